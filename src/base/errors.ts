@@ -1,0 +1,65 @@
+/**
+ * Every error that a disk, the kernel or a user can cause.
+ *
+ * Callers branch on `code`; the message is for people and names path, block, found and wanted.
+ * What only our own mistake can cause is `assert()` instead (assert.ts). Each code has a heading in
+ * docs/OPERATIONS.md that says what to do about it.
+ */
+export const ERRORS = {
+  NO_DATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free data block' },
+  NO_METADATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free metadata block' },
+  METADATA_CORRUPT: { errno: 'EIO', what: 'the metadata fails its checks' },
+  METADATA_UNSUPPORTED: {
+    errno: 'EINVAL',
+    what: 'the metadata has features that thinfs does not know',
+  },
+  METADATA_LIMIT: { errno: 'EOVERFLOW', what: 'a number does not fit its field in the metadata' },
+  POOL_MISMATCH: { errno: 'EINVAL', what: 'the files do not fit the pool that is described' },
+  POOL_READ_ONLY: { errno: 'EROFS', what: 'the pool is read-only' },
+  POOL_FAILED: { errno: 'EIO', what: 'the pool has failed' },
+  POOL_IN_USE: { errno: 'EBUSY', what: 'another process has the pool' },
+  NOT_A_POOL: { errno: 'EINVAL', what: 'no pool is there' },
+  NOT_MOUNTED: { errno: 'EINVAL', what: 'the pool is not mounted' },
+  DEVICE_EXISTS: { errno: 'EEXIST', what: 'the device id is in use' },
+  DEVICE_MISSING: { errno: 'ENODATA', what: 'no thin device has the id' },
+  DEVICE_BUSY: { errno: 'EBUSY', what: 'the thin device is in use' },
+  VOLUME_EXISTS: { errno: 'EEXIST', what: 'a volume has the name' },
+  VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
+  VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
+  BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
+  BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },
+  BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },
+  BAD_MESSAGE: { errno: 'EINVAL', what: 'the message is not a thin-pool message' },
+  TRANSACTION_MISMATCH: { errno: 'EINVAL', what: 'the transaction id is not the expected one' },
+  SNAPSHOT_HELD: { errno: 'EBUSY', what: 'a metadata snapshot is held already' },
+  SNAPSHOT_NOT_HELD: { errno: 'EINVAL', what: 'no metadata snapshot is held' },
+  NOT_SUPPORTED: { errno: 'EOPNOTSUPP', what: 'the operation is not supported' },
+  NATIVE_MISSING: { errno: 'ENOENT', what: 'the native addon is not built' },
+  IO_ERROR: { errno: 'EIO', what: 'a read or write failed' },
+  MOUNT_FAILED: { errno: 'EIO', what: 'the mount failed' },
+  MOUNT_BUSY: { errno: 'EBUSY', what: 'the mount is in use' },
+  DAEMON_FAILED: { errno: 'EIO', what: 'the daemon failed' },
+  TOOL_FAILED: { errno: 'EIO', what: 'a program that thinfs calls failed' },
+} as const
+
+export type ErrorCode = keyof typeof ERRORS
+
+/** An error of the table above. `errno` is the name (`ENOSPC`) that goes with its code. */
+export class ThinfsError extends Error {
+  readonly code: ErrorCode
+  readonly errno: string
+  /** @param detail what was found and what was wanted; follows the table's sentence */
+  constructor(code: ErrorCode, detail: string, options?: { cause?: unknown; errno?: string }) {
+    super(detail, options?.cause === undefined ? undefined : { cause: options.cause })
+    this.name = 'ThinfsError'
+    this.code = code
+    this.errno = options?.errno ?? ERRORS[code].errno
+  }
+}
+
+/** The errno name of any error: of a ThinfsError, of a system call's, else `EIO`. */
+export function errnoOf(err: unknown): string {
+  if (err instanceof ThinfsError) return err.errno
+  const code = (err as NodeJS.ErrnoException | null)?.code
+  return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
+}

@@ -1,0 +1,6 @@
+/** Units, layouts, errors, assertions: no I/O. Used by every room, imports none. */
+export * from './assert.js'
+export * from './errors.js'
+export * from './layout.js'
+export * from './u64.js'
+export * from './units.js'

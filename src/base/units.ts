@@ -1,0 +1,33 @@
+/**
+ * Units as types: a number that knows what it counts.
+ *
+ * All are plain numbers at run time, safe integers below 2^53. Casts live here and where bytes are
+ * parsed. Multiply to convert: `<<` wraps at 32 bits.
+ */
+declare const unit: unique symbol
+type Unit<U extends string> = number & { readonly [unit]: U }
+
+/** Offset or length in bytes. */
+export type Bytes = Unit<'bytes'>
+/** 512 bytes, what block interfaces and the superblock speak. */
+export type Sectors = Unit<'sectors'>
+/** Index of a data block in the pool's data device. */
+export type DataBlock = Unit<'data block'>
+/** Index of a block in a thin device's address space. */
+export type VirtualBlock = Unit<'virtual block'>
+/** Index of a 4 KiB block of the metadata device. */
+export type MetadataBlock = Unit<'metadata block'>
+/** Identifier of a thin device, 0..2^24-1. */
+export type DevId = Unit<'dev id'>
+
+export const SECTOR_SIZE = 512
+export const KIB = 1024
+export const MIB = 1024 * KIB
+export const GIB = 1024 * MIB
+export const TIB = 1024 * GIB
+/** Largest thin device id: 24 bits. */
+export const MAX_DEV_ID = 0xff_ffff as DevId
+
+export const bytes = (n: number): Bytes => n as Bytes
+export const sectorsToBytes = (n: Sectors): Bytes => (n * SECTOR_SIZE) as Bytes
+export const bytesToSectors = (n: Bytes): Sectors => (n / SECTOR_SIZE) as Sectors
