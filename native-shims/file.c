@@ -1,0 +1,169 @@
+/* Files and block devices: whole reads and writes, fallocate(2), holes, locks. */
+#define _GNU_SOURCE
+#include "napi.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends before. */
+static napi_value file_read(napi_env env, napi_callback_info info) {
+  napi_value arguments[5];
+  int fd;
+  char *bytes;
+  size_t size;
+  int64_t offset;
+  if (!thinfs_arguments(env, info, 5, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_bytes(env, arguments[1], arguments[2], arguments[3], &bytes, &size) ||
+      !thinfs_integer(env, arguments[4], &offset))
+    return NULL;
+  while (size > 0) {
+    ssize_t got = pread(fd, bytes, size, offset);
+    if (got == 0) {
+      napi_throw_error(env, "EOF", "EOF: end of file, pread");
+      return NULL;
+    }
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return thinfs_throw(env, errno, "pread");
+    }
+    bytes += got;
+    size -= (size_t)got;
+    offset += got;
+  }
+  return NULL;
+}
+
+/* file_write(fd, buffer, at, length, offset): all bytes, or an error. */
+static napi_value file_write(napi_env env, napi_callback_info info) {
+  napi_value arguments[5];
+  int fd;
+  char *bytes;
+  size_t size;
+  int64_t offset;
+  if (!thinfs_arguments(env, info, 5, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_bytes(env, arguments[1], arguments[2], arguments[3], &bytes, &size) ||
+      !thinfs_integer(env, arguments[4], &offset))
+    return NULL;
+  while (size > 0) {
+    ssize_t put = pwrite(fd, bytes, size, offset);
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      return thinfs_throw(env, errno, "pwrite");
+    }
+    bytes += put;
+    size -= (size_t)put;
+    offset += put;
+  }
+  return NULL;
+}
+
+static int allocate(int fd, int mode, int64_t offset, int64_t length) {
+  for (;;) {
+    if (fallocate(fd, mode, offset, length) == 0) return 0;
+    if (errno != EINTR) return errno;
+  }
+}
+
+static bool allocate_arguments(napi_env env, napi_callback_info info, int *fd, int *mode,
+                               int64_t *offset, int64_t *length) {
+  napi_value arguments[4];
+  return thinfs_arguments(env, info, 4, arguments) && thinfs_int(env, arguments[0], fd) &&
+         thinfs_int(env, arguments[1], mode) && thinfs_integer(env, arguments[2], offset) &&
+         thinfs_integer(env, arguments[3], length);
+}
+
+/* file_allocate(fd, mode, offset, length): fallocate(2). */
+static napi_value file_allocate(napi_env env, napi_callback_info info) {
+  int fd, mode;
+  int64_t offset, length;
+  if (!allocate_arguments(env, info, &fd, &mode, &offset, &length)) return NULL;
+  int error = allocate(fd, mode, offset, length);
+  return error == 0 ? NULL : thinfs_throw(env, error, "fallocate");
+}
+
+typedef struct {
+  napi_async_work work;
+  napi_deferred deferred;
+  int fd, mode, error;
+  int64_t offset, length;
+} allocation;
+
+static void allocation_execute(napi_env env, void *data) {
+  allocation *request = data;
+  (void)env;
+  request->error = allocate(request->fd, request->mode, request->offset, request->length);
+}
+
+static void allocation_complete(napi_env env, napi_status status, void *data) {
+  allocation *request = data;
+  if (status == napi_cancelled) request->error = ECANCELED;
+  if (request->error == 0) {
+    napi_resolve_deferred(env, request->deferred, thinfs_undefined(env));
+  } else {
+    napi_reject_deferred(env, request->deferred, thinfs_error(env, request->error, "fallocate"));
+  }
+  napi_delete_async_work(env, request->work);
+  free(request);
+}
+
+/* file_allocate_async(fd, mode, offset, length): the same on the thread pool; a promise. */
+static napi_value file_allocate_async(napi_env env, napi_callback_info info) {
+  napi_value promise, name;
+  allocation *request = calloc(1, sizeof *request);
+  if (request == NULL) return thinfs_throw(env, ENOMEM, "malloc");
+  if (!allocate_arguments(env, info, &request->fd, &request->mode, &request->offset,
+                          &request->length)) {
+    free(request);
+    return NULL;
+  }
+  if (napi_create_string_utf8(env, "thinfs:fallocate", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_promise(env, &request->deferred, &promise) != napi_ok ||
+      napi_create_async_work(env, NULL, name, allocation_execute, allocation_complete, request,
+                             &request->work) != napi_ok ||
+      napi_queue_async_work(env, request->work) != napi_ok) {
+    free(request);
+    return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
+  }
+  return promise;
+}
+
+/* file_seek(fd, offset, whence): the new position; -1 when nothing of that kind follows (ENXIO). */
+static napi_value file_seek(napi_env env, napi_callback_info info) {
+  napi_value arguments[3];
+  int fd, whence;
+  int64_t offset;
+  if (!thinfs_arguments(env, info, 3, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_integer(env, arguments[1], &offset) || !thinfs_int(env, arguments[2], &whence))
+    return NULL;
+  off_t found = lseek(fd, offset, whence);
+  if (found < 0 && errno != ENXIO) return thinfs_throw(env, errno, "lseek");
+  return thinfs_number(env, (double)found);
+}
+
+/* file_lock(fd, exclusive): an open-file-description lock on the whole file; false when it is taken. */
+static napi_value file_lock(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  int fd;
+  bool exclusive;
+  struct flock lock = {.l_whence = SEEK_SET};
+  if (!thinfs_arguments(env, info, 2, arguments) || !thinfs_int(env, arguments[0], &fd)) return NULL;
+  if (napi_get_value_bool(env, arguments[1], &exclusive) != napi_ok) {
+    napi_throw_type_error(env, NULL, "a boolean is expected");
+    return NULL;
+  }
+  lock.l_type = exclusive ? F_WRLCK : F_RDLCK;
+  if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return thinfs_boolean(env, true);
+  if (errno == EAGAIN || errno == EACCES) return thinfs_boolean(env, false);
+  return thinfs_throw(env, errno, "fcntl");
+}
+
+bool thinfs_file_exports(napi_env env, napi_value exports) {
+  static const thinfs_export functions[] = {
+      {"file_read", file_read},         {"file_write", file_write},
+      {"file_allocate", file_allocate}, {"file_allocate_async", file_allocate_async},
+      {"file_seek", file_seek},         {"file_lock", file_lock},
+  };
+  return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
+}

@@ -1,0 +1,126 @@
+#define _GNU_SOURCE
+#include "napi.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+
+bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi_value *arguments) {
+  size_t count = wanted;
+  if (napi_get_cb_info(env, info, &count, arguments, NULL, NULL) == napi_ok && count == wanted)
+    return true;
+  napi_throw_type_error(env, NULL, "wrong number of arguments");
+  return false;
+}
+
+bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
+  if (napi_get_value_int64(env, value, integer) == napi_ok) return true;
+  napi_throw_type_error(env, NULL, "an integer is expected");
+  return false;
+}
+
+bool thinfs_int(napi_env env, napi_value value, int *integer) {
+  int64_t wide;
+  if (!thinfs_integer(env, value, &wide)) return false;
+  if (wide < INT_MIN || wide > INT_MAX) {
+    napi_throw_range_error(env, NULL, "an integer of 32 bits is expected");
+    return false;
+  }
+  *integer = (int)wide;
+  return true;
+}
+
+bool thinfs_bytes(napi_env env, napi_value buffer, napi_value at, napi_value length, char **bytes,
+                  size_t *size) {
+  int64_t first, count;
+  void *data;
+  size_t total;
+  if (!thinfs_integer(env, at, &first) || !thinfs_integer(env, length, &count)) return false;
+  if (napi_get_buffer_info(env, buffer, &data, &total) != napi_ok) {
+    napi_throw_type_error(env, NULL, "a buffer is expected");
+    return false;
+  }
+  if (first < 0 || count < 0 || (uint64_t)first > total || (uint64_t)count > total - (size_t)first) {
+    napi_throw_range_error(env, NULL, "the range is not within the buffer");
+    return false;
+  }
+  *bytes = (char *)data + first;
+  *size = (size_t)count;
+  return true;
+}
+
+bool thinfs_string(napi_env env, napi_value value, char *string, size_t size) {
+  size_t length;
+  if (napi_get_value_string_utf8(env, value, NULL, 0, &length) != napi_ok) {
+    napi_throw_type_error(env, NULL, "a string is expected");
+    return false;
+  }
+  if (length >= size) {
+    thinfs_throw(env, ENAMETOOLONG, "string");
+    return false;
+  }
+  napi_get_value_string_utf8(env, value, string, size, &length);
+  if (strlen(string) != length) {
+    napi_throw_type_error(env, NULL, "a string without NUL is expected");
+    return false;
+  }
+  return true;
+}
+
+napi_value thinfs_number(napi_env env, double number) {
+  napi_value value = NULL;
+  napi_create_double(env, number, &value);
+  return value;
+}
+
+napi_value thinfs_boolean(napi_env env, bool boolean) {
+  napi_value value = NULL;
+  napi_get_boolean(env, boolean, &value);
+  return value;
+}
+
+napi_value thinfs_undefined(napi_env env) {
+  napi_value value = NULL;
+  napi_get_undefined(env, &value);
+  return value;
+}
+
+napi_value thinfs_error(napi_env env, int error, const char *syscall) {
+  const char *name = strerrorname_np(error);
+  char unknown[32], message[256];
+  napi_value code, text, number, call, object = NULL;
+  if (name == NULL) {
+    snprintf(unknown, sizeof unknown, "E%d", error);
+    name = unknown;
+  }
+  /* glibc has two names for errno 95 and prefers the one that the kernel does not use. */
+  if (error == EOPNOTSUPP) name = "EOPNOTSUPP";
+  snprintf(message, sizeof message, "%s: %s, %s", name, strerror(error), syscall);
+  if (napi_create_string_utf8(env, name, NAPI_AUTO_LENGTH, &code) != napi_ok ||
+      napi_create_string_utf8(env, message, NAPI_AUTO_LENGTH, &text) != napi_ok ||
+      napi_create_string_utf8(env, syscall, NAPI_AUTO_LENGTH, &call) != napi_ok ||
+      napi_create_int32(env, -error, &number) != napi_ok ||
+      napi_create_error(env, code, text, &object) != napi_ok)
+    return NULL;
+  napi_set_named_property(env, object, "errno", number);
+  napi_set_named_property(env, object, "syscall", call);
+  return object;
+}
+
+napi_value thinfs_throw(napi_env env, int error, const char *syscall) {
+  napi_value object = thinfs_error(env, error, syscall);
+  if (object != NULL) napi_throw(env, object);
+  return NULL;
+}
+
+bool thinfs_exports(napi_env env, napi_value exports, const thinfs_export *functions, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    napi_value function;
+    if (napi_create_function(env, functions[i].name, NAPI_AUTO_LENGTH, functions[i].function, NULL,
+                             &function) != napi_ok ||
+        napi_set_named_property(env, exports, functions[i].name, function) != napi_ok)
+      return false;
+  }
+  return true;
+}

@@ -1,0 +1,67 @@
+/**
+ * The typed face of native-shims/: the system calls that Node lacks.
+ *
+ * Everything throws an Error with `code` (the errno's name), `errno` and `syscall`, as node:fs does.
+ * A call that can wait for long returns a promise and runs on the thread pool.
+ */
+import { createRequire } from 'node:module'
+import { ThinfsError } from './base/index.js'
+
+declare const watch: unique symbol
+/** A descriptor that is being watched. It ends when this is collected: hold on to it. */
+export type Watch = { readonly [watch]: true }
+
+export interface Binding {
+  /** Fills `length` bytes of `buffer` at `at`. `EOF` when the file ends before. */
+  file_read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
+  /** Writes `length` bytes of `buffer` from `at`, all of them. */
+  file_write(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
+  /** fallocate(2). */
+  file_allocate(fd: number, mode: number, offset: number, length: number): void
+  file_allocate_async(fd: number, mode: number, offset: number, length: number): Promise<void>
+  /** lseek(2); -1 when nothing of the kind follows (ENXIO). */
+  file_seek(fd: number, offset: number, whence: number): number
+  /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
+  file_lock(fd: number, exclusive: boolean): boolean
+
+  /**
+   * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of
+   * `buffer`, at most `slots`; their sizes go to `lengths`.
+   * @returns how many; -1 when the file system is unmounted
+   */
+  fuse_read(
+    fd: number,
+    buffer: Uint8Array,
+    slotSize: number,
+    slots: number,
+    lengths: Uint32Array,
+  ): number
+  /** Writes one reply. @returns 0 or the negative errno */
+  fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number
+  /** Calls `onReadable` from libuv's loop as long as `fd` is readable or broken. */
+  fuse_watch(fd: number, onReadable: () => void): Watch
+  fuse_unwatch(watch: Watch): void
+
+  /** mount(2). */
+  mount_attach(source: string, target: string, type: string, flags: number, data: string): void
+  /** Two connected unix sockets, closed on exec. */
+  socket_pair(): [number, number]
+  /** A descriptor out of the next message, closed on exec, non-blocking; -1 when none was sent. */
+  socket_receive_descriptor(socket: number): number
+
+  /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */
+  process_set_io_flusher(): void
+}
+
+export const native: Binding = load()
+
+function load(): Binding {
+  const path = '../native-shims/build/thinfs.node'
+  try {
+    return createRequire(import.meta.url)(path) as Binding
+  } catch (cause) {
+    throw new ThinfsError('NATIVE_MISSING', `${path} does not load: run "npm run native"`, {
+      cause,
+    })
+  }
+}

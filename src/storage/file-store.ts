@@ -1,0 +1,265 @@
+import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import { promisify } from 'node:util'
+import { assert, type Bytes, bytes, errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { native } from '../native.js'
+import type { Store } from './store.js'
+
+// Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
+const KEEP_SIZE = 0x01
+const PUNCH_HOLE = KEEP_SIZE | 0x02
+const ZERO_RANGE = KEEP_SIZE | 0x10
+const SEEK_END = 2
+const SEEK_DATA = 3
+const SEEK_HOLE = 4
+/** A block device clears multiples of its logical block, which is no larger than a page. */
+const PAGE = 4096
+
+const fdatasyncLater = promisify(fdatasync)
+const ZEROS = new Uint8Array(MIB)
+/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
+const SCRATCH = new Uint8Array(MIB)
+
+/**
+ * A store in a regular file or on a block device, by way of the page cache.
+ *
+ * A block device has no holes: its ranges are cleared by what it has for that, or by zeros.
+ * Every failure is an IO_ERROR with the errno of the system call and the file's path.
+ */
+export class FileStore implements Store {
+  readonly path: string
+  readonly punches: boolean
+  readonly fd: number
+  readonly #readOnly: boolean
+  readonly #isDevice: boolean
+  /** What clears a range with a hole, and what with zeros: the first that the system supports. */
+  readonly #punchModes: number[]
+  readonly #zeroModes: number[] = [ZERO_RANGE]
+  #size: Bytes
+
+  private constructor(path: string, fd: number, readOnly: boolean) {
+    this.path = path
+    this.fd = fd
+    this.#readOnly = readOnly
+    const stat = fstatSync(fd)
+    if (!stat.isFile() && !stat.isBlockDevice()) {
+      throw new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
+    }
+    this.#isDevice = stat.isBlockDevice()
+    this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
+    this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
+    this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
+  }
+
+  /**
+   * Opens `path`, for reading and writing unless `readOnly`.
+   * @param create makes the file, with mode 0600, when it is missing
+   * @param size extends the store to this size when it is smaller
+   */
+  static open(
+    path: string,
+    options: { readOnly?: boolean; create?: boolean; size?: Bytes } = {},
+  ): FileStore {
+    const readOnly = options.readOnly ?? false
+    const access = readOnly ? constants.O_RDONLY : constants.O_RDWR
+    let fd: number
+    try {
+      fd = openSync(path, access | (options.create ? constants.O_CREAT : 0), 0o600)
+    } catch (err) {
+      throw ioError(path, 'open', err)
+    }
+    try {
+      const store = new FileStore(path, fd, readOnly)
+      if (options.size !== undefined && options.size > store.size) store.grow(options.size)
+      return store
+    } catch (err) {
+      closeSync(fd)
+      throw err instanceof ThinfsError ? err : ioError(path, 'open', err)
+    }
+  }
+
+  get size(): Bytes {
+    return this.#size
+  }
+
+  /** Takes the whole file for this store, or shares it with readers when it is read-only. False when another has it. */
+  lock(): boolean {
+    return native.file_lock(this.fd, !this.#readOnly)
+  }
+
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#checkRange('read', offset, length)
+    try {
+      native.file_read(this.fd, buffer, at, length, offset)
+    } catch (err) {
+      throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
+    }
+  }
+
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#checkRange('write', offset, length)
+    try {
+      native.file_write(this.fd, buffer, at, length, offset)
+    } catch (err) {
+      throw ioError(this.path, `write of ${length} bytes at ${offset}`, err)
+    }
+  }
+
+  copy(source: Bytes, target: Bytes, length: Bytes): void {
+    assert(
+      source + length <= target || target + length <= source,
+      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
+    )
+    for (let done = 0; done < length; done += SCRATCH.length) {
+      const part = Math.min(SCRATCH.length, length - done)
+      this.read(SCRATCH, 0, part, bytes(source + done))
+      this.write(SCRATCH, 0, part, bytes(target + done))
+    }
+  }
+
+  punch(offset: Bytes, length: Bytes): void {
+    this.#clear('punch', this.#punchModes, offset, length)
+  }
+
+  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
+    this.#checkRange('punch', offset, length)
+    const { begin, end } = this.#clearable(offset, length)
+    while (this.#punchModes.length > 0 && begin < end) {
+      const mode = this.#punchModes[0]!
+      try {
+        await native.file_allocate_async(this.fd, mode, begin, end - begin)
+        this.#writeZeros(offset, begin)
+        this.#writeZeros(end, offset + length)
+        return
+      } catch (err) {
+        this.#unsupported('punch', this.#punchModes, mode, err)
+      }
+    }
+    for (let done = 0; done < length; done += MIB) {
+      this.#writeZeros(offset + done, Math.min(offset + done + MIB, offset + length))
+      await new Promise(resolve => setImmediate(resolve))
+    }
+  }
+
+  zero(offset: Bytes, length: Bytes): void {
+    this.#clear('zero', this.#zeroModes, offset, length)
+  }
+
+  nextData(offset: Bytes): Bytes {
+    return this.#isDevice ? bytes(Math.min(offset, this.size)) : this.#seek(offset, SEEK_DATA)
+  }
+
+  nextHole(offset: Bytes): Bytes {
+    return this.#isDevice ? this.size : this.#seek(offset, SEEK_HOLE)
+  }
+
+  async sync(): Promise<void> {
+    try {
+      await fdatasyncLater(this.fd)
+    } catch (err) {
+      throw ioError(this.path, 'fdatasync', err)
+    }
+  }
+
+  grow(size: Bytes): void {
+    if (size < this.size) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.path}: does not shrink from ${this.size}`)
+    }
+    if (this.#isDevice) {
+      // Somebody may have made the device larger since it was opened; that is all that it can do.
+      const now = bytes(native.file_seek(this.fd, 0, SEEK_END))
+      if (now < size) {
+        const found = `is a device of ${now} bytes, ${size} are wanted`
+        throw new ThinfsError('BAD_ARGUMENT', `${this.path}: ${found}`)
+      }
+    } else {
+      try {
+        ftruncateSync(this.fd, size)
+      } catch (err) {
+        throw ioError(this.path, `growing to ${size} bytes`, err)
+      }
+    }
+    this.#size = size
+  }
+
+  /** All that was begun with `sync` and `punchLater` has to have ended. */
+  close(): void {
+    closeSync(this.fd)
+  }
+
+  /** Punches where no byte can be lost, to see whether the file system can. */
+  #punchesPastEnd(): boolean {
+    try {
+      native.file_allocate(this.fd, PUNCH_HOLE, this.#size, PAGE)
+      return true
+    } catch (err) {
+      if (errnoOf(err) !== 'EOPNOTSUPP') throw err
+      return false
+    }
+  }
+
+  #clear(what: string, modes: number[], offset: Bytes, length: Bytes): void {
+    this.#checkRange(what, offset, length)
+    const { begin, end } = this.#clearable(offset, length)
+    while (modes.length > 0 && begin < end) {
+      const mode = modes[0]!
+      try {
+        native.file_allocate(this.fd, mode, begin, end - begin)
+        this.#writeZeros(offset, begin)
+        this.#writeZeros(end, offset + length)
+        return
+      } catch (err) {
+        this.#unsupported(what, modes, mode, err)
+      }
+    }
+    this.#writeZeros(offset, offset + length)
+  }
+
+  /** The part of a range that fallocate takes: of a device whole pages, of a file any bytes. */
+  #clearable(offset: number, length: number): { begin: number; end: number } {
+    if (!this.#isDevice) return { begin: offset, end: offset + length }
+    const begin = Math.ceil(offset / PAGE) * PAGE
+    return { begin, end: Math.max(begin, Math.floor((offset + length) / PAGE) * PAGE) }
+  }
+
+  /** Drops a mode that the system refuses for good; any other failure is the caller's. */
+  #unsupported(what: string, modes: number[], mode: number, err: unknown): void {
+    if (errnoOf(err) !== 'EOPNOTSUPP') throw ioError(this.path, what, err)
+    // Another call may have found out meanwhile.
+    if (modes[0] === mode) modes.shift()
+  }
+
+  #writeZeros(begin: number, end: number): void {
+    for (let at = begin; at < end; at += ZEROS.length) {
+      this.write(ZEROS, 0, Math.min(ZEROS.length, end - at), bytes(at))
+    }
+  }
+
+  #seek(offset: Bytes, whence: number): Bytes {
+    if (offset >= this.size) return this.size
+    let found: number
+    try {
+      found = native.file_seek(this.fd, offset, whence)
+    } catch (err) {
+      throw ioError(this.path, `lseek from ${offset}`, err)
+    }
+    return found < 0 ? this.size : bytes(Math.min(found, this.size))
+  }
+
+  #checkRange(what: string, offset: number, length: number): void {
+    if (offset < 0 || length < 0 || offset + length > this.#size) {
+      throw new ThinfsError(
+        'IO_ERROR',
+        `${this.path}: ${what} of ${length} bytes at ${offset}, past the end at ${this.#size}`,
+      )
+    }
+  }
+}
+
+function ioError(path: string, what: string, cause: unknown): ThinfsError {
+  const errno = errnoOf(cause)
+  return new ThinfsError('IO_ERROR', `${path}: ${what}: ${(cause as Error).message}`, {
+    cause,
+    // Not an errno: the file ended before the store did.
+    errno: errno === 'EOF' ? 'EIO' : errno,
+  })
+}

@@ -1,0 +1,46 @@
+import { closeSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+
+/**
+ * A small file that is appended to with plain writes and now and then replaced as a whole.
+ *
+ * It has to outlive the process, not the machine: nothing is flushed. Who finds it empty after a
+ * power cut knows less, nothing wrong.
+ */
+export class JournalFile {
+  readonly path: string
+  /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
+  readonly bootId: string
+  #fd: number
+
+  private constructor(path: string, fd: number) {
+    this.path = path
+    this.#fd = fd
+    this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+  }
+
+  /** Opens `path`, made empty with mode 0600 when it is missing. */
+  static open(path: string): JournalFile {
+    return new JournalFile(path, openSync(path, 'a+', 0o600))
+  }
+
+  readAll(): Buffer {
+    return readFileSync(this.path)
+  }
+
+  append(bytes: Uint8Array, length: number): void {
+    for (let done = 0; done < length; ) done += writeSync(this.#fd, bytes, done, length - done)
+  }
+
+  replace(bytes: Uint8Array): void {
+    const next = `${this.path}.new`
+    const fd = openSync(next, 'w', 0o600)
+    for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
+    renameSync(next, this.path)
+    closeSync(this.#fd)
+    this.#fd = fd
+  }
+
+  close(): void {
+    closeSync(this.#fd)
+  }
+}

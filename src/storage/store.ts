@@ -1,0 +1,39 @@
+/**
+ * A range of bytes that lasts: what data and metadata are kept in.
+ *
+ * Reads and writes are synchronous and whole: they move every byte asked for or throw. A server
+ * whose store is the page cache would lose more by waiting for a thread than by the call itself.
+ * `sync` waits for a device and so never blocks the caller's thread.
+ */
+import type { Bytes } from '../base/index.js'
+
+export interface Store {
+  /** Names the store in messages: the file's path. */
+  readonly path: string
+  /** Current length. */
+  readonly size: Bytes
+  /** Whether `punch` gives the space back and leaves a hole that `nextData` sees. */
+  readonly punches: boolean
+
+  /** Fills `length` bytes of `buffer` at `at` from byte `offset`. Past the end of the store is an error. */
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  /** Writes `length` bytes of `buffer` from `at` to byte `offset`. Never extends the store. */
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  /** Copies bytes within the store; the ranges do not overlap. */
+  copy(source: Bytes, target: Bytes, length: Bytes): void
+  /** Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any alignment. */
+  punch(offset: Bytes, length: Bytes): void
+  /** As `punch`, off the caller's thread: for ranges that may take long. */
+  punchLater(offset: Bytes, length: Bytes): Promise<void>
+  /** Makes the range read as zeros; may keep the space. Any alignment. */
+  zero(offset: Bytes, length: Bytes): void
+  /** First byte at or after `offset` that is not in a hole; `size` when there is none. */
+  nextData(offset: Bytes): Bytes
+  /** First byte at or after `offset` that is in a hole; `size` when there is none. */
+  nextHole(offset: Bytes): Bytes
+  /** fdatasync: resolves when every write that returned before the call is durable. */
+  sync(): Promise<void>
+  /** Extends the store; the new part reads as zeros. Never shrinks. */
+  grow(size: Bytes): void
+  close(): void
+}

@@ -1,0 +1,141 @@
+import { execFileSync } from 'node:child_process'
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { bytes, KIB, MIB } from '../../src/base/index.js'
+import { FileStore, lockFile } from '../../src/storage/index.js'
+import { storeContract } from '../contract/store.js'
+import { MemoryStore } from '../support/memory-store.js'
+
+const run = (program: string, ...args: string[]): string =>
+  execFileSync(program, args, { encoding: 'utf8', timeout: 20_000 }).trim()
+
+function folder(t: Test, parent: string): string {
+  const path = mkdtempSync(join(parent, 'thinfs-store-'))
+  t.teardown(() => rmSync(path, { recursive: true, force: true }))
+  return path
+}
+
+/** A folder with a file system of its own. */
+function mounted(t: Test, type: string, options = 'defaults'): string {
+  const path = mkdtempSync(join(tmpdir(), 'thinfs-store-'))
+  run('mount', '-t', type, '-o', options, 'none', path)
+  t.teardown(() => {
+    run('umount', path)
+    rmSync(path, { recursive: true })
+  })
+  return path
+}
+
+function openFile(t: Test, path: string, size: number): FileStore {
+  const store = FileStore.open(path, { create: true, size: bytes(size) })
+  t.teardown(() => store.close())
+  return store
+}
+
+function attach(t: Test, size: number): string {
+  const path = join(folder(t, '/dev/shm'), 'image')
+  writeFileSync(path, '')
+  truncateSync(path, size)
+  const device = run('losetup', '--find', '--show', path)
+  t.teardown(() => run('losetup', '--detach', device))
+  return device
+}
+
+storeContract('memory', (_t, size) => new MemoryStore(size))
+storeContract('memory without holes', (_t, size) => new MemoryStore(size, { punches: false }))
+storeContract('file on tmpfs', (t, size) => openFile(t, join(folder(t, '/dev/shm'), 'store'), size))
+storeContract('file on disk', (t, size) => openFile(t, join(folder(t, tmpdir()), 'store'), size))
+storeContract('file on ramfs, which has no fallocate', (t, size) =>
+  openFile(t, join(mounted(t, 'ramfs'), 'store'), size),
+)
+storeContract(
+  'block device',
+  (t, size) => {
+    const store = FileStore.open(attach(t, size))
+    t.teardown(() => store.close())
+    return store
+  },
+  { grows: false },
+)
+
+t.test('a punched file gives its space back', async t => {
+  const path = join(folder(t, '/dev/shm'), 'store')
+  const store = openFile(t, path, MIB)
+  t.equal(statSync(path).mode & 0o777, 0o600)
+  store.write(Buffer.alloc(MIB, 1), 0, MIB, bytes(0))
+  t.equal(statSync(path).blocks * 512, MIB)
+  store.punch(bytes(0), bytes(MIB / 2))
+  await store.punchLater(bytes(MIB / 2), bytes(MIB / 4))
+  t.equal(statSync(path).blocks * 512, MIB / 4)
+})
+
+t.test('only what can leave holes says so', async t => {
+  t.ok(openFile(t, join(folder(t, '/dev/shm'), 'store'), MIB).punches)
+  t.notOk(openFile(t, join(mounted(t, 'ramfs'), 'store'), MIB).punches)
+  const device = FileStore.open(attach(t, MIB))
+  t.teardown(() => device.close())
+  t.notOk(device.punches)
+})
+
+t.test('a block device that has grown is taken as it is now', async t => {
+  const device = attach(t, MIB)
+  const store = FileStore.open(device)
+  t.teardown(() => store.close())
+  const image = run('losetup', '--noheadings', '--output', 'BACK-FILE', device)
+  truncateSync(image, 2 * MIB)
+  run('losetup', '--set-capacity', device)
+  t.equal(store.size, MIB)
+  store.grow(bytes(2 * MIB))
+  t.equal(store.size, 2 * MIB)
+})
+
+t.test('errors carry path and errno', async t => {
+  const full = join(mounted(t, 'tmpfs', 'size=64k'), 'store')
+  const store = openFile(t, full, MIB)
+  t.throws(() => store.write(Buffer.alloc(MIB, 1), 0, MIB, bytes(0)), {
+    code: 'IO_ERROR',
+    errno: 'ENOSPC',
+    message: new RegExp(`^${full}: write of ${MIB} bytes at 0: ENOSPC`),
+  })
+
+  const path = join(folder(t, '/dev/shm'), 'store')
+  const short = openFile(t, path, MIB)
+  truncateSync(path, 4 * KIB)
+  t.throws(() => short.read(Buffer.alloc(8 * KIB), 0, 8 * KIB, bytes(0)), {
+    code: 'IO_ERROR',
+    errno: 'EIO',
+  })
+
+  t.throws(() => FileStore.open(join(path, 'none')), { code: 'IO_ERROR', errno: 'ENOTDIR' })
+  t.throws(() => FileStore.open(`${path}-none`), { code: 'IO_ERROR', errno: 'ENOENT' })
+  t.throws(() => FileStore.open('/dev/null'), { code: 'BAD_ARGUMENT' })
+
+  const reader = FileStore.open(path, { readOnly: true })
+  t.teardown(() => reader.close())
+  t.equal(reader.size, 4 * KIB)
+  t.throws(() => reader.write(Buffer.alloc(1), 0, 1, bytes(0)), {
+    code: 'IO_ERROR',
+    errno: 'EBADF',
+  })
+})
+
+t.test('one writer or many readers have the lock', async t => {
+  const path = join(folder(t, '/dev/shm'), 'store')
+  const open = (readOnly: boolean): FileStore =>
+    FileStore.open(path, { readOnly, create: !readOnly })
+  const [first, second] = [open(false), open(false)]
+  t.ok(first.lock())
+  t.notOk(second.lock())
+  t.notOk(lockFile(second.fd))
+  first.close()
+  t.ok(second.lock(), 'the lock ends with the file that holds it')
+  second.close()
+
+  const readers = [open(true), open(true)]
+  for (const reader of readers) t.ok(reader.lock())
+  const writer = open(false)
+  t.notOk(writer.lock())
+  for (const store of [...readers, writer]) store.close()
+})

@@ -1,0 +1,139 @@
+import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
+import type { Store } from '../../src/storage/index.js'
+
+const PAGE = 4096
+
+/**
+ * A Store in memory that knows its holes, and what a power cut would leave.
+ *
+ * Writes go to the volatile image at once and to the durable one at `sync`. `crash(keep)` makes what
+ * a disk could hold after a power cut: the durable image with those unflushed writes that `keep`
+ * chooses, in order. `onWrite` sees each write, punch and sync before it happens, and may throw.
+ */
+export class MemoryStore implements Store {
+  readonly path: string
+  readonly punches: boolean
+  size: Bytes
+  onWrite: ((op: 'write' | 'punch' | 'sync', offset: number, length: number) => void) | undefined
+  #image: Buffer
+  #durable: Buffer
+  #data: Set<number> // pages that are not holes
+  #pending: { offset: number; content: Buffer | number }[] = [] // a number: punched length
+
+  constructor(size: number, options: { path?: string; punches?: boolean; image?: Buffer } = {}) {
+    this.path = options.path ?? 'memory'
+    this.punches = options.punches ?? true
+    this.size = bytes(size)
+    this.#image = Buffer.alloc(size)
+    options.image?.copy(this.#image)
+    this.#durable = Buffer.from(this.#image)
+    this.#data = new Set()
+    for (let page = 0; page * PAGE < size; page++) {
+      if (this.#image.subarray(page * PAGE, (page + 1) * PAGE).some(b => b !== 0))
+        this.#data.add(page)
+    }
+  }
+
+  /** What is there now, flushed or not. */
+  get image(): Buffer {
+    return this.#image
+  }
+
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#range(offset, length)
+    this.#image.copy(buffer, at, offset, offset + length)
+  }
+
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#range(offset, length)
+    this.onWrite?.('write', offset, length)
+    const content = Buffer.from(buffer.subarray(at, at + length))
+    content.copy(this.#image, offset)
+    this.#pending.push({ offset, content })
+    for (let p = Math.floor(offset / PAGE); p * PAGE < offset + length; p++) this.#data.add(p)
+  }
+
+  copy(source: Bytes, target: Bytes, length: Bytes): void {
+    this.#range(source, length)
+    this.write(Buffer.from(this.#image.subarray(source, source + length)), 0, length, target)
+  }
+
+  punch(offset: Bytes, length: Bytes): void {
+    this.#range(offset, length)
+    this.onWrite?.('punch', offset, length)
+    this.#image.fill(0, offset, offset + length)
+    this.#pending.push({ offset, content: length })
+    if (!this.punches) return
+    for (let p = Math.ceil(offset / PAGE); (p + 1) * PAGE <= offset + length; p++)
+      this.#data.delete(p)
+  }
+
+  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
+    this.punch(offset, length)
+  }
+
+  zero(offset: Bytes, length: Bytes): void {
+    this.write(Buffer.alloc(length), 0, length, offset)
+  }
+
+  nextData(offset: Bytes): Bytes {
+    for (let p = Math.floor(offset / PAGE); p * PAGE < this.size; p++) {
+      if (this.#data.has(p)) return bytes(Math.max(offset, p * PAGE))
+    }
+    return this.size
+  }
+
+  nextHole(offset: Bytes): Bytes {
+    for (let p = Math.floor(offset / PAGE); p * PAGE < this.size; p++) {
+      if (!this.#data.has(p)) return bytes(Math.max(offset, p * PAGE))
+    }
+    return this.size
+  }
+
+  async sync(): Promise<void> {
+    // What is written while the flush is under way is not promised to be in it.
+    const flushed = this.#pending.length
+    this.onWrite?.('sync', 0, 0)
+    await new Promise(resolve => setImmediate(resolve))
+    for (const write of this.#pending.splice(0, flushed)) apply(this.#durable, write)
+  }
+
+  grow(size: Bytes): void {
+    if (size < this.size) throw new ThinfsError('BAD_ARGUMENT', 'a store does not shrink')
+    const more = Buffer.alloc(size - this.size)
+    this.#image = Buffer.concat([this.#image, more])
+    this.#durable = Buffer.concat([this.#durable, more])
+    this.size = size
+  }
+
+  close(): void {}
+
+  /** A store holding what the disk may hold after a power cut now; `keep` decides for each unflushed write. */
+  crash(keep: (index: number, total: number) => boolean): MemoryStore {
+    const image = Buffer.from(this.#durable)
+    this.#pending.forEach((write, i) => {
+      if (keep(i, this.#pending.length)) apply(image, write)
+    })
+    return new MemoryStore(this.size, { path: this.path, punches: this.punches, image })
+  }
+
+  /** A store as a new process on the same machine finds it: all that was written, flushed or not. */
+  reopen(): MemoryStore {
+    return new MemoryStore(this.size, {
+      path: this.path,
+      punches: this.punches,
+      image: this.#image,
+    })
+  }
+
+  #range(offset: number, length: number): void {
+    if (offset < 0 || length < 0 || offset + length > this.size) {
+      throw new ThinfsError('IO_ERROR', `${this.path}: ${length} bytes at ${offset}: past the end`)
+    }
+  }
+}
+
+function apply(image: Buffer, write: { offset: number; content: Buffer | number }): void {
+  if (typeof write.content === 'number') image.fill(0, write.offset, write.offset + write.content)
+  else write.content.copy(image, write.offset)
+}
