@@ -1,0 +1,7 @@
+/** dm-thin's metadata: the engine that changes it, and the checker that trusts nobody. */
+export * from './check.js'
+export type { DeviceDetails } from './device.js'
+export * from './format.js'
+export type { Mapping } from './mapping.js'
+export type { SealedTransaction } from './sealed-transaction.js'
+export { ThinMetadata } from './thin-metadata.js'

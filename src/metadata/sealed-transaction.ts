@@ -1,0 +1,83 @@
+/** A transaction that has ended and waits to become durable. */
+import { assert, bytes, type DataBlock } from '../base/index.js'
+import type { Store } from '../storage/index.js'
+import type { Block } from './block.js'
+import type { BlockCache } from './block-cache.js'
+import type { DataSpaceMap } from './data-space-map.js'
+import { METADATA_BLOCK_SIZE, SUPERBLOCK_LOCATION } from './format.js'
+import type { MetadataSpaceMap } from './metadata-space-map.js'
+
+interface Parts {
+  store: Store
+  cache: BlockCache
+  data: DataSpaceMap
+  metadata: MetadataSpaceMap
+}
+
+export class SealedTransaction {
+  /** The 4096 bytes of the superblock that will be written. */
+  readonly superblock: Buffer
+  /** Data blocks whose count fell to 0, ascending. */
+  readonly freed: readonly DataBlock[]
+  readonly #parts: Parts
+  readonly #blocks: readonly Block[]
+  #state: 'sealed' | 'writing' | 'durable' | 'failed' = 'sealed'
+  #metadataReleased = false
+  #dataReleased = false
+
+  constructor(
+    parts: Parts,
+    blocks: readonly Block[],
+    superblock: Buffer,
+    freed: readonly DataBlock[],
+  ) {
+    this.#parts = parts
+    this.#blocks = blocks
+    this.superblock = superblock
+    this.freed = freed
+  }
+
+  /** Whether another transaction may be sealed. */
+  get over(): boolean {
+    return this.#metadataReleased && this.#dataReleased
+  }
+
+  get writing(): boolean {
+    return this.#state === 'writing'
+  }
+
+  /**
+   * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
+   * has synced the data before.
+   * @throws what the store throws; then only `ThinMetadata.rollback` may follow
+   */
+  async write(): Promise<void> {
+    assert(this.#state === 'sealed', 'a sealed transaction is written once')
+    const { store, cache } = this.#parts
+    this.#state = 'writing'
+    try {
+      cache.write(this.#blocks)
+      await store.sync()
+      const at = bytes(SUPERBLOCK_LOCATION * METADATA_BLOCK_SIZE)
+      store.write(this.superblock, 0, METADATA_BLOCK_SIZE, at)
+      await store.sync()
+      this.#state = 'durable'
+    } finally {
+      if (this.#state === 'writing') this.#state = 'failed'
+    }
+  }
+
+  /** Lets metadata blocks that the transaction freed be allocated; after `write`. */
+  releaseMetadata(): void {
+    assert(this.#state === 'durable' && !this.#metadataReleased, 'release follows a write, once')
+    this.#metadataReleased = true
+    this.#parts.metadata.release()
+  }
+
+  /** Lets `freed` be allocated; after `write`, and after the caller has passed them down. */
+  releaseData(): void {
+    assert(this.#state === 'durable' && !this.#dataReleased, 'release follows a write, once')
+    this.#dataReleased = true
+    this.#parts.data.release()
+  }
+}

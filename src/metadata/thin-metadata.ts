@@ -1,0 +1,571 @@
+/**
+ * The metadata of a pool: its thin devices, their mappings, and what is free.
+ *
+ * Everything here acts on the running transaction, in memory and at once. `seal` ends it; the sealed
+ * one is written while the next is running already. An error in the middle of a change leaves the
+ * running transaction unusable: only `rollback` helps then.
+ * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
+ */
+import {
+  assert,
+  type DataBlock,
+  type DevId,
+  MAX_DEV_ID,
+  readU64,
+  ThinfsError,
+  writeU64,
+} from '../base/index.js'
+import type { Store } from '../storage/index.js'
+import { nodeKind, SUPERBLOCK_KIND } from './block.js'
+import { BlockCache } from './block-cache.js'
+import { BTree } from './btree.js'
+import { DataSpaceMap } from './data-space-map.js'
+import { Device, type DeviceDetails, DeviceRefs } from './device.js'
+import { DEVICE_DETAILS, FLAG_NEEDS_CHECK, MAX_TIME, METADATA_BLOCK_SIZE } from './format.js'
+import { writeFreshMetadata } from './fresh-metadata.js'
+import {
+  type Mapping,
+  MappingRefs,
+  mappedBlock,
+  mappedTime,
+  readMapping,
+  writeMapping,
+} from './mapping.js'
+import { MetadataSpaceMap } from './metadata-space-map.js'
+import { SealedTransaction } from './sealed-transaction.js'
+import {
+  decodeSuperblock,
+  encodeSuperblock,
+  readSuperblock,
+  type Superblock,
+  superblockImage,
+} from './superblock.js'
+import { Transaction } from './transaction.js'
+import { readNode, type TreeInfo } from './tree-info.js'
+import { dropTree } from './tree-remove.js'
+import { dropCost, isPathShared, lastLeavesBegin, walk, walkExclusive } from './tree-walk.js'
+
+const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
+
+/** 64 MiB of metadata blocks. */
+const DEFAULT_CACHE_BLOCKS = 16384
+/** Devices kept in memory from one transaction to the next. */
+const MAX_DEVICES = 4096
+const NO_SPACE_MAP = { nrBlocks: 0, nrAllocated: 0, bitmapRoot: 0, refCountRoot: 0 }
+
+export class ThinMetadata {
+  readonly #store: Store
+  readonly #cache: BlockCache
+  readonly #transaction: Transaction
+  readonly #metadataMap: MetadataSpaceMap
+  readonly #dataMap: DataSpaceMap
+  /** Kind of the devices' trees: virtual block to mapping. */
+  readonly #mappings: TreeInfo
+  /** Dev id to the root of the device's tree. */
+  readonly #top: BTree
+  readonly #details: BTree
+  /** Devices used so far; those with changed details are only here. */
+  readonly #devices = new Map<number, Device>()
+  /** Space map roots and tree roots are those of the last commit; all else is as of now. */
+  #superblock: Superblock
+  #superblockChanged = false
+  /** Counts the moments from which the way from the superblock to a device must be shadowed anew. */
+  #epoch = 0
+  #sealed: SealedTransaction | null = null
+
+  /**
+   * Writes fresh metadata over a store: no devices, and data of no blocks until `growData`. The
+   * caller syncs.
+   * @throws BAD_ARGUMENT
+   */
+  static format(store: Store, options: { dataBlockSectors: number }): void {
+    writeFreshMetadata(store, options.dataBlockSectors)
+  }
+
+  /**
+   * Reads no more than the superblock and the index of the metadata space map.
+   * @param options.cacheBlocks metadata blocks kept in memory, besides changed ones
+   * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED
+   */
+  static open(store: Store, options: { cacheBlocks?: number } = {}): ThinMetadata {
+    return new ThinMetadata(store, options.cacheBlocks ?? DEFAULT_CACHE_BLOCKS)
+  }
+
+  private constructor(store: Store, cacheBlocks: number) {
+    this.#store = store
+    this.#cache = new BlockCache(store, cacheBlocks)
+    const transaction = new Transaction(this.#cache)
+    this.#transaction = transaction
+    this.#metadataMap = new MetadataSpaceMap(transaction)
+    this.#dataMap = new DataSpaceMap(transaction)
+    const refs = new MappingRefs(this.#dataMap)
+    this.#mappings = { transaction, kind: nodeKind('mapping', 8), refs }
+    const topRefs = new DeviceRefs(this.#mappings)
+    this.#top = new BTree({ transaction, kind: nodeKind('device', 8), refs: topRefs }, 0)
+    const detailsKind = nodeKind('device details', DEVICE_DETAILS.size)
+    this.#details = new BTree({ transaction, kind: detailsKind, refs: null }, 0)
+    this.#superblock = readSuperblock(store)
+    this.#adopt()
+  }
+
+  // --- the pool ---
+
+  get dataBlockSectors(): number {
+    return this.#superblock.dataBlockSectors
+  }
+  /** The snapshot clock. */
+  get time(): number {
+    return this.#superblock.time
+  }
+  get transactionId(): number {
+    return this.#superblock.transactionId
+  }
+  /** Metadata block of the metadata snapshot, 0 for none. */
+  get heldRoot(): number {
+    return this.#superblock.heldRoot
+  }
+  get needsCheck(): boolean {
+    return (this.#superblock.flags & FLAG_NEEDS_CHECK) !== 0
+  }
+  get nrDataBlocks(): number {
+    return this.#dataMap.nrBlocks
+  }
+  get nrAllocatedDataBlocks(): number {
+    return this.#dataMap.nrAllocated
+  }
+  /** Data blocks that `allocateData` could return now. */
+  get nrAllocatableDataBlocks(): number {
+    return this.#dataMap.nrAllocatable
+  }
+  get nrMetadataBlocks(): number {
+    return this.#metadataMap.nrBlocks
+  }
+  get nrAllocatedMetadataBlocks(): number {
+    return this.#metadataMap.nrAllocated
+  }
+  get nrAllocatableMetadataBlocks(): number {
+    return this.#metadataMap.nrAllocatable
+  }
+  /** Whether the running transaction has changes that the last sealed one lacks. */
+  get changed(): boolean {
+    return this.#superblockChanged || this.#cache.hasDirty
+  }
+
+  /** @throws TRANSACTION_MISMATCH when the id is not `current` */
+  setTransactionId(current: number, next: number): void {
+    if (this.#superblock.transactionId !== current) {
+      throw new ThinfsError(
+        'TRANSACTION_MISMATCH',
+        `the transaction id is ${this.#superblock.transactionId}, not ${current}`,
+      )
+    }
+    this.#superblock.transactionId = next
+    this.#superblockChanged = true
+  }
+
+  setNeedsCheck(): void {
+    this.#superblock.flags |= FLAG_NEEDS_CHECK
+    this.#superblockChanged = true
+  }
+
+  /** @throws BAD_ARGUMENT when that is fewer than there are, or too many */
+  growData(nrBlocks: number): void {
+    this.#dataMap.grow(nrBlocks)
+    this.#superblockChanged = true
+  }
+
+  /**
+   * @param nrBlocks that the store has already
+   * @throws BAD_ARGUMENT when that is fewer than there are, or too many
+   */
+  growMetadata(nrBlocks: number): void {
+    if (nrBlocks * METADATA_BLOCK_SIZE > this.#store.size) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.#store.path} has no ${nrBlocks} blocks`)
+    }
+    this.#metadataMap.grow(nrBlocks)
+    this.#superblockChanged = true
+  }
+
+  /**
+   * Holds the metadata as it is now: a copy of the superblock names its trees, which are shared with
+   * the live ones from here on. It is readable by others after the next commit.
+   * @throws SNAPSHOT_HELD
+   */
+  reserveMetadataSnap(): void {
+    if (this.heldRoot !== 0) {
+      throw new ThinfsError('SNAPSHOT_HELD', `metadata block ${this.heldRoot} holds one`)
+    }
+    this.#flushDetails()
+    const copy = this.#transaction.create(SUPERBLOCK_KIND)
+    encodeSuperblock(copy, {
+      ...this.#superblock,
+      mappingRoot: this.#top.root,
+      detailsRoot: this.#details.root,
+      dataSpaceMap: NO_SPACE_MAP,
+      metadataSpaceMap: NO_SPACE_MAP,
+    })
+    this.#metadataMap.inc(this.#top.root)
+    this.#metadataMap.inc(this.#details.root)
+    this.#superblock.heldRoot = copy.nr
+    this.#epoch++
+  }
+
+  /** @throws SNAPSHOT_NOT_HELD */
+  releaseMetadataSnap(): void {
+    const { heldRoot } = this
+    if (heldRoot === 0) throw new ThinfsError('SNAPSHOT_NOT_HELD', 'held root is 0')
+    const copy = decodeSuperblock(this.#cache.read(heldRoot, SUPERBLOCK_KIND))
+    dropTree(this.#top.info, copy.mappingRoot)
+    dropTree(this.#details.info, copy.detailsRoot)
+    this.#metadataMap.dec(heldRoot)
+    this.#superblock.heldRoot = 0
+  }
+
+  // --- devices ---
+
+  /** @throws DEVICE_EXISTS */
+  createThin(devId: DevId): void {
+    this.#assertNew(devId)
+    const { transactionId, time } = this.#superblock
+    this.#addDevice(devId, BTree.create(this.#mappings), {
+      mappedBlocks: 0,
+      transactionId,
+      creationTime: time,
+      snapshottedTime: time,
+    })
+  }
+
+  /**
+   * Makes a device with the mappings that `originId` has now. The two share their trees.
+   * @throws DEVICE_EXISTS, DEVICE_MISSING, METADATA_LIMIT
+   */
+  createSnap(devId: DevId, originId: DevId): void {
+    this.#assertNew(devId)
+    const origin = this.#device(originId)
+    const time = this.#tick()
+    const { root } = origin.tree
+    this.#metadataMap.inc(root)
+    this.#addDevice(devId, new BTree(this.#mappings, root), {
+      mappedBlocks: origin.mappedBlocks,
+      transactionId: this.#superblock.transactionId,
+      creationTime: time,
+      snapshottedTime: time,
+    })
+    origin.snapshottedTime = time
+    origin.changed = true
+  }
+
+  /**
+   * Deletes a device at once; `sliceBegin` tells whether that takes long.
+   * @throws DEVICE_MISSING
+   */
+  deleteDevice(devId: DevId): void {
+    this.#device(devId)
+    this.#devices.delete(devId)
+    this.#details.remove(devId)
+    this.#top.remove(devId)
+  }
+
+  hasDevice(devId: DevId): boolean {
+    return this.#devices.has(devId) || this.#top.search(devId)
+  }
+
+  /** The record is live: it changes with the device. @throws DEVICE_MISSING */
+  details(devId: DevId): Readonly<DeviceDetails> {
+    return this.#device(devId)
+  }
+
+  /** Ascending. Devices may come and go meanwhile. */
+  *deviceIds(): Generator<DevId> {
+    for (let devId = 0; this.#top.seek(devId); devId++) {
+      devId = this.#top.key
+      yield devId as DevId
+    }
+  }
+
+  /**
+   * Lets all mappings of the devices look shared to dm-thin, as a snapshot of them would: for blocks
+   * that come to be shared one by one.
+   * @throws DEVICE_MISSING, METADATA_LIMIT
+   */
+  markShared(devIds: readonly DevId[]): void {
+    const devices = devIds.map(devId => this.#device(devId))
+    const time = this.#tick()
+    for (const device of devices) {
+      device.snapshottedTime = time
+      device.changed = true
+    }
+  }
+
+  // --- mappings; DEVICE_MISSING where there is no such device ---
+
+  /** @returns whether the virtual block is mapped; only then `out` is filled */
+  find(devId: DevId, vblock: number, out: Mapping): boolean {
+    const { tree } = this.#device(devId)
+    if (!tree.search(vblock)) return false
+    readMapping(tree.view, tree.at, out)
+    return true
+  }
+
+  /** The first mapping at or after `vblock`. @returns its virtual block, or -1 */
+  next(devId: DevId, vblock: number, out: Mapping): number {
+    const { tree } = this.#device(devId)
+    if (!tree.seek(vblock)) return -1
+    readMapping(tree.view, tree.at, out)
+    return tree.key
+  }
+
+  /** The largest virtual block that is mapped, or -1. */
+  highestMapped(devId: DevId): number {
+    const { tree } = this.#device(devId)
+    return tree.last() ? tree.key : -1
+  }
+
+  /** Visits the mappings of [begin, end), ascending. The visitor must not change the metadata. */
+  forEachMapping(
+    devId: DevId,
+    begin: number,
+    end: number,
+    visit: (vblock: number, dataBlock: DataBlock, time: number) => void,
+  ): void {
+    walk(this.#mappings, this.#root(devId), begin, end, (vblock, { view }, at) =>
+      visit(vblock, mappedBlock(view, at), mappedTime(view, at)),
+    )
+  }
+
+  /**
+   * Visits those mappings, ascending, that are in leaves which no other tree can reach.
+   * @param visit gets the data block's count too: when it is 1, the block is the device's alone
+   */
+  forEachExclusive(
+    devId: DevId,
+    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
+  ): void {
+    const root = this.#root(devId)
+    if (isPathShared(this.#top.info, this.#top.root, devId)) return
+    walkExclusive(this.#mappings, root, (vblock, { view }, at) => {
+      const dataBlock = mappedBlock(view, at)
+      visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
+    })
+  }
+
+  /**
+   * Whether something else can reach the data block that a virtual block is mapped to: another
+   * device or the metadata snapshot. What dm-thin goes by, the time of the mapping, may say so
+   * when it is not.
+   */
+  isReallyShared(devId: DevId, vblock: number): boolean {
+    const { tree } = this.#device(devId)
+    return (
+      tree.search(vblock) &&
+      (this.#dataMap.count(mappedBlock(tree.view, tree.at)) > 1 ||
+        isPathShared(this.#mappings, tree.root, vblock) ||
+        isPathShared(this.#top.info, this.#top.root, devId))
+    )
+  }
+
+  /**
+   * Maps a virtual block, over what it was mapped to. Takes over the caller's reference on the data
+   * block, unless the virtual block is mapped to that already.
+   */
+  insert(devId: DevId, vblock: number, dataBlock: DataBlock, time = this.#superblock.time): void {
+    assert(time <= MAX_TIME, 'a mapping has 24 bits of time')
+    const device = this.#writableDevice(devId)
+    const { tree } = device
+    const found = tree.insert(vblock)
+    const old = found ? mappedBlock(tree.view, tree.at) : dataBlock
+    writeMapping(tree.view, tree.at, dataBlock, time)
+    if (old !== dataBlock) this.#dataMap.dec(old)
+    if (found) return
+    device.mappedBlocks++
+    device.changed = true
+  }
+
+  /**
+   * Unmaps [begin, end). What shared leaves map is given up without a look at it.
+   * @param end may be Infinity
+   * @returns how many virtual blocks were mapped
+   */
+  removeRange(devId: DevId, begin: number, end: number): number {
+    const { tree } = this.#device(devId)
+    if (!tree.seek(begin) || tree.key >= end) return 0
+    const device = this.#writableDevice(devId)
+    const removed = tree.removeRange(begin, end < MAX_SAFE_INTEGER ? end : POSITIVE_INFINITY)
+    device.mappedBlocks -= removed
+    device.changed = true
+    return removed
+  }
+
+  /**
+   * Where the last slice of a device begins: `removeRange(devId, begin, Infinity)` touches at most
+   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that; what is shared costs it
+   * nothing.
+   */
+  sliceBegin(devId: DevId, leaves: number): number {
+    const root = this.#root(devId)
+    if (isPathShared(this.#top.info, this.#top.root, devId)) return 0
+    if (dropCost(this.#mappings, root.nr, leaves) <= leaves) return 0
+    return lastLeavesBegin(this.#mappings, root, leaves)
+  }
+
+  // --- data blocks ---
+
+  /** Takes a data block and sets its count to 1. @returns -1 when none can be taken now */
+  allocateData(): DataBlock | -1 {
+    return this.#dataMap.allocate() as DataBlock | -1
+  }
+
+  /** Takes a certain data block, which is free. */
+  allocateDataAt(dataBlock: DataBlock): void {
+    assert(this.#dataMap.count(dataBlock) === 0, `data block ${dataBlock} is free`)
+    this.#dataMap.allocateAt(dataBlock)
+  }
+
+  /** Gives back a data block that was allocated and never mapped: it can be taken at once. */
+  releaseUnused(dataBlock: DataBlock): void {
+    assert(this.#dataMap.count(dataBlock) === 1, `data block ${dataBlock} has one owner`)
+    this.#dataMap.releaseUnused(dataBlock)
+  }
+
+  dataCount(dataBlock: DataBlock): number {
+    return this.#dataMap.count(dataBlock)
+  }
+
+  /** One more owner of a data block that has some. */
+  incData(dataBlock: DataBlock): void {
+    assert(this.#dataMap.count(dataBlock) > 0, `data block ${dataBlock} has an owner`)
+    this.#dataMap.inc(dataBlock)
+  }
+
+  decData(dataBlock: DataBlock): void {
+    this.#dataMap.dec(dataBlock)
+  }
+
+  /** Visits runs [begin, end) of data blocks that have no owner, ascending. */
+  forEachFreeRun(visit: (begin: DataBlock, end: DataBlock) => void): void {
+    this.#dataMap.forEachFreeRun((begin, end) => visit(begin as DataBlock, end as DataBlock))
+  }
+
+  // --- transactions ---
+
+  /**
+   * Ends the running transaction and begins the next. At most one sealed transaction may be on its
+   * way: both of its releases come before the next seal.
+   * @returns null when nothing changed
+   * @throws NO_METADATA_SPACE
+   */
+  seal(): SealedTransaction | null {
+    assert(this.#sealed === null || this.#sealed.over, 'one sealed transaction at a time')
+    if (!this.changed) return null
+    // Each of these steps changes what the next one writes; the order is the kernel's.
+    this.#flushDetails()
+    this.#dataMap.flushIndex()
+    this.#metadataMap.flushIndex()
+    this.#superblock.mappingRoot = this.#top.root
+    this.#superblock.detailsRoot = this.#details.root
+    this.#superblock.dataSpaceMap = this.#dataMap.root
+    this.#superblock.metadataSpaceMap = this.#metadataMap.root
+    this.#superblockChanged = false
+    this.#epoch++
+    if (this.#devices.size > MAX_DEVICES) this.#devices.clear()
+    this.#metadataMap.seal()
+    this.#sealed = new SealedTransaction(
+      {
+        store: this.#store,
+        cache: this.#cache,
+        data: this.#dataMap,
+        metadata: this.#metadataMap,
+      },
+      this.#cache.seal(),
+      superblockImage(this.#superblock),
+      this.#dataMap.seal() as DataBlock[],
+    )
+    return this.#sealed
+  }
+
+  /**
+   * Drops everything that is not in the store, a sealed transaction whose write failed included. A
+   * write that is under way must have ended before; a release of that transaction must not follow.
+   */
+  rollback(): void {
+    assert(!this.#sealed?.writing, 'no rollback while a transaction is being written')
+    this.#sealed = null
+    this.#superblock = readSuperblock(this.#store)
+    this.#cache.clear()
+    this.#adopt()
+  }
+
+  // --- inside ---
+
+  #adopt(): void {
+    this.#metadataMap.reset(this.#superblock.metadataSpaceMap)
+    this.#dataMap.reset(this.#superblock.dataSpaceMap)
+    this.#top.root = this.#superblock.mappingRoot
+    this.#details.root = this.#superblock.detailsRoot
+    this.#devices.clear()
+    this.#superblockChanged = false
+    this.#epoch++
+  }
+
+  #device(devId: DevId): Device {
+    return this.#devices.get(devId) ?? this.#loadDevice(devId)
+  }
+
+  #loadDevice(devId: DevId): Device {
+    if (!this.#top.search(devId)) {
+      throw new ThinfsError('DEVICE_MISSING', `thin device ${devId} does not exist`)
+    }
+    if (!this.#details.search(devId)) {
+      throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} has mappings but no details`)
+    }
+    const tree = new BTree(this.#mappings, readU64(this.#top.view, this.#top.at))
+    const details = DEVICE_DETAILS.read(this.#details.view, this.#details.at)
+    const device = new Device(devId, tree, details)
+    this.#devices.set(devId, device)
+    return device
+  }
+
+  #root(devId: DevId) {
+    return readNode(this.#mappings, this.#device(devId).tree.root)
+  }
+
+  /** A device whose root may be changed in place, and so may the way to it. */
+  #writableDevice(devId: DevId): Device {
+    const device = this.#device(devId)
+    const { tree } = device
+    if (device.epoch === this.#epoch && this.#cache.peek(tree.root)?.writable) return device
+    const found = this.#top.insert(devId)
+    assert(found, `thin device ${devId} is in the top-level tree`)
+    writeU64(this.#top.view, this.#top.at, tree.writableRoot().nr)
+    device.epoch = this.#epoch
+    return device
+  }
+
+  #assertNew(devId: DevId): void {
+    assert(devId >= 0 && devId <= MAX_DEV_ID, `${devId} is no dev id`)
+    if (!this.hasDevice(devId)) return
+    throw new ThinfsError('DEVICE_EXISTS', `thin device ${devId} exists`)
+  }
+
+  #addDevice(devId: DevId, tree: BTree, details: DeviceDetails): void {
+    this.#top.insert(devId)
+    writeU64(this.#top.view, this.#top.at, tree.root)
+    const device = new Device(devId, tree, details)
+    device.changed = true
+    this.#devices.set(devId, device)
+  }
+
+  /** Moves the snapshot clock on. */
+  #tick(): number {
+    if (this.#superblock.time >= MAX_TIME) {
+      throw new ThinfsError('METADATA_LIMIT', `the pool has seen ${MAX_TIME} snapshots, the last`)
+    }
+    this.#superblock.time++
+    this.#superblockChanged = true
+    return this.#superblock.time
+  }
+
+  #flushDetails(): void {
+    for (const device of this.#devices.values()) device.flush(this.#details)
+  }
+}
