@@ -1,0 +1,276 @@
+/**
+ * The journal: mapping changes since the last commit, so that they outlive the engine process.
+ *
+ * What was acknowledged but not committed sits in the heap of the engine. Before a reply goes out,
+ * the changes behind it are appended here with one plain write: the page cache survives the process.
+ * Nothing is ever flushed. After a reboot the journal says nothing (it carries the boot id), and the
+ * pool is as of its last commit, which is what dm-thin promises.
+ *
+ * The file is a sequence of frames. A BASE frame names the superblock (by SHA-256) that the changes
+ * behind it build on; one is appended when a transaction is sealed, before its superblock can reach
+ * the disk. So a reader finds the last BASE frame that names the superblock it sees, and replays all
+ * changes after it: those of sealed transactions that did not become durable, too.
+ * A CLEAN frame alone is what an orderly shutdown leaves: nothing to replay and every free data
+ * block is a hole.
+ */
+import { createHash } from 'node:crypto'
+import { crc32c } from '@node-rs/crc32'
+import {
+  type Bytes,
+  type DataBlock,
+  type DevId,
+  layout,
+  readU64,
+  type VirtualBlock,
+  writeU64,
+} from '../base/index.js'
+
+/** Where a journal is kept: a small file that is appended to and now and then replaced. */
+export interface JournalFile {
+  /** Identifies the boot of the machine: what this boot wrote is in the page cache still. */
+  readonly bootId: string
+  readAll(): Buffer
+  append(bytes: Uint8Array, length: number): void
+  /** Replaces the content. What a reader sees at any moment is the old or the new. */
+  replace(bytes: Uint8Array): void
+}
+
+export const FRAME = layout('JournalFrame', 16, {
+  magic: [0, 'u32', 'FRAME_MAGIC'],
+  kind: [4, 'u32', '1 BASE, 2 CHANGES, 3 CLEAN'],
+  length: [8, 'u32', 'bytes of the payload that follows'],
+  csum: [12, 'u32', 'CRC-32C of the payload'],
+})
+export const CHANGE = layout('JournalChange', 32, {
+  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend'],
+  time: [4, 'u32', 'map: time of the mapping'],
+  devId: [8, 'u64', 'thin device'],
+  first: [16, 'u64', 'map: virtual block; unmap: begin; mark shared: other device; extend: size'],
+  second: [24, 'u64', 'map: data block; unmap: end'],
+})
+
+const FRAME_MAGIC = 0x4a_6e_68_74
+const BASE = 1
+const CHANGES = 2
+const CLEAN = 3
+const MAP = 1
+const UNMAP = 2
+const MARK_SHARED = 3
+const EXTEND = 4
+const IDENTITY_SIZE = 36 + 32
+
+/** The file is rewritten without what is durable once it is larger than this. */
+const REWRITE_SIZE = 8 * 1024 * 1024
+
+/** What replays a journal. */
+export interface ChangeTarget {
+  map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void
+  unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void
+  markShared(one: DevId, other: DevId): void
+  extend(devId: DevId, size: Bytes): void
+}
+
+/** What a journal says about a superblock. */
+export interface JournalState {
+  /** Orderly shutdown of exactly this superblock: every free data block is a hole. */
+  clean: boolean
+  /** Frames of changes to replay on top of it. */
+  changes: readonly Buffer[]
+}
+
+export class Journal {
+  readonly #file: JournalFile
+  #pending = Buffer.alloc(64 * 1024)
+  #view = new DataView(this.#pending.buffer)
+  #used: number = FRAME.size
+  #fileSize = 0
+  /** Content that builds on the transaction sealed last, kept until that is durable. */
+  #tail: Buffer[] = []
+  #tailSize = 0
+  /** Why the file cannot be appended to; null when it can. */
+  #broken: unknown = null
+
+  constructor(file: JournalFile) {
+    this.#file = file
+  }
+
+  /** What the file says about the pool whose superblock is `superblock`. */
+  read(superblock: Uint8Array): JournalState {
+    const wanted = this.#identity(superblock)
+    let clean = false
+    let found = false
+    let changes: Buffer[] = []
+    for (const { kind, payload } of frames(this.#file.readAll())) {
+      if (kind === CHANGES) {
+        clean = false
+        if (found) changes.push(payload)
+      } else if (kind === CLEAN) {
+        // Of another boot, too: an orderly shutdown flushed everything.
+        clean = payload.subarray(36).equals(wanted.subarray(36))
+      } else {
+        clean = false
+        if (payload.equals(wanted)) {
+          found = true
+          changes = []
+        }
+      }
+    }
+    return { clean, changes }
+  }
+
+  /** True while changes are noted that a death of this process would lose. */
+  get unsettled(): boolean {
+    return this.#used > FRAME.size
+  }
+
+  map(devId: number, vblock: number, dataBlock: number, time: number): void {
+    this.#change(MAP, time, devId, vblock, dataBlock)
+  }
+
+  unmap(devId: number, begin: number, end: number): void {
+    this.#change(UNMAP, 0, devId, begin, end)
+  }
+
+  markShared(one: number, other: number): void {
+    this.#change(MARK_SHARED, 0, one, other, 0)
+  }
+
+  extend(devId: number, size: number): void {
+    this.#change(EXTEND, 0, devId, size, 0)
+  }
+
+  /**
+   * Appends what is pending, with one write.
+   * @throws when the file takes no more; the changes are then safe only with the next commit
+   */
+  settle(): void {
+    if (!this.unsettled) return
+    if (this.#broken) throw this.#broken
+    writeFrame(this.#pending, CHANGES, this.#used - FRAME.size)
+    this.#append(Buffer.from(this.#pending.subarray(0, this.#used)))
+    this.#used = FRAME.size
+  }
+
+  /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
+  sealed(superblock: Uint8Array): void {
+    const base = frame(BASE, this.#identity(superblock))
+    try {
+      this.settle()
+      this.#append(base)
+    } catch {
+      // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
+      // in the sealed transaction; its replies wait for that.
+      this.#used = FRAME.size
+    }
+    this.#tail = [base]
+    this.#tailSize = base.length
+  }
+
+  /** The transaction sealed last is durable: what came before it is not needed any more. */
+  durable(): void {
+    if (this.#broken === null && this.#fileSize < REWRITE_SIZE) return
+    try {
+      this.#file.replace(Buffer.concat(this.#tail))
+      this.#fileSize = this.#tailSize
+      this.#broken = null
+    } catch (err) {
+      this.#broken = err
+    }
+  }
+
+  /** Starts afresh on a superblock that is durable. */
+  begin(superblock: Uint8Array): void {
+    this.#used = FRAME.size
+    const base = frame(BASE, this.#identity(superblock))
+    this.#file.replace(base)
+    this.#tail = [base]
+    this.#tailSize = base.length
+    this.#fileSize = base.length
+  }
+
+  /** Orderly shutdown: everything is durable, every free data block is a hole. */
+  end(superblock: Uint8Array): void {
+    this.#file.replace(frame(CLEAN, this.#identity(superblock)))
+  }
+
+  #append(bytes: Buffer): void {
+    try {
+      this.#file.append(bytes, bytes.length)
+    } catch (err) {
+      this.#broken = err
+      throw err
+    }
+    this.#tail.push(bytes)
+    this.#tailSize += bytes.length
+    this.#fileSize += bytes.length
+  }
+
+  #identity(superblock: Uint8Array): Buffer {
+    const hash = createHash('sha256').update(superblock).digest()
+    return Buffer.concat([Buffer.from(this.#file.bootId.padEnd(36).slice(0, 36)), hash])
+  }
+
+  #change(kind: number, time: number, devId: number, first: number, second: number): void {
+    if (this.#used + CHANGE.size > this.#pending.length) this.#enlarge()
+    const at = this.#used
+    this.#view.setUint32(at + CHANGE.at.kind, kind, true)
+    this.#view.setUint32(at + CHANGE.at.time, time, true)
+    writeU64(this.#view, at + CHANGE.at.devId, devId)
+    writeU64(this.#view, at + CHANGE.at.first, first)
+    writeU64(this.#view, at + CHANGE.at.second, second)
+    this.#used = at + CHANGE.size
+  }
+
+  #enlarge(): void {
+    const larger = Buffer.alloc(this.#pending.length * 2)
+    this.#pending.copy(larger, 0, 0, this.#used)
+    this.#pending = larger
+    this.#view = new DataView(larger.buffer)
+  }
+}
+
+/** Replays frames of changes in order. */
+export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
+  for (const payload of changes) {
+    const view = viewOf(payload)
+    for (let at = 0; at + CHANGE.size <= payload.length; at += CHANGE.size) {
+      const kind = view.getUint32(at + CHANGE.at.kind, true)
+      const devId = readU64(view, at + CHANGE.at.devId) as DevId
+      const first = readU64(view, at + CHANGE.at.first)
+      const second = readU64(view, at + CHANGE.at.second)
+      const time = view.getUint32(at + CHANGE.at.time, true)
+      if (kind === MAP) target.map(devId, first as VirtualBlock, second as DataBlock, time)
+      else if (kind === UNMAP) target.unmap(devId, first as VirtualBlock, second as VirtualBlock)
+      else if (kind === MARK_SHARED) target.markShared(devId, first as DevId)
+      else if (kind === EXTEND) target.extend(devId, first as Bytes)
+    }
+  }
+}
+
+/** The frames up to the first that is torn or damaged: what came after it was never replied to. */
+function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
+  const view = viewOf(file)
+  for (let at = 0; at + FRAME.size <= file.length; ) {
+    const { magic, kind, length, csum } = FRAME.read(view, at)
+    const payload = file.subarray(at + FRAME.size, at + FRAME.size + length)
+    if (magic !== FRAME_MAGIC || payload.length !== length || crc32c(payload) !== csum) return
+    if (kind !== CHANGES && length !== IDENTITY_SIZE) return
+    yield { kind, payload }
+    at += FRAME.size + length
+  }
+}
+
+function frame(kind: number, payload: Buffer): Buffer {
+  const out = Buffer.concat([Buffer.alloc(FRAME.size), payload])
+  writeFrame(out, kind, payload.length)
+  return out
+}
+
+/** Fills in the header of a frame whose payload is in place behind it. */
+function writeFrame(out: Buffer, kind: number, length: number): void {
+  const csum = crc32c(out.subarray(FRAME.size, FRAME.size + length))
+  FRAME.write(viewOf(out), 0, { magic: FRAME_MAGIC, kind, length, csum })
+}
+
+const viewOf = (buffer: Buffer): DataView =>
+  new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

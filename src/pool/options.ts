@@ -1,0 +1,62 @@
+import type { Store } from '../storage/index.js'
+import type { JournalFile } from './journal.js'
+
+/** dm-thin's pool modes, in the kernel's words. */
+export type PoolMode =
+  | 'write'
+  | 'out_of_data_space'
+  | 'out_of_metadata_space'
+  | 'read_only'
+  | 'fail'
+
+/** What happens to discards: unmap and punch the data file, unmap only, or refuse. */
+export type Discards = 'passdown' | 'nopassdown' | 'ignore'
+
+/** What a write that needs a block does when there is none: wait up to 60 s, or fail at once. */
+export type OnFull = 'queue' | 'error'
+
+/** Time, injected so that tests own it. */
+export interface Clock {
+  /** Milliseconds, monotonic. */
+  now(): number
+  /** Calls `fn` once after `ms`. @returns cancels it */
+  after(ms: number, fn: () => void): () => void
+  /** Resolves after waiting requests had their turn: between the slices of long work. */
+  yield(): Promise<void>
+}
+
+/** What a pool tells whoever runs it. Each is called at most once per occurrence. */
+export interface PoolEvents {
+  mode(mode: PoolMode, reason: string | null): void
+  /** Free data blocks fell to the low water mark. Once per opening. */
+  lowWater(free: number): void
+  /** A commit took long. */
+  slowCommit(milliseconds: number): void
+  /** A read, write or flush of the pool's files failed. `block` is a data block. */
+  ioError(operation: string, error: unknown, where?: { devId: number; block: number }): void
+}
+
+export interface PoolOptions {
+  metadata: Store
+  data: Store
+  journal: JournalFile
+  /** No change reaches either file. */
+  readOnly: boolean
+  discards: Discards
+  onFull: OnFull
+  /** In data blocks. */
+  lowWaterMark: number
+  clock: Clock
+  events: PoolEvents
+}
+
+/** The clock of the running process. Timers do not keep it alive. */
+export const SYSTEM_CLOCK: Clock = {
+  now: () => performance.now(),
+  after(ms, fn) {
+    const timer = setTimeout(fn, ms)
+    timer.unref()
+    return () => clearTimeout(timer)
+  },
+  yield: () => new Promise(resolve => setImmediate(resolve)),
+}

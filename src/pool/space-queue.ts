@@ -1,0 +1,73 @@
+import { ThinfsError } from '../base/index.js'
+import type { Clock } from './options.js'
+
+/** The kernel's no_space_timeout, in milliseconds. */
+const NO_SPACE_TIMEOUT = 60_000
+/** Bytes of payload that waiting writes may keep in memory. */
+const HELD_MAX = 128 * 1024 * 1024
+
+interface Waiter {
+  resolve(): void
+  reject(err: Error): void
+}
+
+/**
+ * Writes that wait for a free data block.
+ *
+ * The clock starts when the first one waits. When it runs out all of them fail and later ones do at
+ * once (`expired`), until space comes: as dm-thin turns queue_if_no_space into error_if_no_space.
+ */
+export class SpaceQueue {
+  readonly #clock: Clock
+  #waiting: Waiter[] = []
+  #held = 0
+  #cancel: (() => void) | null = null
+  #expired = false
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+  }
+
+  get expired(): boolean {
+    return this.#expired
+  }
+
+  /**
+   * Resolves when space came.
+   * @param held bytes kept meanwhile
+   * @throws NO_DATA_SPACE when time ran out, or too much is held already
+   */
+  wait(held: number): Promise<void> {
+    if (this.#held + held > HELD_MAX) {
+      return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
+    }
+    this.#held += held
+    this.#cancel ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
+      this.#expired = true
+      this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
+    })
+    const waited = new Promise<void>((resolve, reject) => this.#waiting.push({ resolve, reject }))
+    return waited.finally(() => {
+      this.#held -= held
+    })
+  }
+
+  /** Space came: all try again, in the order they came. */
+  wake(): void {
+    this.#expired = false
+    for (const waiter of this.#take()) waiter.resolve()
+  }
+
+  /** Fails all that wait. */
+  reject(err: Error): void {
+    for (const waiter of this.#take()) waiter.reject(err)
+  }
+
+  #take(): Waiter[] {
+    this.#cancel?.()
+    this.#cancel = null
+    const taken = this.#waiting
+    this.#waiting = []
+    return taken
+  }
+}

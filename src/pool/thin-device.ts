@@ -1,0 +1,418 @@
+/**
+ * A thin device: a range of virtual blocks, read and written like a disk.
+ *
+ * Every request is first resolved, which changes nothing: per block, where its bytes are, or that it
+ * needs a new data block. Only when all blocks a request needs could be had are bytes moved, and
+ * only then do mappings change: a mapping never points to a block that is not filled yet.
+ */
+import {
+  assert,
+  type Bytes,
+  bytes,
+  type DataBlock,
+  type DevId,
+  KIB,
+  MIB,
+  ThinfsError,
+  type VirtualBlock,
+} from '../base/index.js'
+import { MAX_TIME } from '../metadata/index.js'
+import { dataBlockOf, isShared, LookupTable, type PageBudget, UNMAPPED } from './lookup-table.js'
+import type { ThinPool } from './thin-pool.js'
+
+/** Largest single read or write, in bytes. Longer ones are the caller's to split. */
+export const MAX_IO = MIB
+const SMALLEST_BLOCK = 4 * KIB
+/** Virtual blocks that one slice of a long operation handles before others have their turn. */
+const SLICE_BLOCKS = 16384
+/** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
+const LAST_SHARE_TIME = MAX_TIME - 4096
+
+const MAX_BLOCKS = MAX_IO / SMALLEST_BLOCK + 1
+// What resolve() found out about the request at hand. One request is resolved and executed at a
+// time, so all devices share it.
+/** Data block that the bytes go to. */
+const target = new Float64Array(MAX_BLOCKS)
+/** What has to happen to the mapping. */
+const action = new Uint8Array(MAX_BLOCKS)
+/** For UNSHARE: the data block that is shared. */
+const shared = new Float64Array(MAX_BLOCKS)
+/** Blocks taken for the request. */
+const fresh = new Float64Array(MAX_BLOCKS)
+
+/** Mapped by this device alone: written in place. */
+const IN_PLACE = 0
+/** Looks shared by its time, but nobody shares it any more: gets a new time. */
+const RESTAMP = 1
+/** Unmapped: gets a block. */
+const PROVISION = 2
+/** Really shared: gets a block, and the rest of the old one's content. */
+const UNSHARE = 3
+
+export class ThinDevice {
+  readonly devId: DevId
+  readonly table: LookupTable
+  /** Virtual size. The end need not be the end of a block. */
+  size: Bytes
+  readonly #pool: ThinPool
+  readonly #blockSize: number
+
+  constructor(pool: ThinPool, devId: DevId, size: Bytes, budget: PageBudget) {
+    this.#pool = pool
+    this.devId = devId
+    this.size = size
+    this.#blockSize = pool.blockSize
+    this.table = new LookupTable(pool.metadata, devId, budget)
+  }
+
+  /** Fills `size` bytes of `buffer` at `at` from `offset`. The range lies within the device. */
+  read(offset: number, size: number, buffer: Uint8Array, at: number): void {
+    const blockSize = this.#blockSize
+    const end = offset + size
+    while (offset < end) {
+      let vblock = Math.floor(offset / blockSize)
+      let entry = this.table.get(vblock)
+      const start = offset
+      const block = entry === UNMAPPED ? -1 : dataBlockOf(entry)
+      const skip = offset - vblock * blockSize
+      let run = 1
+      offset += blockSize - skip
+      // Blocks that follow each other in the data store are one read, holes one fill.
+      while (offset < end) {
+        entry = this.table.get(++vblock)
+        if (block < 0 ? entry !== UNMAPPED : entry === UNMAPPED) break
+        if (block >= 0 && dataBlockOf(entry) !== block + run) break
+        run++
+        offset += blockSize
+      }
+      const length = Math.min(offset, end) - start
+      if (block < 0) buffer.fill(0, at, at + length)
+      else this.#readData(buffer, at, length, block * blockSize + skip)
+      at += length
+    }
+  }
+
+  /**
+   * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
+   * within the device. A promise only when it waits for space; the bytes are copied before.
+   * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
+   */
+  write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
+    const blockSize = this.#blockSize
+    const vblock = Math.floor(offset / blockSize)
+    const skip = offset - vblock * blockSize
+    if (skip + size <= blockSize) {
+      const entry = this.table.get(vblock)
+      if (entry !== UNMAPPED && !isShared(entry)) {
+        this.#writeData(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
+        return
+      }
+    }
+    if (this.#tryWrite(offset, size, buffer, at)) return
+    const held = Buffer.from(buffer.subarray(at, at + size))
+    return this.#pool.withSpace(size, () => this.#tryWrite(offset, size, held, 0) || null).then()
+  }
+
+  /** Makes the device longer, for a write past its end. */
+  extend(size: number): void {
+    this.size = bytes(size)
+    this.#pool.extended(this.devId, this.size)
+  }
+
+  /**
+   * Makes a range read as zeros. Whole blocks are unmapped and go back to the pool with the next
+   * commit; the edges are zeroed in place. The end of the device ends its last block.
+   */
+  discard(offset: number, length: number): void | Promise<void> {
+    this.#pool.mustBeWritable()
+    const blockSize = this.#blockSize
+    const end = offset + length
+    const begin = Math.ceil(offset / blockSize)
+    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
+    if (begin > last) return this.#zeroEdge(offset, end)
+    const head = this.#zeroEdge(offset, begin * blockSize)
+    if (head === undefined) return this.#discardFrom(begin, last, end)
+    return head.then(() => this.#discardFrom(begin, last, end))
+  }
+
+  /**
+   * Gives every unmapped block of a range a data block, which reads as zeros.
+   * @throws NO_DATA_SPACE before anything is done when there are not enough
+   */
+  async preallocate(offset: number, length: number): Promise<void> {
+    this.#pool.mustBeWritable()
+    const blockSize = this.#blockSize
+    const begin = Math.floor(offset / blockSize)
+    const end = Math.ceil((offset + length) / blockSize)
+    let missing = end - begin
+    this.#pool.metadata.forEachMapping(
+      this.devId,
+      begin as VirtualBlock,
+      end as VirtualBlock,
+      () => {
+        missing--
+      },
+    )
+    if (missing > this.#pool.nrFreeDataBlocks) {
+      throw new ThinfsError(
+        'NO_DATA_SPACE',
+        `${missing} blocks are wanted, ${this.#pool.nrFreeDataBlocks} are free`,
+      )
+    }
+    for (let vblock = begin; vblock < end; vblock++) {
+      if (this.table.get(vblock) !== UNMAPPED) continue
+      const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
+      if (!attempt()) await this.#pool.withSpace(0, attempt)
+      if ((vblock - begin) % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
+    }
+  }
+
+  /**
+   * Maps what `source` maps at whole blocks: nothing is copied, the blocks are shared until one
+   * side writes. All of it is aligned to data blocks, but for a tail that ends both devices.
+   */
+  async share(source: ThinDevice, from: number, to: number, length: number): Promise<void> {
+    const { metadata } = this.#pool
+    const first = from / this.#blockSize
+    const base = to / this.#blockSize
+    const count = Math.ceil(length / this.#blockSize)
+    assert(Number.isInteger(first) && Number.isInteger(base), 'shares whole blocks')
+    const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+    for (let i = 0; i < count; i++) {
+      this.#pool.mustBeWritable()
+      const room = (): true | null => this.#pool.hasMetadataRoom || null
+      if (!room()) await this.#pool.withSpace(0, room)
+      const vblock = (base + i) as VirtualBlock
+      if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
+        this.#pool.unmap(this.devId, vblock, vblock + 1)
+      } else {
+        // dm-thin takes a mapping for shared when the device's last snapshot is younger.
+        const looksShared =
+          mapping.time < metadata.details(source.devId).snapshottedTime &&
+          mapping.time < metadata.details(this.devId).snapshottedTime
+        if (!looksShared) this.#pool.markShared(source.devId, this.devId)
+        this.#pool.mapShared(this.devId, vblock, mapping.dataBlock, mapping.time)
+        this.table.setShared(vblock, mapping.dataBlock)
+      }
+      if (i % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
+    }
+  }
+
+  /** Whether `share` can be used: the clock of snapshots has room. */
+  get sharable(): boolean {
+    return this.#pool.metadata.time < LAST_SHARE_TIME
+  }
+
+  /** First byte at or after `offset` in a mapped block; `size` when there is none. */
+  nextData(offset: number): number {
+    const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+    const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
+    const next = this.#pool.metadata.next(this.devId, vblock, mapping)
+    if (next < 0) return this.size
+    return Math.min(Math.max(offset, next * this.#blockSize), this.size)
+  }
+
+  /** First byte at or after `offset` in an unmapped block; `size` when there is none. */
+  nextHole(offset: number): number {
+    let vblock = Math.floor(offset / this.#blockSize)
+    if (this.table.get(vblock) === UNMAPPED) return offset
+    while (vblock * this.#blockSize < this.size && this.table.get(vblock) !== UNMAPPED) vblock++
+    return Math.min(vblock * this.#blockSize, this.size)
+  }
+
+  // --- inside ---
+
+  #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
+    assert(size <= MAX_IO, `a write of ${size} bytes`)
+    const blockSize = this.#blockSize
+    const first = Math.floor(offset / blockSize)
+    const last = Math.floor((offset + size - 1) / blockSize)
+    const count = this.#resolve(first, last)
+    if (count > 0 && !this.#take(count, last - first + 1)) return false
+    try {
+      this.#fillEdges(first, offset, offset + size)
+      this.#writeRuns(first, last, offset, size, buffer, at)
+    } catch (err) {
+      this.#pool.giveBack(fresh, count)
+      throw err
+    }
+    this.#remap(first, last)
+    return true
+  }
+
+  /** Fills target, action and shared for the blocks. @returns how many need a data block */
+  #resolve(first: number, last: number): number {
+    const { mode, hasMetadataRoom } = this.#pool
+    const restamps = mode !== 'read_only' && mode !== 'fail' && hasMetadataRoom
+    let count = 0
+    for (let vblock = first; vblock <= last; vblock++) {
+      const i = vblock - first
+      const entry = this.table.get(vblock)
+      if (entry === UNMAPPED) {
+        action[i] = PROVISION
+        count++
+      } else if (!isShared(entry)) {
+        action[i] = IN_PLACE
+        target[i] = dataBlockOf(entry)
+      } else if (this.#pool.metadata.isReallyShared(this.devId, vblock as VirtualBlock)) {
+        action[i] = UNSHARE
+        shared[i] = dataBlockOf(entry)
+        count++
+      } else {
+        action[i] = restamps ? RESTAMP : IN_PLACE
+        target[i] = dataBlockOf(entry)
+      }
+    }
+    return count
+  }
+
+  /** Takes `count` blocks for those of the request that need one. @returns false when there are none */
+  #take(count: number, blocks: number): boolean {
+    if (!this.#pool.allocate(fresh, count)) return false
+    let taken = 0
+    for (let i = 0; i < blocks; i++) {
+      if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
+    }
+    return true
+  }
+
+  /** Fills what a new block holds outside of [offset, end): only the outer blocks have such parts. */
+  #fillEdges(first: number, offset: number, end: number): void {
+    const blockSize = this.#blockSize
+    const last = Math.floor((end - 1) / blockSize)
+    this.#fillPart(0, 0, offset - first * blockSize)
+    this.#fillPart(last - first, end - last * blockSize, blockSize)
+  }
+
+  #fillPart(i: number, from: number, to: number): void {
+    if (from >= to || action[i]! < PROVISION) return
+    const blockSize = this.#blockSize
+    const { data, freeMeansHole } = this.#pool
+    const at = bytes(target[i]! * blockSize + from)
+    const length = bytes(to - from)
+    this.#pool.wrote()
+    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
+    else if (!freeMeansHole) data.zero(at, length)
+  }
+
+  #writeRuns(
+    first: number,
+    last: number,
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+  ): void {
+    const blockSize = this.#blockSize
+    const end = offset + size
+    let vblock = first
+    while (vblock <= last) {
+      const i = vblock - first
+      let run = 1
+      while (vblock + run <= last && target[i + run] === target[i]! + run) run++
+      const from = Math.max(offset, vblock * blockSize)
+      const to = Math.min(end, (vblock + run) * blockSize)
+      const where = target[i]! * blockSize + (from - vblock * blockSize)
+      this.#writeData(buffer, at + (from - offset), to - from, where)
+      vblock += run
+    }
+  }
+
+  /** Puts the mappings of the request in place. */
+  #remap(first: number, last: number): void {
+    for (let vblock = first; vblock <= last; vblock++) {
+      const i = vblock - first
+      if (action[i] === IN_PLACE) continue
+      const { time } = this.#pool.metadata
+      this.#pool.map(this.devId, vblock as VirtualBlock, target[i] as DataBlock, time)
+      this.table.set(vblock, target[i]!)
+    }
+  }
+
+  #tryProvision(vblock: number): boolean {
+    if (!this.#pool.allocate(fresh, 1)) return false
+    action[0] = PROVISION
+    target[0] = fresh[0]!
+    try {
+      this.#fillPart(0, 0, this.#blockSize)
+    } catch (err) {
+      this.#pool.giveBack(fresh, 1)
+      throw err
+    }
+    this.#remap(vblock, vblock)
+    return true
+  }
+
+  #discardFrom(begin: number, last: number, end: number): void | Promise<void> {
+    const more = this.#unmapSlice(begin, last)
+    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end)
+    return this.#discardRest(more, last, end)
+  }
+
+  async #discardRest(begin: number, last: number, end: number): Promise<void> {
+    for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
+      await this.#pool.clock.yield()
+      this.#pool.mustBeWritable()
+    }
+    await this.#zeroEdge(last * this.#blockSize, end)
+  }
+
+  /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
+  #unmapSlice(begin: number, last: number): number {
+    const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+    const next = this.#pool.metadata.next(this.devId, begin as VirtualBlock, mapping)
+    if (next < 0 || next >= last) return last
+    const end = Math.min(next + SLICE_BLOCKS, last)
+    this.#pool.unmap(this.devId, next, end)
+    return end
+  }
+
+  /** Zeroes [from, to), which lies within one block, if that is mapped. */
+  #zeroEdge(from: number, to: number): void | Promise<void> {
+    if (from >= to) return
+    const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
+    if (attempt()) return
+    return this.#pool.withSpace(0, attempt).then()
+  }
+
+  #tryZero(from: number, to: number): boolean {
+    const vblock = Math.floor(from / this.#blockSize)
+    const count = this.#resolve(vblock, vblock)
+    if (action[0] === PROVISION) return true
+    if (count > 0 && !this.#take(count, 1)) return false
+    const { data, freeMeansHole } = this.#pool
+    try {
+      this.#fillEdges(vblock, from, to)
+      const skip = from - vblock * this.#blockSize
+      const at = bytes(target[0]! * this.#blockSize + skip)
+      // A new block is a hole there already.
+      if (action[0] !== UNSHARE || !freeMeansHole) {
+        this.#pool.wrote()
+        if (freeMeansHole) data.punch(at, bytes(to - from))
+        else data.zero(at, bytes(to - from))
+      }
+    } catch (err) {
+      this.#pool.giveBack(fresh, count)
+      throw this.#pool.ioError('zero', err, this.devId, target[0]!)
+    }
+    this.#remap(vblock, vblock)
+    return true
+  }
+
+  #readData(buffer: Uint8Array, at: number, length: number, offset: number): void {
+    try {
+      this.#pool.data.read(buffer, at, length, offset as Bytes)
+    } catch (err) {
+      throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
+    }
+  }
+
+  #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {
+    this.#pool.wrote()
+    try {
+      this.#pool.data.write(buffer, at, length, offset as Bytes)
+    } catch (err) {
+      throw this.#pool.ioError('write', err, this.devId, Math.floor(offset / this.#blockSize))
+    }
+  }
+}

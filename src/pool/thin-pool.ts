@@ -1,0 +1,620 @@
+/**
+ * The thin pool: one space of data blocks, shared by thin devices.
+ *
+ * It decides what a request means (provision, break sharing, unmap), keeps the modes of dm-thin, and
+ * commits. Everything runs on one thread: between two awaits the pool is consistent, and a snapshot
+ * is a plain call. Source of the rules: drivers/md/dm-thin.c and dm-thin-metadata.c.
+ *
+ * Two things go beyond the kernel. Free means hole: where the data store can punch, every free data
+ * block is a hole of it, so that new blocks read as zeros without being zeroed. And a commit is
+ * pipelined: the transaction is sealed in memory at once and requests go on into the next one while
+ * the sealed one is flushed and written.
+ */
+import {
+  assert,
+  type Bytes,
+  bytes,
+  type DataBlock,
+  type DevId,
+  errnoOf,
+  ThinfsError,
+  type VirtualBlock,
+} from '../base/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import type { Store } from '../storage/index.js'
+import { Journal, replay } from './journal.js'
+import { PageBudget } from './lookup-table.js'
+import type { PoolMode, PoolOptions } from './options.js'
+import { SpaceQueue } from './space-queue.js'
+import { ThinDevice } from './thin-device.js'
+
+/** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
+const COMMIT_PERIOD = 1000
+const SLOW_COMMIT = 2000
+/** Pages of lookup tables, for all devices together: 64 MiB. */
+const LOOKUP_PAGES = 16384
+/** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
+const RESERVE_PART = 10
+const RESERVE_MAX = 4096
+/** Leaves of a mapping tree that one slice of a deletion visits. */
+const DELETE_LEAVES = 64
+
+export class ThinPool {
+  readonly metadata: ThinMetadata
+  readonly data: Store
+  /** Size of a data block in bytes. */
+  readonly blockSize: number
+  /** Where free data blocks are holes, a new block needs no zeroing. */
+  readonly freeMeansHole: boolean
+  readonly #options: PoolOptions
+  readonly #journal: Journal
+  readonly #devices = new Map<number, ThinDevice>()
+  readonly #budget = new PageBudget(LOOKUP_PAGES)
+  readonly #queue: SpaceQueue
+  #mode: PoolMode = 'write'
+  #reason: string | null = null
+  #lowWaterSeen = false
+  /** Bumped by every write to the data store; a sync covers those before it. */
+  #written = 0
+  #synced = 0
+  /** Sizes of devices that writes have extended, until `sizeSaved`. */
+  readonly #extended = new Map<DevId, Bytes>()
+  #running: Promise<void> | null = null
+  #next: Promise<void> | null = null
+  #cancelTimer: (() => void) | null = null
+  #superblock: Buffer
+  #closed = false
+
+  private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
+    this.#options = options
+    this.metadata = metadata
+    this.data = options.data
+    this.blockSize = metadata.dataBlockSectors * 512
+    this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.#journal = new Journal(options.journal)
+    this.#queue = new SpaceQueue(options.clock)
+    this.#superblock = superblock
+  }
+
+  /**
+   * Opens a pool: replays what a dead process of this boot left in the journal, grows the pool to
+   * its files' sizes, and makes every free data block a hole unless the last shutdown was orderly.
+   * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED, POOL_MISMATCH
+   */
+  static async open(options: PoolOptions): Promise<ThinPool> {
+    const metadata = ThinMetadata.open(options.metadata)
+    const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
+    options.metadata.read(superblock, 0, superblock.length, bytes(0))
+    const pool = new ThinPool(options, metadata, superblock)
+    await pool.#start()
+    return pool
+  }
+
+  get mode(): PoolMode {
+    return this.#mode
+  }
+
+  /** Why the mode is not `write`; null when it is. */
+  get reason(): string | null {
+    return this.#reason
+  }
+
+  get nrFreeDataBlocks(): number {
+    return this.metadata.nrDataBlocks - this.metadata.nrAllocatedDataBlocks
+  }
+
+  get belowLowWater(): boolean {
+    return this.nrFreeDataBlocks <= this.#options.lowWaterMark
+  }
+
+  get discards(): PoolOptions['discards'] {
+    return this.#options.discards
+  }
+
+  /** What a full pool does now: `queue` turns into `error` when the wait was in vain. */
+  get onFull(): PoolOptions['onFull'] {
+    return this.#queue.expired ? 'error' : this.#options.onFull
+  }
+
+  get lowWaterMark(): number {
+    return this.#options.lowWaterMark
+  }
+
+  /** Metadata blocks kept back so that a commit always has room. */
+  get metadataReserve(): number {
+    return Math.min(RESERVE_MAX, Math.floor(this.metadata.nrMetadataBlocks / RESERVE_PART))
+  }
+
+  // --- devices ---
+
+  /** The device for I/O. Its size is the caller's to know: dm-thin does not store it. */
+  device(devId: DevId, size: Bytes): ThinDevice {
+    let device = this.#devices.get(devId)
+    if (!device) {
+      if (!this.metadata.hasDevice(devId)) {
+        throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
+      }
+      device = new ThinDevice(this, devId, size, this.#budget)
+      this.#devices.set(devId, device)
+    }
+    return device
+  }
+
+  /** Makes an empty thin device. Durable with the next commit. */
+  createThin(devId: DevId): void {
+    this.mustBeWritable()
+    this.#guard(() => this.metadata.createThin(devId))
+  }
+
+  /** Makes a snapshot of a device as it is now. Durable with the next commit. */
+  createSnap(devId: DevId, origin: DevId): void {
+    this.mustBeWritable()
+    this.#guard(() => this.metadata.createSnap(devId, origin))
+    this.#devices.get(origin)?.table.clear()
+  }
+
+  /**
+   * Unmaps all of a device but what a last step can drop at once, in slices between which requests
+   * go on. Slices may be committed one by one: the caller has noted that the device is going.
+   * @param stop asked between slices; true ends it early
+   * @returns whether it came to the end
+   */
+  async emptyDevice(devId: DevId, stop: () => boolean): Promise<boolean> {
+    for (;;) {
+      if (stop()) return false
+      this.mustBeWritable()
+      const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
+      if (begin <= 0) return true
+      this.unmap(devId, begin, Number.MAX_SAFE_INTEGER)
+      await this.#options.clock.yield()
+    }
+  }
+
+  /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
+  deleteDevice(devId: DevId): void {
+    this.mustBeWritable()
+    this.#guard(() => this.metadata.deleteDevice(devId))
+    this.#devices.delete(devId)
+    this.#extended.delete(devId)
+  }
+
+  /** @throws TRANSACTION_MISMATCH when the id is not `current` */
+  setTransactionId(current: number, next: number): void {
+    this.mustBeWritable()
+    this.#guard(() => this.metadata.setTransactionId(current, next))
+  }
+
+  async reserveMetadataSnap(): Promise<void> {
+    this.mustBeWritable()
+    await this.commit()
+    await this.metadata.reserveMetadataSnap()
+    for (const device of this.#devices.values()) device.table.clear()
+    this.changed()
+    await this.commit()
+  }
+
+  async releaseMetadataSnap(): Promise<void> {
+    this.mustBeWritable()
+    await this.metadata.releaseMetadataSnap()
+    this.changed()
+    await this.commit()
+  }
+
+  // --- changes of mappings; for ThinDevice ---
+
+  /** Maps a block; the caller's reference on `dataBlock` goes into the mapping. */
+  map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
+    this.#guard(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    this.#journal.map(devId, vblock, dataBlock, time)
+  }
+
+  /** Maps a block that another mapping has already. */
+  mapShared(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
+    this.#guard(() => {
+      this.metadata.incData(dataBlock)
+      this.metadata.insert(devId, vblock, dataBlock, time)
+    })
+    this.#journal.map(devId, vblock, dataBlock, time)
+  }
+
+  /** Unmaps [begin, end). @returns how many blocks were mapped */
+  unmap(devId: DevId, begin: number, end: number): number {
+    const removed = this.#guard(() =>
+      this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
+    )
+    if (removed > 0) this.#journal.unmap(devId, begin, end)
+    this.#devices.get(devId)?.table.unmap(begin, end)
+    return removed
+  }
+
+  /** Makes all that the two devices map look shared to dm-thin. */
+  markShared(one: DevId, other: DevId): void {
+    this.#guard(() => this.metadata.markShared(one === other ? [one] : [one, other]))
+    this.#journal.markShared(one, other)
+    this.#devices.get(one)?.table.clear()
+    this.#devices.get(other)?.table.clear()
+  }
+
+  /** Notes that a write made a device longer: the journal has it until whoever keeps sizes does. */
+  extended(devId: DevId, size: Bytes): void {
+    this.#extended.set(devId, size)
+    this.#journal.extend(devId, size)
+  }
+
+  /** Sizes that a dead process of this boot, or writes since, gave devices and nobody saved yet. */
+  get unsavedSizes(): ReadonlyMap<DevId, Bytes> {
+    return this.#extended
+  }
+
+  /** The size of a device is kept elsewhere now, durable with the next commit. */
+  sizeSaved(devId: DevId): void {
+    this.#extended.delete(devId)
+  }
+
+  /**
+   * Takes `count` data blocks into `out`, or none.
+   * @returns false when there is no room; `withSpace` is the way to wait for it
+   */
+  allocate(out: Float64Array, count: number): boolean {
+    this.mustBeWritable()
+    if (!this.#hasRoom(count)) return false
+    for (let i = 0; i < count; i++) {
+      const block = this.metadata.allocateData()
+      assert(block >= 0, 'data blocks ran out below the allocatable count')
+      out[i] = block
+    }
+    this.changed()
+    if (this.belowLowWater && !this.#lowWaterSeen) {
+      this.#lowWaterSeen = true
+      this.#options.events.lowWater(this.nrFreeDataBlocks)
+    }
+    return true
+  }
+
+  /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
+  giveBack(blocks: Float64Array, count: number): void {
+    for (let i = 0; i < count; i++) {
+      const block = blocks[i]!
+      if (this.freeMeansHole) this.data.punch(bytes(block * this.blockSize), bytes(this.blockSize))
+      this.metadata.releaseUnused(block as DataBlock)
+    }
+  }
+
+  /**
+   * Tries again until there is space: after a commit that frees blocks, and, with `on_full: queue`,
+   * whenever blocks become free within 60 s.
+   * @param held bytes that waiting keeps in memory
+   * @param attempt returns null when there is no room
+   * @throws NO_DATA_SPACE, NO_METADATA_SPACE
+   */
+  async withSpace<T>(held: number, attempt: () => T | null): Promise<T> {
+    for (;;) {
+      if (this.#frozen > 0) {
+        await this.commit()
+        const result = attempt()
+        if (result !== null) return result
+        if (this.#frozen > 0) continue
+      }
+      if (!this.hasMetadataRoom) {
+        this.#setMode('out_of_metadata_space', 'no free metadata blocks')
+        throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
+      }
+      this.#setMode('out_of_data_space', 'no free data blocks')
+      if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
+      await this.#queue.wait(held)
+      const result = attempt()
+      if (result !== null) return result
+    }
+  }
+
+  /** Notes that the data store was written to. */
+  wrote(): void {
+    this.#written++
+  }
+
+  /** Notes that metadata changed: a commit follows within a second. */
+  changed(): void {
+    if (this.#cancelTimer || this.#closed) return
+    this.#cancelTimer = this.#options.clock.after(COMMIT_PERIOD, () => {
+      this.#cancelTimer = null
+      this.commit().catch(() => {}) // #fail() has told whoever listens
+    })
+  }
+
+  /** @throws when no metadata may change */
+  mustBeWritable(): void {
+    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    if (this.#mode === 'read_only') {
+      throw new ThinfsError('POOL_READ_ONLY', this.#reason ?? 'opened read-only')
+    }
+  }
+
+  /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */
+  ioError(operation: string, error: unknown, devId: DevId, block: number): unknown {
+    this.#options.events.ioError(operation, error, { devId, block })
+    return error
+  }
+
+  get clock(): PoolOptions['clock'] {
+    return this.#options.clock
+  }
+
+  // --- durability ---
+
+  /** True while changes were made that the death of this process would lose. */
+  get unsettled(): boolean {
+    return this.#journal.unsettled
+  }
+
+  /** Makes changes survive the death of this process. */
+  settle(): void | Promise<void> {
+    try {
+      this.#journal.settle()
+    } catch (err) {
+      // No room for the journal: what it would have saved is committed instead.
+      this.#options.events.ioError('journal', err)
+      return this.commit()
+    }
+  }
+
+  /**
+   * Makes everything that was acknowledged before the call durable. Calls that come while a commit
+   * is under way share the next one; when nothing changed only the data is flushed, or nothing.
+   */
+  commit(): Promise<void> {
+    if (!this.#running) return this.#begin()
+    this.#next ??= this.#running.then(
+      () => this.#begin(),
+      () => this.#begin(),
+    )
+    return this.#next
+  }
+
+  /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
+  async close(): Promise<void> {
+    this.#closed = true
+    this.#cancelTimer?.()
+    this.#cancelTimer = null
+    this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
+    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+    do await this.commit()
+    while (this.metadata.changed || this.#running)
+    this.#journal.end(this.#superblock)
+  }
+
+  /** The data store has become larger. */
+  async grow(): Promise<void> {
+    this.mustBeWritable()
+    this.#growToStores()
+    await this.commit()
+    this.#spaceCame()
+  }
+
+  // --- inside ---
+
+  /** Blocks that are free but wait for a commit, in either store. */
+  get #frozen(): number {
+    const { metadata } = this
+    return (
+      this.nrFreeDataBlocks -
+      metadata.nrAllocatableDataBlocks +
+      (metadata.nrMetadataBlocks -
+        metadata.nrAllocatedMetadataBlocks -
+        metadata.nrAllocatableMetadataBlocks)
+    )
+  }
+
+  #hasRoom(count: number): boolean {
+    return this.metadata.nrAllocatableDataBlocks >= count && this.hasMetadataRoom
+  }
+
+  /** Whether a request may change mappings, and a commit still has room afterwards. */
+  get hasMetadataRoom(): boolean {
+    return this.metadata.nrAllocatableMetadataBlocks > Math.max(this.metadataReserve, 32)
+  }
+
+  /** Runs a change of the metadata; a failure half-way undoes the transaction, as in the kernel. */
+  #guard<T>(change: () => T): T {
+    try {
+      const result = change()
+      this.changed()
+      return result
+    } catch (err) {
+      const code = err instanceof ThinfsError ? err.code : null
+      if (code === 'METADATA_CORRUPT' || code === 'NO_METADATA_SPACE' || code === 'IO_ERROR') {
+        void this.#fail('metadata', err, this.#running)
+      }
+      throw err
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { metadata, events } = this.#options
+    const state = this.#journal.read(this.#superblock)
+    if (this.metadata.needsCheck) {
+      this.#setMode('read_only', 'needs_check is set: the metadata awaits a check')
+    } else if (this.#options.readOnly) {
+      this.#setMode('read_only', 'opened read-only')
+    }
+    this.#checkSizes()
+    if (state.changes.length > 0) this.#replay(state.changes)
+    if (this.#mode !== 'write') return
+    this.#growToStores()
+    if (this.freeMeansHole && !state.clean) this.#punchFree()
+    if (this.metadata.changed) {
+      const sealed = this.metadata.seal()
+      assert(sealed !== null, 'changed metadata seals')
+      await this.data.sync()
+      await sealed.write()
+      sealed.releaseMetadata()
+      await this.#punch(sealed.freed)
+      sealed.releaseData()
+      this.#superblock = sealed.superblock
+    }
+    try {
+      this.#journal.begin(this.#superblock)
+      for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
+      this.#journal.settle()
+    } catch (err) {
+      events.ioError('journal', err)
+      throw new ThinfsError('IO_ERROR', `${metadata.path}: the journal cannot be written`, {
+        cause: err,
+        errno: errnoOf(err),
+      })
+    }
+  }
+
+  #checkSizes(): void {
+    const { metadata, data } = this.#options
+    const dataBlocks = Math.floor(data.size / this.blockSize)
+    const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
+    const refuse = (path: string, found: number, wanted: number) =>
+      new ThinfsError('POOL_MISMATCH', `${path}: ${found} blocks, the pool has ${wanted}`)
+    if (dataBlocks < this.metadata.nrDataBlocks) {
+      throw refuse(data.path, dataBlocks, this.metadata.nrDataBlocks)
+    }
+    if (metadataBlocks < this.metadata.nrMetadataBlocks) {
+      throw refuse(metadata.path, metadataBlocks, this.metadata.nrMetadataBlocks)
+    }
+  }
+
+  #growToStores(): void {
+    const dataBlocks = Math.floor(this.data.size / this.blockSize)
+    const metadataBlocks = Math.floor(this.#options.metadata.size / METADATA_BLOCK_SIZE)
+    const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
+    if (metadataWanted > this.metadata.nrMetadataBlocks) this.metadata.growMetadata(metadataWanted)
+    if (dataBlocks > this.metadata.nrDataBlocks) this.metadata.growData(dataBlocks)
+  }
+
+  #replay(changes: readonly Buffer[]): void {
+    const { metadata } = this
+    const found = { dataBlock: 0 as DataBlock, time: 0 }
+    replay(changes, {
+      map(devId, vblock, dataBlock, time) {
+        // A device made in a transaction that was lost was never seen by anybody.
+        if (!metadata.hasDevice(devId)) return
+        const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
+        if (!same && metadata.dataCount(dataBlock) > 0) metadata.incData(dataBlock)
+        else if (!same) metadata.allocateDataAt(dataBlock)
+        metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
+      },
+      unmap(devId, begin, end) {
+        if (metadata.hasDevice(devId)) metadata.removeRange(devId, begin, end)
+      },
+      markShared(one, other) {
+        const ids = one === other ? [one] : [one, other]
+        if (ids.every(id => metadata.hasDevice(id))) metadata.markShared(ids)
+      },
+      extend: (devId, size) => {
+        if (metadata.hasDevice(devId)) this.#extended.set(devId, size)
+      },
+    })
+  }
+
+  /** Makes holes of the free blocks that a crash, or another program, left with something in them. */
+  #punchFree(): void {
+    this.metadata.forEachFreeRun((first, last) => {
+      const end = last * this.blockSize
+      let from = this.data.nextData(bytes(first * this.blockSize))
+      while (from < end) {
+        const to = bytes(Math.min(this.data.nextHole(from), end))
+        this.data.punch(from, bytes(to - from))
+        from = to < end ? this.data.nextData(to) : to
+      }
+    })
+  }
+
+  /** Passes freed blocks, ascending, down to the data store. */
+  async #punch(freed: readonly number[]): Promise<void> {
+    if (!this.freeMeansHole) return
+    for (let i = 0; i < freed.length; ) {
+      let run = 1
+      while (i + run < freed.length && freed[i + run] === freed[i]! + run) run++
+      await this.data.punchLater(bytes(freed[i]! * this.blockSize), bytes(run * this.blockSize))
+      i += run
+    }
+  }
+
+  #begin(): Promise<void> {
+    this.#next = null
+    const running = this.#commit().finally(() => {
+      if (this.#running === running) this.#running = null
+    })
+    this.#running = running
+    return running
+  }
+
+  async #commit(): Promise<void> {
+    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    const { clock, events } = this.#options
+    const started = clock.now()
+    const written = this.#written
+    const writable = this.#mode !== 'read_only'
+    try {
+      const sealed = writable && this.metadata.changed ? this.metadata.seal() : null
+      if (sealed) {
+        this.#cancelTimer?.()
+        this.#cancelTimer = null
+        this.#journal.sealed(sealed.superblock)
+        for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
+      }
+      if (written !== this.#synced) {
+        await this.data.sync()
+        this.#synced = written
+      }
+      if (!sealed) return
+      await sealed.write()
+      this.#superblock = sealed.superblock
+      sealed.releaseMetadata()
+      this.#journal.durable()
+      await this.#punch(sealed.freed)
+      sealed.releaseData()
+      if (this.metadata.changed) this.changed()
+      if (sealed.freed.length > 0 || this.#mode === 'out_of_metadata_space') this.#spaceCame()
+    } catch (err) {
+      await this.#fail('commit', err, null)
+      throw err
+    } finally {
+      const took = clock.now() - started
+      if (took > SLOW_COMMIT) events.slowCommit(took)
+    }
+  }
+
+  #spaceCame(): void {
+    if (this.#mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    if (this.#mode === 'out_of_data_space' || this.#mode === 'out_of_metadata_space') {
+      if (this.metadata.nrAllocatableDataBlocks === 0) return
+      this.#setMode('write', null)
+    }
+    this.#queue.wake()
+  }
+
+  /**
+   * The kernel's answer to a failed metadata operation: back to the last commit, and read-only.
+   * @param commit one that is under way, to be awaited: it may yet become the last
+   */
+  async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
+    this.#options.events.ioError(operation, error)
+    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+    const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
+    this.#setMode('read_only', reason)
+    this.#queue.reject(new ThinfsError('POOL_READ_ONLY', reason, { cause: error }))
+    await commit?.catch(() => {})
+    try {
+      this.metadata.rollback()
+      for (const device of this.#devices.values()) device.table.clear()
+      this.metadata.setNeedsCheck()
+      await this.metadata.seal()?.write()
+    } catch (err) {
+      this.#options.events.ioError('needs_check', err)
+      this.#setMode('fail', reason)
+    }
+  }
+
+  #setMode(mode: PoolMode, reason: string | null): void {
+    if (mode === this.#mode) return
+    this.#mode = mode
+    this.#reason = reason
+    this.#options.events.mode(mode, reason)
+  }
+}

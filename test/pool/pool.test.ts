@@ -1,0 +1,351 @@
+import t from 'tap'
+import { bytes, type VirtualBlock } from '../../src/base/index.js'
+import { checkMetadata } from '../../src/metadata/index.js'
+import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
+import { devId, formatted, type MemoryFiles, openFiles, staleFreeBlocks } from '../support/memory-pool.js'
+import { thinCheck, thinDump } from '../support/thin-tools.js'
+
+const BLOCK = 64 * 1024
+const SIZE = bytes(64 * BLOCK)
+
+const files = (dataBlocks = 16): MemoryFiles => formatted({ blockSectors: 128, dataBlocks })
+const filled = (length: number, value: number): Buffer => Buffer.alloc(length, value)
+
+function thin(pool: ThinPool, id: number): ThinDevice {
+  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
+  return pool.device(devId(id), SIZE)
+}
+
+function contentOf(device: ThinDevice, offset: number, length: number): Buffer {
+  const found = Buffer.alloc(length)
+  device.read(offset, length, found, 0)
+  return found
+}
+
+const used = (pool: ThinPool): number => pool.metadata.nrAllocatedDataBlocks
+
+t.test('a read of what was never written gives zeros and maps nothing', async t => {
+  const { pool } = await openFiles(files())
+  const device = thin(pool, 0)
+  t.ok(contentOf(device, 100, 3 * BLOCK).every(byte => byte === 0))
+  t.equal(used(pool), 0)
+})
+
+t.test('breaking of sharing', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  const origin = thin(pool, 0)
+  await origin.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+  pool.createSnap(devId(1), devId(0))
+  const snap = pool.device(devId(1), SIZE)
+  let copied = 0
+  const copy = memory.data.copy.bind(memory.data)
+  memory.data.copy = (source, target, length) => {
+    copied += length
+    copy(source, target, length)
+  }
+
+  await t.test('a write of part of a block copies the rest of it, no more', async t => {
+    await origin.write(4096, 512, filled(512, 2), 0)
+    t.equal(copied, BLOCK - 512)
+    t.equal(used(pool), 5)
+    t.equal(contentOf(origin, 4096, 1)[0], 2)
+    t.equal(contentOf(origin, 4096 + 512, 1)[0], 1)
+    t.ok(contentOf(snap, 0, BLOCK).every(byte => byte === 1))
+  })
+  await t.test('a write of a whole block copies nothing', async t => {
+    copied = 0
+    await origin.write(BLOCK, 2 * BLOCK, filled(2 * BLOCK, 3), 0)
+    t.equal(copied, 0)
+    t.equal(used(pool), 7)
+    t.ok(contentOf(snap, BLOCK, 2 * BLOCK).every(byte => byte === 1))
+  })
+  await t.test('a second write to it is in place', async t => {
+    await origin.write(BLOCK, 512, filled(512, 4), 0)
+    t.equal(used(pool), 7)
+    t.equal(copied, 0)
+  })
+  await t.test('what nobody shares any more gets a new time, not a copy', async t => {
+    await pool.emptyDevice(devId(1), () => false)
+    pool.deleteDevice(devId(1))
+    await pool.commit()
+    t.equal(used(pool), 4)
+    const before = { dataBlock: 0, time: 0 } as never
+    pool.metadata.find(devId(0), 3 as VirtualBlock, before)
+    const { dataBlock, time } = before as { dataBlock: number; time: number }
+    t.ok(time < pool.metadata.details(devId(0)).snapshottedTime, 'looks shared')
+    await origin.write(3 * BLOCK, 512, filled(512, 5), 0)
+    await pool.commit()
+    t.equal(copied, 0)
+    const dump = thinDump(memory.metadata.image)
+    t.same(dump.devices.get(0)?.mappings.get(3), { dataBlock, time: pool.metadata.time })
+  })
+  await pool.close()
+  t.same(checkMetadata(memory.metadata).problems, [])
+})
+
+t.test('discard', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  const device = thin(pool, 0)
+  await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 7), 0)
+  await t.test('unmaps whole blocks, zeroes the edges', async t => {
+    await device.discard(BLOCK - 1000, 2 * BLOCK + 2000)
+    t.equal(pool.metadata.details(devId(0)).mappedBlocks, 2)
+    const found = contentOf(device, 0, 4 * BLOCK)
+    t.ok(found.subarray(0, BLOCK - 1000).every(byte => byte === 7))
+    t.ok(found.subarray(BLOCK - 1000, 3 * BLOCK + 1000).every(byte => byte === 0))
+    t.ok(found.subarray(3 * BLOCK + 1000).every(byte => byte === 7))
+  })
+  await t.test('gives space to the host with the commit, not before', async t => {
+    t.not(memory.data.nextData(bytes(BLOCK)), bytes(3 * BLOCK), 'the last commit may need it')
+    await pool.commit()
+    t.equal(memory.data.nextData(bytes(BLOCK)), bytes(3 * BLOCK))
+    t.same(staleFreeBlocks(pool, memory.data), [])
+  })
+  await t.test('of a shared block leaves it to the other device', async t => {
+    pool.createSnap(devId(1), devId(0))
+    await device.discard(0, BLOCK)
+    await pool.commit()
+    t.equal(contentOf(pool.device(devId(1), SIZE), 0, 1)[0], 7)
+    t.equal(contentOf(device, 0, 1)[0], 0)
+    t.equal(used(pool), 2)
+  })
+})
+
+t.test('a full pool', async t => {
+  t.test('error: the write that needs a block fails, nothing else does', async t => {
+    const { pool, recorded } = await openFiles(files(4))
+    const device = thin(pool, 0)
+    await device.write(0, 3 * BLOCK, filled(3 * BLOCK, 1), 0)
+    await t.rejects(device.write(5 * BLOCK, 2 * BLOCK, filled(2 * BLOCK, 2), 0) as Promise<void>, {
+      code: 'NO_DATA_SPACE',
+      errno: 'ENOSPC',
+    })
+    t.equal(used(pool), 3, 'a write is done as a whole or not at all')
+    t.same(recorded.modes, ['out_of_data_space'])
+    await device.write(0, 512, filled(512, 3), 0)
+    t.equal(contentOf(device, 0, 1)[0], 3)
+    await device.discard(BLOCK, 2 * BLOCK)
+    await pool.commit()
+    t.same(recorded.modes, ['out_of_data_space', 'write'])
+    await device.write(5 * BLOCK, 2 * BLOCK, filled(2 * BLOCK, 2), 0)
+  })
+
+  t.test('blocks freed but not committed are had by a commit', async t => {
+    const { pool, recorded } = await openFiles(files(4))
+    const device = thin(pool, 0)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    await device.discard(0, 4 * BLOCK)
+    await device.write(10 * BLOCK, BLOCK, filled(BLOCK, 9), 0)
+    t.equal(contentOf(device, 10 * BLOCK, 1)[0], 9)
+    t.same(recorded.modes, [])
+  })
+
+  t.test('queue: a write waits until space comes', async t => {
+    const { pool, recorded } = await openFiles(files(4), { onFull: 'queue' })
+    const device = thin(pool, 0)
+    const other = thin(pool, 1)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    const source = filled(BLOCK, 2)
+    const waiting = other.write(0, BLOCK, source, 0) as Promise<void>
+    source.fill(0) // the bytes were taken when the write came
+    await pool.commit() // gives nothing back: now it waits
+    await device.write(512, 512, filled(512, 8), 0)
+    await device.discard(0, BLOCK)
+    await pool.commit()
+    await waiting
+    t.ok(contentOf(other, 0, BLOCK).every(byte => byte === 2))
+    t.same(recorded.modes, ['out_of_data_space', 'write'])
+  })
+
+  t.test('queue: after 60 s it fails, and so do others at once', async t => {
+    const { pool, clock } = await openFiles(files(4), { onFull: 'queue' })
+    const device = thin(pool, 0)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    const waiting = device.write(8 * BLOCK, 512, filled(512, 2), 0) as Promise<void>
+    const failed = t.rejects(waiting, { code: 'NO_DATA_SPACE' })
+    await pool.commit()
+    clock.advance(59_000)
+    t.equal(pool.onFull, 'queue')
+    clock.advance(1_001)
+    await failed
+    t.equal(pool.onFull, 'error')
+    await t.rejects(device.write(9 * BLOCK, 512, filled(512, 2), 0) as Promise<void>, {
+      code: 'NO_DATA_SPACE',
+    })
+  })
+
+  t.test('queue: a larger data file wakes it', async t => {
+    const memory = files(4)
+    const { pool } = await openFiles(memory, { onFull: 'queue' })
+    const device = thin(pool, 0)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    const waiting = device.write(8 * BLOCK, 512, filled(512, 2), 0) as Promise<void>
+    memory.data.grow(bytes(8 * BLOCK))
+    await pool.grow()
+    await waiting
+    t.equal(pool.metadata.nrDataBlocks, 8)
+  })
+
+  t.test('of metadata: provisioning stops before a commit has no room', async t => {
+    const memory = formatted({ blockSectors: 8, dataBlocks: 20_000, metadataBlocks: 100 })
+    const { pool, recorded } = await openFiles(memory)
+    pool.createThin(devId(0))
+    const device = pool.device(devId(0), bytes(2 ** 40))
+    let refused = 0
+    for (let i = 0; i < 20_000 && refused === 0; i++) {
+      try {
+        await device.write(((i * 7919) % 1_000_003) * 4096, 4096, filled(4096, 1), 0)
+      } catch (err) {
+        t.equal((err as { code: string }).code, 'NO_METADATA_SPACE')
+        refused++
+      }
+    }
+    t.equal(refused, 1)
+    t.same(recorded.modes, ['out_of_metadata_space'])
+    await pool.commit()
+    t.equal(thinCheck(memory.metadata.image).status, 0)
+  })
+})
+
+t.test('the low water mark is told of once', async t => {
+  const { pool, recorded } = await openFiles(files(16), { lowWaterMark: 4 })
+  const device = thin(pool, 0)
+  for (let i = 0; i < 14; i++) await device.write(i * BLOCK, 512, filled(512, 1), 0)
+  t.equal(recorded.lowWater.length, 1)
+})
+
+t.test('a pool opened read-only changes neither file', async t => {
+  const memory = files()
+  const first = await openFiles(memory)
+  await thin(first.pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+  await first.pool.close()
+  const before = [Buffer.from(memory.metadata.image), Buffer.from(memory.data.image)]
+  const { pool } = await openFiles(memory, { readOnly: true })
+  const device = pool.device(devId(0), SIZE)
+  t.equal(contentOf(device, 0, 1)[0], 1)
+  t.throws(() => device.write(BLOCK, 512, filled(512, 1), 0), { code: 'POOL_READ_ONLY' })
+  t.throws(() => pool.createThin(devId(5)), { code: 'POOL_READ_ONLY' })
+  await pool.close()
+  t.ok(memory.metadata.image.equals(before[0]!) && memory.data.image.equals(before[1]!))
+})
+
+t.test('a failed flush makes the pool read-only and asks for a check', async t => {
+  for (const failing of ['data', 'metadata'] as const) {
+    const memory = files()
+    const { pool, recorded } = await openFiles(memory)
+    const device = thin(pool, 0)
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    await pool.commit()
+    await device.write(BLOCK, BLOCK, filled(BLOCK, 2), 0)
+    let failed = false
+    memory[failing].onWrite = op => {
+      if (op !== 'sync' || failed) return
+      failed = true
+      throw Object.assign(new Error('EIO: i/o error'), { code: 'EIO' })
+    }
+    await t.rejects(pool.commit(), `${failing}: the flush that failed is reported`)
+    t.same(recorded.modes, ['read_only'])
+    t.equal(contentOf(device, 0, 1)[0], 1, 'what was committed is served')
+    t.throws(() => device.write(5 * BLOCK, 512, filled(512, 1), 0), { code: 'POOL_READ_ONLY' })
+    memory[failing].onWrite = undefined
+    await pool.close()
+    t.equal(thinCheck(memory.metadata.image).status, 0)
+    const again = await openFiles(memory)
+    t.equal(again.pool.mode, 'read_only')
+    t.equal(again.pool.metadata.needsCheck, true)
+  }
+})
+
+t.test('requests go on while a commit is under way', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  const device = thin(pool, 0)
+  await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+  const committing = pool.commit()
+  await device.write(BLOCK, BLOCK, filled(BLOCK, 2), 0)
+  await device.discard(0, BLOCK)
+  await committing
+  const dump = thinDump(memory.metadata.image)
+  t.same([...dump.devices.get(0)!.mappings.keys()], [0], 'the commit has what was there when it began')
+  await pool.commit()
+  t.same([...thinDump(memory.metadata.image).devices.get(0)!.mappings.keys()], [1])
+  t.same(checkMetadata(memory.metadata).problems, [])
+})
+
+t.test('changes are committed within a second', async t => {
+  const memory = files()
+  const { pool, clock } = await openFiles(memory)
+  await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+  t.equal(thinDump(memory.metadata.image).devices.size, 0)
+  clock.advance(1000)
+  await pool.commit() // waits for the one under way
+  t.equal(thinDump(memory.metadata.image).devices.get(0)?.mappings.size, 1)
+})
+
+t.test('the journal', async t => {
+  const killed = async (): Promise<MemoryFiles> => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    const device = thin(pool, 0)
+    await pool.commit()
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    await pool.settle()
+    await device.write(BLOCK, BLOCK, filled(BLOCK, 2), 0)
+    await pool.settle()
+    const { metadata, data, journal } = memory
+    return { metadata: metadata.reopen(), data: data.reopen(), journal: journal.copy() }
+  }
+  const mapped = async (memory: MemoryFiles): Promise<number> => {
+    const { pool } = await openFiles(memory)
+    t.same(staleFreeBlocks(pool, memory.data), [], 'what is not mapped is a hole')
+    return pool.metadata.details(devId(0)).mappedBlocks
+  }
+  t.equal(await mapped(await killed()), 2, 'is replayed')
+  const torn = await killed()
+  torn.journal.content = torn.journal.content.subarray(0, -5)
+  t.equal(await mapped(torn), 1, 'a torn end is left out: it was never replied to')
+  const rebooted = await killed()
+  rebooted.journal.bootId = 'another boot'
+  t.equal(await mapped(rebooted), 0, 'of another boot says nothing')
+
+  await t.test('that takes no more is replaced by commits', async t => {
+    const memory = files()
+    const { pool, recorded } = await openFiles(memory)
+    const device = thin(pool, 0)
+    await pool.commit()
+    memory.journal.append = () => {
+      throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+    }
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    t.equal(pool.unsettled, true)
+    await pool.settle()
+    t.equal(pool.unsettled, false)
+    t.equal(recorded.errors.length, 1)
+    t.equal(thinDump(memory.metadata.image).devices.get(0)?.mappings.size, 1)
+  })
+})
+
+t.test('opening after a crash makes holes of free blocks that hold something', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  await pool.commit()
+  memory.data.write(filled(BLOCK, 0xee), 0, BLOCK, bytes(3 * BLOCK)) // written, its mapping lost
+  const again = await openFiles({ ...memory, journal: memory.journal.copy('another boot') })
+  t.same(staleFreeBlocks(again.pool, memory.data), [])
+  const device = thin(again.pool, 0)
+  for (let i = 0; i < 8; i++) await device.write(i * BLOCK, 512, filled(512, 1), 0)
+  t.ok(contentOf(device, 0, 8 * BLOCK).every(byte => byte < 2), 'no old data shows')
+})
+
+t.test('files that do not fit the pool are refused', async t => {
+  const memory = files(16)
+  const { pool } = await openFiles(memory)
+  await pool.close()
+  const { data } = formatted({ blockSectors: 128, dataBlocks: 8 })
+  await t.rejects(openFiles({ ...memory, data }), {
+    code: 'POOL_MISMATCH',
+    message: /data: 8 blocks, the pool has 16/,
+  })
+})
