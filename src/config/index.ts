@@ -1,0 +1,12 @@
+/** pool.yaml: its keys, sizes with units, errors that name line and column. Knows no other room. */
+export * from './load.js'
+export { checkVolumeName, UNNAMED_PREFIX, whyNotAName } from './names.js'
+export {
+  DEFAULTS,
+  type LowWaterMark,
+  lowWaterMarkBlocks,
+  type PoolConfig,
+  type VolumeConfig,
+} from './pool-config.js'
+export * from './render.js'
+export { exactSize, formatSize, parseSize } from './size.js'

@@ -1,0 +1,204 @@
+/**
+ * pool.yaml → PoolConfig.
+ *
+ * The file is read with YAML's failsafe schema, in which every scalar is the text that stands there:
+ * a volume named `007` or `no` keeps its name. The first problem in the file is the one reported.
+ */
+import { readFileSync, realpathSync, statSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  type Node,
+  type ParsedNode,
+  parseDocument,
+  visit,
+} from 'yaml'
+import type { z } from 'zod'
+import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import { POOL_YAML } from './schema.js'
+
+const FILE_SIZE_MAX = MIB
+/** Nodes that aliases may stand for, together: a pool.yaml has a use for a few. */
+const ALIASES_MAX = 100
+
+/**
+ * Reads and checks a pool.yaml.
+ * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed
+ */
+export function loadConfig(path: string): PoolConfig {
+  const text = readText(path)
+  return parseConfig(text, path, realpathSync(path))
+}
+
+/**
+ * Checks the text of a pool.yaml.
+ * @param path what messages call it
+ * @param file its absolute path; relative paths in it count from there
+ * @throws BAD_CONFIG
+ */
+export function parseConfig(text: string, path: string, file: string): PoolConfig {
+  const lines = new LineCounter()
+  const document = parseDocument(text, {
+    schema: 'failsafe',
+    lineCounter: lines,
+    prettyErrors: false,
+    uniqueKeys: false, // yaml's own test is quadratic; duplicateKey() is not
+  })
+  const problem = (offset: number, message: string): ThinfsError => {
+    const { line, col } = lines.linePos(offset)
+    return new ThinfsError('BAD_CONFIG', `${path}:${line || 1}:${col || 1}: ${message}`)
+  }
+
+  const broken = document.errors[0] ?? document.warnings[0] ?? duplicateKey(document)
+  if (broken) throw problem(broken.pos[0], broken.message)
+  const parsed = POOL_YAML.safeParse(toPlain(document, path))
+  if (parsed.success) return toConfig(file, parsed.data)
+  const problems = parsed.error.issues.flatMap(issue => describe(document, issue))
+  // A key that is missing may be one that is misspelt elsewhere.
+  problems.sort((a, b) => Number(a.isMissing) - Number(b.isMissing) || a.offset - b.offset)
+  throw problem(problems[0]!.offset, problems[0]!.message)
+}
+
+function readText(path: string): string {
+  try {
+    const stat = statSync(path)
+    if (!stat.isFile()) throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
+    if (stat.size > FILE_SIZE_MAX) {
+      throw new ThinfsError('BAD_CONFIG', `${path}: has ${stat.size} bytes; 1 MiB is allowed`)
+    }
+    return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path))
+  } catch (err) {
+    if (err instanceof ThinfsError) throw err
+    const isUtf8 = (err as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA'
+    throw new ThinfsError('BAD_CONFIG', `${path}: ${isUtf8 ? 'cannot be read' : 'is not UTF-8'}`, {
+      cause: err,
+      errno: isUtf8 ? errnoOf(err) : 'EINVAL',
+    })
+  }
+}
+
+function duplicateKey(document: Document.Parsed): { pos: [number]; message: string } | null {
+  let found: { pos: [number]; message: string } | null = null
+  visit(document, {
+    Map(_, map) {
+      const seen = new Set<string>()
+      for (const { key } of map.items) {
+        const name = keyOf(key)
+        if (seen.has(name)) {
+          found = { pos: [(key as Node).range![0]], message: `${name} is there twice` }
+          return visit.BREAK
+        }
+        seen.add(name)
+      }
+      return undefined
+    },
+  })
+  return found
+}
+
+const keyOf = (key: unknown): string => (isScalar(key) ? String(key.value) : String(key))
+
+/** The document for the schema: plain values, `volumes` as a Map, and nothing for an empty one. */
+function toPlain(document: Document.Parsed, path: string): unknown {
+  let plain: unknown
+  try {
+    plain = document.toJS({ maxAliasCount: ALIASES_MAX })
+  } catch (err) {
+    throw new ThinfsError('BAD_CONFIG', `${path}: ${(err as Error).message}`, { cause: err })
+  }
+  if (typeof plain !== 'object' || plain === null || !('volumes' in plain)) return plain
+  const { volumes, ...others } = plain
+  if (volumes === '') return others
+  const isPlainMap = typeof volumes === 'object' && volumes !== null && !Array.isArray(volumes)
+  return { ...others, volumes: isPlainMap ? new Map(Object.entries(volumes)) : volumes }
+}
+
+interface Problem {
+  offset: number
+  message: string
+  isMissing: boolean
+}
+
+/** What a person has to know of an issue: the key, what stands there, what is allowed. */
+function describe(document: Document.Parsed, issue: z.core.$ZodIssue): Problem[] {
+  const path = issue.path.map(String)
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map(key => ({
+      offset: locate(document, [...path, key]).keyOffset,
+      message: `${[...path, key].join('.')} is not known; allowed are ${issue.message}`,
+      isMissing: false,
+    }))
+  }
+  const { value, offset, keyOffset } = locate(document, path)
+  // The schema tests a volume's map key by key, so an issue of the map itself is one of its name.
+  if (path[0] === 'volumes' && path.length === 2 && isMap(value)) {
+    const message = `volumes: ${JSON.stringify(path[1])}: ${issue.message}`
+    return [{ offset: keyOffset, message, isMissing: false }]
+  }
+  const name = path.join('.') || 'the file'
+  const isMissing = value === undefined
+  const found = isMissing ? 'is missing' : `${show(value)} is not allowed`
+  return [{ offset, message: `${name}: ${found}; ${issue.message}`, isMissing }]
+}
+
+function show(value: ParsedNode | null): string {
+  if (isMap(value)) return 'a map'
+  if (isSeq(value)) return 'a list'
+  const text = isScalar(value) ? String(value.value) : ''
+  if (text === '') return 'nothing'
+  return text.length > 100 || /\p{Cc}/u.test(text) ? JSON.stringify(text.slice(0, 100)) : text
+}
+
+/**
+ * The value at `path` (undefined: none there) and where it stands, or the innermost map that is
+ * there; also where its key stands.
+ */
+function locate(document: Document.Parsed, path: readonly string[]) {
+  let value: ParsedNode | null | undefined = document.contents
+  let offset = value?.range[0] ?? 0
+  let keyOffset = offset
+  for (const name of path) {
+    if (isAlias(value)) value = value.resolve(document) as ParsedNode | undefined
+    const pair: { key: unknown; value: unknown } | undefined = isMap(value)
+      ? value.items.find(({ key }) => keyOf(key) === name)
+      : undefined
+    if (!pair) return { value: undefined, offset, keyOffset }
+    value = pair.value as ParsedNode | null
+    keyOffset = (pair.key as ParsedNode).range[0]
+    offset = value?.range[0] ?? keyOffset
+  }
+  return { value, offset, keyOffset }
+}
+
+function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
+  const folder = dirname(file)
+  return {
+    file,
+    folder,
+    pool: yaml.pool,
+    data: { path: resolve(folder, yaml.data.path), size: yaml.data.size ?? null },
+    metadata: { path: resolve(folder, yaml.metadata.path), size: yaml.metadata.size },
+    dataBlockSize: yaml.data_block_size,
+    lowWaterMark: yaml.low_water_mark,
+    discards: yaml.discards,
+    onFull: yaml.on_full,
+    volumes: Object.fromEntries(
+      [...yaml.volumes.keys()].map(name => [name, toVolume(yaml.volumes, name)]),
+    ),
+  }
+}
+
+function toVolume(all: z.infer<typeof POOL_YAML>['volumes'], name: string): VolumeConfig {
+  const { size, id, snapshot_of: snapshotOf } = all.get(name)!
+  return {
+    size: size ?? toVolume(all, snapshotOf!).size,
+    ...(id !== undefined && { id }),
+    ...(snapshotOf !== undefined && { snapshotOf }),
+  }
+}

@@ -1,0 +1,74 @@
+/** What pool.yaml says, in bytes and absolute paths. */
+import { GIB, KIB } from '../base/index.js'
+
+export interface PoolConfig {
+  /** Absolute path of pool.yaml, symbolic links resolved. */
+  file: string
+  /** Its folder: volumes.json, journal, log and control socket live there. */
+  folder: string
+  /** The pool's name, for people. */
+  pool: string
+  /** `size` null: as large as the file or device is. */
+  data: { path: string; size: number | null }
+  /** `size` auto: what the data and its block size can come to need. */
+  metadata: { path: string; size: number | 'auto' }
+  dataBlockSize: number
+  lowWaterMark: LowWaterMark
+  /** What a discard does: also frees the host's space, only the pool's, or nothing. */
+  discards: (typeof DISCARDS)[number]
+  /** What a write that finds no free block does: waits for space, or fails with ENOSPC. */
+  onFull: (typeof ON_FULL)[number]
+  /** By name. Made when the pool is opened without them; names for devices of another program. */
+  volumes: Record<string, VolumeConfig>
+}
+
+export interface VolumeConfig {
+  size: number
+  /** The device id, 0 to 2^24-1; without it the pool chooses one. */
+  id?: number
+  /** Name of the volume, another of the same file, to make it a snapshot of. */
+  snapshotOf?: string
+}
+
+/** Free space at which the pool asks for more, absolute or as a share of the data size. */
+export type LowWaterMark = { bytes: number } | { percent: number }
+
+export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
+export const ON_FULL = ['queue', 'error'] as const
+
+/** What pool.yaml need not say. */
+export const DEFAULTS = {
+  dataPath: 'data',
+  metadataPath: 'metadata',
+  dataBlockSize: 64 * KIB,
+  lowWaterMark: { percent: 20 } as LowWaterMark,
+  discards: 'passdown',
+  onFull: 'queue',
+} as const
+
+/** The kernel's limits: a multiple of 64K up to 1G. */
+const KERNEL_BLOCK_SIZE_STEP = 64 * KIB
+const BLOCK_SIZE_MAX = GIB
+const SMALL_BLOCK_SIZES: readonly number[] = [4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB]
+
+export const BLOCK_SIZES =
+  'a multiple of 64K from 64K to 1G, or 4K, 8K, 16K, 32K (those are readable by thinfs alone)'
+
+/** Whether a pool can have data blocks of so many bytes. */
+export function isDataBlockSize(size: number): boolean {
+  return (
+    SMALL_BLOCK_SIZES.includes(size) ||
+    (size > 0 && size <= BLOCK_SIZE_MAX && size % KERNEL_BLOCK_SIZE_STEP === 0)
+  )
+}
+
+/** The low water mark in data blocks, as dm-thin counts it, for a pool of `nrDataBlocks`. */
+export function lowWaterMarkBlocks(
+  config: Pick<PoolConfig, 'lowWaterMark' | 'dataBlockSize'>,
+  nrDataBlocks: number,
+): number {
+  const mark = config.lowWaterMark
+  return 'bytes' in mark
+    ? Math.ceil(mark.bytes / config.dataBlockSize)
+    : Math.ceil((nrDataBlocks * mark.percent) / 100)
+}

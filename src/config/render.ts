@@ -1,0 +1,62 @@
+/** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
+import { isAbsolute, relative } from 'node:path'
+import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import { exactSize } from './size.js'
+
+/** The text of a pool.yaml that loads back equal, when written to `config.file`. */
+export function renderConfig(config: PoolConfig): string {
+  const { data, metadata, lowWaterMark: mark } = config
+  return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
+# Paths count from this file's folder. thinfs reads this file and never writes it.
+pool: ${scalar(config.pool)}
+
+# Where the volumes' blocks are: a sparse file, or a block device. Free space takes none of the
+# disk's. The size is the most that all volumes together can come to hold.
+data:
+  path: ${scalar(shortPath(config, data.path))}
+${data.size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(data.size)}`}
+
+# The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
+metadata:
+  path: ${scalar(shortPath(config, metadata.path))}
+  size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}
+
+# The unit of provisioning, sharing and discard. Fixed once the pool is made.
+data_block_size: ${exactSize(config.dataBlockSize)}
+
+# The pool reports that it wants space when no more than this is free: a size or a percentage.
+low_water_mark: ${'bytes' in mark ? exactSize(mark.bytes) : `${mark.percent}%`}
+
+# What becomes of discarded space: passdown gives it back to the host, nopassdown to the pool alone,
+# ignore to nobody.
+discards: ${config.discards}
+
+# What a write does when no block is free: queue waits a minute for space, error fails at once.
+on_full: ${config.onFull}
+
+# Volumes that the pool always has: made when it is opened without them. With the id of a device that
+# another program made: its name. All others come and go with thinfs create, snapshot and remove.
+volumes:${renderVolumes(config.volumes)}
+`
+}
+
+function renderVolumes(volumes: Record<string, VolumeConfig>): string {
+  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf }]) => {
+    const fields = [`size: ${exactSize(size)}`]
+    if (id !== undefined) fields.push(`id: ${id}`)
+    if (snapshotOf !== undefined) fields.push(`snapshot_of: ${scalar(snapshotOf)}`)
+    return `\n  ${scalar(name)}: { ${fields.join(', ')} }`
+  })
+  return lines.length > 0 ? lines.join('') : '\n  # web: { size: 10G }'
+}
+
+/** Relative when it is in or below pool.yaml's folder. */
+function shortPath(config: PoolConfig, path: string): string {
+  const short = relative(config.folder, path)
+  return short === '' || /^\.\.(\/|$)/.test(short) || isAbsolute(short) ? path : short
+}
+
+/** Text as one line of YAML, quoted where it has to be: a JSON string is a YAML one. */
+function scalar(text: string): string {
+  return /^[A-Za-z0-9_./][A-Za-z0-9_./+-]*$/.test(text) ? text : JSON.stringify(text)
+}

@@ -1,0 +1,155 @@
+/**
+ * The keys of pool.yaml and what each may hold.
+ *
+ * Every value arrives as the text that stands in the file. An issue's message is what is allowed at
+ * its place; problem.ts adds where and what was found.
+ */
+import { normalize } from 'node:path'
+import { z } from 'zod'
+import { KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
+import { whyNotAName } from './names.js'
+import {
+  BLOCK_SIZES,
+  DEFAULTS,
+  DISCARDS,
+  isDataBlockSize,
+  type LowWaterMark,
+  ON_FULL,
+} from './pool-config.js'
+import { parseSize, SIZE_FORMS } from './size.js'
+
+const SECTOR = 512
+/** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
+const METADATA_SIZE_MIN = 2 * MIB
+/** 255 bitmaps of 16320 blocks of 4 KiB: more is never used. docs/FORMAT.md */
+const METADATA_SIZE_MAX = 255 * 16320 * 4 * KIB
+
+/** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
+function value<T>(allowed: string, parse: (text: string) => T | undefined) {
+  return z.string({ error: allowed }).transform((text, context): T => {
+    const found = tryParse(text, parse)
+    if (found !== undefined) return found
+    context.addIssue({ code: 'custom', message: allowed })
+    return z.NEVER
+  })
+}
+
+function tryParse<T>(text: string, parse: (text: string) => T): T | undefined {
+  try {
+    return parse(text)
+  } catch (err) {
+    if (err instanceof ThinfsError) return undefined
+    throw err
+  }
+}
+
+const size = (allowed: string, test: (bytes: number) => boolean) =>
+  value(allowed, text => {
+    const bytes = parseSize(text)
+    return test(bytes) ? bytes : undefined
+  })
+
+const oneOf = <const T extends readonly string[]>(words: T) =>
+  value(words.join(', '), text => words.find(word => word === text) as T[number] | undefined)
+
+const path = value('a path', text => (/^[^\0]+$/.test(text) ? text : undefined))
+
+/** A map with these keys and no others. */
+const map = <S extends z.ZodRawShape>(shape: S) => {
+  const keys = Object.keys(shape).join(', ')
+  return z.strictObject(shape, {
+    error: issue => (issue.code === 'unrecognized_keys' ? keys : `a map of ${keys}`),
+  })
+}
+
+const lowWaterMark = value(`a percentage as in 20%, or ${SIZE_FORMS}`, (text): LowWaterMark => {
+  const percent = /^(\d+(?:\.\d{1,2})?)%$/.exec(text)?.[1]
+  if (percent === undefined) return { bytes: parseSize(text) }
+  if (Number(percent) > 100) throw new ThinfsError('BAD_ARGUMENT', 'more than all')
+  return { percent: Number(percent) }
+})
+
+const volume = map({
+  size: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n > 0 && n % SECTOR === 0).optional(),
+  id: value(`a device id from 0 to ${MAX_DEV_ID}`, text =>
+    /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
+  ).optional(),
+  snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+})
+
+type Volumes = Map<string, z.infer<typeof volume>>
+
+const volumes = z
+  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of' })
+  .superRefine((all, context) => {
+    const refuse = (path: string[], message: string) =>
+      context.addIssue({ code: 'custom', path, message })
+    const names = new Map<number, string>()
+    for (const [name, { size, id, snapshot_of: origin }] of all) {
+      const why = whyNotAName(name)
+      if (why) refuse([name], why)
+      if (origin !== undefined) {
+        if (!all.has(origin)) {
+          refuse([name, 'snapshot_of'], 'the name of another volume in this file')
+        } else if (isOwnOrigin(all, name)) {
+          refuse([name, 'snapshot_of'], 'a volume that is not, by others, its own snapshot')
+        }
+      } else if (size === undefined) {
+        refuse([name, 'size'], SIZE_FORMS)
+      }
+      if (id === undefined) continue
+      const other = names.get(id)
+      if (other !== undefined) refuse([name, 'id'], `an id that no other volume has: see ${other}`)
+      names.set(id, name)
+    }
+  })
+
+function isOwnOrigin(all: Volumes, name: string): boolean {
+  let origin = all.get(name)?.snapshot_of
+  for (let steps = 0; origin !== undefined && steps < all.size; steps++) {
+    if (origin === name) return true
+    origin = all.get(origin)?.snapshot_of
+  }
+  return false
+}
+
+const POOL_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,126}$/
+
+/** The whole document, `volumes` as a Map: names such as `__proto__` and `1` are names there. */
+export const POOL_YAML = map({
+  pool: value('a name: up to 127 letters, digits and . _ + -, a letter or digit first', text =>
+    POOL_NAME.test(text) ? text : undefined,
+  ),
+  data: map({
+    path: path.default(DEFAULTS.dataPath),
+    size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
+  }).prefault({}),
+  metadata: map({
+    path: path.default(DEFAULTS.metadataPath),
+    size: value('auto, or a size from 2M to 16646400K (15.88G)', text => {
+      if (text === 'auto') return text
+      const bytes = parseSize(text)
+      return bytes >= METADATA_SIZE_MIN && bytes <= METADATA_SIZE_MAX ? bytes : undefined
+    }).default('auto'),
+  }).prefault({}),
+  data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
+  low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
+  discards: oneOf(DISCARDS).default(DEFAULTS.discards),
+  on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  volumes: volumes.prefault(new Map()),
+}).superRefine((pool, context) => {
+  if (pool.data.size !== undefined && pool.data.size < pool.data_block_size) {
+    context.addIssue({
+      code: 'custom',
+      path: ['data', 'size'],
+      message: 'at least one data block (data_block_size)',
+    })
+  }
+  if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
+    context.addIssue({
+      code: 'custom',
+      path: ['metadata', 'path'],
+      message: 'a file of its own, not that of the data',
+    })
+  }
+})

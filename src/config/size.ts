@@ -1,0 +1,45 @@
+/**
+ * Sizes as people write them: a number and a unit, powers of 1024.
+ *
+ * `64K`, `64KiB`, `1.5G`, `512B` and `512` (bytes); letters in either case, as LVM takes them.
+ */
+import { GIB, KIB, MIB, ThinfsError, TIB } from '../base/index.js'
+
+const UNITS = [
+  ['T', TIB],
+  ['G', GIB],
+  ['M', MIB],
+  ['K', KIB],
+] as const
+
+/** What `parseSize` takes, for messages and help texts. */
+export const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
+
+const SIZE = /^(\d+(?:\.\d+)?)(?:B|([KMGT])(?:iB)?)?$/i
+
+/**
+ * Bytes of a size such as `10G`.
+ * @throws BAD_ARGUMENT for another form, a part of a byte, or 2^53 bytes and more
+ */
+export function parseSize(text: string): number {
+  const [, number, letter] = SIZE.exec(text) ?? []
+  const unit = letter ? UNITS.find(([name]) => name === letter.toUpperCase())![1] : 1
+  const size = Number(number ?? Number.NaN) * unit
+  if (!Number.isSafeInteger(size)) {
+    throw new ThinfsError('BAD_ARGUMENT', `${text || 'nothing'} is not a size; ${SIZE_FORMS}`)
+  }
+  return size
+}
+
+/** A size for people, at most two decimals: `10G`, `1.5G`, `64K`, `100B`, `0`. */
+export function formatSize(bytes: number): string {
+  if (bytes === 0) return '0'
+  const [name, unit] = UNITS.find(([, unit]) => bytes >= unit) ?? ['B', 1]
+  return `${Math.round((bytes / unit) * 100) / 100}${name}`
+}
+
+/** A size that reads back to the byte: in the largest unit that divides it. */
+export function exactSize(bytes: number): string {
+  const [name, unit] = UNITS.find(([, unit]) => bytes >= unit && bytes % unit === 0) ?? ['', 1]
+  return `${bytes / unit}${name}`
+}

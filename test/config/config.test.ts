@@ -1,0 +1,441 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import fc from 'fast-check'
+import t from 'tap'
+import { parse } from 'yaml'
+import { ThinfsError } from '../../src/base/index.js'
+import {
+  checkVolumeName,
+  exactSize,
+  formatSize,
+  loadConfig,
+  lowWaterMarkBlocks,
+  type PoolConfig,
+  parseConfig,
+  parseSize,
+  renderConfig,
+} from '../../src/config/index.js'
+
+const FILE = '/srv/pool/pool.yaml'
+const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
+
+const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
+const KEYS = 'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, volumes'
+const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
+const ORIGIN = 'the name of another volume in this file'
+
+t.test('says in full what a complete file says', async t => {
+  const text = `
+pool: main
+data: { path: ../blocks/data, size: 1.5T }
+metadata: { path: /var/meta, size: 2GiB }
+data_block_size: 128k
+low_water_mark: 12.5%
+discards: nopassdown
+on_full: error
+volumes:
+  web: { size: 10G, id: 0 }
+  no: { size: 65536 }
+  007: { snapshot_of: no }
+  __proto__: { size: 512B, snapshot_of: web, id: 16777215 }
+`
+  const { volumes, ...pool } = load(text)
+  t.strictSame(pool, {
+    file: FILE,
+    folder: '/srv/pool',
+    pool: 'main',
+    data: { path: '/srv/blocks/data', size: 1.5 * 2 ** 40 },
+    metadata: { path: '/var/meta', size: 2 ** 31 },
+    dataBlockSize: 131072,
+    lowWaterMark: { percent: 12.5 },
+    discards: 'nopassdown',
+    onFull: 'error',
+  })
+  t.strictSame(new Map(Object.entries(volumes)).get('__proto__'), {
+    size: 512,
+    id: 16777215,
+    snapshotOf: 'web',
+  })
+  t.strictSame(Object.keys(volumes).sort(), ['007', '__proto__', 'no', 'web'])
+  t.strictSame(volumes.web, { size: 10 * 2 ** 30, id: 0 })
+  t.strictSame(volumes['007'], { size: 65536, snapshotOf: 'no' }, 'as large as its origin')
+})
+
+t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 20%', async t => {
+  for (const text of ['pool: main', 'pool: main\ndata: {}\nvolumes:\n  # none yet\n']) {
+    t.strictSame(load(text), {
+      file: FILE,
+      folder: '/srv/pool',
+      pool: 'main',
+      data: { path: '/srv/pool/data', size: null },
+      metadata: { path: '/srv/pool/metadata', size: 'auto' },
+      dataBlockSize: 65536,
+      lowWaterMark: { percent: 20 },
+      discards: 'passdown',
+      onFull: 'queue',
+      volumes: {},
+    })
+  }
+})
+
+t.test('a bad file is refused with place, what stands there and what is allowed', async t => {
+  const blockSizes =
+    'a multiple of 64K from 64K to 1G, or 4K, 8K, 16K, 32K (those are readable by thinfs alone)'
+  const cases: [text: string, message: string][] = [
+    [
+      'pool: a\ndata_block_size: 100K\n',
+      `2:18: data_block_size: 100K is not allowed; ${blockSizes}`,
+    ],
+    ['pool: a\ndata_block_size: 2G', `2:18: data_block_size: 2G is not allowed; ${blockSizes}`],
+    ['pool: a\ndata_block_size: 0', `2:18: data_block_size: 0 is not allowed; ${blockSizes}`],
+    ['pool: a\ndata_block_size:', `2:17: data_block_size: nothing is not allowed; ${blockSizes}`],
+    [
+      'pool: a\ndata_block_size: [4K]',
+      `2:18: data_block_size: a list is not allowed; ${blockSizes}`,
+    ],
+    [
+      'pool: a\ndata: {size: 10Q}',
+      `2:14: data.size: 10Q is not allowed; at least one data block: ${SIZE_FORMS}`,
+    ],
+    [
+      'pool: a\ndata: {size: 32K}',
+      '2:14: data.size: 32K is not allowed; at least one data block (data_block_size)',
+    ],
+    ['pool: a\ndata: 10G', '2:7: data: 10G is not allowed; a map of path, size'],
+    ['pool: a\ndata:\n  sise: 10G', '3:3: data.sise is not known; allowed are path, size'],
+    ['pool: a\nvolume: {}\n', `2:1: volume is not known; allowed are ${KEYS}`],
+    ['pool: a\n__proto__: {}\n', `2:1: __proto__ is not known; allowed are ${KEYS}`],
+    ['data: {}\nzpool: a', `2:1: zpool is not known; allowed are ${KEYS}`],
+    [
+      'data: {}',
+      '1:1: pool: is missing; a name: up to 127 letters, digits and . _ + -, a letter or digit first',
+    ],
+    [
+      'pool: a b',
+      '1:7: pool: a b is not allowed; a name: up to 127 letters, digits and . _ + -, a letter or digit first',
+    ],
+    [
+      'pool: a\nmetadata: {size: 1M}',
+      '2:18: metadata.size: 1M is not allowed; auto, or a size from 2M to 16646400K (15.88G)',
+    ],
+    [
+      'pool: a\nmetadata: {path: ./data}',
+      '2:18: metadata.path: ./data is not allowed; a file of its own, not that of the data',
+    ],
+    [
+      'pool: a\nlow_water_mark: 101%',
+      `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
+    ],
+    ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
+    [
+      'pool: a\nvolumes: [web]',
+      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of',
+    ],
+    [
+      'pool: a\nvolumes: {web: 10G}',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of',
+    ],
+    ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
+    [
+      'pool: a\nvolumes:\n  web: {size: 100}',
+      `3:15: volumes.web.size: 100 is not allowed; a multiple of 512 bytes: ${SIZE_FORMS}`,
+    ],
+    [
+      'pool: a\nvolumes:\n  web: {size: 1G, id: -1}',
+      '3:23: volumes.web.id: -1 is not allowed; a device id from 0 to 16777215',
+    ],
+    [
+      'pool: a\nvolumes:\n  web: {size: 1G, id: 16777216}',
+      '3:23: volumes.web.id: 16777216 is not allowed; a device id from 0 to 16777215',
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {size: 1G, id: 1}\n  b: {size: 1G, id: 1}',
+      '4:21: volumes.b.id: 1 is not allowed; an id that no other volume has: see a',
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {snapshot_of: b}',
+      `3:20: volumes.a.snapshot_of: b is not allowed; ${ORIGIN}`,
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {snapshot_of: b}\n  b: {snapshot_of: a}',
+      '3:20: volumes.a.snapshot_of: b is not allowed; a volume that is not, by others, its own snapshot',
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {snapshot_of: a}',
+      '3:20: volumes.a.snapshot_of: a is not allowed; a volume that is not, by others, its own snapshot',
+    ],
+    ['pool: a\nvolumes:\n  a/b: {size: 1G}', `3:3: volumes: "a/b": it has a '/'; ${NAME_RULE}`],
+    [
+      'pool: a\nvolumes:\n  thin-3: {size: 1G}',
+      `3:3: volumes: "thin-3": that names the device with this id when it has no name; ${NAME_RULE}`,
+    ],
+    [
+      'pool: "a\\nb"',
+      '1:7: pool: "a\\nb" is not allowed; a name: up to 127 letters, digits and . _ + -, a letter or digit first',
+    ],
+    ['', `1:1: the file: nothing is not allowed; a map of ${KEYS}`],
+    ['# nothing but this\n', `1:1: the file: nothing is not allowed; a map of ${KEYS}`],
+    ['- pool', `1:1: the file: a list is not allowed; a map of ${KEYS}`],
+    ['just text', `1:1: the file: just text is not allowed; a map of ${KEYS}`],
+    ['pool: a\npool: b', '2:1: pool is there twice'],
+    ['pool: a\nvolumes: {web: {size: 1G}, "web": {size: 2G}}', '2:28: web is there twice'],
+    ['pool: !secret a', '1:7: Unresolved tag: !secret'],
+    [
+      'pool: [',
+      '1:8: Flow sequence in block collection must be sufficiently indented and end with a ]',
+    ],
+    [
+      'pool: a\n---\npool: b',
+      '2:1: Source contains multiple documents; please use YAML.parseAllDocuments()',
+    ],
+    // The first in the file counts, whatever the order of the checks.
+    ['on_full: wait\ndiscards: yes\npool: a', '1:10: on_full: wait is not allowed; queue, error'],
+    // Through an alias, what is wrong stands where the anchor is.
+    [
+      'pool: a\ndata: &d {size: 1X}\nvolumes: {v: *d}',
+      `2:17: data.size: 1X is not allowed; at least one data block: ${SIZE_FORMS}`,
+    ],
+  ]
+  for (const [text, message] of cases) {
+    t.throws(() => load(text), { code: 'BAD_CONFIG', message: `pool.yaml:${message}` }, text)
+  }
+})
+
+t.test('hostile files end in an error, soon', async t => {
+  const bomb = Array.from({ length: 9 }, (_, i) => `a${i + 1}: &a${i + 1} [${`*a${i},`.repeat(9)}]`)
+  const cases = [
+    ['aliases', `a0: &a0 [x]\n${bomb.join('\n')}\n`],
+    ['nesting', '['.repeat(20_000)],
+    ['lists in lists', '- '.repeat(20_000)],
+    ['a binary', '\0\x01\x02\x7f'],
+  ] as const
+  for (const [name, text] of cases) t.throws(() => load(text), { code: 'BAD_CONFIG' }, name)
+
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(fc.string({ unit: 'binary', maxLength: 200 }), text => {
+        try {
+          load(`pool: a\nvolumes: ${text}`)
+        } catch (err) {
+          if (!(err instanceof ThinfsError && err.code === 'BAD_CONFIG')) throw err
+        }
+      }),
+    ),
+  )
+})
+
+t.test('files that are not a pool.yaml at all', async t => {
+  const folder = t.testdir({ large: '#'.repeat(2 ** 20 + 1), latin1: Buffer.from([0xe4, 0x3a]) })
+  const path = (name: string) => join(folder, name)
+  t.throws(() => loadConfig(path('none')), {
+    errno: 'ENOENT',
+    message: `${path('none')}: cannot be read`,
+  })
+  t.throws(() => loadConfig(folder), {
+    code: 'BAD_CONFIG',
+    message: `${folder}: is not a regular file`,
+  })
+  t.throws(() => loadConfig('/dev/zero'), { message: '/dev/zero: is not a regular file' })
+  t.throws(() => loadConfig(path('large')), {
+    message: `${path('large')}: has 1048577 bytes; 1 MiB is allowed`,
+  })
+  t.throws(() => loadConfig(path('latin1')), { message: `${path('latin1')}: is not UTF-8` })
+})
+
+t.test('one pool has one folder, by whatever link pool.yaml is reached', async t => {
+  const folder = t.testdir({ real: { 'pool.yaml': 'pool: main' } })
+  symlinkSync('real/pool.yaml', join(folder, 'link.yaml'))
+  const config = loadConfig(join(folder, 'link.yaml'))
+  t.equal(config.folder, join(folder, 'real'))
+  t.equal(config.data.path, join(folder, 'real/data'))
+})
+
+const sizes = fc.nat({ max: 2 ** 33 - 1 })
+const configs: fc.Arbitrary<PoolConfig> = fc
+  .record({
+    pool: fc.stringMatching(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,20}$/),
+    dataPath: fc.string({ unit: 'grapheme', minLength: 1 }).filter(path => !path.includes('\0')),
+    dataSize: fc.option(sizes.map(n => 2 ** 30 + n * 512)),
+    metadataSize: fc.oneof(
+      fc.constant('auto' as const),
+      fc.integer({ min: 2 ** 21, max: 2 ** 33 }),
+    ),
+    dataBlockSize: fc.oneof(
+      fc.constantFrom(4096, 8192, 16384, 32768),
+      fc.integer({ min: 1, max: 16384 }).map(n => n * 65536),
+    ),
+    lowWaterMark: fc.oneof(
+      sizes.map(bytes => ({ bytes })),
+      fc.integer({ min: 0, max: 10000 }).map(n => ({ percent: n / 100 })),
+    ),
+    discards: fc.constantFrom('passdown' as const, 'nopassdown' as const, 'ignore' as const),
+    onFull: fc.constantFrom('queue' as const, 'error' as const),
+    names: fc.uniqueArray(
+      fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter(isName),
+    ),
+    size: sizes.map(n => (n + 1) * 512),
+  })
+  .map(({ dataPath, dataSize, metadataSize, names, size, ...others }) => ({
+    ...others,
+    file: FILE,
+    folder: '/srv/pool',
+    data: { path: resolve('/srv/pool', dataPath), size: dataSize },
+    metadata: { path: '/srv/metadata', size: metadataSize },
+    volumes: Object.fromEntries(
+      names.map((name, i) => [
+        name,
+        { size, ...(i % 2 && { id: i }), ...(i > 2 && { snapshotOf: names[i - 1] }) },
+      ]),
+    ),
+  }))
+
+function isName(name: string): boolean {
+  try {
+    checkVolumeName(name)
+    return true
+  } catch {
+    return false
+  }
+}
+
+t.test('what is rendered loads back equal, one line a value', async t => {
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(configs, config => {
+        const text = renderConfig(config)
+        assert.deepEqual(load(text), config, text)
+        // To YAML's usual schema the file is the same document.
+        assert.equal(typeof parse(text), 'object', text)
+      }),
+      { numRuns: 300 },
+    ),
+  )
+})
+
+t.test('every example loads, and all-options.yaml has every key', async t => {
+  const folder = resolve(import.meta.dirname, '../../examples')
+  const names = readdirSync(folder)
+  t.ok(names.length >= 6)
+  for (const name of names) t.doesNotThrow(() => loadConfig(join(folder, name)), name)
+  t.strictSame(
+    Object.keys(parse(readFileSync(join(folder, 'all-options.yaml'), 'utf8'))),
+    KEYS.split(', '),
+  )
+  const ids = loadConfig(join(folder, 'lvm-import.yaml')).volumes
+  t.strictSame(ids.home, { size: 200 * 2 ** 30, id: 2 })
+})
+
+t.test('sizes: powers of 1024 in either case, whole bytes below 2^53', async t => {
+  const good: [text: string, bytes: number][] = [
+    ['0', 0],
+    ['512', 512],
+    ['512B', 512],
+    ['4k', 4096],
+    ['64K', 65536],
+    ['64KiB', 65536],
+    ['1.5G', 1610612736],
+    ['0.5M', 524288],
+    ['2T', 2199023255552],
+    ['8191T', 8191 * 2 ** 40],
+  ]
+  for (const [text, bytes] of good) t.equal(parseSize(text), bytes, text)
+  const bad = [
+    '',
+    'G',
+    '-1',
+    '+1',
+    '1e3',
+    '0x10',
+    '1.3K',
+    '1.5',
+    '10 G',
+    '10KB',
+    '10Q',
+    '8192T',
+    '٣',
+    '1\n',
+  ]
+  for (const text of bad) {
+    t.throws(
+      () => parseSize(text),
+      { code: 'BAD_ARGUMENT', message: `${text || 'nothing'} is not a size; ${SIZE_FORMS}` },
+      JSON.stringify(text),
+    )
+  }
+})
+
+t.test('sizes for people are short, sizes for files exact', async t => {
+  const shown: [bytes: number, text: string][] = [
+    [0, '0'],
+    [100, '100B'],
+    [1023, '1023B'],
+    [65536, '64K'],
+    [1610612736, '1.5G'],
+    [10 * 2 ** 30, '10G'],
+    [1234567890, '1.15G'],
+    [2 ** 50, '1024T'],
+  ]
+  for (const [bytes, text] of shown) t.equal(formatSize(bytes), text)
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(fc.maxSafeNat(), bytes => {
+        assert.equal(parseSize(exactSize(bytes)), bytes)
+        const [, number, unit] = /^([\d.]+)([BKMGT]?)$/.exec(formatSize(bytes))!
+        const near = Number(number) * 1024 ** 'BKMGT'.indexOf(unit || 'B')
+        assert.ok(Math.abs(near - bytes) <= bytes * 0.005, `${formatSize(bytes)} for ${bytes}`)
+      }),
+    ),
+  )
+})
+
+t.test('names: what a file may be called, less what thinfs gives itself', async t => {
+  const folder = t.testdir({})
+  const longest = 'ü'.repeat(127)
+  for (const name of [
+    'a',
+    '-x',
+    '...',
+    'web server',
+    'thin-',
+    'thin-3a',
+    '日本',
+    '__proto__',
+    `${longest}a`,
+  ]) {
+    t.doesNotThrow(() => checkVolumeName(name), name)
+    // The filesystem here is the judge of what a file may be called.
+    t.doesNotThrow(() => writeFileSync(join(folder, name), ''), name)
+  }
+  const bad = [
+    '',
+    '.',
+    '..',
+    'a/b',
+    'a\nb',
+    'a\0',
+    '\x7f',
+    '\ud800',
+    '.thinfs',
+    '.thinfs-x',
+    'thin-0',
+    `${longest}ab`,
+  ]
+  for (const name of bad) {
+    t.throws(
+      () => checkVolumeName(name),
+      { code: 'BAD_NAME', message: new RegExp(NAME_RULE) },
+      JSON.stringify(name),
+    )
+  }
+})
+
+t.test('the low water mark in blocks never lies below the one asked for', async t => {
+  const of = (lowWaterMark: PoolConfig['lowWaterMark'], nr: number) =>
+    lowWaterMarkBlocks({ lowWaterMark, dataBlockSize: 65536 }, nr)
+  t.equal(of({ percent: 20 }, 1000), 200)
+  t.equal(of({ percent: 20 }, 1001), 201)
+  t.equal(of({ percent: 0 }, 1000), 0)
+  t.equal(of({ bytes: 65537 }, 1000), 2)
+})
