@@ -1,0 +1,2 @@
+/** The volume namespace as a file system. Knows nothing of the protocol. */
+export { VolumeFs } from './volume-fs.js'

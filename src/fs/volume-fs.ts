@@ -1,0 +1,366 @@
+/**
+ * The volumes as a file system of one folder: what each file operation does to which volume.
+ *
+ * A volume is a regular file whose size is the virtual size. Inode numbers are derived from device
+ * ids, so they hold over a restart of the server. Errors are those of a Linux filesystem.
+ */
+import { type Bytes, bytes, type DevId, ThinfsError } from '../base/index.js'
+import type {
+  AttributeChange,
+  Attributes,
+  Caller,
+  DirectoryEntry,
+  FileSystem,
+  FileSystemStatistics,
+  Later,
+} from '../fuse/index.js'
+import { MAX_IO, type ThinPool } from '../pool/index.js'
+import type { Ownership, Volume, Volumes } from '../volumes/index.js'
+
+const ROOT = 1
+/** Inode numbers of volumes are device ids plus this. */
+const FIRST_VOLUME = 2
+const S_IFDIR = 0o040000
+const S_IFREG = 0o100000
+const NAME_MAX = 255
+/** Largest file size: numbers here are exact to 2^53. */
+const MAX_FILE_SIZE = 2 ** 53 - 2 ** 30
+const SECTOR = 512
+
+// fallocate(2)
+const FALLOC_KEEP_SIZE = 1
+const FALLOC_PUNCH_HOLE = 2
+const FALLOC_ZERO_RANGE = 16
+// renameat2(2)
+const RENAME_NOREPLACE = 1
+const RENAME_EXCHANGE = 2
+// lseek(2)
+const SEEK_DATA = 3
+const SEEK_HOLE = 4
+// open(2)
+const O_TRUNC = 0o1000
+
+/** What of a volume is shown as `user.thinfs.*`. */
+const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => string | null> = {
+  'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
+  'user.thinfs.origin': (fs, { entry }) =>
+    entry.origin === null ? null : (fs.volumes.byDevId(entry.origin)?.name ?? null),
+  'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.mappedBytes(volume)),
+  'user.thinfs.exclusive_bytes': (fs, volume) => String(fs.volumes.exclusiveBytes(volume)),
+  'user.thinfs.created': (_fs, { entry }) =>
+    entry.created === null ? null : new Date(entry.created * 1000).toISOString(),
+  'user.thinfs.creation_time': (fs, volume) => String(fs.details(volume).creationTime),
+  'user.thinfs.snapshotted_time': (fs, volume) => String(fs.details(volume).snapshottedTime),
+}
+
+export class VolumeFs implements FileSystem {
+  readonly volumes: Volumes
+  readonly #pool: ThinPool
+  readonly #uid: number
+  readonly #gid: number
+  readonly #mounted: number
+
+  /** @param owner whose the root is: who mounted it. @param mounted seconds since 1970 */
+  constructor(volumes: Volumes, owner: { uid: number; gid: number }, mounted: number) {
+    this.volumes = volumes
+    this.#pool = volumes.pool
+    this.#uid = owner.uid
+    this.#gid = owner.gid
+    this.#mounted = mounted
+  }
+
+  // --- names ---
+
+  statfs(): FileSystemStatistics {
+    return {
+      blockSize: this.#pool.blockSize,
+      blocks: this.#pool.metadata.nrDataBlocks,
+      blocksFree: this.#pool.nrFreeDataBlocks,
+      files: this.volumes.count + 1,
+      filesFree: 2 ** 24 - this.volumes.count,
+      nameMax: NAME_MAX,
+    }
+  }
+
+  lookup(parent: number, name: string): Attributes {
+    this.#mustBeRoot(parent)
+    return this.#attributes(this.#named(name))
+  }
+
+  getattr(ino: number): Attributes {
+    return ino === ROOT ? this.#rootAttributes() : this.#attributes(this.#volume(ino))
+  }
+
+  async setattr(ino: number, change: AttributeChange): Promise<Attributes> {
+    if (ino === ROOT) throw failure('EPERM', 'the root of the mount is as it was mounted')
+    const volume = this.#volume(ino)
+    if (change.size !== undefined && change.size !== volume.device.size) {
+      checkSize(change.size)
+      await this.volumes.setSize(volume, change.size)
+    }
+    const { mode, uid, gid } = change
+    const to: Ownership = {}
+    if (mode !== undefined) to.mode = mode & 0o7777
+    if (uid !== undefined) to.uid = uid
+    if (gid !== undefined) to.gid = gid
+    if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)
+    if (change.mtime !== undefined) {
+      volume.modified = change.mtime === 'now' ? Date.now() : change.mtime * 1000
+    }
+    return this.#attributes(volume)
+  }
+
+  readdir(ino: number): readonly DirectoryEntry[] {
+    this.#mustBeRoot(ino)
+    return [...this.volumes.all()].map(volume => ({
+      name: volume.name,
+      attributes: this.#attributes(volume),
+    }))
+  }
+
+  async create(parent: number, name: string, mode: number, caller: Caller): Promise<Attributes> {
+    this.#mustBeRoot(parent)
+    if (this.volumes.find(name)) throw failure('EEXIST', name)
+    // Group and others get a volume only by chmod: it is a disk.
+    const ownership = { mode: mode & 0o600, uid: caller.uid, gid: caller.gid }
+    return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
+  }
+
+  unlink(parent: number, name: string): Promise<void> {
+    this.#mustBeRoot(parent)
+    return this.volumes.unlink(name)
+  }
+
+  async rename(
+    parent: number,
+    name: string,
+    newParent: number,
+    newName: string,
+    flags: number,
+  ): Promise<void> {
+    this.#mustBeRoot(parent)
+    this.#mustBeRoot(newParent)
+    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw failure('EINVAL', 'flags')
+    if (flags & RENAME_NOREPLACE && this.volumes.find(newName)) throw failure('EEXIST', newName)
+    await this.volumes.renameOver(name, newName, (flags & RENAME_EXCHANGE) !== 0)
+  }
+
+  // --- content ---
+
+  open(ino: number, flags: number): Later<void> {
+    const volume = this.#volume(ino)
+    this.volumes.opened(volume)
+    if (!(flags & O_TRUNC)) return
+    return this.volumes.setSize(volume, 0)
+  }
+
+  release(ino: number): void {
+    this.volumes.released(this.#volume(ino))
+  }
+
+  read(ino: number, offset: number, size: number, target: Buffer, at: number): number {
+    const { device } = this.#volume(ino)
+    const left = device.size - offset
+    if (left <= 0) return 0
+    const length = Math.min(left, size)
+    device.read(offset, length, target, at)
+    return length
+  }
+
+  write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number> {
+    const volume = this.#volume(ino)
+    if (size === 0) return 0
+    const end = offset + size
+    if (end > volume.device.size) {
+      if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+      volume.device.extend(end)
+    }
+    volume.modified = Date.now()
+    const written = volume.device.write(offset, size, source, at)
+    return written === undefined ? size : written.then(() => size)
+  }
+
+  async fallocate(ino: number, mode: number, offset: number, length: number): Promise<void> {
+    const volume = this.#volume(ino)
+    const { device } = volume
+    if (length <= 0) throw failure('EINVAL', 'length')
+    const end = offset + length
+    if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+    const keepsSize = (mode & FALLOC_KEEP_SIZE) !== 0
+    const what = mode & ~FALLOC_KEEP_SIZE
+    if (what === FALLOC_PUNCH_HOLE && this.#pool.discards === 'ignore') {
+      throw failure('EOPNOTSUPP', 'discards: ignore')
+    }
+    if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
+      throw failure('EOPNOTSUPP', `fallocate mode ${mode}`)
+    }
+    if (!keepsSize && end > device.size) device.extend(end)
+    const inside = Math.min(end, device.size) - offset
+    if (inside <= 0) return
+    volume.modified = Date.now()
+    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
+  }
+
+  lseek(ino: number, offset: number, whence: number): number {
+    const { device } = this.#volume(ino)
+    if (offset >= device.size) throw failure('ENXIO', 'past the end')
+    if (whence === SEEK_HOLE) return device.nextHole(offset)
+    if (whence !== SEEK_DATA) throw failure('EINVAL', `whence ${whence}`)
+    const data = device.nextData(offset)
+    if (data >= device.size) throw failure('ENXIO', 'no data follows')
+    return data
+  }
+
+  async copyFileRange(
+    source: number,
+    sourceOffset: number,
+    target: number,
+    targetOffset: number,
+    length: number,
+  ): Promise<number> {
+    const from = this.#volume(source)
+    const to = this.#volume(target)
+    const left = Math.min(length, from.device.size - sourceOffset)
+    if (left <= 0) return 0
+    const end = targetOffset + left
+    if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${to.name}: ${end} bytes`)
+    if (from === to && Math.abs(sourceOffset - targetOffset) < left) {
+      throw failure('EINVAL', 'the ranges overlap')
+    }
+    if (end > to.device.size) to.device.extend(end)
+    to.modified = Date.now()
+    const { blockSize } = this.#pool
+    const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
+    const whole = Math.floor((left - head) / blockSize) * blockSize
+    const alike = sourceOffset % blockSize === targetOffset % blockSize
+    if (!alike || whole === 0 || !to.device.sharable) {
+      await this.#copy(from, sourceOffset, to, targetOffset, left)
+      return left
+    }
+    await this.#copy(from, sourceOffset, to, targetOffset, head)
+    await to.device.share(from.device, sourceOffset + head, targetOffset + head, whole)
+    const done = head + whole
+    await this.#copy(from, sourceOffset + done, to, targetOffset + done, left - done)
+    return left
+  }
+
+  fsync(): Promise<void> {
+    return this.volumes.commit()
+  }
+
+  flush(): Promise<void> {
+    return this.volumes.commit()
+  }
+
+  syncfs(): Promise<void> {
+    return this.volumes.commit()
+  }
+
+  // --- attributes ---
+
+  getxattr(ino: number, name: string): Buffer {
+    const value = ino === ROOT ? null : XATTRS[name]?.(this, this.#volume(ino))
+    if (value === null || value === undefined) throw failure('ENODATA', name)
+    return Buffer.from(value)
+  }
+
+  listxattr(ino: number): readonly string[] {
+    if (ino === ROOT) return []
+    const volume = this.#volume(ino)
+    return Object.keys(XATTRS).filter(name => XATTRS[name]?.(this, volume) !== null)
+  }
+
+  details(volume: Volume): { creationTime: number; snapshottedTime: number } {
+    return this.#pool.metadata.details(volume.devId as DevId)
+  }
+
+  get unsettled(): boolean {
+    return this.#pool.unsettled
+  }
+
+  settle(): Later<void> {
+    return this.#pool.settle()
+  }
+
+  // --- inside ---
+
+  #volume(ino: number): Volume {
+    if (ino === ROOT) throw failure('EISDIR', 'the root of the mount')
+    const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
+    if (!volume) throw failure('ESTALE', `inode ${ino}`)
+    return volume
+  }
+
+  #named(name: string): Volume {
+    const volume = this.volumes.find(name)
+    if (!volume) throw new ThinfsError('VOLUME_MISSING', name)
+    return volume
+  }
+
+  #mustBeRoot(ino: number): void {
+    if (ino !== ROOT) throw failure('ENOTDIR', `inode ${ino}`)
+  }
+
+  #attributes(volume: Volume): Attributes {
+    const { entry, device } = volume
+    return {
+      ino: volume.devId + FIRST_VOLUME,
+      generation: volume.generation,
+      size: device.size,
+      blocks: this.volumes.mappedBytes(volume) / SECTOR,
+      mode: S_IFREG | entry.mode,
+      nlink: entry.removed ? 0 : 1,
+      uid: entry.uid,
+      gid: entry.gid,
+      atime: volume.modified / 1000,
+      mtime: volume.modified / 1000,
+      ctime: Math.max(volume.modified, volume.changed) / 1000,
+      blockSize: this.#pool.blockSize,
+    }
+  }
+
+  #rootAttributes(): Attributes {
+    return {
+      ino: ROOT,
+      generation: 0,
+      size: 0,
+      blocks: 0,
+      mode: S_IFDIR | 0o700,
+      nlink: 2,
+      uid: this.#uid,
+      gid: this.#gid,
+      atime: this.#mounted,
+      mtime: this.#mounted,
+      ctime: this.#mounted,
+      blockSize: this.#pool.blockSize,
+    }
+  }
+
+  /** Copies bytes that cannot be shared; holes stay holes where whole blocks are. */
+  async #copy(
+    from: Volume,
+    source: number,
+    to: Volume,
+    target: number,
+    length: number,
+  ): Promise<void> {
+    if (length <= 0) return
+    const buffer = Buffer.allocUnsafe(Math.min(length, MAX_IO))
+    for (let done = 0; done < length; ) {
+      const size = Math.min(buffer.length, length - done)
+      from.device.read(source + done, size, buffer, 0)
+      await to.device.write(target + done, size, buffer, 0)
+      done += size
+      await this.#pool.clock.yield()
+    }
+  }
+}
+
+function checkSize(size: number): asserts size is Bytes {
+  if (size < 0 || size > MAX_FILE_SIZE) throw failure('EFBIG', `${bytes(size)} bytes`)
+}
+
+/** What a Linux filesystem answers. */
+function failure(errno: string, detail: string): ThinfsError {
+  return new ThinfsError('BAD_ARGUMENT', detail, { errno })
+}

@@ -1,0 +1,80 @@
+/**
+ * What a person does to a pool, whether it is mounted (by way of its daemon) or not (on its files).
+ *
+ * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
+ * bytes, times are seconds since 1970.
+ */
+
+export interface VolumeInfo {
+  name: string
+  devId: number
+  /** Virtual size. */
+  size: number
+  /** Bytes of the data blocks mapped, shared ones included. */
+  mapped: number
+  /** Bytes of the data blocks that no other volume maps: what removing it gives back. */
+  exclusive: number
+  /** Name of the volume it is a snapshot of, null for none or when that is gone. */
+  origin: string | null
+  /** Seconds since 1970, null when it is not known (made by another program). */
+  created: number | null
+  /** Whether a file descriptor or a loop device has it open. False when the pool is not mounted. */
+  open: boolean
+}
+
+export type PoolMode =
+  | 'write'
+  | 'out_of_data_space'
+  | 'out_of_metadata_space'
+  | 'read_only'
+  | 'fail'
+
+export interface PoolStatus {
+  name: string
+  mode: PoolMode
+  /** Why the mode is not write, null when it is. */
+  reason: string | null
+  needsCheck: boolean
+  transactionId: number
+  dataBlockSize: number
+  data: { path: string; blocks: number; usedBlocks: number }
+  metadata: { path: string; blocks: number; usedBlocks: number }
+  lowWaterMarkBlocks: number
+  /** Whether free data blocks are at or below the mark. */
+  belowLowWater: boolean
+  heldRoot: number
+  discards: 'passdown' | 'nopassdown' | 'ignore'
+  onFull: 'queue' | 'error'
+  volumes: number
+  /** Where it is mounted and by which process; null when it is not. */
+  mount: { mountPoint: string; pid: number; since: number; enginePid: number } | null
+  /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
+  dm: { pool: string; volumes: { name: string; line: string }[] }
+}
+
+export interface CheckProblem {
+  severity: 'error' | 'warning'
+  /** One sentence, names block numbers, found and wanted. */
+  message: string
+}
+
+export interface CheckReport {
+  problems: CheckProblem[]
+  devices: number
+  mappedBlocks: number
+  usedDataBlocks: number
+  usedMetadataBlocks: number
+}
+
+export interface PoolAdmin {
+  create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo>
+  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
+  remove(request: { names: string[] }): Promise<void>
+  rename(request: { from: string; to: string }): Promise<VolumeInfo>
+  resize(request: { name: string; size: number }): Promise<VolumeInfo>
+  list(): Promise<VolumeInfo[]>
+  status(): Promise<PoolStatus>
+  /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
+  message(request: { message: string }): Promise<void>
+  check(): Promise<CheckReport>
+}

@@ -1,0 +1,11 @@
+/** Names and sizes: what dm-thin leaves to its user. Volumes of an open pool, and how it is opened. */
+export type {
+  CheckProblem,
+  CheckReport,
+  PoolAdmin,
+  PoolStatus,
+  VolumeInfo,
+} from './admin.js'
+export { initPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export type { Volume } from './volume.js'
+export { type Ownership, Volumes } from './volumes.js'

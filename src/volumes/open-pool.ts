@@ -1,0 +1,161 @@
+import { existsSync, statSync } from 'node:fs'
+import { join } from 'node:path'
+import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
+import { FileStore, JournalFile } from '../storage/index.js'
+import { Volumes } from './volumes.js'
+
+/** Files of a pool beside data and metadata, in the folder of pool.yaml. */
+const VOLUMES_FILE = 'volumes.json'
+const JOURNAL_FILE = 'journal'
+
+export interface OpenOptions {
+  readOnly?: boolean
+  /** Default: nobody listens; what fails is thrown to the caller as well. */
+  events?: PoolEvents
+  onChange?: (what: string, volume: string, devId: number) => void
+}
+
+/** An open pool. Only one may be open at a time: the caller holds the pool's lock. */
+export interface OpenPool {
+  volumes: Volumes
+  /** Commits and closes the files. */
+  close(): Promise<void>
+}
+
+const NO_EVENTS: PoolEvents = { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} }
+
+/**
+ * Opens the files of a pool and makes the volumes that pool.yaml names and the pool lacks.
+ * @throws NOT_A_POOL, POOL_MISMATCH, METADATA_CORRUPT, METADATA_UNSUPPORTED
+ */
+export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
+  const readOnly = options.readOnly ?? false
+  const metadata = openStore(config.metadata.path, readOnly, null)
+  let data: FileStore | null = null
+  let journal: JournalFile | null = null
+  const closeFiles = (): void => {
+    journal?.close()
+    data?.close()
+    metadata.close()
+  }
+  try {
+    data = openStore(config.data.path, readOnly, config.data.size)
+    journal = JournalFile.open(join(config.folder, JOURNAL_FILE))
+    const pool = await ThinPool.open({
+      metadata,
+      data,
+      journal,
+      readOnly,
+      discards: config.discards,
+      onFull: config.onFull,
+      lowWaterMark: lowWaterMarkBlocks(config, Math.floor(data.size / config.dataBlockSize)),
+      clock: SYSTEM_CLOCK,
+      events: options.events ?? NO_EVENTS,
+    })
+    if (pool.blockSize !== config.dataBlockSize) {
+      throw new ThinfsError(
+        'POOL_MISMATCH',
+        `${config.metadata.path}: data blocks of ${pool.blockSize} bytes, ${config.file} says ${config.dataBlockSize}`,
+      )
+    }
+    const volumes = Volumes.open({
+      name: config.pool,
+      pool,
+      metadata,
+      tablePath: join(config.folder, VOLUMES_FILE),
+      uid: process.getuid?.() ?? 0,
+      gid: process.getgid?.() ?? 0,
+      now: () => Date.now() / 1000,
+      onChange: options.onChange ?? (() => {}),
+    })
+    if (pool.mode === 'write') await volumes.ensure(config.volumes)
+    return {
+      volumes,
+      async close() {
+        await volumes.close()
+        closeFiles()
+      },
+    }
+  } catch (err) {
+    closeFiles()
+    throw err
+  }
+}
+
+/**
+ * Makes the files of a new pool and its first volumes.
+ * @throws POOL_IN_USE for files that hold something already
+ */
+export async function initPool(config: PoolConfig): Promise<void> {
+  for (const { path } of [config.data, config.metadata]) {
+    if (isTaken(path)) {
+      throw new ThinfsError('BAD_ARGUMENT', `${path}: it is there already and not empty`, {
+        errno: 'EEXIST',
+      })
+    }
+  }
+  const volumesFile = join(config.folder, VOLUMES_FILE)
+  if (existsSync(volumesFile)) {
+    throw new ThinfsError('BAD_ARGUMENT', `${volumesFile}: it is there already`, {
+      errno: 'EEXIST',
+    })
+  }
+  const data = makeStore(config.data.path, config.data.size)
+  const size =
+    config.metadata.size === 'auto' ? metadataSize(config, data.size) : config.metadata.size
+  const metadata = makeStore(config.metadata.path, size)
+  const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
+  metadata.read(superblock, 0, superblock.length, bytes(0))
+  if (superblock.some(byte => byte !== 0)) {
+    // The kernel's rule: only a block of zeros is unformatted.
+    throw new ThinfsError(
+      'BAD_ARGUMENT',
+      `${config.metadata.path}: its first 4 KiB are not zeros`,
+      {
+        errno: 'EEXIST',
+      },
+    )
+  }
+  ThinMetadata.format(metadata, { dataBlockSectors: config.dataBlockSize / SECTOR_SIZE })
+  await metadata.sync()
+  metadata.close()
+  data.close()
+  const pool = await openPool(config)
+  await pool.close()
+}
+
+/**
+ * Room for every data block to be mapped, and as much again three times for snapshots to differ.
+ * A mapping takes 16 to 32 bytes. The file is sparse: what is not needed takes no space.
+ */
+function metadataSize(config: PoolConfig, dataSize: Bytes): number {
+  const wanted = (dataSize / config.dataBlockSize) * 32 * 4
+  const size = Math.min(Math.max(wanted, 16 * MIB), MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
+  return Math.ceil(size / METADATA_BLOCK_SIZE) * METADATA_BLOCK_SIZE
+}
+
+function isTaken(path: string): boolean {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  return stat?.isFile() === true && stat.size > 0
+}
+
+function makeStore(path: string, size: number | null): FileStore {
+  const isDevice = statSync(path, { throwIfNoEntry: false })?.isBlockDevice() ?? false
+  if (isDevice) return FileStore.open(path)
+  if (size === null) throw new ThinfsError('BAD_CONFIG', `${path}: a new file needs a size`)
+  return FileStore.open(path, { create: true, size: bytes(size) })
+}
+
+function openStore(path: string, readOnly: boolean, size: number | null): FileStore {
+  if (!existsSync(path)) {
+    throw new ThinfsError('NOT_A_POOL', `${path}: no such file; thinfs init makes it`, {
+      errno: 'ENOENT',
+    })
+  }
+  const store = FileStore.open(path, { readOnly })
+  if (size !== null && !readOnly && size > store.size) store.grow(bytes(size))
+  return store
+}

@@ -1,0 +1,164 @@
+/**
+ * volumes.json: names and sizes of the volumes, which dm-thin leaves to its user.
+ *
+ * It works as Docker's and LVM's records do. The file carries the transaction id of the pool that it
+ * belongs to and is replaced before the pool commits that id. If the machine stops in between, the
+ * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
+ */
+import { readFileSync } from 'node:fs'
+import { z } from 'zod'
+import { MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import { whyNotAName } from '../config/index.js'
+import { replaceFile } from '../storage/index.js'
+
+/** A file larger than this is not ours: a million volumes take less. */
+const MAX_FILE_SIZE = 256 * 1024 * 1024
+
+const entrySchema = z.strictObject({
+  name: z.string().refine(name => whyNotAName(name) === null, 'is not a volume name'),
+  dev_id: z.int().min(0).max(MAX_DEV_ID),
+  /** Bytes. */
+  size: z.int().min(0),
+  /** Device that it was a snapshot of when it was made. */
+  origin: z.int().min(0).max(MAX_DEV_ID).nullable(),
+  /** Seconds since 1970. */
+  created: z.number().nullable(),
+  mode: z.int().min(0).max(0o7777),
+  uid: z.int().min(0),
+  gid: z.int().min(0),
+  /** The name is gone; the space goes back when nobody has it open. */
+  removed: z.boolean(),
+})
+const tableSchema = z.strictObject({
+  version: z.literal(1),
+  pool: z.string(),
+  transaction_id: z.int().min(0),
+  volumes: z.array(entrySchema),
+  /** What the volumes of the last change were before: null for one that was not there. */
+  undo: z.array(z.strictObject({ dev_id: z.int(), before: entrySchema.nullable() })),
+})
+
+/** A volume as volumes.json has it. */
+export type VolumeEntry = z.infer<typeof entrySchema>
+type Table = z.infer<typeof tableSchema>
+
+/** Entries to put in place by device id; null takes one out. */
+export type EntryChanges = ReadonlyMap<number, VolumeEntry | null>
+
+export class VolumeTable {
+  readonly path: string
+  readonly #pool: string
+  readonly #entries = new Map<number, VolumeEntry>()
+
+  private constructor(path: string, pool: string) {
+    this.path = path
+    this.#pool = pool
+  }
+
+  /**
+   * Reads the file, rolled back if it is one transaction ahead of the pool. A file that is missing
+   * means a pool that another program made: no names.
+   * @throws POOL_MISMATCH when the file is damaged
+   */
+  static load(path: string, pool: string, transactionId: number): VolumeTable {
+    const table = new VolumeTable(path, pool)
+    const found = readTable(path)
+    if (!found) return table
+    for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
+    if (found.transaction_id === transactionId + 1) {
+      for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
+    }
+    return table
+  }
+
+  get(devId: number): VolumeEntry | undefined {
+    return this.#entries.get(devId)
+  }
+
+  entries(): IterableIterator<VolumeEntry> {
+    return this.#entries.values()
+  }
+
+  /**
+   * Puts changes into the file, before the pool commits `transactionId`.
+   * @returns takes them back in memory; the file is right again with the next change, or rolled back
+   */
+  async change(changes: EntryChanges, transactionId: number): Promise<() => void> {
+    const undo = [...changes.keys()].map(dev_id => ({
+      dev_id,
+      before: this.#entries.get(dev_id) ?? null,
+    }))
+    const revert = (): void => {
+      for (const { dev_id, before } of undo) this.#put(dev_id, before)
+    }
+    for (const [devId, entry] of changes) this.#put(devId, entry)
+    const table: Table = {
+      version: 1,
+      pool: this.#pool,
+      transaction_id: transactionId,
+      volumes: [...this.#entries.values()],
+      undo,
+    }
+    try {
+      await replaceFile(this.path, `${JSON.stringify(table, null, 1)}\n`)
+    } catch (err) {
+      revert()
+      throw new ThinfsError('IO_ERROR', `${this.path}: ${(err as Error).message}`, { cause: err })
+    }
+    return revert
+  }
+
+  #put(devId: number, entry: VolumeEntry | null): void {
+    if (entry) this.#entries.set(devId, entry)
+    else this.#entries.delete(devId)
+  }
+}
+
+/** What is wrong with a volumes.json, a sentence each; for `thinfs check`. */
+export function checkTable(path: string, transactionId: number, devices: Set<number>): string[] {
+  const table = readTable(path)
+  if (!table) return []
+  const problems: string[] = []
+  const ahead = table.transaction_id - transactionId
+  if (ahead !== 0 && ahead !== 1) {
+    problems.push(`${path}: transaction ${table.transaction_id}, the pool is at ${transactionId}`)
+  }
+  for (const entry of table.volumes) {
+    if (!devices.has(entry.dev_id) && ahead !== 1) {
+      problems.push(`${path}: ${entry.name}: the pool has no device ${entry.dev_id}`)
+    }
+  }
+  return problems
+}
+
+function readTable(path: string): Table | null {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (err) {
+    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw new ThinfsError('IO_ERROR', `${path}: ${(err as Error).message}`, { cause: err })
+  }
+  const damaged = (what: string) => new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)
+  if (text.length > MAX_FILE_SIZE) throw damaged(`${text.length} bytes are too many`)
+  let json: unknown
+  try {
+    json = JSON.parse(text)
+  } catch (err) {
+    throw damaged(`not JSON: ${(err as Error).message}`)
+  }
+  const parsed = tableSchema.safeParse(json)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]!
+    throw damaged(`${issue.path.join('.')}: ${issue.message}`)
+  }
+  const names = new Set<string>()
+  const ids = new Set<number>()
+  for (const { name, dev_id, removed } of parsed.data.volumes) {
+    if (ids.has(dev_id)) throw damaged(`device ${dev_id} is there twice`)
+    if (!removed && names.has(name)) throw damaged(`the name ${name} is there twice`)
+    ids.add(dev_id)
+    if (!removed) names.add(name)
+  }
+  return parsed.data
+}

@@ -1,0 +1,30 @@
+import type { ThinDevice } from '../pool/index.js'
+import type { VolumeEntry } from './volume-table.js'
+
+/** An open volume: a thin device with a name, a size and an owner. */
+export class Volume {
+  readonly device: ThinDevice
+  readonly devId: number
+  /** As volumes.json has it, or would: a device that it does not name has one made up. */
+  entry: VolumeEntry
+  /** Descriptors that have it open. */
+  opens = 0
+  /** Milliseconds since 1970: last change of content, and of anything. Not kept over a restart. */
+  modified: number
+  changed: number
+  /** Tells volumes that had the same device id one after the other apart. */
+  readonly generation: number
+
+  constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
+    this.entry = entry
+    this.device = device
+    this.devId = entry.dev_id
+    this.generation = generation
+    this.modified = (entry.created ?? 0) * 1000
+    this.changed = this.modified
+  }
+
+  get name(): string {
+    return this.entry.name
+  }
+}

@@ -1,0 +1,578 @@
+/**
+ * The volumes of an open pool: thin devices by name.
+ *
+ * Every change of a name goes through one transaction: volumes.json first, then the pool's metadata
+ * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
+ * for them.
+ */
+import {
+  bytes,
+  type DataBlock,
+  type DevId,
+  MAX_DEV_ID,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
+import { checkVolumeName, type PoolConfig, UNNAMED_PREFIX } from '../config/index.js'
+import { checkMetadata } from '../metadata/index.js'
+import type { ThinPool } from '../pool/index.js'
+import type { Store } from '../storage/index.js'
+import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
+import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
+import { Volume } from './volume.js'
+import { checkTable, type EntryChanges, type VolumeEntry, VolumeTable } from './volume-table.js'
+
+/** Largest virtual size: offsets of the protocol are signed 64 bits, numbers here 53. */
+const MAX_SIZE = 2 ** 53 - 2 ** 30
+export interface VolumesOptions {
+  /** Name of the pool. */
+  name: string
+  pool: ThinPool
+  metadata: Store
+  tablePath: string
+  /** Owner of new volumes. */
+  uid: number
+  gid: number
+  /** Seconds since 1970. */
+  now: () => number
+  /** Tells of a volume that was made, removed, renamed or resized. */
+  onChange: (what: string, volume: string, devId: number) => void
+}
+
+/** Who may own a volume and how: what chmod and chown change. */
+export interface Ownership {
+  mode?: number
+  uid?: number
+  gid?: number
+}
+
+export class Volumes implements PoolAdmin {
+  readonly pool: ThinPool
+  readonly #options: VolumesOptions
+  readonly #table: VolumeTable
+  readonly #byName = new Map<string, Volume>()
+  readonly #byDevId = new Map<number, Volume>()
+  #lock: Promise<unknown> = Promise.resolve()
+  readonly #reaping = new Set<Promise<void>>()
+  #closing = false
+
+  private constructor(options: VolumesOptions, table: VolumeTable) {
+    this.#options = options
+    this.pool = options.pool
+    this.#table = table
+  }
+
+  /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
+  static open(options: VolumesOptions): Volumes {
+    const { metadata } = options.pool
+    const table = VolumeTable.load(options.tablePath, options.name, metadata.transactionId)
+    const volumes = new Volumes(options, table)
+    for (const devId of metadata.deviceIds()) volumes.#add(devId)
+    for (const volume of volumes.#byDevId.values()) {
+      if (volume.entry.removed && options.pool.mode !== 'read_only') void volumes.#reap(volume)
+    }
+    return volumes
+  }
+
+  // --- for the file system ---
+
+  /** Volumes that have a name, in no particular order. */
+  all(): IterableIterator<Volume> {
+    return this.#byName.values()
+  }
+
+  get count(): number {
+    return this.#byName.size
+  }
+
+  find(name: string): Volume | undefined {
+    return this.#byName.get(name)
+  }
+
+  /** Also finds volumes whose name is gone while somebody has them open. */
+  byDevId(devId: number): Volume | undefined {
+    return this.#byDevId.get(devId)
+  }
+
+  opened(volume: Volume): void {
+    volume.opens++
+  }
+
+  released(volume: Volume): void {
+    volume.opens--
+    if (volume.opens === 0 && volume.entry.removed) void this.#reap(volume)
+  }
+
+  /** Takes the name away at once; the space follows when nobody has the volume open. */
+  async unlink(name: string): Promise<void> {
+    await this.#exclusive(async () => {
+      const volume = this.#must(name)
+      await this.#unname([volume])
+      if (volume.opens === 0) void this.#reap(volume)
+    })
+  }
+
+  /** Sets who may open a volume. */
+  async setOwnership(volume: Volume, to: Ownership): Promise<void> {
+    await this.#exclusive(() =>
+      this.#transaction(new Map([[volume.devId, { ...volume.entry, ...to }]])),
+    )
+  }
+
+  /** @throws BAD_ARGUMENT, NO_METADATA_SPACE and what discarding the part beyond may throw */
+  async setSize(volume: Volume, size: number): Promise<void> {
+    checkSize(size)
+    await this.#exclusive(async () => {
+      if (size < volume.device.size) {
+        await volume.device.discard(size, volume.device.size - size)
+      }
+      await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]))
+      this.pool.sizeSaved(volume.device.devId)
+      volume.device.size = bytes(size)
+      volume.modified = Date.now()
+      this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
+    })
+  }
+
+  /** Makes everything durable, sizes too. */
+  async commit(): Promise<void> {
+    if (this.pool.unsavedSizes.size === 0) return this.pool.commit()
+    await this.#exclusive(async () => {
+      const changes = new Map<number, VolumeEntry>()
+      for (const [devId, size] of this.pool.unsavedSizes) {
+        const volume = this.#byDevId.get(devId)
+        if (volume) changes.set(devId, { ...volume.entry, size })
+      }
+      await this.#transaction(changes)
+      for (const [devId, { size }] of changes) {
+        if (this.pool.unsavedSizes.get(devId as DevId) === size) this.pool.sizeSaved(devId as DevId)
+      }
+    })
+  }
+
+  /** Makes the volumes that pool.yaml names and the pool lacks, and names devices that have none. */
+  async ensure(wanted: PoolConfig['volumes']): Promise<void> {
+    const missing = Object.entries(wanted).filter(([name]) => !this.#byName.has(name))
+    // Origins before their snapshots.
+    while (missing.length > 0) {
+      const ready = missing.findIndex(
+        ([, { snapshotOf }]) => snapshotOf === undefined || this.#byName.has(snapshotOf),
+      )
+      const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
+      const unnamed = volume.id === undefined ? undefined : this.#byDevId.get(volume.id)
+      const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
+      if (unnamed && !this.#table.get(unnamed.devId)) await this.#adopt(unnamed, name, volume.size)
+      else if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
+      else {
+        await this.snapshot({ ...request, origin: volume.snapshotOf })
+        await this.resize({ name, size: volume.size })
+      }
+    }
+  }
+
+  // --- PoolAdmin ---
+
+  async create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo> {
+    const volume = await this.make(request.name, request.size, request.devId)
+    return this.#info(volume)
+  }
+
+  /** As `create`, with the permission bits and owner of the file. */
+  make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
+    checkSize(size)
+    return this.#exclusive(async () => {
+      this.#checkNewName(name)
+      const devId = this.#newDevId(wanted)
+      const entry = { ...this.#entry(name, devId, size, null), ...ownership }
+      await this.#transaction(new Map([[devId, entry]]), () => this.pool.createThin(devId))
+      this.#options.onChange('created', name, devId)
+      return this.#add(devId)
+    })
+  }
+
+  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo> {
+    return this.#exclusive(async () => {
+      const origin = this.#must(request.origin)
+      this.#checkNewName(request.name)
+      const devId = this.#newDevId(request.devId)
+      const from = origin.devId as DevId
+      const entry = {
+        ...this.#entry(request.name, devId, origin.device.size, from),
+        mode: origin.entry.mode,
+        uid: origin.entry.uid,
+        gid: origin.entry.gid,
+      }
+      await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
+      this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
+      return this.#info(this.#add(devId))
+    })
+  }
+
+  async remove(request: { names: string[] }): Promise<void> {
+    const volumes = await this.#exclusive(async () => {
+      const found = [...new Set(request.names)].map(name => this.#must(name))
+      for (const volume of found) {
+        if (volume.opens > 0) throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is open`)
+      }
+      await this.#unname(found)
+      return found
+    })
+    await Promise.all(volumes.map(volume => this.#reap(volume)))
+  }
+
+  rename(request: { from: string; to: string }): Promise<VolumeInfo> {
+    return this.#exclusive(async () => {
+      const volume = this.#must(request.from)
+      this.#checkNewName(request.to)
+      await this.#rename(volume, request.to)
+      return this.#info(volume)
+    })
+  }
+
+  /** rename(2): the name may be taken; the volume that had it is unlinked, or gets the other name. */
+  renameOver(from: string, to: string, exchange: boolean): Promise<void> {
+    return this.#exclusive(async () => {
+      const volume = this.#must(from)
+      const other = this.#byName.get(to)
+      if (volume === other) return
+      if (!other) {
+        if (exchange) throw new ThinfsError('VOLUME_MISSING', to)
+        checkVolumeName(to)
+        await this.#rename(volume, to)
+        return
+      }
+      const entry = { ...volume.entry, name: to }
+      const before = exchange ? { ...other.entry, name: from } : { ...other.entry, removed: true }
+      await this.#transaction(
+        new Map([
+          [volume.devId, entry],
+          [other.devId, before],
+        ]),
+      )
+      this.#options.onChange(`renamed to ${to}`, from, volume.devId)
+      this.#byName.delete(from)
+      this.#byName.set(to, volume)
+      if (exchange) this.#byName.set(from, other)
+      else if (other.opens === 0) void this.#reap(other)
+    })
+  }
+
+  async resize(request: { name: string; size: number }): Promise<VolumeInfo> {
+    const volume = this.#must(request.name)
+    await this.setSize(volume, request.size)
+    return this.#info(volume)
+  }
+
+  async list(): Promise<VolumeInfo[]> {
+    return [...this.#byName.values()]
+      .map(volume => this.#info(volume))
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  async status(): Promise<PoolStatus> {
+    const { pool } = this
+    const { metadata } = pool
+    return {
+      name: this.#options.name,
+      mode: pool.mode,
+      reason: pool.reason,
+      needsCheck: metadata.needsCheck,
+      transactionId: metadata.transactionId,
+      dataBlockSize: pool.blockSize,
+      data: {
+        path: pool.data.path,
+        blocks: metadata.nrDataBlocks,
+        usedBlocks: metadata.nrAllocatedDataBlocks,
+      },
+      metadata: {
+        path: this.#options.metadata.path,
+        blocks: metadata.nrMetadataBlocks,
+        usedBlocks: metadata.nrAllocatedMetadataBlocks,
+      },
+      lowWaterMarkBlocks: pool.lowWaterMark,
+      belowLowWater: pool.belowLowWater,
+      heldRoot: metadata.heldRoot,
+      discards: pool.discards,
+      onFull: pool.onFull,
+      volumes: this.#byName.size,
+      mount: null,
+      dm: {
+        pool: poolStatusLine(pool),
+        volumes: [...this.#byName.values()].map(volume => ({
+          name: volume.name,
+          line: thinStatusLine(pool, volume.devId as DevId, volume.device.size),
+        })),
+      },
+    }
+  }
+
+  message(request: { message: string }): Promise<void> {
+    const message = parseMessage(request.message)
+    return this.#exclusive(async () => {
+      const { pool } = this
+      if (pool.mode !== 'write' && pool.mode !== 'out_of_data_space') {
+        throw new ThinfsError('NOT_SUPPORTED', `the pool is ${pool.mode}: ${pool.reason}`)
+      }
+      switch (message.kind) {
+        case 'create_thin':
+          pool.createThin(message.devId)
+          await pool.commit()
+          this.#add(message.devId)
+          return
+        case 'create_snap':
+          pool.createSnap(message.devId, message.origin)
+          await pool.commit()
+          this.#add(message.devId)
+          return
+        case 'delete':
+          return this.#delete(message.devId)
+        case 'set_transaction_id':
+          if (pool.metadata.transactionId !== message.current) {
+            const found = pool.metadata.transactionId
+            throw new ThinfsError(
+              'TRANSACTION_MISMATCH',
+              `${message.current}, the pool is at ${found}`,
+            )
+          }
+          return this.#transaction(new Map(), () => {}, message.next)
+        case 'reserve_metadata_snap':
+          return pool.reserveMetadataSnap()
+        case 'release_metadata_snap':
+          return pool.releaseMetadataSnap()
+      }
+    })
+  }
+
+  check(): Promise<CheckReport> {
+    return this.#exclusive(async () => {
+      const { pool, ...options } = this.#options
+      await pool.commit()
+      // What is on disk now stays as it is until the next commit, and that waits for this call.
+      const report = checkMetadata(options.metadata)
+      const devices = new Set<number>(pool.metadata.deviceIds())
+      const names = checkTable(options.tablePath, pool.metadata.transactionId, devices)
+      report.problems.push(...names.map(message => ({ severity: 'error' as const, message })))
+      return report
+    })
+  }
+
+  /** Waits for changes under way, leaves removals to the next opening, and closes the pool. */
+  async close(): Promise<void> {
+    this.#closing = true
+    await this.#exclusive(async () => {})
+    await Promise.all(this.#reaping)
+    if (this.pool.mode === 'write') await this.commit()
+    await this.pool.close()
+  }
+
+  // --- inside ---
+
+  #exclusive<T>(change: () => Promise<T>): Promise<T> {
+    const result = this.#lock.then(change)
+    this.#lock = result.catch(() => {})
+    return result
+  }
+
+  /** volumes.json, then the pool with the transaction id it carries, durable when this resolves. */
+  async #transaction(
+    changes: EntryChanges,
+    act: () => void = () => {},
+    next = this.pool.metadata.transactionId + 1,
+  ): Promise<void> {
+    this.pool.mustBeWritable()
+    const current = this.pool.metadata.transactionId
+    const revert = await this.#table.change(changes, next)
+    try {
+      act()
+      this.pool.setTransactionId(current, next)
+      await this.pool.commit()
+    } catch (err) {
+      revert()
+      throw err
+    }
+    for (const [devId, entry] of changes) {
+      const volume = this.#byDevId.get(devId)
+      if (volume && entry) volume.entry = entry
+      if (volume) volume.changed = Date.now()
+    }
+  }
+
+  /** Gives a device that another program made a name and a size. */
+  #adopt(volume: Volume, name: string, size: number): Promise<void> {
+    return this.#exclusive(async () => {
+      const unnamed = volume.name
+      const entry = { ...volume.entry, name, size }
+      await this.#transaction(new Map([[volume.devId, entry]]))
+      volume.device.size = bytes(size)
+      this.#byName.delete(unnamed)
+      this.#byName.set(name, volume)
+      this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
+    })
+  }
+
+  async #rename(volume: Volume, to: string): Promise<void> {
+    const from = volume.name
+    await this.#transaction(new Map([[volume.devId, { ...volume.entry, name: to }]]))
+    this.#byName.delete(from)
+    this.#byName.set(to, volume)
+    this.#options.onChange(`renamed to ${to}`, from, volume.devId)
+  }
+
+  /** Takes names away; what was there stays until it is reaped. */
+  async #unname(volumes: Volume[]): Promise<void> {
+    const gone = volumes.map(volume => [volume.devId, { ...volume.entry, removed: true }] as const)
+    await this.#transaction(new Map(gone))
+    for (const volume of volumes) {
+      this.#byName.delete(volume.name)
+      this.#options.onChange('removed', volume.name, volume.devId)
+    }
+  }
+
+  /** Gives the space of a removed volume back. */
+  #reap(volume: Volume): Promise<void> {
+    const work = this.#reapNow(volume).catch(err => {
+      // The entry says removed: the next opening goes on.
+      this.#options.onChange(
+        `not yet reclaimed: ${(err as Error).message}`,
+        volume.name,
+        volume.devId,
+      )
+    })
+    this.#reaping.add(work)
+    void work.then(() => this.#reaping.delete(work))
+    return work
+  }
+
+  async #reapNow(volume: Volume): Promise<void> {
+    if (!(await this.pool.emptyDevice(volume.devId as DevId, () => this.#closing))) return
+    await this.#exclusive(async () => {
+      if (this.#closing || this.#byDevId.get(volume.devId) !== volume) return
+      await this.#transaction(new Map([[volume.devId, null]]), () =>
+        this.pool.deleteDevice(volume.devId as DevId),
+      )
+      this.#byDevId.delete(volume.devId)
+    })
+  }
+
+  /** The message `delete`: by device id, at once. */
+  async #delete(devId: DevId): Promise<void> {
+    const volume = this.#byDevId.get(devId)
+    if (!volume) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
+    if (volume.opens > 0) throw new ThinfsError('DEVICE_BUSY', `device ${devId}: it is open`)
+    if (this.#table.get(devId)) {
+      await this.#table.change(new Map([[devId, null]]), this.pool.metadata.transactionId)
+    }
+    await this.pool.emptyDevice(devId, () => false)
+    this.pool.deleteDevice(devId)
+    await this.pool.commit()
+    this.#byDevId.delete(devId)
+    this.#byName.delete(volume.name)
+    this.#options.onChange('removed', volume.name, devId)
+  }
+
+  /** Takes a device of the pool in. */
+  #add(devId: DevId): Volume {
+    const { metadata } = this.pool
+    const details = metadata.details(devId)
+    const entry = this.#table.get(devId) ?? this.#unnamedEntry(devId)
+    const device = this.pool.device(devId, this.pool.unsavedSizes.get(devId) ?? bytes(entry.size))
+    const volume = new Volume(entry, device, details.transactionId + 1)
+    this.#byDevId.set(devId, volume)
+    if (!entry.removed) this.#byName.set(entry.name, volume)
+    return volume
+  }
+
+  /** For a device that another program made: as large as what it maps. */
+  #unnamedEntry(devId: DevId): VolumeEntry {
+    const size = (this.pool.metadata.highestMapped(devId) + 1) * this.pool.blockSize
+    return { ...this.#entry(`${UNNAMED_PREFIX}${devId}`, devId, size, null), created: null }
+  }
+
+  #entry(name: string, devId: number, size: number, origin: number | null): VolumeEntry {
+    return {
+      name,
+      dev_id: devId,
+      size,
+      origin,
+      created: this.#options.now(),
+      mode: 0o600,
+      uid: this.#options.uid,
+      gid: this.#options.gid,
+      removed: false,
+    }
+  }
+
+  #must(name: string): Volume {
+    const volume = this.#byName.get(name)
+    if (!volume) throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+    return volume
+  }
+
+  #checkNewName(name: string): void {
+    checkVolumeName(name)
+    if (this.#byName.has(name)) {
+      throw new ThinfsError('VOLUME_EXISTS', `${name}: a volume has the name`)
+    }
+  }
+
+  /** The id asked for, or the first above all that are there. */
+  #newDevId(wanted: number | undefined): DevId {
+    if (wanted !== undefined) {
+      if (!Number.isInteger(wanted) || wanted < 0 || wanted > MAX_DEV_ID) {
+        throw new ThinfsError('BAD_ARGUMENT', `device id ${wanted}: 0 to ${MAX_DEV_ID} is allowed`)
+      }
+      if (this.#byDevId.has(wanted)) {
+        throw new ThinfsError('DEVICE_EXISTS', `device id ${wanted} is in use`)
+      }
+      return wanted as DevId
+    }
+    let next = 0
+    for (const devId of this.#byDevId.keys()) next = Math.max(next, devId + 1)
+    if (next > MAX_DEV_ID) {
+      next = 0
+      while (this.#byDevId.has(next)) next++
+    }
+    return next as DevId
+  }
+
+  #info(volume: Volume): VolumeInfo {
+    const { entry } = volume
+    const origin = entry.origin === null ? undefined : this.#byDevId.get(entry.origin)
+    return {
+      name: entry.name,
+      devId: volume.devId,
+      size: volume.device.size,
+      mapped: this.mappedBytes(volume),
+      exclusive: this.exclusiveBytes(volume),
+      origin: origin && !origin.entry.removed ? origin.name : null,
+      created: entry.created,
+      open: volume.opens > 0,
+    }
+  }
+
+  /** Bytes of the data blocks that a volume maps. */
+  mappedBytes(volume: Volume): number {
+    return this.pool.metadata.details(volume.devId as DevId).mappedBlocks * this.pool.blockSize
+  }
+
+  /** Bytes of those that nothing else maps. Visits all mappings that are not shared as a tree. */
+  exclusiveBytes(volume: Volume): number {
+    let blocks = 0
+    this.pool.metadata.forEachExclusive(
+      volume.devId as DevId,
+      (_vblock: number, _dataBlock: DataBlock, count: number) => {
+        if (count === 1) blocks++
+      },
+    )
+    return blocks * this.pool.blockSize
+  }
+}
+
+function checkSize(size: number): void {
+  if (!Number.isInteger(size) || size < 0 || size > MAX_SIZE || size % SECTOR_SIZE !== 0) {
+    throw new ThinfsError(
+      'BAD_ARGUMENT',
+      `size ${size}: whole sectors of ${SECTOR_SIZE} bytes up to ${MAX_SIZE} are allowed`,
+    )
+  }
+}
