@@ -1,0 +1,44 @@
+import { native, type Watch } from '../native.js'
+import type { Slots } from './slots.js'
+
+/** One end of a FUSE connection: where requests are read and replies are written. */
+export interface FuseDevice {
+  /**
+   * Reads the requests that wait, at most `count`, one to each slot from the first; their sizes go
+   * to `lengths`. Does not wait.
+   * @returns how many; -1 when the file system is unmounted
+   */
+  read(slots: Slots, count: number, lengths: Uint32Array): number
+  /** Writes a reply or notification. @returns 0 or the negative errno */
+  write(buffer: Buffer, at: number, length: number): number
+  /** Calls `onReadable` again and again while there is something to read. */
+  watch(onReadable: () => void): void
+  unwatch(): void
+}
+
+/** The kernel's end: a descriptor of /dev/fuse, non-blocking, which belongs to the caller. */
+export class KernelDevice implements FuseDevice {
+  readonly #fd: number
+  #watch: Watch | null = null
+
+  constructor(fd: number) {
+    this.#fd = fd
+  }
+
+  read(slots: Slots, count: number, lengths: Uint32Array): number {
+    return native.fuse_read(this.#fd, slots.buffer, slots.size, count, lengths)
+  }
+
+  write(buffer: Buffer, at: number, length: number): number {
+    return native.fuse_write(this.#fd, buffer, at, length)
+  }
+
+  watch(onReadable: () => void): void {
+    this.#watch ??= native.fuse_watch(this.#fd, onReadable)
+  }
+
+  unwatch(): void {
+    if (this.#watch !== null) native.fuse_unwatch(this.#watch)
+    this.#watch = null
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * What the FUSE transports ask of whoever is mounted.
+ *
+ * A method answers with a value or a promise of one, or throws an error whose errno (`errnoOf`) the
+ * caller gets. `read` and `write` are the hot path: plain numbers in and out, no promise unless they
+ * really wait. Inode 1 is the root; it is the only directory.
+ */
+
+/** A value now, or later. */
+export type Later<T> = T | Promise<T>
+
+/** Attributes of a file or of the root, as stat(2) shows them. Times in seconds, with fractions. */
+export interface Attributes {
+  ino: number
+  /** Tells two files that had the same inode number one after the other apart. */
+  generation: number
+  size: number
+  /** Space taken, in 512-byte units. */
+  blocks: number
+  /** Type and permission bits. */
+  mode: number
+  nlink: number
+  uid: number
+  gid: number
+  atime: number
+  mtime: number
+  ctime: number
+  /** st_blksize: preferred size of I/O. */
+  blockSize: number
+}
+
+/** Attributes to change; what is absent stays. */
+export interface AttributeChange {
+  size?: number
+  mode?: number
+  uid?: number
+  gid?: number
+  /** Seconds; 'now' for the server's clock. */
+  atime?: number | 'now'
+  mtime?: number | 'now'
+}
+
+/** statfs(2). Counts are in units of `blockSize`, which loop takes its discard granularity from. */
+export interface FileSystemStatistics {
+  blockSize: number
+  blocks: number
+  blocksFree: number
+  files: number
+  filesFree: number
+  nameMax: number
+}
+
+export interface DirectoryEntry {
+  name: string
+  attributes: Attributes
+}
+
+/** Who asks: the credentials of a request. */
+export interface Caller {
+  uid: number
+  gid: number
+  pid: number
+}
+
+export interface FileSystem {
+  /** The largest read or write that will be asked for, in bytes. Known after INIT. */
+  statfs(): Later<FileSystemStatistics>
+  lookup(parent: number, name: string): Later<Attributes>
+  getattr(ino: number): Later<Attributes>
+  setattr(ino: number, change: AttributeChange): Later<Attributes>
+  /** All entries but `.` and `..`; the transport keeps the list while the directory is open. */
+  readdir(ino: number): Later<readonly DirectoryEntry[]>
+  /** Makes an empty regular file; the transport opens it afterwards. */
+  create(parent: number, name: string, mode: number, caller: Caller): Later<Attributes>
+  unlink(parent: number, name: string): Later<void>
+  /** @param flags RENAME_NOREPLACE 1, RENAME_EXCHANGE 2 */
+  rename(
+    parent: number,
+    name: string,
+    newParent: number,
+    newName: string,
+    flags: number,
+  ): Later<void>
+  /** @param flags of open(2) */
+  open(ino: number, flags: number): Later<void>
+  release(ino: number): Later<void>
+
+  /**
+   * Fills `target` at `at` with up to `size` bytes from `offset`.
+   * @returns bytes read: `size`, or less only at the end of the file
+   */
+  read(ino: number, offset: number, size: number, target: Buffer, at: number): Later<number>
+  /**
+   * Writes `size` bytes of `source` from `at`. All or an error, never short. Who answers with a
+   * promise has copied what it needs of `source` before it returns.
+   */
+  write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number>
+  /** @param mode bits of fallocate(2): KEEP_SIZE 1, PUNCH_HOLE 2, ZERO_RANGE 16 */
+  fallocate(ino: number, mode: number, offset: number, length: number): Later<void>
+  /** @param whence SEEK_DATA 3 or SEEK_HOLE 4 */
+  lseek(ino: number, offset: number, whence: number): Later<number>
+  copyFileRange(
+    source: number,
+    sourceOffset: number,
+    target: number,
+    targetOffset: number,
+    length: number,
+  ): Later<number>
+  fsync(ino: number, dataOnly: boolean): Later<void>
+  /** close(2) on a descriptor of the file. */
+  flush(ino: number): Later<void>
+  syncfs(): Later<void>
+  getxattr(ino: number, name: string): Later<Buffer>
+  listxattr(ino: number): Later<readonly string[]>
+
+  /** True while changes were made that would not survive the death of this process. */
+  readonly unsettled: boolean
+  /** Makes them survive it. Called once a batch, before the replies to what made the changes. */
+  settle(): Later<void>
+}

@@ -1,0 +1,14 @@
+/** The kernel's FUSE protocol: mounting, and serving a FileSystem to the kernel. */
+export type { FuseDevice } from './device.js'
+export type {
+  AttributeChange,
+  Attributes,
+  Caller,
+  DirectoryEntry,
+  FileSystem,
+  FileSystemStatistics,
+  Later,
+} from './file-system.js'
+export { MAX_IO, type Negotiated } from './init.js'
+export { type MountOptions, mountFuse } from './mount.js'
+export { FuseSession, type FuseSessionOptions } from './session.js'

@@ -1,0 +1,111 @@
+/**
+ * Mounting: a descriptor of /dev/fuse joined to a folder.
+ *
+ * Root calls mount(2). Everybody else asks fusermount3, which is set-user-id root and sends the
+ * descriptor over a socket. Source: Documentation/filesystems/fuse.rst, "Mount options"; libfuse's
+ * util/fusermount.c, _FUSE_COMMFD.
+ */
+import { spawn } from 'node:child_process'
+import { closeSync, constants, openSync } from 'node:fs'
+import { errnoOf, ThinfsError } from '../base/index.js'
+import { native } from '../native.js'
+
+const MS_RDONLY = 1
+const MS_NOSUID = 2
+const MS_NODEV = 4
+/** Where fusermount3 finds its end of the socket. */
+const FUSERMOUNT_SOCKET = 3
+
+export interface MountOptions {
+  /** Shown as the mount's source. */
+  source: string
+  /** The mount's type is `fuse.` and this. */
+  subtype: string
+  /** Whether other users than the one who mounts may use it, as far as permissions let them. */
+  allowOther: boolean
+  readOnly: boolean
+}
+
+/**
+ * Mounts on the folder `mountPoint`; permissions are checked by the kernel.
+ * @returns a descriptor of /dev/fuse, non-blocking, closed on exec
+ * @throws MOUNT_FAILED with the errno of what failed
+ */
+export async function mountFuse(mountPoint: string, options: MountOptions): Promise<number> {
+  return process.getuid?.() === 0
+    ? mountDirectly(mountPoint, options)
+    : await mountByFusermount(mountPoint, options)
+}
+
+function mountDirectly(mountPoint: string, options: MountOptions): number {
+  let fd: number
+  try {
+    fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
+  } catch (err) {
+    throw failed(mountPoint, err)
+  }
+  const data = [
+    `fd=${fd}`,
+    'rootmode=40000',
+    `user_id=${process.getuid?.()}`,
+    `group_id=${process.getgid?.()}`,
+    'default_permissions',
+  ]
+  if (options.allowOther) data.push('allow_other')
+  const flags = MS_NOSUID | MS_NODEV | (options.readOnly ? MS_RDONLY : 0)
+  try {
+    native.mount_attach(
+      options.source,
+      mountPoint,
+      `fuse.${options.subtype}`,
+      flags,
+      data.join(','),
+    )
+  } catch (err) {
+    closeSync(fd)
+    throw failed(mountPoint, err)
+  }
+  return fd
+}
+
+async function mountByFusermount(mountPoint: string, options: MountOptions): Promise<number> {
+  const given = [
+    `fsname=${options.source.replace(/[\\,]/g, '\\$&')}`,
+    `subtype=${options.subtype}`,
+    'default_permissions',
+  ]
+  if (options.allowOther) given.push('allow_other')
+  if (options.readOnly) given.push('ro')
+  const [ours, theirs] = native.socket_pair()
+  let stderr = ''
+  try {
+    await new Promise<void>((resolve, reject) => {
+      const child = spawn('fusermount3', ['-o', given.join(','), '--', mountPoint], {
+        env: { ...process.env, _FUSE_COMMFD: String(FUSERMOUNT_SOCKET) },
+        stdio: ['ignore', 'ignore', 'pipe', theirs],
+      })
+      child.stderr?.on('data', text => {
+        stderr += text
+      })
+      child.on('error', reject)
+      child.on('close', () => resolve())
+    })
+  } catch (err) {
+    closeSync(ours)
+    throw failed(mountPoint, err)
+  } finally {
+    closeSync(theirs)
+  }
+  // It has exited: what it sent is here, or will never come.
+  const fd = native.socket_receive_descriptor(ours)
+  closeSync(ours)
+  if (fd < 0) throw failed(mountPoint, new Error(stderr.trim() || 'fusermount3 sent no descriptor'))
+  return fd
+}
+
+function failed(mountPoint: string, cause: unknown): ThinfsError {
+  return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })
+}

@@ -1,0 +1,155 @@
+import { constants } from 'node:os'
+import { assert } from '../base/index.js'
+import { OUT_HEADER } from './abi.js'
+import type { FuseDevice } from './device.js'
+import { errnoNumber } from './errno.js'
+import type { FileSystem, Later } from './file-system.js'
+import type { Slots } from './slots.js'
+
+const { ENODEV, ENOENT } = constants.errno
+
+export interface RepliesOptions {
+  device: FuseDevice
+  fileSystem: FileSystem
+  /** Replies wait in slots for `settle`: true when it begins, and nothing may be read until false. */
+  onHold(hold: boolean): void
+  onFatal(err: unknown): void
+  onSettleError(err: unknown): void
+}
+
+/**
+ * Replies on their way to the kernel.
+ *
+ * Each leaves at once, unless the file system has unsettled changes: then it waits until the batch is
+ * handled and `settle` has made the changes outlive this process, for a caller may not rely on what
+ * our death takes back. One settling serves all that wait.
+ */
+export class Replies {
+  readonly #options: RepliesOptions
+  readonly #device: FuseDevice
+  readonly #fs: FileSystem
+  /** Replies of this batch that wait: where they begin in `#slots`. */
+  readonly #staged: Uint32Array
+  #nrStaged = 0
+  #slots: Slots
+  /** Replies outside of the batch that wait; at most as many as the kernel has requests under way. */
+  #waiting: Buffer[] = []
+  #releaseQueued = false
+  #settling = false
+
+  /** @param slots those of the first batch */
+  constructor(slots: Slots, options: RepliesOptions) {
+    this.#options = options
+    this.#device = options.device
+    this.#fs = options.fileSystem
+    this.#staged = new Uint32Array(slots.count)
+    this.#slots = slots
+  }
+
+  /** True from `onHold(true)` to `onHold(false)`. */
+  get held(): boolean {
+    return this.#settling
+  }
+
+  /** Replies from the slot of the batch at byte `base`: `length` bytes of payload, or an errno. */
+  reply(slots: Slots, base: number, length: number, errno: number): void {
+    writeHeader(slots, base, length, errno)
+    if (this.#fs.unsettled) {
+      this.#slots = slots
+      this.#staged[this.#nrStaged++] = base
+    } else {
+      this.#send(slots.buffer, base)
+    }
+  }
+
+  /** Replies to a request of a batch that is over; the slot may be used again afterwards. */
+  replyLater(slots: Slots, base: number, length: number, errno: number): void {
+    writeHeader(slots, base, length, errno)
+    if (!this.#fs.unsettled && !this.#settling) {
+      this.#send(slots.buffer, base)
+      return
+    }
+    this.#waiting.push(Buffer.from(slots.buffer.subarray(base, base + OUT_HEADER.size + length)))
+    if (this.#releaseQueued) return
+    this.#releaseQueued = true
+    // Answers of one cause, such as all that waited for a commit, share a settling.
+    queueMicrotask(() => {
+      this.#releaseQueued = false
+      try {
+        this.release()
+      } catch (err) {
+        this.#options.onFatal(err)
+      }
+    })
+  }
+
+  /** Settles what there is to settle, then sends what waited for it: at the end of every batch. */
+  release(): void {
+    if (this.#settling || (this.#nrStaged === 0 && this.#waiting.length === 0)) return
+    const waiting = this.#waiting
+    this.#waiting = []
+    let settled: Later<void>
+    try {
+      settled = this.#fs.unsettled ? this.#fs.settle() : undefined
+    } catch (err) {
+      this.#sendHeld(waiting, this.#settleErrno(err))
+      return
+    }
+    if (!(settled instanceof Promise)) {
+      this.#sendHeld(waiting, 0)
+      return
+    }
+    this.#settling = true
+    this.#options.onHold(true)
+    settled
+      .then(
+        () => 0,
+        err => this.#settleErrno(err),
+      )
+      .then(errno => {
+        this.#sendHeld(waiting, errno)
+        this.#settling = false
+        this.release()
+        if (!this.#settling) this.#options.onHold(false)
+      })
+      .catch(err => this.#options.onFatal(err))
+  }
+
+  /** Changes that could not be settled are undone by a crash: those who made them get the error. */
+  #settleErrno(err: unknown): number {
+    const errno = errnoNumber(err)
+    if (errno === null) throw err
+    this.#options.onSettleError(err)
+    return errno
+  }
+
+  /** @param errno sent instead of what waited, when it is not 0 */
+  #sendHeld(waiting: Buffer[], errno: number): void {
+    for (let i = 0; i < this.#nrStaged; i++) {
+      const base = this.#staged[i]!
+      if (errno !== 0) writeHeader(this.#slots, base, 0, errno)
+      this.#send(this.#slots.buffer, base)
+    }
+    this.#nrStaged = 0
+    for (const reply of waiting) {
+      if (errno !== 0) {
+        reply.writeUInt32LE(OUT_HEADER.size, OUT_HEADER.at.len)
+        reply.writeInt32LE(-errno, OUT_HEADER.at.error)
+      }
+      this.#send(reply, 0)
+    }
+  }
+
+  /** Writes the reply whose header is at byte `at`. */
+  #send(buffer: Buffer, at: number): void {
+    const result = this.#device.write(buffer, at, buffer.readUInt32LE(at + OUT_HEADER.at.len))
+    if (result === 0) return
+    // ENOENT: the caller was killed. ENODEV: unmounted meanwhile.
+    assert(result === -ENOENT || result === -ENODEV, `the kernel refused a reply: ${result}`)
+  }
+}
+
+function writeHeader(slots: Slots, base: number, length: number, errno: number): void {
+  slots.setU32(base + OUT_HEADER.at.len, OUT_HEADER.size + length)
+  slots.setU32(base + OUT_HEADER.at.error, -errno)
+}

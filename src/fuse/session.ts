@@ -1,0 +1,566 @@
+/**
+ * A FUSE connection served by a FileSystem.
+ *
+ * Requests are read in batches and handled one after the other, each answered exactly once; when an
+ * answer leaves is decided in replies.ts. READ and WRITE allocate nothing.
+ *
+ * Here, and only here, errors become errnos.
+ */
+import { constants } from 'node:os'
+import { assert, ThinfsError } from '../base/index.js'
+import {
+  COPY_FILE_RANGE_IN,
+  CREATE_IN,
+  FALLOCATE_IN,
+  FATTR,
+  FLUSH_IN,
+  FSYNC_FDATASYNC,
+  FSYNC_IN,
+  GETATTR_IN,
+  GETXATTR_IN,
+  GETXATTR_OUT,
+  IN_HEADER,
+  INIT_IN,
+  LSEEK_IN,
+  MKNOD_IN,
+  NOTIFY_RESEND,
+  OPCODE,
+  OPEN_IN,
+  OUT_HEADER,
+  opcodeName,
+  READ_IN,
+  RELEASE_IN,
+  RENAME_IN,
+  RENAME2_IN,
+  SETATTR_IN,
+  WRITE_IN,
+} from './abi.js'
+import { type FuseDevice, KernelDevice } from './device.js'
+import { DirectoryStreams } from './directory.js'
+import {
+  type Encode,
+  encodeAttributes,
+  encodeCopy64,
+  encodeCreate,
+  encodeEntry,
+  encodeNothing,
+  encodeOpen,
+  encodeOpendir,
+  encodeRead,
+  encodeSeek,
+  encodeStatistics,
+  encodeWrite,
+} from './encode.js'
+import { errnoNumber } from './errno.js'
+import type { AttributeChange, Attributes, FileSystem, Later } from './file-system.js'
+import { encodeInit, MAX_IO, type Negotiated, negotiate } from './init.js'
+import { later, orElse } from './later.js'
+import { readNames } from './names.js'
+import { Replies } from './replies.js'
+import { BODY, PAYLOAD, Slots } from './slots.js'
+
+const { EINVAL, EIO, ENODEV, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
+
+/** Requests of one batch. A batch begins small and doubles while it comes back full. */
+const NR_SLOTS = 16
+/** The largest WRITE and its header: less makes read(2) fail. */
+const SLOT_SIZE = MAX_IO + 4096
+/** Requests handled before timers and sockets get their turn. */
+const MAX_REQUESTS_PER_TURN = 256
+const S_IFMT = 0o170000
+const S_IFREG = 0o100000
+
+/** Byte offsets from the start of a slot, for the hot path. */
+const READ_OFFSET = BODY + READ_IN.at.offset
+const READ_SIZE = BODY + READ_IN.at.size
+const WRITE_OFFSET = BODY + WRITE_IN.at.offset
+const WRITE_SIZE = BODY + WRITE_IN.at.size
+const WRITE_DATA = BODY + WRITE_IN.size
+
+/** Bytes of the structure behind a request's header, by opcode. */
+const BODY_SIZES = new Map<number, number>([
+  [OPCODE.GETATTR, GETATTR_IN.size],
+  [OPCODE.SETATTR, SETATTR_IN.size],
+  [OPCODE.MKNOD, MKNOD_IN.size],
+  [OPCODE.RENAME, RENAME_IN.size],
+  [OPCODE.OPEN, OPEN_IN.size],
+  [OPCODE.READ, READ_IN.size],
+  [OPCODE.WRITE, WRITE_IN.size],
+  [OPCODE.RELEASE, RELEASE_IN.size],
+  [OPCODE.FSYNC, FSYNC_IN.size],
+  [OPCODE.GETXATTR, GETXATTR_IN.size],
+  [OPCODE.LISTXATTR, GETXATTR_IN.size],
+  [OPCODE.FLUSH, FLUSH_IN.size],
+  [OPCODE.INIT, INIT_IN.size],
+  [OPCODE.OPENDIR, OPEN_IN.size],
+  [OPCODE.READDIR, READ_IN.size],
+  [OPCODE.RELEASEDIR, RELEASE_IN.size],
+  [OPCODE.CREATE, CREATE_IN.size],
+  [OPCODE.FALLOCATE, FALLOCATE_IN.size],
+  [OPCODE.READDIRPLUS, READ_IN.size],
+  [OPCODE.RENAME2, RENAME2_IN.size],
+  [OPCODE.LSEEK, LSEEK_IN.size],
+  [OPCODE.COPY_FILE_RANGE, COPY_FILE_RANGE_IN.size],
+  [OPCODE.COPY_FILE_RANGE_64, COPY_FILE_RANGE_IN.size],
+])
+
+/** What this file system has not, answered as Linux file systems without it do. */
+const REFUSALS = new Map<number, number>([
+  [OPCODE.READLINK, EINVAL],
+  [OPCODE.SYMLINK, EPERM],
+  [OPCODE.MKDIR, EPERM],
+  [OPCODE.RMDIR, ENOTDIR],
+  [OPCODE.LINK, EPERM],
+  [OPCODE.TMPFILE, EOPNOTSUPP],
+  [OPCODE.SETXATTR, EOPNOTSUPP],
+  [OPCODE.REMOVEXATTR, EOPNOTSUPP],
+  [OPCODE.IOCTL, ENOTTY],
+])
+
+export interface FuseSessionOptions {
+  /** Of /dev/fuse, non-blocking. Belongs to the caller, who closes it. */
+  fd: number
+  fileSystem: FileSystem
+  /** Of a connection that another process has initialised. */
+  negotiated?: Negotiated
+  /** INIT was answered. Not called for a connection that was taken over. */
+  onInitialized(negotiated: Negotiated): void
+  /** The connection has ended; called once, and nothing is read any more. */
+  onUnmounted(): void
+  /** A bug of ours, or a descriptor that fails. Nothing more is read or answered: the process has to end. */
+  onFatal(err: unknown): void
+  /** The file system failed a request; it was answered with the error's errno. */
+  onError?(opcode: string, ino: number, err: unknown): void
+  /** Stands for `fd`. */
+  device?: FuseDevice
+}
+
+/** Serves from when it is made until the file system is unmounted or `close` is called. */
+export class FuseSession {
+  readonly #device: FuseDevice
+  readonly #fs: FileSystem
+  readonly #options: FuseSessionOptions
+  readonly #directories: DirectoryStreams
+  readonly #replies: Replies
+  readonly #lengths = new Uint32Array(NR_SLOTS)
+  readonly #drain = (): void => this.#handleWaiting()
+  /** Requests of the batch under way. Replaced when a READ that has not ended yet needs the old ones. */
+  #slots = new Slots(SLOT_SIZE, NR_SLOTS)
+  #lent = false
+  #batchSize = 1
+  /** Where answers that come later are made. */
+  readonly #desk = new Slots(SLOT_SIZE, 1)
+  #ended = false
+  #failed = false
+
+  constructor(options: FuseSessionOptions) {
+    const { negotiated } = options
+    assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
+    this.#options = options
+    this.#fs = options.fileSystem
+    this.#directories = new DirectoryStreams(options.fileSystem)
+    this.#device = options.device ?? new KernelDevice(options.fd)
+    this.#replies = new Replies(this.#slots, {
+      device: this.#device,
+      fileSystem: this.#fs,
+      onHold: hold => this.#hold(hold),
+      onFatal: err => this.#fail(err),
+      onSettleError: err => options.onError?.('settle', 0, err),
+    })
+    this.#device.watch(this.#drain)
+  }
+
+  /** Reads no more requests. What is being worked on is still answered. */
+  close(): void {
+    this.#ended = true
+    this.#device.unwatch()
+  }
+
+  /**
+   * Asks for the requests that an earlier process has read and not answered.
+   * @returns false when the kernel cannot (before Linux 6.9): their callers wait until unmounting
+   */
+  resend(): boolean {
+    const notification = new Slots(OUT_HEADER.size, 1)
+    notification.buffer.fill(0)
+    notification.setU32(OUT_HEADER.at.len, OUT_HEADER.size)
+    notification.setU32(OUT_HEADER.at.error, NOTIFY_RESEND)
+    const result = this.#device.write(notification.buffer, 0, OUT_HEADER.size)
+    assert(
+      result === 0 || result === -EINVAL || result === -ENODEV,
+      `FUSE_NOTIFY_RESEND: ${result}`,
+    )
+    return result === 0
+  }
+
+  #hold(hold: boolean): void {
+    if (this.#ended) return
+    if (hold) this.#device.unwatch()
+    else this.#device.watch(this.#drain)
+  }
+
+  #handleWaiting(): void {
+    try {
+      for (let handled = 0; handled < MAX_REQUESTS_PER_TURN; ) {
+        if (this.#ended || this.#replies.held) return
+        const count = this.#device.read(this.#slots, this.#batchSize, this.#lengths)
+        if (count === 0) return
+        if (count < 0) {
+          this.close()
+          this.#options.onUnmounted()
+          return
+        }
+        this.#handleBatch(count)
+        handled += count
+        this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
+      }
+    } catch (err) {
+      this.#fail(err)
+    }
+  }
+
+  #handleBatch(count: number): void {
+    for (let i = 0; i < count; i++) this.#handle(i * SLOT_SIZE, this.#lengths[i]!)
+    this.#replies.release()
+    if (this.#lent) {
+      this.#slots = new Slots(SLOT_SIZE, NR_SLOTS)
+      this.#lent = false
+    }
+  }
+
+  /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
+  #handle(base: number, length: number): void {
+    const slots = this.#slots
+    // Without a `unique` there is nobody to answer.
+    if (length < OUT_HEADER.size) return
+    const opcode = slots.u32(base + IN_HEADER.at.opcode)
+    if (length < IN_HEADER.size || slots.u32(base + IN_HEADER.at.len) !== length) {
+      this.#refuse(base, EIO)
+      return
+    }
+    const ino = slots.u64(base + IN_HEADER.at.nodeid)
+    try {
+      if (opcode === OPCODE.READ) this.#read(base, length, ino)
+      else if (opcode === OPCODE.WRITE) this.#write(base, length, ino)
+      else this.#dispatch(opcode, base, length, ino)
+    } catch (err) {
+      this.#refuse(base, this.#errno(opcode, ino, err))
+    }
+  }
+
+  #read(base: number, length: number, ino: number): void {
+    const slots = this.#slots
+    const size = slots.u32(base + READ_SIZE)
+    if (length < BODY + READ_IN.size || size > MAX_IO) {
+      this.#refuse(base, EINVAL)
+      return
+    }
+    const offset = slots.u64(base + READ_OFFSET)
+    const got = this.#fs.read(ino, offset, size, slots.buffer, base + PAYLOAD)
+    if (typeof got === 'number') {
+      assert(got <= size, `READ of ${size} bytes was answered with ${got}`)
+      this.#reply(base, got)
+    } else {
+      // Its bytes arrive in this slot.
+      this.#lent = true
+      this.#answerLater(OPCODE.READ, base, ino, got, encodeRead, slots, base)
+    }
+  }
+
+  #write(base: number, length: number, ino: number): void {
+    const slots = this.#slots
+    const size = slots.u32(base + WRITE_SIZE)
+    if (length < WRITE_DATA || size > length - WRITE_DATA) {
+      this.#refuse(base, EINVAL)
+      return
+    }
+    const offset = slots.u64(base + WRITE_OFFSET)
+    const put = this.#fs.write(ino, offset, size, slots.buffer, base + WRITE_DATA)
+    if (typeof put === 'number') {
+      // A loop device would take a short answer for success.
+      assert(put === size, `WRITE of ${size} bytes was answered with ${put}`)
+      this.#reply(base, encodeWrite(slots, base, size))
+    } else {
+      const whole = put.then(value => {
+        assert(value === size, `WRITE of ${size} bytes was answered with ${value}`)
+        return value
+      })
+      this.#answer(OPCODE.WRITE, base, ino, whole, encodeWrite)
+    }
+  }
+
+  #dispatch(opcode: number, base: number, length: number, ino: number): void {
+    const slots = this.#slots
+    const fs = this.#fs
+    const at = base + BODY
+    const bodySize = BODY_SIZES.get(opcode) ?? 0
+    if (length < BODY + bodySize) {
+      this.#refuse(base, EINVAL)
+      return
+    }
+    const names = (count: number): string[] => readNames(slots, at + bodySize, base + length, count)
+    const answer = <T>(value: Later<T>, encode: Encode<T>): void =>
+      this.#answer(opcode, base, ino, value, encode)
+
+    switch (opcode) {
+      case OPCODE.FORGET:
+      case OPCODE.BATCH_FORGET:
+      case OPCODE.INTERRUPT:
+      case OPCODE.NOTIFY_REPLY:
+        break // Not answered, and inodes here live without being looked up.
+
+      case OPCODE.INIT: {
+        const negotiated = negotiate(slots, base)
+        this.#reply(base, encodeInit(slots, base, negotiated))
+        this.#options.onInitialized(negotiated)
+        break
+      }
+      case OPCODE.DESTROY:
+      case OPCODE.SYNCFS:
+      case OPCODE.FSYNCDIR:
+        answer(fs.syncfs(), encodeNothing)
+        break
+      case OPCODE.STATFS:
+        answer(fs.statfs(), encodeStatistics)
+        break
+
+      case OPCODE.LOOKUP:
+        answer(fs.lookup(ino, names(1)[0]!), encodeEntry)
+        break
+      case OPCODE.GETATTR:
+        answer(fs.getattr(ino), encodeAttributes)
+        break
+      case OPCODE.SETATTR:
+        answer(fs.setattr(ino, attributeChange(slots, at)), encodeAttributes)
+        break
+      case OPCODE.CREATE: {
+        const flags = slots.u32(at + CREATE_IN.at.flags)
+        const mode = slots.u32(at + CREATE_IN.at.mode)
+        const created = later(this.#create(base, ino, names(1)[0]!, mode), attributes =>
+          later(fs.open(attributes.ino, flags), () => attributes),
+        )
+        answer(created, encodeCreate)
+        break
+      }
+      case OPCODE.MKNOD: {
+        const mode = slots.u32(at + MKNOD_IN.at.mode)
+        if ((mode & S_IFMT) !== S_IFREG) {
+          this.#refuse(base, EPERM)
+          break
+        }
+        answer(this.#create(base, ino, names(1)[0]!, mode), encodeEntry)
+        break
+      }
+      case OPCODE.UNLINK: {
+        const [name] = names(1) as [string]
+        answer(
+          this.#onceAgain(base, () => fs.unlink(ino, name)),
+          encodeNothing,
+        )
+        break
+      }
+      case OPCODE.RENAME:
+      case OPCODE.RENAME2: {
+        const newParent = slots.u64(at + RENAME_IN.at.newdir)
+        const flags = opcode === OPCODE.RENAME2 ? slots.u32(at + RENAME2_IN.at.flags) : 0
+        const [name, newName] = names(2) as [string, string]
+        answer(
+          this.#onceAgain(base, () => fs.rename(ino, name, newParent, newName, flags)),
+          encodeNothing,
+        )
+        break
+      }
+
+      case OPCODE.OPEN: {
+        const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags))
+        answer(
+          later(opened, () => ino),
+          encodeOpen,
+        )
+        break
+      }
+      case OPCODE.RELEASE:
+        answer(fs.release(ino), encodeNothing)
+        break
+      case OPCODE.FLUSH:
+        answer(fs.flush(ino), encodeNothing)
+        break
+      case OPCODE.FSYNC: {
+        const dataOnly = (slots.u32(at + FSYNC_IN.at.fsyncFlags) & FSYNC_FDATASYNC) !== 0
+        answer(fs.fsync(ino, dataOnly), encodeNothing)
+        break
+      }
+      case OPCODE.FALLOCATE: {
+        const { offset, length: size, mode } = FALLOCATE_IN.read(slots.view, at)
+        answer(fs.fallocate(ino, mode, offset, size), encodeNothing)
+        break
+      }
+      case OPCODE.LSEEK: {
+        const { offset, whence } = LSEEK_IN.read(slots.view, at)
+        answer(fs.lseek(ino, offset, whence), encodeSeek)
+        break
+      }
+      case OPCODE.COPY_FILE_RANGE:
+      case OPCODE.COPY_FILE_RANGE_64: {
+        const { offIn, nodeidOut, offOut, len } = COPY_FILE_RANGE_IN.read(slots.view, at)
+        const encode = opcode === OPCODE.COPY_FILE_RANGE ? encodeWrite : encodeCopy64
+        answer(fs.copyFileRange(ino, offIn, nodeidOut, offOut, len), encode)
+        break
+      }
+
+      case OPCODE.OPENDIR:
+        answer(this.#directories.open(), encodeOpendir)
+        break
+      case OPCODE.READDIR:
+      case OPCODE.READDIRPLUS: {
+        const { fh, offset: cookie, size } = READ_IN.read(slots.view, at)
+        if (size > MAX_IO) {
+          this.#refuse(base, EINVAL)
+          break
+        }
+        const page = { cookie, size, plus: opcode === OPCODE.READDIRPLUS }
+        answer(this.#directories.names(ino, fh, cookie), (to, place, entries) =>
+          this.#directories.encode(to, place, entries, page),
+        )
+        break
+      }
+      case OPCODE.RELEASEDIR:
+        this.#directories.close(slots.u64(at + RELEASE_IN.at.fh))
+        this.#reply(base, 0)
+        break
+
+      case OPCODE.GETXATTR: {
+        const value = fs.getxattr(ino, names(1)[0]!)
+        answer(value, xattrEncoder(slots.u32(at + GETXATTR_IN.at.size)))
+        break
+      }
+      case OPCODE.LISTXATTR: {
+        const size = slots.u32(at + GETXATTR_IN.at.size)
+        const list = later(fs.listxattr(ino), all => Buffer.from(all.map(n => `${n}\0`).join('')))
+        answer(list, xattrEncoder(size))
+        break
+      }
+
+      default:
+        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP.
+        this.#refuse(base, REFUSALS.get(opcode) ?? ENOSYS)
+    }
+  }
+
+  /** Creates a file; a request that was sent before may have done it already. */
+  #create(base: number, parent: number, name: string, mode: number): Later<Attributes> {
+    const slots = this.#slots
+    const caller = {
+      uid: slots.u32(base + IN_HEADER.at.uid),
+      gid: slots.u32(base + IN_HEADER.at.gid),
+      pid: slots.u32(base + IN_HEADER.at.pid),
+    }
+    const create = (): Later<Attributes> => this.#fs.create(parent, name, mode, caller)
+    if (!this.#isResent(base)) return create()
+    return orElse(create, 'EEXIST', () => this.#fs.lookup(parent, name))
+  }
+
+  /** Does what takes a name away; a request that was sent before may have done it already. */
+  #onceAgain(base: number, remove: () => Later<void>): Later<void> {
+    return this.#isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
+  }
+
+  #isResent(base: number): boolean {
+    return this.#slots.u32(base + IN_HEADER.at.unique + 4) >>> 31 === 1
+  }
+
+  #answer<T>(opcode: number, base: number, ino: number, value: Later<T>, encode: Encode<T>): void {
+    if (value instanceof Promise) {
+      this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
+    } else {
+      this.#reply(base, encode(this.#slots, base, value))
+    }
+  }
+
+  /** Answers when `promise` has ended, with a reply made in the slot of `place` at byte `at`. */
+  #answerLater<T>(
+    opcode: number,
+    base: number,
+    ino: number,
+    promise: Promise<T>,
+    encode: Encode<T>,
+    place: Slots,
+    at: number,
+  ): void {
+    const low = this.#slots.u32(base + IN_HEADER.at.unique)
+    const high = this.#slots.u32(base + IN_HEADER.at.unique + 4)
+    const reply = (length: number, errno: number): void => {
+      if (this.#failed) return
+      place.setU32(at + OUT_HEADER.at.unique, low)
+      place.setU32(at + OUT_HEADER.at.unique + 4, high)
+      this.#replies.replyLater(place, at, length, errno)
+    }
+    promise
+      .then(value => reply(encode(place, at, value), 0))
+      // What cannot be encoded is the file system's error too.
+      .catch(err => reply(0, this.#errno(opcode, ino, err)))
+      .catch(bug => this.#fail(bug))
+  }
+
+  /** The errno to answer an error with. Throws the error when it is a bug. */
+  #errno(opcode: number, ino: number, err: unknown): number {
+    const errno = errnoNumber(err)
+    if (errno === null) throw err
+    this.#options.onError?.(opcodeName(opcode), ino, err)
+    return errno
+  }
+
+  /** Answers the request in the slot at byte `base` with the `length` bytes of payload behind its header. */
+  #reply(base: number, length: number): void {
+    this.#replies.reply(this.#slots, base, length, 0)
+  }
+
+  #refuse(base: number, errno: number): void {
+    this.#replies.reply(this.#slots, base, 0, errno)
+  }
+
+  #fail(err: unknown): void {
+    if (this.#failed) return
+    this.#failed = true
+    this.close()
+    this.#options.onFatal(err)
+  }
+}
+
+function attributeChange(slots: Slots, at: number): AttributeChange {
+  const request = SETATTR_IN.read(slots.view, at)
+  const { valid } = request
+  const change: AttributeChange = {}
+  if (valid & FATTR.SIZE) change.size = request.size
+  if (valid & FATTR.MODE) change.mode = request.mode
+  if (valid & FATTR.UID) change.uid = request.uid
+  if (valid & FATTR.GID) change.gid = request.gid
+  if (valid & FATTR.ATIME_NOW) change.atime = 'now'
+  else if (valid & FATTR.ATIME)
+    change.atime = time(slots, at + SETATTR_IN.at.atime, request.atimensec)
+  if (valid & FATTR.MTIME_NOW) change.mtime = 'now'
+  else if (valid & FATTR.MTIME)
+    change.mtime = time(slots, at + SETATTR_IN.at.mtime, request.mtimensec)
+  return change
+}
+
+/** Seconds of the signed 64 bits at byte `at` and nanoseconds. */
+function time(slots: Slots, at: number, nanoseconds: number): number {
+  return Number(slots.view.getBigInt64(at, true)) + nanoseconds / 1e9
+}
+
+/** @param size bytes that the caller has room for; 0 asks how many it takes */
+function xattrEncoder(size: number): Encode<Buffer> {
+  return (slots, base, value) => {
+    const at = base + PAYLOAD
+    if (size === 0) {
+      GETXATTR_OUT.write(slots.view, at, { size: value.length, padding: 0 })
+      return GETXATTR_OUT.size
+    }
+    if (value.length > size) {
+      const found = `an attribute of ${value.length} bytes for ${size}`
+      throw new ThinfsError('BAD_ARGUMENT', found, { errno: 'ERANGE' })
+    }
+    return value.copy(slots.buffer, at)
+  }
+}
