@@ -1,0 +1,144 @@
+/**
+ * The unix socket in the pool's folder by which commands reach its daemon.
+ *
+ * Whoever may open it manages the pool: it is made with mode 0600, and that is the access control.
+ */
+import { once } from 'node:events'
+import { closeSync, constants, openSync, rmSync } from 'node:fs'
+import { connect, createServer, type Server, type Socket } from 'node:net'
+import { basename, dirname, join } from 'node:path'
+import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/node'
+import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { LineReader, LineWriter } from './line-transport.js'
+
+/** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
+const MAX_REQUEST = MIB
+const MAX_CONNECTIONS = 64
+
+/** Where the daemon of the pool in `folder` listens. */
+export const controlSocketPath = (folder: string): string => join(folder, 'control.sock')
+
+export class ControlSocket {
+  /** Resolves when, after `close`, the last connection has ended. */
+  readonly closed: Promise<void>
+  readonly #server: Server
+  readonly #folder: number
+  readonly #peers = new Set<{ socket: Socket; reader: LineReader; writer: LineWriter }>()
+
+  private constructor(server: Server, folder: number) {
+    this.closed = new Promise(resolve => server.once('close', resolve))
+    this.#server = server
+    this.#folder = folder
+  }
+
+  /**
+   * Listens at `path`; whatever is there is replaced, so the caller holds the pool's lock.
+   * @param serve puts the handlers on a new connection
+   * @throws DAEMON_FAILED when the socket cannot be made
+   */
+  static async listen(
+    path: string,
+    serve: (connection: MessageConnection) => void,
+  ): Promise<ControlSocket> {
+    const folder = openFolderOf(path)
+    try {
+      rmSync(path, { force: true })
+      const server = createServer(socket => control.#accept(socket, serve))
+      server.maxConnections = MAX_CONNECTIONS
+      const control = new ControlSocket(server, folder)
+      // bind(2), which takes the mode from the mask, happens within listen().
+      const mask = process.umask(0o177)
+      try {
+        server.listen(shortPath(folder, path))
+      } finally {
+        process.umask(mask)
+      }
+      await once(server, 'listening')
+      return control
+    } catch (err) {
+      closeSync(folder)
+      const detail = `${path}: the control socket cannot be made: ${(err as Error).message}`
+      throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno: errnoOf(err) })
+    }
+  }
+
+  #accept(socket: Socket, serve: (connection: MessageConnection) => void): void {
+    const peer = {
+      socket,
+      reader: new LineReader(socket, MAX_REQUEST),
+      writer: new LineWriter(socket),
+    }
+    this.#peers.add(peer)
+    const connection = createMessageConnection(peer.reader, peer.writer)
+    serve(connection)
+    connection.onError(() => socket.destroy())
+    socket.on('close', () => {
+      this.#peers.delete(peer)
+      connection.dispose()
+    })
+    connection.listen()
+  }
+
+  /** Removes the socket and takes no more requests. Connections end when all is answered. */
+  close(): void {
+    // The server removes the socket by the name it was made with: hence the folder is still open.
+    this.#server.close()
+    closeSync(this.#folder)
+    for (const { socket, reader, writer } of this.#peers) {
+      socket.pause()
+      const endWhenAnswered = (): void => {
+        if (writer.answers >= reader.requests) socket.destroySoon()
+      }
+      writer.onAnswer = endWhenAnswered
+      endWhenAnswered()
+    }
+  }
+}
+
+/**
+ * Connects to a daemon. Requests that it does not answer before it ends are rejected.
+ * @returns null when nobody listens at `path`
+ * @throws DAEMON_FAILED when the socket cannot be reached for another reason
+ */
+export async function connectControlSocket(path: string): Promise<MessageConnection | null> {
+  let folder = -1
+  try {
+    folder = openFolderOf(path)
+    const socket = connect(shortPath(folder, path))
+    await once(socket, 'connect')
+    const reader = new LineReader(socket, Number.POSITIVE_INFINITY)
+    let handled = 0
+    // The connection handles what was read later, one message a turn of the loop: an answer that
+    // came just before the end still counts.
+    const disposeWhenDone = (): void => {
+      if (socket.closed && handled === reader.messages) connection.dispose()
+    }
+    const connection = createMessageConnection(reader, new LineWriter(socket), undefined, {
+      messageStrategy: {
+        handleMessage(message, next) {
+          next(message)
+          handled++
+          disposeWhenDone()
+        },
+      },
+    })
+    socket.on('close', disposeWhenDone)
+    connection.onDispose(() => socket.destroy())
+    connection.listen()
+    return connection
+  } catch (err) {
+    const errno = errnoOf(err)
+    if (['ENOENT', 'ENOTDIR', 'ECONNREFUSED'].includes(errno)) return null
+    const detail = `${path}: ${(err as Error).message}`
+    throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno })
+  } finally {
+    if (folder >= 0) closeSync(folder)
+  }
+}
+
+/** A name of `path` that fits sockaddr_un, whose paths are at most 107 bytes. */
+const shortPath = (folder: number, path: string): string =>
+  `/proc/self/fd/${folder}/${basename(path)}`
+
+const openFolderOf = (path: string): number =>
+  openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)

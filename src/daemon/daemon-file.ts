@@ -1,0 +1,32 @@
+/**
+ * `daemon.json` in the pool's folder: who serves the pool and where, for people and for messages.
+ * The lock on the metadata file decides, not this file, which a killed daemon leaves behind.
+ */
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+
+export interface DaemonRecord {
+  pid: number
+  mountPoint: string
+  /** Seconds since 1970. */
+  since: number
+}
+
+const pathIn = (folder: string): string => join(folder, 'daemon.json')
+
+export function writeDaemonFile(folder: string, record: DaemonRecord): void {
+  writeFileSync(pathIn(folder), `${JSON.stringify(record)}\n`, { mode: 0o600 })
+}
+
+/** Null when there is none that can be read. */
+export function readDaemonFile(folder: string): DaemonRecord | null {
+  try {
+    return JSON.parse(readFileSync(pathIn(folder), 'utf8'))
+  } catch {
+    return null
+  }
+}
+
+export function removeDaemonFile(folder: string): void {
+  rmSync(pathIn(folder), { force: true })
+}

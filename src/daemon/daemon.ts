@@ -1,0 +1,249 @@
+/**
+ * The process that mounts a pool and does not serve it.
+ *
+ * It holds the pool's lock, the FUSE connection and the control socket for as long as the pool is
+ * mounted, and has an engine do the work. It never touches the mount itself: it would wait for an
+ * engine that only it can start.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import type { MessageConnection } from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import {
+  ENGINE_FD,
+  type EngineStart,
+  type Logger,
+  PING,
+  serveAdmin,
+  toResponseError,
+  UMOUNT,
+} from '../engine/index.js'
+import { mountFuse } from '../fuse/index.js'
+import type { PoolStatus } from '../volumes/index.js'
+import { ControlSocket, controlSocketPath } from './control-socket.js'
+import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
+import { Deferred } from './deferred.js'
+import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'
+import { thinfsMountAt } from './mount-table.js'
+import { lockPool } from './pool-lock.js'
+import { Supervisor } from './supervisor.js'
+
+/** Options of `mount -o` that a pool can be mounted with. */
+export const MOUNT_OPTIONS = ['allow_other', 'defaults', 'ro'] as const
+
+export interface DaemonOptions {
+  mountPoint: string
+  /** Each one of MOUNT_OPTIONS. */
+  mountOptions: readonly string[]
+  foreground: boolean
+  logLevel: string
+  /** Null: stderr. */
+  logFile: string | null
+}
+
+/** Starts an engine that inherits the two descriptors, with an IPC channel. */
+export type SpawnEngine = (start: EngineStart, fuseFd: number, lockFd: number) => ChildProcess
+
+const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.url))
+
+/** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
+export const spawnEngine: SpawnEngine = (start, fuseFd, lockFd) => {
+  const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
+  stdio[ENGINE_FD.fuse] = fuseFd
+  stdio[ENGINE_FD.lock] = lockFd
+  const options = { stdio: [...stdio, 'ipc' as const], detached: true }
+  return spawn(process.execPath, [ENGINE_PROGRAM, JSON.stringify(start)], options)
+}
+
+export class Daemon {
+  readonly #config: PoolConfig
+  readonly #options: DaemonOptions
+  readonly #supervisor: Supervisor
+  /** Settled when the engine has committed and another daemon can have the pool. */
+  readonly #givenBack = new Deferred<void>()
+  readonly #since = Math.floor(Date.now() / 1000)
+  #lockFd = -1
+  #fuseFd = -1
+  #control: ControlSocket | null = null
+  #failure: Error | null = null
+  #lastStatus: PoolStatus | null = null
+  #unmounting: Promise<void> | null = null
+
+  /**
+   * Mounts the pool; resolves when it is served.
+   * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
+   *   nothing is left behind
+   */
+  static async start(
+    config: PoolConfig,
+    options: DaemonOptions,
+    log: Logger,
+    spawn: SpawnEngine = spawnEngine,
+  ): Promise<Daemon> {
+    checkMountOptions(options.mountOptions)
+    const mountPoint = canonicalMountPoint(options.mountPoint)
+    const daemon = new Daemon(config, { ...options, mountPoint }, log, spawn)
+    try {
+      await daemon.#mount()
+    } catch (err) {
+      await daemon.#release()
+      throw err
+    }
+    log.info({ pool: config.file, mountPoint }, 'mounted')
+    return daemon
+  }
+
+  private constructor(config: PoolConfig, options: DaemonOptions, log: Logger, spawn: SpawnEngine) {
+    this.#config = config
+    this.#options = options
+    const { mountPoint, logLevel, logFile, foreground } = options
+    const start = {
+      configFile: config.file,
+      mountPoint,
+      readOnly: options.mountOptions.includes('ro'),
+      logLevel,
+      logFile,
+      foreground,
+      mountedAt: this.#since,
+    }
+    this.#supervisor = new Supervisor({
+      spawnEngine: negotiated => spawn({ ...start, negotiated }, this.#fuseFd, this.#lockFd),
+      isMounted: () => this.#isMounted,
+      now: () => performance.now(),
+      log,
+    })
+  }
+
+  /** Waits until the pool was unmounted, nothing is left behind, and who asked has an answer. */
+  async ended(): Promise<void> {
+    try {
+      await this.#givenBack.promise
+    } finally {
+      await this.#control?.closed
+    }
+  }
+
+  /**
+   * Unmounts; resolves when all is committed and the engine has ended.
+   * @throws MOUNT_BUSY naming who holds the mount, which stays; DAEMON_FAILED when it was unmounted
+   *   but the engine had failed before it could commit: the journal keeps what is missing
+   */
+  umount(): Promise<void> {
+    this.#unmounting ??= this.#umount().finally(() => {
+      this.#unmounting = null
+    })
+    return this.#unmounting
+  }
+
+  async #umount(): Promise<void> {
+    const { mountPoint } = this.#options
+    if (this.#isMounted) {
+      await unmount(mountPoint)
+    } else if (this.#failure === null) {
+      const detail = `${mountPoint} was unmounted lazily, and files in it are still open`
+      throw new ThinfsError('MOUNT_BUSY', detail)
+    }
+    if (this.#failure !== null) await this.#end()
+    await this.#givenBack.promise
+  }
+
+  async #mount(): Promise<void> {
+    const { folder, file } = this.#config
+    const { mountPoint, mountOptions } = this.#options
+    this.#lockFd = lockPool(this.#config)
+    await prepareMountPoint(mountPoint)
+    this.#fuseFd = await mountFuse(mountPoint, {
+      source: file,
+      subtype: 'thinfs',
+      allowOther: mountOptions.includes('allow_other'),
+      readOnly: mountOptions.includes('ro'),
+    })
+    writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
+    this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
+      this.#serve(connection),
+    )
+    await this.#supervisor.start()
+    this.#supervisor.ended.then(
+      () => this.#end(),
+      failure => this.#fail(failure),
+    )
+    // For the day when there is no engine to ask.
+    this.#status().catch(() => {})
+  }
+
+  #serve(connection: MessageConnection): void {
+    serveAdmin(connection, { ...this.#supervisor.admin, status: () => this.#status() })
+    connection.onRequest(PING, () => ({ pid: process.pid }))
+    connection.onRequest(UMOUNT, async () => {
+      try {
+        await this.umount()
+        return null
+      } catch (err) {
+        throw toResponseError(err)
+      }
+    })
+  }
+
+  /** The engine's, with what the daemon knows; after a failure the last one, with its reason. */
+  async #status(): Promise<PoolStatus> {
+    const failure = this.#failure
+    if (failure === null || this.#lastStatus === null) {
+      this.#lastStatus = await this.#supervisor.admin.status()
+    }
+    const mount = {
+      mountPoint: this.#options.mountPoint,
+      pid: process.pid,
+      since: this.#since,
+      enginePid: this.#supervisor.enginePid,
+    }
+    return failure === null
+      ? { ...this.#lastStatus, mount }
+      : { ...this.#lastStatus, mode: 'fail', reason: failure.message, mount }
+  }
+
+  get #isMounted(): boolean {
+    return thinfsMountAt(this.#options.mountPoint)?.source === this.#config.file
+  }
+
+  /** Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted. */
+  #fail(failure: Error): void {
+    this.#failure = failure
+    this.#closeFuse()
+    if (!this.#isMounted) void this.#end()
+  }
+
+  async #end(): Promise<void> {
+    await this.#release()
+    if (this.#failure === null) this.#givenBack.resolve()
+    else this.#givenBack.reject(this.#failure)
+  }
+
+  /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
+  async #release(): Promise<void> {
+    if (this.#fuseFd >= 0) {
+      this.#closeFuse()
+      if (this.#isMounted) await unmount(this.#options.mountPoint, { lazy: true })
+    }
+    if (this.#lockFd < 0) return
+    this.#control?.close()
+    removeDaemonFile(this.#config.folder)
+    closeSync(this.#lockFd)
+    this.#lockFd = -1
+  }
+
+  /** Without the last descriptor of it, the kernel ends the connection. */
+  #closeFuse(): void {
+    if (this.#fuseFd >= 0) closeSync(this.#fuseFd)
+    this.#fuseFd = -1
+  }
+}
+
+/** @throws BAD_ARGUMENT naming those that there are */
+function checkMountOptions(options: readonly string[]): void {
+  const unknown = options.find(option => !(MOUNT_OPTIONS as readonly string[]).includes(option))
+  if (unknown === undefined) return
+  const detail = `mount option ${unknown} is not one of ${MOUNT_OPTIONS.join(', ')}`
+  throw new ThinfsError('BAD_ARGUMENT', detail)
+}

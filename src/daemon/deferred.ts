@@ -1,0 +1,15 @@
+/** A promise that is settled from outside, by whoever has the object. */
+export class Deferred<T> {
+  readonly promise: Promise<T>
+  declare resolve: (value: T) => void
+  declare reject: (err: Error) => void
+
+  constructor() {
+    this.promise = new Promise((resolve, reject) => {
+      this.resolve = resolve
+      this.reject = reject
+    })
+    // Nobody may be waiting; whoever comes later still gets the error.
+    this.promise.catch(() => {})
+  }
+}

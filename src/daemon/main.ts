@@ -1,0 +1,20 @@
+/** The daemon's own program: `node main.js START`, see DaemonStart. */
+import { loadConfig } from '../config/index.js'
+import { toWire } from '../engine/index.js'
+import { type DaemonStart, type DaemonStarted, runDaemon } from './start.js'
+
+const { configFile, options }: DaemonStart = JSON.parse(process.argv[2]!)
+
+/** Tells whoever started this process, if that still waits, and lets go of it. */
+function answer(started: DaemonStarted): void {
+  if (process.connected) process.send?.(started, () => process.disconnect())
+}
+
+try {
+  const daemon = await runDaemon(loadConfig(configFile), options)
+  answer(null)
+  await daemon.ended()
+} catch (err) {
+  answer(toWire(err))
+  process.exitCode = 1
+}

@@ -1,0 +1,140 @@
+/**
+ * Keeps an engine alive.
+ *
+ * An engine that dies is replaced at once; callers of the mount and of `admin` wait meanwhile. After
+ * five deaths within a minute there is no other: each may be one bug met again in the same request.
+ */
+import type { ChildProcess } from 'node:child_process'
+import {
+  createMessageConnection,
+  IPCMessageReader,
+  IPCMessageWriter,
+  Message,
+} from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
+import {
+  adminClient,
+  adminOf,
+  FAILED,
+  fromWire,
+  type Logger,
+  READY,
+  type WireError,
+} from '../engine/index.js'
+import type { Negotiated } from '../fuse/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+import { Deferred } from './deferred.js'
+
+const MAX_DEATHS = 5
+const DEATHS_WITHIN_MS = 60_000
+
+export interface SupervisorOptions {
+  /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
+  spawnEngine(negotiated: Negotiated | null): ChildProcess
+  /** Whether the file system is still mounted: an engine that ends then has died. */
+  isMounted(): boolean
+  /** Milliseconds, from any beginning. */
+  now(): number
+  log: Logger
+}
+
+export class Supervisor {
+  /** The pool, by way of the engine that serves or, while there is none, of the next. */
+  readonly admin: PoolAdmin
+  readonly #options: SupervisorOptions
+  readonly #ended = new Deferred<void>()
+  #engine = new Deferred<PoolAdmin>()
+  #negotiated: Negotiated | null = null
+  #enginePid = 0
+  #deaths: number[] = []
+
+  constructor(options: SupervisorOptions) {
+    this.#options = options
+    this.admin = adminOf(async (method, request) => {
+      const engine = await this.#engine.promise
+      return (engine[method] as (request?: object) => Promise<unknown>)(request)
+    })
+  }
+
+  /**
+   * Starts the first engine; resolves when it serves.
+   * @throws the engine's own reason, or DAEMON_FAILED, when it ends before
+   */
+  async start(): Promise<void> {
+    this.#launch()
+    await this.#engine.promise
+  }
+
+  /** Resolves when an engine has committed and ended; rejects when one failed for good. */
+  get ended(): Promise<void> {
+    return this.#ended.promise
+  }
+
+  /** Process id of the engine that was started last. */
+  get enginePid(): number {
+    return this.#enginePid
+  }
+
+  #launch(): void {
+    const { log } = this.#options
+    const child = this.#options.spawnEngine(this.#negotiated)
+    this.#enginePid = child.pid ?? 0
+    const connection = createMessageConnection(
+      new IPCMessageReader(child),
+      new IPCMessageWriter(child),
+    )
+    let serves = false
+    let reason: Error | null = null
+    // Read here as they come: the connection takes one message a turn of the loop, and a process
+    // that fails at once has ended by then.
+    child.on('message', (message: Message) => {
+      if (!Message.isNotification(message)) return
+      if (message.method === FAILED.method) reason = fromWire(message.params as WireError)
+      if (message.method === READY.method) {
+        serves = true
+        this.#negotiated = (message.params as { negotiated: Negotiated }).negotiated
+        this.#engine.resolve(adminClient(connection))
+        log.info({ engine: child.pid }, 'engine serves')
+      }
+    })
+    child.on('error', err => {
+      reason ??= err
+    })
+    child.once('close', (code, signal) => {
+      connection.dispose()
+      if (serves) this.#engine = new Deferred()
+      const how = signal === null ? `with status ${code}` : `by ${signal}`
+      const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}`)
+      if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
+      else this.#died(reason ?? ended)
+    })
+    connection.listen()
+  }
+
+  #end(): void {
+    this.#engine.reject(new ThinfsError('NOT_MOUNTED', 'the pool was unmounted'))
+    this.#ended.resolve()
+  }
+
+  #died(reason: Error): void {
+    const { log, now } = this.#options
+    const time = now()
+    this.#deaths = [...this.#deaths.filter(death => time - death < DEATHS_WITHIN_MS), time]
+    const isFirst = this.#negotiated === null
+    if (!isFirst && this.#deaths.length < MAX_DEATHS) {
+      log.warn({ err: reason, deaths: this.#deaths.length }, 'engine died, starting another')
+      this.#launch()
+      return
+    }
+    const failure = isFirst
+      ? reason
+      : new ThinfsError(
+          'DAEMON_FAILED',
+          `the engine died ${MAX_DEATHS} times within a minute, the last time: ${reason.message}`,
+          { cause: reason },
+        )
+    log.error({ err: failure }, 'engine failed')
+    this.#engine.reject(failure)
+    this.#ended.reject(failure)
+  }
+}

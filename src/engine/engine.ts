@@ -1,0 +1,146 @@
+/**
+ * The engine: serves a mounted pool on an inherited FUSE descriptor.
+ *
+ * One thread, one libuv loop: requests, control messages, timers and the completion of flushes take
+ * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
+ * the journal, inode numbers follow from device ids.
+ */
+import {
+  createMessageConnection,
+  IPCMessageReader,
+  IPCMessageWriter,
+  type MessageConnection,
+} from 'vscode-jsonrpc/node'
+import { errnoOf } from '../base/index.js'
+import { loadConfig } from '../config/index.js'
+import { VolumeFs } from '../fs/index.js'
+import { FuseSession } from '../fuse/index.js'
+import { native } from '../native.js'
+import type { PoolEvents } from '../pool/index.js'
+import { openPool, type Volumes } from '../volumes/index.js'
+import { type Logger, makeLogger } from './log.js'
+import { ENGINE_FD, type EngineStart, FAILED, READY } from './protocol.js'
+import { RateLimit } from './rate-limit.js'
+import { serveAdmin, toWire } from './rpc.js'
+
+/** Serves until the file system is unmounted, then ends the process. */
+export async function runEngine(start: EngineStart): Promise<void> {
+  const log = makeLogger({
+    process: 'engine',
+    level: start.logLevel,
+    file: start.logFile,
+    pretty: start.foreground,
+  })
+  // Unmounting is the daemon's to do; a signal to the group must not end what it is about to need.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+  const daemon = createMessageConnection(
+    new IPCMessageReader(process),
+    new IPCMessageWriter(process),
+  )
+  daemon.listen()
+  try {
+    await serve(start, log, daemon)
+  } catch (err) {
+    log.error({ err: describe(err, log) }, 'cannot serve the pool')
+    await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
+    process.exit(1)
+  }
+}
+
+async function serve(
+  start: EngineStart,
+  log: Logger,
+  daemon: MessageConnection,
+): Promise<void> {
+  becomeIoFlusher(log)
+  const config = loadConfig(start.configFile)
+  let volumes: Volumes | null = null
+  const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
+  const open = await openPool(config, {
+    readOnly: start.readOnly,
+    events: logEvents(log.child({ pool: config.pool }), nameOf),
+    onChange(what, volume, devId) {
+      log.info({ pool: config.pool, volume, devId }, `volume ${what}`)
+    },
+  })
+  volumes = open.volumes
+  const owner = { uid: process.getuid!(), gid: process.getgid!() }
+  const session = new FuseSession({
+    fd: ENGINE_FD.fuse,
+    fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
+    ...(start.negotiated ? { negotiated: start.negotiated } : {}),
+    onInitialized(negotiated) {
+      log.info({ pool: config.pool, protocol: negotiated }, 'mounted')
+      void daemon.sendNotification(READY, { negotiated })
+    },
+    onUnmounted() {
+      void open.close().then(
+        () => {
+          log.info({ pool: config.pool }, 'unmounted, all is committed')
+          process.exit(0)
+        },
+        err => {
+          log.error({ pool: config.pool, err: describe(err, log) }, 'the last commit failed')
+          process.exit(1)
+        },
+      )
+    },
+    onFatal(err) {
+      // A bug: what is in memory cannot be trusted, the journal and the last commit can.
+      log.fatal({ pool: config.pool, err }, 'stopped')
+      process.exit(1)
+    },
+    onError(operation, ino, err) {
+      log.debug({ pool: config.pool, operation, ino, err: describe(err, log) }, 'request failed')
+    },
+  })
+  process.on('disconnect', () => {
+    log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on until it is unmounted')
+    void open.volumes.commit().catch(() => {})
+  })
+  serveAdmin(daemon, open.volumes)
+  if (start.negotiated) {
+    session.resend()
+    log.info({ pool: config.pool }, 'took over')
+    await daemon.sendNotification(READY, { negotiated: start.negotiated })
+  }
+}
+
+function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
+  const limit = new RateLimit(10, 10_000, suppressed =>
+    log.error({ suppressed }, 'more I/O errors were not logged'),
+  )
+  return {
+    mode(mode, reason) {
+      log.warn({ mode, reason }, 'mode changed')
+    },
+    lowWater(free) {
+      log.warn({ free }, 'free data blocks reached the low water mark')
+    },
+    slowCommit(milliseconds) {
+      log.warn({ milliseconds: Math.round(milliseconds) }, 'slow commit')
+    },
+    ioError(operation, error, where) {
+      if (!limit.allows(Date.now())) return
+      const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
+      log.error({ operation, ...at, errno: errnoOf(error), err: describe(error, log) }, 'I/O error')
+    },
+  }
+}
+
+/** Errors carry a stack trace only for those who debug. */
+function describe(err: unknown, log: Logger): unknown {
+  return log.isLevelEnabled('debug') ? err : err instanceof Error ? err.message : String(err)
+}
+
+/**
+ * Memory that this thread allocates must not wait for writes to its own volumes: a loop device over
+ * them would deadlock when memory is short. Needs CAP_SYS_RESOURCE.
+ */
+function becomeIoFlusher(log: Logger): void {
+  try {
+    native.process_set_io_flusher()
+  } catch (err) {
+    log.debug({ errno: errnoOf(err) }, 'not marked as I/O flusher')
+  }
+}

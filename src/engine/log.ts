@@ -1,0 +1,55 @@
+/** The log of a pool: one line for each mount, unmount, respawn and failure. */
+import { openSync } from 'node:fs'
+import { isatty } from 'node:tty'
+import { type Logger, pino } from 'pino'
+import { prettyFactory } from 'pino-pretty'
+import { errnoOf, ThinfsError } from '../base/index.js'
+
+export type { Logger }
+
+export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
+
+/**
+ * Opens a log to append to, for its owner alone when it is new.
+ * @throws IO_ERROR
+ */
+export function openLog(path: string): number {
+  try {
+    return openSync(path, 'a', 0o600)
+  } catch (err) {
+    const detail = `the log ${path} cannot be opened: ${(err as Error).message}`
+    throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
+  }
+}
+
+/**
+ * Writes JSON lines to `file`, or to stderr when that is null; `pretty` lines there are for
+ * people. Each line is on its way to the kernel when the call returns: a killed process loses none.
+ * @param process which of the two processes of a mount writes
+ * @throws BAD_ARGUMENT for an unknown level
+ */
+export function makeLogger(options: {
+  process: 'daemon' | 'engine'
+  level: string
+  file: string | null
+  pretty: boolean
+}): Logger {
+  if (!(LOG_LEVELS as readonly string[]).includes(options.level)) {
+    const detail = `log level ${options.level} is not one of ${LOG_LEVELS.join(', ')}`
+    throw new ThinfsError('BAD_ARGUMENT', detail)
+  }
+  const stream = pino.destination({
+    fd: options.file === null ? 2 : openLog(options.file),
+    sync: true,
+  })
+  // A full disk below the log must not stop the pool.
+  stream.on('error', () => {})
+  const settings = { level: options.level, name: options.process, errorKey: 'err' }
+  if (!options.pretty || options.file !== null) return pino(settings, stream)
+  const line = prettyFactory({
+    colorize: isatty(2),
+    ignore: 'hostname',
+    translateTime: 'SYS:HH:MM:ss.l',
+  })
+  return pino(settings, { write: text => void stream.write(line(JSON.parse(text))) })
+}

@@ -1,0 +1,78 @@
+/**
+ * What the daemon and the engine say to each other, and to whoever manages the pool.
+ *
+ * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
+ * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
+ * one object by name, and are passed through by the daemon, which adds `umount` and `ping`.
+ */
+import { NotificationType, RequestType0 } from 'vscode-jsonrpc/node'
+import type { ErrorCode } from '../base/index.js'
+import type { Negotiated } from '../fuse/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+
+/** File descriptors that an engine inherits. */
+export const ENGINE_FD = {
+  /** The FUSE connection, non-blocking. The daemon keeps it open too: it outlives the engine. */
+  fuse: 3,
+  /** The locked metadata file; never read or written through this descriptor. */
+  lock: 4,
+} as const
+
+/**
+ * What an engine is started with, as JSON in its first argument.
+ *
+ * The engine leaves SIGINT, SIGTERM and SIGHUP to the daemon, which unmounts. It ends with status 0
+ * after the file system was unmounted and all is committed; anything else is a death, and the daemon
+ * starts the next. When the daemon dies, the engine goes on serving until it is unmounted.
+ */
+export interface EngineStart {
+  /** Absolute path of pool.yaml. */
+  configFile: string
+  mountPoint: string
+  readOnly: boolean
+  /** What the connection's INIT settled with an earlier engine; null for a fresh connection. */
+  negotiated: Negotiated | null
+  /** One of pino's levels. */
+  logLevel: string
+  /** Null: stderr. */
+  logFile: string | null
+  foreground: boolean
+  /** Seconds since 1970. */
+  mountedAt: number
+}
+
+/** An error of base/errors.ts on the wire. `code` is null for what is not in its table. */
+export interface WireError {
+  message: string
+  code: ErrorCode | null
+  errno: string
+}
+
+/** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
+export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
+/** Engine to daemon: why it ends. The process exits with status 1 after it. */
+export const FAILED = new NotificationType<WireError>('failed')
+
+/** Command to daemon: unmounts; answered when all is committed and the engine is gone. */
+export const UMOUNT = new RequestType0<null, WireError>('umount')
+/** Command to daemon: answered at once with the daemon's process id. */
+export const PING = new RequestType0<{ pid: number }, WireError>('ping')
+
+/** Type of a field of a request; `?` may be absent. */
+export type FieldType = 'string' | 'number' | 'number?' | 'strings'
+type Request<M extends keyof PoolAdmin> = Parameters<PoolAdmin[M]> extends [infer R] ? R : object
+
+/** Every method of `PoolAdmin` with the fields of its request. */
+export const ADMIN_REQUESTS: {
+  readonly [M in keyof PoolAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
+} = {
+  create: { name: 'string', size: 'number', devId: 'number?' },
+  snapshot: { origin: 'string', name: 'string', devId: 'number?' },
+  remove: { names: 'strings' },
+  rename: { from: 'string', to: 'string' },
+  resize: { name: 'string', size: 'number' },
+  list: {},
+  status: {},
+  message: { message: 'string' },
+  check: {},
+}

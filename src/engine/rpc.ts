@@ -1,0 +1,125 @@
+/** `PoolAdmin` over a JSON-RPC connection, with errors that keep their code and errno. */
+import { ErrorCodes, type MessageConnection, ResponseError } from 'vscode-jsonrpc/node'
+import { AssertionError, ERRORS, type ErrorCode, errnoOf, ThinfsError } from '../base/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+import { ADMIN_REQUESTS, type FieldType, type WireError } from './protocol.js'
+
+/** JSON-RPC leaves the codes from here upwards, to -32000, to applications; ours are in `data`. */
+const APPLICATION_ERROR = -32000
+
+/** @param err anything that was thrown */
+export function toWire(err: unknown): WireError {
+  const message = err instanceof Error ? err.message : String(err)
+  return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
+}
+
+/** The error that `toWire` was given; a plain Error when its code is not in our table. */
+export function fromWire({ message, code, errno }: WireError): Error {
+  return code !== null && Object.hasOwn(ERRORS, code)
+    ? new ThinfsError(code, message, { errno })
+    : new Error(message)
+}
+
+/** What a request handler throws so that the other side can tell the errors apart. */
+export function toResponseError(err: unknown): ResponseError<WireError> {
+  const wire = toWire(err)
+  return new ResponseError(APPLICATION_ERROR, wire.message, wire)
+}
+
+/** The error behind a failed request: the peer's own, or DAEMON_FAILED when it did not answer. */
+export function fromResponseError(err: unknown): Error {
+  if (!(err instanceof ResponseError)) {
+    return new ThinfsError('DAEMON_FAILED', 'the connection is closed', { cause: err })
+  }
+  if (err.code === ErrorCodes.PendingResponseRejected) {
+    const detail = 'it ended before it answered: whether the request was carried out is not known'
+    return new ThinfsError('DAEMON_FAILED', detail, { cause: err })
+  }
+  const data: Partial<WireError> | undefined = err.data
+  const code = (data?.code ?? null) as ErrorCode | null
+  return fromWire({ message: err.message, code, errno: data?.errno ?? 'EIO' })
+}
+
+/**
+ * Answers the methods of `PoolAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
+ * and does not reach `admin`. A bug (AssertionError) is answered, then stops the process.
+ */
+export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): void {
+  for (const method of adminMethods) {
+    const handle = admin[method].bind(admin) as (request: unknown) => Promise<unknown>
+    connection.onRequest(method, async (params: unknown) => {
+      try {
+        return (await handle(checkedRequest(method, params))) ?? null
+      } catch (err) {
+        if (err instanceof AssertionError) {
+          setImmediate(() => {
+            throw err
+          })
+        }
+        throw toResponseError(err)
+      }
+    })
+  }
+}
+
+/** The pool at the other end of `connection`. Rejects with that end's ThinfsError. */
+export function adminClient(connection: MessageConnection): PoolAdmin {
+  return adminOf(async (method, request) => {
+    try {
+      const answer =
+        request === undefined
+          ? await connection.sendRequest(method)
+          : await connection.sendRequest(method, request)
+      return answer ?? undefined
+    } catch (err) {
+      throw fromResponseError(err)
+    }
+  })
+}
+
+/** A `PoolAdmin` whose every method is `call`. */
+export function adminOf(
+  call: (method: keyof PoolAdmin, request: object | undefined) => Promise<unknown>,
+): PoolAdmin {
+  const entries = adminMethods.map(method => [method, (request?: object) => call(method, request)])
+  return Object.fromEntries(entries)
+}
+
+const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof PoolAdmin)[]
+
+/**
+ * The request in `params`; undefined for a method without fields, whose handler is given a
+ * cancellation token in their place.
+ * @throws BAD_ARGUMENT naming the field that is not what `method` takes
+ */
+function checkedRequest(method: keyof PoolAdmin, params: unknown): object | undefined {
+  const fields = Object.entries<FieldType>(ADMIN_REQUESTS[method])
+  if (fields.length === 0) return undefined
+  const request = (params ?? {}) as Record<string, unknown>
+  for (const [field, type] of fields) {
+    if (!hasType(request[field], type)) {
+      throw new ThinfsError('BAD_ARGUMENT', `${method}: ${field} must be ${FIELD_WORDS[type]}`)
+    }
+  }
+  return request
+}
+
+const FIELD_WORDS: Record<FieldType, string> = {
+  string: 'a string',
+  number: 'a whole number',
+  'number?': 'a whole number or absent',
+  strings: 'a list of strings',
+}
+
+function hasType(value: unknown, type: FieldType): boolean {
+  switch (type) {
+    case 'string':
+      return typeof value === 'string'
+    case 'strings':
+      return Array.isArray(value) && value.every(item => typeof item === 'string')
+    case 'number?':
+      return value === undefined || Number.isSafeInteger(value)
+    default:
+      return Number.isSafeInteger(value)
+  }
+}

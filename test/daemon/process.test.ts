@@ -1,0 +1,196 @@
+/**
+ * The daemon as a process of its own: the built program on a real pool, started by the command line.
+ * Says the truth: the kernel's mount and process tables, exit codes, and the log.
+ */
+import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  chmodSync,
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { text } from 'node:stream/consumers'
+import { fileURLToPath } from 'node:url'
+import { promisify } from 'node:util'
+import t, { type Test } from 'tap'
+
+const PROGRAM = fileURLToPath(new URL('../../bin/thinfs.js', import.meta.url))
+
+interface Result {
+  code: number
+  stdout: string
+  stderr: string
+}
+
+async function run(program: string, ...args: string[]): Promise<Result> {
+  const options = { timeout: 60_000 }
+  try {
+    return { code: 0, ...(await promisify(execFile)(program, args, options)) }
+  } catch (err) {
+    return err as unknown as Result
+  }
+}
+
+const thinfs = (...args: string[]): Promise<Result> => run(process.execPath, PROGRAM, ...args)
+const mountTable = (): string => readFileSync('/proc/self/mounts', 'utf8')
+const isRunning = (pid: number): boolean => existsSync(`/proc/${pid}/cmdline`)
+
+/** Until it is so. What is waited for is another process's doing, and certain. */
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await run('true')
+}
+
+async function makePool(t: Test) {
+  const folder = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-')))
+  const [pool, mountPoint] = [join(folder, 'pool'), join(folder, 'mount')]
+  mkdirSync(mountPoint)
+  t.teardown(async () => {
+    await run('umount', '--lazy', mountPoint)
+    rmSync(folder, { recursive: true, force: true })
+  })
+  const init = await thinfs('init', pool, '--data-size', '64M', '--volume', 'web=1G')
+  t.equal(init.code, 0, init.stderr)
+  const mounted = () => mountTable().includes(` ${mountPoint} fuse.thinfs `)
+  const log = () =>
+    readFileSync(join(pool, 'thinfs.log'), 'utf8')
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line))
+  return { folder, pool, mountPoint, mounted, log }
+}
+
+async function mountPool(t: Test) {
+  const pool = await makePool(t)
+  const { code, stdout, stderr } = await thinfs('mount', pool.pool, pool.mountPoint, '--json')
+  t.equal(code, 0, stderr)
+  const { pid } = JSON.parse(stdout) as { pid: number }
+  return { ...pool, pid }
+}
+
+t.test('it outlives the command, in a session of its own, and logs for its owner', async t => {
+  const { pool, mountPoint, pid, log } = await mountPool(t)
+  t.ok(isRunning(pid))
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    .replace(/^.*\) /, '')
+    .split(' ')
+  t.equal(Number(stat[3]), pid, 'its own session')
+  t.equal((await run('ls', mountPoint)).stdout, 'web\n')
+  t.equal(statSync(join(pool, 'thinfs.log')).mode & 0o777, 0o600)
+  t.equal((await thinfs('umount', mountPoint)).code, 0)
+  await until(() => !isRunning(pid))
+  t.match(
+    log()
+      .filter(line => line.name === 'daemon')
+      .map(line => line.msg),
+    ['engine serves', 'mounted', 'unmounted'],
+  )
+  t.same(await thinfs('umount', pool).then(({ code }) => code), 1, 'not mounted any more')
+})
+
+t.test('an engine killed under load is no error to who reads and writes', async t => {
+  const { pool, mountPoint, mounted, log } = await mountPool(t)
+  const engine = async (): Promise<number> =>
+    JSON.parse((await thinfs('status', pool, '--json')).stdout).mount.enginePid
+  const file = join(mountPoint, 'web')
+  const script =
+    'for i in 1 2 3; do dd if=/dev/urandom of="$0.$i" bs=1M count=16 status=none || exit 1; ' +
+    'dd if="$0.$i" of="$1" bs=64K seek=$((i * 256)) conv=notrunc,fsync oflag=direct status=none || exit 1; ' +
+    'cmp -n 16777216 "$0.$i" "$1" 0 $((i * 16777216)) || exit 1; done'
+  const load = spawn('sh', ['-c', script, join(pool, 'random'), file], { stdio: ['ignore', 2, 2] })
+  const ended = once(load, 'close')
+  for (let death = 1; death <= 3; death++) {
+    const pid = await engine()
+    process.kill(pid, 'SIGKILL')
+    await until(() => !isRunning(pid))
+  }
+  t.same(await ended, [0, null])
+  t.ok(mounted())
+  t.ok(log().filter(line => /engine died/.test(line.msg)).length >= 3)
+  t.equal((await thinfs('umount', pool)).code, 0)
+  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+})
+
+t.test(
+  'SIGTERM unmounts; while the mount is in use it stays, and the log says for whom',
+  async t => {
+    const { mountPoint, mounted, pid, log } = await mountPool(t)
+    const holder = spawn('sh', ['-c', 'exec 5<"$0"; echo; read -r _', join(mountPoint, 'web')], {
+      stdio: ['pipe', 'pipe', 2],
+    })
+    await once(createInterface({ input: holder.stdout }), 'line')
+    process.kill(pid, 'SIGTERM')
+    await until(() => log().some(line => line.msg === 'still mounted'))
+    t.match(log().at(-1).err.message, `process ${holder.pid} (sh)`)
+    t.ok(mounted())
+    holder.stdin.end()
+    await once(holder, 'close')
+    process.kill(pid, 'SIGTERM')
+    await until(() => !isRunning(pid))
+    t.notOk(mounted())
+  },
+)
+
+t.test('in the foreground it is the command, which ends when the pool is unmounted', async t => {
+  const { pool, mountPoint, mounted } = await makePool(t)
+  async function foreground(): Promise<{ child: ChildProcess; stderr: Promise<string> }> {
+    const child = spawn(process.execPath, [PROGRAM, 'mount', '-f', pool, mountPoint], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    const stderr = text(child.stderr)
+    await until(() => existsSync(join(pool, 'control.sock')))
+    t.match(JSON.parse((await thinfs('status', pool, '--json')).stdout).mount.pid, child.pid)
+    return { child, stderr }
+  }
+  for (const end of [
+    () => run('umount', mountPoint),
+    () => thinfs('umount', pool),
+    (child: ChildProcess) => child.kill('SIGINT'),
+  ]) {
+    const { child, stderr } = await foreground()
+    const ended = once(child, 'close')
+    await end(child)
+    t.same(await ended, [0, null])
+    t.match(await stderr, /INFO.*mounted[^]*unmounted/, 'a log for people')
+    t.notOk(mounted())
+  }
+  t.notOk(existsSync(join(pool, 'thinfs.log')))
+})
+
+t.test('what cannot be mounted is one line and exit code 1', async t => {
+  const { folder, pool, mountPoint, mounted } = await makePool(t)
+  const fails = async (wanted: RegExp, ...args: string[]): Promise<void> => {
+    const { code, stdout, stderr } = await thinfs('mount', pool, mountPoint, ...args)
+    t.match({ code, stdout }, { code: 1, stdout: '' }, stderr)
+    t.match(stderr, wanted)
+    t.equal(stderr.trim().split('\n').length, 1)
+    t.notOk(mounted())
+  }
+  await fails(/nodev is not one of/, '-o', 'nodev')
+  await fails(/log level loud is not one of/, '--log-level', 'loud')
+  await fails(/the log .*cannot be opened/, '--log-file', join(folder, 'nowhere', 'log'))
+
+  const metadata = join(pool, 'metadata')
+  const superblock = readFileSync(metadata).subarray(0, 4096)
+  const fd = openSync(metadata, 'r+')
+  t.teardown(() => closeSync(fd))
+  writeSync(fd, Buffer.from([0xff]), 0, 1, 100)
+  await fails(/METADATA_CORRUPT|checksum|superblock/)
+  writeSync(fd, superblock, 0, 4096, 0)
+  chmodSync(metadata, 0o600)
+  t.equal((await thinfs('mount', pool, mountPoint)).code, 0, 'repaired')
+  const again = await thinfs('mount', pool, mountPoint)
+  t.equal(again.code, 1)
+  t.match(again.stderr, new RegExp(`served by process \\d+ at ${mountPoint}`))
+  t.equal((await thinfs('umount', pool)).code, 0)
+})
