@@ -1,0 +1,25 @@
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { deviceId } from './device-id.js'
+import { withPool } from './pool.js'
+
+interface Options extends Output {
+  size: string
+  id?: number
+}
+
+export const create = command(
+  'create',
+  'Make a thin volume. It takes no space until it is written to.',
+  'thinfs create /srv/pool web --size 10G',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<NAME>', 'of the new volume: its file in the mount')
+  .requiredOption('--size <size>', 'virtual size: a multiple of 512 bytes')
+  .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
+  .action(async (pool: string, name: string, options: Options) => {
+    const { formatSize, parseSize } = await import('../config/index.js')
+    const size = parseSize(options.size)
+    const request = { name, size, ...(options.id !== undefined && { devId: options.id }) }
+    const volume = await withPool(pool, 'write', admin => admin.create(request))
+    print(options, volume, `${name}: ${formatSize(volume.size)}, device id ${volume.devId}`)
+  })

@@ -1,0 +1,28 @@
+import { join } from 'node:path'
+import { ThinfsError } from '../base/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { detachLoop, loopsOn, mountsOf } from './loop.js'
+import { mountPointOf, withPool } from './pool.js'
+
+export const detach = command(
+  'detach',
+  'Take away the loop devices of a volume.',
+  'thinfs detach /srv/pool web',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<NAME>', 'of the volume')
+  .action(async (pool: string, name: string, output: Output) => {
+    const mountPoint = await withPool(pool, 'read', mountPointOf)
+    const devices = loopsOn(join(mountPoint, name))
+    if (devices.length === 0) {
+      throw new ThinfsError('NOT_MOUNTED', `${name}: no loop device is attached to it`)
+    }
+    for (const device of devices) {
+      const [place] = mountsOf(device)
+      if (place) {
+        throw new ThinfsError('VOLUME_BUSY', `${name}: ${device} is mounted at ${place}`)
+      }
+    }
+    for (const device of devices) await detachLoop(device)
+    print(output, { detached: devices }, '')
+  })

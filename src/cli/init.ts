@@ -1,0 +1,112 @@
+import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { basename, dirname, join, resolve } from 'node:path'
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig, VolumeConfig } from '../config/index.js'
+import { command, type Output, print } from './command.js'
+
+interface Options extends Output {
+  dataSize?: string
+  metadataSize?: string
+  blockSize?: string
+  volume?: string[]
+}
+
+const DATA_SIZE = '100G'
+
+export const init = command(
+  'init',
+  'Make a pool: its pool.yaml, unless there is one, and its files.',
+  'thinfs init /srv/pool --data-size 100G --volume web=10G',
+)
+  .argument('<DIR|pool.yaml>', 'a folder, which is made if need be, or the pool.yaml in it')
+  .option('--data-size <size>', `what all volumes together can hold (default ${DATA_SIZE})`)
+  .option('--metadata-size <size>', 'auto (default), or 2M to 15.88G')
+  .option('--block-size <size>', 'unit of provisioning, sharing and discard (default 64K)')
+  .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
+  .action(async (target: string, options: Options) => {
+    const { formatSize, loadConfig } = await import('../config/index.js')
+    const { initPool } = await import('../volumes/index.js')
+    const file = isFolder(target) ? join(target, 'pool.yaml') : target
+    const isNew = !existsSync(file)
+    if (isNew) await writeConfig(file, options)
+    else refuseOptions(file, options)
+    const config = loadConfig(file)
+    try {
+      await initPool(config)
+    } catch (err) {
+      if (isNew) rmSync(file)
+      throw err
+    }
+    const { data, dataBlockSize, volumes } = config
+    const size = data.size === null ? data.path : formatSize(data.size)
+    print(
+      options,
+      config,
+      `${config.file}: ${size} in blocks of ${formatSize(dataBlockSize)}, ` +
+        `${Object.keys(volumes).length} volumes`,
+    )
+  })
+
+function collect(text: string, before: string[] = []): string[] {
+  return [...before, text]
+}
+
+function isFolder(target: string): boolean {
+  const stat = statSync(target, { throwIfNoEntry: false })
+  return stat ? stat.isDirectory() : !/\.ya?ml$/.test(target)
+}
+
+/** Writes a pool.yaml made of the options, after the check that it passes when it is read. */
+async function writeConfig(file: string, options: Options): Promise<void> {
+  const { DEFAULTS, parseConfig, parseSize, renderConfig } = await import('../config/index.js')
+  const path = resolve(file)
+  const folder = dirname(path)
+  const config: PoolConfig = {
+    file: path,
+    folder,
+    pool: poolName(basename(folder)),
+    data: {
+      path: join(folder, DEFAULTS.dataPath),
+      size: parseSize(options.dataSize ?? DATA_SIZE),
+    },
+    metadata: {
+      path: join(folder, DEFAULTS.metadataPath),
+      size: (options.metadataSize ?? 'auto') === 'auto' ? 'auto' : parseSize(options.metadataSize!),
+    },
+    dataBlockSize: options.blockSize ? parseSize(options.blockSize) : DEFAULTS.dataBlockSize,
+    lowWaterMark: DEFAULTS.lowWaterMark,
+    discards: DEFAULTS.discards,
+    onFull: DEFAULTS.onFull,
+    volumes: Object.fromEntries((options.volume ?? []).map(text => volumeOf(text, parseSize))),
+  }
+  const text = renderConfig(config)
+  try {
+    parseConfig(text, path, path)
+  } catch (err) {
+    // The file is not there: its lines would mean nothing.
+    const message = (err as Error).message.slice(path.length).replace(/^:\d+:\d+: /, '')
+    throw new ThinfsError('BAD_ARGUMENT', message, { cause: err })
+  }
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(path, text, { flag: 'wx' })
+}
+
+/** A pool's name after its folder's: what a pool may not be called becomes a hyphen. */
+function poolName(folder: string): string {
+  const name = folder.replace(/[^A-Za-z0-9._+-]/g, '-').replace(/^[^A-Za-z0-9]+/, '')
+  return name.slice(0, 127) || 'pool'
+}
+
+function volumeOf(text: string, parseSize: (text: string) => number): [string, VolumeConfig] {
+  const [, name, size] = /^(.*)=([^=]*)$/.exec(text) ?? []
+  if (name === undefined || size === undefined) {
+    throw new ThinfsError('BAD_ARGUMENT', `--volume ${text}: NAME=SIZE is what it takes`)
+  }
+  return [name, { size: parseSize(size) }]
+}
+
+function refuseOptions(file: string, options: Options): void {
+  const { json: _, ...described } = options
+  if (Object.keys(described).length === 0) return
+  throw new ThinfsError('BAD_ARGUMENT', `${file} is there: what it says counts, not options`)
+}

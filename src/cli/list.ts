@@ -1,0 +1,41 @@
+import type { VolumeInfo } from '../volumes/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { withPool } from './pool.js'
+
+const HEAD = ['NAME', 'ID', 'SIZE', 'MAPPED', 'DATA%', 'EXCLUSIVE', 'ORIGIN', 'CREATED', 'OPEN']
+const NUMBERS = [1, 2, 3, 4, 5]
+
+export const list = command(
+  'list',
+  'List the volumes: size, space mapped, and space that removing would give back.',
+  'thinfs list /srv/pool',
+)
+  .argument('<POOL>', POOL_HELP)
+  .action(async (pool: string, output: Output) => {
+    const { formatSize } = await import('../config/index.js')
+    const { table } = await import('./table.js')
+    const volumes = await withPool(pool, 'read', admin => admin.list())
+    const rows = volumes.map(volume => row(volume, formatSize))
+    print(output, volumes, table([HEAD, ...rows], NUMBERS))
+  })
+
+function row(volume: VolumeInfo, formatSize: (bytes: number) => string): string[] {
+  const { name, devId, size, mapped, exclusive, origin, created, open } = volume
+  return [
+    name,
+    String(devId),
+    formatSize(size),
+    formatSize(mapped),
+    size === 0 ? '-' : ((mapped / size) * 100).toFixed(2),
+    formatSize(exclusive),
+    origin ?? '-',
+    created === null ? '-' : localTime(created),
+    open ? 'yes' : 'no',
+  ]
+}
+
+/** @param time seconds since 1970 */
+function localTime(time: number): string {
+  // Sweden writes dates as ISO 8601 does.
+  return new Date(time * 1000).toLocaleString('sv-SE').slice(0, 'YYYY-MM-DD HH:MM'.length)
+}

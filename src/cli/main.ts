@@ -1,0 +1,84 @@
+/**
+ * The command line: one file a command, each parses, calls the pool or its daemon, and prints.
+ *
+ * Heavy modules are imported when a command runs, so that help is quick.
+ */
+import { createRequire } from 'node:module'
+import { Command, CommanderError } from 'commander'
+import { attach } from './attach.js'
+import { check } from './check.js'
+import { create } from './create.js'
+import { detach } from './detach.js'
+import { EXIT_USAGE, exitCodeOf, lineOf } from './failure.js'
+import { init } from './init.js'
+import { list } from './list.js'
+import { message } from './message.js'
+import { mount } from './mount.js'
+import { remove } from './remove.js'
+import { rename } from './rename.js'
+import { resize } from './resize.js'
+import { snapshot } from './snapshot.js'
+import { status } from './status.js'
+import { umount } from './umount.js'
+
+const COMMANDS = [
+  ...[init, mount, umount],
+  ...[create, snapshot, remove, rename, resize],
+  ...[list, status, message],
+  ...[attach, detach, check],
+]
+
+const { version } = createRequire(import.meta.url)('../../package.json') as { version: string }
+
+/** Runs a command line without the program's name. Returns its exit code; never throws. */
+export async function run(args: string[]): Promise<number> {
+  // A reader that has seen enough (`thinfs list | head`) is not an error.
+  process.stdout.on('error', err => {
+    if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err
+  })
+  try {
+    await program().parseAsync(args, { from: 'user' })
+    return 0
+  } catch (err) {
+    // Commander has printed its own errors, and those of code 0 are help and version.
+    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE
+    process.stderr.write(`${lineOf(err)}\n`)
+    if (wantsStack(args) && err instanceof Error) process.stderr.write(`${err.stack}\n`)
+    return exitCodeOf(err)
+  }
+}
+
+function program(): Command {
+  const program = new Command('thinfs')
+    .description('Thin volumes as files: dm-thin without device-mapper.')
+    .version(version)
+    .exitOverride()
+    .configureOutput({
+      outputError: (text, write) =>
+        write(
+          `thinfs: ${text
+            .trim()
+            .replace(/^error: /, '')
+            .replace(/\s*\n\s*/g, ' ')}\n`,
+        ),
+    })
+    .addHelpText(
+      'after',
+      `
+POOL is a pool.yaml, the folder that has one, or the pool's mount point. A pool need not be mounted
+but for attach and detach. Sizes: bytes, or K, M, G, T (powers of 1024).
+
+Exit codes: 0 done, 1 failed, 2 not a command that could work.
+
+Example:
+  $ thinfs init /srv/pool --data-size 100G
+  $ thinfs mount /srv/pool /mnt/thin
+  $ thinfs create /mnt/thin web --size 10G
+  $ mkfs.ext4 $(thinfs attach /mnt/thin web)`,
+    )
+  for (const command of COMMANDS) program.addCommand(command.copyInheritedSettings(program))
+  return program
+}
+
+const wantsStack = (args: readonly string[]): boolean =>
+  Boolean(process.env.THINFS_DEBUG) || /--log-level[= ](debug|trace)\b/.test(args.join(' '))

@@ -1,0 +1,19 @@
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { withPool } from './pool.js'
+
+export const message = command(
+  'message',
+  'Send a thin-pool target message, in the words of dmsetup message.',
+  'thinfs message /srv/pool "create_snap 1 0"',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument(
+    '<MESSAGE...>',
+    'create_thin ID, create_snap ID ORIGIN, delete ID, set_transaction_id OLD NEW, ' +
+      'reserve_metadata_snap or release_metadata_snap',
+  )
+  .action(async (pool: string, words: string[], output: Output) => {
+    const message = words.join(' ')
+    await withPool(pool, 'write', admin => admin.message({ message }))
+    print(output, { message }, '')
+  })

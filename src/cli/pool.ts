@@ -1,0 +1,54 @@
+/** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
+import { closeSync } from 'node:fs'
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+
+/**
+ * Calls `use` with the pool open.
+ * @param reference a pool.yaml, its folder, or the mount point
+ * @param access how files are opened; a daemon's pool is as it was mounted
+ * @throws NOT_A_POOL, BAD_CONFIG, POOL_IN_USE, and what opening and `use` throw
+ */
+export async function withPool<T>(
+  reference: string,
+  access: 'read' | 'write',
+  use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
+): Promise<T> {
+  const { connectDaemon, lockPool } = await import('../daemon/index.js')
+  const config = await configOf(reference)
+  const daemon = await connectDaemon(config)
+  if (daemon) {
+    try {
+      return await use(daemon, config)
+    } finally {
+      daemon.close()
+    }
+  }
+  const { openPool } = await import('../volumes/index.js')
+  const lock = lockPool(config)
+  try {
+    const pool = await openPool(config, { readOnly: access === 'read' })
+    try {
+      return await use(pool.volumes, config)
+    } finally {
+      await pool.close()
+    }
+  } finally {
+    closeSync(lock)
+  }
+}
+
+/** @throws NOT_A_POOL, BAD_CONFIG */
+export async function configOf(reference: string): Promise<PoolConfig> {
+  const { findPool } = await import('../daemon/index.js')
+  const { loadConfig } = await import('../config/index.js')
+  return loadConfig(findPool(reference))
+}
+
+/** Where the pool is mounted. @throws NOT_MOUNTED */
+export async function mountPointOf(admin: PoolAdmin, config: PoolConfig): Promise<string> {
+  const { mount } = await admin.status()
+  if (mount) return mount.mountPoint
+  throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
+}

@@ -1,0 +1,15 @@
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { withPool } from './pool.js'
+
+export const rename = command(
+  'rename',
+  'Give a volume another name.',
+  'thinfs rename /srv/pool web web-old',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<OLD>', 'its name now')
+  .argument('<NEW>', 'its new name')
+  .action(async (pool: string, from: string, to: string, output: Output) => {
+    const volume = await withPool(pool, 'write', admin => admin.rename({ from, to }))
+    print(output, volume, '')
+  })

@@ -1,0 +1,42 @@
+import { ThinfsError } from '../base/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { withPool } from './pool.js'
+
+export const resize = command(
+  'resize',
+  'Change the virtual size of a volume. What is cut off is discarded.',
+  'thinfs resize /srv/pool web +5G',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<NAME>', 'of the volume')
+  .argument('<SIZE>', 'as in 20G; +5G and -5G are relative')
+  .action(async (pool: string, name: string, text: string, output: Output) => {
+    const { formatSize, parseSize } = await import('../config/index.js')
+    const sign = /^[+-](?=\d)/.exec(text)?.[0] ?? ''
+    const change = parseSize(text.slice(sign.length))
+    const volume = await withPool(pool, 'write', async admin => {
+      if (sign === '') return await admin.resize({ name, size: change })
+      const before = await sizeOf(admin, name)
+      const size = sign === '+' ? before + change : before - change
+      if (size >= 0) return await admin.resize({ name, size })
+      const detail = `${name}: ${text} is more than the ${formatSize(before)} that it has`
+      throw new ThinfsError('BAD_ARGUMENT', detail)
+    })
+    print(output, volume, `${name}: ${formatSize(volume.size)}`)
+  })
+
+// -5G would be taken for an option: as the last argument it can stand behind `--`.
+const parseOptions = resize.parseOptions.bind(resize)
+resize.parseOptions = args => {
+  if (args.includes('--')) return parseOptions(args)
+  const isShrinking = (arg: string) => /^-\d/.test(arg)
+  const others = args.filter(arg => !isShrinking(arg))
+  return parseOptions([...others, '--', ...args.filter(isShrinking)])
+}
+
+async function sizeOf(admin: PoolAdmin, name: string): Promise<number> {
+  const volume = (await admin.list()).find(volume => volume.name === name)
+  if (volume) return volume.size
+  throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+}

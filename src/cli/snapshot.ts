@@ -1,0 +1,65 @@
+import { open, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { deviceId } from './device-id.js'
+import { whileFrozen } from './freeze.js'
+import { withPool } from './pool.js'
+
+interface Options extends Output {
+  id?: number
+  freeze?: string
+}
+
+export const snapshot = command(
+  'snapshot',
+  'Make a writable snapshot of a volume, at once, whatever its size.',
+  'thinfs snapshot /srv/pool web web-before-upgrade --freeze /var/www',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<ORIGIN>', 'the volume to take a snapshot of')
+  .argument('<NAME>', 'of the new volume')
+  .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
+  .option('--freeze <folder>', "the origin's filesystem, mounted: fsfreeze(8) it meanwhile")
+  .action(async (pool: string, origin: string, name: string, options: Options) => {
+    const { formatSize } = await import('../config/index.js')
+    const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
+    const { freeze } = options
+    const volume = await withPool(pool, 'write', async (admin, config) => {
+      const take = async () => {
+        await flush(admin, origin)
+        return await admin.snapshot(request)
+      }
+      if (freeze === undefined) return await take()
+      await mustNotHold(freeze, config)
+      return await whileFrozen(freeze, take)
+    })
+    const size = formatSize(volume.size)
+    print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
+  })
+
+/** Has the kernel write back what programs changed in a memory map of the volume's file. */
+async function flush(admin: PoolAdmin, origin: string): Promise<void> {
+  const { mount } = await admin.status()
+  if (!mount) return
+  try {
+    const file = await open(join(mount.mountPoint, origin), 'r')
+    await file.sync().finally(() => file.close())
+  } catch (err) {
+    // What is not there the pool names better.
+    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+  }
+}
+
+/** Frozen, the filesystem of the pool's own files would block the snapshot forever. */
+async function mustNotHold(folder: string, config: PoolConfig): Promise<void> {
+  const { dev } = await stat(folder)
+  for (const own of [config.folder, dirname(config.data.path), dirname(config.metadata.path)]) {
+    if ((await stat(own)).dev === dev) {
+      const detail = `${folder}: it cannot be frozen, the pool has files on it (${own})`
+      throw new ThinfsError('BAD_ARGUMENT', detail)
+    }
+  }
+}

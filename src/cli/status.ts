@@ -1,0 +1,87 @@
+import type { PoolStatus } from '../volumes/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { withPool } from './pool.js'
+
+interface Options extends Output {
+  dm?: true
+}
+
+export const status = command(
+  'status',
+  'Show how a pool is: its mode, the space it has, where it is mounted.',
+  'thinfs status /srv/pool --dm',
+)
+  .argument('<POOL>', POOL_HELP)
+  .option('--dm', "the kernel's own status lines, as dmsetup status prints them, field by field")
+  .action(async (pool: string, options: Options) => {
+    const { formatSize } = await import('../config/index.js')
+    const { table } = await import('./table.js')
+    const status = await withPool(pool, 'write', admin => admin.status())
+    if (options.dm) print(options, status.dm, describeDm(status.dm, table))
+    else print(options, status, table(describe(status, formatSize)))
+  })
+
+function describe(status: PoolStatus, size: (bytes: number) => string): string[][] {
+  const { data, metadata, mount, dataBlockSize: blockSize } = status
+  const free = (data.blocks - data.usedBlocks) * blockSize
+  const mark = size(status.lowWaterMarkBlocks * blockSize)
+  return [
+    ['pool', status.name],
+    ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
+    ...(status.needsCheck ? [['needs check', 'yes: thinfs check, then thin_repair']] : []),
+    ['mounted', mount ? `${mount.mountPoint}, process ${mount.pid}` : 'no'],
+    ['volumes', String(status.volumes)],
+    ['data', `${usage(data, blockSize, size)}, ${data.path}`],
+    ['data block', size(blockSize)],
+    ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE, size)}, ${metadata.path}`],
+    ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${size(free)} free`],
+    ['discards', status.discards],
+    ['on full', status.onFull],
+    ['transaction', String(status.transactionId)],
+    ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
+  ]
+}
+
+const METADATA_BLOCK_SIZE = 4096
+
+function usage(
+  { usedBlocks, blocks }: { usedBlocks: number; blocks: number },
+  blockSize: number,
+  size: (bytes: number) => string,
+): string {
+  const percent = blocks === 0 ? '-' : ((usedBlocks / blocks) * 100).toFixed(2)
+  return `${size(usedBlocks * blockSize)} of ${size(blocks * blockSize)} (${percent}%)`
+}
+
+/** Meaning of the fields of a status line. Linux, Documentation/admin-guide/device-mapper. */
+const LINE = ['start sector', 'sectors', 'target']
+const POOL_LINE = [
+  'transaction id',
+  'used/total metadata blocks',
+  'used/total data blocks',
+  'held metadata root',
+  'mode',
+  'discards',
+  'on full',
+  'needs check',
+  'metadata low water mark, blocks',
+]
+const THIN_LINE = ['mapped sectors', 'highest mapped sector']
+
+type Columns = (rows: string[][]) => string
+
+function describeDm(dm: PoolStatus['dm'], table: Columns): string {
+  const parts = [
+    describeLine('pool', dm.pool, POOL_LINE, table),
+    ...dm.volumes.map(({ name, line }) => describeLine(name, line, THIN_LINE, table)),
+  ]
+  return parts.join('\n\n')
+}
+
+function describeLine(name: string, line: string, meanings: string[], table: Columns): string {
+  const fields = line.trim().split(' ')
+  // A pool that has failed says only that.
+  const names = fields.length > LINE.length + 1 ? [...LINE, ...meanings] : [...LINE, 'state']
+  const rows = fields.map((field, i) => [`  ${names[i]}`, field])
+  return `${name}: ${line}\n${table(rows)}`
+}

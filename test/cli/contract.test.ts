@@ -1,0 +1,49 @@
+import t from 'tap'
+import { done, refused, thinfs } from './command-line.js'
+
+/** Each command with arguments that are right but for the pool, which is not there. */
+const COMMANDS = {
+  init: null, // makes what is not there
+  mount: ['/none', '/none'],
+  umount: ['/none'],
+  create: ['/none', 'web', '--size', '1G'],
+  snapshot: ['/none', 'web', 'web2'],
+  remove: ['/none', 'web'],
+  rename: ['/none', 'web', 'web2'],
+  resize: ['/none', 'web', '-1G'],
+  list: ['/none'],
+  status: ['/none'],
+  message: ['/none', 'create_thin', '0'],
+  attach: ['/none', 'web'],
+  detach: ['/none', 'web'],
+  check: ['/none'],
+}
+
+t.test('help lists the commands, and knows its version', async t => {
+  const help = await done(t, '--help')
+  const listed = [...help.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)
+  t.strictSame(listed, Object.keys(COMMANDS))
+  t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
+})
+
+for (const [name, args] of Object.entries(COMMANDS)) {
+  t.test(`thinfs ${name}`, async t => {
+    const help = await done(t, name, '--help')
+    t.match(help, /^ {2}--json /m)
+    t.match(help, new RegExp(`^Example:\\n  \\$ .*thinfs ${name} `, 'm'))
+    await refused(t, 2, /--frobnicate/, name, ...(args ?? ['/none']), '--frobnicate')
+    await refused(t, 2, /missing required argument|required option/, name)
+    if (args === null) return
+    await refused(t, 1, /^thinfs: \/none: .* \(ENOENT\)\n$/, name, ...args, '--json')
+  })
+}
+
+t.test('an unknown command is refused with the one it looks like', async t => {
+  await refused(t, 2, /unknown command 'snapshto' \(Did you mean snapshot\?\)/, 'snapshto')
+})
+
+t.test('no command at all is a request for help that fails', async t => {
+  const { status, stdout, stderr } = await thinfs()
+  t.strictSame({ status, stdout }, { status: 2, stdout: '' })
+  t.match(stderr, /^Usage: thinfs/)
+})

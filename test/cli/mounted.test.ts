@@ -1,0 +1,162 @@
+/**
+ * The commands on a mounted pool, with real loop devices and filesystems.
+ *
+ * What ext4's superblock says of its journal is the judge of `--freeze`: a frozen filesystem needs no
+ * recovery, one that is merely mounted does.
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { open, readFile, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import t, { type Test } from 'tap'
+import { done, refused, run, thinfs } from './command-line.js'
+
+const FREEZE = resolve(import.meta.dirname, '../../dist/cli/freeze.js')
+
+/** A pool with a volume `web`, mounted at `mnt`, and a folder `fs` to mount a filesystem at. */
+async function mountedPool(t: Test) {
+  const folder = mkdtempSync(join(tmpdir(), 'thinfs-cli-'))
+  const [pool, mnt, fs] = ['pool', 'mnt', 'fs'].map(name => join(folder, name)) as [
+    string,
+    string,
+    string,
+  ]
+  mkdirSync(mnt)
+  mkdirSync(fs)
+  await done(t, 'init', pool, '--data-size', '256M', '--volume', 'web=64M')
+  t.teardown(async () => {
+    await run('umount', '-q', fs)
+    await thinfs('detach', pool, 'web')
+    await thinfs('umount', pool)
+    rmSync(folder, { recursive: true })
+  })
+  t.match(JSON.parse(await done(t, 'mount', pool, mnt, '--json')), { pid: Number, mountPoint: mnt })
+  return { pool, mnt, fs }
+}
+
+async function must(t: Test, program: string, ...args: string[]): Promise<string> {
+  const { status, stdout, stderr } = await run(program, ...args)
+  t.equal(status, 0, `${program} ${args.join(' ')}: ${stderr}`)
+  return stdout
+}
+
+const needsRecovery = async (t: Test, volume: string): Promise<boolean> =>
+  /^Filesystem features:.* needs_recovery/m.test(await must(t, 'dumpe2fs', '-h', volume))
+
+t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
+  const { pool, mnt, fs } = await mountedPool(t)
+
+  const device = (await done(t, 'attach', mnt, 'web')).trim()
+  t.match(
+    await must(t, 'losetup', '--list', '--noheadings', '--output', 'BACK-FILE,DIO', device),
+    `${mnt}/web   1`,
+  )
+  t.equal(
+    await done(t, 'attach', pool, 'web'),
+    `${device}\n`,
+    'a second device would have caches of its own',
+  )
+  await refused(t, 1, /can be written to \(EBUSY\)/, 'attach', pool, 'web', '--read-only')
+  await refused(t, 1, /none: no volume has the name \(ENOENT\)/, 'attach', pool, 'none')
+
+  await must(t, 'mkfs.ext4', '-q', device)
+  await must(t, 'mount', device, fs)
+  await writeFile(join(fs, 'before'), 'before')
+  await done(t, 'snapshot', mnt, 'web', 'torn')
+  await done(t, 'snapshot', mnt, 'web', 'whole', '--freeze', fs)
+  t.equal(await needsRecovery(t, join(mnt, 'torn')), true)
+  t.equal(await needsRecovery(t, join(mnt, 'whole')), false)
+  await refused(
+    t,
+    1,
+    /torn: a volume has the name \(EEXIST\)/,
+    'snapshot',
+    mnt,
+    'web',
+    'torn',
+    '--freeze',
+    fs,
+  )
+  await must(t, 'timeout', '10', 'cp', join(fs, 'before'), join(fs, 'after'))
+  await refused(t, 2, /the pool has files on it/, 'snapshot', mnt, 'web', 'x', '--freeze', pool)
+  await refused(
+    t,
+    1,
+    /cannot be frozen: fsfreeze: /,
+    'snapshot',
+    mnt,
+    'web',
+    'x',
+    '--freeze',
+    '/proc',
+  )
+
+  await refused(t, 1, `web: ${device} is mounted at ${fs} (EBUSY)`, 'detach', mnt, 'web')
+  await refused(t, 1, `held by ${device} (mounted at ${fs}) (EBUSY)`, 'umount', mnt)
+  await refused(t, 1, /web: .*open.* \(EBUSY\)/, 'remove', mnt, 'web')
+  await refused(t, 1, `at ${mnt} (EBUSY)`, 'mount', pool, fs)
+  await must(t, 'umount', fs)
+  t.strictSame(JSON.parse(await done(t, 'detach', mnt, 'web', '--json')), { detached: [device] })
+  await refused(t, 1, /web: no loop device is attached/, 'detach', mnt, 'web')
+  t.match(await done(t, 'check', mnt), /^3 devices, /)
+  t.match(await done(t, 'status', mnt), new RegExp(`^mounted +${mnt}, process \\d+$`, 'm'))
+
+  t.equal(await done(t, 'umount', mnt), '')
+  await must(t, 'thin_check', join(pool, 'metadata'))
+  await refused(t, 1, /the pool is not mounted \(EINVAL\)/, 'umount', pool)
+})
+
+t.test('a read-only mount and a read-only device', async t => {
+  const { pool, mnt } = await mountedPool(t)
+  const device = (await done(t, 'attach', mnt, 'web', '--read-only')).trim()
+  t.equal((await must(t, 'blockdev', '--getro', device)).trim(), '1')
+  await done(t, 'detach', pool, 'web')
+  await done(t, 'umount', pool)
+  await done(t, 'mount', pool, mnt, '-o', 'ro')
+  await refused(t, 1, /\(EROFS\)/, 'create', mnt, 'x', '--size', '1G')
+  await done(t, 'umount', pool)
+  await refused(t, 2, /noexec is not one of/, 'mount', pool, mnt, '-o', 'ro,noexec')
+})
+
+t.test('a snapshot has what a program changed in a memory map of the volume', async t => {
+  const { mnt } = await mountedPool(t)
+  const program = `import mmap, sys
+file = open(sys.argv[1], 'r+b')
+memory = mmap.mmap(file.fileno(), 4096)
+memory[0:6] = b'mapped'
+print('dirty', flush=True)
+sys.stdin.read()`
+  const python = spawn('python3', ['-c', program, join(mnt, 'web')])
+  await once(python.stdout, 'data')
+  await done(t, 'snapshot', mnt, 'web', 'copy')
+  const copy = await open(join(mnt, 'copy'))
+  const { buffer } = await copy.read(Buffer.alloc(6), 0, 6, 0)
+  await copy.close()
+  t.equal(buffer.toString(), 'mapped')
+  await ended(python)
+})
+
+t.test('a filesystem thaws when the command that froze it is killed', async t => {
+  const { mnt, fs } = await mountedPool(t)
+  const device = (await done(t, 'attach', mnt, 'web')).trim()
+  await must(t, 'mkfs.ext4', '-q', device)
+  await must(t, 'mount', device, fs)
+  const program = `import { whileFrozen } from ${JSON.stringify(FREEZE)}
+await whileFrozen(${JSON.stringify(fs)}, () => { console.log('frozen'); return new Promise(() => {}) })`
+  const command = spawn(process.execPath, ['--input-type=module', '-e', program])
+  await once(command.stdout, 'data')
+  // fsfreeze(8) itself says whether it is: a second freeze is refused.
+  t.match(await run('fsfreeze', '-f', fs), { status: 1, stderr: /busy/i })
+  command.kill('SIGKILL')
+  await once(command, 'close')
+  await must(t, 'timeout', '10', 'sh', '-c', 'echo alive > "$1/file"', 'sh', fs)
+  t.equal(await readFile(join(fs, 'file'), 'utf8'), 'alive\n')
+})
+
+async function ended(child: ChildProcess): Promise<void> {
+  const close = once(child, 'close')
+  child.stdin!.end()
+  await close
+}
