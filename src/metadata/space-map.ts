@@ -51,6 +51,9 @@ export abstract class SpaceMap {
   #freed = new BlockSet()
   /** The same of the sealed one. */
   #frozen = new BlockSet()
+  /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
+  #disowned = false
+  #disownedFrozen = false
 
   constructor(name: string, transaction: Transaction, overflowKind: BlockKind) {
     this.#name = name
@@ -67,6 +70,13 @@ export abstract class SpaceMap {
     this.#cursor = 0
     this.#freed = new BlockSet()
     this.#frozen = new BlockSet()
+    this.#disowned = false
+    this.#disownedFrozen = false
+  }
+
+  /** Whether some block had more owners as of the last durable transaction than it has now. */
+  get hasDisowned(): boolean {
+    return this.#disowned || this.#disownedFrozen
   }
 
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
@@ -79,12 +89,15 @@ export abstract class SpaceMap {
   seal(): number[] {
     this.#frozen = this.#freed
     this.#freed = new BlockSet()
+    this.#disownedFrozen = this.#disowned
+    this.#disowned = false
     return this.#frozen.toArray()
   }
 
   /** Makes the blocks that the sealed transaction freed allocatable. */
   release(): void {
     this.#frozen = new BlockSet()
+    this.#disownedFrozen = false
   }
 
   count(block: number): number {
@@ -120,6 +133,7 @@ export abstract class SpaceMap {
     } else if (old >= MANY) {
       this.overflow.remove(block)
     }
+    if (delta < 0 && count > 0) this.#disowned = true
     if (old === 0) {
       this.nrAllocated++
       // The number of free blocks is a hint: other tools may have left it too small.

@@ -353,9 +353,14 @@ export class ThinMetadata {
    * Whether something else can reach the data block that a virtual block is mapped to: another
    * device or the metadata snapshot. What dm-thin goes by, the time of the mapping, may say so
    * when it is not.
+   *
+   * A power cut brings the last durable transaction back, and with it an owner that has given the
+   * block up since. So while a transaction that took owners away is not durable, everything with
+   * an old time counts as shared.
    */
   isReallyShared(devId: DevId, vblock: number): boolean {
     const { tree } = this.#device(devId)
+    if (this.#dataMap.hasDisowned || this.#metadataMap.hasDisowned) return true
     return (
       tree.search(vblock) &&
       (this.#dataMap.count(mappedBlock(tree.view, tree.at)) > 1 ||

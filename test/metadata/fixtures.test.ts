@@ -316,7 +316,7 @@ t.test('counts that are too low are found when an owner goes', async t => {
 })
 
 t.test('trees that are no trees end in an error', async t => {
-  // Every node of the tree points to itself, or 252 times to one and the same next level.
+  // The root points 252 times to itself.
   const cycle = damaged('one-thin', 10, SALT.node, view => {
     view.setUint32(4, 1, true)
     view.setUint32(16, 252, true)

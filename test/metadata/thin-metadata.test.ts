@@ -480,7 +480,7 @@ t.test('random operations, compared with plain maps', async t => {
         if (!t.passing()) throw new Error('see above')
       },
     ),
-    { numRuns: 60 },
+    { numRuns: 40 },
   )
 })
 

@@ -5,7 +5,7 @@
 // survives, and every byte must then be one that it had since the last commit.
 import fc from 'fast-check'
 import t from 'tap'
-import { bytes, type Bytes } from '../../src/base/index.js'
+import { type Bytes, bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
 import {
@@ -17,6 +17,8 @@ import {
 } from '../support/memory-pool.js'
 import { thinCheck } from '../support/thin-tools.js'
 
+/** More of them take longer and find more: RUNS=1000. */
+const RUNS = Number(process.env.RUNS ?? 60)
 const BLOCK_SECTORS = 8
 const BLOCK = BLOCK_SECTORS * 512
 const DEVICE_SIZE = 24 * BLOCK + 512 // the last block is a part of one
@@ -69,7 +71,8 @@ class Tested {
     for (const [id, wanted] of this.model) {
       this.device(id).read(0, DEVICE_SIZE, found, 0)
       const at = firstDifference(found, wanted)
-      if (at >= 0) throw new Error(`${where}: device ${id} differs at ${at} (block ${Math.floor(at / BLOCK)})`)
+      if (at >= 0)
+        throw new Error(`${where}: device ${id} differs at ${at} (block ${Math.floor(at / BLOCK)})`)
     }
   }
 
@@ -132,7 +135,10 @@ const step = fc.record<Step>({
   fill: fc.integer({ min: 1, max: 255 }),
 })
 
-async function run(tested: Tested, { kind, device, other, offset, length, fill }: Step): Promise<void> {
+async function run(
+  tested: Tested,
+  { kind, device, other, offset, length, fill }: Step,
+): Promise<void> {
   const ids = [...tested.model.keys()]
   const id = ids[device % ids.length]
   const size = Math.min(length, DEVICE_SIZE - offset)
@@ -216,8 +222,22 @@ async function run(tested: Tested, { kind, device, other, offset, length, fill }
       await tested.pool.commit()
       tested.committed()
       for (let i = 0; i < 5; i++) {
-        await run(tested, { kind: 'write', device: device + i, other, offset, length, fill: (fill + i) % 256 })
-        await run(tested, { kind: 'discard', device: other + i, other, offset: (offset * i) % DEVICE_SIZE, length, fill })
+        await run(tested, {
+          kind: 'write',
+          device: device + i,
+          other,
+          offset,
+          length,
+          fill: (fill + i) % 256,
+        })
+        await run(tested, {
+          kind: 'discard',
+          device: other + i,
+          other,
+          offset: (offset * i) % DEVICE_SIZE,
+          length,
+          fill,
+        })
       }
       await tested.pool.settle()
       const { metadata, data, journal } = tested.files
@@ -270,7 +290,8 @@ async function verifyCut(
   if (problems.length > 0) throw new Error(`power cut: ${problems[0]!.message}`)
   const { pool } = await openFiles(files)
   const ids = [...pool.metadata.deviceIds()]
-  if (!sets.includes(ids.join())) throw new Error(`power cut: devices ${ids} of ${sets.join(' | ')}`)
+  if (!sets.includes(ids.join()))
+    throw new Error(`power cut: devices ${ids} of ${sets.join(' | ')}`)
   const stale = staleFreeBlocks(pool, files.data)
   if (stale.length > 0) throw new Error(`power cut: free data block ${stale[0]} is no hole`)
   const found = Buffer.alloc(DEVICE_SIZE)
@@ -322,9 +343,12 @@ async function scenario(steps: Step[]): Promise<void> {
 
 t.test('random operations agree with arrays of bytes', async t => {
   const steps = fc.array(step, { minLength: 60, maxLength: 120, size: 'max' })
-  await fc.assert(fc.asyncProperty(steps, steps => scenario(steps)), { numRuns: 40 })
+  await fc.assert(
+    fc.asyncProperty(steps, steps => scenario(steps)),
+    { numRuns: RUNS, endOnFailure: true },
+  )
   t.comment(`${operations} operations, ${crashes} power cuts`)
-  t.ok(operations > 3000 && crashes > 1000, 'enough was tried')
+  t.ok(operations > RUNS * 50 && crashes > RUNS * 15, 'enough was tried')
 })
 
 t.test('also where free blocks have to be zeroed instead of punched', async () => {

@@ -2,6 +2,7 @@ import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
 import type { Store } from '../../src/storage/index.js'
 
 const PAGE = 4096
+const ZEROS = Buffer.alloc(PAGE)
 
 /**
  * A Store in memory that knows its holes, and what a power cut would leave.
@@ -16,21 +17,23 @@ export class MemoryStore implements Store {
   size: Bytes
   onWrite: ((op: 'write' | 'punch' | 'sync', offset: number, length: number) => void) | undefined
   #image: Buffer
+  /** The same buffer until the first write. */
   #durable: Buffer
   #data: Set<number> // pages that are not holes
   #pending: { offset: number; content: Buffer | number }[] = [] // a number: punched length
 
+  /** @param options.image taken over, not copied */
   constructor(size: number, options: { path?: string; punches?: boolean; image?: Buffer } = {}) {
     this.path = options.path ?? 'memory'
     this.punches = options.punches ?? true
     this.size = bytes(size)
-    this.#image = Buffer.alloc(size)
-    options.image?.copy(this.#image)
-    this.#durable = Buffer.from(this.#image)
+    this.#image = options.image ?? Buffer.alloc(size)
+    this.#durable = this.#image
     this.#data = new Set()
-    for (let page = 0; page * PAGE < size; page++) {
-      if (this.#image.subarray(page * PAGE, (page + 1) * PAGE).some(b => b !== 0))
-        this.#data.add(page)
+    if (!options.image) return
+    for (let at = 0; at < size; at += PAGE) {
+      const end = Math.min(at + PAGE, size)
+      if (this.#image.compare(ZEROS, 0, end - at, at, end) !== 0) this.#data.add(at / PAGE)
     }
   }
 
@@ -47,6 +50,7 @@ export class MemoryStore implements Store {
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#range(offset, length)
     this.onWrite?.('write', offset, length)
+    this.#part()
     const content = Buffer.from(buffer.subarray(at, at + length))
     content.copy(this.#image, offset)
     this.#pending.push({ offset, content })
@@ -61,6 +65,7 @@ export class MemoryStore implements Store {
   punch(offset: Bytes, length: Bytes): void {
     this.#range(offset, length)
     this.onWrite?.('punch', offset, length)
+    this.#part()
     this.#image.fill(0, offset, offset + length)
     this.#pending.push({ offset, content: length })
     if (!this.punches) return
@@ -124,6 +129,10 @@ export class MemoryStore implements Store {
       punches: this.punches,
       image: this.#image,
     })
+  }
+
+  #part(): void {
+    if (this.#image === this.#durable) this.#image = Buffer.from(this.#durable)
   }
 
   #range(offset: number, length: number): void {

@@ -1,0 +1,321 @@
+/**
+ * A pool that is mounted by the command line and used as people do: by programs, in processes other
+ * than the one that serves.
+ *
+ * Every program runs in a process group of its own, which is killed when it takes too long. Teardown
+ * takes everything away, whatever state a failed test has left it in.
+ */
+import { execFile } from 'node:child_process'
+import {
+  accessSync,
+  chmodSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import type { Test } from 'tap'
+import type { PoolStatus } from '../../src/volumes/index.js'
+import { thinDump } from './thin-tools.js'
+
+const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
+/** Seconds that a program may take. A deadlock is the only thing that takes them. */
+const TIMEOUT = 120
+
+export interface Outcome {
+  status: number
+  stdout: string
+  stderr: string
+}
+
+/** Runs a program; its exit status, 124 when it took too long, is part of the outcome. */
+export function attempt(program: string, ...args: string[]): Promise<Outcome> {
+  return new Promise((resolve, reject) => {
+    const command = ['--kill-after=5', String(TIMEOUT), program, ...args]
+    const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
+    execFile('timeout', command, { env, maxBuffer: 1 << 28 }, (err, stdout, stderr) => {
+      const status = err ? err.code : 0
+      if (typeof status === 'number') resolve({ status, stdout, stderr })
+      else reject(err)
+    })
+  })
+}
+
+/** What a program prints that has to succeed. */
+export async function run(program: string, ...args: string[]): Promise<string> {
+  const { status, stdout, stderr } = await attempt(program, ...args)
+  if (status === 0) return stdout.trimEnd()
+  throw new Error(`${program} ${args.join(' ')}: status ${status}: ${stderr || stdout}`)
+}
+
+/** What a bash script prints, whose every command has to succeed. */
+export const sh = (cwd: string, script: string): Promise<string> =>
+  run('env', '-C', cwd, 'bash', '-euo', 'pipefail', '-c', script)
+
+/** What a script, that has to fail, says on stderr. */
+export async function failure(cwd: string, script: string): Promise<string> {
+  const { status, stderr } = await attempt('env', '-C', cwd, 'bash', '-euc', script)
+  if (status === 0) throw new Error(`${script}: did not fail`)
+  return status === 124 ? `took more than ${TIMEOUT} s` : stderr.trim()
+}
+
+export const python = (cwd: string, program: string): Promise<string> =>
+  run('env', '-C', cwd, 'python3', '-c', program)
+
+/** The command line of thinfs; it has to succeed. */
+export const thinfs = (...args: string[]): Promise<string> =>
+  run(process.execPath, PROGRAM, ...args)
+export const attemptThinfs = (...args: string[]): Promise<Outcome> =>
+  attempt(process.execPath, PROGRAM, ...args)
+
+/** Until it is so. What is waited for is another process's doing, and certain. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await condition())) await run('true')
+}
+
+/** What a test that needs the devices says when it is skipped; where CI is set it fails instead. */
+export function needs(...devices: ('/dev/fuse' | '/dev/loop-control')[]): { skip: string | false } {
+  if (process.env.CI) return { skip: false }
+  const missing = devices.filter(device => !isUsable(device))
+  if (missing.length > 0) return { skip: `cannot open ${missing.join(' and ')}` }
+  const isRoot = process.getuid?.() === 0
+  return { skip: isRoot ? false : 'mounts, loop devices and other users need root' }
+}
+
+function isUsable(device: string): boolean {
+  try {
+    accessSync(device, constants.R_OK | constants.W_OK)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Byte ranges [begin, end) of a file that are not holes, as the kernel says. */
+export async function dataRanges(path: string): Promise<[begin: number, end: number][]> {
+  const program = `
+import errno, json, os
+file = os.open(${JSON.stringify(path)}, os.O_RDONLY)
+ranges, end = [], 0
+try:
+    while True:
+        begin = os.lseek(file, end, os.SEEK_DATA)
+        end = os.lseek(file, begin, os.SEEK_HOLE)
+        ranges.append((begin, end))
+except OSError as err:
+    if err.errno != errno.ENXIO: raise
+print(json.dumps(ranges))`
+  return JSON.parse(await run('python3', '-c', program))
+}
+
+export class MountedPool {
+  /** All that a test makes goes here: the pool's folder, the mount, and `plain`. */
+  readonly base: string
+  readonly folder: string
+  readonly path: string
+  /** An ordinary folder of the host, for files that get the same as those in the mount. */
+  readonly plain: string
+
+  private constructor(base: string) {
+    this.base = base
+    this.folder = join(base, 'pool')
+    this.path = join(base, 'mount')
+    this.plain = join(base, 'plain')
+  }
+
+  /**
+   * Makes a pool and mounts it.
+   * @param yaml its pool.yaml but for the name
+   * @param prepare puts data and metadata in the folder; default: `thinfs init`
+   */
+  static async make(
+    t: Test,
+    yaml: string,
+    prepare = (file: string): Promise<unknown> => thinfs('init', file),
+  ): Promise<MountedPool> {
+    const pool = await MountedPool.prepare(t, yaml, prepare)
+    await pool.mount()
+    return pool
+  }
+
+  /** As `make`, not mounted yet. */
+  static async prepare(
+    t: Test,
+    yaml: string,
+    prepare: (file: string) => Promise<unknown>,
+  ): Promise<MountedPool> {
+    const base = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-mount-')))
+    // Not for other users, mkdtemp says; here they shall be stopped by the mount itself.
+    chmodSync(base, 0o755)
+    const pool = new MountedPool(base)
+    for (const folder of [pool.folder, pool.path, pool.plain]) mkdirSync(folder)
+    t.teardown(() => pool.#remove())
+    const file = join(pool.folder, 'pool.yaml')
+    writeFileSync(file, `pool: test\n${yaml}\n`)
+    await prepare(file)
+    return pool
+  }
+
+  get data(): string {
+    return join(this.folder, 'data')
+  }
+
+  get metadata(): string {
+    return join(this.folder, 'metadata')
+  }
+
+  async mount(...options: string[]): Promise<void> {
+    await thinfs('mount', this.folder, this.path, ...options)
+  }
+
+  async umount(): Promise<void> {
+    await thinfs('umount', this.folder)
+  }
+
+  /** Unmounts and mounts again: what is there now came from the files. */
+  async remount(): Promise<void> {
+    await this.umount()
+    await this.mount()
+  }
+
+  get isMounted(): boolean {
+    return mountsWithin(this.path).includes(this.path)
+  }
+
+  /** Runs a script in the mount; see `sh`. */
+  sh(script: string): Promise<string> {
+    return sh(this.path, script)
+  }
+
+  /** What a script in the mount, that has to fail, says on stderr. */
+  failure(script: string): Promise<string> {
+    return failure(this.path, script)
+  }
+
+  /** Runs a script in the mount and in the plain folder; both have to print the same. */
+  async both(t: Test, script: string): Promise<void> {
+    const [found, wanted] = await Promise.all([this.sh(script), sh(this.plain, script)])
+    t.equal(found, wanted, script)
+  }
+
+  /** A loop device on a volume, with direct I/O. */
+  attach(name: string): Promise<string> {
+    return thinfs('attach', this.folder, name)
+  }
+
+  async detach(name: string): Promise<void> {
+    await thinfs('detach', this.folder, name)
+  }
+
+  async status(): Promise<PoolStatus> {
+    return JSON.parse(await thinfs('status', this.folder, '--json'))
+  }
+
+  async enginePid(): Promise<number> {
+    return (await this.status()).mount!.enginePid
+  }
+
+  /** Kills the engine with SIGKILL and waits until another serves. */
+  async killEngine(): Promise<void> {
+    const pid = await this.enginePid()
+    process.kill(pid, 'SIGKILL')
+    await until(async () => (await this.enginePid()) !== pid)
+  }
+
+  /** The lines of the pool's log. */
+  log(): { name: string; level: number; msg: string; [field: string]: unknown }[] {
+    const text = readFileSync(join(this.folder, 'thinfs.log'), 'utf8')
+    return text
+      .trim()
+      .split('\n')
+      .map(line => JSON.parse(line))
+  }
+
+  /**
+   * Unmounts, and has others judge what is left: thin_check the metadata, thin_dump with SEEK_DATA
+   * that every free data block is a hole, thinfs itself all the rest.
+   */
+  async close(t: Test): Promise<void> {
+    if (this.isMounted) await this.umount()
+    const { status, stderr } = await attempt('thin_check', this.metadata)
+    t.equal(status, 0, `thin_check: ${stderr}`)
+    t.match(await attemptThinfs('check', this.folder), { status: 0, stderr: '' }, 'thinfs check')
+    t.same(await this.strayData(), [], 'every free data block is a hole')
+  }
+
+  /** Data blocks of the unmounted pool that are no hole though nothing maps them. */
+  async strayData(): Promise<number[]> {
+    const { dataBlockSize, devices } = thinDump(this.metadata)
+    const mapped = new Set<number>()
+    for (const { mappings } of devices.values()) {
+      for (const { dataBlock } of mappings.values()) mapped.add(dataBlock)
+    }
+    const blockSize = dataBlockSize * 512
+    const stray: number[] = []
+    for (const [begin, end] of await dataRanges(this.data)) {
+      for (let block = Math.floor(begin / blockSize); block * blockSize < end; block++) {
+        if (!mapped.has(block)) stray.push(block)
+      }
+    }
+    return stray
+  }
+
+  /** Ends everything that was started here, by its id, and removes the files. */
+  async #remove(): Promise<void> {
+    for (const place of mountsWithin(this.base).reverse()) {
+      if (place !== this.path) await attempt('umount', '--lazy', place)
+    }
+    for (const device of loopsWithin(this.base)) await attempt('losetup', '--detach', device)
+    const { status } = this.isMounted ? await attempt('umount', this.path) : { status: 0 }
+    while (status !== 0 && this.isMounted) await attempt('umount', '--lazy', this.path)
+    // After an orderly unmounting they end by themselves, soon.
+    const signal = status === 0 ? 0 : 'SIGKILL'
+    await until(() => this.#processes().filter(pid => sendTo(pid, signal)).length === 0)
+    rmSync(this.base, { recursive: true })
+  }
+
+  /** The daemon and the engine of this pool: its path is in their arguments. */
+  #processes(): number[] {
+    const file = join(this.folder, 'pool.yaml')
+    return readdirSync('/proc')
+      .filter(name => /^\d+$/.test(name) && readIfThere(`/proc/${name}/cmdline`).includes(file))
+      .map(Number)
+  }
+}
+
+/** @returns whether there is such a process */
+function sendTo(pid: number, signal: NodeJS.Signals | 0): boolean {
+  try {
+    return process.kill(pid, signal)
+  } catch {
+    return false
+  }
+}
+
+function mountsWithin(folder: string): string[] {
+  return readFileSync('/proc/self/mounts', 'utf8')
+    .split('\n')
+    .map(line => line.split(' ')[1] ?? '')
+    .filter(place => place === folder || place.startsWith(`${folder}/`))
+}
+
+function loopsWithin(folder: string): string[] {
+  return readdirSync('/sys/block')
+    .filter(name => readIfThere(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`))
+    .map(name => `/dev/${name}`)
+}
+
+const readIfThere = (path: string): string => {
+  try {
+    return existsSync(path) ? readFileSync(path, 'utf8') : ''
+  } catch {
+    return '' // It ended meanwhile.
+  }
+}
