@@ -95,7 +95,7 @@ async function withServers(
     if (!signal.aborted) for (const { name, output } of servers) console.error(`${name}: ${output}`)
     throw err
   } finally {
-    for (const server of servers) await server.stop()
+    await Promise.all(servers.map(server => server.stop()))
   }
 }
 

@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import type { CheckReport } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withPool } from './pool.js'
+import { withDaemonOr } from './pool.js'
 
 export const check = command(
   'check',
@@ -10,7 +10,12 @@ export const check = command(
 )
   .argument('<POOL>', POOL_HELP)
   .action(async (pool: string, output: Output) => {
-    const report = await withPool(pool, 'read', admin => admin.check())
+    const report = await withDaemonOr(
+      pool,
+      admin => admin.check(),
+      // Not by opening the pool: damage may be what keeps it from being opened.
+      async config => (await import('../volumes/index.js')).checkPool(config),
+    )
     print(output, report, describe(report))
     const errors = report.problems.filter(({ severity }) => severity === 'error').length
     if (errors > 0) {

@@ -15,6 +15,26 @@ export async function withPool<T>(
   access: 'read' | 'write',
   use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
 ): Promise<T> {
+  return withDaemonOr(reference, use, async config => {
+    const { openPool } = await import('../volumes/index.js')
+    const pool = await openPool(config, { readOnly: access === 'read' })
+    try {
+      return await use(pool.volumes, config)
+    } finally {
+      await pool.close()
+    }
+  })
+}
+
+/**
+ * Calls `use` when a daemon serves the pool, else `useFiles` with the pool locked.
+ * @throws NOT_A_POOL, BAD_CONFIG, POOL_IN_USE, and what the two throw
+ */
+export async function withDaemonOr<T>(
+  reference: string,
+  use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
+  useFiles: (config: PoolConfig) => Promise<T>,
+): Promise<T> {
   const { connectDaemon, lockPool } = await import('../daemon/index.js')
   const config = await configOf(reference)
   const daemon = await connectDaemon(config)
@@ -25,15 +45,9 @@ export async function withPool<T>(
       daemon.close()
     }
   }
-  const { openPool } = await import('../volumes/index.js')
   const lock = lockPool(config)
   try {
-    const pool = await openPool(config, { readOnly: access === 'read' })
-    try {
-      return await use(pool.volumes, config)
-    } finally {
-      await pool.close()
-    }
+    return await useFiles(config)
   } finally {
     closeSync(lock)
   }

@@ -67,6 +67,7 @@ export class Daemon {
   #lockFd = -1
   #fuseFd = -1
   #control: ControlSocket | null = null
+  #served = false
   #failure: Error | null = null
   #lastStatus: PoolStatus | null = null
   #unmounting: Promise<void> | null = null
@@ -88,7 +89,7 @@ export class Daemon {
     try {
       await daemon.#mount()
     } catch (err) {
-      await daemon.#release()
+      await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
       throw err
     }
     log.info({ pool: config.file, mountPoint }, 'mounted')
@@ -127,8 +128,9 @@ export class Daemon {
 
   /**
    * Unmounts; resolves when all is committed and the engine has ended.
-   * @throws MOUNT_BUSY naming who holds the mount, which stays; DAEMON_FAILED when it was unmounted
-   *   but the engine had failed before it could commit: the journal keeps what is missing
+   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays;
+   *   DAEMON_FAILED when it was unmounted but the engine had failed before it could commit: the
+   *   journal keeps what is missing
    */
   umount(): Promise<void> {
     this.#unmounting ??= this.#umount().finally(() => {
@@ -139,6 +141,7 @@ export class Daemon {
 
   async #umount(): Promise<void> {
     const { mountPoint } = this.#options
+    if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
     if (this.#isMounted) {
       await unmount(mountPoint)
     } else if (this.#failure === null) {
@@ -165,6 +168,7 @@ export class Daemon {
       this.#serve(connection),
     )
     await this.#supervisor.start()
+    this.#served = true
     this.#supervisor.ended.then(
       () => this.#end(),
       failure => this.#fail(failure),

@@ -4,7 +4,7 @@
  * The lock belongs to the open file, which the engine inherits: it holds until the last of both has
  * ended, so a daemon that was killed does not give away a pool whose engine still serves.
  */
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { lockFile } from '../storage/index.js'
@@ -26,7 +26,14 @@ export function lockPool(config: PoolConfig): number {
   }
   if (lockFile(fd)) return fd
   closeSync(fd)
-  const daemon = readDaemonFile(config.folder)
-  const by = daemon === null ? 'another process' : `process ${daemon.pid} at ${daemon.mountPoint}`
-  throw new ThinfsError('POOL_IN_USE', `${config.file} is served by ${by}`)
+  throw new ThinfsError('POOL_IN_USE', `${config.file} is served by ${owner(config.folder)}`)
+}
+
+function owner(folder: string): string {
+  const daemon = readDaemonFile(folder)
+  if (daemon === null) return 'another process'
+  const { pid, mountPoint } = daemon
+  return existsSync(`/proc/${pid}`)
+    ? `process ${pid} at ${mountPoint}`
+    : `an engine whose daemon has died, until ${mountPoint} is unmounted`
 }

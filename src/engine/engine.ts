@@ -47,17 +47,14 @@ export async function runEngine(start: EngineStart): Promise<void> {
   }
 }
 
-async function serve(
-  start: EngineStart,
-  log: Logger,
-  daemon: MessageConnection,
-): Promise<void> {
+async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
   becomeIoFlusher(log)
   const config = loadConfig(start.configFile)
   let volumes: Volumes | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
     readOnly: start.readOnly,
+    makeVolumes: true,
     events: logEvents(log.child({ pool: config.pool }), nameOf),
     onChange(what, volume, devId) {
       log.info({ pool: config.pool, volume, devId }, `volume ${what}`)

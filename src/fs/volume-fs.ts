@@ -4,7 +4,7 @@
  * A volume is a regular file whose size is the virtual size. Inode numbers are derived from device
  * ids, so they hold over a restart of the server. Errors are those of a Linux filesystem.
  */
-import { type Bytes, bytes, type DevId, ThinfsError } from '../base/index.js'
+import { type Bytes, bytes, type DevId, MAX_DEV_ID, ThinfsError } from '../base/index.js'
 import type {
   AttributeChange,
   Attributes,
@@ -76,14 +76,16 @@ export class VolumeFs implements FileSystem {
       blockSize: this.#pool.blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.nrFreeDataBlocks,
-      files: this.volumes.count + 1,
-      filesFree: 2 ** 24 - this.volumes.count,
+      files: MAX_DEV_ID + 2,
+      filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
     }
   }
 
   lookup(parent: number, name: string): Attributes {
     this.#mustBeRoot(parent)
+    // The kernel stops at FUSE's own limit of 1024. No name comes here without being looked up.
+    if (Buffer.byteLength(name) > NAME_MAX) throw failure('ENAMETOOLONG', name)
     return this.#attributes(this.#named(name))
   }
 
@@ -100,7 +102,7 @@ export class VolumeFs implements FileSystem {
     }
     const { mode, uid, gid } = change
     const to: Ownership = {}
-    if (mode !== undefined) to.mode = mode & 0o7777
+    if (mode !== undefined) to.mode = mode & 0o777
     if (uid !== undefined) to.uid = uid
     if (gid !== undefined) to.gid = gid
     if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)

@@ -43,8 +43,10 @@ export interface MetadataProblem {
 
 export interface MetadataReport {
   problems: MetadataProblem[]
-  /** Thin devices of the pool; those of a metadata snapshot are checked but not counted. */
-  devices: number
+  /** Of the superblock; null when that cannot be read. */
+  transactionId: number | null
+  /** Thin devices of the pool; those of a metadata snapshot are checked but not named. */
+  devices: number[]
   /** Mappings of all devices together: a block that two devices share counts twice. */
   mappedBlocks: number
   /** Blocks whose stored count is not 0. */
@@ -213,7 +215,8 @@ class Checker {
   run(): MetadataReport {
     const report: MetadataReport = {
       problems: this.#problems,
-      devices: 0,
+      transactionId: null,
+      devices: [],
       mappedBlocks: 0,
       usedDataBlocks: 0,
       usedMetadataBlocks: 0,
@@ -228,6 +231,7 @@ class Checker {
   }
 
   #check(superblock: Superblock, report: MetadataReport): void {
+    report.transactionId = superblock.transactionId
     const { view } = this.#scratch
     const metadata = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.metadataSpaceMap)
     const data = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.dataSpaceMap)
@@ -475,7 +479,7 @@ class Checker {
     superblock: Superblock,
     live: Superblock,
     nrDataBlocks: number,
-  ): { devices: number; mappedBlocks: number } {
+  ): { devices: number[]; mappedBlocks: number } {
     const details: Tree = {
       where: `details tree${of}`,
       role: 'details node',
@@ -512,7 +516,7 @@ class Checker {
     const topSound = this.#visitRoot(top, superblock.mappingRoot)
     return detailsSound && topSound
       ? this.#compareDevices(of, superblock)
-      : { devices: 0, mappedBlocks: 0 }
+      : { devices: [], mappedBlocks: 0 }
   }
 
   /** Counts what a leaf of a device maps; it is called once for a leaf, however many devices share it. */
@@ -542,17 +546,19 @@ class Checker {
   #compareDevices(
     of: string,
     { detailsRoot, mappingRoot, time }: Superblock,
-  ): { devices: number; mappedBlocks: number } {
+  ): { devices: number[]; mappedBlocks: number } {
     const details = this.#entriesOf(detailsRoot)
     const tops = this.#entriesOf(mappingRoot)
     let detail = details.next().value
     let top = tops.next().value
-    let devices = 0
+    const devices: number[] = []
     let mappedBlocks = 0
-    for (; detail || top; devices++) {
+    while (detail || top) {
       const detailId = detail?.key ?? Number.POSITIVE_INFINITY
       const topId = top?.key ?? Number.POSITIVE_INFINITY
-      const where = `device ${Math.min(detailId, topId)}${of}`
+      const devId = Math.min(detailId, topId)
+      const where = `device ${devId}${of}`
+      devices.push(devId)
       if (detailId > topId) this.#error(`${where} is in the top-level tree, wanted details too`)
       if (topId > detailId) this.#error(`${where} has details, wanted a mapping tree too`)
       const root = top && topId <= detailId ? readU64(top.view, top.at) : -1

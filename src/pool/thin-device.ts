@@ -178,6 +178,7 @@ export class ThinDevice {
     const count = Math.ceil(length / this.#blockSize)
     assert(Number.isInteger(first) && Number.isInteger(base), 'shares whole blocks')
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+    const present = { dataBlock: 0 as DataBlock, time: 0 }
     for (let i = 0; i < count; i++) {
       this.#pool.mustBeWritable()
       const room = (): true | null => this.#pool.hasMetadataRoom || null
@@ -185,7 +186,10 @@ export class ThinDevice {
       const vblock = (base + i) as VirtualBlock
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
-      } else {
+      } else if (
+        !metadata.find(this.devId, vblock, present) ||
+        present.dataBlock !== mapping.dataBlock
+      ) {
         // dm-thin takes a mapping for shared when the device's last snapshot is younger.
         const looksShared =
           mapping.time < metadata.details(source.devId).snapshottedTime &&

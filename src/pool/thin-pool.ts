@@ -378,7 +378,7 @@ export class ThinPool {
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     if (this.#mode === 'read_only' || this.#mode === 'fail') return
     do await this.commit()
-    while (this.metadata.changed || this.#running)
+    while (this.metadata.changed || this.#running !== null)
     this.#journal.end(this.#superblock)
   }
 

@@ -6,6 +6,6 @@ export type {
   PoolStatus,
   VolumeInfo,
 } from './admin.js'
-export { initPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export { checkPool, initPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

@@ -5,6 +5,8 @@ import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import { type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
 import { FileStore, JournalFile } from '../storage/index.js'
+import type { CheckReport } from './admin.js'
+import { checkFiles } from './check-files.js'
 import { Volumes } from './volumes.js'
 
 /** Files of a pool beside data and metadata, in the folder of pool.yaml. */
@@ -13,6 +15,8 @@ const JOURNAL_FILE = 'journal'
 
 export interface OpenOptions {
   readOnly?: boolean
+  /** Make the volumes that pool.yaml names and the pool lacks. */
+  makeVolumes?: boolean
   /** Default: nobody listens; what fails is thrown to the caller as well. */
   events?: PoolEvents
   onChange?: (what: string, volume: string, devId: number) => void
@@ -28,7 +32,7 @@ export interface OpenPool {
 const NO_EVENTS: PoolEvents = { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} }
 
 /**
- * Opens the files of a pool and makes the volumes that pool.yaml names and the pool lacks.
+ * Opens the files of a pool.
  * @throws NOT_A_POOL, POOL_MISMATCH, METADATA_CORRUPT, METADATA_UNSUPPORTED
  */
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
@@ -71,7 +75,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
     })
-    if (pool.mode === 'write') await volumes.ensure(config.volumes)
+    if (options.makeVolumes && pool.mode === 'write') await volumes.ensure(config.volumes)
     return {
       volumes,
       async close() {
@@ -123,8 +127,21 @@ export async function initPool(config: PoolConfig): Promise<void> {
   await metadata.sync()
   metadata.close()
   data.close()
-  const pool = await openPool(config)
+  const pool = await openPool(config, { makeVolumes: true })
   await pool.close()
+}
+
+/**
+ * Verifies a pool that is not open, however damaged: what is there is read, nothing is changed.
+ * @throws NOT_A_POOL
+ */
+export function checkPool(config: PoolConfig): CheckReport {
+  const metadata = openStore(config.metadata.path, true, null)
+  try {
+    return checkFiles(metadata, join(config.folder, VOLUMES_FILE))
+  } finally {
+    metadata.close()
+  }
 }
 
 /**

@@ -23,7 +23,7 @@ const entrySchema = z.strictObject({
   origin: z.int().min(0).max(MAX_DEV_ID).nullable(),
   /** Seconds since 1970. */
   created: z.number().nullable(),
-  mode: z.int().min(0).max(0o7777),
+  mode: z.int().min(0).max(0o777),
   uid: z.int().min(0),
   gid: z.int().min(0),
   /** The name is gone; the space goes back when nobody has it open. */
@@ -116,7 +116,12 @@ export class VolumeTable {
 
 /** What is wrong with a volumes.json, a sentence each; for `thinfs check`. */
 export function checkTable(path: string, transactionId: number, devices: Set<number>): string[] {
-  const table = readTable(path)
+  let table: Table | null
+  try {
+    table = readTable(path)
+  } catch (err) {
+    return [(err as Error).message]
+  }
   if (!table) return []
   const problems: string[] = []
   const ahead = table.transaction_id - transactionId

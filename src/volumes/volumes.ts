@@ -14,13 +14,13 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig, UNNAMED_PREFIX } from '../config/index.js'
-import { checkMetadata } from '../metadata/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
+import { checkFiles } from './check-files.js'
 import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Volume } from './volume.js'
-import { checkTable, type EntryChanges, type VolumeEntry, VolumeTable } from './volume-table.js'
+import { type EntryChanges, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 /** Largest virtual size: offsets of the protocol are signed 64 bits, numbers here 53. */
 const MAX_SIZE = 2 ** 53 - 2 ** 30
@@ -345,14 +345,9 @@ export class Volumes implements PoolAdmin {
 
   check(): Promise<CheckReport> {
     return this.#exclusive(async () => {
-      const { pool, ...options } = this.#options
-      await pool.commit()
+      await this.pool.commit()
       // What is on disk now stays as it is until the next commit, and that waits for this call.
-      const report = checkMetadata(options.metadata)
-      const devices = new Set<number>(pool.metadata.deviceIds())
-      const names = checkTable(options.tablePath, pool.metadata.transactionId, devices)
-      report.problems.push(...names.map(message => ({ severity: 'error' as const, message })))
-      return report
+      return checkFiles(this.#options.metadata, this.#options.tablePath)
     })
   }
 

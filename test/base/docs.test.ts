@@ -6,11 +6,13 @@ import * as format from '../../src/metadata/format.js'
 import { CHANGE, FRAME } from '../../src/pool/journal.js'
 import { layoutTable } from '../support/layout-table.js'
 
-const read = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
+const read = (path: string): string =>
+  readFileSync(new URL(`../../${path}`, import.meta.url), 'utf8')
 
 t.test('docs/FORMAT.md has every layout as it is', async t => {
   const text = read('docs/FORMAT.md')
-  const { SUPERBLOCK, SPACE_MAP_ROOT, NODE, DEVICE_DETAILS, BITMAP, INDEX_ENTRY, INDEX_BLOCK } = format
+  const { SUPERBLOCK, SPACE_MAP_ROOT, NODE, DEVICE_DETAILS, BITMAP, INDEX_ENTRY, INDEX_BLOCK } =
+    format
   for (const layout of [
     SUPERBLOCK,
     SPACE_MAP_ROOT,

@@ -128,18 +128,38 @@ t.test(
     const holder = spawn('sh', ['-c', 'exec 5<"$0"; echo; read -r _', join(mountPoint, 'web')], {
       stdio: ['pipe', 'pipe', 2],
     })
-    await once(createInterface({ input: holder.stdout }), 'line')
+    await once(createInterface({ input: holder.stdout! }), 'line')
     process.kill(pid, 'SIGTERM')
     await until(() => log().some(line => line.msg === 'still mounted'))
     t.match(log().at(-1).err.message, `process ${holder.pid} (sh)`)
     t.ok(mounted())
-    holder.stdin.end()
+    holder.stdin!.end()
     await once(holder, 'close')
     process.kill(pid, 'SIGTERM')
     await until(() => !isRunning(pid))
     t.notOk(mounted())
   },
 )
+
+t.test('when the daemon is killed, its engine serves until the pool is unmounted', async t => {
+  const { pool, mountPoint, mounted, pid } = await mountPool(t)
+  const { enginePid } = JSON.parse((await thinfs('status', pool, '--json')).stdout).mount
+  process.kill(pid, 'SIGKILL')
+  await until(() => !isRunning(pid))
+  t.equal(
+    (await run('dd', 'if=/dev/zero', `of=${mountPoint}/web`, 'count=1', 'conv=notrunc')).code,
+    0,
+  )
+  const { code, stderr } = await thinfs('mount', pool, mountPoint)
+  t.equal(code, 1)
+  t.match(stderr, `an engine whose daemon has died, until ${mountPoint} is unmounted`)
+  t.ok(mounted())
+  t.equal((await run('umount', mountPoint)).code, 0)
+  await until(() => !isRunning(enginePid))
+  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+  t.equal((await thinfs('mount', pool, mountPoint)).code, 0)
+  t.equal((await thinfs('umount', pool)).code, 0)
+})
 
 t.test('in the foreground it is the command, which ends when the pool is unmounted', async t => {
   const { pool, mountPoint, mounted } = await makePool(t)
@@ -161,31 +181,31 @@ t.test('in the foreground it is the command, which ends when the pool is unmount
     const ended = once(child, 'close')
     await end(child)
     t.same(await ended, [0, null])
-    t.match(await stderr, /INFO.*mounted[^]*unmounted/, 'a log for people')
+    t.match(await stderr, /INFO.*mounted[\s\S]*unmounted/, 'a log for people')
     t.notOk(mounted())
   }
   t.notOk(existsSync(join(pool, 'thinfs.log')))
 })
 
-t.test('what cannot be mounted is one line and exit code 1', async t => {
+t.test('what cannot be mounted is one line and an exit code', async t => {
   const { folder, pool, mountPoint, mounted } = await makePool(t)
-  const fails = async (wanted: RegExp, ...args: string[]): Promise<void> => {
-    const { code, stdout, stderr } = await thinfs('mount', pool, mountPoint, ...args)
-    t.match({ code, stdout }, { code: 1, stdout: '' }, stderr)
+  const fails = async (code: number, wanted: RegExp, ...args: string[]): Promise<void> => {
+    const { stderr, ...rest } = await thinfs('mount', pool, mountPoint, ...args)
+    t.match(rest, { code, stdout: '' }, stderr)
     t.match(stderr, wanted)
     t.equal(stderr.trim().split('\n').length, 1)
     t.notOk(mounted())
   }
-  await fails(/nodev is not one of/, '-o', 'nodev')
-  await fails(/log level loud is not one of/, '--log-level', 'loud')
-  await fails(/the log .*cannot be opened/, '--log-file', join(folder, 'nowhere', 'log'))
+  await fails(2, /nodev is not one of/, '-o', 'nodev')
+  await fails(2, /log level loud is not one of/, '--log-level', 'loud')
+  await fails(1, /the log .*cannot be opened/, '--log-file', join(folder, 'nowhere', 'log'))
 
   const metadata = join(pool, 'metadata')
   const superblock = readFileSync(metadata).subarray(0, 4096)
   const fd = openSync(metadata, 'r+')
   t.teardown(() => closeSync(fd))
   writeSync(fd, Buffer.from([0xff]), 0, 1, 100)
-  await fails(/METADATA_CORRUPT|checksum|superblock/)
+  await fails(1, /superblock: checksum/)
   writeSync(fd, superblock, 0, 4096, 0)
   chmodSync(metadata, 0o600)
   t.equal((await thinfs('mount', pool, mountPoint)).code, 0, 'repaired')

@@ -139,11 +139,14 @@ t.test('sound metadata has no problem, and its blocks are counted', async t => {
     // What thin_dump printed: all devices with the mappings that it found.
     const dump = readFileSync(`${FIXTURES}/dm-thin/${name}.xml`, 'utf8')
     const mapped = [...dump.matchAll(/mapped_blocks="(\d+)"/g)].map(match => Number(match[1]))
+    const devices = [...dump.matchAll(/dev_id="(\d+)"/g)].map(match => Number(match[1]))
+    const transactionId = Number(/transaction="(\d+)"/.exec(dump)![1])
     t.same(
       new Image(`dm-thin/${name}.meta.gz`).check(),
       {
         problems: [],
-        devices: mapped.length,
+        transactionId,
+        devices,
         mappedBlocks: mapped.reduce((sum, n) => sum + n, 0),
         usedDataBlocks: expected.actual_data_blocks_in_use,
         usedMetadataBlocks: expected.actual_metadata_blocks_in_use,
@@ -160,7 +163,8 @@ t.test('metadata that the kernel wrote has no problem', async t => {
   )
   t.same(new Image('kernel-pool/meta.img.gz').check(), {
     problems: [],
-    devices: 3,
+    transactionId: manifest.transaction_id,
+    devices: manifest.device_ids,
     mappedBlocks: sectors.reduce((sum, n) => sum + n, 0) / manifest.data_block_sectors,
     // Both as its status line says; the kernel adds a reserve of 102 metadata blocks.
     usedDataBlocks: 499,

@@ -107,6 +107,20 @@ t.test('what only the last commit shares is copied: a power cut brings that back
   t.equal(contentOf(again.pool.device(devId(0), SIZE), 0, 1)[0], 1)
 })
 
+// Found by random operations: a data block was counted once more.
+t.test('sharing what is shared already changes nothing', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  const source = thin(pool, 0)
+  const target = thin(pool, 1)
+  await source.write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
+  await target.share(source, 0, 4 * BLOCK, 2 * BLOCK)
+  await target.share(source, 0, 4 * BLOCK, 2 * BLOCK)
+  await pool.commit()
+  t.equal(used(pool), 2)
+  t.same(checkMetadata(memory.metadata).problems, [])
+})
+
 t.test('discard', async t => {
   const memory = files()
   const { pool } = await openFiles(memory)
