@@ -19,18 +19,19 @@ void uv_handle_set_data(uv_handle_t *handle, void *data);
 void *uv_handle_get_data(const uv_handle_t *handle);
 
 /*
- * fuse_read(fd, buffer, slotSize, slots, lengths): reads waiting requests, one to each slot of
- * `buffer`, until there are no more (EAGAIN) or no slot is left. Their sizes go to `lengths`, a
- * Uint32Array. Returns how many; -1 when the file system is unmounted.
+ * fuse_read(fd, buffer, slotSize, slots, lengths, enough): reads waiting requests, one to each slot
+ * of `buffer`, until there are no more (EAGAIN), no slot is left, or `enough` bytes came. Their sizes
+ * go to `lengths`, a Uint32Array. Returns how many; -1 when the file system is unmounted.
  */
 static napi_value fuse_read(napi_env env, napi_callback_info info) {
-  napi_value arguments[5];
+  napi_value arguments[6];
   int fd;
-  int64_t slot_size, slots;
+  int64_t slot_size, slots, enough;
   void *data, *lengths_data;
   size_t size, lengths_size;
-  if (!thinfs_arguments(env, info, 5, arguments) || !thinfs_int(env, arguments[0], &fd) ||
-      !thinfs_integer(env, arguments[2], &slot_size) || !thinfs_integer(env, arguments[3], &slots))
+  if (!thinfs_arguments(env, info, 6, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_integer(env, arguments[2], &slot_size) ||
+      !thinfs_integer(env, arguments[3], &slots) || !thinfs_integer(env, arguments[5], &enough))
     return NULL;
   if (napi_get_buffer_info(env, arguments[1], &data, &size) != napi_ok ||
       napi_get_buffer_info(env, arguments[4], &lengths_data, &lengths_size) != napi_ok) {
@@ -43,11 +44,12 @@ static napi_value fuse_read(napi_env env, napi_callback_info info) {
     return NULL;
   }
   uint32_t *lengths = lengths_data;
-  int64_t count = 0;
-  while (count < slots) {
+  int64_t count = 0, total = 0;
+  while (count < slots && total < enough) {
     ssize_t got = read(fd, (char *)data + count * slot_size, (size_t)slot_size);
     if (got >= 0) {
       lengths[count++] = (uint32_t)got;
+      total += got;
       continue;
     }
     /* ENOENT: the request was aborted while it was being read. */

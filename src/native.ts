@@ -26,7 +26,7 @@ export interface Binding {
 
   /**
    * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of
-   * `buffer`, at most `slots`; their sizes go to `lengths`.
+   * `buffer`, at most `slots`, until `enough` bytes came; their sizes go to `lengths`.
    * @returns how many; -1 when the file system is unmounted
    */
   fuse_read(
@@ -35,6 +35,7 @@ export interface Binding {
     slotSize: number,
     slots: number,
     lengths: Uint32Array,
+    enough: number,
   ): number
   /** Writes one reply. @returns 0 or the negative errno */
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number

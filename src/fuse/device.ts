@@ -1,6 +1,9 @@
 import { native, type Watch } from '../native.js'
 import type { Slots } from './slots.js'
 
+/** A batch ends after so many bytes: what was read is best worked on while the CPU's cache has it. */
+const ENOUGH = 256 * 1024
+
 /** One end of a FUSE connection: where requests are read and replies are written. */
 export interface FuseDevice {
   /**
@@ -26,7 +29,7 @@ export class KernelDevice implements FuseDevice {
   }
 
   read(slots: Slots, count: number, lengths: Uint32Array): number {
-    return native.fuse_read(this.#fd, slots.buffer, slots.size, count, lengths)
+    return native.fuse_read(this.#fd, slots.buffer, slots.size, count, lengths, ENOUGH)
   }
 
   write(buffer: Buffer, at: number, length: number): number {

@@ -258,7 +258,8 @@ export class FuseSession {
     const offset = slots.u64(base + READ_OFFSET)
     const got = this.#fs.read(ino, offset, size, slots.buffer, base + PAYLOAD)
     if (typeof got === 'number') {
-      assert(got <= size, `READ of ${size} bytes was answered with ${got}`)
+      // No message that names the sizes: it would be built for every request.
+      assert(got <= size, 'a READ was answered with more than was asked for')
       this.#reply(base, got)
     } else {
       // Its bytes arrive in this slot.
@@ -278,11 +279,11 @@ export class FuseSession {
     const put = this.#fs.write(ino, offset, size, slots.buffer, base + WRITE_DATA)
     if (typeof put === 'number') {
       // A loop device would take a short answer for success.
-      assert(put === size, `WRITE of ${size} bytes was answered with ${put}`)
+      assert(put === size, 'a WRITE was answered short')
       this.#reply(base, encodeWrite(slots, base, size))
     } else {
       const whole = put.then(value => {
-        assert(value === size, `WRITE of ${size} bytes was answered with ${value}`)
+        assert(value === size, 'a WRITE was answered short')
         return value
       })
       this.#answer(OPCODE.WRITE, base, ino, whole, encodeWrite)

@@ -227,7 +227,7 @@ export class ThinDevice {
   // --- inside ---
 
   #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
-    assert(size <= MAX_IO, `a write of ${size} bytes`)
+    assert(size <= MAX_IO, 'writes are split before they come here')
     const blockSize = this.#blockSize
     const first = Math.floor(offset / blockSize)
     const last = Math.floor((offset + size - 1) / blockSize)
