@@ -75,7 +75,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
     })
-    if (options.makeVolumes && pool.mode === 'write') await volumes.ensure(config.volumes)
+    if (pool.mode === 'write') {
+      await volumes.adopt(config.volumes)
+      if (options.makeVolumes) await volumes.makeMissing(config.volumes)
+    }
     return {
       volumes,
       async close() {

@@ -150,19 +150,27 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  /** Makes the volumes that pool.yaml names and the pool lacks, and names devices that have none. */
-  async ensure(wanted: PoolConfig['volumes']): Promise<void> {
+  /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
+  async adopt(wanted: PoolConfig['volumes']): Promise<void> {
+    for (const [name, { id, size }] of Object.entries(wanted)) {
+      const volume = id === undefined ? undefined : this.#byDevId.get(id)
+      if (!volume || this.#table.get(volume.devId) || this.#byName.has(name)) continue
+      await this.#adopt(volume, name, size)
+    }
+  }
+
+  /** Makes the volumes that pool.yaml names and the pool lacks, origins before their snapshots. */
+  async makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
     const missing = Object.entries(wanted).filter(([name]) => !this.#byName.has(name))
-    // Origins before their snapshots.
+    // An id of one of them may belong to a volume that is on its way out.
+    if (missing.length > 0) await Promise.all(this.#reaping)
     while (missing.length > 0) {
       const ready = missing.findIndex(
         ([, { snapshotOf }]) => snapshotOf === undefined || this.#byName.has(snapshotOf),
       )
       const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
-      const unnamed = volume.id === undefined ? undefined : this.#byDevId.get(volume.id)
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
-      if (unnamed && !this.#table.get(unnamed.devId)) await this.#adopt(unnamed, name, volume.size)
-      else if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
+      if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
       else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
         await this.resize({ name, size: volume.size })
