@@ -1,0 +1,20 @@
+/**
+ * thinfs as a library: pools and volumes without a mount.
+ *
+ * A pool that a process has open must not be open anywhere else: take `lockPool` first, as the
+ * commands do. For a pool that is mounted `connectDaemon` gives the same `PoolAdmin`.
+ */
+export { ERRORS, type ErrorCode, errnoOf, ThinfsError } from './base/index.js'
+export { loadConfig, type PoolConfig, parseConfig } from './config/index.js'
+export { connectDaemon, findPool, lockPool, startDaemon } from './daemon/index.js'
+export {
+  type CheckReport,
+  checkPool,
+  initPool,
+  type OpenOptions,
+  type OpenPool,
+  openPool,
+  type PoolAdmin,
+  type PoolStatus,
+  type VolumeInfo,
+} from './volumes/index.js'
