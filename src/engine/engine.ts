@@ -41,7 +41,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
   try {
     await serve(start, log, daemon)
   } catch (err) {
-    log.error({ err: describe(err, log) }, 'cannot serve the pool')
+    log.error({ err }, 'cannot serve the pool')
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     process.exit(1)
   }
@@ -67,17 +67,19 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
     onInitialized(negotiated) {
-      log.info({ pool: config.pool, protocol: negotiated }, 'mounted')
+      log.debug({ pool: config.pool, protocol: negotiated }, 'connection initialised')
       void daemon.sendNotification(READY, { negotiated })
     },
     onUnmounted() {
       void open.close().then(
         () => {
-          log.info({ pool: config.pool }, 'unmounted, all is committed')
+          // The daemon's line to write, where there is one.
+          const level = process.connected ? 'debug' : 'info'
+          log[level]({ pool: config.pool }, 'unmounted, all is committed')
           process.exit(0)
         },
         err => {
-          log.error({ pool: config.pool, err: describe(err, log) }, 'the last commit failed')
+          log.error({ pool: config.pool, err }, 'the last commit failed')
           process.exit(1)
         },
       )
@@ -88,7 +90,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       process.exit(1)
     },
     onError(operation, ino, err) {
-      log.debug({ pool: config.pool, operation, ino, err: describe(err, log) }, 'request failed')
+      log.debug({ pool: config.pool, operation, ino, err }, 'request failed')
     },
   })
   process.on('disconnect', () => {
@@ -120,14 +122,9 @@ function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
     ioError(operation, error, where) {
       if (!limit.allows(Date.now())) return
       const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
-      log.error({ operation, ...at, errno: errnoOf(error), err: describe(error, log) }, 'I/O error')
+      log.error({ operation, ...at, err: error }, 'I/O error')
     },
   }
-}
-
-/** Errors carry a stack trace only for those who debug. */
-function describe(err: unknown, log: Logger): unknown {
-  return log.isLevelEnabled('debug') ? err : err instanceof Error ? err.message : String(err)
 }
 
 /**

@@ -1,8 +1,8 @@
 /** The log of a pool: one line for each mount, unmount, respawn and failure. */
 import { openSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { isatty } from 'node:tty'
 import { type Logger, pino } from 'pino'
-import { prettyFactory } from 'pino-pretty'
 import { errnoOf, ThinfsError } from '../base/index.js'
 
 export type { Logger }
@@ -44,12 +44,30 @@ export function makeLogger(options: {
   })
   // A full disk below the log must not stop the pool.
   stream.on('error', () => {})
-  const settings = { level: options.level, name: options.process, errorKey: 'err' }
+  const settings = {
+    level: options.level,
+    name: options.process,
+    errorKey: 'err',
+    serializers: {
+      err: ['trace', 'debug'].includes(options.level) ? pino.stdSerializers.err : brief,
+    },
+  }
   if (!options.pretty || options.file !== null) return pino(settings, stream)
+  // Loaded for a foreground mount alone: it would cost every command 60 ms.
+  const require = createRequire(import.meta.url)
+  const { prettyFactory } = require('pino-pretty') as typeof import('pino-pretty')
   const line = prettyFactory({
     colorize: isatty(2),
     ignore: 'hostname',
     translateTime: 'SYS:HH:MM:ss.l',
+    singleLine: true,
   })
   return pino(settings, { write: text => void stream.write(line(JSON.parse(text))) })
+}
+
+/** An error for those who run a pool: stack traces are for those who debug. */
+function brief(err: unknown): unknown {
+  if (!(err instanceof Error)) return err
+  const code = err instanceof ThinfsError ? err.code : undefined
+  return { code, errno: errnoOf(err), message: err.message }
 }
