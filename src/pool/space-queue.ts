@@ -28,6 +28,10 @@ export class SpaceQueue {
     this.#clock = clock
   }
 
+  get isEmpty(): boolean {
+    return this.#waiting.length === 0
+  }
+
   get expired(): boolean {
     return this.#expired
   }

@@ -31,6 +31,7 @@ import { ThinDevice } from './thin-device.js'
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
 const SLOW_COMMIT = 2000
+const WATCH_PERIOD = 1000
 /** Pages of lookup tables, for all devices together: 64 MiB. */
 const LOOKUP_PAGES = 16384
 /** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
@@ -62,6 +63,7 @@ export class ThinPool {
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
   #cancelTimer: (() => void) | null = null
+  #cancelWatch: (() => void) | null = null
   #superblock: Buffer
   #closed = false
 
@@ -281,29 +283,26 @@ export class ThinPool {
   }
 
   /**
-   * Tries again until there is space: after a commit that frees blocks, and, with `on_full: queue`,
-   * whenever blocks become free within 60 s.
+   * Tries again until there is space: after a commit that frees blocks, when the files have grown,
+   * and, with `on_full: queue`, whenever blocks become free within 60 s.
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE
    */
   async withSpace<T>(held: number, attempt: () => T | null): Promise<T> {
     for (;;) {
-      if (this.#frozen > 0) {
-        await this.commit()
-        const result = attempt()
-        if (result !== null) return result
-        if (this.#frozen > 0) continue
-      }
+      this.#growToStores()
+      if (this.#frozen > 0) await this.commit()
+      const result = attempt()
+      if (result !== null) return result
       if (!this.hasMetadataRoom) {
         this.#setMode('out_of_metadata_space', 'no free metadata blocks')
         throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
       }
       this.#setMode('out_of_data_space', 'no free data blocks')
       if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
+      this.#watchStores()
       await this.#queue.wait(held)
-      const result = attempt()
-      if (result !== null) return result
     }
   }
 
@@ -375,19 +374,12 @@ export class ThinPool {
     this.#closed = true
     this.#cancelTimer?.()
     this.#cancelTimer = null
+    this.#cancelWatch?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     if (this.#mode === 'read_only' || this.#mode === 'fail') return
     do await this.commit()
     while (this.metadata.changed || this.#running !== null)
     this.#journal.end(this.#superblock)
-  }
-
-  /** The data store has become larger. */
-  async grow(): Promise<void> {
-    this.mustBeWritable()
-    this.#growToStores()
-    await this.commit()
-    this.#spaceCame()
   }
 
   // --- inside ---
@@ -478,12 +470,36 @@ export class ThinPool {
     }
   }
 
+  /** Makes the pool as large as its files have become. */
   #growToStores(): void {
-    const dataBlocks = Math.floor(this.data.size / this.blockSize)
-    const metadataBlocks = Math.floor(this.#options.metadata.size / METADATA_BLOCK_SIZE)
+    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+    const { metadata, data } = this.#options
+    data.measure()
+    metadata.measure()
+    const dataBlocks = Math.floor(data.size / this.blockSize)
+    const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
     const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
-    if (metadataWanted > this.metadata.nrMetadataBlocks) this.metadata.growMetadata(metadataWanted)
-    if (dataBlocks > this.metadata.nrDataBlocks) this.metadata.growData(dataBlocks)
+    if (metadataWanted > this.metadata.nrMetadataBlocks) {
+      this.#guard(() => this.metadata.growMetadata(metadataWanted))
+    }
+    if (dataBlocks > this.metadata.nrDataBlocks) {
+      this.#guard(() => this.metadata.growData(dataBlocks))
+    }
+  }
+
+  /** While writes wait for space, looks every second whether somebody has made the files larger. */
+  #watchStores(): void {
+    this.#cancelWatch ??= this.#options.clock.after(WATCH_PERIOD, () => {
+      this.#cancelWatch = null
+      if (this.#queue.isEmpty) return
+      try {
+        this.#growToStores()
+      } catch {
+        return // #guard has failed the pool, and with it those who wait
+      }
+      this.#spaceCame()
+      this.#watchStores()
+    })
   }
 
   #replay(changes: readonly Buffer[]): void {

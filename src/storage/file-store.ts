@@ -160,6 +160,11 @@ export class FileStore implements Store {
     }
   }
 
+  measure(): void {
+    const size = native.file_seek(this.fd, 0, SEEK_END)
+    if (size > this.#size) this.#size = bytes(size)
+  }
+
   grow(size: Bytes): void {
     if (size < this.size) {
       throw new ThinfsError('BAD_ARGUMENT', `${this.path}: does not shrink from ${this.size}`)

@@ -33,6 +33,8 @@ export interface Store {
   nextHole(offset: Bytes): Bytes
   /** fdatasync: resolves when every write that returned before the call is durable. */
   sync(): Promise<void>
+  /** Takes note of a length that somebody else has extended. */
+  measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void
   close(): void

@@ -215,12 +215,13 @@ t.test('a full pool', async t => {
 
   t.test('queue: a larger data file wakes it', async t => {
     const memory = files(4)
-    const { pool } = await openFiles(memory, { onFull: 'queue' })
+    const { pool, clock } = await openFiles(memory, { onFull: 'queue' })
     const device = thin(pool, 0)
     await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
     const waiting = device.write(8 * BLOCK, 512, filled(512, 2), 0) as Promise<void>
+    await pool.commit() // now it waits
     memory.data.grow(bytes(8 * BLOCK))
-    await pool.grow()
+    clock.advance(1000)
     await waiting
     t.equal(pool.metadata.nrDataBlocks, 8)
   })
