@@ -13,6 +13,9 @@
 import { crc32c } from '@node-rs/crc32'
 import { bytes, MAX_DEV_ID, readU64, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
+import { DataCounts } from './check-data-counts.js'
+import { Differences, type MetadataProblem } from './check-differences.js'
+import { Node } from './check-node.js'
 import {
   BITMAP,
   DEVICE_DETAILS,
@@ -34,12 +37,6 @@ import {
   SUPERBLOCK_MAGIC,
   SUPERBLOCK_VERSION,
 } from './format.js'
-
-export interface MetadataProblem {
-  severity: 'error' | 'warning'
-  /** One sentence: which block, what was found, what was wanted. */
-  message: string
-}
 
 export interface MetadataReport {
   problems: MetadataProblem[]
@@ -112,80 +109,6 @@ interface Entry {
   view: DataView
   /** Where the value is in `view`. */
   at: number
-}
-
-/** A metadata block in memory, with a node's fields. */
-class Node {
-  readonly buffer = new Uint8Array(METADATA_BLOCK_SIZE)
-  readonly view = new DataView(this.buffer.buffer)
-
-  get isInternal(): boolean {
-    return this.view.getUint32(NODE.at.flags, true) === NODE_INTERNAL
-  }
-  get nrEntries(): number {
-    return this.view.getUint32(NODE.at.nrEntries, true)
-  }
-  get maxEntries(): number {
-    return this.view.getUint32(NODE.at.maxEntries, true)
-  }
-  get valueSize(): number {
-    return this.view.getUint32(NODE.at.valueSize, true)
-  }
-  key(i: number): number {
-    return readU64(this.view, NODE.size + 8 * i)
-  }
-  /** Byte offset of value `i`: the values start after the room for all keys. */
-  valueAt(i: number): number {
-    return NODE.size + 8 * this.maxEntries + this.valueSize * i
-  }
-  u64(i: number): number {
-    return readU64(this.view, this.valueAt(i))
-  }
-}
-
-/**
- * How often each data block is mapped: a byte for each block of the bitmaps that have mappings, and
- * counts above 254 aside. Blocks that no bitmap describes are not counted.
- */
-class DataCounts {
-  #pages = new Map<number, Uint8Array | null>()
-  #large = new Map<number, number>()
-  #index = -1
-  #page: Uint8Array | null | undefined
-
-  describe(bitmapIndex: number): void {
-    this.#pages.set(bitmapIndex, null)
-  }
-
-  add(block: number): void {
-    const index = this.#turnTo(block)
-    if (this.#page === undefined) return
-    if (this.#page === null) {
-      this.#page = new Uint8Array(ENTRIES_PER_BITMAP)
-      this.#pages.set(index, this.#page)
-    }
-    const at = block % ENTRIES_PER_BITMAP
-    if (this.#page[at]! < 254) this.#page[at]!++
-    else {
-      this.#page[at] = 255
-      this.#large.set(block, (this.#large.get(block) ?? 254) + 1)
-    }
-  }
-
-  get(block: number): number {
-    this.#turnTo(block)
-    const count = this.#page?.[block % ENTRIES_PER_BITMAP] ?? 0
-    return count < 255 ? count : this.#large.get(block)!
-  }
-
-  #turnTo(block: number): number {
-    const index = Math.floor(block / ENTRIES_PER_BITMAP)
-    if (index !== this.#index) {
-      this.#index = index
-      this.#page = this.#pages.get(index)
-    }
-    return index
-  }
 }
 
 class Checker {
@@ -805,45 +728,6 @@ class Checker {
     this.#incomplete = true
     this.#add('error', message)
     return BROKEN
-  }
-}
-
-/** Differences of counts, a run of blocks with the same difference as one problem. */
-class Differences {
-  #map: string
-  #add: (severity: MetadataProblem['severity'], message: string) => void
-  #begin = 0
-  #end = 0
-  #found = 0
-  #wanted = 0
-
-  constructor(map: string, add: (severity: MetadataProblem['severity'], message: string) => void) {
-    this.#map = map
-    this.#add = add
-  }
-
-  add(block: number, found: number, wanted: number): void {
-    if (block !== this.#end || found !== this.#found || wanted !== this.#wanted) {
-      this.flush()
-      this.#begin = block
-      this.#found = found
-      this.#wanted = wanted
-    }
-    this.#end = block + 1
-  }
-
-  flush(): void {
-    if (this.#begin === this.#end) return
-    const leak = this.#found > this.#wanted
-    const blocks =
-      this.#end - this.#begin === 1
-        ? `block ${this.#begin} has`
-        : `blocks ${this.#begin} to ${this.#end - 1} have`
-    this.#add(
-      leak ? 'warning' : 'error',
-      `${this.#map} ${blocks} count ${this.#found}, wanted ${this.#wanted}${leak ? ' (leak)' : ''}`,
-    )
-    this.#begin = this.#end
   }
 }
 

@@ -1,5 +1,6 @@
 /** dm-thin's metadata: the engine that changes it, and the checker that trusts nobody. */
-export * from './check.js'
+export { checkMetadata, type MetadataReport } from './check.js'
+export type { MetadataProblem } from './check-differences.js'
 export type { DeviceDetails } from './device.js'
 export * from './format.js'
 export type { Mapping } from './mapping.js'
