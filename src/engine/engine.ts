@@ -14,7 +14,7 @@ import {
 import { errnoOf } from '../base/index.js'
 import { loadConfig } from '../config/index.js'
 import { VolumeFs } from '../fs/index.js'
-import { FuseSession } from '../fuse/index.js'
+import { FuseSession, type Negotiated } from '../fuse/index.js'
 import { native } from '../native.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, type Volumes } from '../volumes/index.js'
@@ -54,13 +54,19 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
     readOnly: start.readOnly,
-    makeVolumes: true,
+    // Who takes over finds what there was, and removed volumes stay removed.
+    takesOver: start.negotiated !== null,
+    makeVolumes: start.negotiated === null,
     events: logEvents(log.child({ pool: config.pool }), nameOf),
     onChange(what, volume, devId) {
       log.info({ pool: config.pool, volume, devId }, `volume ${what}`)
     },
   })
   volumes = open.volumes
+  // A daemon that is gone needs no word, and its engine goes on.
+  const ready = (negotiated: Negotiated): void => {
+    daemon.sendNotification(READY, { negotiated }).catch(() => {})
+  }
   const owner = { uid: process.getuid!(), gid: process.getgid!() }
   const session = new FuseSession({
     fd: ENGINE_FD.fuse,
@@ -68,7 +74,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
     onInitialized(negotiated) {
       log.debug({ pool: config.pool, protocol: negotiated }, 'connection initialised')
-      void daemon.sendNotification(READY, { negotiated })
+      ready(negotiated)
     },
     onUnmounted() {
       void open.close().then(
@@ -101,7 +107,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   if (start.negotiated) {
     session.resend()
     log.info({ pool: config.pool }, 'took over')
-    await daemon.sendNotification(READY, { negotiated: start.negotiated })
+    ready(start.negotiated)
   }
 }
 

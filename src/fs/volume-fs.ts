@@ -43,8 +43,7 @@ const O_TRUNC = 0o1000
 /** What of a volume is shown as `user.thinfs.*`. */
 const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => string | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
-  'user.thinfs.origin': (fs, { entry }) =>
-    entry.origin === null ? null : (fs.volumes.byDevId(entry.origin)?.name ?? null),
+  'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
   'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.mappedBytes(volume)),
   'user.thinfs.exclusive_bytes': (fs, volume) => String(fs.volumes.exclusiveBytes(volume)),
   'user.thinfs.created': (_fs, { entry }) =>
@@ -143,8 +142,8 @@ export class VolumeFs implements FileSystem {
     this.#mustBeRoot(parent)
     this.#mustBeRoot(newParent)
     if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw failure('EINVAL', 'flags')
-    if (flags & RENAME_NOREPLACE && this.volumes.find(newName)) throw failure('EEXIST', newName)
-    await this.volumes.renameOver(name, newName, (flags & RENAME_EXCHANGE) !== 0)
+    if (flags & RENAME_NOREPLACE) await this.volumes.rename({ from: name, to: newName })
+    else await this.volumes.renameOver(name, newName, (flags & RENAME_EXCHANGE) !== 0)
   }
 
   // --- content ---
@@ -153,7 +152,10 @@ export class VolumeFs implements FileSystem {
     const volume = this.#volume(ino)
     this.volumes.opened(volume)
     if (!(flags & O_TRUNC)) return
-    return this.volumes.setSize(volume, 0)
+    return this.volumes.setSize(volume, 0).catch(err => {
+      this.volumes.released(volume) // no release follows an open that failed
+      throw err
+    })
   }
 
   release(ino: number): void {
@@ -173,13 +175,21 @@ export class VolumeFs implements FileSystem {
     const volume = this.#volume(ino)
     if (size === 0) return 0
     const end = offset + size
-    if (end > volume.device.size) {
+    const { device } = volume
+    if (end > device.size) {
       if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
-      volume.device.extend(end)
+      this.#pool.mustBeWritable()
     }
+    const written = device.write(offset, size, source, at)
     volume.modified = Date.now()
-    const written = volume.device.write(offset, size, source, at)
-    return written === undefined ? size : written.then(() => size)
+    if (written === undefined) {
+      device.extend(end)
+      return size
+    }
+    return written.then(() => {
+      device.extend(end)
+      return size
+    })
   }
 
   async fallocate(ino: number, mode: number, offset: number, length: number): Promise<void> {
@@ -196,11 +206,12 @@ export class VolumeFs implements FileSystem {
     if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
       throw failure('EOPNOTSUPP', `fallocate mode ${mode}`)
     }
-    if (!keepsSize && end > device.size) device.extend(end)
-    const inside = Math.min(end, device.size) - offset
+    this.#pool.mustBeWritable()
+    const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
     volume.modified = Date.now()
     await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
+    if (!keepsSize) device.extend(end)
   }
 
   lseek(ino: number, offset: number, whence: number): number {
@@ -229,7 +240,8 @@ export class VolumeFs implements FileSystem {
     if (from === to && Math.abs(sourceOffset - targetOffset) < left) {
       throw failure('EINVAL', 'the ranges overlap')
     }
-    if (end > to.device.size) to.device.extend(end)
+    this.#pool.mustBeWritable()
+    to.device.extend(end)
     to.modified = Date.now()
     const { blockSize } = this.#pool
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)

@@ -42,10 +42,14 @@ export const FRAME = layout('JournalFrame', 16, {
   csum: [12, 'u32', 'CRC-32C of the payload'],
 })
 export const CHANGE = layout('JournalChange', 32, {
-  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend'],
+  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 opens'],
   time: [4, 'u32', 'map: time of the mapping'],
   devId: [8, 'u64', 'thin device'],
-  first: [16, 'u64', 'map: virtual block; unmap: begin; mark shared: other device; extend: size'],
+  first: [
+    16,
+    'u64',
+    'map: virtual block; unmap: begin; mark shared: other device; extend: size; opens: how many',
+  ],
   second: [24, 'u64', 'map: data block; unmap: end'],
 })
 
@@ -57,6 +61,7 @@ const MAP = 1
 const UNMAP = 2
 const MARK_SHARED = 3
 const EXTEND = 4
+const OPENS = 5
 const IDENTITY_SIZE = 36 + 32
 
 /** The file is rewritten without what is durable once it is larger than this. */
@@ -68,6 +73,7 @@ export interface ChangeTarget {
   unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void
   markShared(one: DevId, other: DevId): void
   extend(devId: DevId, size: Bytes): void
+  opens(devId: DevId, count: number): void
 }
 
 /** What a journal says about a superblock. */
@@ -89,6 +95,8 @@ export class Journal {
   #tailSize = 0
   /** Why the file cannot be appended to; null when it can. */
   #broken: unknown = null
+  /** Whether the file lacks changes of the transaction sealed last, which is not durable. */
+  #lacking = false
 
   constructor(file: JournalFile) {
     this.#file = file
@@ -120,7 +128,12 @@ export class Journal {
 
   /** True while changes are noted that a death of this process would lose. */
   get unsettled(): boolean {
-    return this.#used > FRAME.size
+    return this.#used > FRAME.size || this.#lacking
+  }
+
+  /** True when the file is about to be rewritten, once the transaction sealed next is durable. */
+  get large(): boolean {
+    return this.#fileSize >= REWRITE_SIZE
   }
 
   map(devId: number, vblock: number, dataBlock: number, time: number): void {
@@ -139,6 +152,10 @@ export class Journal {
     this.#change(EXTEND, 0, devId, size, 0)
   }
 
+  opens(devId: number, count: number): void {
+    this.#change(OPENS, 0, devId, count, 0)
+  }
+
   /**
    * Appends what is pending, with one write.
    * @throws when the file takes no more; the changes are then safe only with the next commit
@@ -146,8 +163,7 @@ export class Journal {
   settle(): void {
     if (!this.unsettled) return
     if (this.#broken) throw this.#broken
-    writeFrame(this.#pending, CHANGES, this.#used - FRAME.size)
-    this.#append(Buffer.from(this.#pending.subarray(0, this.#used)))
+    this.#append(this.#pendingFrame())
     this.#used = FRAME.size
   }
 
@@ -159,7 +175,8 @@ export class Journal {
       this.#append(base)
     } catch {
       // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
-      // in the sealed transaction; its replies wait for that.
+      // in the sealed transaction; its replies wait until that is durable.
+      this.#lacking ||= this.unsettled
       this.#used = FRAME.size
     }
     this.#tail = [base]
@@ -168,7 +185,8 @@ export class Journal {
 
   /** The transaction sealed last is durable: what came before it is not needed any more. */
   durable(): void {
-    if (this.#broken === null && this.#fileSize < REWRITE_SIZE) return
+    this.#lacking = false
+    if (this.#broken === null && !this.large) return
     try {
       this.#file.replace(Buffer.concat(this.#tail))
       this.#fileSize = this.#tailSize
@@ -178,19 +196,35 @@ export class Journal {
     }
   }
 
-  /** Starts afresh on a superblock that is durable. */
+  /** Takes over the file of an earlier process: appends to what can be read of it. */
+  resume(): void {
+    const file = this.#file.readAll()
+    let end = 0
+    for (const { payload } of frames(file)) end += FRAME.size + payload.length
+    if (end < file.length) this.#file.replace(file.subarray(0, end))
+    this.#fileSize = end
+  }
+
+  /** Starts afresh on a superblock that is durable, with what is pending. */
   begin(superblock: Uint8Array): void {
-    this.#used = FRAME.size
     const base = frame(BASE, this.#identity(superblock))
-    this.#file.replace(base)
-    this.#tail = [base]
-    this.#tailSize = base.length
-    this.#fileSize = base.length
+    this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
+    const file = Buffer.concat(this.#tail)
+    this.#file.replace(file)
+    this.#used = FRAME.size
+    this.#tailSize = file.length
+    this.#fileSize = file.length
   }
 
   /** Orderly shutdown: everything is durable, every free data block is a hole. */
   end(superblock: Uint8Array): void {
     this.#file.replace(frame(CLEAN, this.#identity(superblock)))
+  }
+
+  /** A copy of what is pending, as a frame. */
+  #pendingFrame(): Buffer {
+    writeFrame(this.#pending, CHANGES, this.#used - FRAME.size)
+    return Buffer.from(this.#pending.subarray(0, this.#used))
   }
 
   #append(bytes: Buffer): void {
@@ -243,6 +277,7 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
       else if (kind === UNMAP) target.unmap(devId, first as VirtualBlock, second as VirtualBlock)
       else if (kind === MARK_SHARED) target.markShared(devId, first as DevId)
       else if (kind === EXTEND) target.extend(devId, first as Bytes)
+      else if (kind === OPENS) target.opens(devId, first)
     }
   }
 }

@@ -42,6 +42,8 @@ export interface PoolOptions {
   journal: JournalFile
   /** No change reaches either file. */
   readOnly: boolean
+  /** Whether what a dead process of this boot had open is open still: its mount goes on. */
+  takesOver?: boolean
   discards: Discards
   onFull: OnFull
   /** In data blocks. */

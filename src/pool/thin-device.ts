@@ -67,6 +67,7 @@ export class ThinDevice {
 
   /** Fills `size` bytes of `buffer` at `at` from `offset`. The range lies within the device. */
   read(offset: number, size: number, buffer: Uint8Array, at: number): void {
+    this.#pool.mustBeReadable()
     const blockSize = this.#blockSize
     const end = offset + size
     while (offset < end) {
@@ -98,6 +99,7 @@ export class ThinDevice {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
+    this.#pool.mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
     const skip = offset - vblock * blockSize
@@ -113,8 +115,9 @@ export class ThinDevice {
     return this.#pool.withSpace(size, () => this.#tryWrite(offset, size, held, 0) || null).then()
   }
 
-  /** Makes the device longer, for a write past its end. */
+  /** Makes the device longer, for what was written past its end. */
   extend(size: number): void {
+    if (size <= this.size) return
     this.size = bytes(size)
     this.#pool.extended(this.devId, this.size)
   }
@@ -125,6 +128,9 @@ export class ThinDevice {
    */
   discard(offset: number, length: number): void | Promise<void> {
     this.#pool.mustBeWritable()
+    if (!this.#pool.hasRoomToUnmap) {
+      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length))
+    }
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
@@ -160,9 +166,10 @@ export class ThinDevice {
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
-      if (this.table.get(vblock) !== UNMAPPED) continue
-      const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
-      if (!attempt()) await this.#pool.withSpace(0, attempt)
+      if (this.table.get(vblock) === UNMAPPED) {
+        const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
+        if (!attempt()) await this.#pool.withSpace(0, attempt)
+      }
       if ((vblock - begin) % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
     }
   }
@@ -357,18 +364,26 @@ export class ThinDevice {
     for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
       await this.#pool.clock.yield()
       this.#pool.mustBeWritable()
+      if (!this.#pool.hasRoomToUnmap) await this.#pool.makeRoomToUnmap()
     }
     await this.#zeroEdge(last * this.#blockSize, end)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
   #unmapSlice(begin: number, last: number): number {
-    const mapping = { dataBlock: 0 as DataBlock, time: 0 }
-    const next = this.#pool.metadata.next(this.devId, begin as VirtualBlock, mapping)
-    if (next < 0 || next >= last) return last
+    const next = this.#nextMapped(begin, last)
+    if (next === last) return last
     const end = Math.min(next + SLICE_BLOCKS, last)
     this.#pool.unmap(this.devId, next, end)
-    return end
+    return this.#nextMapped(end, last)
+  }
+
+  /** The first virtual block of [begin, last) that is mapped, or `last`. */
+  #nextMapped(begin: number, last: number): number {
+    const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+    if (begin >= last) return last
+    const next = this.#pool.metadata.next(this.devId, begin, mapping)
+    return next < 0 ? last : Math.min(next, last)
   }
 
   /** Zeroes [from, to), which lies within one block, if that is mapped. */

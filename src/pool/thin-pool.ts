@@ -37,8 +37,13 @@ const LOOKUP_PAGES = 16384
 /** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
 const RESERVE_PART = 10
 const RESERVE_MAX = 4096
+/** The least that is kept back: a change and its commit shadow so many blocks. */
+const RESERVE_MIN = 32
 /** Leaves of a mapping tree that one slice of a deletion visits. */
 const DELETE_LEAVES = 64
+
+/** Errors that may leave a change of the metadata half done. */
+const HALF_WAY: ReadonlySet<string> = new Set(['METADATA_CORRUPT', 'NO_METADATA_SPACE', 'IO_ERROR'])
 
 export class ThinPool {
   readonly metadata: ThinMetadata
@@ -60,12 +65,18 @@ export class ThinPool {
   #synced = 0
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
+  /** How often each device is open, where that is not 0. */
+  readonly #opens = new Map<DevId, number>()
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
   #cancelTimer: (() => void) | null = null
   #cancelWatch: (() => void) | null = null
   #superblock: Buffer
   #closed = false
+  /** What flushes are answered with after a rollback: what came before it may be gone. */
+  #lost: ThinfsError | null = null
+  /** The rollback under way, if there is one. */
+  #failing: Promise<void> = Promise.resolve()
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -99,6 +110,11 @@ export class ThinPool {
   /** Why the mode is not `write`; null when it is. */
   get reason(): string | null {
     return this.#reason
+  }
+
+  /** Whether metadata may change. */
+  get writable(): boolean {
+    return this.#mode !== 'read_only' && this.#mode !== 'fail'
   }
 
   get nrFreeDataBlocks(): number {
@@ -142,15 +158,20 @@ export class ThinPool {
     return device
   }
 
-  /** Makes an empty thin device. Durable with the next commit. */
+  /** Makes an empty thin device. Durable with the next commit. @throws NO_METADATA_SPACE */
   createThin(devId: DevId): void {
     this.mustBeWritable()
+    this.#mustHaveRoom(this.hasMetadataRoom)
     this.#guard(() => this.metadata.createThin(devId))
   }
 
-  /** Makes a snapshot of a device as it is now. Durable with the next commit. */
+  /**
+   * Makes a snapshot of a device as it is now. Durable with the next commit.
+   * @throws NO_METADATA_SPACE
+   */
   createSnap(devId: DevId, origin: DevId): void {
     this.mustBeWritable()
+    this.#mustHaveRoom(this.hasMetadataRoom)
     this.#guard(() => this.metadata.createSnap(devId, origin))
     this.#devices.get(origin)?.table.clear()
   }
@@ -165,6 +186,7 @@ export class ThinPool {
     for (;;) {
       if (stop()) return false
       this.mustBeWritable()
+      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       this.unmap(devId, begin, Number.MAX_SAFE_INTEGER)
@@ -178,6 +200,7 @@ export class ThinPool {
     this.#guard(() => this.metadata.deleteDevice(devId))
     this.#devices.delete(devId)
     this.#extended.delete(devId)
+    this.#opens.delete(devId)
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -189,16 +212,14 @@ export class ThinPool {
   async reserveMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     await this.commit()
-    await this.metadata.reserveMetadataSnap()
+    this.#guard(() => this.metadata.reserveMetadataSnap())
     for (const device of this.#devices.values()) device.table.clear()
-    this.changed()
     await this.commit()
   }
 
   async releaseMetadataSnap(): Promise<void> {
     this.mustBeWritable()
-    await this.metadata.releaseMetadataSnap()
-    this.changed()
+    this.#guard(() => this.metadata.releaseMetadataSnap())
     await this.commit()
   }
 
@@ -253,6 +274,22 @@ export class ThinPool {
     this.#extended.delete(devId)
   }
 
+  /** Notes how often a device is open: whoever takes over from this process has to know. */
+  opened(devId: DevId, count: number): void {
+    if (count > 0) this.#opens.set(devId, count)
+    else this.#opens.delete(devId)
+    if (!this.writable) return
+    this.#journal.opens(devId, count)
+    // What only opens and closes does not commit: the journal would grow without end.
+    const { transactionId } = this.metadata
+    if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
+  }
+
+  /** How often devices were open when the process died whose place this one takes. */
+  get openCounts(): ReadonlyMap<DevId, number> {
+    return this.#opens
+  }
+
   /**
    * Takes `count` data blocks into `out`, or none.
    * @returns false when there is no room; `withSpace` is the way to wait for it
@@ -260,12 +297,13 @@ export class ThinPool {
   allocate(out: Float64Array, count: number): boolean {
     this.mustBeWritable()
     if (!this.#hasRoom(count)) return false
-    for (let i = 0; i < count; i++) {
-      const block = this.metadata.allocateData()
-      assert(block >= 0, 'data blocks ran out below the allocatable count')
-      out[i] = block
-    }
-    this.changed()
+    this.#guard(() => {
+      for (let i = 0; i < count; i++) {
+        const block = this.metadata.allocateData()
+        assert(block >= 0, 'data blocks ran out below the allocatable count')
+        out[i] = block
+      }
+    })
     if (this.belowLowWater && !this.#lowWaterSeen) {
       this.#lowWaterSeen = true
       this.#options.events.lowWater(this.nrFreeDataBlocks)
@@ -277,8 +315,16 @@ export class ThinPool {
   giveBack(blocks: Float64Array, count: number): void {
     for (let i = 0; i < count; i++) {
       const block = blocks[i]!
-      if (this.freeMeansHole) this.data.punch(bytes(block * this.blockSize), bytes(this.blockSize))
-      this.metadata.releaseUnused(block as DataBlock)
+      try {
+        if (this.freeMeansHole) {
+          this.data.punch(bytes(block * this.blockSize), bytes(this.blockSize))
+        }
+      } catch (err) {
+        // It stays taken, as in the kernel: whoever got it would read what is in it.
+        this.#options.events.ioError('punch', err)
+        continue
+      }
+      this.#guard(() => this.metadata.releaseUnused(block as DataBlock))
     }
   }
 
@@ -293,6 +339,7 @@ export class ThinPool {
     for (;;) {
       this.#growToStores()
       if (this.#frozen > 0) await this.commit()
+      this.mustBeWritable()
       const result = attempt()
       if (result !== null) return result
       if (!this.hasMetadataRoom) {
@@ -320,9 +367,14 @@ export class ThinPool {
     })
   }
 
+  /** @throws when the metadata cannot be relied on */
+  mustBeReadable(): void {
+    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+  }
+
   /** @throws when no metadata may change */
   mustBeWritable(): void {
-    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    this.mustBeReadable()
     if (this.#mode === 'read_only') {
       throw new ThinfsError('POOL_READ_ONLY', this.#reason ?? 'opened read-only')
     }
@@ -359,6 +411,7 @@ export class ThinPool {
   /**
    * Makes everything that was acknowledged before the call durable. Calls that come while a commit
    * is under way share the next one; when nothing changed only the data is flushed, or nothing.
+   * @throws after a rollback, for good: what was acknowledged before it may be gone
    */
   commit(): Promise<void> {
     if (!this.#running) return this.#begin()
@@ -376,24 +429,27 @@ export class ThinPool {
     this.#cancelTimer = null
     this.#cancelWatch?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
-    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+    await this.#failing
+    if (!this.writable) return
     do await this.commit()
     while (this.metadata.changed || this.#running !== null)
+    if (!this.freeMeansHole) {
+      this.#journal.begin(this.#superblock)
+      return
+    }
+    // Holes, too, are there after a power cut only when they were flushed.
+    await this.data.sync()
     this.#journal.end(this.#superblock)
   }
 
   // --- inside ---
 
-  /** Blocks that are free but wait for a commit, in either store. */
+  /** Blocks that are free but wait for a commit, of the kind that is short. */
   get #frozen(): number {
     const { metadata } = this
-    return (
-      this.nrFreeDataBlocks -
-      metadata.nrAllocatableDataBlocks +
-      (metadata.nrMetadataBlocks -
-        metadata.nrAllocatedMetadataBlocks -
-        metadata.nrAllocatableMetadataBlocks)
-    )
+    if (this.hasMetadataRoom) return this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+    const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
+    return free - metadata.nrAllocatableMetadataBlocks
   }
 
   #hasRoom(count: number): boolean {
@@ -402,7 +458,29 @@ export class ThinPool {
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   get hasMetadataRoom(): boolean {
-    return this.metadata.nrAllocatableMetadataBlocks > Math.max(this.metadataReserve, 32)
+    return this.metadata.nrAllocatableMetadataBlocks > Math.max(this.metadataReserve, RESERVE_MIN)
+  }
+
+  /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
+  get hasRoomToUnmap(): boolean {
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    return this.metadata.nrAllocatableMetadataBlocks > reserve / 2
+  }
+
+  /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
+  async makeRoom(): Promise<void> {
+    await this.commit()
+    this.#mustHaveRoom(this.hasMetadataRoom)
+  }
+
+  /** The same, until `hasRoomToUnmap`. */
+  async makeRoomToUnmap(): Promise<void> {
+    await this.commit()
+    this.#mustHaveRoom(this.hasRoomToUnmap)
+  }
+
+  #mustHaveRoom(has: boolean): void {
+    if (!has) throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
   }
 
   /** Runs a change of the metadata; a failure half-way undoes the transaction, as in the kernel. */
@@ -412,10 +490,9 @@ export class ThinPool {
       this.changed()
       return result
     } catch (err) {
-      const code = err instanceof ThinfsError ? err.code : null
-      if (code === 'METADATA_CORRUPT' || code === 'NO_METADATA_SPACE' || code === 'IO_ERROR') {
-        void this.#fail('metadata', err, this.#running)
-      }
+      // Other errors of ours come before anything is changed.
+      const harmless = err instanceof ThinfsError && !HALF_WAY.has(err.code)
+      if (!harmless) void this.#fail('metadata', err, this.#running)
       throw err
     }
   }
@@ -432,28 +509,41 @@ export class ThinPool {
     if (state.changes.length > 0) this.#replay(state.changes)
     if (this.#mode !== 'write') return
     this.#growToStores()
-    if (this.freeMeansHole && !state.clean) this.#punchFree()
-    if (this.metadata.changed) {
-      const sealed = this.metadata.seal()
-      assert(sealed !== null, 'changed metadata seals')
+    if (!state.clean) {
+      // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
+      // comes to this process has to cover it, and nothing may be punched that the disk still maps.
       await this.data.sync()
-      await sealed.write()
-      sealed.releaseMetadata()
-      await this.#punch(sealed.freed)
-      sealed.releaseData()
-      this.#superblock = sealed.superblock
+      await metadata.sync()
     }
     try {
+      this.#journal.resume()
+      const sealed = this.metadata.seal()
+      if (sealed) {
+        this.#journal.sealed(sealed.superblock)
+        this.#noteAgain()
+        this.#journal.settle()
+        await sealed.write()
+        sealed.releaseMetadata()
+        sealed.releaseData()
+        this.#superblock = sealed.superblock
+      }
+      if (this.freeMeansHole && !state.clean) this.#punchFree()
+      this.#noteAgain()
       this.#journal.begin(this.#superblock)
-      for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
-      this.#journal.settle()
     } catch (err) {
-      events.ioError('journal', err)
+      events.ioError('open', err)
+      if (err instanceof ThinfsError) throw err
       throw new ThinfsError('IO_ERROR', `${metadata.path}: the journal cannot be written`, {
         cause: err,
         errno: errnoOf(err),
       })
     }
+  }
+
+  /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
+  #noteAgain(): void {
+    for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
+    for (const [devId, count] of this.#opens) this.#journal.opens(devId, count)
   }
 
   #checkSizes(): void {
@@ -470,21 +560,24 @@ export class ThinPool {
     }
   }
 
-  /** Makes the pool as large as its files have become. */
-  #growToStores(): void {
-    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+  /** Makes the pool as large as its files have become. @returns whether it grew */
+  #growToStores(): boolean {
+    if (!this.writable) return false
     const { metadata, data } = this.#options
     data.measure()
     metadata.measure()
     const dataBlocks = Math.floor(data.size / this.blockSize)
     const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
     const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
-    if (metadataWanted > this.metadata.nrMetadataBlocks) {
+    const growsMetadata = metadataWanted > this.metadata.nrMetadataBlocks
+    const growsData = dataBlocks > this.metadata.nrDataBlocks
+    if (growsMetadata) {
       this.#guard(() => this.metadata.growMetadata(metadataWanted))
     }
-    if (dataBlocks > this.metadata.nrDataBlocks) {
+    if (growsData) {
       this.#guard(() => this.metadata.growData(dataBlocks))
     }
+    return growsMetadata || growsData
   }
 
   /** While writes wait for space, looks every second whether somebody has made the files larger. */
@@ -493,25 +586,28 @@ export class ThinPool {
       this.#cancelWatch = null
       if (this.#queue.isEmpty) return
       try {
-        this.#growToStores()
+        if (this.#growToStores()) this.#spaceCame()
       } catch {
         return // #guard has failed the pool, and with it those who wait
       }
-      this.#spaceCame()
       this.#watchStores()
     })
   }
 
   #replay(changes: readonly Buffer[]): void {
     const { metadata } = this
+    const takesOver = this.#options.takesOver ?? false
+    let shares = false
     const found = { dataBlock: 0 as DataBlock, time: 0 }
     replay(changes, {
       map(devId, vblock, dataBlock, time) {
         // A device made in a transaction that was lost was never seen by anybody.
         if (!metadata.hasDevice(devId)) return
         const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
-        if (!same && metadata.dataCount(dataBlock) > 0) metadata.incData(dataBlock)
-        else if (!same) metadata.allocateDataAt(dataBlock)
+        if (!same && metadata.dataCount(dataBlock) > 0) {
+          shares = true
+          metadata.incData(dataBlock)
+        } else if (!same) metadata.allocateDataAt(dataBlock)
         metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
       },
       unmap(devId, begin, end) {
@@ -524,7 +620,14 @@ export class ThinPool {
       extend: (devId, size) => {
         if (metadata.hasDevice(devId)) this.#extended.set(devId, size)
       },
+      opens: (devId, count) => {
+        if (!takesOver || !metadata.hasDevice(devId)) return
+        if (count > 0) this.#opens.set(devId, count)
+        else this.#opens.delete(devId)
+      },
     })
+    // A snapshot that was lost may have been why a shared block looked shared.
+    if (shares) metadata.markShared([...metadata.deviceIds()])
   }
 
   /** Makes holes of the free blocks that a crash, or another program, left with something in them. */
@@ -554,14 +657,16 @@ export class ThinPool {
   #begin(): Promise<void> {
     this.#next = null
     const running = this.#commit().finally(() => {
-      if (this.#running === running) this.#running = null
+      // The next commit is about to begin: no other may come before it.
+      if (this.#running === running && this.#next === null) this.#running = null
     })
     this.#running = running
     return running
   }
 
   async #commit(): Promise<void> {
-    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    this.mustBeReadable()
+    if (this.#lost) throw this.#lost
     const { clock, events } = this.#options
     const started = clock.now()
     const written = this.#written
@@ -572,7 +677,8 @@ export class ThinPool {
         this.#cancelTimer?.()
         this.#cancelTimer = null
         this.#journal.sealed(sealed.superblock)
-        for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
+        this.#noteAgain()
+        this.#trySettle()
       }
       if (written !== this.#synced) {
         await this.data.sync()
@@ -583,6 +689,7 @@ export class ThinPool {
       this.#superblock = sealed.superblock
       sealed.releaseMetadata()
       this.#journal.durable()
+      this.#trySettle()
       await this.#punch(sealed.freed)
       sealed.releaseData()
       if (this.metadata.changed) this.changed()
@@ -594,6 +701,13 @@ export class ThinPool {
       const took = clock.now() - started
       if (took > SLOW_COMMIT) events.slowCommit(took)
     }
+  }
+
+  /** Settles what no reply waits for; where that fails, the next reply that waits tells of it. */
+  #trySettle(): void {
+    try {
+      this.#journal.settle()
+    } catch {}
   }
 
   #spaceCame(): void {
@@ -611,10 +725,16 @@ export class ThinPool {
    */
   async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
     this.#options.events.ioError(operation, error)
-    if (this.#mode === 'read_only' || this.#mode === 'fail') return
+    if (!this.writable) return
     const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
     this.#setMode('read_only', reason)
-    this.#queue.reject(new ThinfsError('POOL_READ_ONLY', reason, { cause: error }))
+    this.#lost = new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
+    this.#queue.reject(this.#lost)
+    this.#failing = this.#rollback(reason, commit)
+    await this.#failing
+  }
+
+  async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
     await commit?.catch(() => {})
     try {
       this.metadata.rollback()

@@ -106,7 +106,12 @@ export function thinStatusLine(pool: ThinPool, devId: DevId, size: number): stri
   const head = `0 ${Math.floor(size / SECTOR_SIZE)} thin`
   if (pool.mode === 'fail') return `${head} Fail`
   const sectors = pool.blockSize / SECTOR_SIZE
-  const mapped = pool.metadata.details(devId).mappedBlocks * sectors
-  const highest = pool.metadata.highestMapped(devId)
-  return `${head} ${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
+  try {
+    const mapped = pool.metadata.details(devId).mappedBlocks * sectors
+    const highest = pool.metadata.highestMapped(devId)
+    return `${head} ${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
+  } catch (err) {
+    if (err instanceof ThinfsError) return `${head} Error`
+    throw err
+  }
 }

@@ -15,6 +15,8 @@ const JOURNAL_FILE = 'journal'
 
 export interface OpenOptions {
   readOnly?: boolean
+  /** The mount of a process that died goes on: what was open there is open still. */
+  takesOver?: boolean
   /** Make the volumes that pool.yaml names and the pool lacks. */
   makeVolumes?: boolean
   /** Default: nobody listens; what fails is thrown to the caller as well. */
@@ -40,12 +42,14 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   const metadata = openStore(config.metadata.path, readOnly, null)
   let data: FileStore | null = null
   let journal: JournalFile | null = null
+  let opened: ThinPool | Volumes | null = null
   const closeFiles = (): void => {
     journal?.close()
     data?.close()
     metadata.close()
   }
   try {
+    checkBlockSize(metadata, config)
     data = openStore(config.data.path, readOnly, config.data.size)
     journal = JournalFile.open(join(config.folder, JOURNAL_FILE))
     const pool = await ThinPool.open({
@@ -53,18 +57,14 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       data,
       journal,
       readOnly,
+      takesOver: options.takesOver ?? false,
       discards: config.discards,
       onFull: config.onFull,
       lowWaterMark: lowWaterMarkBlocks(config, Math.floor(data.size / config.dataBlockSize)),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
-    if (pool.blockSize !== config.dataBlockSize) {
-      throw new ThinfsError(
-        'POOL_MISMATCH',
-        `${config.metadata.path}: data blocks of ${pool.blockSize} bytes, ${config.file} says ${config.dataBlockSize}`,
-      )
-    }
+    opened = pool
     const volumes = Volumes.open({
       name: config.pool,
       pool,
@@ -75,6 +75,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
     })
+    opened = volumes
     if (pool.mode === 'write') {
       await volumes.adopt(config.volumes)
       if (options.makeVolumes) await volumes.makeMissing(config.volumes)
@@ -82,14 +83,29 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     return {
       volumes,
       async close() {
-        await volumes.close()
-        closeFiles()
+        try {
+          await volumes.close()
+        } finally {
+          closeFiles()
+        }
       },
     }
   } catch (err) {
+    // A commit that comes later must not find other files in the place of these.
+    await opened?.close().catch(() => {})
     closeFiles()
     throw err
   }
+}
+
+/** @throws POOL_MISMATCH before anything is changed */
+function checkBlockSize(metadata: FileStore, config: PoolConfig): void {
+  const found = ThinMetadata.open(metadata).dataBlockSectors * SECTOR_SIZE
+  if (found === config.dataBlockSize) return
+  throw new ThinfsError(
+    'POOL_MISMATCH',
+    `${metadata.path}: data blocks of ${found} bytes, ${config.file} says ${config.dataBlockSize}`,
+  )
 }
 
 /**

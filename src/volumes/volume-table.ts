@@ -8,14 +8,17 @@
 import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { MAX_DEV_ID, ThinfsError } from '../base/index.js'
-import { whyNotAName } from '../config/index.js'
+import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 import { replaceFile } from '../storage/index.js'
 
 /** A file larger than this is not ours: a million volumes take less. */
 const MAX_FILE_SIZE = 256 * 1024 * 1024
 
-const entrySchema = z.strictObject({
-  name: z.string().refine(name => whyNotAName(name) === null, 'is not a volume name'),
+/** The name that a device has before it is given one. */
+export const unnamed = (devId: number): string => `${UNNAMED_PREFIX}${devId}`
+
+const fieldsSchema = z.strictObject({
+  name: z.string(),
   dev_id: z.int().min(0).max(MAX_DEV_ID),
   /** Bytes. */
   size: z.int().min(0),
@@ -29,6 +32,10 @@ const entrySchema = z.strictObject({
   /** The name is gone; the space goes back when nobody has it open. */
   removed: z.boolean(),
 })
+const entrySchema = fieldsSchema.refine(
+  ({ name, dev_id }) => name === unnamed(dev_id) || whyNotAName(name) === null,
+  { path: ['name'], error: 'is not a volume name' },
+)
 const tableSchema = z.strictObject({
   version: z.literal(1),
   pool: z.string(),
@@ -69,6 +76,11 @@ export class VolumeTable {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
     }
     return table
+  }
+
+  /** Leaves out entries, such as those of devices that another program deleted. */
+  forget(isGone: (devId: number) => boolean): void {
+    for (const devId of this.#entries.keys()) if (isGone(devId)) this.#entries.delete(devId)
   }
 
   get(devId: number): VolumeEntry | undefined {

@@ -13,14 +13,14 @@ import {
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
-import { checkVolumeName, type PoolConfig, UNNAMED_PREFIX } from '../config/index.js'
+import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles } from './check-files.js'
 import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Volume } from './volume.js'
-import { type EntryChanges, type VolumeEntry, VolumeTable } from './volume-table.js'
+import { type EntryChanges, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 /** Largest virtual size: offsets of the protocol are signed 64 bits, numbers here 53. */
 const MAX_SIZE = 2 ** 53 - 2 ** 30
@@ -67,9 +67,12 @@ export class Volumes implements PoolAdmin {
     const { metadata } = options.pool
     const table = VolumeTable.load(options.tablePath, options.name, metadata.transactionId)
     const volumes = new Volumes(options, table)
+    table.forget(devId => !metadata.hasDevice(devId as DevId))
     for (const devId of metadata.deviceIds()) volumes.#add(devId)
     for (const volume of volumes.#byDevId.values()) {
-      if (volume.entry.removed && options.pool.mode !== 'read_only') void volumes.#reap(volume)
+      if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
+        void volumes.#reap(volume)
+      }
     }
     return volumes
   }
@@ -94,12 +97,15 @@ export class Volumes implements PoolAdmin {
     return this.#byDevId.get(devId)
   }
 
+  /** @throws VOLUME_MISSING for one whose name is gone and whose space follows it */
   opened(volume: Volume): void {
-    volume.opens++
+    if (volume.entry.removed && volume.opens === 0) throw gone(volume)
+    this.#countOpens(volume, volume.opens + 1)
   }
 
   released(volume: Volume): void {
-    volume.opens--
+    if (volume.opens === 0) return // sent again: the process that is dead has counted it
+    this.#countOpens(volume, volume.opens - 1)
     if (volume.opens === 0 && volume.entry.removed) void this.#reap(volume)
   }
 
@@ -114,24 +120,25 @@ export class Volumes implements PoolAdmin {
 
   /** Sets who may open a volume. */
   async setOwnership(volume: Volume, to: Ownership): Promise<void> {
-    await this.#exclusive(() =>
-      this.#transaction(new Map([[volume.devId, { ...volume.entry, ...to }]])),
-    )
+    await this.#exclusive(async () => {
+      this.#mustBeThere(volume)
+      await this.#transaction(new Map([[volume.devId, { ...volume.entry, ...to }]]))
+    })
   }
 
-  /** @throws BAD_ARGUMENT, NO_METADATA_SPACE and what discarding the part beyond may throw */
+  /**
+   * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
+   * the cut makes it longer again.
+   * @throws what discarding the part beyond may throw
+   */
   async setSize(volume: Volume, size: number): Promise<void> {
-    checkSize(size)
-    await this.#exclusive(async () => {
-      if (size < volume.device.size) {
-        await volume.device.discard(size, volume.device.size - size)
-      }
-      await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]))
-      this.pool.sizeSaved(volume.device.devId)
-      volume.device.size = bytes(size)
-      volume.modified = Date.now()
-      this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
-    })
+    for (let cut: Promise<void> | null = Promise.resolve(); cut !== null; ) {
+      await cut
+      // To discard much takes long, and others wait for their turn: it is done between two of ours.
+      ;[cut] = await this.#exclusive(() => this.#trySetSize(volume, size))
+    }
+    volume.modified = Date.now()
+    this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
   }
 
   /** Makes everything durable, sizes too. */
@@ -143,10 +150,11 @@ export class Volumes implements PoolAdmin {
         const volume = this.#byDevId.get(devId)
         if (volume) changes.set(devId, { ...volume.entry, size })
       }
-      await this.#transaction(changes)
-      for (const [devId, { size }] of changes) {
-        if (this.pool.unsavedSizes.get(devId as DevId) === size) this.pool.sizeSaved(devId as DevId)
-      }
+      // Whoever was before us may have saved them.
+      if (changes.size === 0) return this.pool.commit()
+      await this.#transaction(changes, () => {
+        for (const [devId, { size }] of changes) this.#sizeSaved(devId as DevId, size)
+      })
     })
   }
 
@@ -154,7 +162,7 @@ export class Volumes implements PoolAdmin {
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
     for (const [name, { id, size }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#byDevId.get(id)
-      if (!volume || this.#table.get(volume.devId) || this.#byName.has(name)) continue
+      if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#byName.has(name)) continue
       await this.#adopt(volume, name, size)
     }
   }
@@ -163,7 +171,7 @@ export class Volumes implements PoolAdmin {
   async makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
     const missing = Object.entries(wanted).filter(([name]) => !this.#byName.has(name))
     // An id of one of them may belong to a volume that is on its way out.
-    if (missing.length > 0) await Promise.all(this.#reaping)
+    if (missing.length > 0) await Promise.allSettled(this.#reaping)
     while (missing.length > 0) {
       const ready = missing.findIndex(
         ([, { snapshotOf }]) => snapshotOf === undefined || this.#byName.has(snapshotOf),
@@ -187,11 +195,12 @@ export class Volumes implements PoolAdmin {
 
   /** As `create`, with the permission bits and owner of the file. */
   make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
-    checkSize(size)
     return this.#exclusive(async () => {
+      checkSize(size)
       this.#checkNewName(name)
       const devId = this.#newDevId(wanted)
       const entry = { ...this.#entry(name, devId, size, null), ...ownership }
+      if (!this.pool.hasMetadataRoom) await this.pool.makeRoom()
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createThin(devId))
       this.#options.onChange('created', name, devId)
       return this.#add(devId)
@@ -210,6 +219,7 @@ export class Volumes implements PoolAdmin {
         uid: origin.entry.uid,
         gid: origin.entry.gid,
       }
+      if (!this.pool.hasMetadataRoom) await this.pool.makeRoom()
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#add(devId))
@@ -266,6 +276,7 @@ export class Volumes implements PoolAdmin {
   }
 
   async resize(request: { name: string; size: number }): Promise<VolumeInfo> {
+    checkSize(request.size)
     const volume = this.#must(request.name)
     await this.setSize(volume, request.size)
     return this.#info(volume)
@@ -314,26 +325,21 @@ export class Volumes implements PoolAdmin {
     }
   }
 
-  message(request: { message: string }): Promise<void> {
+  async message(request: { message: string }): Promise<void> {
+    const { pool } = this
+    if (pool.mode !== 'write' && pool.mode !== 'out_of_data_space') {
+      throw new ThinfsError('NOT_SUPPORTED', `the pool is ${pool.mode}: ${pool.reason}`)
+    }
     const message = parseMessage(request.message)
+    if (message.kind === 'delete') return this.#delete(message.devId)
     return this.#exclusive(async () => {
-      const { pool } = this
-      if (pool.mode !== 'write' && pool.mode !== 'out_of_data_space') {
-        throw new ThinfsError('NOT_SUPPORTED', `the pool is ${pool.mode}: ${pool.reason}`)
-      }
       switch (message.kind) {
         case 'create_thin':
-          pool.createThin(message.devId)
-          await pool.commit()
-          this.#add(message.devId)
-          return
+          return this.#makeUnnamed(message.devId, () => pool.createThin(message.devId))
         case 'create_snap':
-          pool.createSnap(message.devId, message.origin)
-          await pool.commit()
-          this.#add(message.devId)
-          return
-        case 'delete':
-          return this.#delete(message.devId)
+          return this.#makeUnnamed(message.devId, () =>
+            pool.createSnap(message.devId, message.origin),
+          )
         case 'set_transaction_id':
           if (pool.metadata.transactionId !== message.current) {
             const found = pool.metadata.transactionId
@@ -353,7 +359,7 @@ export class Volumes implements PoolAdmin {
 
   check(): Promise<CheckReport> {
     return this.#exclusive(async () => {
-      await this.pool.commit()
+      if (this.pool.writable) await this.pool.commit()
       // What is on disk now stays as it is until the next commit, and that waits for this call.
       return checkFiles(this.#options.metadata, this.#options.tablePath)
     })
@@ -363,8 +369,8 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     await this.#exclusive(async () => {})
-    await Promise.all(this.#reaping)
-    if (this.pool.mode === 'write') await this.commit()
+    await Promise.allSettled(this.#reaping)
+    if (this.pool.writable) await this.commit()
     await this.pool.close()
   }
 
@@ -400,14 +406,27 @@ export class Volumes implements PoolAdmin {
     }
   }
 
+  /** Makes a device by a message. The transaction id is not ours to change then. */
+  async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
+    const { pool } = this
+    if (!pool.hasMetadataRoom) await pool.makeRoom()
+    if (!pool.metadata.hasDevice(devId)) {
+      // The file may have a name for an earlier device, which another program deleted.
+      await this.#table.change(new Map([[devId, null]]), pool.metadata.transactionId)
+    }
+    create()
+    await pool.commit()
+    this.#add(devId)
+  }
+
   /** Gives a device that another program made a name and a size. */
   #adopt(volume: Volume, name: string, size: number): Promise<void> {
     return this.#exclusive(async () => {
-      const unnamed = volume.name
+      const before = volume.name
       const entry = { ...volume.entry, name, size }
       await this.#transaction(new Map([[volume.devId, entry]]))
       volume.device.size = bytes(size)
-      this.#byName.delete(unnamed)
+      this.#byName.delete(before)
       this.#byName.set(name, volume)
       this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
     })
@@ -431,46 +450,89 @@ export class Volumes implements PoolAdmin {
     }
   }
 
+  /** One try to set a size. @returns what the next has to wait for; null when it is done */
+  async #trySetSize(volume: Volume, size: number): Promise<[wait: Promise<void> | null]> {
+    this.#mustBeThere(volume)
+    const { device } = volume
+    const before = device.size
+    if (size < before) {
+      const cut = device.discard(size, before - size)
+      if (cut !== undefined) return [cut]
+    }
+    // Now, while nothing is mapped past the end.
+    device.size = bytes(size)
+    try {
+      await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
+        this.#sizeSaved(device.devId, size),
+      )
+    } catch (err) {
+      if (device.size === size) device.size = before
+      throw err
+    }
+    return [null]
+  }
+
+  /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
+  #sizeSaved(devId: DevId, size: number): void {
+    if (this.#byDevId.get(devId)?.device.size === size) this.pool.sizeSaved(devId)
+  }
+
+  #countOpens(volume: Volume, opens: number): void {
+    volume.opens = opens
+    this.pool.opened(volume.device.devId, opens)
+  }
+
   /** Gives the space of a removed volume back. */
   #reap(volume: Volume): Promise<void> {
-    const work = this.#reapNow(volume).catch(err => {
+    const work = this.#reapNow(volume, () =>
+      this.#transaction(new Map([[volume.devId, null]]), () =>
+        this.pool.deleteDevice(volume.device.devId),
+      ),
+    )
+    return work.catch(err => {
       // The entry says removed: the next opening goes on.
-      this.#options.onChange(
-        `not yet reclaimed: ${(err as Error).message}`,
-        volume.name,
-        volume.devId,
-      )
+      const what = `not yet reclaimed: ${(err as Error).message}`
+      this.#options.onChange(what, volume.name, volume.devId)
     })
+  }
+
+  /** @param drop deletes the device and its entry */
+  #reapNow(volume: Volume, drop: () => Promise<void>): Promise<void> {
+    const reap = async (): Promise<void> => {
+      if (!(await this.pool.emptyDevice(volume.device.devId, () => this.#closing))) return
+      await this.#exclusive(async () => {
+        if (this.#closing || this.#byDevId.get(volume.devId) !== volume) return
+        await drop()
+        this.#byDevId.delete(volume.devId)
+      })
+    }
+    const work = reap()
     this.#reaping.add(work)
-    void work.then(() => this.#reaping.delete(work))
+    void work.catch(() => {}).then(() => this.#reaping.delete(work))
     return work
   }
 
-  async #reapNow(volume: Volume): Promise<void> {
-    if (!(await this.pool.emptyDevice(volume.devId as DevId, () => this.#closing))) return
-    await this.#exclusive(async () => {
-      if (this.#closing || this.#byDevId.get(volume.devId) !== volume) return
-      await this.#transaction(new Map([[volume.devId, null]]), () =>
-        this.pool.deleteDevice(volume.devId as DevId),
-      )
-      this.#byDevId.delete(volume.devId)
-    })
-  }
-
-  /** The message `delete`: by device id, at once. */
+  /** The message `delete`: by device id. The transaction id is not ours to change then. */
   async #delete(devId: DevId): Promise<void> {
-    const volume = this.#byDevId.get(devId)
-    if (!volume) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
-    if (volume.opens > 0) throw new ThinfsError('DEVICE_BUSY', `device ${devId}: it is open`)
-    if (this.#table.get(devId)) {
-      await this.#table.change(new Map([[devId, null]]), this.pool.metadata.transactionId)
-    }
-    await this.pool.emptyDevice(devId, () => false)
-    this.pool.deleteDevice(devId)
-    await this.pool.commit()
-    this.#byDevId.delete(devId)
-    this.#byName.delete(volume.name)
-    this.#options.onChange('removed', volume.name, devId)
+    const { pool } = this
+    const change = (entry: VolumeEntry | null) =>
+      this.#table.change(new Map([[devId, entry]]), pool.metadata.transactionId)
+    const volume = await this.#exclusive(async () => {
+      const volume = this.#byDevId.get(devId)
+      if (!volume) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
+      if (volume.opens > 0) throw new ThinfsError('DEVICE_BUSY', `device ${devId}: it is open`)
+      const entry = { ...volume.entry, removed: true }
+      await change(entry)
+      volume.entry = entry
+      this.#byName.delete(volume.name)
+      this.#options.onChange('removed', volume.name, devId)
+      return volume
+    })
+    await this.#reapNow(volume, async () => {
+      pool.deleteDevice(devId)
+      await pool.commit()
+      await change(null)
+    })
   }
 
   /** Takes a device of the pool in. */
@@ -480,6 +542,7 @@ export class Volumes implements PoolAdmin {
     const entry = this.#table.get(devId) ?? this.#unnamedEntry(devId)
     const device = this.pool.device(devId, this.pool.unsavedSizes.get(devId) ?? bytes(entry.size))
     const volume = new Volume(entry, device, details.transactionId + 1)
+    volume.opens = this.pool.openCounts.get(devId) ?? 0
     this.#byDevId.set(devId, volume)
     if (!entry.removed) this.#byName.set(entry.name, volume)
     return volume
@@ -488,7 +551,7 @@ export class Volumes implements PoolAdmin {
   /** For a device that another program made: as large as what it maps. */
   #unnamedEntry(devId: DevId): VolumeEntry {
     const size = (this.pool.metadata.highestMapped(devId) + 1) * this.pool.blockSize
-    return { ...this.#entry(`${UNNAMED_PREFIX}${devId}`, devId, size, null), created: null }
+    return { ...this.#entry(unnamed(devId), devId, size, null), created: null }
   }
 
   #entry(name: string, devId: number, size: number, origin: number | null): VolumeEntry {
@@ -509,6 +572,11 @@ export class Volumes implements PoolAdmin {
     const volume = this.#byName.get(name)
     if (!volume) throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
     return volume
+  }
+
+  /** For who had to wait: the volume may have gone meanwhile. */
+  #mustBeThere(volume: Volume): void {
+    if (this.#byDevId.get(volume.devId) !== volume) throw gone(volume)
   }
 
   #checkNewName(name: string): void {
@@ -540,17 +608,23 @@ export class Volumes implements PoolAdmin {
 
   #info(volume: Volume): VolumeInfo {
     const { entry } = volume
-    const origin = entry.origin === null ? undefined : this.#byDevId.get(entry.origin)
     return {
       name: entry.name,
       devId: volume.devId,
       size: volume.device.size,
       mapped: this.mappedBytes(volume),
       exclusive: this.exclusiveBytes(volume),
-      origin: origin && !origin.entry.removed ? origin.name : null,
+      origin: this.originOf(volume),
       created: entry.created,
       open: volume.opens > 0,
     }
+  }
+
+  /** Name of the volume that a volume is a snapshot of; null for none or when that is gone. */
+  originOf({ entry, generation }: Volume): string | null {
+    const origin = entry.origin === null ? undefined : this.#byDevId.get(entry.origin)
+    // A device that is younger than its snapshot has the id only.
+    return origin && !origin.entry.removed && origin.generation <= generation ? origin.name : null
   }
 
   /** Bytes of the data blocks that a volume maps. */
@@ -570,6 +644,10 @@ export class Volumes implements PoolAdmin {
     return blocks * this.pool.blockSize
   }
 }
+
+/** The kernel looks the name up again when it is told that a file is stale. */
+const gone = (volume: Volume): ThinfsError =>
+  new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
 
 function checkSize(size: number): void {
   if (!Number.isInteger(size) || size < 0 || size > MAX_SIZE || size % SECTOR_SIZE !== 0) {

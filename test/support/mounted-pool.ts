@@ -27,7 +27,7 @@ import { thinDump } from './thin-tools.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** Seconds that a program may take. A deadlock is the only thing that takes them. */
-const TIMEOUT = 120
+const TIMEOUT = 100
 
 export interface Outcome {
   status: number
@@ -40,11 +40,12 @@ export function attempt(program: string, ...args: string[]): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const command = ['--kill-after=5', String(TIMEOUT), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
-    execFile('timeout', command, { env, maxBuffer: 1 << 28 }, (err, stdout, stderr) => {
+    const child = execFile('timeout', command, { env, maxBuffer: 1 << 28 }, (err, ...output) => {
       const status = err ? err.code : 0
-      if (typeof status === 'number') resolve({ status, stdout, stderr })
+      if (typeof status === 'number') resolve({ status, stdout: output[0], stderr: output[1] })
       else reject(err)
     })
+    child.stdin?.end()
   })
 }
 
@@ -156,7 +157,7 @@ export class MountedPool {
     chmodSync(base, 0o755)
     const pool = new MountedPool(base)
     for (const folder of [pool.folder, pool.path, pool.plain]) mkdirSync(folder)
-    t.teardown(() => pool.#remove())
+    t.teardown(() => pool.#remove(t.passing()))
     const file = join(pool.folder, 'pool.yaml')
     writeFileSync(file, `pool: test\n${yaml}\n`)
     await prepare(file)
@@ -267,18 +268,28 @@ export class MountedPool {
     return stray
   }
 
-  /** Ends everything that was started here, by its id, and removes the files. */
-  async #remove(): Promise<void> {
+  /**
+   * Ends everything that was started here, by its id, and removes the files.
+   * @param orderly wait for what is unmounted to end; otherwise it may hang, and is killed first
+   */
+  async #remove(orderly: boolean): Promise<void> {
+    if (!orderly) await this.#kill()
     for (const place of mountsWithin(this.base).reverse()) {
       if (place !== this.path) await attempt('umount', '--lazy', place)
     }
     for (const device of loopsWithin(this.base)) await attempt('losetup', '--detach', device)
-    const { status } = this.isMounted ? await attempt('umount', this.path) : { status: 0 }
-    while (status !== 0 && this.isMounted) await attempt('umount', '--lazy', this.path)
-    // After an orderly unmounting they end by themselves, soon.
-    const signal = status === 0 ? 0 : 'SIGKILL'
-    await until(() => this.#processes().filter(pid => sendTo(pid, signal)).length === 0)
+    while (this.isMounted) {
+      const { status } = await attempt('umount', this.path)
+      if (status !== 0) await attempt('umount', '--lazy', this.path)
+    }
+    const deadline = Date.now() + 1000 * TIMEOUT
+    await until(() => this.#processes().length === 0 || Date.now() > deadline)
+    await this.#kill()
     rmSync(this.base, { recursive: true })
+  }
+
+  async #kill(): Promise<void> {
+    await until(() => this.#processes().filter(pid => sendTo(pid, 'SIGKILL')).length === 0)
   }
 
   /** The daemon and the engine of this pool: its path is in their arguments. */
@@ -291,7 +302,7 @@ export class MountedPool {
 }
 
 /** @returns whether there is such a process */
-function sendTo(pid: number, signal: NodeJS.Signals | 0): boolean {
+function sendTo(pid: number, signal: NodeJS.Signals): boolean {
   try {
     return process.kill(pid, signal)
   } catch {
