@@ -39,12 +39,20 @@ t.test('free means hole: what is given up leaves the host too', onMount, async t
   await pool.sh('head -c 32M /dev/urandom > ../random')
   await pool.sh('for v in a b; do dd if=../random of=$v bs=1M conv=notrunc,fsync status=none; done')
   await thinfs('snapshot', pool.folder, 'a', 'snap')
-  t.equal(hosted(pool.data), 64 * MIB)
+  // The host's filesystem counts its own blocks for the map of a fragmented file, too.
+  const hosts = (blocks: number, what: string): void => {
+    const extra = hosted(pool.data) - blocks * 65536
+    t.ok(
+      extra >= 0 && extra < 65536,
+      `${what}: ${blocks} blocks and ${extra} bytes of the host's own`,
+    )
+  }
+  hosts(1024, 'all written')
   /** Blocks mapped once the step is committed, as data blocks, then as bytes of the host. */
   const leaves = async (blocks: number, script: string): Promise<void> => {
     await pool.sh(`${script}\nsync $(ls | head -n 1)`)
     t.equal((await pool.status()).data.usedBlocks, blocks, script)
-    t.equal(hosted(pool.data), blocks * 65536)
+    hosts(blocks, script)
   }
   await leaves(1024, 'fallocate -p -o 0 -l 8M a')
   await leaves(1024 - 160, 'fallocate -p -o 1M -l 10M b')
@@ -84,7 +92,7 @@ t.test('free means hole: what is given up leaves the host too', onMount, async t
   t.not((await pool.strayData()).length, 0)
   await run('rm', '-f', join(pool.folder, 'journal'))
   await pool.mount()
-  t.equal(hosted(pool.data), found.size * 65536, 'the next mount makes it a hole')
+  hosts(found.size, 'the next mount makes it a hole')
   await pool.sh('truncate -s 90M new; fallocate -l 90M new; cmp -n 94371840 new /dev/zero')
   await pool.close(t)
 })
