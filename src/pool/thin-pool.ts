@@ -296,6 +296,7 @@ export class ThinPool {
    */
   allocate(out: Float64Array, count: number): boolean {
     this.mustBeWritable()
+    this.#noteLowWater(count)
     if (!this.#hasRoom(count)) return false
     this.#guard(() => {
       for (let i = 0; i < count; i++) {
@@ -304,11 +305,15 @@ export class ThinPool {
         out[i] = block
       }
     })
-    if (this.belowLowWater && !this.#lowWaterSeen) {
-      this.#lowWaterSeen = true
-      this.#options.events.lowWater(this.nrFreeDataBlocks)
-    }
     return true
+  }
+
+  /** The kernel's rule: told when a block is wanted while no more than the mark are free. */
+  #noteLowWater(wanted: number): void {
+    const free = this.nrFreeDataBlocks
+    if (this.#lowWaterSeen || free - (wanted - 1) > this.#options.lowWaterMark) return
+    this.#lowWaterSeen = true
+    this.#options.events.lowWater(free)
   }
 
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */

@@ -250,8 +250,14 @@ t.test('a full pool', async t => {
 t.test('the low water mark is told of once', async t => {
   const { pool, recorded } = await openFiles(files(16), { lowWaterMark: 4 })
   const device = thin(pool, 0)
-  for (let i = 0; i < 14; i++) await device.write(i * BLOCK, 512, filled(512, 1), 0)
-  t.equal(recorded.lowWater.length, 1)
+  const told: number[] = []
+  for (let i = 0; i < 16; i++) {
+    await device.write(i * BLOCK, 512, filled(512, 1), 0)
+    told.push(recorded.lowWater.length)
+  }
+  // As Linux 6.1 was seen to do: on the 13th block of 16 with a mark of 4, and once.
+  t.equal(told.indexOf(1), 12)
+  t.equal(told.at(-1), 1)
 })
 
 t.test('a pool opened read-only changes neither file', async t => {
