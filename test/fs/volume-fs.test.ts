@@ -382,7 +382,7 @@ t.test('attributes', async t => {
   await fs.setattr(a.ino, { mode: 0o104751, uid: 5, gid: 6, mtime: 77.5 })
   const wanted = { mode: 0o100751, uid: 5, gid: 6 }
   t.match(fs.getattr(a.ino), { ...wanted, mtime: 77.5 })
-  t.match(fs.getattr(ROOT), { mode: 0o040700, nlink: 2, uid: 0 })
+  t.match(fs.getattr(ROOT), { mode: 0o040755, nlink: 2, uid: 0 })
   t.match(fs.statfs(), { blockSize: BLOCK, blocks: 1024, blocksFree: 1024, nameMax: 255 })
   t.equal(String(fs.getxattr(a.ino, 'user.thinfs.dev_id')), '0')
   await fs.unlink(ROOT, 'a')

@@ -73,7 +73,7 @@ t.test('dd, fallocate and truncate leave what they leave in a plain file', onMou
     () => `fallocate -z -n ${range(512)} a`,
     () => `fallocate -n ${range(BLOCK)} a`,
     () => `fallocate ${range(4 * KIB)} a`,
-    () => `truncate -s ${512 * (16384 + random(49152))} a`,
+    () => `truncate -s ${8 * MIB + random(24 * MIB)} a`,
   ]
   for (let round = 0; round < 4; round++) {
     const script = Array.from({ length: 25 }, () => operations[random(operations.length)]!())
