@@ -31,3 +31,11 @@ export const MAX_DEV_ID = 0xff_ffff as DevId
 export const bytes = (n: number): Bytes => n as Bytes
 export const sectorsToBytes = (n: Sectors): Bytes => (n * SECTOR_SIZE) as Bytes
 export const bytesToSectors = (n: Bytes): Sectors => (n / SECTOR_SIZE) as Sectors
+
+/**
+ * Whether a pool can have data blocks of so many bytes: dm-thin's multiples of 64 KiB up to 1 GiB, and
+ * thinfs's own 4, 8, 16 and 32 KiB, which the kernel refuses.
+ */
+export const isDataBlockSize = (size: number): boolean =>
+  (size > 0 && size <= GIB && size % (64 * KIB) === 0) ||
+  [4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB].includes(size)

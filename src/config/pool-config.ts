@@ -1,5 +1,5 @@
 /** What pool.yaml says, in bytes and absolute paths. */
-import { GIB, KIB } from '../base/index.js'
+import { KIB } from '../base/index.js'
 
 export interface PoolConfig {
   /** Absolute path of pool.yaml, symbolic links resolved. */
@@ -46,21 +46,9 @@ export const DEFAULTS = {
   onFull: 'queue',
 } as const
 
-/** The kernel's limits: a multiple of 64K up to 1G. */
-const KERNEL_BLOCK_SIZE_STEP = 64 * KIB
-const BLOCK_SIZE_MAX = GIB
-const SMALL_BLOCK_SIZES: readonly number[] = [4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB]
-
+/** What isDataBlockSize allows, for people. */
 export const BLOCK_SIZES =
   'a multiple of 64K from 64K to 1G, or 4K, 8K, 16K, 32K (those are readable by thinfs alone)'
-
-/** Whether a pool can have data blocks of so many bytes. */
-export function isDataBlockSize(size: number): boolean {
-  return (
-    SMALL_BLOCK_SIZES.includes(size) ||
-    (size > 0 && size <= BLOCK_SIZE_MAX && size % KERNEL_BLOCK_SIZE_STEP === 0)
-  )
-}
 
 /** The low water mark in data blocks, as dm-thin counts it, for a pool of `nrDataBlocks`. */
 export function lowWaterMarkBlocks(

@@ -6,16 +6,9 @@
  */
 import { normalize } from 'node:path'
 import { z } from 'zod'
-import { KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
+import { isDataBlockSize, KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
 import { whyNotAName } from './names.js'
-import {
-  BLOCK_SIZES,
-  DEFAULTS,
-  DISCARDS,
-  isDataBlockSize,
-  type LowWaterMark,
-  ON_FULL,
-} from './pool-config.js'
+import { BLOCK_SIZES, DEFAULTS, DISCARDS, type LowWaterMark, ON_FULL } from './pool-config.js'
 import { parseSize, SIZE_FORMS } from './size.js'
 
 const SECTOR = 512

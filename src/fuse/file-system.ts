@@ -63,7 +63,6 @@ export interface Caller {
 }
 
 export interface FileSystem {
-  /** The largest read or write that will be asked for, in bytes. Known after INIT. */
   statfs(): Later<FileSystemStatistics>
   lookup(parent: number, name: string): Later<Attributes>
   getattr(ino: number): Later<Attributes>

@@ -1,5 +1,5 @@
 /** Metadata without devices, block by block as the kernel formats it. */
-import { bytes, ThinfsError } from '../base/index.js'
+import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import {
   BITMAP_ENTRIES_AT,
@@ -20,7 +20,7 @@ import {
   NODE_LEAF,
 } from './format.js'
 import { initNode } from './node.js'
-import { isDataBlockSize, superblockImage, UUID_SIZE } from './superblock.js'
+import { superblockImage, UUID_SIZE } from './superblock.js'
 
 /** The kernel too can do nothing with fewer. */
 const MIN_METADATA_BLOCKS = 12
@@ -32,7 +32,7 @@ const FOUR_ONCE = 0xaa
  * @throws BAD_ARGUMENT
  */
 export function writeFreshMetadata(store: Store, dataBlockSectors: number): void {
-  if (!isDataBlockSize(dataBlockSectors)) {
+  if (!isDataBlockSize(dataBlockSectors * SECTOR_SIZE)) {
     throw new ThinfsError(
       'BAD_ARGUMENT',
       `data blocks of ${dataBlockSectors} sectors: wanted 8, 16, 32, 64 or a multiple of 128 to 2097152`,

@@ -1,5 +1,5 @@
 /** The superblock, and the copy of it that a metadata snapshot is. */
-import { bytes, ThinfsError } from '../base/index.js'
+import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import { Block, SUPERBLOCK_KIND } from './block.js'
 import { checkStamp, stamp } from './block-cache.js'
@@ -88,7 +88,7 @@ export function decodeSuperblock({ bytes: content, view }: Block): Superblock {
         `wanted ${METADATA_BLOCK_SECTORS}`,
     )
   }
-  if (!isDataBlockSize(fields.dataBlockSectors)) {
+  if (!isDataBlockSize(fields.dataBlockSectors * SECTOR_SIZE)) {
     throw corrupt(`data block size is ${fields.dataBlockSectors} sectors`)
   }
   if (fields.transactionId > Number.MAX_SAFE_INTEGER) {
@@ -131,13 +131,6 @@ export function superblockImage(superblock: Superblock): Buffer {
   stamp(block)
   return content
 }
-
-/**
- * dm-thin's: 64 KiB to 1 GiB, a multiple of 64 KiB. And thinfs's own, which the kernel refuses: 4,
- * 8, 16 and 32 KiB.
- */
-export const isDataBlockSize = (sectors: number): boolean =>
-  (sectors >= 128 && sectors <= 2097152 && sectors % 128 === 0) || [8, 16, 32, 64].includes(sectors)
 
 const corrupt = (what: string): ThinfsError =>
   new ThinfsError('METADATA_CORRUPT', `metadata block ${SUPERBLOCK_LOCATION}: superblock: ${what}`)
