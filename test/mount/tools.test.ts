@@ -43,7 +43,7 @@ t.test('ls, du, df and stat: the space of what was written', onMount, async t =>
   )
   t.equal(await pool.sh("stat -f -c '%S %s %b %f %a %l' ."), '65536 65536 1024 1009 1009 255')
   await pool.both(t, 'ls -A; ls -d .; find . -type f -size +1000M; test ! -x a')
-  t.equal(await pool.sh("stat -c '%F %a' ."), 'directory 700')
+  t.equal(await pool.sh("stat -c '%F %a' ."), 'directory 755')
   await pool.close(t)
 })
 
@@ -356,8 +356,7 @@ t.test('a volume is for its owner alone', onMount, async t => {
   await denied('stat ../mount/a')
   await pool.umount()
   await pool.mount('-o', 'allow_other')
-  t.match(await sh(pool.plain, `${other} stat -c %F ../mount`), 'directory')
-  await denied('ls ../mount')
+  t.equal(await sh(pool.plain, `${other} ls ../mount`), 'a\nb')
   await denied('dd if=../mount/a of=/dev/null')
   await denied('truncate -s 0 ../mount/a')
   await pool.close(t)
