@@ -1,8 +1,14 @@
 /** The daemon of a pool, as seen from a command. */
 import type { PoolConfig } from '../config/index.js'
-import { adminClient, fromResponseError, PING, UMOUNT } from '../engine/index.js'
+import {
+  adminClient,
+  connectControlSocket,
+  controlSocketPath,
+  fromResponseError,
+  PING,
+  UMOUNT,
+} from '../engine/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
-import { connectControlSocket, controlSocketPath } from './control-socket.js'
 
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id */

@@ -12,6 +12,8 @@ import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
+  ControlSocket,
+  controlSocketPath,
   ENGINE_FD,
   type EngineStart,
   type Logger,
@@ -22,7 +24,6 @@ import {
 } from '../engine/index.js'
 import { mountFuse } from '../fuse/index.js'
 import type { PoolStatus } from '../volumes/index.js'
-import { ControlSocket, controlSocketPath } from './control-socket.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'

@@ -1,4 +1,5 @@
 /** How to talk with an engine. The engine itself is a program of its own: main.ts. */
+export { ControlSocket, connectControlSocket, controlSocketPath } from './control-socket.js'
 export * from './log.js'
 export * from './protocol.js'
 export * from './rpc.js'

@@ -1,5 +1,6 @@
 /**
- * The unix socket in the pool's folder by which commands reach its daemon.
+ * The unix socket in the pool's folder by which commands reach who serves it: the daemon, or the
+ * engine of one that has died.
  *
  * Whoever may open it manages the pool: it is made with mode 0600, and that is the access control.
  */

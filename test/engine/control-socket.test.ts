@@ -10,8 +10,13 @@ import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { AssertionError, ThinfsError } from '../../src/base/index.js'
-import { ControlSocket, connectControlSocket } from '../../src/daemon/control-socket.js'
-import { adminClient, adminOf, serveAdmin } from '../../src/engine/index.js'
+import {
+  adminClient,
+  adminOf,
+  ControlSocket,
+  connectControlSocket,
+  serveAdmin,
+} from '../../src/engine/index.js'
 import type { PoolAdmin } from '../../src/volumes/index.js'
 
 /** A folder, whose path is as long as wanted. */
