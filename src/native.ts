@@ -47,7 +47,14 @@ export interface Binding {
   mount_attach(source: string, target: string, type: string, flags: number, data: string): void
   /** Two connected unix sockets, closed on exec. */
   socket_pair(): [number, number]
-  /** A descriptor out of the next message, closed on exec, non-blocking; -1 when none was sent. */
+  /** A datagram socket at `path`, at most 107 bytes, for the owner alone; closed on exec. */
+  socket_bind(path: string): number
+  /** Sends a descriptor to the datagram socket at `path`. */
+  socket_send_descriptor(path: string, fd: number): void
+  /**
+   * A descriptor out of the message that waits, closed on exec, non-blocking; -1 when the other end
+   * closed and sent none. `EAGAIN` when no message waits.
+   */
   socket_receive_descriptor(socket: number): number
 
   /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */

@@ -17,12 +17,13 @@ import { mount } from './mount.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { resize } from './resize.js'
+import { restart } from './restart.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
-  ...[init, mount, umount],
+  ...[init, mount, umount, restart],
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],

@@ -29,7 +29,7 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
     ['pool', status.name],
     ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
     ...(status.needsCheck ? [['needs check', 'yes: thinfs check, then thin_repair']] : []),
-    ['mounted', mount ? `${mount.mountPoint}, process ${mount.pid}` : 'no'],
+    ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize, size)}, ${data.path}`],
     ['data block', size(blockSize)],
@@ -41,6 +41,11 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
   ]
 }
+
+const servedBy = ({ pid, enginePid }: NonNullable<PoolStatus['mount']>): string =>
+  pid === null
+    ? `process ${enginePid} alone: its daemon has died, thinfs mount takes over`
+    : `process ${pid}`
 
 const METADATA_BLOCK_SIZE = 4096
 

@@ -6,18 +6,22 @@ import {
   controlSocketPath,
   fromResponseError,
   PING,
+  RESTART,
   UMOUNT,
 } from '../engine/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
+import { unmount } from './mount-point.js'
 
 export interface DaemonClient extends PoolAdmin {
-  /** @returns the daemon's process id */
-  ping(): Promise<{ pid: number }>
+  /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
+  ping(): Promise<{ pid: number | null; mountPoint: string }>
   /**
    * Unmounts the pool; resolves when all is committed and the engine has ended.
    * @throws MOUNT_BUSY naming who holds the mount, which stays
    */
   umount(): Promise<void>
+  /** Has another engine serve; resolves when it does. Callers of the mount only wait. */
+  restart(): Promise<void>
   /** Lets go of the daemon. What is not answered yet is rejected. */
   close(): void
 }
@@ -33,10 +37,23 @@ export async function connectDaemon(config: PoolConfig): Promise<DaemonClient | 
   const failed = (err: unknown): never => {
     throw fromResponseError(err)
   }
+  const admin = adminClient(connection)
+  const ping = () => connection.sendRequest(PING).catch(failed)
+  const umount = async (): Promise<void> => {
+    const { pid, mountPoint } = await ping()
+    const unmounted = connection.sendRequest(UMOUNT).then(() => {}, failed)
+    if (pid === null) {
+      // No daemon: the engine cannot unmount what it serves, and answers when that was done.
+      unmounted.catch(() => {})
+      await unmount(mountPoint)
+    }
+    await unmounted
+  }
   return {
-    ...adminClient(connection),
-    ping: () => connection.sendRequest(PING).catch(failed),
-    umount: () => connection.sendRequest(UMOUNT).then(() => {}, failed),
+    ...admin,
+    ping,
+    umount,
+    restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
     close: () => connection.dispose(),
   }
 }

@@ -14,15 +14,17 @@ import type { PoolConfig } from '../config/index.js'
 import {
   ControlSocket,
   controlSocketPath,
+  delegate,
   ENGINE_FD,
   type EngineStart,
   type Logger,
   PING,
+  RESTART,
   serveAdmin,
   toResponseError,
   UMOUNT,
 } from '../engine/index.js'
-import { mountFuse } from '../fuse/index.js'
+import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
@@ -30,6 +32,7 @@ import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.j
 import { thinfsMountAt } from './mount-table.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
+import { type HandedOver, takeOver } from './take-over.js'
 
 /** Options of `mount -o` that a pool can be mounted with. */
 export const MOUNT_OPTIONS = ['allow_other', 'defaults', 'ro'] as const
@@ -61,20 +64,25 @@ export const spawnEngine: SpawnEngine = (start, fuseFd, lockFd) => {
 export class Daemon {
   readonly #config: PoolConfig
   readonly #options: DaemonOptions
-  readonly #supervisor: Supervisor
+  readonly #log: Logger
+  readonly #spawn: SpawnEngine
+  #supervisor: Supervisor
   /** Settled when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
-  readonly #since = Math.floor(Date.now() / 1000)
+  /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
+  #since = Math.floor(Date.now() / 1000)
   #lockFd = -1
   #fuseFd = -1
   #control: ControlSocket | null = null
   #served = false
   #failure: Error | null = null
+  #refusal: Refusal | null = null
   #lastStatus: PoolStatus | null = null
   #unmounting: Promise<void> | null = null
 
   /**
-   * Mounts the pool; resolves when it is served.
+   * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
+   * resolves when it is served, or when `failure` says why it cannot be.
    * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
    *   nothing is left behind
    */
@@ -93,29 +101,32 @@ export class Daemon {
       await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
       throw err
     }
-    log.info({ pool: config.file, mountPoint }, 'mounted')
     return daemon
   }
 
   private constructor(config: PoolConfig, options: DaemonOptions, log: Logger, spawn: SpawnEngine) {
     this.#config = config
     this.#options = options
-    const { mountPoint, logLevel, logFile, foreground } = options
-    const start = {
-      configFile: config.file,
-      mountPoint,
-      readOnly: options.mountOptions.includes('ro'),
-      logLevel,
-      logFile,
-      foreground,
-      mountedAt: this.#since,
-    }
-    this.#supervisor = new Supervisor({
-      spawnEngine: negotiated => spawn({ ...start, negotiated }, this.#fuseFd, this.#lockFd),
+    this.#log = log
+    this.#spawn = spawn
+    this.#supervisor = this.#makeSupervisor(null)
+  }
+
+  #makeSupervisor(negotiated: Negotiated | null): Supervisor {
+    const start = { ...this.#options, configFile: this.#config.file }
+    return new Supervisor({
+      negotiated,
+      spawnEngine: negotiated =>
+        this.#spawn({ ...start, negotiated, mountedAt: this.#since }, this.#fuseFd, this.#lockFd),
       isMounted: () => this.#isMounted,
       now: () => performance.now(),
-      log,
+      log: this.#log,
     })
+  }
+
+  /** Why nothing is served any more; null while the pool is. */
+  get failure(): Error | null {
+    return this.#failure
   }
 
   /** Waits until the pool was unmounted, nothing is left behind, and who asked has an answer. */
@@ -140,6 +151,19 @@ export class Daemon {
     return this.#unmounting
   }
 
+  /**
+   * Has another engine serve, also after there was none any more; callers of the mount only wait.
+   * @throws NOT_MOUNTED before it is mounted; DAEMON_FAILED when no engine stays
+   */
+  async restart(): Promise<void> {
+    if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
+    if (this.#failure === null) return this.#supervisor.restart()
+    this.#refusal?.close()
+    this.#failure = null
+    this.#supervisor = this.#makeSupervisor(this.#supervisor.negotiated)
+    await this.#supervise()
+  }
+
   async #umount(): Promise<void> {
     const { mountPoint } = this.#options
     if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
@@ -148,47 +172,78 @@ export class Daemon {
     } else if (this.#failure === null) {
       const detail = `${mountPoint} was unmounted lazily, and files in it are still open`
       throw new ThinfsError('MOUNT_BUSY', detail)
+    } else {
+      await this.#end()
     }
-    if (this.#failure !== null) await this.#end()
     await this.#givenBack.promise
   }
 
   async #mount(): Promise<void> {
     const { folder, file } = this.#config
     const { mountPoint, mountOptions } = this.#options
-    this.#lockFd = lockPool(this.#config)
-    await prepareMountPoint(mountPoint)
-    this.#fuseFd = await mountFuse(mountPoint, {
-      source: file,
-      subtype: 'thinfs',
-      allowOther: mountOptions.includes('allow_other'),
-      readOnly: mountOptions.includes('ro'),
-    })
+    const handedOver = await this.#lock()
+    if (handedOver === null) {
+      await prepareMountPoint(mountPoint)
+      this.#fuseFd = await mountFuse(mountPoint, {
+        source: file,
+        subtype: 'thinfs',
+        allowOther: mountOptions.includes('allow_other'),
+        readOnly: mountOptions.includes('ro'),
+      })
+    }
     writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
     )
-    await this.#supervisor.start()
+    // Where callers wait already, they get an answer from us: nothing is taken away any more.
+    if (handedOver !== null) this.#served = true
+    await this.#supervise().catch(err => {
+      if (handedOver === null) throw err
+    })
     this.#served = true
-    this.#supervisor.ended.then(
-      () => this.#end(),
-      failure => this.#fail(failure),
-    )
+    if (this.#failure !== null) return
+    this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
     // For the day when there is no engine to ask.
     this.#status().catch(() => {})
   }
 
+  /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
+  async #lock(): Promise<HandedOver | null> {
+    const { mountPoint, mountOptions } = this.#options
+    try {
+      this.#lockFd = lockPool(this.#config)
+      return null
+    } catch (err) {
+      const handedOver = await takeOver(this.#config, mountPoint, mountOptions)
+      if (handedOver === null) throw err
+      this.#lockFd = handedOver.lockFd
+      this.#fuseFd = handedOver.fuseFd
+      this.#since = handedOver.start.mountedAt
+      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
+      return handedOver
+    }
+  }
+
+  /** Resolves when an engine serves. From then on its end is the mount's end, or its failure. */
+  async #supervise(): Promise<void> {
+    const supervisor = this.#supervisor
+    const serving = supervisor.start()
+    supervisor.ended.then(
+      () => this.#end(),
+      failure => {
+        if (this.#served) this.#fail(failure)
+      },
+    )
+    await serving
+  }
+
   #serve(connection: MessageConnection): void {
-    serveAdmin(connection, { ...this.#supervisor.admin, status: () => this.#status() })
-    connection.onRequest(PING, () => ({ pid: process.pid }))
-    connection.onRequest(UMOUNT, async () => {
-      try {
-        await this.umount()
-        return null
-      } catch (err) {
-        throw toResponseError(err)
-      }
-    })
+    const status = () => this.#status()
+    serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
+    const { mountPoint } = this.#options
+    connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
+    connection.onRequest(UMOUNT, () => answered(this.umount()))
+    connection.onRequest(RESTART, () => answered(this.restart()))
   }
 
   /** The engine's, with what the daemon knows; after a failure the last one, with its reason. */
@@ -215,8 +270,7 @@ export class Daemon {
   /** Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted. */
   #fail(failure: Error): void {
     this.#failure = failure
-    this.#closeFuse()
-    if (!this.#isMounted) void this.#end()
+    this.#refusal = new Refusal(this.#fuseFd, () => void this.#end())
   }
 
   async #end(): Promise<void> {
@@ -240,8 +294,18 @@ export class Daemon {
 
   /** Without the last descriptor of it, the kernel ends the connection. */
   #closeFuse(): void {
+    this.#refusal?.close()
     if (this.#fuseFd >= 0) closeSync(this.#fuseFd)
     this.#fuseFd = -1
+  }
+}
+
+async function answered(done: Promise<void>): Promise<null> {
+  try {
+    await done
+    return null
+  } catch (err) {
+    throw toResponseError(err)
   }
 }
 

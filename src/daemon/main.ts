@@ -12,7 +12,7 @@ function answer(started: DaemonStarted): void {
 
 try {
   const daemon = await runDaemon(loadConfig(configFile), options)
-  answer(null)
+  answer(daemon.failure === null ? null : toWire(daemon.failure))
   await daemon.ended()
 } catch (err) {
   answer(toWire(err))

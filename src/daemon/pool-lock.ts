@@ -35,5 +35,5 @@ function owner(folder: string): string {
   const { pid, mountPoint } = daemon
   return existsSync(`/proc/${pid}`)
     ? `process ${pid} at ${mountPoint}`
-    : `an engine whose daemon has died, until ${mountPoint} is unmounted`
+    : `an engine whose daemon has died; thinfs mount at ${mountPoint} takes it over`
 }

@@ -5,6 +5,7 @@
  * five deaths within a minute there is no other: each may be one bug met again in the same request.
  */
 import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
 import {
   createMessageConnection,
   IPCMessageReader,
@@ -19,6 +20,7 @@ import {
   fromWire,
   type Logger,
   READY,
+  STOP,
   type WireError,
 } from '../engine/index.js'
 import type { Negotiated } from '../fuse/index.js'
@@ -31,6 +33,8 @@ const DEATHS_WITHIN_MS = 60_000
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
   spawnEngine(negotiated: Negotiated | null): ChildProcess
+  /** What an engine before the first of these has negotiated; null for a fresh connection. */
+  negotiated: Negotiated | null
   /** Whether the file system is still mounted: an engine that ends then has died. */
   isMounted(): boolean
   /** Milliseconds, from any beginning. */
@@ -44,12 +48,15 @@ export class Supervisor {
   readonly #options: SupervisorOptions
   readonly #ended = new Deferred<void>()
   #engine = new Deferred<PoolAdmin>()
-  #negotiated: Negotiated | null = null
+  #negotiated: Negotiated | null
   #enginePid = 0
+  /** Has the engine that was started last end for the next. */
+  #stop: () => Promise<void> = async () => {}
   #deaths: number[] = []
 
   constructor(options: SupervisorOptions) {
     this.#options = options
+    this.#negotiated = options.negotiated
     this.admin = adminOf(async (method, request) => {
       const engine = await this.#engine.promise
       return (engine[method] as (request?: object) => Promise<unknown>)(request)
@@ -65,9 +72,21 @@ export class Supervisor {
     await this.#engine.promise
   }
 
+  /** Replaces the engine; resolves when the next one serves. Callers of the mount only wait. */
+  async restart(): Promise<void> {
+    await this.#engine.promise
+    await this.#stop()
+    await this.#engine.promise
+  }
+
   /** Resolves when an engine has committed and ended; rejects when one failed for good. */
   get ended(): Promise<void> {
     return this.#ended.promise
+  }
+
+  /** What the connection's INIT settled; null before. */
+  get negotiated(): Negotiated | null {
+    return this.#negotiated
   }
 
   /** Process id of the engine that was started last. */
@@ -84,7 +103,14 @@ export class Supervisor {
       new IPCMessageWriter(child),
     )
     let serves = false
+    let stopping = false
     let reason: Error | null = null
+    this.#stop = async () => {
+      const closed = once(child, 'close')
+      stopping = true
+      await connection.sendNotification(STOP)
+      await closed
+    }
     // Read here as they come: the connection takes one message a turn of the loop, and a process
     // that fails at once has ended by then.
     child.on('message', (message: Message) => {
@@ -105,7 +131,8 @@ export class Supervisor {
       if (serves) this.#engine = new Deferred()
       const how = signal === null ? `with status ${code}` : `by ${signal}`
       const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}`)
-      if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
+      if (stopping) this.#launch()
+      else if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
       else this.#died(reason ?? ended)
     })
     connection.listen()

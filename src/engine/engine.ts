@@ -5,6 +5,7 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
+import { closeSync } from 'node:fs'
 import {
   createMessageConnection,
   IPCMessageReader,
@@ -14,12 +15,14 @@ import {
 import { errnoOf } from '../base/index.js'
 import { loadConfig } from '../config/index.js'
 import { VolumeFs } from '../fs/index.js'
-import { FuseSession, type Negotiated } from '../fuse/index.js'
+import { FuseSession } from '../fuse/index.js'
 import { native } from '../native.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, type Volumes } from '../volumes/index.js'
+import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger } from './log.js'
-import { ENGINE_FD, type EngineStart, FAILED, READY } from './protocol.js'
+import { listenAsOrphan } from './orphan.js'
+import { ENGINE_FD, type EngineStart, FAILED, READY, STOP } from './protocol.js'
 import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
@@ -53,7 +56,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   let volumes: Volumes | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
-    readOnly: start.readOnly,
+    readOnly: start.mountOptions.includes('ro'),
     // Who takes over finds what there was, and removed volumes stay removed.
     takesOver: start.negotiated !== null,
     makeVolumes: start.negotiated === null,
@@ -63,33 +66,26 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     },
   })
   volumes = open.volumes
+  let { negotiated } = start
   // A daemon that is gone needs no word, and its engine goes on.
-  const ready = (negotiated: Negotiated): void => {
-    daemon.sendNotification(READY, { negotiated }).catch(() => {})
+  const ready = (): void => {
+    daemon.sendNotification(READY, { negotiated: negotiated! }).catch(() => {})
   }
+  let onUnmounted = (): void => {}
+  const unmounted = new Promise<void>(resolve => {
+    onUnmounted = resolve
+  })
   const owner = { uid: process.getuid!(), gid: process.getgid!() }
   const session = new FuseSession({
     fd: ENGINE_FD.fuse,
     fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
-    onInitialized(negotiated) {
-      log.debug({ pool: config.pool, protocol: negotiated }, 'connection initialised')
-      ready(negotiated)
+    onInitialized(settled) {
+      log.debug({ pool: config.pool, protocol: settled }, 'connection initialised')
+      negotiated = settled
+      ready()
     },
-    onUnmounted() {
-      void open.close().then(
-        () => {
-          // The daemon's line to write, where there is one.
-          const level = process.connected ? 'debug' : 'info'
-          log[level]({ pool: config.pool }, 'unmounted, all is committed')
-          process.exit(0)
-        },
-        err => {
-          log.error({ pool: config.pool, err }, 'the last commit failed')
-          process.exit(1)
-        },
-      )
-    },
+    onUnmounted,
     onFatal(err) {
       // A bug: what is in memory cannot be trusted, the journal and the last commit can.
       log.fatal({ pool: config.pool, err }, 'stopped')
@@ -99,15 +95,56 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       log.debug({ pool: config.pool, operation, ino, err }, 'request failed')
     },
   })
+  let control: Promise<ControlSocket | null> = Promise.resolve(null)
+  const close = async (): Promise<void> => {
+    try {
+      await open.close()
+    } finally {
+      const socket = await control
+      // Whoever waits for the end may mount again at once.
+      socket?.close()
+      if (socket) closeSync(ENGINE_FD.lock)
+    }
+  }
+  const closed = unmounted.then(close)
+  closed.then(
+    async () => {
+      // The daemon's line to write, where there is one.
+      const level = process.connected ? 'debug' : 'info'
+      log[level]({ pool: config.pool }, 'unmounted, all is committed')
+      await (await control)?.closed
+      process.exit(0)
+    },
+    async err => {
+      log.error({ pool: config.pool, err }, 'the last commit failed')
+      await (await control)?.closed
+      process.exit(1)
+    },
+  )
+  const stop = (): void => {
+    // What is not answered yet comes again to the next engine. The commit spares it the replay.
+    session.close()
+    void open.volumes
+      .commit()
+      .catch(() => {})
+      .then(() => process.exit(0))
+  }
+  daemon.onNotification(STOP, stop)
   process.on('disconnect', () => {
-    log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on until it is unmounted')
+    log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on without it')
     void open.volumes.commit().catch(() => {})
+    const { folder } = config
+    const orphan = { start: { ...start, negotiated }, folder, pool: open.volumes, closed, stop }
+    control = listenAsOrphan(orphan).catch(err => {
+      log.error({ pool: config.pool, err }, 'no commands can be answered')
+      return null
+    })
   })
   serveAdmin(daemon, open.volumes)
   if (start.negotiated) {
     session.resend()
     log.info({ pool: config.pool }, 'took over')
-    ready(start.negotiated)
+    ready()
   }
 }
 

@@ -1,5 +1,6 @@
 /** How to talk with an engine. The engine itself is a program of its own: main.ts. */
 export { ControlSocket, connectControlSocket, controlSocketPath } from './control-socket.js'
+export { DescriptorInbox } from './hand-over.js'
 export * from './log.js'
 export * from './protocol.js'
 export * from './rpc.js'

@@ -3,9 +3,10 @@
  *
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
  * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
- * one object by name, and are passed through by the daemon, which adds `umount` and `ping`.
+ * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
+ * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
  */
-import { NotificationType, RequestType0 } from 'vscode-jsonrpc/node'
+import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
@@ -23,13 +24,15 @@ export const ENGINE_FD = {
  *
  * The engine leaves SIGINT, SIGTERM and SIGHUP to the daemon, which unmounts. It ends with status 0
  * after the file system was unmounted and all is committed; anything else is a death, and the daemon
- * starts the next. When the daemon dies, the engine goes on serving until it is unmounted.
+ * starts the next. When the daemon dies, the engine goes on serving until it is unmounted or another
+ * daemon takes over.
  */
 export interface EngineStart {
   /** Absolute path of pool.yaml. */
   configFile: string
   mountPoint: string
-  readOnly: boolean
+  /** What `mount -o` was given. */
+  mountOptions: readonly string[]
   /** What the connection's INIT settled with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
   /** One of pino's levels. */
@@ -52,11 +55,23 @@ export interface WireError {
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
+/**
+ * To an engine: ends it for another to take over. What is under way may be left to that one; status
+ * 0, and the connection closes.
+ */
+export const STOP = new NotificationType0('stop')
+/**
+ * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts, and
+ * answers with what it was started with. It goes on serving until STOP.
+ */
+export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 
+/** Command to daemon: another engine, of the program as it is now; answered when that serves. */
+export const RESTART = new RequestType0<null, WireError>('restart')
 /** Command to daemon: unmounts; answered when all is committed and the engine is gone. */
 export const UMOUNT = new RequestType0<null, WireError>('umount')
-/** Command to daemon: answered at once with the daemon's process id. */
-export const PING = new RequestType0<{ pid: number }, WireError>('ping')
+/** Command to daemon: answered at once. `pid` is the daemon's; null from an engine that has none. */
+export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
 export type FieldType = 'string' | 'number' | 'number?' | 'strings'

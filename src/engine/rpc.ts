@@ -85,6 +85,14 @@ export function adminOf(
   return Object.fromEntries(entries)
 }
 
+/** A `PoolAdmin` whose every method is that of whoever `admin` gives at the time. */
+export function delegate(admin: () => PoolAdmin): PoolAdmin {
+  return adminOf((method, request) => {
+    const to = admin()
+    return (to[method] as (request?: object) => Promise<unknown>).call(to, request)
+  })
+}
+
 const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof PoolAdmin)[]
 
 /**

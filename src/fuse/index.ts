@@ -11,4 +11,5 @@ export type {
 } from './file-system.js'
 export { MAX_IO, type Negotiated } from './init.js'
 export { type MountOptions, mountFuse } from './mount.js'
+export { Refusal } from './refusal.js'
 export { FuseSession, type FuseSessionOptions } from './session.js'

@@ -23,7 +23,6 @@ import {
   INIT_IN,
   LSEEK_IN,
   MKNOD_IN,
-  NOTIFY_RESEND,
   OPCODE,
   OPEN_IN,
   OUT_HEADER,
@@ -57,9 +56,10 @@ import { encodeInit, MAX_IO, type Negotiated, negotiate } from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
 import { Replies } from './replies.js'
+import { requestResend } from './resend.js'
 import { BODY, PAYLOAD, Slots } from './slots.js'
 
-const { EINVAL, EIO, ENODEV, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
+const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
 /** Requests of one batch. A batch begins small and doubles while it comes back full. */
 const NR_SLOTS = 16
@@ -176,21 +176,9 @@ export class FuseSession {
     this.#device.unwatch()
   }
 
-  /**
-   * Asks for the requests that an earlier process has read and not answered.
-   * @returns false when the kernel cannot (before Linux 6.9): their callers wait until unmounting
-   */
+  /** Asks for what an earlier process has read and not answered; see requestResend. */
   resend(): boolean {
-    const notification = new Slots(OUT_HEADER.size, 1)
-    notification.buffer.fill(0)
-    notification.setU32(OUT_HEADER.at.len, OUT_HEADER.size)
-    notification.setU32(OUT_HEADER.at.error, NOTIFY_RESEND)
-    const result = this.#device.write(notification.buffer, 0, OUT_HEADER.size)
-    assert(
-      result === 0 || result === -EINVAL || result === -ENODEV,
-      `FUSE_NOTIFY_RESEND: ${result}`,
-    )
-    return result === 0
+    return requestResend(this.#device)
   }
 
   #hold(hold: boolean): void {

@@ -46,8 +46,14 @@ export interface PoolStatus {
   discards: 'passdown' | 'nopassdown' | 'ignore'
   onFull: 'queue' | 'error'
   volumes: number
-  /** Where it is mounted and by which process; null when it is not. */
-  mount: { mountPoint: string; pid: number; since: number; enginePid: number } | null
+  /** Where it is mounted, since when and by which processes; null when it is not. */
+  mount: {
+    mountPoint: string
+    /** The daemon's; null when it has died and the engine serves without it. */
+    pid: number | null
+    since: number
+    enginePid: number
+  } | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
   dm: { pool: string; volumes: { name: string; line: string }[] }
 }

@@ -6,6 +6,7 @@ const COMMANDS = {
   init: null, // makes what is not there
   mount: ['/none', '/none'],
   umount: ['/none'],
+  restart: ['/none'],
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
   remove: ['/none', 'web'],

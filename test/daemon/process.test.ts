@@ -13,8 +13,10 @@ import {
   openSync,
   readFileSync,
   realpathSync,
+  renameSync,
   rmSync,
   statSync,
+  writeFileSync,
   writeSync,
 } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -141,24 +143,133 @@ t.test(
   },
 )
 
-t.test('when the daemon is killed, its engine serves until the pool is unmounted', async t => {
-  const { pool, mountPoint, mounted, pid } = await mountPool(t)
-  const { enginePid } = JSON.parse((await thinfs('status', pool, '--json')).stdout).mount
+/** Writes through the mount and compares what comes back, round after round, until `stop`. */
+function load(t: Test, folder: string, file: string): { stop(): Promise<void> } {
+  const script =
+    'while [ ! -e "$0/stop" ]; do dd if=/dev/urandom of="$0/random" bs=1M count=4 status=none && ' +
+    'dd if="$0/random" of="$1" bs=64K conv=notrunc,fsync oflag=direct status=none && ' +
+    'cmp -n 4194304 "$0/random" "$1" || exit 1; done'
+  const child = spawn('sh', ['-c', script, folder, file], { stdio: ['ignore', 2, 2] })
+  const ended = once(child, 'close')
+  return {
+    async stop() {
+      writeFileSync(join(folder, 'stop'), '')
+      t.same(await ended, [0, null], 'nobody noticed')
+      rmSync(join(folder, 'stop'))
+    },
+  }
+}
+
+const mountOf = async (pool: string) =>
+  JSON.parse((await thinfs('status', pool, '--json')).stdout).mount as {
+    pid: number | null
+    enginePid: number
+    since: number
+  }
+
+t.test('restart puts another engine in the place of the one that serves', async t => {
+  const { folder, pool, mountPoint, log } = await mountPool(t)
+  const writing = load(t, folder, join(mountPoint, 'web'))
+  const first = await mountOf(pool)
+  let { enginePid } = first
+  for (let restart = 1; restart <= 3; restart++) {
+    const { code, stderr } = await thinfs('restart', mountPoint)
+    t.equal(code, 0, stderr)
+    t.notOk(isRunning(enginePid))
+    const mount = await mountOf(pool)
+    t.match(mount, { pid: first.pid, since: first.since })
+    t.not(mount.enginePid, enginePid)
+    enginePid = mount.enginePid
+  }
+  await writing.stop()
+  t.notOk(log().some(line => /died/.test(line.msg)))
+  t.equal((await thinfs('umount', pool)).code, 0)
+  t.match((await thinfs('restart', pool)).stderr, /not mounted/)
+  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+})
+
+t.test('where no engine stays, callers get EIO, until one does again', async t => {
+  const { pool, mountPoint, mounted, log } = await mountPool(t)
+  const { enginePid } = await mountOf(pool)
+  renameSync(join(pool, 'volumes.json'), join(pool, 'volumes.json.good'))
+  writeFileSync(join(pool, 'volumes.json'), 'nonsense')
+  process.kill(enginePid, 'SIGKILL')
+  await until(() => log().some(line => line.msg === 'engine failed'))
+  for (const program of ['cat', 'ls', 'stat']) {
+    const { code, stderr } = await run(program, join(mountPoint, 'web'))
+    t.ok(code > 0)
+    t.match(stderr, /Input\/output error/)
+  }
+  const status = JSON.parse((await thinfs('status', pool, '--json')).stdout)
+  t.match(status, { mode: 'fail', reason: /the engine died 5 times .*volumes.json: not JSON/ })
+  t.match((await thinfs('restart', pool)).stderr, /volumes.json: not JSON/)
+  t.match((await run('cat', join(mountPoint, 'web'))).stderr, /Input\/output error/)
+
+  renameSync(join(pool, 'volumes.json.good'), join(pool, 'volumes.json'))
+  const { code, stderr } = await thinfs('restart', pool)
+  t.equal(code, 0, stderr)
+  t.equal((await run('ls', mountPoint)).stdout, 'web\n')
+  t.ok(mounted())
+  t.equal((await thinfs('umount', pool)).code, 0)
+})
+
+t.test('when the daemon is killed its engine serves, and answers commands', async t => {
+  const { folder, pool, mountPoint, mounted, pid } = await mountPool(t)
+  const { enginePid, since } = await mountOf(pool)
   process.kill(pid, 'SIGKILL')
   await until(() => !isRunning(pid))
-  t.equal(
-    (await run('dd', 'if=/dev/zero', `of=${mountPoint}/web`, 'count=1', 'conv=notrunc')).code,
-    0,
-  )
-  const { code, stderr } = await thinfs('mount', pool, mountPoint)
-  t.equal(code, 1)
-  t.match(stderr, `an engine whose daemon has died, until ${mountPoint} is unmounted`)
+  const file = join(mountPoint, 'web')
+  t.equal((await run('dd', 'if=/dev/zero', `of=${file}`, 'count=1', 'conv=notrunc')).code, 0)
+  t.equal((await thinfs('create', mountPoint, 'db', '--size', '1G')).code, 0)
+  t.same(await mountOf(pool), { mountPoint, pid: null, since, enginePid })
+  t.match((await thinfs('status', pool)).stdout, /its daemon has died, thinfs mount takes over/)
+  t.match((await thinfs('restart', pool)).stderr, /the daemon has died/)
+  const other = join(folder, 'other')
+  mkdirSync(other)
+  const elsewhere = await thinfs('mount', pool, other)
+  t.match(elsewhere.stderr, `an engine whose daemon has died; thinfs mount at ${mountPoint} takes`)
+  const otherwise = await thinfs('mount', pool, mountPoint, '-o', 'ro')
+  t.match(otherwise.stderr, `${mountPoint} is mounted with the options "", not "ro"`)
+
+  const holder = spawn('sh', ['-c', 'exec 5<"$0"; echo; read -r _', file], {
+    stdio: ['pipe', 'pipe', 2],
+  })
+  await once(createInterface({ input: holder.stdout! }), 'line')
+  t.match((await thinfs('umount', pool)).stderr, `process ${holder.pid} (sh)`)
+  holder.stdin!.end()
+  await once(holder, 'close')
   t.ok(mounted())
-  t.equal((await run('umount', mountPoint)).code, 0)
-  await until(() => !isRunning(enginePid))
-  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
-  t.equal((await thinfs('mount', pool, mountPoint)).code, 0)
   t.equal((await thinfs('umount', pool)).code, 0)
+  t.notOk(mounted())
+  t.equal((await thinfs('mount', pool, mountPoint)).code, 0, 'the pool is free at once')
+  t.equal((await run('ls', mountPoint)).stdout, 'db\nweb\n')
+  t.equal((await thinfs('umount', pool)).code, 0)
+  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+})
+
+t.test('mounting again where the daemon was killed takes over, and nobody notices', async t => {
+  const { folder, pool, mountPoint, pid, log } = await mountPool(t)
+  const { since, enginePid } = await mountOf(pool)
+  const writing = load(t, folder, join(mountPoint, 'web'))
+  let previous = { pid, enginePid }
+  for (let death = 1; death <= 2; death++) {
+    process.kill(previous.pid, 'SIGKILL')
+    await until(() => log().filter(line => /daemon is gone/.test(line.msg)).length === death)
+    const { code, stdout, stderr } = await thinfs('mount', pool, mountPoint, '--json')
+    t.equal(code, 0, stderr)
+    const mount = await mountOf(pool)
+    t.match(mount, { pid: JSON.parse(stdout).pid, since })
+    t.notOk(isRunning(previous.enginePid))
+    t.ok(isRunning(mount.pid!))
+    // The next engine is a child of the daemon that took over: it is replaced when it is killed.
+    process.kill(mount.enginePid, 'SIGKILL')
+    await until(() => !isRunning(mount.enginePid))
+    previous = { pid: mount.pid!, enginePid: (await mountOf(pool)).enginePid }
+  }
+  await writing.stop()
+  t.equal((await thinfs('umount', pool)).code, 0)
+  t.notOk(existsSync(join(pool, 'hand-over.sock')))
+  t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
 })
 
 t.test('in the foreground it is the command, which ends when the pool is unmounted', async t => {

@@ -1,0 +1,59 @@
+/** Taking a mounted pool over from an engine whose daemon has died. */
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import {
+  connectControlSocket,
+  controlSocketPath,
+  DescriptorInbox,
+  type EngineStart,
+  HAND_OVER,
+  STOP,
+} from '../engine/index.js'
+
+/** What an engine that ended for us has left: its descriptors are ours. */
+export interface HandedOver {
+  fuseFd: number
+  lockFd: number
+  /** What it was started with. */
+  start: EngineStart
+}
+
+/**
+ * Has the engine without a daemon that serves the pool at `mountPoint` hand over and end.
+ * @returns null when there is no such engine
+ * @throws BAD_ARGUMENT when it was mounted with other options: those are the mount's
+ */
+export async function takeOver(
+  config: PoolConfig,
+  mountPoint: string,
+  mountOptions: readonly string[],
+): Promise<HandedOver | null> {
+  const connection = await connectControlSocket(controlSocketPath(config.folder))
+  if (connection === null) return null
+  const inbox = new DescriptorInbox(config.folder)
+  try {
+    // A daemon that lives knows no such request.
+    const start = await connection.sendRequest(HAND_OVER).catch(() => null)
+    if (start === null || start.mountPoint !== mountPoint) return null
+    const [had, wanted] = [start.mountOptions, mountOptions].map(relevant)
+    if (had !== wanted) {
+      const detail = `${mountPoint} is mounted with the options "${had}", not "${wanted}"`
+      throw new ThinfsError('BAD_ARGUMENT', detail)
+    }
+    const descriptors = inbox.receive()
+    // The connection closes with the process.
+    const ended = new Promise<void>(resolve => connection.onDispose(resolve))
+    await connection.sendNotification(STOP)
+    await ended
+    return { ...descriptors, start }
+  } finally {
+    inbox.close()
+    connection.dispose()
+  }
+}
+
+const relevant = (options: readonly string[]): string =>
+  [...new Set(options)]
+    .filter(option => option !== 'defaults')
+    .sort()
+    .join(',')

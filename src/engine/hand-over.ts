@@ -1,0 +1,59 @@
+/**
+ * How a daemon gets the descriptors of an engine whose own daemon has died.
+ *
+ * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for them:
+ * by the time of the answer they are in its queue.
+ */
+import { closeSync, constants, openSync, rmSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { native } from '../native.js'
+import { ENGINE_FD } from './protocol.js'
+
+const socketPath = (folder: string): string => join(folder, 'hand-over.sock')
+
+/** Sends the descriptors of this engine to the daemon that asked for them. */
+export function sendDescriptors(folder: string): void {
+  withShortPath(folder, path => {
+    native.socket_send_descriptor(path, ENGINE_FD.fuse)
+    native.socket_send_descriptor(path, ENGINE_FD.lock)
+  })
+}
+
+/** Where descriptors arrive. Whoever holds the pool's engine is asked while this is open. */
+export class DescriptorInbox {
+  readonly #folder: string
+  readonly #socket: number
+
+  /** Replaces what is left of one before. */
+  constructor(folder: string) {
+    this.#folder = folder
+    rmSync(socketPath(folder), { force: true })
+    this.#socket = withShortPath(folder, path => native.socket_bind(path))
+  }
+
+  /** What `sendDescriptors` sent; the caller's to close. */
+  receive(): { fuseFd: number; lockFd: number } {
+    const fuseFd = native.socket_receive_descriptor(this.#socket)
+    try {
+      return { fuseFd, lockFd: native.socket_receive_descriptor(this.#socket) }
+    } catch (err) {
+      closeSync(fuseFd)
+      throw err
+    }
+  }
+
+  close(): void {
+    closeSync(this.#socket)
+    rmSync(socketPath(this.#folder), { force: true })
+  }
+}
+
+/** Calls `use` with a name of the socket that fits sockaddr_un, whose paths are at most 107 bytes. */
+function withShortPath<T>(folder: string, use: (path: string) => T): T {
+  const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+  try {
+    return use(`/proc/self/fd/${fd}/${basename(socketPath(folder))}`)
+  } finally {
+    closeSync(fd)
+  }
+}

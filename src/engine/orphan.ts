@@ -1,0 +1,62 @@
+/**
+ * What an engine is when its daemon has died: it answers commands in the daemon's place, and hands
+ * the pool over to the next daemon. Nobody would start another engine if it ended.
+ */
+import type { MessageConnection } from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
+import type { PoolAdmin, PoolStatus } from '../volumes/index.js'
+import { ControlSocket, controlSocketPath } from './control-socket.js'
+import { sendDescriptors } from './hand-over.js'
+import { type EngineStart, HAND_OVER, PING, RESTART, STOP, UMOUNT } from './protocol.js'
+import { delegate, serveAdmin, toResponseError } from './rpc.js'
+
+export interface OrphanOptions {
+  /** What another engine in this one's place is started with. */
+  start: EngineStart
+  /** The pool's. */
+  folder: string
+  pool: PoolAdmin
+  /** Settled when the file system was unmounted and the pool is closed. */
+  closed: Promise<void>
+  /** Ends this process for another engine. */
+  stop(): void
+}
+
+/**
+ * Listens on the control socket.
+ * @throws DAEMON_FAILED when that cannot be made
+ */
+export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
+  const { start, folder, pool, closed, stop } = options
+  const { mountPoint, mountedAt: since } = start
+  const status = async (): Promise<PoolStatus> => ({
+    ...(await pool.status()),
+    mount: { mountPoint, pid: null, since, enginePid: process.pid },
+  })
+  return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {
+    serveAdmin(connection, { ...delegate(() => pool), status })
+    connection.onRequest(PING, () => ({ pid: null, mountPoint }))
+    // Whoever asks unmounts: this process would wait for itself.
+    connection.onRequest(UMOUNT, () =>
+      closed.then(
+        () => null,
+        err => {
+          throw toResponseError(err)
+        },
+      ),
+    )
+    connection.onRequest(HAND_OVER, () => {
+      try {
+        sendDescriptors(folder)
+        return start
+      } catch (err) {
+        throw toResponseError(err)
+      }
+    })
+    connection.onNotification(STOP, stop)
+    connection.onRequest(RESTART, () => {
+      const detail = `the daemon has died: thinfs mount with ${mountPoint} starts another`
+      throw toResponseError(new ThinfsError('NOT_SUPPORTED', detail))
+    })
+  })
+}

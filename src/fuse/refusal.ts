@@ -1,0 +1,56 @@
+import { constants } from 'node:os'
+import { IN_HEADER, OPCODE, OUT_HEADER } from './abi.js'
+import { type FuseDevice, KernelDevice } from './device.js'
+import { MAX_IO } from './init.js'
+import { requestResend } from './resend.js'
+import { Slots } from './slots.js'
+
+const NOT_ANSWERED: ReadonlySet<number> = new Set([
+  OPCODE.FORGET,
+  OPCODE.BATCH_FORGET,
+  OPCODE.INTERRUPT,
+  OPCODE.NOTIFY_REPLY,
+])
+
+/**
+ * Answers whatever comes on an initialised connection with EIO, where nobody can serve it: callers
+ * are told, instead of waiting for ever. Also those whose requests were read before.
+ */
+export class Refusal {
+  readonly #device: FuseDevice
+  readonly #slots = new Slots(MAX_IO + 4096, 1)
+  readonly #length = new Uint32Array(1)
+  readonly #onUnmounted: () => void
+
+  /**
+   * @param fd of /dev/fuse, non-blocking; the caller's to close after `close`
+   * @param onUnmounted called once, when nothing can come any more
+   */
+  constructor(fd: number, onUnmounted: () => void) {
+    this.#onUnmounted = onUnmounted
+    this.#device = new KernelDevice(fd)
+    requestResend(this.#device)
+    this.#device.watch(() => this.#drain())
+  }
+
+  close(): void {
+    this.#device.unwatch()
+  }
+
+  #drain(): void {
+    for (;;) {
+      const count = this.#device.read(this.#slots, 1, this.#length)
+      if (count === 0) return
+      if (count < 0) {
+        this.close()
+        this.#onUnmounted()
+        return
+      }
+      if (NOT_ANSWERED.has(this.#slots.u32(IN_HEADER.at.opcode))) continue
+      this.#slots.setU32(OUT_HEADER.at.len, OUT_HEADER.size)
+      this.#slots.setU32(OUT_HEADER.at.error, -constants.errno.EIO)
+      // That a caller has gone away meanwhile is no matter here.
+      this.#device.write(this.#slots.buffer, 0, OUT_HEADER.size)
+    }
+  }
+}
