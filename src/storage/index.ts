@@ -1,6 +1,6 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
+export { AtomicFile } from './atomic-file.js'
 export { FileStore } from './file-store.js'
 export { JournalFile } from './journal-file.js'
 export { lockFile } from './lock.js'
-export { replaceFile } from './replace-file.js'
 export type { Store } from './store.js'

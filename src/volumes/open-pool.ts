@@ -4,7 +4,7 @@ import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import { type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
-import { FileStore, JournalFile } from '../storage/index.js'
+import { AtomicFile, FileStore, JournalFile } from '../storage/index.js'
 import type { CheckReport } from './admin.js'
 import { checkFiles } from './check-files.js'
 import { Volumes } from './volumes.js'
@@ -69,7 +69,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       name: config.pool,
       pool,
       metadata,
-      tablePath: join(config.folder, VOLUMES_FILE),
+      table: new AtomicFile(join(config.folder, VOLUMES_FILE)),
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,
@@ -157,7 +157,7 @@ export async function initPool(config: PoolConfig): Promise<void> {
 export function checkPool(config: PoolConfig): CheckReport {
   const metadata = openStore(config.metadata.path, true, null)
   try {
-    return checkFiles(metadata, join(config.folder, VOLUMES_FILE))
+    return checkFiles(metadata, new AtomicFile(join(config.folder, VOLUMES_FILE)))
   } finally {
     metadata.close()
   }

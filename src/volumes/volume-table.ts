@@ -5,11 +5,9 @@
  * belongs to and is replaced before the pool commits that id. If the machine stops in between, the
  * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
  */
-import { readFileSync } from 'node:fs'
 import { z } from 'zod'
 import { MAX_DEV_ID, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
-import { replaceFile } from '../storage/index.js'
 
 /** A file larger than this is not ours: a million volumes take less. */
 const MAX_FILE_SIZE = 256 * 1024 * 1024
@@ -49,16 +47,26 @@ const tableSchema = z.strictObject({
 export type VolumeEntry = z.infer<typeof entrySchema>
 type Table = z.infer<typeof tableSchema>
 
+/** Where a table is kept. */
+export interface TableFile {
+  /** Names the file in messages. */
+  readonly path: string
+  /** The content; null when there is no such file. */
+  read(): string | null
+  /** What a reader finds at any moment, also after a power cut, is the old content or the new. */
+  replace(content: string): Promise<void>
+}
+
 /** Entries to put in place by device id; null takes one out. */
 export type EntryChanges = ReadonlyMap<number, VolumeEntry | null>
 
 export class VolumeTable {
-  readonly path: string
+  readonly #file: TableFile
   readonly #pool: string
   readonly #entries = new Map<number, VolumeEntry>()
 
-  private constructor(path: string, pool: string) {
-    this.path = path
+  private constructor(file: TableFile, pool: string) {
+    this.#file = file
     this.#pool = pool
   }
 
@@ -67,9 +75,9 @@ export class VolumeTable {
    * means a pool that another program made: no names.
    * @throws POOL_MISMATCH when the file is damaged
    */
-  static load(path: string, pool: string, transactionId: number): VolumeTable {
-    const table = new VolumeTable(path, pool)
-    const found = readTable(path)
+  static load(file: TableFile, pool: string, transactionId: number): VolumeTable {
+    const table = new VolumeTable(file, pool)
+    const found = readTable(file)
     if (!found) return table
     for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
     if (found.transaction_id === transactionId + 1) {
@@ -112,10 +120,10 @@ export class VolumeTable {
       undo,
     }
     try {
-      await replaceFile(this.path, `${JSON.stringify(table, null, 1)}\n`)
+      await this.#file.replace(`${JSON.stringify(table, null, 1)}\n`)
     } catch (err) {
       revert()
-      throw new ThinfsError('IO_ERROR', `${this.path}: ${(err as Error).message}`, { cause: err })
+      throw ioError(this.#file.path, err)
     }
     return revert
   }
@@ -127,10 +135,11 @@ export class VolumeTable {
 }
 
 /** What is wrong with a volumes.json, a sentence each; for `thinfs check`. */
-export function checkTable(path: string, transactionId: number, devices: Set<number>): string[] {
+export function checkTable(file: TableFile, transactionId: number, devices: Set<number>): string[] {
+  const { path } = file
   let table: Table | null
   try {
-    table = readTable(path)
+    table = readTable(file)
   } catch (err) {
     return [(err as Error).message]
   }
@@ -148,14 +157,15 @@ export function checkTable(path: string, transactionId: number, devices: Set<num
   return problems
 }
 
-function readTable(path: string): Table | null {
-  let text: string
+function readTable(file: TableFile): Table | null {
+  const { path } = file
+  let text: string | null
   try {
-    text = readFileSync(path, 'utf8')
+    text = file.read()
   } catch (err) {
-    if ((err as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw new ThinfsError('IO_ERROR', `${path}: ${(err as Error).message}`, { cause: err })
+    throw ioError(path, err)
   }
+  if (text === null) return null
   const damaged = (what: string) => new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)
   if (text.length > MAX_FILE_SIZE) throw damaged(`${text.length} bytes are too many`)
   let json: unknown
@@ -179,3 +189,6 @@ function readTable(path: string): Table | null {
   }
   return parsed.data
 }
+
+const ioError = (path: string, cause: unknown): ThinfsError =>
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { cause })

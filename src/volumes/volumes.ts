@@ -20,7 +20,13 @@ import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles } from './check-files.js'
 import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Volume } from './volume.js'
-import { type EntryChanges, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
+import {
+  type EntryChanges,
+  type TableFile,
+  unnamed,
+  type VolumeEntry,
+  VolumeTable,
+} from './volume-table.js'
 
 /** Largest virtual size: offsets of the protocol are signed 64 bits, numbers here 53. */
 const MAX_SIZE = 2 ** 53 - 2 ** 30
@@ -29,7 +35,8 @@ export interface VolumesOptions {
   name: string
   pool: ThinPool
   metadata: Store
-  tablePath: string
+  /** volumes.json. */
+  table: TableFile
   /** Owner of new volumes. */
   uid: number
   gid: number
@@ -65,7 +72,7 @@ export class Volumes implements PoolAdmin {
   /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
   static open(options: VolumesOptions): Volumes {
     const { metadata } = options.pool
-    const table = VolumeTable.load(options.tablePath, options.name, metadata.transactionId)
+    const table = VolumeTable.load(options.table, options.name, metadata.transactionId)
     const volumes = new Volumes(options, table)
     table.forget(devId => !metadata.hasDevice(devId as DevId))
     for (const devId of metadata.deviceIds()) volumes.#add(devId)
@@ -361,7 +368,7 @@ export class Volumes implements PoolAdmin {
     return this.#exclusive(async () => {
       if (this.pool.writable) await this.pool.commit()
       // What is on disk now stays as it is until the next commit, and that waits for this call.
-      return checkFiles(this.#options.metadata, this.#options.tablePath)
+      return checkFiles(this.#options.metadata, this.#options.table)
     })
   }
 

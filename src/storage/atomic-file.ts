@@ -1,0 +1,45 @@
+import { readFileSync } from 'node:fs'
+import { open, rename } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { errnoOf } from '../base/index.js'
+
+/**
+ * A small text file that is only ever replaced as a whole: a reader, also one after a power cut,
+ * finds the old content or the new.
+ */
+export class AtomicFile {
+  readonly path: string
+
+  constructor(path: string) {
+    this.path = path
+  }
+
+  /** The content; null when there is no such file. */
+  read(): string | null {
+    try {
+      return readFileSync(this.path, 'utf8')
+    } catch (err) {
+      if (errnoOf(err) === 'ENOENT') return null
+      throw err
+    }
+  }
+
+  /** Durable when it resolves: temporary file, fsync, rename, fsync of the folder. Mode 0600. */
+  async replace(content: string): Promise<void> {
+    const next = `${this.path}.new`
+    const file = await open(next, 'w', 0o600)
+    try {
+      await file.writeFile(content)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await rename(next, this.path)
+    const folder = await open(dirname(this.path))
+    try {
+      await folder.sync()
+    } finally {
+      await folder.close()
+    }
+  }
+}
