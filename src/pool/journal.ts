@@ -3,15 +3,16 @@
  *
  * What was acknowledged but not committed sits in the heap of the engine. Before a reply goes out,
  * the changes behind it are appended here with one plain write: the page cache survives the process.
- * Nothing is ever flushed. After a reboot the journal says nothing (it carries the boot id), and the
- * pool is as of its last commit, which is what dm-thin promises.
+ * After a reboot the journal says nothing (it carries the boot id), and the pool is as of its last
+ * commit, which is what dm-thin promises; so nothing is flushed, with one exception.
  *
  * The file is a sequence of frames. A BASE frame names the superblock (by SHA-256) that the changes
  * behind it build on; one is appended when a transaction is sealed, before its superblock can reach
  * the disk. So a reader finds the last BASE frame that names the superblock it sees, and replays all
  * changes after it: those of sealed transactions that did not become durable, too.
  * A CLEAN frame alone is what an orderly shutdown leaves: nothing to replay and every free data
- * block is a hole.
+ * block is a hole. That is good after a reboot, too, and so its replacement is flushed before a free
+ * block is written to.
  */
 import { createHash } from 'node:crypto'
 import { crc32c } from '@node-rs/crc32'
@@ -33,6 +34,8 @@ export interface JournalFile {
   append(bytes: Uint8Array, length: number): void
   /** Replaces the content. What a reader sees at any moment is the old or the new. */
   replace(bytes: Uint8Array): void
+  /** Resolves when the content is what a power cut leaves, too. */
+  sync(): Promise<void>
 }
 
 export const FRAME = layout('JournalFrame', 16, {
@@ -214,6 +217,11 @@ export class Journal {
     this.#used = FRAME.size
     this.#tailSize = file.length
     this.#fileSize = file.length
+  }
+
+  /** Makes the file as it is now outlast a power cut. */
+  sync(): Promise<void> {
+    return this.#file.sync()
   }
 
   /** Orderly shutdown: everything is durable, every free data block is a hole. */

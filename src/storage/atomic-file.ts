@@ -35,11 +35,16 @@ export class AtomicFile {
       await file.close()
     }
     await rename(next, this.path)
-    const folder = await open(dirname(this.path))
-    try {
-      await folder.sync()
-    } finally {
-      await folder.close()
-    }
+    await syncFolder(this.path)
+  }
+}
+
+/** Makes the name of a file durable: fsync of its folder. */
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(dirname(path))
+  try {
+    await folder.sync()
+  } finally {
+    await folder.close()
   }
 }

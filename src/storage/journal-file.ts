@@ -1,10 +1,14 @@
-import { closeSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { closeSync, fsync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import { promisify } from 'node:util'
+import { syncFolder } from './atomic-file.js'
+
+const fsyncLater = promisify(fsync)
 
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
  *
- * It has to outlive the process, not the machine: nothing is flushed. Who finds it empty after a
- * power cut knows less, nothing wrong.
+ * It has to outlive the process, not the machine: nothing is flushed but by `sync`. Who finds it empty
+ * after a power cut knows less, nothing wrong.
  */
 export class JournalFile {
   readonly path: string
@@ -38,6 +42,12 @@ export class JournalFile {
     renameSync(next, this.path)
     closeSync(this.#fd)
     this.#fd = fd
+  }
+
+  /** fsync of the file and its folder: resolves when a power cut leaves this content. */
+  async sync(): Promise<void> {
+    await fsyncLater(this.#fd)
+    await syncFolder(this.path)
   }
 
   close(): void {

@@ -25,6 +25,8 @@ export class MemoryJournal implements JournalFile {
     this.content = Buffer.from(bytes)
   }
 
+  async sync(): Promise<void> {}
+
   copy(bootId = this.bootId): MemoryJournal {
     return new MemoryJournal(bootId, this.content)
   }
@@ -88,7 +90,7 @@ export function formatted(options: {
 
 /** Opens files; what the pool tells goes to `recorded`. */
 export async function openFiles(
-  files: MemoryFiles,
+  files: Pick<PoolOptions, 'metadata' | 'data' | 'journal'>,
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
