@@ -535,6 +535,9 @@ export class ThinPool {
       if (this.freeMeansHole && !state.clean) this.#punchFree()
       this.#noteAgain()
       this.#journal.begin(this.#superblock)
+      // From here on free blocks are written to: no power cut may bring the word back that all of
+      // them are holes.
+      if (state.clean) await this.#journal.sync()
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err

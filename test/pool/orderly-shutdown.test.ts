@@ -1,0 +1,50 @@
+// What an orderly shutdown has left is trusted by the next opening. A power cut before the first
+// commit of that opening must not let the one after it trust the same.
+import t from 'tap'
+import { bytes, type DevId } from '../../src/base/index.js'
+import { formatted, openFiles } from '../support/memory-pool.js'
+import { PowerDisk, SparseImage } from '../support/power-disk.js'
+import { PowerCuts } from '../support/power-states.js'
+import { Random } from '../support/random.js'
+
+const BLOCK = 4096
+const DEV = 0 as DevId
+
+/** A disk with a pool of 16 blocks, one of which device 0 maps, as an orderly shutdown left it. */
+async function closedPool(): Promise<PowerDisk> {
+  const { metadata } = formatted({ blockSectors: 8, dataBlocks: 0, metadataBlocks: 64 })
+  const start = {
+    metadata: new SparseImage(metadata.image),
+    data: SparseImage.ofHoles(16 * BLOCK),
+    journal: Buffer.alloc(0),
+    table: null,
+    boot: 1,
+  }
+  const disk = new PowerDisk(start, new Random(1))
+  const { pool } = await openFiles(disk.open())
+  pool.createThin(DEV)
+  await pool.device(DEV, bytes(16 * BLOCK)).write(0, BLOCK, Buffer.alloc(BLOCK, 'flushed'), 0)
+  await pool.close()
+  disk.reboot()
+  return disk
+}
+
+t.test('what was written since and not flushed is in no block that is free', async t => {
+  const disk = await closedPool()
+  const { pool } = await openFiles(disk.open())
+  await pool.device(DEV, bytes(16 * BLOCK)).write(BLOCK, BLOCK, Buffer.alloc(BLOCK, 'secret'), 0)
+  const cuts = new PowerCuts(disk)
+  const random = new Random(1)
+  for (let i = 0; i < 200; i++) {
+    const next = new PowerDisk(cuts.state(disk.events.length, random), random)
+    const { pool } = await openFiles(next.open())
+    const other = 1 as DevId
+    pool.createThin(other)
+    const device = pool.device(other, bytes(15 * BLOCK))
+    await device.preallocate(0, 15 * BLOCK)
+    const found = Buffer.alloc(15 * BLOCK)
+    device.read(0, found.length, found, 0)
+    if (found.includes('secret')) return t.fail(`state ${i}: another device shows it`)
+  }
+  t.pass('200 states')
+})
