@@ -513,10 +513,11 @@ export class ThinPool {
     this.#checkSizes()
     if (state.changes.length > 0) this.#replay(state.changes)
     if (this.#mode !== 'write') return
-    this.#growToStores()
-    if (!state.clean) {
+    const grew = this.#growToStores()
+    if (!state.clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
       // comes to this process has to cover it, and nothing may be punched that the disk still maps.
+      // The new length of the data, too, has to last before the metadata that counts on it.
       await this.data.sync()
       await metadata.sync()
     }
@@ -583,6 +584,7 @@ export class ThinPool {
       this.#guard(() => this.metadata.growMetadata(metadataWanted))
     }
     if (growsData) {
+      this.wrote() // its length
       this.#guard(() => this.metadata.growData(dataBlocks))
     }
     return growsMetadata || growsData
