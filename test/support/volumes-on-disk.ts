@@ -1,0 +1,54 @@
+/** Opens the volumes on the files of a PowerDisk, and reads all of them. */
+import { VolumeFs } from '../../src/fs/index.js'
+import { type Discards, ThinPool } from '../../src/pool/index.js'
+import { Volumes } from '../../src/volumes/index.js'
+import { TestClock } from './memory-pool.js'
+import type { Handles } from './power-disk.js'
+import type { Found } from './volumes-model.js'
+
+export interface Opened {
+  volumes: Volumes
+  fs: VolumeFs
+  clock: TestClock
+}
+
+/** As openPool does it with files. */
+export async function openVolumes(
+  handles: Handles,
+  discards: Discards = 'passdown',
+): Promise<Opened> {
+  const clock = new TestClock()
+  const pool = await ThinPool.open({
+    ...handles,
+    readOnly: false,
+    discards,
+    onFull: 'error',
+    lowWaterMark: 0,
+    clock,
+    events: { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} },
+  })
+  const { metadata, table } = handles
+  const options = { name: 'p', pool, metadata, table, uid: 0, gid: 0, now: () => 0, onChange() {} }
+  const volumes = Volumes.open(options)
+  return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
+}
+
+/** Reads every volume that has a name. */
+export function readVolumes({ volumes }: Opened): Found {
+  const found = new Map<string, { devId: number; size: number; content: Buffer }>()
+  for (const { name, devId, device } of volumes.all()) {
+    const content = Buffer.alloc(device.size)
+    device.read(0, device.size, content, 0)
+    found.set(name, { devId, size: device.size, content })
+  }
+  return found
+}
+
+/** Waits until the space of removed volumes has gone back. */
+export async function reaped({ volumes }: Opened): Promise<void> {
+  const isGoing = (devId: number): boolean => volumes.byDevId(devId)?.entry.removed === true
+  for (let turns = 0; [...volumes.pool.metadata.deviceIds()].some(isGoing); turns++) {
+    if (turns > 10_000) throw new Error('a removed volume is not reclaimed')
+    await new Promise(resolve => setImmediate(resolve))
+  }
+}
