@@ -74,10 +74,13 @@ export class SealedTransaction {
     this.#parts.metadata.release()
   }
 
-  /** Lets `freed` be allocated; after `write`, and after the caller has passed them down. */
-  releaseData(): void {
+  /**
+   * Lets `freed` be allocated; after `write`, and after the caller has passed them down.
+   * @param but those of them that it could not: the next transaction has them in its `freed`
+   */
+  releaseData(but: readonly DataBlock[] = []): void {
     assert(this.#state === 'durable' && !this.#dataReleased, 'release follows a write, once')
     this.#dataReleased = true
-    this.#parts.data.release()
+    this.#parts.data.release(but)
   }
 }

@@ -94,9 +94,13 @@ export abstract class SpaceMap {
     return this.#frozen.toArray()
   }
 
-  /** Makes the blocks that the sealed transaction freed allocatable. */
-  release(): void {
+  /**
+   * Makes the blocks that the sealed transaction freed allocatable.
+   * @param but these, which count as freed by the running transaction instead
+   */
+  release(but: readonly number[] = []): void {
     this.#frozen = new BlockSet()
+    for (const block of but) this.#freed.add(block)
     this.#disownedFrozen = false
   }
 

@@ -163,6 +163,11 @@ export class ThinMetadata {
     this.#superblockChanged = true
   }
 
+  /** Has the next `seal` end a transaction, though nothing changed. */
+  touch(): void {
+    this.#superblockChanged = true
+  }
+
   setNeedsCheck(): void {
     this.#superblock.flags |= FLAG_NEEDS_CHECK
     this.#superblockChanged = true

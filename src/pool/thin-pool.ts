@@ -63,6 +63,8 @@ export class ThinPool {
   /** Bumped by every write to the data store; a sync covers those before it. */
   #written = 0
   #synced = 0
+  /** Whether freed blocks wait for the data store to take them: the next commit tries again. */
+  #refused = false
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** How often each device is open, where that is not 0. */
@@ -325,8 +327,9 @@ export class ThinPool {
           this.data.punch(bytes(block * this.blockSize), bytes(this.blockSize))
         }
       } catch (err) {
-        // It stays taken, as in the kernel: whoever got it would read what is in it.
+        // Whoever got it would read what is in it: it is passed down with the next commit.
         this.#options.events.ioError('punch', err)
+        this.#guard(() => this.metadata.decData(block as DataBlock))
         continue
       }
       this.#guard(() => this.metadata.releaseUnused(block as DataBlock))
@@ -438,7 +441,7 @@ export class ThinPool {
     if (!this.writable) return
     do await this.commit()
     while (this.metadata.changed || this.#running !== null)
-    if (!this.freeMeansHole) {
+    if (!this.freeMeansHole || this.#refused) {
       this.#journal.begin(this.#superblock)
       return
     }
@@ -653,15 +656,25 @@ export class ThinPool {
     })
   }
 
-  /** Passes freed blocks, ascending, down to the data store. */
-  async #punch(freed: readonly number[]): Promise<void> {
-    if (!this.freeMeansHole) return
+  /**
+   * Passes freed blocks, ascending, down to the data store.
+   * @returns those that it did not take: not to be allocated, for whoever got one would read it
+   */
+  async #punch(freed: readonly DataBlock[]): Promise<DataBlock[]> {
+    const refused: DataBlock[] = []
+    if (!this.freeMeansHole) return refused
     for (let i = 0; i < freed.length; ) {
       let run = 1
       while (i + run < freed.length && freed[i + run] === freed[i]! + run) run++
-      await this.data.punchLater(bytes(freed[i]! * this.blockSize), bytes(run * this.blockSize))
+      try {
+        await this.data.punchLater(bytes(freed[i]! * this.blockSize), bytes(run * this.blockSize))
+      } catch (err) {
+        if (refused.length === 0) this.#options.events.ioError('punch', err)
+        for (let block = i; block < i + run; block++) refused.push(freed[block]!)
+      }
       i += run
     }
+    return refused
   }
 
   #begin(): Promise<void> {
@@ -682,6 +695,7 @@ export class ThinPool {
     const written = this.#written
     const writable = this.#mode !== 'read_only'
     try {
+      if (writable && this.#refused) this.metadata.touch()
       const sealed = writable && this.metadata.changed ? this.metadata.seal() : null
       if (sealed) {
         this.#cancelTimer?.()
@@ -700,9 +714,10 @@ export class ThinPool {
       sealed.releaseMetadata()
       this.#journal.durable()
       this.#trySettle()
-      await this.#punch(sealed.freed)
-      sealed.releaseData()
-      if (this.metadata.changed) this.changed()
+      const refused = await this.#punch(sealed.freed)
+      this.#refused = refused.length > 0
+      sealed.releaseData(refused)
+      if (this.metadata.changed || this.#refused) this.changed()
       if (sealed.freed.length > 0 || this.#mode === 'out_of_metadata_space') this.#spaceCame()
     } catch (err) {
       await this.#fail('commit', err, null)

@@ -2,7 +2,7 @@
 // the journal cannot be written, while metadata runs short, and when a process dies while it opens
 // what an earlier one left. Each is told by what a later opening, or a power cut, brings back.
 import t from 'tap'
-import { type Bytes, bytes } from '../../src/base/index.js'
+import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
 import {
@@ -429,7 +429,7 @@ t.test('a read of a pool that failed for good is an error, not zeros', async t =
 })
 
 t.test('a block that could not be cleared after a failed write is given to nobody', async t => {
-  const memory = files()
+  const memory = files(1)
   const { pool } = await openFiles(memory)
   const device = thin(pool, 0)
   await pool.commit()
@@ -437,10 +437,49 @@ t.test('a block that could not be cleared after a failed write is given to nobod
     throw failure('EIO')
   }
   t.throws(() => device.write(0, 512, filled(512, 0xee), 0), { message: /EIO/ })
-  memory.data.onWrite = undefined
-  t.equal(pool.metadata.nrAllocatedDataBlocks, 1)
-  const at: Bytes = bytes(0)
-  t.equal(memory.data.nextData(at), memory.data.size)
+  memory.data.onWrite = op => {
+    if (op === 'punch') throw failure('EIO')
+  }
+  t.equal(pool.metadata.nrAllocatableDataBlocks, 0)
   await pool.commit()
+  t.equal(pool.metadata.nrAllocatableDataBlocks, 0, 'nor while it still cannot be')
+  t.equal(thinCheck(memory.metadata.image).status, 0)
+  memory.data.onWrite = undefined
+  await device.write(0, 512, filled(512, 0xdd), 0)
+  t.equal(byteAt(device, 512), 0, 'until it was')
   t.equal(pool.mode, 'write')
+})
+
+t.test('a freed block that the data file refuses to punch', async t => {
+  const refusing = async (): Promise<{ memory: MemoryFiles; pool: ThinPool }> => {
+    const memory = files(2)
+    const { pool } = await openFiles(memory)
+    await thin(pool, 0).write(0, 2 * BLOCK, filled(2 * BLOCK, 0xee), 0)
+    await pool.commit()
+    await thin(pool, 0).discard(0, BLOCK)
+    memory.data.onWrite = op => {
+      if (op === 'punch') throw failure('ENOSPC')
+    }
+    await t.resolves(pool.commit(), 'what was asked to be durable is')
+    t.equal(pool.mode, 'write')
+    return { memory, pool }
+  }
+
+  await t.test('is not allocated before it was punched', async t => {
+    const { memory, pool } = await refusing()
+    const write = async (): Promise<void> => thin(pool, 0).write(5 * BLOCK, 512, filled(512, 1), 0)
+    await t.rejects(write(), { code: 'NO_DATA_SPACE' })
+    memory.data.onWrite = undefined
+    await write()
+    t.equal(byteAt(thin(pool, 0), 5 * BLOCK + 512), 0)
+    t.equal(byteAt(thin(pool, 0), BLOCK), 0xee)
+  })
+
+  await t.test('is punched when the pool is opened again', async t => {
+    const { memory, pool } = await refusing()
+    await pool.close()
+    memory.data.onWrite = undefined
+    const again = await openFiles(memory)
+    t.same(staleFreeBlocks(again.pool, memory.data), [])
+  })
 })
