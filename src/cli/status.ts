@@ -28,7 +28,7 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
   return [
     ['pool', status.name],
     ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
-    ...(status.needsCheck ? [['needs check', 'yes: thinfs check, then thin_repair']] : []),
+    ...(status.needsCheck ? [['needs check', 'yes: unmount, thinfs check, mount']] : []),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize, size)}, ${data.path}`],

@@ -159,6 +159,9 @@ function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
     lowWater(free) {
       log.warn({ free }, 'free data blocks reached the low water mark')
     },
+    needsCheckCleared() {
+      log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
+    },
     slowCommit(milliseconds) {
       log.warn({ milliseconds: Math.round(milliseconds) }, 'slow commit')
     },

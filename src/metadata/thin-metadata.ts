@@ -173,6 +173,11 @@ export class ThinMetadata {
     this.#superblockChanged = true
   }
 
+  clearNeedsCheck(): void {
+    this.#superblock.flags &= ~FLAG_NEEDS_CHECK
+    this.#superblockChanged = true
+  }
+
   /** @throws BAD_ARGUMENT when that is fewer than there are, or too many */
   growData(nrBlocks: number): void {
     this.#dataMap.grow(nrBlocks)

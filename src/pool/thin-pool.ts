@@ -20,7 +20,12 @@ import {
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
-import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import {
+  checkMetadata,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  ThinMetadata,
+} from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import { Journal, replay } from './journal.js'
 import { PageBudget } from './lookup-table.js'
@@ -94,6 +99,7 @@ export class ThinPool {
   /**
    * Opens a pool: replays what a dead process of this boot left in the journal, grows the pool to
    * its files' sizes, and makes every free data block a hole unless the last shutdown was orderly.
+   * Where needs_check is set all metadata is checked before.
    * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED, POOL_MISMATCH
    */
   static async open(options: PoolOptions): Promise<ThinPool> {
@@ -508,11 +514,8 @@ export class ThinPool {
   async #start(): Promise<void> {
     const { metadata, events } = this.#options
     const state = this.#journal.read(this.#superblock)
-    if (this.metadata.needsCheck) {
-      this.#setMode('read_only', 'needs_check is set: the metadata awaits a check')
-    } else if (this.#options.readOnly) {
-      this.#setMode('read_only', 'opened read-only')
-    }
+    if (this.#options.readOnly) this.#setMode('read_only', 'opened read-only')
+    else if (this.metadata.needsCheck) this.#checkAll()
     this.#checkSizes()
     if (state.changes.length > 0) this.#replay(state.changes)
     if (this.#mode !== 'write') return
@@ -550,6 +553,27 @@ export class ThinPool {
         errno: errnoOf(err),
       })
     }
+  }
+
+  /**
+   * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
+   * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. So it does for who takes
+   * over: those who use the mount have lost changes, and no flush of theirs may go well.
+   */
+  #checkAll(): void {
+    if (this.#options.takesOver) {
+      const reason = 'needs_check was set while the pool was in use: unmount it'
+      this.#setMode('read_only', reason)
+      this.#lost = new ThinfsError('POOL_READ_ONLY', reason, { errno: 'EIO' })
+      return
+    }
+    const { problems } = checkMetadata(this.#options.metadata)
+    if (problems.length > 0) {
+      this.#setMode('read_only', `needs_check is set: ${problems[0]!.message}`)
+      return
+    }
+    this.metadata.clearNeedsCheck()
+    this.#options.events.needsCheckCleared()
   }
 
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */

@@ -31,7 +31,13 @@ export interface OpenPool {
   close(): Promise<void>
 }
 
-const NO_EVENTS: PoolEvents = { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} }
+const NO_EVENTS: PoolEvents = {
+  mode() {},
+  lowWater() {},
+  needsCheckCleared() {},
+  slowCommit() {},
+  ioError() {},
+}
 
 /**
  * Opens the files of a pool.

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { bytes, type VirtualBlock } from '../../src/base/index.js'
-import { checkMetadata } from '../../src/metadata/index.js'
+import { checkMetadata, ThinMetadata } from '../../src/metadata/index.js'
 import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
 import {
   devId,
@@ -296,10 +296,29 @@ t.test('a failed flush makes the pool read-only and asks for a check', async t =
     memory[failing].onWrite = undefined
     await pool.close()
     t.equal(thinCheck(memory.metadata.image).status, 0)
+    t.equal(ThinMetadata.open(memory.metadata).needsCheck, true)
+    const heir = await openFiles(memory, { takesOver: true })
+    t.equal(heir.pool.mode, 'read_only', 'for who takes over')
+    await t.rejects(heir.pool.commit(), { code: 'POOL_READ_ONLY', errno: 'EIO' })
     const again = await openFiles(memory)
-    t.equal(again.pool.mode, 'read_only')
-    t.equal(again.pool.metadata.needsCheck, true)
+    t.equal(again.pool.mode, 'write', 'all metadata was found sound')
+    t.equal(again.recorded.cleared, true)
+    await again.pool.close()
+    t.equal(ThinMetadata.open(memory.metadata).needsCheck, false)
   }
+})
+
+t.test('needs_check stays where there is something wrong', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  pool.metadata.allocateData()
+  pool.metadata.setNeedsCheck()
+  await pool.commit()
+  memory.metadata.onWrite = op => t.fail(`a ${op} to metadata that is not sound`)
+  const again = await openFiles(memory)
+  t.equal(again.pool.mode, 'read_only')
+  t.match(again.pool.reason, /needs_check is set: .*leak/)
+  t.equal(again.recorded.cleared, false)
 })
 
 t.test('requests go on while a commit is under way', async t => {

@@ -130,7 +130,7 @@ t.test('a failure in the middle of a change of the metadata rolls it back', asyn
     await turn()
     memory.metadata.onWrite = undefined
     t.same(checkMetadata(memory.metadata).problems, [], what)
-    t.equal((await openFiles(memory)).pool.metadata.needsCheck, true, what)
+    t.equal((await openFiles(memory)).recorded.cleared, true, what)
   }
 })
 

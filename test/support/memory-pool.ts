@@ -72,6 +72,8 @@ export interface Recorded {
   modes: string[]
   errors: string[]
   lowWater: number[]
+  /** Whether needs_check was cleared. */
+  cleared: boolean
 }
 
 /** Formatted files: `dataBlocks` of `blockSectors`, and `metadataBlocks` of 4 KiB. */
@@ -94,7 +96,7 @@ export async function openFiles(
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
-  const recorded: Recorded = { modes: [], errors: [], lowWater: [] }
+  const recorded: Recorded = { modes: [], errors: [], lowWater: [], cleared: false }
   const pool = await ThinPool.open({
     ...files,
     readOnly: false,
@@ -105,6 +107,9 @@ export async function openFiles(
     events: {
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
+      needsCheckCleared: () => {
+        recorded.cleared = true
+      },
       slowCommit: () => {},
       ioError: (operation, error) => recorded.errors.push(`${operation}: ${error}`),
     },
