@@ -38,8 +38,13 @@ export class JournalFile {
   replace(bytes: Uint8Array): void {
     const next = `${this.path}.new`
     const fd = openSync(next, 'w', 0o600)
-    for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
-    renameSync(next, this.path)
+    try {
+      for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
+      renameSync(next, this.path)
+    } catch (err) {
+      closeSync(fd)
+      throw err
+    }
     closeSync(this.#fd)
     this.#fd = fd
   }
