@@ -377,8 +377,11 @@ export class Volumes implements PoolAdmin {
     this.#closing = true
     await this.#exclusive(async () => {})
     await Promise.allSettled(this.#reaping)
-    if (this.pool.writable) await this.commit()
-    await this.pool.close()
+    try {
+      if (this.pool.writable) await this.commit()
+    } finally {
+      await this.pool.close()
+    }
   }
 
   // --- inside ---
