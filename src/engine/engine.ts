@@ -53,10 +53,11 @@ export async function runEngine(start: EngineStart): Promise<void> {
 async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
   becomeIoFlusher(log)
   const config = loadConfig(start.configFile)
+  const readOnly = start.mountOptions.includes('ro')
   let volumes: Volumes | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
-    readOnly: start.mountOptions.includes('ro'),
+    readOnly,
     // Who takes over finds what there was, and removed volumes stay removed.
     takesOver: start.negotiated !== null,
     makeVolumes: start.negotiated === null,
@@ -109,9 +110,14 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   const closed = unmounted.then(close)
   closed.then(
     async () => {
-      // The daemon's line to write, where there is one.
-      const level = process.connected ? 'debug' : 'info'
-      log[level]({ pool: config.pool }, 'unmounted, all is committed')
+      const { writable, mode, reason } = open.volumes.pool
+      if (!writable && !readOnly) {
+        log.error({ pool: config.pool, mode, reason }, 'unmounted, as of the last good commit')
+      } else {
+        // The daemon's line to write, where there is one.
+        const level = process.connected ? 'debug' : 'info'
+        log[level]({ pool: config.pool }, 'unmounted, all is committed')
+      }
       await (await control)?.closed
       process.exit(0)
     },

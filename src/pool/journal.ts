@@ -170,6 +170,12 @@ export class Journal {
     this.#used = FRAME.size
   }
 
+  /** Forgets what is pending: it was undone. */
+  drop(): void {
+    this.#used = FRAME.size
+    this.#lacking = false
+  }
+
   /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
   sealed(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))

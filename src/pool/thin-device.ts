@@ -216,6 +216,7 @@ export class ThinDevice {
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */
   nextData(offset: number): number {
+    this.#pool.mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
     const next = this.#pool.metadata.next(this.devId, vblock, mapping)
@@ -225,6 +226,7 @@ export class ThinDevice {
 
   /** First byte at or after `offset` in an unmapped block; `size` when there is none. */
   nextHole(offset: number): number {
+    this.#pool.mustBeReadable()
     let vblock = Math.floor(offset / this.#blockSize)
     if (this.table.get(vblock) === UNMAPPED) return offset
     while (vblock * this.#blockSize < this.size && this.table.get(vblock) !== UNMAPPED) vblock++
@@ -302,8 +304,12 @@ export class ThinDevice {
     const at = bytes(target[i]! * blockSize + from)
     const length = bytes(to - from)
     this.#pool.wrote()
-    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
-    else if (!freeMeansHole) data.zero(at, length)
+    try {
+      if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
+      else if (!freeMeansHole) data.zero(at, length)
+    } catch (err) {
+      throw this.#pool.ioError('copy', err, this.devId, target[i]!)
+    }
   }
 
   #writeRuns(

@@ -84,6 +84,8 @@ export class ThinPool {
   #lost: ThinfsError | null = null
   /** The rollback under way, if there is one. */
   #failing: Promise<void> = Promise.resolve()
+  /** Whether a change of the metadata was left half done, and the rollback is yet to come. */
+  #halfWay = false
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -383,15 +385,17 @@ export class ThinPool {
 
   /** @throws when the metadata cannot be relied on */
   mustBeReadable(): void {
-    if (this.#mode === 'fail') throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    if (this.#mode === 'fail' || this.#halfWay) {
+      throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
+    }
   }
 
   /** @throws when no metadata may change */
   mustBeWritable(): void {
-    this.mustBeReadable()
     if (this.#mode === 'read_only') {
       throw new ThinfsError('POOL_READ_ONLY', this.#reason ?? 'opened read-only')
     }
+    this.mustBeReadable()
   }
 
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */
@@ -411,8 +415,15 @@ export class ThinPool {
     return this.#journal.unsettled
   }
 
-  /** Makes changes survive the death of this process. */
+  /**
+   * Makes changes survive the death of this process.
+   * @throws once after a rollback: those who wait for this have lost theirs
+   */
   settle(): void | Promise<void> {
+    if (this.#lost) {
+      this.#journal.drop()
+      throw this.#lost
+    }
     try {
       this.#journal.settle()
     } catch (err) {
@@ -444,10 +455,14 @@ export class ThinPool {
     this.#cancelWatch?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     await this.#failing
-    if (!this.writable) return
+    // Whoever flushed since the rollback knows.
+    if (this.#lost || this.#mode === 'fail') return
+    if (!this.writable) return this.commit()
     do await this.commit()
     while (this.metadata.changed || this.#running !== null)
-    if (!this.freeMeansHole || this.#refused) {
+    // A size that nobody could save stays in the journal as well.
+    if (!this.freeMeansHole || this.#refused || this.#extended.size > 0) {
+      this.#noteAgain()
       this.#journal.begin(this.#superblock)
       return
     }
@@ -506,7 +521,10 @@ export class ThinPool {
     } catch (err) {
       // Other errors of ours come before anything is changed.
       const harmless = err instanceof ThinfsError && !HALF_WAY.has(err.code)
-      if (!harmless) void this.#fail('metadata', err, this.#running)
+      if (!harmless) {
+        this.#halfWay = true
+        void this.#fail('metadata', err, this.#running)
+      }
       throw err
     }
   }
@@ -774,20 +792,22 @@ export class ThinPool {
    */
   async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
     this.#options.events.ioError(operation, error)
-    if (!this.writable) return
     const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
+    this.#lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
+    if (!this.writable) return
     this.#setMode('read_only', reason)
-    this.#lost = new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
     this.#queue.reject(this.#lost)
     this.#failing = this.#rollback(reason, commit)
     await this.#failing
   }
 
   async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
-    await commit?.catch(() => {})
+    // Where there is none it happens at once: the next request may be a read.
+    if (commit !== null) await commit.catch(() => {})
     try {
       this.metadata.rollback()
       for (const device of this.#devices.values()) device.table.clear()
+      this.#halfWay = false
       this.metadata.setNeedsCheck()
       await this.metadata.seal()?.write()
     } catch (err) {

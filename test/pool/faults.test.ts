@@ -1,0 +1,141 @@
+// The moments around a failure: what is read while a rollback waits for a commit, which flushes go
+// well afterwards, what a journal that cannot be written keeps.
+import t from 'tap'
+import { bytes } from '../../src/base/index.js'
+import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
+import { devId, formatted, type MemoryFiles, openFiles } from '../support/memory-pool.js'
+
+const BLOCK = 64 * 1024
+const SIZE = bytes(64 * BLOCK)
+
+const files = (dataBlocks = 16): MemoryFiles => formatted({ blockSectors: 128, dataBlocks })
+const filled = (length: number, value: number): Buffer => Buffer.alloc(length, value)
+const failure = (errno: string): Error => Object.assign(new Error(errno), { code: errno })
+const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
+
+function thin(pool: ThinPool, id: number): ThinDevice {
+  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
+  return pool.device(devId(id), SIZE)
+}
+
+function byteAt(device: ThinDevice, offset: number): number {
+  const found = Buffer.alloc(1)
+  device.read(offset, 1, found, 0)
+  return found[0]!
+}
+
+/** Has the next insertion of a mapping fail when it is half done. */
+function breakInsert(pool: ThinPool): void {
+  const { metadata } = pool
+  const { insert } = metadata
+  metadata.insert = (...args) => {
+    metadata.insert = insert
+    // The old mapping is gone, the new one not there yet.
+    metadata.removeRange(args[0], args[1], args[1] + 1)
+    throw failure('EIO')
+  }
+}
+
+t.test('no half-changed tree is read', async t => {
+  const broken = async (): Promise<{ memory: MemoryFiles; pool: ThinPool }> => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    await thin(pool, 0).write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
+    pool.createSnap(devId(1), devId(0))
+    await pool.commit()
+    thin(pool, 0).table.clear() // as when it was never read
+    return { memory, pool }
+  }
+
+  await t.test('by the request that comes next', async t => {
+    const { pool } = await broken()
+    breakInsert(pool)
+    t.throws(() => thin(pool, 0).write(0, 512, filled(512, 2), 0))
+    t.equal(pool.mode, 'read_only')
+    t.equal(byteAt(thin(pool, 0), 0), 1)
+    t.equal(byteAt(thin(pool, 0), BLOCK), 1)
+  })
+
+  await t.test('while the rollback waits for a commit', async t => {
+    const { pool } = await broken()
+    await thin(pool, 2).write(0, 512, filled(512, 3), 0)
+    const committing = pool.commit()
+    const device = thin(pool, 0)
+    breakInsert(pool)
+    t.throws(() => device.write(0, 512, filled(512, 2), 0))
+    device.table.clear()
+    t.throws(() => byteAt(device, 0), { code: 'POOL_FAILED', errno: 'EIO' })
+    t.throws(() => device.nextData(0), { code: 'POOL_FAILED' })
+    t.throws(() => device.nextHole(0), { code: 'POOL_FAILED' })
+    await committing
+    await turn()
+    t.equal(pool.mode, 'read_only')
+    t.equal(byteAt(device, 0), 1)
+    t.equal(byteAt(thin(pool, 2), 0), 3, 'what the commit had is there')
+  })
+})
+
+t.test('a flush that failed', async t => {
+  await t.test('of a read-only pool is not tried again either', async t => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+    pool.metadata.setNeedsCheck()
+    await pool.commit()
+    pool.metadata.allocateData() // a leak: opening does not clear the flag
+    await pool.close()
+    const again = await openFiles(memory)
+    t.equal(again.pool.mode, 'read_only')
+    await thin(again.pool, 0).write(0, 512, filled(512, 2), 0)
+    memory.data.sync = () => Promise.reject(failure('EIO'))
+    await t.rejects(again.pool.commit(), /EIO/)
+    memory.data.sync = () => Promise.resolve()
+    await t.rejects(again.pool.commit(), { code: 'POOL_READ_ONLY', errno: 'EIO' })
+  })
+
+  await t.test('tells those who wait for the journal, once', async t => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    const device = thin(pool, 0)
+    await pool.commit()
+    memory.journal.append = () => {
+      throw failure('ENOSPC')
+    }
+    memory.metadata.onWrite = op => {
+      if (op === 'sync') throw failure('EIO')
+    }
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    t.equal(pool.unsettled, true)
+    await t.rejects(async () => pool.settle(), /EIO/)
+    await t.rejects(async () => pool.settle(), { code: 'POOL_READ_ONLY', errno: 'EIO' })
+    t.equal(pool.unsettled, false, 'replies to reads do not wait for ever')
+  })
+})
+
+t.test('closing', async t => {
+  await t.test('flushes what was written to a read-only pool', async t => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+    pool.metadata.allocateData()
+    pool.metadata.setNeedsCheck()
+    await pool.close()
+    const again = await openFiles(memory)
+    await thin(again.pool, 0).write(0, 512, filled(512, 2), 0)
+    await again.pool.close()
+    const { metadata, data, journal } = memory
+    const left = { metadata, data: data.crash(() => false), journal }
+    t.equal(byteAt(thin((await openFiles(left)).pool, 0), 0), 2)
+  })
+
+  await t.test('keeps sizes that nobody saved', async t => {
+    const memory = files()
+    const { pool } = await openFiles(memory)
+    const device = thin(pool, 0)
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    device.extend(100 * BLOCK)
+    await pool.close()
+    const again = await openFiles(memory)
+    t.equal(again.pool.unsavedSizes.get(devId(0)), 100 * BLOCK)
+  })
+})
