@@ -2,7 +2,9 @@
  * Keeps an engine alive.
  *
  * An engine that dies is replaced at once; callers of the mount and of `admin` wait meanwhile. After
- * five deaths within a minute there is no other: each may be one bug met again in the same request.
+ * five deaths in a row there is no other: each is one bug met again. An engine that dies of what its
+ * predecessor died of does so while it replays the journal, in one of the requests that come again, or
+ * in its first commit, a second later; one that has served for longer has got past all of them.
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -28,7 +30,8 @@ import type { PoolAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 
 const MAX_DEATHS = 5
-const DEATHS_WITHIN_MS = 60_000
+/** A death after this much service is the first of a row. */
+const SERVICE_MS = 3000
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
@@ -52,7 +55,9 @@ export class Supervisor {
   #enginePid = 0
   /** Has the engine that was started last end for the next. */
   #stop: () => Promise<void> = async () => {}
-  #deaths: number[] = []
+  /** When the engine that serves began to; null while there is none. */
+  #servesSince: number | null = null
+  #deaths = 0
 
   constructor(options: SupervisorOptions) {
     this.#options = options
@@ -102,7 +107,6 @@ export class Supervisor {
       new IPCMessageReader(child),
       new IPCMessageWriter(child),
     )
-    let serves = false
     let stopping = false
     let reason: Error | null = null
     this.#stop = async () => {
@@ -117,7 +121,7 @@ export class Supervisor {
       if (!Message.isNotification(message)) return
       if (message.method === FAILED.method) reason = fromWire(message.params as WireError)
       if (message.method === READY.method) {
-        serves = true
+        this.#servesSince = this.#options.now()
         this.#negotiated = (message.params as { negotiated: Negotiated }).negotiated
         this.#engine.resolve(adminClient(connection))
         log.info({ engine: child.pid }, 'engine serves')
@@ -128,11 +132,13 @@ export class Supervisor {
     })
     child.once('close', (code, signal) => {
       connection.dispose()
-      if (serves) this.#engine = new Deferred()
+      if (this.#servesSince !== null) this.#engine = new Deferred()
       const how = signal === null ? `with status ${code}` : `by ${signal}`
       const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}`)
-      if (stopping) this.#launch()
-      else if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
+      if (stopping) {
+        this.#servesSince = null
+        this.#launch()
+      } else if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
       else this.#died(reason ?? ended)
     })
     connection.listen()
@@ -145,11 +151,12 @@ export class Supervisor {
 
   #died(reason: Error): void {
     const { log, now } = this.#options
-    const time = now()
-    this.#deaths = [...this.#deaths.filter(death => time - death < DEATHS_WITHIN_MS), time]
     const isFirst = this.#negotiated === null
-    if (!isFirst && this.#deaths.length < MAX_DEATHS) {
-      log.warn({ err: reason, deaths: this.#deaths.length }, 'engine died, starting another')
+    if (this.#servesSince !== null && now() - this.#servesSince >= SERVICE_MS) this.#deaths = 0
+    this.#servesSince = null
+    this.#deaths++
+    if (!isFirst && this.#deaths < MAX_DEATHS) {
+      log.warn({ err: reason, deaths: this.#deaths }, 'engine died, starting another')
       this.#launch()
       return
     }
@@ -157,7 +164,7 @@ export class Supervisor {
       ? reason
       : new ThinfsError(
           'DAEMON_FAILED',
-          `the engine died ${MAX_DEATHS} times within a minute, the last time: ${reason.message}`,
+          `the engine died ${MAX_DEATHS} times without ${SERVICE_MS / 1000} s of service in between, the last time: ${reason.message}`,
           { cause: reason },
         )
     log.error({ err: failure }, 'engine failed')
