@@ -148,18 +148,18 @@ export class VolumeFs implements FileSystem {
 
   // --- content ---
 
-  open(ino: number, flags: number): Later<void> {
+  open(ino: number, flags: number, handle: number): Later<void> {
     const volume = this.#volume(ino)
-    this.volumes.opened(volume)
+    this.volumes.opened(volume, handle)
     if (!(flags & O_TRUNC)) return
     return this.volumes.setSize(volume, 0).catch(err => {
-      this.volumes.released(volume) // no release follows an open that failed
+      this.volumes.released(volume, handle) // no release follows an open that failed
       throw err
     })
   }
 
-  release(ino: number): void {
-    this.volumes.released(this.#volume(ino))
+  release(ino: number, handle: number): void {
+    this.volumes.released(this.#volume(ino), handle)
   }
 
   read(ino: number, offset: number, size: number, target: Buffer, at: number): number {

@@ -46,9 +46,14 @@ export const encodeOpendir: Encode<number> = (slots, base, fh) => {
   return OPEN_OUT.size
 }
 
-export const encodeCreate: Encode<Attributes> = (slots, base, attributes) => {
+/** @param fh file handle to give out */
+export const encodeCreate: Encode<{ attributes: Attributes; fh: number }> = (
+  slots,
+  base,
+  { attributes, fh },
+) => {
   writeEntry(slots, base + PAYLOAD, attributes)
-  writeOpen(slots, base + PAYLOAD + ENTRY_OUT.size, attributes.ino, FOPEN_KEEP_CACHE)
+  writeOpen(slots, base + PAYLOAD + ENTRY_OUT.size, fh, FOPEN_KEEP_CACHE)
   return ENTRY_OUT.size + OPEN_OUT.size
 }
 

@@ -80,9 +80,14 @@ export interface FileSystem {
     newName: string,
     flags: number,
   ): Later<void>
-  /** @param flags of open(2) */
-  open(ino: number, flags: number): Later<void>
-  release(ino: number): Later<void>
+  /**
+   * Both come again when the process that had the request has died, and have to know by `handle`
+   * whether it was done.
+   * @param flags of open(2)
+   * @param handle tells this open from all others of the connection; `release` gets the same
+   */
+  open(ino: number, flags: number, handle: number): Later<void>
+  release(ino: number, handle: number): Later<void>
 
   /**
    * Fills `target` at `at` with up to `size` bytes from `offset`.

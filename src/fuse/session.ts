@@ -325,8 +325,9 @@ export class FuseSession {
       case OPCODE.CREATE: {
         const flags = slots.u32(at + CREATE_IN.at.flags)
         const mode = slots.u32(at + CREATE_IN.at.mode)
+        const fh = this.#fileHandle(base)
         const created = later(this.#create(base, ino, names(1)[0]!, mode), attributes =>
-          later(fs.open(attributes.ino, flags), () => attributes),
+          later(fs.open(attributes.ino, flags, fh), () => ({ attributes, fh })),
         )
         answer(created, encodeCreate)
         break
@@ -361,15 +362,16 @@ export class FuseSession {
       }
 
       case OPCODE.OPEN: {
-        const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags))
+        const fh = this.#fileHandle(base)
+        const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags), fh)
         answer(
-          later(opened, () => ino),
+          later(opened, () => fh),
           encodeOpen,
         )
         break
       }
       case OPCODE.RELEASE:
-        answer(fs.release(ino), encodeNothing)
+        answer(fs.release(ino, slots.u64(at + RELEASE_IN.at.fh)), encodeNothing)
         break
       case OPCODE.FLUSH:
         answer(fs.flush(ino), encodeNothing)
@@ -452,6 +454,12 @@ export class FuseSession {
   /** Does what takes a name away; a request that was sent before may have done it already. */
   #onceAgain(base: number, remove: () => Later<void>): Later<void> {
     return this.#isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
+  }
+
+  /** File handle for what a request opens: the same when it is sent again, and no other's. */
+  #fileHandle(base: number): number {
+    const high = this.#slots.u32(base + IN_HEADER.at.unique + 4) & 0x7fff_ffff
+    return high * 2 ** 32 + this.#slots.u32(base + IN_HEADER.at.unique)
   }
 
   #isResent(base: number): boolean {

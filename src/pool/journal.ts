@@ -45,13 +45,13 @@ export const FRAME = layout('JournalFrame', 16, {
   csum: [12, 'u32', 'CRC-32C of the payload'],
 })
 export const CHANGE = layout('JournalChange', 32, {
-  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 opens'],
+  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 open, 6 close'],
   time: [4, 'u32', 'map: time of the mapping'],
   devId: [8, 'u64', 'thin device'],
   first: [
     16,
     'u64',
-    'map: virtual block; unmap: begin; mark shared: other device; extend: size; opens: how many',
+    'map: virtual block; unmap: begin; mark shared: other device; extend: size; open, close: handle',
   ],
   second: [24, 'u64', 'map: data block; unmap: end'],
 })
@@ -64,7 +64,8 @@ const MAP = 1
 const UNMAP = 2
 const MARK_SHARED = 3
 const EXTEND = 4
-const OPENS = 5
+const OPEN = 5
+const CLOSE = 6
 const IDENTITY_SIZE = 36 + 32
 
 /** The file is rewritten without what is durable once it is larger than this. */
@@ -76,7 +77,8 @@ export interface ChangeTarget {
   unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void
   markShared(one: DevId, other: DevId): void
   extend(devId: DevId, size: Bytes): void
-  opens(devId: DevId, count: number): void
+  open(devId: DevId, handle: number): void
+  close(devId: DevId, handle: number): void
 }
 
 /** What a journal says about a superblock. */
@@ -155,8 +157,12 @@ export class Journal {
     this.#change(EXTEND, 0, devId, size, 0)
   }
 
-  opens(devId: number, count: number): void {
-    this.#change(OPENS, 0, devId, count, 0)
+  open(devId: number, handle: number): void {
+    this.#change(OPEN, 0, devId, handle, 0)
+  }
+
+  close(devId: number, handle: number): void {
+    this.#change(CLOSE, 0, devId, handle, 0)
   }
 
   /**
@@ -291,7 +297,8 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
       else if (kind === UNMAP) target.unmap(devId, first as VirtualBlock, second as VirtualBlock)
       else if (kind === MARK_SHARED) target.markShared(devId, first as DevId)
       else if (kind === EXTEND) target.extend(devId, first as Bytes)
-      else if (kind === OPENS) target.opens(devId, first)
+      else if (kind === OPEN) target.open(devId, first)
+      else if (kind === CLOSE) target.close(devId, first)
     }
   }
 }

@@ -72,8 +72,8 @@ export class ThinPool {
   #refused = false
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
-  /** How often each device is open, where that is not 0. */
-  readonly #opens = new Map<DevId, number>()
+  /** The handles that have each device open, where there are any. */
+  readonly #opens = new Map<DevId, Set<number>>()
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
   #cancelTimer: (() => void) | null = null
@@ -284,20 +284,46 @@ export class ThinPool {
     this.#extended.delete(devId)
   }
 
-  /** Notes how often a device is open: whoever takes over from this process has to know. */
-  opened(devId: DevId, count: number): void {
-    if (count > 0) this.#opens.set(devId, count)
-    else this.#opens.delete(devId)
+  /**
+   * Notes that `handle` has a device open: whoever takes over from this process has to know. To do
+   * it again, when the request is sent to the next process too, changes nothing.
+   */
+  opened(devId: DevId, handle: number): void {
+    this.#addHandle(devId, handle)
     if (!this.writable) return
-    this.#journal.opens(devId, count)
-    // What only opens and closes does not commit: the journal would grow without end.
-    const { transactionId } = this.metadata
-    if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
+    this.#journal.open(devId, handle)
+    this.#boundJournal()
   }
 
-  /** How often devices were open when the process died whose place this one takes. */
-  get openCounts(): ReadonlyMap<DevId, number> {
-    return this.#opens
+  /** Undoes `opened`. To do it again changes nothing. */
+  closed(devId: DevId, handle: number): void {
+    this.#dropHandle(devId, handle)
+    if (!this.writable) return
+    this.#journal.close(devId, handle)
+    this.#boundJournal()
+  }
+
+  /** How many handles have a device open, those of the process whose place this one takes included. */
+  openCount(devId: DevId): number {
+    return this.#opens.get(devId)?.size ?? 0
+  }
+
+  #addHandle(devId: DevId, handle: number): void {
+    const handles = this.#opens.get(devId)
+    if (handles) handles.add(handle)
+    else this.#opens.set(devId, new Set([handle]))
+  }
+
+  #dropHandle(devId: DevId, handle: number): void {
+    const handles = this.#opens.get(devId)
+    handles?.delete(handle)
+    if (handles?.size === 0) this.#opens.delete(devId)
+  }
+
+  /** What only opens and closes does not commit: the journal would grow without end. */
+  #boundJournal(): void {
+    const { transactionId } = this.metadata
+    if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
   }
 
   /**
@@ -597,7 +623,9 @@ export class ThinPool {
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
   #noteAgain(): void {
     for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
-    for (const [devId, count] of this.#opens) this.#journal.opens(devId, count)
+    for (const [devId, handles] of this.#opens) {
+      for (const handle of handles) this.#journal.open(devId, handle)
+    }
   }
 
   #checkSizes(): void {
@@ -675,11 +703,10 @@ export class ThinPool {
       extend: (devId, size) => {
         if (metadata.hasDevice(devId)) this.#extended.set(devId, size)
       },
-      opens: (devId, count) => {
-        if (!takesOver || !metadata.hasDevice(devId)) return
-        if (count > 0) this.#opens.set(devId, count)
-        else this.#opens.delete(devId)
+      open: (devId, handle) => {
+        if (takesOver && metadata.hasDevice(devId)) this.#addHandle(devId, handle)
       },
+      close: (devId, handle) => this.#dropHandle(devId, handle),
     })
     // A snapshot that was lost may have been why a shared block looked shared.
     if (shares) metadata.markShared([...metadata.deviceIds()])

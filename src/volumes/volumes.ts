@@ -104,15 +104,20 @@ export class Volumes implements PoolAdmin {
     return this.#byDevId.get(devId)
   }
 
-  /** @throws VOLUME_MISSING for one whose name is gone and whose space follows it */
-  opened(volume: Volume): void {
+  /**
+   * @param handle tells this open from all others of the mount
+   * @throws VOLUME_MISSING for one whose name is gone and whose space follows it
+   */
+  opened(volume: Volume, handle: number): void {
     if (volume.entry.removed && volume.opens === 0) throw gone(volume)
-    this.#countOpens(volume, volume.opens + 1)
+    this.pool.opened(volume.device.devId, handle)
+    volume.opens = this.pool.openCount(volume.device.devId)
   }
 
-  released(volume: Volume): void {
-    if (volume.opens === 0) return // sent again: the process that is dead has counted it
-    this.#countOpens(volume, volume.opens - 1)
+  released(volume: Volume, handle: number): void {
+    if (volume.opens === 0) return // sent again: the process that is dead has done it
+    this.pool.closed(volume.device.devId, handle)
+    volume.opens = this.pool.openCount(volume.device.devId)
     if (volume.opens === 0 && volume.entry.removed) void this.#reap(volume)
   }
 
@@ -487,11 +492,6 @@ export class Volumes implements PoolAdmin {
     if (this.#byDevId.get(devId)?.device.size === size) this.pool.sizeSaved(devId)
   }
 
-  #countOpens(volume: Volume, opens: number): void {
-    volume.opens = opens
-    this.pool.opened(volume.device.devId, opens)
-  }
-
   /** Gives the space of a removed volume back. */
   #reap(volume: Volume): Promise<void> {
     const work = this.#reapNow(volume, () =>
@@ -552,7 +552,7 @@ export class Volumes implements PoolAdmin {
     const entry = this.#table.get(devId) ?? this.#unnamedEntry(devId)
     const device = this.pool.device(devId, this.pool.unsavedSizes.get(devId) ?? bytes(entry.size))
     const volume = new Volume(entry, device, details.transactionId + 1)
-    volume.opens = this.pool.openCounts.get(devId) ?? 0
+    volume.opens = this.pool.openCount(devId)
     this.#byDevId.set(devId, volume)
     if (!entry.removed) this.#byName.set(entry.name, volume)
     return volume

@@ -73,7 +73,7 @@ t.test('errors are those of a Linux filesystem', async t => {
     ['lookup, too long', 'ENAMETOOLONG', () => fs.lookup(ROOT, 'x'.repeat(256))],
     ['lookup in a file', 'ENOTDIR', () => fs.lookup(ino, 'b')],
     ['getattr, stale', 'ESTALE', () => fs.getattr(ino + 100)],
-    ['open, stale', 'ESTALE', () => fs.open(ino + 100, 0)],
+    ['open, stale', 'ESTALE', () => fs.open(ino + 100, 0, 1)],
     ['read of the root', 'EISDIR', () => fs.read(ROOT, 0, 512, data, 0)],
     ['readdir of a file', 'ENOTDIR', () => fs.readdir(ino)],
     ['create, there', 'EEXIST', () => fs.create(ROOT, 'a', 0o600, CALLER)],
@@ -147,15 +147,15 @@ t.test('opens are counted', async t => {
   const { fs, volumes, close } = await made(t)
   const ino = await create(fs, 'a')
   await put(fs, ino, 0, BLOCK, 1)
-  await fs.open(ino, 0)
-  await fs.open(ino, O_TRUNC)
+  await fs.open(ino, 0, 1)
+  await fs.open(ino, O_TRUNC, 2)
   t.equal(fs.getattr(ino).size, 0)
-  fs.release(ino)
-  fs.release(ino)
+  fs.release(ino, 2)
+  fs.release(ino, 1)
   t.equal(volumes.find('a')!.opens, 0)
   const { setSize } = volumes
   volumes.setSize = () => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' }))
-  t.equal(await errno(() => fs.open(ino, O_TRUNC)), 'ENOSPC')
+  t.equal(await errno(() => fs.open(ino, O_TRUNC, 3)), 'ENOSPC')
   volumes.setSize = setSize
   t.equal(volumes.find('a')!.opens, 0, 'no release follows an open that failed')
   await close()
@@ -164,23 +164,23 @@ t.test('opens are counted', async t => {
 t.test('an unlinked file lives until it is closed', async t => {
   const { fs, volumes, config, close } = await made(t)
   const ino = await create(fs, 'a')
-  await fs.open(ino, 0)
+  await fs.open(ino, 0, 1)
   await put(fs, ino, 0, 2 * BLOCK, 1)
   await fs.unlink(ROOT, 'a')
   t.equal(await errno(() => fs.lookup(ROOT, 'a')), 'ENOENT')
   t.same(fs.readdir(ROOT), [])
   t.equal(fs.getattr(ino).nlink, 0)
-  await fs.open(ino, 0) // by way of /proc/self/fd
+  await fs.open(ino, 0, 2) // by way of /proc/self/fd
   await put(fs, ino, BLOCK, BLOCK, 2)
   await fs.setattr(ino, { size: BLOCK + 10 })
   await fs.fsync()
   const again = await create(fs, 'a')
   t.not(again, ino)
   t.equal(get(fs, ino, BLOCK, 100).length, 10)
-  fs.release(ino)
+  fs.release(ino, 1)
   t.equal(get(fs, ino, 0, 1)[0], 1)
-  fs.release(ino)
-  t.equal(await errno(() => fs.open(ino, 0)), 'ESTALE', 'the kernel may still know the name')
+  fs.release(ino, 2)
+  t.equal(await errno(() => fs.open(ino, 0, 3)), 'ESTALE', 'the kernel may still know the name')
   while (volumes.byDevId(0)) await new Promise(resolve => setImmediate(resolve))
   t.equal(await errno(() => fs.getattr(ino)), 'ESTALE')
   await fs.fsync()
@@ -194,11 +194,11 @@ t.test('rename', async t => {
   const b = await create(fs, 'b')
   await fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE)
   t.same([fs.lookup(ROOT, 'a').ino, fs.lookup(ROOT, 'b').ino], [b, a])
-  await fs.open(b, 0)
+  await fs.open(b, 0, 1)
   await fs.rename(ROOT, 'b', ROOT, 'a', 0)
   t.equal(fs.lookup(ROOT, 'a').ino, a)
   t.equal(fs.getattr(b).nlink, 0, 'what had the name is unlinked, and open still')
-  fs.release(b)
+  fs.release(b, 1)
   // The name is taken while the rename waits for its turn.
   const creating = volumes.create({ name: 'c', size: 0 })
   t.equal(await errno(() => fs.rename(ROOT, 'a', ROOT, 'c', NOREPLACE)), 'EEXIST')
@@ -355,7 +355,7 @@ t.test('snapshots share what they have, as thin_ls counts it', async t => {
 t.test('what was acknowledged is there for the next engine', async t => {
   const { fs, config, close } = await made(t)
   const ino = await create(fs, 'a')
-  await fs.open(ino, 0)
+  await fs.open(ino, 0, 1)
   await put(fs, ino, 0, 3 * BLOCK + 5, 1)
   await fs.copyFileRange(ino, 0, ino, 10 * BLOCK, 2 * BLOCK)
   await fs.fallocate(ino, PUNCH_HOLE | KEEP_SIZE, BLOCK, BLOCK)
@@ -369,7 +369,7 @@ t.test('what was acknowledged is there for the next engine', async t => {
   wanted.fill(1, 10 * BLOCK, 12 * BLOCK)
   t.equal(next.fs.getattr(ino).size, wanted.length)
   t.ok(get(next.fs, ino, 0, wanted.length).equals(wanted))
-  next.fs.release(ino)
+  next.fs.release(ino, 1)
   await next.close()
   t.equal(thinCheck(left.metadata.path).status, 0)
   await close()

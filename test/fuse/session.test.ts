@@ -67,6 +67,9 @@ const readIn = (offset: number | bigint, size: number): Buffer =>
 const writeIn = (offset: number, data: Buffer, size = data.length): Buffer =>
   Buffer.concat([u64(5), u64(offset), u32(size), u32(0), u64(0), u32(0), u32(0), data])
 
+/** Of a connection's first request. */
+const FIRST_UNIQUE = 2
+
 t.test('INIT takes of what the kernel offers only what is wanted', async t => {
   const { kernel, events } = start({})
   // What Linux 6.18 offers.
@@ -101,7 +104,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
       u32(0),
     ])
   const copy = Buffer.concat([u64(5), u64(1), u64(6), u64(6), u64(2), u64(2 ** 33), u64(0)])
-  const opened = Buffer.concat([u64(5), u32(2), u32(0)])
+  const opened = Buffer.concat([u64(FIRST_UNIQUE), u32(2), u32(0)])
   const caller = { uid: 1, gid: 2, pid: 3 }
   const cases: {
     opcode: [name: string, number: number]
@@ -184,10 +187,15 @@ t.test('each operation reaches the file system and its answer the kernel', async
       opcode: ['OPEN', 14],
       body: [u32(0o100002), u32(0)],
       method: 'open',
-      called: [5, 0o100002],
+      called: [5, 0o100002, FIRST_UNIQUE],
       payload: opened,
     },
-    { opcode: ['RELEASE', 18], body: [Buffer.alloc(24)], method: 'release', called: [5] },
+    {
+      opcode: ['RELEASE', 18],
+      body: [u64(8), Buffer.alloc(16)],
+      method: 'release',
+      called: [5, 8],
+    },
     { opcode: ['FSYNC', 20], body: [u64(5), u32(0), u32(0)], method: 'fsync', called: [5, false] },
     {
       opcode: ['FSYNC data', 20],
@@ -355,9 +363,9 @@ t.test('CREATE makes the file, then opens it', async t => {
   const reply = await kernel.ask(35, 1, u32(0o100101), u32(0o100600), u32(0), u32(0), text('new'))
   t.same(calls, [
     [1, 'new', 0o100600, { uid: 1, gid: 2, pid: 3 }],
-    [5, 0o100101],
+    [5, 0o100101, FIRST_UNIQUE],
   ])
-  t.same(reply.payload, Buffer.concat([ENTRY, u64(5), u32(2), u32(0)]))
+  t.same(reply.payload, Buffer.concat([ENTRY, u64(FIRST_UNIQUE), u32(2), u32(0)]))
 })
 
 t.test('what there is not is refused as Linux file systems do', async t => {
@@ -463,6 +471,24 @@ t.test('a turn ends after some hundred requests', async t => {
   kernel.turn()
   const handled = 1000 - kernel.nrQueued
   t.ok(handled >= 256 && handled < 300, `${handled} requests in one turn`)
+})
+
+t.test('a request that is sent again gives the handle that it gave before', async t => {
+  const handles: number[] = []
+  const { kernel } = start({
+    open: (_ino, _flags, handle) => {
+      handles.push(handle)
+    },
+  })
+  for (const unique of [6n, 2n ** 40n + 8n]) {
+    for (const again of [0n, 1n << 63n]) kernel.requestAs(unique + again, 14, 5, u32(0), u32(0))
+  }
+  kernel.run()
+  t.same(handles, [6, 6, 2 ** 40 + 8, 2 ** 40 + 8])
+  t.same(
+    kernel.replies.map(({ payload }) => payload.readBigUInt64LE()),
+    handles.map(BigInt),
+  )
 })
 
 t.test('all 64 bits of unique come back', async t => {

@@ -209,23 +209,29 @@ t.test('the journal', async t => {
     t.same(checkMetadata(memory.metadata).problems, [])
   })
 
-  await t.test('knows how often a device is open, for whoever takes over', async t => {
+  await t.test('knows which handles have a device open, for whoever takes over', async t => {
     const memory = files()
     const { pool } = await openFiles(memory)
     thin(pool, 0)
     thin(pool, 1)
     await pool.commit()
-    pool.opened(devId(0), 1)
-    pool.opened(devId(0), 2)
-    pool.opened(devId(1), 1)
-    pool.opened(devId(1), 0)
+    pool.opened(devId(0), 11)
+    pool.opened(devId(0), 12)
+    pool.opened(devId(1), 13)
+    pool.closed(devId(1), 13)
     await pool.settle()
     thin(pool, 2)
     await pool.commit()
-    const counts = async (takesOver: boolean) =>
-      new Map((await openFiles(killed(memory), { takesOver })).pool.openCounts)
-    t.same(await counts(true), new Map([[0, 2]]))
-    t.same(await counts(false), new Map(), 'a new mount has nothing open')
+    const take = async (takesOver: boolean) => (await openFiles(killed(memory), { takesOver })).pool
+    const counts = (pool: ThinPool) => [0, 1, 2].map(id => pool.openCount(devId(id)))
+    const next = await take(true)
+    t.same(counts(next), [2, 0, 0])
+    next.opened(devId(0), 12)
+    t.same(counts(next), [2, 0, 0], 'the same handle once only')
+    next.closed(devId(0), 12)
+    next.closed(devId(0), 12)
+    t.same(counts(next), [1, 0, 0])
+    t.same(counts(await take(false)), [0, 0, 0], 'a new mount has nothing open')
   })
 
   await t.test('of opens alone does not grow without end', async t => {
@@ -242,7 +248,7 @@ t.test('the journal', async t => {
       replaced.push(content.length)
     }
     for (let i = 0; i < 300_000; i++) {
-      pool.opened(devId(0), (i % 2) + 1)
+      pool[i % 2 ? 'closed' : 'opened'](devId(0), i >> 1)
       if (i % 1000 === 999) await pool.settle()
     }
     clock.advance(1000)

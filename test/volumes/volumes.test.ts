@@ -82,9 +82,9 @@ t.test('messages are answered as the kernel answers them', async t => {
 
   await t.test('a device that is open is busy', async t => {
     const volume = volumes.byDevId(1)!
-    volumes.opened(volume)
+    volumes.opened(volume, 1)
     await t.rejects(volumes.message({ message: 'delete 1' }), { code: 'DEVICE_BUSY' })
-    volumes.released(volume)
+    volumes.released(volume, 1)
     await volumes.message({ message: 'delete 1' })
     t.equal(volumes.byDevId(1), undefined)
   })
@@ -189,7 +189,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     const before = state(volumes)
     const metadata = readFileSync(config.metadata.path)
     // Open: what is removed is not reclaimed yet, which would be a second change.
-    for (const volume of volumes.all()) volumes.opened(volume)
+    for (const volume of volumes.all()) volumes.opened(volume, 1)
     await change(volumes)
     const after = state(volumes)
     t.notSame(after, before, what)
@@ -261,8 +261,8 @@ t.test('removal', async t => {
       const { volumes, close } = await openPool(config)
       await volumes.create({ name: 'a', size: MIB })
       const volume = volumes.find('a')!
-      volumes.opened(volume)
-      volumes.opened(volume)
+      volumes.opened(volume, 1)
+      volumes.opened(volume, 2)
       await write(volume, 0, BLOCK, 7)
       await t.rejects(volumes.remove({ names: ['a'] }), { code: 'VOLUME_BUSY' })
       await volumes.unlink('a')
@@ -273,11 +273,13 @@ t.test('removal', async t => {
       const next = await openPool(left, { takesOver: true })
       const taken = next.volumes.byDevId(0)!
       t.equal(byteAt(taken, 0), 7, 'whoever has it open goes on reading')
-      next.volumes.released(taken)
+      next.volumes.opened(taken, 2) // the request was sent again
+      next.volumes.released(taken, 1)
+      next.volumes.released(taken, 1)
       t.equal(next.volumes.byDevId(0), taken)
-      next.volumes.released(taken)
-      next.volumes.released(taken) // the request was sent again
-      t.throws(() => next.volumes.opened(taken), { code: 'VOLUME_MISSING' })
+      next.volumes.released(taken, 2)
+      next.volumes.released(taken, 2)
+      t.throws(() => next.volumes.opened(taken, 3), { code: 'VOLUME_MISSING' })
       while (next.volumes.byDevId(0)) await new Promise(resolve => setImmediate(resolve))
       await next.close()
       t.equal(thinDump(left.metadata.path).devices.size, 0)
@@ -288,14 +290,14 @@ t.test('removal', async t => {
     const config = await makePool(t.testdir())
     const { volumes, close } = await openPool(config)
     await volumes.create({ name: 'a', size: MIB })
-    volumes.opened(volumes.find('a')!)
+    volumes.opened(volumes.find('a')!, 1)
     await volumes.pool.settle()
     const left = filesLeft(config)
     await close()
     const next = await openPool(left, { takesOver: true })
     await t.rejects(next.volumes.remove({ names: ['a'] }), { code: 'VOLUME_BUSY' })
     await t.rejects(next.volumes.message({ message: 'delete 0' }), { code: 'DEVICE_BUSY' })
-    next.volumes.released(next.volumes.find('a')!)
+    next.volumes.released(next.volumes.find('a')!, 1)
     await next.volumes.remove({ names: ['a'] })
     await next.close()
   })
