@@ -85,6 +85,8 @@ export interface ChangeTarget {
 export interface JournalState {
   /** Orderly shutdown of exactly this superblock: every free data block is a hole. */
   clean: boolean
+  /** It was thinfs, in this boot or before, that wrote this superblock or had opened it. */
+  known: boolean
   /** Frames of changes to replay on top of it. */
   changes: readonly Buffer[]
 }
@@ -111,9 +113,11 @@ export class Journal {
   read(superblock: Uint8Array): JournalState {
     const wanted = this.#identity(superblock)
     let clean = false
+    let known = false
     let found = false
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
+      known ||= kind !== CHANGES && payload.subarray(36).equals(wanted.subarray(36))
       if (kind === CHANGES) {
         clean = false
         if (found) changes.push(payload)
@@ -128,7 +132,7 @@ export class Journal {
         }
       }
     }
-    return { clean, changes }
+    return { clean, known, changes }
   }
 
   /** True while changes are noted that a death of this process would lose. */

@@ -101,7 +101,7 @@ export class ThinPool {
   /**
    * Opens a pool: replays what a dead process of this boot left in the journal, grows the pool to
    * its files' sizes, and makes every free data block a hole unless the last shutdown was orderly.
-   * Where needs_check is set all metadata is checked before.
+   * Where needs_check is set, or another program wrote the metadata, all of it is checked before.
    * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED, POOL_MISMATCH
    */
   static async open(options: PoolOptions): Promise<ThinPool> {
@@ -560,6 +560,7 @@ export class ThinPool {
     const state = this.#journal.read(this.#superblock)
     if (this.#options.readOnly) this.#setMode('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
+    else if (!state.known) this.#mustBeSound()
     this.#checkSizes()
     if (state.changes.length > 0) this.#replay(state.changes)
     if (this.#mode !== 'write') return
@@ -640,6 +641,25 @@ export class ThinPool {
     if (metadataBlocks < this.metadata.nrMetadataBlocks) {
       throw refuse(metadata.path, metadataBlocks, this.metadata.nrMetadataBlocks)
     }
+  }
+
+  /**
+   * Refuses metadata that is damaged, as LVM does, which runs thin_check before it activates a pool: a
+   * block in use that the space map calls free would be punched here, or come to belong to two.
+   * Nothing is changed; opened read-only, the pool shows what can be read.
+   *
+   * Only for metadata that another program, or none, has left: what thinfs wrote itself began as
+   * fresh or went through here, and the journal names its superblock, which outlives the engine and
+   * mostly a power cut. Where that lost the journal the check is made once more, at the cost of
+   * reading every metadata block in use once.
+   */
+  #mustBeSound(): void {
+    const { metadata } = this.#options
+    const { problems } = checkMetadata(metadata)
+    const errors = problems.filter(({ severity }) => severity === 'error')
+    if (errors.length === 0) return
+    const more = errors.length > 1 ? ` (the first of ${errors.length} errors)` : ''
+    throw new ThinfsError('METADATA_CORRUPT', `${metadata.path}: ${errors[0]!.message}${more}`)
   }
 
   /** Makes the pool as large as its files have become. @returns whether it grew */

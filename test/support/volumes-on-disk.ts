@@ -25,7 +25,7 @@ export async function openVolumes(
     onFull: 'error',
     lowWaterMark: 0,
     clock,
-    events: { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} },
+    events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
   })
   const { metadata, table } = handles
   const options = { name: 'p', pool, metadata, table, uid: 0, gid: 0, now: () => 0, onChange() {} }
