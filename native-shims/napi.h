@@ -45,5 +45,6 @@ bool thinfs_file_exports(napi_env env, napi_value exports);
 bool thinfs_fuse_exports(napi_env env, napi_value exports);
 bool thinfs_mount_exports(napi_env env, napi_value exports);
 bool thinfs_process_exports(napi_env env, napi_value exports);
+bool thinfs_socket_exports(napi_env env, napi_value exports);
 
 #endif

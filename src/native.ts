@@ -56,6 +56,8 @@ export interface Binding {
    * closed and sent none. `EAGAIN` when no message waits.
    */
   socket_receive_descriptor(socket: number): number
+  /** The user id with which the other end of a unix socket connected or listened (SO_PEERCRED). */
+  socket_peer_uid(socket: number): number
 
   /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */
   process_set_io_flusher(): void

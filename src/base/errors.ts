@@ -19,6 +19,7 @@ export const ERRORS = {
   POOL_FAILED: { errno: 'EIO', what: 'the pool has failed' },
   POOL_IN_USE: { errno: 'EBUSY', what: 'another process has the pool' },
   NOT_A_POOL: { errno: 'EINVAL', what: 'no pool is there' },
+  NOT_TRUSTED: { errno: 'EPERM', what: 'others could have changed what the pool is' },
   NOT_MOUNTED: { errno: 'EINVAL', what: 'the pool is not mounted' },
   DEVICE_EXISTS: { errno: 'EEXIST', what: 'the device id is in use' },
   DEVICE_MISSING: { errno: 'ENODATA', what: 'no thin device has the id' },

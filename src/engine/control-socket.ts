@@ -2,7 +2,8 @@
  * The unix socket in the pool's folder by which commands reach who serves it: the daemon, or the
  * engine of one that has died.
  *
- * Whoever may open it manages the pool: it is made with mode 0600, and that is the access control.
+ * Whoever may open it manages the pool. It is made with mode 0600; and because a mode can be changed
+ * and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
  */
 import { once } from 'node:events'
 import { closeSync, constants, openSync, rmSync } from 'node:fs'
@@ -10,6 +11,7 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 import { basename, dirname, join } from 'node:path'
 import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { native } from '../native.js'
 import { LineReader, LineWriter } from './line-transport.js'
 
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
@@ -64,6 +66,10 @@ export class ControlSocket {
   }
 
   #accept(socket: Socket, serve: (connection: MessageConnection) => void): void {
+    if (!isOwnPeer(socket)) {
+      socket.destroy()
+      return
+    }
     const peer = {
       socket,
       reader: new LineReader(socket, MAX_REQUEST),
@@ -99,7 +105,8 @@ export class ControlSocket {
 /**
  * Connects to a daemon. Requests that it does not answer before it ends are rejected.
  * @returns null when nobody listens at `path`
- * @throws DAEMON_FAILED when the socket cannot be reached for another reason
+ * @throws NOT_TRUSTED when another user listens; DAEMON_FAILED when the socket cannot be reached for
+ *   another reason
  */
 export async function connectControlSocket(path: string): Promise<MessageConnection | null> {
   let folder = -1
@@ -107,6 +114,10 @@ export async function connectControlSocket(path: string): Promise<MessageConnect
     folder = openFolderOf(path)
     const socket = connect(shortPath(folder, path))
     await once(socket, 'connect')
+    if (!isOwnPeer(socket)) {
+      socket.destroy()
+      throw new ThinfsError('NOT_TRUSTED', `${path}: the socket of another user`)
+    }
     const reader = new LineReader(socket, Number.POSITIVE_INFINITY)
     let handled = 0
     // The connection handles what was read later, one message a turn of the loop: an answer that
@@ -128,12 +139,26 @@ export async function connectControlSocket(path: string): Promise<MessageConnect
     connection.listen()
     return connection
   } catch (err) {
+    if (err instanceof ThinfsError) throw err
     const errno = errnoOf(err)
     if (['ENOENT', 'ENOTDIR', 'ECONNREFUSED'].includes(errno)) return null
     const detail = `${path}: ${(err as Error).message}`
     throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno })
   } finally {
     if (folder >= 0) closeSync(folder)
+  }
+}
+
+/** Whether the other end belongs to root or to the user whose process this is. */
+function isOwnPeer(socket: Socket): boolean {
+  // Node keeps the descriptor to itself; its handle has had it as `fd` since version 0.6. A peer that
+  // has gone already leaves none, and -1 is nobody's.
+  const { _handle: handle } = socket as Socket & { _handle: { fd: number } | null }
+  try {
+    const uid = native.socket_peer_uid(handle?.fd ?? -1)
+    return uid === 0 || uid === process.geteuid!()
+  } catch {
+    return false
   }
 }
 

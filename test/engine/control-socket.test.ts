@@ -2,12 +2,14 @@
  * The control socket as a peer sees it: a plain socket on this side, so that what crosses it is
  * compared with the bytes of JSON-RPC 2.0, not with our own reader and writer.
  */
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { connect, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
+import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import { AssertionError, ThinfsError } from '../../src/base/index.js'
 import {
@@ -69,6 +71,51 @@ t.test('the socket is for its owner alone, and replaces one that was left behind
   t.ok(statSync(path).isSocket())
   await close()
   t.throws(() => statSync(path), { code: 'ENOENT' })
+})
+
+/** Connects as a user, asks, and prints what comes until the other end hangs up. */
+const ASK = `
+import os, socket, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[2]))
+peer = socket.socket(socket.AF_UNIX)
+peer.connect(sys.argv[1])
+try:
+    peer.sendall(b'{"jsonrpc":"2.0","id":1,"method":"list"}\\n')
+    peer.shutdown(socket.SHUT_WR)
+except OSError: pass
+try: print(peer.recv(4096).decode(), end='')
+except ConnectionResetError: pass`
+const isRoot = { skip: process.getuid?.() === 0 ? false : 'needs root to be somebody else' }
+
+t.test('other users are not heard, even where the mode lets them connect', isRoot, async t => {
+  const path = join(folder(t), 'control.sock')
+  chmodSync(dirname(path), 0o755)
+  await serve(t, echo, path)
+  chmodSync(path, 0o666)
+  const askAs = async (uid: number): Promise<string> =>
+    (await promisify(execFile)('python3', ['-c', ASK, path, String(uid)], { timeout: 60_000 }))
+      .stdout
+  t.equal(await askAs(65534), '')
+  t.match(await askAs(0), /"method":"list"/)
+})
+
+t.test('a socket on which another user listens is not asked', isRoot, async t => {
+  const path = join(folder(t), 'control.sock')
+  chmodSync(dirname(path), 0o777)
+  const listen = `
+import os, socket, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1]); server.listen()
+print('listening', flush=True)
+peer, _ = server.accept()
+print(peer.recv(1), flush=True)`
+  const other = spawn('python3', ['-c', listen, path])
+  t.teardown(() => other.kill())
+  const said = createInterface({ input: other.stdout })[Symbol.asyncIterator]()
+  t.equal((await said.next()).value, 'listening')
+  await t.rejects(connectControlSocket(path), { code: 'NOT_TRUSTED', errno: 'EPERM' })
+  t.equal((await said.next()).value, "b''", 'nothing was said to it')
 })
 
 t.test('requests and answers are JSON-RPC 2.0, one line each', async t => {
