@@ -2,5 +2,6 @@
 export * from './assert.js'
 export * from './errors.js'
 export * from './layout.js'
+export * from './trust.js'
 export * from './u64.js'
 export * from './units.js'

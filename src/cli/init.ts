@@ -24,19 +24,15 @@ export const init = command(
   .option('--block-size <size>', 'unit of provisioning, sharing and discard (default 64K)')
   .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
   .action(async (target: string, options: Options) => {
-    const { formatSize, loadConfig } = await import('../config/index.js')
-    const { initPool } = await import('../volumes/index.js')
+    const { formatSize } = await import('../config/index.js')
     const file = isFolder(target) ? join(target, 'pool.yaml') : target
     const isNew = !existsSync(file)
     if (isNew) await writeConfig(file, options)
     else refuseOptions(file, options)
-    const config = loadConfig(file)
-    try {
-      await initPool(config)
-    } catch (err) {
+    const config = await makePool(file).catch(err => {
       if (isNew) rmSync(file)
       throw err
-    }
+    })
     const { data, dataBlockSize, volumes } = config
     const size = data.size === null ? data.path : formatSize(data.size)
     print(
@@ -46,6 +42,14 @@ export const init = command(
         `${Object.keys(volumes).length} volumes`,
     )
   })
+
+async function makePool(file: string): Promise<PoolConfig> {
+  const { loadConfig } = await import('../config/index.js')
+  const { initPool } = await import('../volumes/index.js')
+  const config = loadConfig(file)
+  await initPool(config)
+  return config
+}
 
 function collect(text: string, before: string[] = []): string[] {
   return [...before, text]
@@ -87,8 +91,9 @@ async function writeConfig(file: string, options: Options): Promise<void> {
     const message = (err as Error).message.slice(path.length).replace(/^:\d+:\d+: /, '')
     throw new ThinfsError('BAD_ARGUMENT', message, { cause: err })
   }
-  mkdirSync(folder, { recursive: true })
-  writeFileSync(path, text, { flag: 'wx' })
+  mkdirSync(dirname(folder), { recursive: true })
+  if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
+  writeFileSync(path, text, { flag: 'wx', mode: 0o600 })
 }
 
 /** A pool's name after its folder's: what a pool may not be called becomes a hyphen. */

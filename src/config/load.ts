@@ -4,7 +4,15 @@
  * The file is read with YAML's failsafe schema, in which every scalar is the text that stands there:
  * a volume named `007` or `no` keeps its name. The first problem in the file is the one reported.
  */
-import { readFileSync, realpathSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readFileSync,
+  realpathSync,
+  statSync,
+} from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import {
   type Document,
@@ -22,6 +30,7 @@ import type { z } from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import type { PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
+import { checkPoolFolder, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
 /** Nodes that aliases may stand for, together: a pool.yaml has a use for a few. */
@@ -29,11 +38,13 @@ const ALIASES_MAX = 100
 
 /**
  * Reads and checks a pool.yaml.
- * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed
+ * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed; NOT_TRUSTED when
+ *   another user could have written it, or what thinfs keeps beside it
  */
 export function loadConfig(path: string): PoolConfig {
-  const text = readText(path)
-  return parseConfig(text, path, realpathSync(path))
+  const { file, text } = readText(path)
+  checkPoolFolder(dirname(file))
+  return parseConfig(text, path, file)
 }
 
 /**
@@ -65,14 +76,14 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
   throw problem(problems[0]!.offset, problems[0]!.message)
 }
 
-function readText(path: string): string {
+/** What stands in the file, and its absolute path without symbolic links. */
+function readText(path: string): { file: string; text: string } {
   try {
-    const stat = statSync(path)
-    if (!stat.isFile()) throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
-    if (stat.size > FILE_SIZE_MAX) {
-      throw new ThinfsError('BAD_CONFIG', `${path}: has ${stat.size} bytes; 1 MiB is allowed`)
+    const file = realpathSync(path)
+    if (!statSync(file).isFile()) {
+      throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
     }
-    return new TextDecoder('utf-8', { fatal: true }).decode(readFileSync(path))
+    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path)) }
   } catch (err) {
     if (err instanceof ThinfsError) throw err
     const isUtf8 = (err as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA'
@@ -80,6 +91,20 @@ function readText(path: string): string {
       cause: err,
       errno: isUtf8 ? errnoOf(err) : 'EINVAL',
     })
+  }
+}
+
+function readTrusted(file: string, path: string): Buffer {
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+  try {
+    const stat = fstatSync(fd)
+    mustBeTrusted(path, stat)
+    if (stat.size > FILE_SIZE_MAX) {
+      throw new ThinfsError('BAD_CONFIG', `${path}: has ${stat.size} bytes; 1 MiB is allowed`)
+    }
+    return readFileSync(fd)
+  } finally {
+    closeSync(fd)
   }
 }
 

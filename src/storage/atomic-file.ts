@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import { open, rename } from 'node:fs/promises'
+import { open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errnoOf } from '../base/index.js'
 
@@ -24,10 +24,15 @@ export class AtomicFile {
     }
   }
 
-  /** Durable when it resolves: temporary file, fsync, rename, fsync of the folder. Mode 0600. */
+  /**
+   * Durable when it resolves: temporary file, fsync, rename, fsync of the folder. Mode 0600. What is in
+   * the temporary file's place, left by a crash or a link that somebody has put there, goes and is not
+   * followed.
+   */
   async replace(content: string): Promise<void> {
     const next = `${this.path}.new`
-    const file = await open(next, 'w', 0o600)
+    await rm(next, { force: true })
+    const file = await open(next, 'wx', 0o600)
     try {
       await file.writeFile(content)
       await file.sync()

@@ -1,6 +1,14 @@
 import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync } from 'node:fs'
 import { promisify } from 'node:util'
-import { assert, type Bytes, bytes, errnoOf, MIB, ThinfsError } from '../base/index.js'
+import {
+  assert,
+  type Bytes,
+  bytes,
+  errnoOf,
+  MIB,
+  ThinfsError,
+  whyNotTrusted,
+} from '../base/index.js'
 import { native } from '../native.js'
 import type { Store } from './store.js'
 
@@ -45,6 +53,9 @@ export class FileStore implements Store {
       throw new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
     }
     this.#isDevice = stat.isBlockDevice()
+    // Devices have the owner and group that the system gives them.
+    const distrust = this.#isDevice ? null : whyNotTrusted(stat, process.geteuid!())
+    if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
     this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
@@ -54,6 +65,7 @@ export class FileStore implements Store {
    * Opens `path`, for reading and writing unless `readOnly`.
    * @param create makes the file, with mode 0600, when it is missing
    * @param size extends the store to this size when it is smaller
+   * @throws NOT_TRUSTED for a file that other users own or may write to; IO_ERROR
    */
   static open(
     path: string,

@@ -1,0 +1,44 @@
+/**
+ * Whether a pool.yaml may be followed. It names the files that thinfs writes to, any file or disk, so
+ * root must not take it from somebody else; and in a folder where others may write, the files beside
+ * it could be links to anywhere.
+ */
+import { lstatSync, type Stats, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { ThinfsError, whyNotTrusted } from '../base/index.js'
+
+/** What thinfs itself keeps beside pool.yaml. Opened by name: the folder's owner vouches for them. */
+const OWN_FILES = ['volumes.json', 'journal', 'daemon.json', 'thinfs.log']
+const OTHERS_WRITE = 0o002
+const STICKY = 0o1000
+
+/**
+ * Checks the folder of a pool.yaml, the folders above it, and what thinfs keeps in it.
+ * @param folder an absolute path without symbolic links
+ * @throws NOT_TRUSTED naming what others could have changed
+ */
+export function checkPoolFolder(folder: string): void {
+  mustBeTrusted(folder, statSync(folder))
+  for (const name of OWN_FILES.flatMap(name => [name, `${name}.new`])) {
+    const path = join(folder, name)
+    const stat = lstatSync(path, { throwIfNoEntry: false })
+    if (stat === undefined) continue
+    if (!stat.isFile()) throw new ThinfsError('NOT_TRUSTED', `${path}: is not a regular file`)
+    mustBeTrusted(path, stat)
+  }
+  for (let above = dirname(folder); ; above = dirname(above)) {
+    const { mode } = statSync(above)
+    // Whoever may write there could put another folder in the place of this one.
+    if ((mode & OTHERS_WRITE) !== 0 && (mode & STICKY) === 0) {
+      const what = 'everybody may write to it, wanted a sticky bit at least (chmod +t)'
+      throw new ThinfsError('NOT_TRUSTED', `${above}: ${what}`)
+    }
+    if (above === '/') return
+  }
+}
+
+/** @throws NOT_TRUSTED */
+export function mustBeTrusted(path: string, stat: Stats): void {
+  const why = whyNotTrusted(stat, process.geteuid!())
+  if (why !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${why}`)
+}
