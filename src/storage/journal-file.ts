@@ -1,4 +1,13 @@
-import { closeSync, fsync, openSync, readFileSync, renameSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fsync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs'
 import { promisify } from 'node:util'
 import { syncFolder } from './atomic-file.js'
 
@@ -22,9 +31,10 @@ export class JournalFile {
     this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
   }
 
-  /** Opens `path`, made empty with mode 0600 when it is missing. */
+  /** Opens `path`, which is no link, made empty with mode 0600 when it is missing. */
   static open(path: string): JournalFile {
-    return new JournalFile(path, openSync(path, 'a+', 0o600))
+    const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants
+    return new JournalFile(path, openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600))
   }
 
   readAll(): Buffer {
@@ -37,7 +47,8 @@ export class JournalFile {
 
   replace(bytes: Uint8Array): void {
     const next = `${this.path}.new`
-    const fd = openSync(next, 'w', 0o600)
+    rmSync(next, { force: true })
+    const fd = openSync(next, 'wx', 0o600)
     try {
       for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
       renameSync(next, this.path)

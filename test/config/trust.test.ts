@@ -18,7 +18,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { loadConfig } from '../../src/config/index.js'
-import { FileStore, replaceFile } from '../../src/storage/index.js'
+import { AtomicFile, FileStore } from '../../src/storage/index.js'
 
 const NOBODY = 65534
 const OTHER = 1234
@@ -153,7 +153,7 @@ t.test('a file is not replaced by way of a link', async t => {
     file: 'old',
     'file.new': t.fixture('symlink', 'target'),
   })
-  await replaceFile(join(folder, 'file'), 'new')
+  await new AtomicFile(join(folder, 'file')).replace('new')
   t.notOk(lstatSync(join(folder, 'file')).isSymbolicLink())
   t.equal(lstatSync(join(folder, 'target')).size, 8)
   t.equal(lstatSync(join(folder, 'file')).mode & 0o7777, 0o600)

@@ -19,6 +19,8 @@ const ROOT = 1
 /** No volume's id in the model. */
 const NOBODY = -1
 const FIRST_VOLUME = 2
+/** The one that is open at a time has it. */
+const HANDLE = 1
 const KEEP_SIZE = 1
 const PUNCH_HOLE = 3
 const ZERO_RANGE = 16
@@ -314,7 +316,7 @@ export class VolumesWorkload {
       if (!volume || this.model.volumes.size < 2) return
       const name = this.#nameOf(volume)
       const ino = this.#ino(volume)
-      if (!(await this.#does(() => this.#opened.fs.open(ino, 0)))) return
+      if (!(await this.#does(() => this.#opened.fs.open(ino, 0, HANDLE)))) return
       await this.#changes(
         volumes => volumes.delete(name),
         () => this.#opened.fs.unlink(ROOT, name),
@@ -327,7 +329,7 @@ export class VolumesWorkload {
       }
       const write = async () => this.#opened.fs.write(ino, 0, BLOCK, content, 0)
       if (!(await this.#does(() => write().catch(refused)))) return
-      await this.#does(() => this.#opened.fs.release(ino))
+      await this.#does(() => this.#opened.fs.release(ino, HANDLE))
     },
     rename: async () => {
       const volume = this.#any()
