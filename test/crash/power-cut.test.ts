@@ -3,20 +3,21 @@
 // write and flush. For moments of that record, disks are made that a power cut then may leave;
 // each is opened, read, filled and opened again, and so are disks that a second power cut leaves.
 import t from 'tap'
-import { bytes } from '../../src/base/index.js'
-import { checkMetadata } from '../../src/metadata/index.js'
-import { type DiskState, PowerDisk } from '../support/power-disk.js'
+import { bytes, type ThinfsError } from '../../src/base/index.js'
+import { checkMetadata, ThinMetadata } from '../../src/metadata/index.js'
+import { type DiskState, PowerDisk, SECTOR, SparseImage } from '../support/power-disk.js'
 import { PowerCuts } from '../support/power-states.js'
 import { Random } from '../support/random.js'
 import { EFFORT, tally } from '../support/tally.js'
-import { thinCheck } from '../support/thin-tools.js'
+import { thinCheck, thinRepair } from '../support/thin-tools.js'
 import { type Allowed, verifyFound } from '../support/volumes-model.js'
 import { type Opened, openVolumes, readVolumes, reaped } from '../support/volumes-on-disk.js'
-import { VolumesWorkload } from '../support/volumes-workload.js'
+import { BLOCK, VolumesWorkload } from '../support/volumes-workload.js'
 
-/** SEED=n tries one workload more, or again. */
+/** SEED=n tries one workload more, or again. The first few find what is hardest to find. */
+const FIRST_SEED = 12
 const SEED = process.env.SEED
-const SEEDS = SEED ? [Number(SEED)] : Array.from({ length: 8 * EFFORT }, (_, i) => i + 1)
+const SEEDS = SEED ? [Number(SEED)] : Array.from({ length: 8 * EFFORT }, (_, i) => FIRST_SEED + i)
 const STEPS = 60
 const CUTS = 40
 /** One state of so many is shown to thin_check as well. */
@@ -33,12 +34,27 @@ async function cutPower(seed: number): Promise<void> {
   const { disk, model } = workload
   bytesVerified += workload.bytesVerified
   const cuts = new PowerCuts(disk)
-  const moments = Array.from({ length: CUTS }, () => random.below(disk.events.length + 1))
-  for (const events of moments.sort((a, b) => a - b)) {
+  for (const events of moments(disk, random)) {
     const state = cuts.state(events, random)
     const where = `SEED=${seed}, power cut after ${events} events: ${state.luck}`
     await verifyState(state, model.window(events), random, where, 2)
   }
+}
+
+/** Numbers of events after which to cut: half of them anywhere, half at each kind of event as often. */
+function moments(disk: PowerDisk, random: Random): number[] {
+  const kinds = new Map<string, number[]>()
+  disk.events.forEach(({ kind, file }, i) => {
+    const alike = kinds.get(`${kind} ${file}`) ?? []
+    alike.push(i, i + 1)
+    kinds.set(`${kind} ${file}`, alike)
+  })
+  const rows = [...kinds.values()]
+  const anywhere = () => random.below(disk.events.length + 1)
+  const moments = Array.from({ length: CUTS }, (_, i) =>
+    i % 2 === 0 ? anywhere() : random.of(random.of(rows)),
+  )
+  return moments.sort((a, b) => a - b)
 }
 
 /** @param again power cuts to try while the pool recovers from this one */
@@ -133,4 +149,50 @@ t.test('what was flushed is there after a power cut, and nothing of others', asy
     })
   }
   tally(t, { 'power-cut states checked': states, 'bytes verified': bytesVerified })
+})
+
+// Disks write sectors as a whole, and the superblock has no copy. One that did not is to be named.
+t.test('a superblock that is torn within its sector is refused, never believed', async t => {
+  const workload = new VolumesWorkload(new Random(FIRST_SEED))
+  await workload.run(STEPS)
+  const { start, events } = workload.disk
+  const superblocks = events.flatMap(event =>
+    event.kind === 'write' && event.file === 'metadata' && event.offset === 0 ? event.content : [],
+  )
+  t.ok(superblocks.length > 20, `${superblocks.length} superblocks`)
+  t.ok(superblocks.every(({ length }) => length === 4096))
+  t.notOk(
+    superblocks.some(content => content.subarray(SECTOR).some(byte => byte !== 0)),
+    'all of it is in the first sector',
+  )
+  let torn = 0
+  const metadata = Buffer.from(workload.disk.now.metadata.bytes)
+  superblocks.slice(1).forEach((after, i) => {
+    const before = superblocks[i]!
+    for (let at = 1; at < SECTOR; at++) {
+      after.copy(metadata, 0, 0, at)
+      before.copy(metadata, at, at)
+      if ([before, after].some(whole => whole.equals(metadata.subarray(0, 4096)))) continue
+      torn++
+      const disk = new PowerDisk({ ...start, metadata: new SparseImage(metadata) }, new Random(1))
+      try {
+        ThinMetadata.open(disk.look('metadata'))
+        t.fail(`superblock ${i + 1}, torn after ${at} bytes, is believed`)
+      } catch (err) {
+        const { code, message } = err as ThinfsError
+        if (code === 'METADATA_CORRUPT' && message.includes('superblock: checksum')) continue
+        t.fail(`superblock ${i + 1}, torn after ${at} bytes: ${message}`)
+      }
+    }
+  })
+  t.ok(torn > 1000, `${torn} torn superblocks`)
+
+  await t.test('and thin_repair makes one from what a person knows', async t => {
+    const { transactionId, nrDataBlocks } = ThinMetadata.open(workload.disk.look('metadata'))
+    const options = ['--transaction-id', '--data-block-size', '--nr-data-blocks'].map(
+      (name, i) => [name, String([transactionId, BLOCK / SECTOR, nrDataBlocks][i])] as const,
+    )
+    metadata.fill(0xff, 0, SECTOR)
+    t.equal(thinCheck(thinRepair(metadata, options.flat())).status, 0)
+  })
 })

@@ -78,6 +78,19 @@ export function thinRestore(xml: string, size: number): Buffer {
   })
 }
 
+/** What thin_repair makes of an image. */
+export function thinRepair(image: Buffer, options: string[]): Buffer {
+  return inFolder(folder => {
+    const input = join(folder, 'damaged')
+    const output = join(folder, 'metadata')
+    writeFileSync(input, image)
+    writeFileSync(output, Buffer.alloc(image.length))
+    const result = spawnSync('thin_repair', ['-i', input, '-o', output, ...options], OPTIONS)
+    if (result.status !== 0) throw new Error(`thin_repair: ${result.status}: ${result.stderr}`)
+    return readFileSync(output)
+  })
+}
+
 /** Writes an image to a file for as long as `use` runs: for several tools in a row. */
 export const withImage = <T>(image: Buffer, use: (path: string) => T): T =>
   inFolder(folder => {

@@ -11,6 +11,7 @@ export const BLOCK = BLOCK_SECTORS * 512
 const DATA_BLOCKS = 80
 const MAX_DATA_BLOCKS = 112
 const METADATA_BLOCKS = 192
+const MAX_METADATA_BLOCKS = 224
 /** No volume gets larger. */
 const CAPACITY = 28 * BLOCK
 const MAX_VOLUMES = 6
@@ -98,6 +99,7 @@ export class VolumesWorkload {
   // --- the process ---
 
   async #open(): Promise<void> {
+    if (this.#random.chance(0.2)) await this.#operations.growFile()
     this.#handles = this.disk.open()
     const discards = this.#random.chance(0.85) ? 'passdown' : 'nopassdown'
     // A process may be killed while it opens, too.
@@ -203,7 +205,13 @@ export class VolumesWorkload {
     this.#flushing = Promise.resolve()
     this.kills++
     await this.#open()
+    const { sizes } = this.model.since(this.#acknowledged)
     this.#adoptFound()
+    // A write past the end that was cut short may have left its bytes behind the end, for the volume
+    // to show when it is made longer. The model knows nothing of what is there.
+    for (const volume of [...this.model.volumes.values()]) {
+      if (Math.max(...sizes(volume.id)) > volume.size) await this.#remove(volume)
+    }
   }
 
   // --- operations ---
@@ -300,16 +308,7 @@ export class VolumesWorkload {
     },
     remove: async () => {
       const volume = this.#any()
-      if (!volume || this.model.volumes.size < 2) return
-      const name = this.#nameOf(volume)
-      await this.#changes(
-        volumes => volumes.delete(name),
-        () => {
-          if (this.#random.chance(0.5)) return this.#opened.fs.unlink(ROOT, name)
-          return this.#opened.volumes.remove({ names: [name] })
-        },
-        'names',
-      )
+      if (volume && this.model.volumes.size > 1) await this.#remove(volume)
     },
     unlinkOpen: async () => {
       const volume = this.#any()
@@ -374,8 +373,10 @@ export class VolumesWorkload {
       await this.#does(() => this.#opened.clock.advance(1000))
     },
     growFile: async () => {
-      const size = this.disk.now.data.bytes.length + this.#random.between(1, 8) * BLOCK
-      if (size <= MAX_DATA_BLOCKS * BLOCK) this.disk.grow('data', size)
+      const file = this.#random.of(['data', 'data', 'metadata'] as const)
+      const max = file === 'data' ? MAX_DATA_BLOCKS * BLOCK : MAX_METADATA_BLOCKS * 4096
+      const size = this.disk.now[file].bytes.length + this.#random.between(1, 8) * 4096
+      if (size <= max) this.disk.grow(file, size)
     },
   }
 
@@ -422,6 +423,18 @@ export class VolumesWorkload {
         )
       }
     }
+  }
+
+  #remove(volume: ModelVolume): Promise<void> {
+    const name = this.#nameOf(volume)
+    return this.#changes(
+      volumes => volumes.delete(name),
+      () => {
+        if (this.#random.chance(0.5)) return this.#opened.fs.unlink(ROOT, name)
+        return this.#opened.volumes.remove({ names: [name] })
+      },
+      'names',
+    )
   }
 
   async #write(volume: ModelVolume, ino: number): Promise<void> {
