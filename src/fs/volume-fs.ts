@@ -138,12 +138,14 @@ export class VolumeFs implements FileSystem {
     newParent: number,
     newName: string,
     flags: number,
+    request: number,
   ): Promise<void> {
     this.#mustBeRoot(parent)
     this.#mustBeRoot(newParent)
     if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw failure('EINVAL', 'flags')
+    const exchange = flags & RENAME_EXCHANGE ? `${this.#mounted}:${request}` : null
     if (flags & RENAME_NOREPLACE) await this.volumes.rename({ from: name, to: newName })
-    else await this.volumes.renameOver(name, newName, (flags & RENAME_EXCHANGE) !== 0)
+    else await this.volumes.renameOver(name, newName, exchange)
   }
 
   // --- content ---

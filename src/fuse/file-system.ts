@@ -72,13 +72,18 @@ export interface FileSystem {
   /** Makes an empty regular file; the transport opens it afterwards. */
   create(parent: number, name: string, mode: number, caller: Caller): Later<Attributes>
   unlink(parent: number, name: string): Later<void>
-  /** @param flags RENAME_NOREPLACE 1, RENAME_EXCHANGE 2 */
+  /**
+   * @param flags RENAME_NOREPLACE 1, RENAME_EXCHANGE 2
+   * @param request the same for a request that comes again because the process that had it has died:
+   *   what was exchanged must not be exchanged back
+   */
   rename(
     parent: number,
     name: string,
     newParent: number,
     newName: string,
     flags: number,
+    request: number,
   ): Later<void>
   /**
    * Both come again when the process that had the request has died, and have to know by `handle`

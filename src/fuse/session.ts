@@ -325,7 +325,7 @@ export class FuseSession {
       case OPCODE.CREATE: {
         const flags = slots.u32(at + CREATE_IN.at.flags)
         const mode = slots.u32(at + CREATE_IN.at.mode)
-        const fh = this.#fileHandle(base)
+        const fh = this.#requestNumber(base)
         const created = later(this.#create(base, ino, names(1)[0]!, mode), attributes =>
           later(fs.open(attributes.ino, flags, fh), () => ({ attributes, fh })),
         )
@@ -354,15 +354,16 @@ export class FuseSession {
         const newParent = slots.u64(at + RENAME_IN.at.newdir)
         const flags = opcode === OPCODE.RENAME2 ? slots.u32(at + RENAME2_IN.at.flags) : 0
         const [name, newName] = names(2) as [string, string]
+        const request = this.#requestNumber(base)
         answer(
-          this.#onceAgain(base, () => fs.rename(ino, name, newParent, newName, flags)),
+          this.#onceAgain(base, () => fs.rename(ino, name, newParent, newName, flags, request)),
           encodeNothing,
         )
         break
       }
 
       case OPCODE.OPEN: {
-        const fh = this.#fileHandle(base)
+        const fh = this.#requestNumber(base)
         const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags), fh)
         answer(
           later(opened, () => fh),
@@ -456,8 +457,8 @@ export class FuseSession {
     return this.#isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
   }
 
-  /** File handle for what a request opens: the same when it is sent again, and no other's. */
-  #fileHandle(base: number): number {
+  /** Identifies a request, and what it opens: the same when it is sent again, and no other's. */
+  #requestNumber(base: number): number {
     const high = this.#slots.u32(base + IN_HEADER.at.unique + 4) & 0x7fff_ffff
     return high * 2 ** 32 + this.#slots.u32(base + IN_HEADER.at.unique)
   }

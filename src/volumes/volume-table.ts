@@ -41,6 +41,8 @@ const tableSchema = z.strictObject({
   volumes: z.array(entrySchema),
   /** What the volumes of the last change were before: null for one that was not there. */
   undo: z.array(z.strictObject({ dev_id: z.int(), before: entrySchema.nullable() })),
+  /** The request that exchanged two names last: done a second time it would undo itself. */
+  exchange: z.string().nullable().default(null),
 })
 
 /** A volume as volumes.json has it. */
@@ -64,6 +66,7 @@ export class VolumeTable {
   readonly #file: TableFile
   readonly #pool: string
   readonly #entries = new Map<number, VolumeEntry>()
+  #exchange: string | null = null
 
   private constructor(file: TableFile, pool: string) {
     this.#file = file
@@ -82,6 +85,8 @@ export class VolumeTable {
     for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
     if (found.transaction_id === transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
+    } else {
+      table.#exchange = found.exchange
     }
     return table
   }
@@ -95,22 +100,35 @@ export class VolumeTable {
     return this.#entries.get(devId)
   }
 
+  /** The request that exchanged two names last, null when that is not known. */
+  get exchange(): string | null {
+    return this.#exchange
+  }
+
   entries(): IterableIterator<VolumeEntry> {
     return this.#entries.values()
   }
 
   /**
    * Puts changes into the file, before the pool commits `transactionId`.
+   * @param exchange the request, when it exchanges names
    * @returns takes them back in memory; the file is right again with the next change, or rolled back
    */
-  async change(changes: EntryChanges, transactionId: number): Promise<() => void> {
+  async change(
+    changes: EntryChanges,
+    transactionId: number,
+    exchange = this.#exchange,
+  ): Promise<() => void> {
+    const exchangeBefore = this.#exchange
     const undo = [...changes.keys()].map(dev_id => ({
       dev_id,
       before: this.#entries.get(dev_id) ?? null,
     }))
     const revert = (): void => {
       for (const { dev_id, before } of undo) this.#put(dev_id, before)
+      this.#exchange = exchangeBefore
     }
+    this.#exchange = exchange
     for (const [devId, entry] of changes) this.#put(devId, entry)
     const table: Table = {
       version: 1,
@@ -118,6 +136,7 @@ export class VolumeTable {
       transaction_id: transactionId,
       volumes: [...this.#entries.values()],
       undo,
+      exchange,
     }
     try {
       await this.#file.replace(`${JSON.stringify(table, null, 1)}\n`)

@@ -259,30 +259,34 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  /** rename(2): the name may be taken; the volume that had it is unlinked, or gets the other name. */
-  renameOver(from: string, to: string, exchange: boolean): Promise<void> {
+  /**
+   * rename(2): the name may be taken; the volume that had it is unlinked, or gets the other name.
+   * @param exchange identifies the request for the latter, which is done once; null for the former
+   */
+  renameOver(from: string, to: string, exchange: string | null): Promise<void> {
     return this.#exclusive(async () => {
+      if (exchange !== null && exchange === this.#table.exchange) return
       const volume = this.#must(from)
       const other = this.#byName.get(to)
       if (volume === other) return
       if (!other) {
-        if (exchange) throw new ThinfsError('VOLUME_MISSING', to)
+        if (exchange !== null) throw new ThinfsError('VOLUME_MISSING', to)
         checkVolumeName(to)
         await this.#rename(volume, to)
         return
       }
       const entry = { ...volume.entry, name: to }
-      const before = exchange ? { ...other.entry, name: from } : { ...other.entry, removed: true }
-      await this.#transaction(
-        new Map([
-          [volume.devId, entry],
-          [other.devId, before],
-        ]),
-      )
+      const before =
+        exchange !== null ? { ...other.entry, name: from } : { ...other.entry, removed: true }
+      const changes = new Map([
+        [volume.devId, entry],
+        [other.devId, before],
+      ])
+      await this.#transaction(changes, undefined, undefined, exchange)
       this.#options.onChange(`renamed to ${to}`, from, volume.devId)
       this.#byName.delete(from)
       this.#byName.set(to, volume)
-      if (exchange) this.#byName.set(from, other)
+      if (exchange !== null) this.#byName.set(from, other)
       else if (other.opens === 0) void this.#reap(other)
     })
   }
@@ -402,10 +406,11 @@ export class Volumes implements PoolAdmin {
     changes: EntryChanges,
     act: () => void = () => {},
     next = this.pool.metadata.transactionId + 1,
+    exchange: string | null = this.#table.exchange,
   ): Promise<void> {
     this.pool.mustBeWritable()
     const current = this.pool.metadata.transactionId
-    const revert = await this.#table.change(changes, next)
+    const revert = await this.#table.change(changes, next, exchange)
     try {
       act()
       this.pool.setTransactionId(current, next)

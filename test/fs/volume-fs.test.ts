@@ -79,10 +79,10 @@ t.test('errors are those of a Linux filesystem', async t => {
     ['create, there', 'EEXIST', () => fs.create(ROOT, 'a', 0o600, CALLER)],
     ['create, reserved', 'EINVAL', () => fs.create(ROOT, 'thin-5', 0o600, CALLER)],
     ['unlink, missing', 'ENOENT', () => fs.unlink(ROOT, 'nobody')],
-    ['rename, missing', 'ENOENT', () => fs.rename(ROOT, 'nobody', ROOT, 'b', 0)],
-    ['rename, no replace', 'EEXIST', () => fs.rename(ROOT, 'a', ROOT, 'a', NOREPLACE)],
-    ['rename, exchange', 'ENOENT', () => fs.rename(ROOT, 'a', ROOT, 'nobody', EXCHANGE)],
-    ['rename, whiteout', 'EINVAL', () => fs.rename(ROOT, 'a', ROOT, 'b', 4)],
+    ['rename, missing', 'ENOENT', () => fs.rename(ROOT, 'nobody', ROOT, 'b', 0, 2)],
+    ['rename, no replace', 'EEXIST', () => fs.rename(ROOT, 'a', ROOT, 'a', NOREPLACE, 2)],
+    ['rename, exchange', 'ENOENT', () => fs.rename(ROOT, 'a', ROOT, 'nobody', EXCHANGE, 2)],
+    ['rename, whiteout', 'EINVAL', () => fs.rename(ROOT, 'a', ROOT, 'b', 4, 2)],
     ['setattr of the root', 'EPERM', () => fs.setattr(ROOT, { mode: 0o777 })],
     ['truncate, too large', 'EFBIG', () => fs.setattr(ino, { size: 2 ** 53 })],
     ['truncate, odd', null, () => fs.setattr(ino, { size: 999 })],
@@ -123,7 +123,7 @@ t.test('a read-only pool changes nothing, not even a size', async t => {
     ['copy', () => fs.copyFileRange(ino, 0, ino, 5000, 100)],
     ['create', () => fs.create(ROOT, 'b', 0o600, CALLER)],
     ['unlink', () => fs.unlink(ROOT, 'a')],
-    ['rename', () => fs.rename(ROOT, 'a', ROOT, 'b', 0)],
+    ['rename', () => fs.rename(ROOT, 'a', ROOT, 'b', 0, 2)],
   ]
   for (const [what, act] of cases) t.equal(await errno(act), 'EROFS', what)
   t.equal(fs.getattr(ino).size, 1000)
@@ -192,16 +192,16 @@ t.test('rename', async t => {
   const { fs, volumes, close } = await made(t)
   const a = await create(fs, 'a')
   const b = await create(fs, 'b')
-  await fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE)
+  await fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE, 2)
   t.same([fs.lookup(ROOT, 'a').ino, fs.lookup(ROOT, 'b').ino], [b, a])
   await fs.open(b, 0, 1)
-  await fs.rename(ROOT, 'b', ROOT, 'a', 0)
+  await fs.rename(ROOT, 'b', ROOT, 'a', 0, 2)
   t.equal(fs.lookup(ROOT, 'a').ino, a)
   t.equal(fs.getattr(b).nlink, 0, 'what had the name is unlinked, and open still')
   fs.release(b, 1)
   // The name is taken while the rename waits for its turn.
   const creating = volumes.create({ name: 'c', size: 0 })
-  t.equal(await errno(() => fs.rename(ROOT, 'a', ROOT, 'c', NOREPLACE)), 'EEXIST')
+  t.equal(await errno(() => fs.rename(ROOT, 'a', ROOT, 'c', NOREPLACE, 2)), 'EEXIST')
   await creating
   t.equal(volumes.count, 2)
   await close()
@@ -349,6 +349,21 @@ t.test('snapshots share what they have, as thin_ls counts it', async t => {
   )
   t.equal(String(fs.getxattr(fs.lookup(ROOT, 'two').ino, 'user.thinfs.origin')), 'one')
   t.notOk(fs.listxattr(origin).includes('user.thinfs.origin'))
+  await close()
+})
+
+t.test('names that were exchanged are not exchanged back for the next engine', async t => {
+  const { fs, config, close } = await made(t)
+  const a = await create(fs, 'a')
+  const b = await create(fs, 'b')
+  const owners = (of: VolumeFs) => ['a', 'b'].map(name => of.lookup(ROOT, name).ino)
+  await fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE, 8)
+  const next = await open(filesLeft(config), { takesOver: true })
+  await next.fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE, 8)
+  t.same(owners(next.fs), [b, a], 'the same request')
+  await next.fs.rename(ROOT, 'a', ROOT, 'b', EXCHANGE, 10)
+  t.same(owners(next.fs), [a, b], 'another')
+  await next.close()
   await close()
 })
 

@@ -175,13 +175,13 @@ t.test('each operation reaches the file system and its answer the kernel', async
       opcode: ['RENAME', 12],
       body: [u64(9), text('a'), text('b')],
       method: 'rename',
-      called: [5, 'a', 9, 'b', 0],
+      called: [5, 'a', 9, 'b', 0, FIRST_UNIQUE],
     },
     {
       opcode: ['RENAME2', 45],
       body: [u64(9), u32(1), u32(0), text('a'), text('b')],
       method: 'rename',
-      called: [5, 'a', 9, 'b', 1],
+      called: [5, 'a', 9, 'b', 1, FIRST_UNIQUE],
     },
     {
       opcode: ['OPEN', 14],

@@ -62,6 +62,7 @@ export class VolumesWorkload {
   kills = 0
   bytesVerified = 0
   readonly #random: Random
+  #requests = 0
   #handles!: Handles
   #opened!: Opened
   /** Version of the model with all that was acknowledged. */
@@ -344,7 +345,7 @@ export class VolumesWorkload {
           volumes.set(to, volume)
           if (exchanges) volumes.set(from, other)
         },
-        () => this.#opened.fs.rename(ROOT, from, ROOT, to, exchanges ? 2 : 0),
+        () => this.#opened.fs.rename(ROOT, from, ROOT, to, exchanges ? 2 : 0, ++this.#requests),
         'names',
       )
     },
