@@ -36,9 +36,13 @@ export interface Outcome {
 }
 
 /** Runs a program; its exit status, 124 when it took too long, is part of the outcome. */
-export function attempt(program: string, ...args: string[]): Promise<Outcome> {
+export const attempt = (program: string, ...args: string[]): Promise<Outcome> =>
+  attemptWithin(TIMEOUT, program, args)
+
+/** As `attempt`, with another number of seconds that the program may take. */
+function attemptWithin(seconds: number, program: string, args: string[]): Promise<Outcome> {
   return new Promise((resolve, reject) => {
-    const command = ['--kill-after=5', String(TIMEOUT), program, ...args]
+    const command = ['--kill-after=5', String(seconds), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
     const child = execFile('timeout', command, { env, maxBuffer: 1 << 28 }, (err, ...output) => {
       const status = err ? err.code : 0
@@ -50,8 +54,16 @@ export function attempt(program: string, ...args: string[]): Promise<Outcome> {
 }
 
 /** What a program prints that has to succeed. */
-export async function run(program: string, ...args: string[]): Promise<string> {
-  const { status, stdout, stderr } = await attempt(program, ...args)
+export const run = (program: string, ...args: string[]): Promise<string> =>
+  runWithin(TIMEOUT, program, ...args)
+
+/** As `run`, with another number of seconds that the program may take. */
+export async function runWithin(
+  seconds: number,
+  program: string,
+  ...args: string[]
+): Promise<string> {
+  const { status, stdout, stderr } = await attemptWithin(seconds, program, args)
   if (status === 0) return stdout.trimEnd()
   throw new Error(`${program} ${args.join(' ')}: status ${status}: ${stderr || stdout}`)
 }
@@ -172,6 +184,11 @@ export class MountedPool {
     return join(this.folder, 'metadata')
   }
 
+  /** Names and sizes of the volumes. */
+  get table(): string {
+    return join(this.folder, 'volumes.json')
+  }
+
   async mount(...options: string[]): Promise<void> {
     await thinfs('mount', this.folder, this.path, ...options)
   }
@@ -283,17 +300,17 @@ export class MountedPool {
       if (status !== 0) await attempt('umount', '--lazy', this.path)
     }
     const deadline = Date.now() + 1000 * TIMEOUT
-    await until(() => this.#processes().length === 0 || Date.now() > deadline)
+    await until(() => this.processes().length === 0 || Date.now() > deadline)
     await this.#kill()
     rmSync(this.base, { recursive: true })
   }
 
   async #kill(): Promise<void> {
-    await until(() => this.#processes().filter(pid => sendTo(pid, 'SIGKILL')).length === 0)
+    await until(() => this.processes().filter(pid => sendTo(pid, 'SIGKILL')).length === 0)
   }
 
   /** The daemon and the engine of this pool: its path is in their arguments. */
-  #processes(): number[] {
+  processes(): number[] {
     const file = join(this.folder, 'pool.yaml')
     return readdirSync('/proc')
       .filter(name => /^\d+$/.test(name) && readIfThere(`/proc/${name}/cmdline`).includes(file))

@@ -1,0 +1,124 @@
+/**
+ * Ends engines of a mounted pool at moments that a seed decides, under whatever load there is.
+ *
+ * A supervisor that sees five deaths in a row gives up, so now and then an engine is left in peace
+ * for long enough to have served. All other moments are as they come: in the middle of a batch, of a
+ * commit, of the next engine's start.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
+import type { MemoryCgroup } from './memory-cgroup.js'
+import { attempt, type MountedPool } from './mounted-pool.js'
+
+/** Deaths between two times of peace; the first after one is the first of a row. */
+const DEATHS_IN_A_ROW = 4
+/** A little more than what the supervisor calls service. */
+const PEACE_MS = 3300
+const SHORTEST_MS = 50
+const LONGEST_MS = 1500
+
+/** The same numbers in [0, 1) for the same seed. */
+export function* randomNumbers(seed: number): Generator<number, never> {
+  for (let state = seed | 0; ; ) {
+    // mulberry32
+    state = (state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    yield ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** The engine that runs now, 0 between two of them; asks the kernel, not the pool. */
+export function runningEngine(pool: MountedPool): number {
+  const { pid } = JSON.parse(readFileSync(join(pool.folder, 'daemon.json'), 'utf8'))
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')
+  return Number(children.find(child => isEngine(child)) ?? 0)
+}
+
+function isEngine(pid: string): boolean {
+  const file = `/proc/${pid}/cmdline`
+  return pid !== '' && existsSync(file) && readFileSync(file, 'utf8').includes('engine/main.js')
+}
+
+/** Until there is an engine. @returns its process id */
+export async function nextEngine(pool: MountedPool, previous = 0): Promise<number> {
+  for (;;) {
+    const pid = runningEngine(pool)
+    if (pid !== 0 && pid !== previous) return pid
+    await delay(1)
+  }
+}
+
+/** Until the engine has taken the mount over. */
+export async function serving(pool: MountedPool, pid: number): Promise<void> {
+  const serves = (): boolean =>
+    pool.log().some(({ msg, engine }) => msg === 'engine serves' && engine === pid)
+  while (!serves()) await delay(10)
+}
+
+/** Kills as many engines as are wanted. */
+export async function killEngines(pool: MountedPool, nr: number, seed: number): Promise<void> {
+  const random = randomNumbers(seed)
+  let engine = 0
+  for (let death = 1; death <= nr; death++) {
+    engine = await nextEngine(pool, engine)
+    if (death % DEATHS_IN_A_ROW === 0) {
+      await serving(pool, engine)
+      await delay(PEACE_MS)
+    } else {
+      // Most moments are short, so that some engines do not live to serve.
+      await delay(SHORTEST_MS + random.next().value ** 2 * (LONGEST_MS - SHORTEST_MS))
+    }
+    process.kill(engine, 'SIGKILL')
+  }
+  await serving(pool, await nextEngine(pool, engine))
+}
+
+/**
+ * Has the kernel kill engines for want of memory, in a group that a neighbour fills.
+ * @param group with room for less than what the neighbour takes
+ */
+export async function starveEngines(
+  pool: MountedPool,
+  group: MemoryCgroup,
+  nr: number,
+): Promise<void> {
+  let engine = 0
+  for (let death = 1; death <= nr; death++) {
+    engine = await nextEngine(pool, engine)
+    await serving(pool, engine)
+    if (death % DEATHS_IN_A_ROW === 0) await delay(PEACE_MS)
+    // Of the two it is to be the engine.
+    writeFileSync(`/proc/${engine}/oom_score_adj`, '1000')
+    group.add(engine)
+    await attempt('sh', '-c', `${group.join}; exec python3 -c "b'x' * ${4 * group.limit}"`)
+    while (runningEngine(pool) === engine) await delay(1)
+  }
+  await serving(pool, await nextEngine(pool, engine))
+}
+
+/** Stops engines, and has them go on after up to two seconds. */
+export async function stopEngines(pool: MountedPool, nr: number, seed: number): Promise<void> {
+  const random = randomNumbers(seed)
+  const engine = await nextEngine(pool)
+  for (let stop = 1; stop <= nr; stop++) {
+    await delay(SHORTEST_MS + random.next().value * 500)
+    process.kill(engine, 'SIGSTOP')
+    await delay(500 + random.next().value * 1500)
+    process.kill(engine, 'SIGCONT')
+  }
+}
+
+/** Milliseconds from death to service, for every engine that lived to serve. */
+export function takeovers(pool: MountedPool): number[] {
+  const found: number[] = []
+  let died: number | null = null
+  for (const { msg, time } of pool.log()) {
+    if (msg === 'engine died, starting another') died = Number(time)
+    if (msg !== 'engine serves' || died === null) continue
+    found.push(Number(time) - died)
+    died = null
+  }
+  return found
+}
