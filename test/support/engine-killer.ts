@@ -5,11 +5,11 @@
  * for long enough to have served. All other moments are as they come: in the middle of a batch, of a
  * commit, of the next engine's start.
  */
-import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { MemoryCgroup } from './memory-cgroup.js'
-import { attempt, type MountedPool } from './mounted-pool.js'
+import { type MountedPool, readIfThere, run } from './mounted-pool.js'
 
 /** Deaths between two times of peace; the first after one is the first of a row. */
 const DEATHS_IN_A_ROW = 4
@@ -36,10 +36,8 @@ export function runningEngine(pool: MountedPool): number {
   return Number(children.find(child => isEngine(child)) ?? 0)
 }
 
-function isEngine(pid: string): boolean {
-  const file = `/proc/${pid}/cmdline`
-  return pid !== '' && existsSync(file) && readFileSync(file, 'utf8').includes('engine/main.js')
-}
+const isEngine = (pid: string): boolean =>
+  pid !== '' && readIfThere(`/proc/${pid}/cmdline`).includes('engine/main.js')
 
 /** Until there is an engine. @returns its process id */
 export async function nextEngine(pool: MountedPool, previous = 0): Promise<number> {
@@ -92,7 +90,8 @@ export async function starveEngines(
     // Of the two it is to be the engine.
     writeFileSync(`/proc/${engine}/oom_score_adj`, '1000')
     group.add(engine)
-    await attempt('sh', '-c', `${group.join}; exec python3 -c "b'x' * ${4 * group.limit}"`)
+    // The neighbour is the next to be killed.
+    await run('sh', '-c', `${group.join}; python3 -c "b'x' * ${4 * group.limit}" || true`)
     while (runningEngine(pool) === engine) await delay(1)
   }
   await serving(pool, await nextEngine(pool, engine))

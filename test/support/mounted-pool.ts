@@ -340,7 +340,8 @@ function loopsWithin(folder: string): string[] {
     .map(name => `/dev/${name}`)
 }
 
-const readIfThere = (path: string): string => {
+/** A file's text; empty when it is not there, or a process's that has ended. */
+export const readIfThere = (path: string): string => {
   try {
     return existsSync(path) ? readFileSync(path, 'utf8') : ''
   } catch {
