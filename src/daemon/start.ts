@@ -3,9 +3,10 @@ import { spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, makeLogger, openLog, type WireError } from '../engine/index.js'
+import { fromWire, type Logger, makeLogger, openLog, type WireError } from '../engine/index.js'
+import { native } from '../native.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
@@ -59,6 +60,7 @@ export async function startDaemon(
 export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
   const { logLevel: level, logFile: file, foreground, mountPoint } = options
   const log = makeLogger({ process: 'daemon', level, file, pretty: foreground })
+  becomeIoFlusher(log)
   const starting = Daemon.start(config, options, log)
   const onSignal = (signal: string): void => {
     log.info({ signal }, 'unmounting')
@@ -73,6 +75,20 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
       for (const signal of SIGNALS) process.off(signal, onSignal)
     })
   return await starting
+}
+
+/**
+ * Memory that the engine allocates must not wait for writes to its own volumes: a loop device over
+ * them would deadlock when memory is short. This is a property of threads, which those that they start
+ * and their programs inherit; an engine that asked for it itself would be too late for the threads of
+ * Node that flush its files. Nor may who starts engines wait for one. Needs CAP_SYS_RESOURCE.
+ */
+function becomeIoFlusher(log: Logger): void {
+  try {
+    native.process_set_io_flusher()
+  } catch (err) {
+    log.debug({ errno: errnoOf(err) }, 'not marked as I/O flusher')
+  }
 }
 
 async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {

@@ -12,11 +12,9 @@ import {
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { errnoOf } from '../base/index.js'
 import { loadConfig } from '../config/index.js'
 import { VolumeFs } from '../fs/index.js'
 import { FuseSession } from '../fuse/index.js'
-import { native } from '../native.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
@@ -51,7 +49,6 @@ export async function runEngine(start: EngineStart): Promise<void> {
 }
 
 async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
-  becomeIoFlusher(log)
   const config = loadConfig(start.configFile)
   const readOnly = start.mountOptions.includes('ro')
   let volumes: Volumes | null = null
@@ -176,17 +173,5 @@ function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
       const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
       log.error({ operation, ...at, err: error }, 'I/O error')
     },
-  }
-}
-
-/**
- * Memory that this thread allocates must not wait for writes to its own volumes: a loop device over
- * them would deadlock when memory is short. Needs CAP_SYS_RESOURCE.
- */
-function becomeIoFlusher(log: Logger): void {
-  try {
-    native.process_set_io_flusher()
-  } catch (err) {
-    log.debug({ errno: errnoOf(err) }, 'not marked as I/O flusher')
   }
 }
