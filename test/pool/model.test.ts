@@ -15,6 +15,7 @@ import {
   openFiles,
   staleFreeBlocks,
 } from '../support/memory-pool.js'
+import { Random } from '../support/random.js'
 import { thinCheck } from '../support/thin-tools.js'
 
 /** More of them take longer and find more: RUNS=1000. */
@@ -89,17 +90,6 @@ const firstDifference = (a: Buffer, b: Buffer): number => {
   if (a.equals(b)) return -1
   for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return i
   return a.length
-}
-
-/** A pseudo-random sequence (mulberry32), so that a failing case repeats. */
-function random(seed: number): () => number {
-  let state = seed | 0
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
-  }
 }
 
 interface Step {
@@ -256,14 +246,14 @@ async function run(
 
 /** Cuts the power at every write, punch and flush of a commit; verifies what each leaves. */
 async function powerCuts(tested: Tested, seed: number): Promise<void> {
-  const next = random(seed)
+  const random = new Random(seed)
   const left: MemoryFiles[] = []
   const { metadata, data, journal } = tested.files
   const cut = (): void => {
-    const share = [0, 0.5, 1][Math.floor(next() * 3)]!
+    const share = [0, 0.5, 1][random.below(3)]!
     left.push({
-      metadata: metadata.crash(() => next() < share),
-      data: data.crash(() => next() < share),
+      metadata: metadata.crash(() => random.chance(share)),
+      data: data.crash(() => random.chance(share)),
       journal: journal.copy('boot-2'),
     })
   }

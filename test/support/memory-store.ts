@@ -115,6 +115,12 @@ export class MemoryStore implements Store {
 
   close(): void {}
 
+  /** What a flush that failed does: what was to be flushed is there to be read, but never on the disk. */
+  loseUnflushed(): void {
+    this.#part()
+    this.#pending = []
+  }
+
   /** A store holding what the disk may hold after a power cut now; `keep` decides for each unflushed write. */
   crash(keep: (index: number, total: number) => boolean): MemoryStore {
     const image = Buffer.from(this.#durable)
