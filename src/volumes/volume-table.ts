@@ -6,7 +6,7 @@
  * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
  */
 import { z } from 'zod'
-import { MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import { errnoOf, MAX_DEV_ID, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 
 /** A file larger than this is not ours: a million volumes take less. */
@@ -210,4 +210,7 @@ function readTable(file: TableFile): Table | null {
 }
 
 const ioError = (path: string, cause: unknown): ThinfsError =>
-  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, { cause })
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })
