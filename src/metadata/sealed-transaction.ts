@@ -1,5 +1,5 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, type DataBlock } from '../base/index.js'
+import { assert, bytes, type DataBlock, errnoOf } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { Block } from './block.js'
 import type { BlockCache } from './block-cache.js'
@@ -42,6 +42,11 @@ export class SealedTransaction {
     return this.#metadataReleased && this.#dataReleased
   }
 
+  /** Whether it can still be written. */
+  get waits(): boolean {
+    return this.#state === 'sealed'
+  }
+
   get writing(): boolean {
     return this.#state === 'writing'
   }
@@ -49,14 +54,15 @@ export class SealedTransaction {
   /**
    * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
    * has synced the data before.
-   * @throws what the store throws; then only `ThinMetadata.rollback` may follow
+   * @throws what the store throws; then only `ThinMetadata.rollback` may follow, or another try
+   *   when it `waits`
    */
   async write(): Promise<void> {
     assert(this.#state === 'sealed', 'a sealed transaction is written once')
-    const { store, cache } = this.#parts
+    const { store } = this.#parts
     this.#state = 'writing'
     try {
-      cache.write(this.#blocks)
+      this.#writeBlocks()
       await store.sync()
       const at = bytes(SUPERBLOCK_LOCATION * METADATA_BLOCK_SIZE)
       store.write(this.superblock, 0, METADATA_BLOCK_SIZE, at)
@@ -64,6 +70,16 @@ export class SealedTransaction {
       this.#state = 'durable'
     } finally {
       if (this.#state === 'writing') this.#state = 'failed'
+    }
+  }
+
+  /** A store that is full took no flush with it: these blocks may be written again. */
+  #writeBlocks(): void {
+    try {
+      this.#parts.cache.write(this.#blocks)
+    } catch (err) {
+      if (errnoOf(err) === 'ENOSPC') this.#state = 'sealed'
+      throw err
     }
   }
 

@@ -24,6 +24,7 @@ import {
   checkMetadata,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
+  type SealedTransaction,
   ThinMetadata,
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
@@ -70,6 +71,8 @@ export class ThinPool {
   #synced = 0
   /** Whether freed blocks wait for the data store to take them: the next commit tries again. */
   #refused = false
+  /** A transaction that the metadata's file system had no room for; the next commit writes it. */
+  #stalled: SealedTransaction | null = null
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
@@ -224,13 +227,13 @@ export class ThinPool {
     await this.commit()
     this.#guard(() => this.metadata.reserveMetadataSnap())
     for (const device of this.#devices.values()) device.table.clear()
-    await this.commit()
+    await this.commitOrUndo()
   }
 
   async releaseMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     this.#guard(() => this.metadata.releaseMetadataSnap())
-    await this.commit()
+    await this.commitOrUndo()
   }
 
   // --- changes of mappings; for ThinDevice ---
@@ -455,7 +458,11 @@ export class ThinPool {
     } catch (err) {
       // No room for the journal: what it would have saved is committed instead.
       this.#options.events.ioError('journal', err)
-      return this.commit()
+      return this.commit().catch(err => {
+        // Whoever waited is told, and nobody else shall wait for it.
+        this.#journal.drop()
+        throw err
+      })
     }
   }
 
@@ -471,6 +478,24 @@ export class ThinPool {
       () => this.#begin(),
     )
     return this.#next
+  }
+
+  /**
+   * As `commit`, for a change that is told to have failed when it cannot be committed now: where the
+   * commit would be tried again, the pool goes back to the last one instead.
+   */
+  async commitOrUndo(): Promise<void> {
+    try {
+      await this.commit()
+    } catch (err) {
+      if (this.writable) await this.#fail('commit', err, this.#running)
+      throw err
+    }
+  }
+
+  /** Whether changes wait for room on the host's disk. */
+  get stalled(): boolean {
+    return this.#stalled !== null
   }
 
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
@@ -513,13 +538,14 @@ export class ThinPool {
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   get hasMetadataRoom(): boolean {
-    return this.metadata.nrAllocatableMetadataBlocks > Math.max(this.metadataReserve, RESERVE_MIN)
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    return this.#stalled === null && this.metadata.nrAllocatableMetadataBlocks > reserve
   }
 
   /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
   get hasRoomToUnmap(): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return this.metadata.nrAllocatableMetadataBlocks > reserve / 2
+    return this.#stalled === null && this.metadata.nrAllocatableMetadataBlocks > reserve / 2
   }
 
   /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
@@ -781,9 +807,10 @@ export class ThinPool {
     if (this.#lost) throw this.#lost
     const { clock, events } = this.#options
     const started = clock.now()
-    const written = this.#written
-    const writable = this.#mode !== 'read_only'
     try {
+      if (this.#stalled !== null) await this.#write(this.#stalled)
+      const written = this.#written
+      const writable = this.#mode !== 'read_only'
       if (writable && this.#refused) this.metadata.touch()
       const sealed = writable && this.metadata.changed ? this.metadata.seal() : null
       if (sealed) {
@@ -797,24 +824,42 @@ export class ThinPool {
         await this.data.sync()
         this.#synced = written
       }
-      if (!sealed) return
-      await sealed.write()
-      this.#superblock = sealed.superblock
-      sealed.releaseMetadata()
-      this.#journal.durable()
-      this.#trySettle()
-      const refused = await this.#punch(sealed.freed)
-      this.#refused = refused.length > 0
-      sealed.releaseData(refused)
-      if (this.metadata.changed || this.#refused) this.changed()
-      if (sealed.freed.length > 0 || this.#mode === 'out_of_metadata_space') this.#spaceCame()
+      if (sealed !== null) await this.#write(sealed)
     } catch (err) {
-      await this.#fail('commit', err, null)
+      if (this.#stalled === null) await this.#fail('commit', err, null)
+      else this.#stall(err)
       throw err
     } finally {
       const took = clock.now() - started
       if (took > SLOW_COMMIT) events.slowCommit(took)
     }
+  }
+
+  /** Makes a sealed transaction durable, and passes down what it freed. */
+  async #write(sealed: SealedTransaction): Promise<void> {
+    this.#stalled = null
+    try {
+      await sealed.write()
+    } catch (err) {
+      if (sealed.waits) this.#stalled = sealed
+      throw err
+    }
+    this.#superblock = sealed.superblock
+    sealed.releaseMetadata()
+    this.#journal.durable()
+    this.#trySettle()
+    const refused = await this.#punch(sealed.freed)
+    this.#refused = refused.length > 0
+    sealed.releaseData(refused)
+    if (this.metadata.changed || this.#refused) this.changed()
+    if (sealed.freed.length > 0 || this.#mode === 'out_of_metadata_space') this.#spaceCame()
+  }
+
+  /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
+  #stall(err: unknown): void {
+    if (this.#mode !== 'out_of_metadata_space') this.#options.events.ioError('commit', err)
+    this.#setMode('out_of_metadata_space', (err as Error).message)
+    this.changed()
   }
 
   /** Settles what no reply waits for; where that fails, the next reply that waits tells of it. */
@@ -851,6 +896,7 @@ export class ThinPool {
   async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
     // Where there is none it happens at once: the next request may be a read.
     if (commit !== null) await commit.catch(() => {})
+    this.#stalled = null
     try {
       this.metadata.rollback()
       for (const device of this.#devices.values()) device.table.clear()

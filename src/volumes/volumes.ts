@@ -164,9 +164,17 @@ export class Volumes implements PoolAdmin {
       }
       // Whoever was before us may have saved them.
       if (changes.size === 0) return this.pool.commit()
-      await this.#transaction(changes, () => {
-        for (const [devId, { size }] of changes) this.#sizeSaved(devId as DevId, size)
-      })
+      this.pool.mustBeWritable()
+      if (this.pool.stalled) await this.pool.commit()
+      const current = this.pool.metadata.transactionId
+      await this.#table.change(changes, current + 1)
+      for (const [devId, entry] of changes) {
+        this.#byDevId.get(devId)!.entry = entry
+        this.#sizeSaved(devId as DevId, entry.size)
+      }
+      this.pool.setTransactionId(current, current + 1)
+      // When it has to be tried again, the sizes are right all the same.
+      await this.pool.commit()
     })
   }
 
@@ -409,12 +417,14 @@ export class Volumes implements PoolAdmin {
     exchange: string | null = this.#table.exchange,
   ): Promise<void> {
     this.pool.mustBeWritable()
+    // The file may be one ahead of the pool, not two.
+    if (this.pool.stalled) await this.pool.commit()
     const current = this.pool.metadata.transactionId
     const revert = await this.#table.change(changes, next, exchange)
     try {
       act()
       this.pool.setTransactionId(current, next)
-      await this.pool.commit()
+      await this.pool.commitOrUndo()
     } catch (err) {
       revert()
       throw err
@@ -435,7 +445,7 @@ export class Volumes implements PoolAdmin {
       await this.#table.change(new Map([[devId, null]]), pool.metadata.transactionId)
     }
     create()
-    await pool.commit()
+    await pool.commitOrUndo()
     this.#add(devId)
   }
 
@@ -545,7 +555,7 @@ export class Volumes implements PoolAdmin {
     })
     await this.#reapNow(volume, async () => {
       pool.deleteDevice(devId)
-      await pool.commit()
+      await pool.commitOrUndo()
       await change(null)
     })
   }

@@ -139,3 +139,60 @@ t.test('closing', async t => {
     t.equal(again.pool.unsavedSizes.get(devId(0)), 100 * BLOCK)
   })
 })
+
+t.test('a metadata file without room on its disk', async t => {
+  const full = async (): Promise<{ memory: MemoryFiles; pool: ThinPool; modes: string[] }> => {
+    const memory = files()
+    const { pool, recorded } = await openFiles(memory)
+    await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+    await pool.commit()
+    await thin(pool, 0).write(BLOCK, BLOCK, filled(BLOCK, 2), 0)
+    memory.metadata.onWrite = (op, offset) => {
+      if (op === 'write' && offset > 0) throw failure('ENOSPC')
+    }
+    await t.rejects(pool.commit(), /ENOSPC/)
+    return { memory, pool, modes: recorded.modes }
+  }
+
+  await t.test('loses nothing, and goes on when there is some', async t => {
+    const { memory, pool, modes } = await full()
+    t.same(modes, ['out_of_metadata_space'])
+    const device = thin(pool, 0)
+    t.equal(byteAt(device, BLOCK), 2)
+    await device.write(0, 512, filled(512, 3), 0)
+    const provision = async (): Promise<void> => device.write(5 * BLOCK, 512, filled(512, 4), 0)
+    await t.rejects(provision(), /ENOSPC/)
+    await t.rejects(pool.commit(), /ENOSPC/, 'also when it is asked for again')
+    memory.metadata.onWrite = undefined
+    await provision()
+    await pool.commit()
+    t.same(modes, ['out_of_metadata_space', 'write'])
+    const { metadata, data, journal } = memory
+    const left = { metadata: metadata.crash(() => false), data: data.crash(() => false), journal }
+    const again = thin((await openFiles(left)).pool, 0)
+    t.same(
+      [0, BLOCK, 5 * BLOCK].map(at => byteAt(again, at)),
+      [3, 2, 4],
+    )
+  })
+
+  await t.test('undoes what is told to have failed', async t => {
+    const { memory, pool } = await full()
+    await t.rejects(pool.commitOrUndo(), /ENOSPC/)
+    t.equal(pool.mode, 'read_only')
+    t.equal(byteAt(thin(pool, 0), BLOCK), 0)
+    await pool.close()
+    memory.metadata.onWrite = undefined
+    const again = await openFiles(memory)
+    t.equal(again.pool.mode, 'write')
+    t.equal(byteAt(thin(again.pool, 0), 0), 1)
+  })
+
+  await t.test('keeps what was acknowledged in the journal when it is closed', async t => {
+    const { memory, pool } = await full()
+    await t.rejects(pool.close(), /ENOSPC/)
+    memory.metadata.onWrite = undefined
+    const again = await openFiles(memory)
+    t.equal(byteAt(thin(again.pool, 0), BLOCK), 2)
+  })
+})
