@@ -316,7 +316,6 @@ async function verifyLeft(
   if (pool.mode !== 'write') throw new Error(`${where}: opens as ${pool.mode}: ${pool.reason}`)
   const ids = [...pool.metadata.deviceIds()]
   model.mustHaveHad(ids)
-  if (exactly && ids.join() !== model.ids.join()) throw new Error(`${where}: devices ${ids}`)
   const content = Buffer.alloc(SIZE)
   for (const id of ids) {
     pool.device(devId(id), SIZE as Bytes).read(0, SIZE, content, 0)
@@ -378,31 +377,33 @@ async function scenario(
   }
 }
 
+/** Cases to try of each seed: 60 times as many are all of them. */
+const CASES = 120 * EFFORT
+
 t.test('any call of any file may fail', async t => {
-  const seeds = Array.from({ length: Math.max(1, Math.floor(EFFORT / 3)) }, (_, i) => i + 1)
+  const seed = 1
+  const { calls, image } = await scenario(seed, null)
+  t.equal(thinCheck(image).status, 0)
+  const operations = [...new Set(calls)]
+  t.ok(operations.length >= 12, `calls of many kinds: ${operations.join(', ')}`)
+  const nrCases = Math.min(CASES, calls.length * KINDS.length)
   let injected = 0
   let verified = 0
-  for (const seed of seeds) {
-    const { calls, image } = await scenario(seed, null)
-    t.equal(thinCheck(image).status, 0)
-    t.ok(new Set(calls).size >= 10, `calls of many kinds: ${[...new Set(calls)].join(', ')}`)
-    const nrCases = calls.length * KINDS.length
-    const stride = EFFORT === 1 ? Math.ceil(nrCases / 120) : 1
-    let failed = 0
-    for (let i = 0; i < nrCases && failed < 5; i += stride) {
-      const fault: Fault = { at: Math.floor(i / KINDS.length), ...KINDS[i % KINDS.length]! }
-      try {
-        const result = await scenario(seed, fault)
-        injected += result.injected
-        verified += result.bytes
-      } catch (err) {
-        failed++
-        const where = calls[fault.at]
-        t.fail(`seed ${seed}: ${where}, ${JSON.stringify(fault)}: ${(err as Error).message}`, {
-          stack: (err as Error).stack ?? '',
-        })
-      }
+  let failed = 0
+  for (let i = 0; i < nrCases && failed < 5; i++) {
+    const at = Math.floor((i * calls.length) / nrCases)
+    const fault: Fault = { at, ...KINDS[i % KINDS.length]! }
+    try {
+      const result = await scenario(seed, fault)
+      injected += result.injected
+      verified += result.bytes
+    } catch (err) {
+      failed++
+      const { message, stack } = err as Error
+      const where = `seed ${seed}: ${calls[at]}, ${JSON.stringify(fault)}`
+      t.fail(`${where}: ${message}`, { stack: stack ?? '' })
     }
   }
+  t.ok(injected >= nrCases, `${injected} faults in ${nrCases} cases`)
   tally(t, { 'faults injected': injected, 'bytes verified': verified })
 })
