@@ -97,6 +97,8 @@ export class Journal {
   #view = new DataView(this.#pending.buffer)
   #used: number = FRAME.size
   #fileSize = 0
+  /** Whether more is pending than how often devices are open. */
+  #vital = false
   /** Content that builds on the transaction sealed last, kept until that is durable. */
   #tail: Buffer[] = []
   #tailSize = 0
@@ -140,6 +142,11 @@ export class Journal {
     return this.#used > FRAME.size || this.#lacking
   }
 
+  /** Whether what is noted has to be safe before it is replied to: how often a device is open need not be. */
+  get vital(): boolean {
+    return this.#vital || this.#lacking
+  }
+
   /** True when the file is about to be rewritten, once the transaction sealed next is durable. */
   get large(): boolean {
     return this.#fileSize >= REWRITE_SIZE
@@ -177,12 +184,12 @@ export class Journal {
     if (!this.unsettled) return
     if (this.#broken) throw this.#broken
     this.#append(this.#pendingFrame())
-    this.#used = FRAME.size
+    this.#emptied()
   }
 
   /** Forgets what is pending: it was undone. */
   drop(): void {
-    this.#used = FRAME.size
+    this.#emptied()
     this.#lacking = false
   }
 
@@ -195,8 +202,8 @@ export class Journal {
     } catch {
       // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
       // in the sealed transaction; its replies wait until that is durable.
-      this.#lacking ||= this.unsettled
-      this.#used = FRAME.size
+      this.#lacking ||= this.#vital
+      this.#emptied()
     }
     this.#tail = [base]
     this.#tailSize = base.length
@@ -230,7 +237,7 @@ export class Journal {
     this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
     const file = Buffer.concat(this.#tail)
     this.#file.replace(file)
-    this.#used = FRAME.size
+    this.#emptied()
     this.#tailSize = file.length
     this.#fileSize = file.length
   }
@@ -243,6 +250,12 @@ export class Journal {
   /** Orderly shutdown: everything is durable, every free data block is a hole. */
   end(superblock: Uint8Array): void {
     this.#file.replace(frame(CLEAN, this.#identity(superblock)))
+  }
+
+  /** Nothing is pending any more. */
+  #emptied(): void {
+    this.#used = FRAME.size
+    this.#vital = false
   }
 
   /** A copy of what is pending, as a frame. */
@@ -269,6 +282,7 @@ export class Journal {
   }
 
   #change(kind: number, time: number, devId: number, first: number, second: number): void {
+    if (kind !== OPENS) this.#vital = true
     if (this.#used + CHANGE.size > this.#pending.length) this.#enlarge()
     const at = this.#used
     this.#view.setUint32(at + CHANGE.at.kind, kind, true)

@@ -457,6 +457,10 @@ export class ThinPool {
       this.#journal.settle()
     } catch (err) {
       // No room for the journal: what it would have saved is committed instead.
+      if (!this.#journal.vital) {
+        this.#journal.drop()
+        return
+      }
       this.#options.events.ioError('journal', err)
       return this.commit().catch(err => {
         // Whoever waited is told, and nobody else shall wait for it.

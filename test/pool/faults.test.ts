@@ -112,6 +112,24 @@ t.test('a flush that failed', async t => {
   })
 })
 
+t.test('a device can be opened and read though the journal has no room', async t => {
+  const memory = files()
+  const { pool } = await openFiles(memory)
+  await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
+  await pool.commit()
+  memory.journal.append = () => {
+    throw failure('ENOSPC')
+  }
+  memory.metadata.onWrite = () => {
+    throw failure('ENOSPC')
+  }
+  pool.opened(devId(0), 1)
+  await pool.settle()
+  t.equal(pool.unsettled, false)
+  t.equal(pool.mode, 'write')
+  t.equal(byteAt(thin(pool, 0), 0), 1)
+})
+
 t.test('closing', async t => {
   await t.test('flushes what was written to a read-only pool', async t => {
     const memory = files()
