@@ -1,9 +1,6 @@
-import { stat } from 'node:fs/promises'
-import { join } from 'node:path'
-import { ThinfsError } from '../base/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { attachLoop } from './loop.js'
-import { mountPointOf, withPool } from './pool.js'
+import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   readOnly?: true
@@ -18,12 +15,7 @@ export const attach = command(
   .argument('<NAME>', 'of the volume')
   .option('--read-only', 'a device that cannot be written to')
   .action(async (pool: string, name: string, options: Options) => {
-    const mountPoint = await withPool(pool, 'read', mountPointOf)
-    const file = join(mountPoint, name)
-    await stat(file).catch(cause => {
-      if (cause.code !== 'ENOENT') throw cause
-      throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
-    })
+    const file = await withPool(pool, 'read', (admin, config) => volumeFile(admin, config, name))
     const device = await attachLoop(file, options.readOnly ?? false)
     print(options, { device }, device)
   })

@@ -1,8 +1,7 @@
-import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { detachLoop, loopsOn, mountsOf } from './loop.js'
-import { mountPointOf, withPool } from './pool.js'
+import { volumeFile, withPool } from './pool.js'
 
 export const detach = command(
   'detach',
@@ -12,8 +11,8 @@ export const detach = command(
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the volume')
   .action(async (pool: string, name: string, output: Output) => {
-    const mountPoint = await withPool(pool, 'read', mountPointOf)
-    const devices = loopsOn(join(mountPoint, name))
+    const file = await withPool(pool, 'read', (admin, config) => volumeFile(admin, config, name))
+    const devices = loopsOn(file)
     if (devices.length === 0) {
       throw new ThinfsError('NOT_MOUNTED', `${name}: no loop device is attached to it`)
     }

@@ -8,7 +8,7 @@ import { ThinfsError } from '../base/index.js'
  * Freezes $1, says so, and thaws it when its standard input ends: when told to, and just as well when
  * this process is killed. In a session of its own, it does not hear the terminal's Ctrl-C.
  */
-const GUARD = 'fsfreeze -f "$1" || exit 1; echo frozen; cat >/dev/null; exec fsfreeze -u "$1"'
+const GUARD = 'fsfreeze -f -- "$1" || exit 1; echo frozen; cat >/dev/null; exec fsfreeze -u -- "$1"'
 
 /**
  * Calls `act` while the filesystem mounted at `folder` is frozen, and thaws it whatever happens.

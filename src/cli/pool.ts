@@ -1,5 +1,6 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
 import { closeSync } from 'node:fs'
+import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
@@ -60,9 +61,17 @@ export async function configOf(reference: string): Promise<PoolConfig> {
   return loadConfig(findPool(reference))
 }
 
-/** Where the pool is mounted. @throws NOT_MOUNTED */
-export async function mountPointOf(admin: PoolAdmin, config: PoolConfig): Promise<string> {
-  const { mount } = await admin.status()
-  if (mount) return mount.mountPoint
-  throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
+/**
+ * The file of a volume in the mount: of one that is there, for any other name could lead out of it.
+ * @throws NOT_MOUNTED, VOLUME_MISSING
+ */
+export async function volumeFile(
+  admin: PoolAdmin,
+  config: PoolConfig,
+  name: string,
+): Promise<string> {
+  const { mount, dm } = await admin.status()
+  if (!mount) throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
+  if (dm.volumes.some(volume => volume.name === name)) return join(mount.mountPoint, name)
+  throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
 }

@@ -1,12 +1,12 @@
 import { open, stat } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
+import { dirname } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
 import { whileFrozen } from './freeze.js'
-import { withPool } from './pool.js'
+import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   id?: number
@@ -29,7 +29,7 @@ export const snapshot = command(
     const { freeze } = options
     const volume = await withPool(pool, 'write', async (admin, config) => {
       const take = async () => {
-        await flush(admin, origin)
+        await flush(admin, config, origin)
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
@@ -41,15 +41,14 @@ export const snapshot = command(
   })
 
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
-async function flush(admin: PoolAdmin, origin: string): Promise<void> {
-  const { mount } = await admin.status()
-  if (!mount) return
+async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
   try {
-    const file = await open(join(mount.mountPoint, origin), 'r')
+    const file = await open(await volumeFile(admin, config, origin), 'r')
     await file.sync().finally(() => file.close())
   } catch (err) {
-    // What is not there the pool names better.
-    if ((err as NodeJS.ErrnoException).code !== 'ENOENT') throw err
+    // Nothing is mapped where nothing is mounted, and what is not there the pool names better.
+    if (!['NOT_MOUNTED', 'VOLUME_MISSING', 'ENOENT'].includes((err as { code: string }).code))
+      throw err
   }
 }
 

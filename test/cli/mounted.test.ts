@@ -33,7 +33,7 @@ async function mountedPool(t: Test) {
     rmSync(folder, { recursive: true })
   })
   t.match(JSON.parse(await done(t, 'mount', pool, mnt, '--json')), { pid: Number, mountPoint: mnt })
-  return { pool, mnt, fs }
+  return { folder, pool, mnt, fs }
 }
 
 async function must(t: Test, program: string, ...args: string[]): Promise<string> {
@@ -46,7 +46,7 @@ const needsRecovery = async (t: Test, volume: string): Promise<boolean> =>
   /^Filesystem features:.* needs_recovery/m.test(await must(t, 'dumpe2fs', '-h', volume))
 
 t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
-  const { pool, mnt, fs } = await mountedPool(t)
+  const { folder, pool, mnt, fs } = await mountedPool(t)
 
   const device = (await done(t, 'attach', mnt, 'web')).trim()
   t.match(
@@ -59,7 +59,15 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
     'a second device would have caches of its own',
   )
   await refused(t, 1, /can be written to \(EBUSY\)/, 'attach', pool, 'web', '--read-only')
-  await refused(t, 1, /none: no volume has the name \(ENOENT\)/, 'attach', pool, 'none')
+  const outside = join(folder, 'outside')
+  await writeFile(outside, Buffer.alloc(65536))
+  for (const name of ['none', '../outside', '.', '..', outside, `${mnt}/web`, './web']) {
+    const line = `thinfs: ${name}: no volume has the name (ENOENT)`
+    await refused(t, 1, line, 'attach', pool, name)
+    await refused(t, 1, line, 'detach', pool, name)
+    await refused(t, 1, line, 'snapshot', pool, name, 'x')
+  }
+  t.equal(await must(t, 'losetup', '--associated', outside), '', 'no name leads out of the mount')
 
   await must(t, 'mkfs.ext4', '-q', device)
   await must(t, 'mount', device, fs)
