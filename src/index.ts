@@ -10,6 +10,7 @@ export { connectDaemon, findPool, lockPool, startDaemon } from './daemon/index.j
 export {
   type CheckReport,
   checkPool,
+  type DataReport,
   initPool,
   type OpenOptions,
   type OpenPool,

@@ -3,18 +3,24 @@ import type { CheckReport } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withDaemonOr } from './pool.js'
 
+interface Options extends Output {
+  deep?: true
+}
+
 export const check = command(
   'check',
-  "Check the pool's metadata and volumes.json; exit 1 when they are damaged.",
+  "Check the pool's metadata and volumes.json, with --deep its data; exit 1 on damage.",
   'thinfs check /srv/pool',
 )
   .argument('<POOL>', POOL_HELP)
-  .action(async (pool: string, output: Output) => {
+  .option('--deep', 'read every mapped block too, and see that free ones are holes')
+  .action(async (pool: string, { deep, ...output }: Options) => {
     const report = await withDaemonOr(
       pool,
-      admin => admin.check(),
+      admin => admin.check({ deep: deep === true }),
       // Not by opening the pool: damage may be what keeps it from being opened.
-      async config => (await import('../volumes/index.js')).checkPool(config),
+      async config =>
+        (await import('../volumes/index.js')).checkPool(config, { deep: deep === true }),
     )
     print(output, report, describe(report))
     const errors = report.problems.filter(({ severity }) => severity === 'error').length
@@ -30,5 +36,11 @@ function describe(report: CheckReport): string {
     `${report.devices} devices, ${report.mappedBlocks} mappings, ${report.usedDataBlocks} data ` +
       `blocks and ${report.usedMetadataBlocks} metadata blocks in use`,
   )
+  if (report.data) {
+    const { readBytes, unreadableBlocks, strayBlocks } = report.data
+    const free =
+      strayBlocks === null ? 'free ones need not be holes' : `${strayBlocks} free ones hold data`
+    lines.push(`${readBytes} bytes of data read, ${unreadableBlocks} blocks unreadable, ${free}`)
+  }
   return lines.join('\n')
 }

@@ -74,7 +74,7 @@ export const UMOUNT = new RequestType0<null, WireError>('umount')
 export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
-export type FieldType = 'string' | 'number' | 'number?' | 'strings'
+export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'
 type Request<M extends keyof PoolAdmin> = Parameters<PoolAdmin[M]> extends [infer R] ? R : object
 
 /** Every method of `PoolAdmin` with the fields of its request. */
@@ -89,5 +89,5 @@ export const ADMIN_REQUESTS: {
   list: {},
   status: {},
   message: { message: 'string' },
-  check: {},
+  check: { deep: 'boolean?' },
 }

@@ -116,6 +116,7 @@ const FIELD_WORDS: Record<FieldType, string> = {
   string: 'a string',
   number: 'a whole number',
   'number?': 'a whole number or absent',
+  'boolean?': 'true, false or absent',
   strings: 'a list of strings',
 }
 
@@ -125,6 +126,8 @@ function hasType(value: unknown, type: FieldType): boolean {
       return typeof value === 'string'
     case 'strings':
       return Array.isArray(value) && value.every(item => typeof item === 'string')
+    case 'boolean?':
+      return value === undefined || typeof value === 'boolean'
     case 'number?':
       return value === undefined || Number.isSafeInteger(value)
     default:

@@ -53,11 +53,29 @@ export interface MetadataReport {
 
 /** Checks the whole of the metadata in `store`, which must not change meanwhile. Writes nothing. */
 export function checkMetadata(store: Store): MetadataReport {
+  const steps = checkMetadataInSteps(store)
+  for (;;) {
+    const step = steps.next()
+    if (step.done) return step.value
+  }
+}
+
+/**
+ * The same in steps of some milliseconds, for who has other things to do between them. The first step
+ * reads the superblock; what that leads to must not change until the last.
+ */
+export function checkMetadataInSteps(store: Store): Steps<MetadataReport> {
   return new Checker(store).run()
 }
 
+/** What yields now and then and returns a T. */
+type Steps<T> = Generator<void, T, void>
+
 /** Problems of one severity that are listed; further ones are only counted. */
 const MAX_LISTED = 1000
+/** Nodes that are read in one step, and devices that are compared in one. */
+const STEP_NODES = 64
+const STEP_DEVICES = 512
 /** A tree of 4161600 nodes with 84 entries each has four levels; more than this is damage. */
 const MAX_LEVELS = 16
 
@@ -101,7 +119,7 @@ interface Tree {
   /** All keys are below. */
   keyLimit: number
   /** Called for every leaf when it is first met. */
-  leaf(node: Node): void
+  leaf(node: Node): Steps<void> | void
 }
 
 interface Entry {
@@ -128,6 +146,7 @@ class Checker {
   /** Something was not read, so more may be in use than was seen: leaks cannot be told. */
   #incomplete = false
   #dataCounts = new DataCounts()
+  #nrNodes = 0
   #nodes = Array.from({ length: 2 * MAX_LEVELS }, () => new Node())
   #scratch = new Node()
 
@@ -135,7 +154,7 @@ class Checker {
     this.#store = store
   }
 
-  run(): MetadataReport {
+  *run(): Steps<MetadataReport> {
     const report: MetadataReport = {
       problems: this.#problems,
       transactionId: null,
@@ -145,7 +164,8 @@ class Checker {
       usedMetadataBlocks: 0,
     }
     const superblock = this.#readSuperblock(SUPERBLOCK_LOCATION)
-    if (superblock) this.#check(superblock, report)
+    yield
+    if (superblock) yield* this.#check(superblock, report)
     for (const severity of ['error', 'warning'] as const) {
       const more = this.#found[severity] - MAX_LISTED
       if (more > 0) this.#problems.push({ severity, message: `${more} more are not listed` })
@@ -153,7 +173,7 @@ class Checker {
     return report
   }
 
-  #check(superblock: Superblock, report: MetadataReport): void {
+  *#check(superblock: Superblock, report: MetadataReport): Steps<void> {
     report.transactionId = superblock.transactionId
     const { view } = this.#scratch
     const metadata = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.metadataSpaceMap)
@@ -166,29 +186,44 @@ class Checker {
     }
 
     const bitmaps = this.#readIndexBlock(metadata)
-    const metadataOverflow = this.#visitOverflow('metadata', metadata.refCountRoot, this.#nrBlocks)
-    const dataOverflow = this.#visitOverflow('data', data.refCountRoot, data.nrBlocks)
-    const dataIndex = this.#visitDataIndex(data)
+    const metadataOverflow = yield* this.#visitOverflow(
+      'metadata',
+      metadata.refCountRoot,
+      this.#nrBlocks,
+    )
+    const dataOverflow = yield* this.#visitOverflow('data', data.refCountRoot, data.nrBlocks)
+    const dataIndex = yield* this.#visitDataIndex(data)
 
-    Object.assign(report, this.#checkDevices('', superblock, superblock, data.nrBlocks))
+    Object.assign(report, yield* this.#checkDevices('', superblock, superblock, data.nrBlocks))
     const held = superblock.heldRoot
     if (held !== 0 && this.#point(held, 'metadata snapshot', 'superblock')) {
       const copy = this.#readSuperblock(held)
-      if (copy) this.#checkDevices(' of the metadata snapshot', copy, superblock, data.nrBlocks)
-      else this.#incomplete = true
+      if (copy) {
+        yield* this.#checkDevices(' of the metadata snapshot', copy, superblock, data.nrBlocks)
+      } else this.#incomplete = true
     }
 
-    report.usedMetadataBlocks = this.#compareCounts('metadata', metadata, bitmaps.entries(), {
-      expected: block => this.#pointers[block] ?? 0,
-      overflow: metadataOverflow,
-      // thin_restore counts a scratch block in that it has freed: harmless, and in sound images.
-      excessAllowed: 1,
-    })
-    report.usedDataBlocks = this.#compareCounts('data', data, this.#dataBitmaps(data, dataIndex), {
-      expected: block => this.#dataCounts.get(block),
-      overflow: dataOverflow,
-      excessAllowed: 0,
-    })
+    report.usedMetadataBlocks = yield* this.#compareCounts(
+      'metadata',
+      metadata,
+      bitmaps.entries(),
+      {
+        expected: block => this.#pointers[block] ?? 0,
+        overflow: metadataOverflow,
+        // thin_restore counts a scratch block in that it has freed: harmless, and in sound images.
+        excessAllowed: 1,
+      },
+    )
+    report.usedDataBlocks = yield* this.#compareCounts(
+      'data',
+      data,
+      this.#dataBitmaps(data, dataIndex),
+      {
+        expected: block => this.#dataCounts.get(block),
+        overflow: dataOverflow,
+        excessAllowed: 0,
+      },
+    )
   }
 
   /** Reads the superblock or the copy that is a metadata snapshot; null when it cannot be trusted. */
@@ -261,7 +296,7 @@ class Checker {
   }
 
   /** @returns the root, or null when not all of the tree can be trusted */
-  #visitOverflow(map: 'metadata' | 'data', root: number, nrBlocks: number): number | null {
+  *#visitOverflow(map: 'metadata' | 'data', root: number, nrBlocks: number): Steps<number | null> {
     const where = `${map} overflow tree`
     const tree: Tree = {
       where,
@@ -277,10 +312,10 @@ class Checker {
         }
       },
     }
-    return this.#visitRoot(tree, root) ? root : null
+    return (yield* this.#visitRoot(tree, root)) ? root : null
   }
 
-  #visitDataIndex(data: SpaceMapRoot): number | null {
+  *#visitDataIndex(data: SpaceMapRoot): Steps<number | null> {
     const tree: Tree = {
       where: 'data index tree',
       role: 'data index node',
@@ -296,7 +331,7 @@ class Checker {
         }
       },
     }
-    return this.#visitRoot(tree, data.bitmapRoot) ? data.bitmapRoot : null
+    return (yield* this.#visitRoot(tree, data.bitmapRoot)) ? data.bitmapRoot : null
   }
 
   /** Index and block of each bitmap of the data map, block 0 for one that cannot be read. */
@@ -320,7 +355,7 @@ class Checker {
    * @param bitmaps index and block in order, block 0 for one that cannot be used
    * @returns blocks with a count that is not 0
    */
-  #compareCounts(
+  *#compareCounts(
     map: 'metadata' | 'data',
     root: SpaceMapRoot,
     bitmaps: Iterable<[number, number]>,
@@ -329,7 +364,7 @@ class Checker {
       overflow: number | null
       excessAllowed: number
     },
-  ): number {
+  ): Steps<number> {
     const { view } = this.#scratch
     const differences = new Differences(map, (severity, message) => {
       if (severity === 'error' || !this.#incomplete) this.#add(severity, message)
@@ -351,6 +386,7 @@ class Checker {
       const begin = index * ENTRIES_PER_BITMAP
       const end = Math.min(begin + ENTRIES_PER_BITMAP, root.nrBlocks)
       if (bitmap === 0) continue
+      yield
       // Nothing can be said of entries for bitmaps that were not read.
       while (large && large.key < begin) nextLarge()
       this.#load(this.#scratch, bitmap)
@@ -397,12 +433,12 @@ class Checker {
    * @param of tells the trees of a metadata snapshot apart in messages
    * @param live the superblock whose time nothing may be later than
    */
-  #checkDevices(
+  *#checkDevices(
     of: string,
     superblock: Superblock,
     live: Superblock,
     nrDataBlocks: number,
-  ): { devices: number[]; mappedBlocks: number } {
+  ): Steps<{ devices: number[]; mappedBlocks: number }> {
     const details: Tree = {
       where: `details tree${of}`,
       role: 'details node',
@@ -419,26 +455,28 @@ class Checker {
       keyLimit: Number.MAX_SAFE_INTEGER,
       leaf: node => this.#countMappings(mapping.where, node, live.time, nrDataBlocks),
     }
+    const visitRoot = (tree: Tree, root: number) => this.#visitRoot(tree, root)
+    function* visitDevices(node: Node): Steps<void> {
+      for (let i = 0; i < node.nrEntries; i++) {
+        mapping.where = `mapping tree of device ${node.key(i)}${of}`
+        yield* visitRoot(mapping, node.u64(i))
+      }
+    }
     const top: Tree = {
       where: `top-level mapping tree${of}`,
       role: 'top-level node',
       tier: 0,
       valueSize: 8,
       keyLimit: MAX_DEV_ID + 1,
-      leaf: node => {
-        for (let i = 0; i < node.nrEntries; i++) {
-          mapping.where = `mapping tree of device ${node.key(i)}${of}`
-          this.#visitRoot(mapping, node.u64(i))
-        }
-      },
+      leaf: node => visitDevices(node),
     }
     if (superblock.time > live.time) {
       this.#error(`metadata snapshot: time is ${superblock.time}, wanted at most ${live.time}`)
     }
-    const detailsSound = this.#visitRoot(details, superblock.detailsRoot)
-    const topSound = this.#visitRoot(top, superblock.mappingRoot)
+    const detailsSound = yield* this.#visitRoot(details, superblock.detailsRoot)
+    const topSound = yield* this.#visitRoot(top, superblock.mappingRoot)
     return detailsSound && topSound
-      ? this.#compareDevices(of, superblock)
+      ? yield* this.#compareDevices(of, superblock)
       : { devices: [], mappedBlocks: 0 }
   }
 
@@ -466,10 +504,10 @@ class Checker {
   }
 
   /** Compares the two trees that have an entry for each device, and the details with what is mapped. */
-  #compareDevices(
+  *#compareDevices(
     of: string,
     { detailsRoot, mappingRoot, time }: Superblock,
-  ): { devices: number[]; mappedBlocks: number } {
+  ): Steps<{ devices: number[]; mappedBlocks: number }> {
     const details = this.#entriesOf(detailsRoot)
     const tops = this.#entriesOf(mappingRoot)
     let detail = details.next().value
@@ -482,6 +520,7 @@ class Checker {
       const devId = Math.min(detailId, topId)
       const where = `device ${devId}${of}`
       devices.push(devId)
+      if (devices.length % STEP_DEVICES === 0) yield
       if (detailId > topId) this.#error(`${where} is in the top-level tree, wanted details too`)
       if (topId > detailId) this.#error(`${where} has details, wanted a mapping tree too`)
       const root = top && topId <= detailId ? readU64(top.view, top.at) : -1
@@ -520,12 +559,12 @@ class Checker {
   // B-trees
 
   /** @returns whether all of the tree is as it should be */
-  #visitRoot(tree: Tree, root: number): boolean {
-    return (this.#visit(tree, root, 0) & (DAMAGED | BROKEN)) === 0
+  *#visitRoot(tree: Tree, root: number): Steps<boolean> {
+    return ((yield* this.#visit(tree, root, 0)) & (DAMAGED | BROKEN)) === 0
   }
 
   /** Follows a pointer to a node. @returns its state: DAMAGED, BROKEN, height */
-  #visit(tree: Tree, block: number, depth: number): number {
+  *#visit(tree: Tree, block: number, depth: number): Steps<number> {
     if (!this.#point(block, tree.role, tree.where)) return BROKEN
     let state = this.#state[block]!
     if (state === OPEN) {
@@ -534,13 +573,14 @@ class Checker {
     }
     if (state === UNSEEN) {
       this.#state[block] = OPEN
-      state = this.#visitNode(tree, block, depth)
+      if (++this.#nrNodes % STEP_NODES === 0) yield
+      state = yield* this.#visitNode(tree, block, depth)
       this.#state[block] = state
     }
     return state
   }
 
-  #visitNode(tree: Tree, block: number, depth: number): number {
+  *#visitNode(tree: Tree, block: number, depth: number): Steps<number> {
     const where = `${tree.where}: node ${block}`
     if (depth === MAX_LEVELS) {
       return this.#broken(`${where} is at level ${depth + 1}, wanted at most ${MAX_LEVELS}`)
@@ -551,9 +591,10 @@ class Checker {
     const nr = node.nrEntries
     this.#firstKey[block] = nr > 0 ? node.key(0) : Number.POSITIVE_INFINITY
     this.#lastKey[block] = nr > 0 ? node.key(nr - 1) : Number.NEGATIVE_INFINITY
-    if (node.isInternal) return this.#visitChildren(tree, node, block, depth)
+    if (node.isInternal) return yield* this.#visitChildren(tree, node, block, depth)
     this.#entries[block] = nr
-    tree.leaf(node)
+    const steps = tree.leaf(node)
+    if (steps) yield* steps
     return 1
   }
 
@@ -593,7 +634,7 @@ class Checker {
     return true
   }
 
-  #visitChildren(tree: Tree, node: Node, block: number, depth: number): number {
+  *#visitChildren(tree: Tree, node: Node, block: number, depth: number): Steps<number> {
     const where = `${tree.where}: node ${block}`
     const nr = node.nrEntries
     let height = 0
@@ -601,7 +642,7 @@ class Checker {
     let entries = 0
     for (let i = 0; i < nr; i++) {
       const child = node.u64(i)
-      const state = this.#visit(tree, child, depth + 1)
+      const state = yield* this.#visit(tree, child, depth + 1)
       damaged |= state & DAMAGED
       if (state & BROKEN) {
         damaged = DAMAGED

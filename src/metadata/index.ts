@@ -1,5 +1,5 @@
 /** dm-thin's metadata: the engine that changes it, and the checker that trusts nobody. */
-export { checkMetadata, type MetadataReport } from './check.js'
+export { checkMetadata, checkMetadataInSteps, type MetadataReport } from './check.js'
 export type { MetadataProblem } from './check-differences.js'
 export type { DeviceDetails } from './device.js'
 export * from './format.js'

@@ -51,6 +51,8 @@ export abstract class SpaceMap {
   #freed = new BlockSet()
   /** The same of the sealed one. */
   #frozen = new BlockSet()
+  /** Blocks that were freed while somebody held them; null while nobody does. */
+  #held: BlockSet | null = null
   /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
   #disowned = false
   #disownedFrozen = false
@@ -70,6 +72,7 @@ export abstract class SpaceMap {
     this.#cursor = 0
     this.#freed = new BlockSet()
     this.#frozen = new BlockSet()
+    if (this.#held !== null) this.#held = new BlockSet()
     this.#disowned = false
     this.#disownedFrozen = false
   }
@@ -81,8 +84,8 @@ export abstract class SpaceMap {
 
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
   get nrAllocatable(): number {
-    const free = this.nrBlocks - this.nrAllocated - this.#freed.size - this.#frozen.size
-    return Math.max(free, 0)
+    const taken = this.#freed.size + this.#frozen.size + (this.#held?.size ?? 0)
+    return Math.max(this.nrBlocks - this.nrAllocated - taken, 0)
   }
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
@@ -99,9 +102,24 @@ export abstract class SpaceMap {
    * @param but these, which count as freed by the running transaction instead
    */
   release(but: readonly number[] = []): void {
+    if (this.#held !== null) for (const block of this.#frozen.toArray()) this.#held.add(block)
     this.#frozen = new BlockSet()
     for (const block of but) this.#freed.add(block)
     this.#disownedFrozen = false
+  }
+
+  /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
+  hold(): void {
+    this.#held = new BlockSet()
+  }
+
+  letGo(): void {
+    this.#held = null
+  }
+
+  /** Whether a block has no owner now and had none as of the last durable transaction. */
+  isFree(block: number): boolean {
+    return this.bitmapCount(block) === 0 && !this.isTaken(block)
   }
 
   count(block: number): number {
@@ -220,7 +238,7 @@ export abstract class SpaceMap {
 
   /** Whether a block that the bitmaps show as free is spoken for all the same. */
   protected isTaken(block: number): boolean {
-    return this.#freed.has(block) || this.#frozen.has(block)
+    return this.#freed.has(block) || this.#frozen.has(block) || this.#held?.has(block) === true
   }
 
   #search(begin: number, end: number): number {

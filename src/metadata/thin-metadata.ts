@@ -446,6 +446,11 @@ export class ThinMetadata {
     return this.#dataMap.count(dataBlock)
   }
 
+  /** Whether a data block has no owner now and had none as of the last durable transaction. */
+  isDataFree(dataBlock: DataBlock): boolean {
+    return this.#dataMap.isFree(dataBlock)
+  }
+
   /** One more owner of a data block that has some. */
   incData(dataBlock: DataBlock): void {
     assert(this.#dataMap.count(dataBlock) > 0, `data block ${dataBlock} has an owner`)
@@ -496,6 +501,16 @@ export class ThinMetadata {
       this.#dataMap.seal() as DataBlock[],
     )
     return this.#sealed
+  }
+
+  /**
+   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for somebody
+   * who reads the store in steps. Those that are freed meanwhile can be taken only when `release` was
+   * called. One at a time.
+   */
+  holdBlocks(): { release(): void } {
+    this.#metadataMap.hold()
+    return { release: () => this.#metadataMap.letGo() }
   }
 
   /**

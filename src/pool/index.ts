@@ -1,5 +1,5 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
-export type { JournalFile } from './journal.js'
+export { Journal, type JournalFile } from './journal.js'
 export {
   type Clock,
   type Discards,

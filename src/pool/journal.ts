@@ -282,7 +282,7 @@ export class Journal {
   }
 
   #change(kind: number, time: number, devId: number, first: number, second: number): void {
-    if (kind !== OPENS) this.#vital = true
+    if (kind !== OPEN && kind !== CLOSE) this.#vital = true
     if (this.#used + CHANGE.size > this.#pending.length) this.#enlarge()
     const at = this.#used
     this.#view.setUint32(at + CHANGE.at.kind, kind, true)

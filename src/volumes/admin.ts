@@ -70,6 +70,20 @@ export interface CheckReport {
   mappedBlocks: number
   usedDataBlocks: number
   usedMetadataBlocks: number
+  /** What a deep check found; null without one, and when damaged metadata does not say what to read. */
+  data: DataReport | null
+}
+
+export interface DataReport {
+  /** Bytes of mapped blocks that are no holes: all of them were read. */
+  readBytes: number
+  /** Mapped data blocks of which something could not be read. */
+  unreadableBlocks: number
+  /**
+   * Free data blocks that hold something. Null where they may: without passdown, on a block device, on
+   * a filesystem without holes, after anything but an orderly shutdown, and while the pool is read-only.
+   */
+  strayBlocks: number | null
 }
 
 export interface PoolAdmin {
@@ -82,5 +96,6 @@ export interface PoolAdmin {
   status(): Promise<PoolStatus>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
   message(request: { message: string }): Promise<void>
-  check(): Promise<CheckReport>
+  /** @param request.deep reads all data too */
+  check(request: { deep?: boolean }): Promise<CheckReport>
 }

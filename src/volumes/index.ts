@@ -2,6 +2,7 @@
 export type {
   CheckProblem,
   CheckReport,
+  DataReport,
   PoolAdmin,
   PoolStatus,
   VolumeInfo,

@@ -3,10 +3,11 @@ import { join } from 'node:path'
 import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
-import { type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
+import { Journal, type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
 import { AtomicFile, FileStore, JournalFile } from '../storage/index.js'
 import type { CheckReport } from './admin.js'
-import { checkFiles } from './check-files.js'
+import { checkFiles, isDamaged, withData } from './check-files.js'
+import { readTable } from './volume-table.js'
 import { Volumes } from './volumes.js'
 
 /** Files of a pool beside data and metadata, in the folder of pool.yaml. */
@@ -75,7 +76,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       name: config.pool,
       pool,
       metadata,
-      table: new AtomicFile(join(config.folder, VOLUMES_FILE)),
+      table: tableOf(config),
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,
@@ -158,14 +159,63 @@ export async function initPool(config: PoolConfig): Promise<void> {
 
 /**
  * Verifies a pool that is not open, however damaged: what is there is read, nothing is changed.
+ * @param options.deep reads all data too
  * @throws NOT_A_POOL
  */
-export function checkPool(config: PoolConfig): CheckReport {
+export async function checkPool(
+  config: PoolConfig,
+  { deep = false }: { deep?: boolean } = {},
+): Promise<CheckReport> {
   const metadata = openStore(config.metadata.path, true, null)
   try {
-    return checkFiles(metadata, new AtomicFile(join(config.folder, VOLUMES_FILE)))
+    const steps = checkFiles(metadata, tableOf(config))
+    let step = steps.next()
+    while (!step.done) step = steps.next()
+    return deep && !isDamaged(step.value)
+      ? await checkDeep(config, metadata, step.value)
+      : step.value
   } finally {
     metadata.close()
+  }
+}
+
+async function checkDeep(
+  config: PoolConfig,
+  metadata: FileStore,
+  report: CheckReport,
+): Promise<CheckReport> {
+  const data = openStore(config.data.path, true, null)
+  try {
+    const names = new Map<number, string>()
+    for (const { dev_id, name } of readTable(tableOf(config))?.volumes ?? []) {
+      names.set(dev_id, name)
+    }
+    return await withData(report, {
+      metadata: ThinMetadata.open(metadata),
+      data,
+      freeMeansHole: endedOrderly(config, metadata),
+      nameOf: devId => names.get(devId) ?? `device ${devId}`,
+      pause: async () => {},
+    })
+  } finally {
+    data.close()
+  }
+}
+
+const tableOf = (config: PoolConfig): AtomicFile =>
+  new AtomicFile(join(config.folder, VOLUMES_FILE))
+
+/** Whether the pool was closed in order, and is as it was then: every free block is a hole. */
+function endedOrderly(config: PoolConfig, metadata: FileStore): boolean {
+  const path = join(config.folder, JOURNAL_FILE)
+  if (!existsSync(path)) return false
+  const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
+  metadata.read(superblock, 0, superblock.length, bytes(0))
+  const journal = JournalFile.open(path)
+  try {
+    return new Journal(journal).read(superblock).clean
+  } finally {
+    journal.close()
   }
 }
 

@@ -153,16 +153,13 @@ export class VolumeTable {
   }
 }
 
-/** What is wrong with a volumes.json, a sentence each; for `thinfs check`. */
-export function checkTable(file: TableFile, transactionId: number, devices: Set<number>): string[] {
-  const { path } = file
-  let table: Table | null
-  try {
-    table = readTable(file)
-  } catch (err) {
-    return [(err as Error).message]
-  }
-  if (!table) return []
+/** What is wrong with what a volumes.json says, a sentence each; for `thinfs check`. */
+export function checkTable(
+  path: string,
+  table: Table,
+  transactionId: number,
+  devices: Set<number>,
+): string[] {
   const problems: string[] = []
   const ahead = table.transaction_id - transactionId
   if (ahead !== 0 && ahead !== 1) {
@@ -176,7 +173,8 @@ export function checkTable(file: TableFile, transactionId: number, devices: Set<
   return problems
 }
 
-function readTable(file: TableFile): Table | null {
+/** @returns null when there is no such file. @throws POOL_MISMATCH when it is damaged; IO_ERROR */
+export function readTable(file: TableFile): Table | null {
   const { path } = file
   let text: string | null
   try {

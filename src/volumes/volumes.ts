@@ -17,7 +17,7 @@ import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
-import { checkFiles } from './check-files.js'
+import { checkFiles, isDamaged, withData } from './check-files.js'
 import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Volume } from './volume.js'
 import {
@@ -61,6 +61,8 @@ export class Volumes implements PoolAdmin {
   readonly #byDevId = new Map<number, Volume>()
   #lock: Promise<unknown> = Promise.resolve()
   readonly #reaping = new Set<Promise<void>>()
+  /** The check under way: one at a time. */
+  #checking: Promise<unknown> = Promise.resolve()
   #closing = false
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
@@ -381,17 +383,16 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  check(): Promise<CheckReport> {
-    return this.#exclusive(async () => {
-      if (this.pool.writable) await this.pool.commit()
-      // What is on disk now stays as it is until the next commit, and that waits for this call.
-      return checkFiles(this.#options.metadata, this.#options.table)
-    })
+  check({ deep = false }: { deep?: boolean } = {}): Promise<CheckReport> {
+    const check = this.#checking.then(() => this.#check(deep))
+    this.#checking = check.catch(() => {})
+    return check
   }
 
   /** Waits for changes under way, leaves removals to the next opening, and closes the pool. */
   async close(): Promise<void> {
     this.#closing = true
+    await this.#checking
     await this.#exclusive(async () => {})
     await Promise.allSettled(this.#reaping)
     try {
@@ -402,6 +403,43 @@ export class Volumes implements PoolAdmin {
   }
 
   // --- inside ---
+
+  async #check(deep: boolean): Promise<CheckReport> {
+    const { metadata, data } = this.pool
+    const steps = checkFiles(this.#options.metadata, this.#options.table)
+    const held = await this.#exclusive(async () => {
+      if (this.pool.writable) await this.pool.commit()
+      const held = metadata.holdBlocks()
+      // Reads superblock and volumes.json, which go together now.
+      steps.next()
+      return held
+    })
+    let report: CheckReport
+    try {
+      let step = steps.next()
+      for (; !step.done; step = steps.next()) {
+        // When metadata is short, those who write need what is held: they wait for the end, once.
+        if (this.pool.hasMetadataRoom) await this.#turnOfOthers()
+      }
+      report = step.value
+    } finally {
+      held.release()
+    }
+    if (!deep || isDamaged(report)) return report
+    return await withData(report, {
+      metadata,
+      data,
+      freeMeansHole: this.pool.freeMeansHole && this.pool.writable,
+      nameOf: devId => this.#byDevId.get(devId)?.name ?? `device ${devId}`,
+      pause: () => this.#turnOfOthers(),
+    })
+  }
+
+  /** Between two slices of a check. @throws NOT_MOUNTED when the pool is being closed */
+  async #turnOfOthers(): Promise<void> {
+    await this.pool.clock.yield()
+    if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
+  }
 
   #exclusive<T>(change: () => Promise<T>): Promise<T> {
     const result = this.#lock.then(change)

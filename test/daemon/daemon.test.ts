@@ -244,7 +244,7 @@ t.test('deaths with service in between do not add up', async t => {
 t.test('a request that was under way when the engine died is not left waiting', async t => {
   const { client, daemon } = await mountPool(t)
   const { pid } = (await client.status()) as unknown as { pid: number }
-  const asked = client.check()
+  const asked = client.check({})
   await client.status()
   process.kill(pid, 'SIGKILL')
   await t.rejects(asked, { code: 'DAEMON_FAILED', message: /not known/ })

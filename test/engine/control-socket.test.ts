@@ -270,7 +270,7 @@ t.test('closing answers what was asked, and what comes later is rejected', async
   })
   const { path, close } = await serve(t, slow)
   const [asking, other] = [await connectControlSocket(path), await connectControlSocket(path)]
-  const asked = adminClient(asking!).check()
+  const asked = adminClient(asking!).check({})
   await started
   const closing = close()
   const late = adminClient(other!).list()

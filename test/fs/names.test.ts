@@ -68,8 +68,8 @@ t.test('at every door', async t => {
     'command snapshot': name => volumes.snapshot({ origin: 'web', name }),
     'command rename': to => volumes.rename({ from: 'web', to }),
     'FUSE create': name => fs.create(ROOT, name, 0o600, CALLER),
-    'FUSE rename': name => fs.rename(ROOT, 'web', ROOT, name, 0),
-    'FUSE rename without replacing': name => fs.rename(ROOT, 'web', ROOT, name, NOREPLACE),
+    'FUSE rename': name => fs.rename(ROOT, 'web', ROOT, name, 0, 1),
+    'FUSE rename without replacing': name => fs.rename(ROOT, 'web', ROOT, name, NOREPLACE, 1),
     'pool.yaml': async name =>
       parseConfig(
         `pool: p\nvolumes: { ${JSON.stringify(name)}: { size: 1M } }\n`,

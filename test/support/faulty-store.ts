@@ -179,6 +179,11 @@ class FaultyJournal implements JournalFile {
     this.#faults.call('journal', 'replace', 'write')
     this.#journal.replace(content)
   }
+
+  async sync(): Promise<void> {
+    this.#faults.call('journal', 'sync', 'flush')
+    await this.#journal.sync()
+  }
 }
 
 /** The same files, with `faults` between them and whoever opens them. */

@@ -201,7 +201,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     await half.close()
     const cut = filesLeft(config, 'cut')
     writeFileSync(cut.metadata.path, metadata)
-    t.same(checkPool(cut).problems, [], `${what}: what is half done is no damage`)
+    t.same((await checkPool(cut)).problems, [], `${what}: what is half done is no damage`)
     const back = await openPool(cut)
     t.same(state(back.volumes), before, `${what}: taken back`)
     await back.volumes.create({ name: 'afterwards', size: MIB })
@@ -251,7 +251,7 @@ t.test('removal', async t => {
     }
     await again.close()
     t.equal(thinDump(config.metadata.path).devices.size, 0)
-    t.same(checkPool(config).problems, [])
+    t.same((await checkPool(config)).problems, [])
   })
 
   await t.test(

@@ -1,0 +1,131 @@
+/**
+ * The deep part of a check: reads every data block that is mapped, and looks for free ones that are no
+ * holes.
+ *
+ * It goes through what the data store holds, in slices of a mebibyte: holes cost nothing, a block that
+ * many volumes share is read once. Whoever serves meanwhile changes the metadata between two slices,
+ * never within one: what a slice finds is so.
+ */
+import { bytes, type DataBlock, errnoOf, MIB } from '../base/index.js'
+import type { ThinMetadata } from '../metadata/index.js'
+import type { Store } from '../storage/index.js'
+import type { CheckProblem, DataReport } from './admin.js'
+
+/** Problems of a kind that are listed. */
+const MAX_LISTED = 1000
+/** Mappings that one slice of the search for owners looks at. */
+const SLICE_MAPPINGS = 1024
+
+export interface DataCheck {
+  metadata: ThinMetadata
+  data: Store
+  /** Whether every free block has to be a hole. */
+  freeMeansHole: boolean
+  nameOf(devId: number): string
+  /** Lets others have their turn; throws to end the check. */
+  pause(): Promise<void>
+}
+
+export async function checkData(check: DataCheck): Promise<[DataReport, CheckProblem[]]> {
+  const { metadata, data, freeMeansHole, pause } = check
+  const blockSize = metadata.dataBlockSectors * 512
+  const wanted = metadata.nrDataBlocks * blockSize
+  const end = Math.min(data.size, wanted)
+  const buffer = Buffer.allocUnsafe(MIB)
+  const unreadable = new Map<number, string>()
+  const stray = new Runs()
+  const idle = new Runs()
+  let readBytes = 0
+
+  function look(block: number, from: number, length: number): void {
+    const isMapped = metadata.dataCount(block as DataBlock) > 0
+    if (!isMapped && !(freeMeansHole && metadata.isDataFree(block as DataBlock))) return
+    try {
+      data.read(buffer, 0, length, bytes(from))
+      readBytes += length
+    } catch (err) {
+      if (isMapped) unreadable.set(block, errnoOf(err))
+      return
+    }
+    if (!isMapped) (isZero(buffer, length) ? idle : stray).add(block)
+  }
+
+  for (let at: number = data.nextData(bytes(0)); at < end; ) {
+    const hole = Math.min(data.nextHole(bytes(at)), end)
+    const stop = Math.min(hole, at + MIB)
+    while (at < stop) {
+      const block = Math.floor(at / blockSize)
+      const length = Math.min((block + 1) * blockSize, stop) - at
+      look(block, at, length)
+      at += length
+    }
+    if (at === hole) at = data.nextData(bytes(at))
+    await pause()
+  }
+
+  const problems: CheckProblem[] = []
+  if (data.size < wanted) {
+    const message = `${data.path}: ${data.size} bytes, wanted the pool's ${wanted}`
+    problems.push({ severity: 'error', message })
+  }
+  if (unreadable.size > 0) problems.push(...(await owners(check, unreadable)))
+  const shows = 'no hole: a new volume would show what is in it'
+  problems.push(...stray.problems('error', shows))
+  problems.push(...idle.problems('warning', 'no hole: takes space for zeros'))
+  const strayBlocks = freeMeansHole ? stray.count : null
+  return [{ readBytes, unreadableBlocks: unreadable.size, strayBlocks }, problems]
+}
+
+/** Whose blocks they are that cannot be read, by a walk of all mappings. */
+async function owners(
+  { metadata, nameOf, pause }: DataCheck,
+  unreadable: ReadonlyMap<number, string>,
+): Promise<CheckProblem[]> {
+  const problems: CheckProblem[] = []
+  const mapping = { dataBlock: 0 as DataBlock, time: 0 }
+  for (const devId of metadata.deviceIds()) {
+    let vblock = metadata.next(devId, 0, mapping)
+    for (let seen = 1; vblock >= 0 && problems.length < MAX_LISTED; seen++) {
+      const errno = unreadable.get(mapping.dataBlock)
+      if (errno !== undefined) {
+        const where = `block ${vblock} of ${nameOf(devId)}`
+        const message = `data block ${mapping.dataBlock} cannot be read (${errno}): ${where}`
+        problems.push({ severity: 'error', message })
+      }
+      if (seen % SLICE_MAPPINGS === 0) await pause()
+      if (!metadata.hasDevice(devId)) break
+      vblock = metadata.next(devId, vblock + 1, mapping)
+    }
+  }
+  return problems
+}
+
+function isZero(buffer: Buffer, length: number): boolean {
+  // A range is all zeros when it begins with one and equals itself moved by one byte.
+  return buffer[0] === 0 && buffer.compare(buffer, 1, length, 0, length - 1) === 0
+}
+
+/** Ascending blocks as runs. */
+class Runs {
+  readonly #runs: [first: number, last: number][] = []
+  count = 0
+
+  /** Adds a block that is the last one or after it. */
+  add(block: number): void {
+    const run = this.#runs.at(-1)
+    if (run?.[1] === block) return
+    this.count++
+    if (run?.[1] === block - 1) run[1] = block
+    else this.#runs.push([block, block])
+  }
+
+  problems(severity: CheckProblem['severity'], what: string): CheckProblem[] {
+    return this.#runs.slice(0, MAX_LISTED).map(([first, last]) => {
+      const message =
+        first === last
+          ? `data block ${first} is free but ${what}`
+          : `data blocks ${first} to ${last} are free but ${what}`
+      return { severity, message }
+    })
+  }
+}
