@@ -243,7 +243,8 @@ class Checker {
   }
 
   #checkFields(superblock: Superblock): void {
-    const { dataBlockSectors: size, metadataBlockSectors, compatRoFlags, time } = superblock
+    const { dataBlockSectors: size, metadataBlockSectors, compatRoFlags } = superblock
+    const { time, transactionId } = superblock
     // The kernel takes multiples of 128 only; thinfs also makes pools with blocks of 8 to 64.
     if (![8, 16, 32, 64].includes(size) && (size < 128 || size > 2097152 || size % 128 !== 0)) {
       this.#error(
@@ -257,6 +258,9 @@ class Checker {
       this.#error(`superblock: compat_ro_flags is ${compatRoFlags}, wanted 0`)
     }
     if (time > MAX_TIME) this.#error(`superblock: time is ${time}, wanted at most ${MAX_TIME}`)
+    if (transactionId > Number.MAX_SAFE_INTEGER) {
+      this.#error(`superblock: transaction_id is ${transactionId}, wanted below 2^53`)
+    }
   }
 
   #allocate(metadata: SpaceMapRoot): void {

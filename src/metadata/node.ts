@@ -150,5 +150,11 @@ export function checkNode(node: Block): void {
   }
 }
 
+/** @throws METADATA_CORRUPT when entries cannot go from one child of a node to the other */
+export function checkSiblings(left: Block, right: Block): void {
+  if (left !== right && isLeaf(left) === isLeaf(right)) return
+  throw bad(right, `is a child of the same node as block ${left.nr}, wanted one at the same level`)
+}
+
 const bad = (node: Block, what: string): ThinfsError =>
   new ThinfsError('METADATA_CORRUPT', `metadata block ${node.nr}: ${node.kind.name}: ${what}`)

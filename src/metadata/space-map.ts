@@ -31,6 +31,8 @@ export interface IndexEntry {
 
 /** What a bitmap holds for counts that the overflow tree has. */
 const MANY = 3
+/** Largest count: entries of the overflow tree have 32 bits. */
+const MAX_COUNT = 0xffff_ffff
 /** Blocks that 32 bits of a bitmap describe. */
 const WORD_ENTRIES = 16
 /** The lower of the two bits of each block. */
@@ -148,6 +150,7 @@ export abstract class SpaceMap {
     if (old === MANY) old = this.#overflowCount(block)
     const count = old + delta
     if (count < 0) throw this.#corrupt(block, 'has no owner, yet one gives it up')
+    if (count > MAX_COUNT) throw this.#corrupt(block, `has ${old} owners, the most there can be`)
     setEntryCount(bitmap, bit, Math.min(count, MANY))
     if (count >= MANY) {
       this.overflow.insert(block)

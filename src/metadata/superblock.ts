@@ -6,6 +6,7 @@ import { checkStamp, stamp } from './block-cache.js'
 import {
   MAX_DATA_BLOCKS,
   MAX_METADATA_BLOCKS,
+  MAX_TIME,
   METADATA_BLOCK_SECTORS,
   METADATA_BLOCK_SIZE,
   SPACE_MAP_ROOT,
@@ -67,7 +68,26 @@ export function readSuperblock(store: Store): Superblock {
       `the space map has ${dataSpaceMap.nrBlocks} data blocks, at most 2^40 are possible`,
     )
   }
+  checkRoots(superblock)
   return superblock
+}
+
+/** What lies outside of the map would count as free once the map grows. @throws METADATA_CORRUPT */
+function checkRoots({ mappingRoot, detailsRoot, ...superblock }: Superblock): void {
+  const { dataSpaceMap, metadataSpaceMap } = superblock
+  const roots = {
+    mappingRoot,
+    detailsRoot,
+    dataIndex: dataSpaceMap.bitmapRoot,
+    dataRefCounts: dataSpaceMap.refCountRoot,
+    metadataIndex: metadataSpaceMap.bitmapRoot,
+    metadataRefCounts: metadataSpaceMap.refCountRoot,
+  }
+  const { nrBlocks } = metadataSpaceMap
+  for (const [name, root] of Object.entries(roots)) {
+    if (root > SUPERBLOCK_LOCATION && root < nrBlocks) continue
+    throw corrupt(`${name} is block ${root}, wanted one from 1 to ${nrBlocks - 1}`)
+  }
 }
 
 /**
@@ -94,6 +114,7 @@ export function decodeSuperblock({ bytes: content, view }: Block): Superblock {
   if (fields.transactionId > Number.MAX_SAFE_INTEGER) {
     throw unsupported(`transaction id is ${fields.transactionId}, wanted below 2^53`)
   }
+  if (fields.time > MAX_TIME) throw corrupt(`time is ${fields.time}, wanted at most ${MAX_TIME}`)
   const { flags, time, transactionId, heldRoot, mappingRoot, detailsRoot } = fields
   return {
     uuid: Buffer.from(content.subarray(UUID_AT, UUID_AT + UUID_SIZE)),

@@ -151,8 +151,11 @@ export class ThinMetadata {
     return this.#superblockChanged || this.#cache.hasDirty
   }
 
-  /** @throws TRANSACTION_MISMATCH when the id is not `current` */
+  /** @throws TRANSACTION_MISMATCH when the id is not `current`, METADATA_LIMIT */
   setTransactionId(current: number, next: number): void {
+    if (next > MAX_SAFE_INTEGER) {
+      throw new ThinfsError('METADATA_LIMIT', `transaction id ${next}: ids end at 2^53`)
+    }
     if (this.#superblock.transactionId !== current) {
       throw new ThinfsError(
         'TRANSACTION_MISMATCH',
@@ -289,6 +292,9 @@ export class ThinMetadata {
   *deviceIds(): Generator<DevId> {
     for (let devId = 0; this.#top.seek(devId); devId++) {
       devId = this.#top.key
+      if (devId > MAX_DEV_ID) {
+        throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId}: ids end at ${MAX_DEV_ID}`)
+      }
       yield devId as DevId
     }
   }
@@ -432,13 +438,13 @@ export class ThinMetadata {
 
   /** Takes a certain data block, which is free. */
   allocateDataAt(dataBlock: DataBlock): void {
-    assert(this.#dataMap.count(dataBlock) === 0, `data block ${dataBlock} is free`)
+    this.#mustHaveCount(dataBlock, 0, 0)
     this.#dataMap.allocateAt(dataBlock)
   }
 
   /** Gives back a data block that was allocated and never mapped: it can be taken at once. */
   releaseUnused(dataBlock: DataBlock): void {
-    assert(this.#dataMap.count(dataBlock) === 1, `data block ${dataBlock} has one owner`)
+    this.#mustHaveCount(dataBlock, 1, 1)
     this.#dataMap.releaseUnused(dataBlock)
   }
 
@@ -453,7 +459,7 @@ export class ThinMetadata {
 
   /** One more owner of a data block that has some. */
   incData(dataBlock: DataBlock): void {
-    assert(this.#dataMap.count(dataBlock) > 0, `data block ${dataBlock} has an owner`)
+    this.#mustHaveCount(dataBlock, 1, MAX_SAFE_INTEGER)
     this.#dataMap.inc(dataBlock)
   }
 
@@ -564,11 +570,23 @@ export class ThinMetadata {
     const device = this.#device(devId)
     const { tree } = device
     if (device.epoch === this.#epoch && this.#cache.peek(tree.root)?.writable) return device
-    const found = this.#top.insert(devId)
-    assert(found, `thin device ${devId} is in the top-level tree`)
+    if (!this.#top.insert(devId)) {
+      throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} is gone from the device tree`)
+    }
     writeU64(this.#top.view, this.#top.at, tree.writableRoot().nr)
     device.epoch = this.#epoch
     return device
+  }
+
+  /** A space map that is wrong about what is free lets a count be any: no mistake of the caller's. */
+  #mustHaveCount(dataBlock: DataBlock, min: number, max: number): void {
+    const count = this.#dataMap.count(dataBlock)
+    if (count >= min && count <= max) return
+    const wanted = min === max ? min : `at least ${min}`
+    throw new ThinfsError(
+      'METADATA_CORRUPT',
+      `data block ${dataBlock} has ${count} owners, wanted ${wanted}`,
+    )
   }
 
   #assertNew(devId: DevId): void {

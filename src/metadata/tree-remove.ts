@@ -6,10 +6,10 @@
  * single child. So then both paths are mended from the root down: before the walk goes into a node
  * it is given a minimum, and one to spare, by its neighbours.
  */
-import { ThinfsError } from '../base/index.js'
 import type { Block } from './block.js'
 import { NODE_LEAF } from './format.js'
 import {
+  checkSiblings,
   childAt,
   copyEntries,
   initNode,
@@ -147,13 +147,13 @@ function mend(info: TreeInfo, root: Block, key: number): void {
 /** A root with a single child becomes that child, one with none an empty leaf. */
 function settleRoot(info: TreeInfo, root: Block): void {
   const { counts } = info.transaction
-  while (!isLeaf(root) && nrEntries(root) <= 1) {
+  for (let depth = 0; !isLeaf(root) && nrEntries(root) <= 1; depth++) {
+    checkDepth(info, root.nr, depth)
     if (nrEntries(root) === 0) {
       initNode(root, NODE_LEAF, info.kind.valueSize)
       return
     }
     const child = readNode(info, childAt(root, 0))
-    if (child === root) throw cycle(root)
     // What a shared child points to has one more owner: this root.
     if (counts.isShared(child.nr)) incChildren(info, child)
     child.bytes.copy(root.bytes)
@@ -175,6 +175,7 @@ function mendChild(info: TreeInfo, node: Block, key: number): Block {
     const rightSlot = Math.max(slot, 1)
     const left = shadowChild(info, node, rightSlot - 1)
     const right = shadowChild(info, node, rightSlot)
+    checkSiblings(left, right)
     const total = nrEntries(left) + nrEntries(right)
     if (total < 2 * (minEntries(left) + 1)) {
       copyEntries(right, 0, left, nrEntries(left), nrEntries(right))
@@ -187,6 +188,3 @@ function mendChild(info: TreeInfo, node: Block, key: number): Block {
     }
   }
 }
-
-const cycle = (node: Block): ThinfsError =>
-  new ThinfsError('METADATA_CORRUPT', `metadata block ${node.nr}: a tree node is its own child`)

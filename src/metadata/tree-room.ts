@@ -9,6 +9,7 @@ import type { Block } from './block.js'
 import { NODE, NODE_INTERNAL } from './format.js'
 import {
   capacity,
+  checkSiblings,
   childAt,
   copyEntries,
   initNode,
@@ -83,6 +84,7 @@ function freeSlots(info: TreeInfo, nr: number): number {
 
 /** Gives neighbours half of the entries each; `slot` is the right one's. */
 function balance(parent: Block, slot: number, left: Block, right: Block, key: number): Block {
+  checkSiblings(left, right)
   shareOut(left, right, Math.floor((nrEntries(left) + nrEntries(right)) / 2))
   setKeyAt(parent, slot, keyAt(right, 0))
   return key < keyAt(right, 0) ? left : right
@@ -104,6 +106,7 @@ function splitPairInThree(
   key: number,
 ): Block {
   const left = shadowChild(info, parent, slot - 1)
+  checkSiblings(left, right)
   const middle = newSibling(info, right)
   const total = nrEntries(left) + nrEntries(right)
   const nrLeft = Math.floor(total / 3)
