@@ -285,6 +285,10 @@ export class ThinDevice {
     let taken = 0
     for (let i = 0; i < blocks; i++) {
       if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
+      if (action[i] !== UNSHARE || target[i] !== shared[i]) continue
+      // The block stays taken, which it ought to be.
+      const what = `data block ${shared[i]} is mapped by device ${this.devId}, and free`
+      throw new ThinfsError('METADATA_CORRUPT', what)
     }
     return true
   }

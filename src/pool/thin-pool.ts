@@ -112,7 +112,13 @@ export class ThinPool {
     const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
     options.metadata.read(superblock, 0, superblock.length, bytes(0))
     const pool = new ThinPool(options, metadata, superblock)
-    await pool.#start()
+    try {
+      await pool.#start()
+    } catch (err) {
+      // The caller closes the files: nothing may be written any more.
+      await pool.#failing
+      throw err
+    }
     return pool
   }
 
@@ -202,7 +208,10 @@ export class ThinPool {
       if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
-      this.unmap(devId, begin, Number.MAX_SAFE_INTEGER)
+      if (this.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
+        const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
+        throw new ThinfsError('METADATA_CORRUPT', what)
+      }
       await this.#options.clock.yield()
     }
   }
