@@ -28,6 +28,9 @@ export const TIB = 1024 * GIB
 /** Largest thin device id: 24 bits. */
 export const MAX_DEV_ID = 0xff_ffff as DevId
 
+/** Largest virtual size of a thin device in bytes: numbers here are exact to 2^53. */
+export const MAX_DEVICE_SIZE = (2 ** 53 - 2 ** 30) as Bytes
+
 export const bytes = (n: number): Bytes => n as Bytes
 export const sectorsToBytes = (n: Sectors): Bytes => (n * SECTOR_SIZE) as Bytes
 export const bytesToSectors = (n: Bytes): Sectors => (n / SECTOR_SIZE) as Sectors

@@ -4,7 +4,14 @@
  * A volume is a regular file whose size is the virtual size. Inode numbers are derived from device
  * ids, so they hold over a restart of the server. Errors are those of a Linux filesystem.
  */
-import { type Bytes, bytes, type DevId, MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  type DevId,
+  MAX_DEV_ID,
+  MAX_DEVICE_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import type {
   AttributeChange,
   Attributes,
@@ -23,8 +30,6 @@ const FIRST_VOLUME = 2
 const S_IFDIR = 0o040000
 const S_IFREG = 0o100000
 const NAME_MAX = 255
-/** Largest file size: numbers here are exact to 2^53. */
-const MAX_FILE_SIZE = 2 ** 53 - 2 ** 30
 const SECTOR = 512
 
 // fallocate(2)
@@ -179,7 +184,7 @@ export class VolumeFs implements FileSystem {
     const end = offset + size
     const { device } = volume
     if (end > device.size) {
-      if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+      if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
       this.#pool.mustBeWritable()
     }
     const written = device.write(offset, size, source, at)
@@ -199,7 +204,7 @@ export class VolumeFs implements FileSystem {
     const { device } = volume
     if (length <= 0) throw failure('EINVAL', 'length')
     const end = offset + length
-    if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+    if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
     const keepsSize = (mode & FALLOC_KEEP_SIZE) !== 0
     const what = mode & ~FALLOC_KEEP_SIZE
     if (what === FALLOC_PUNCH_HOLE && this.#pool.discards === 'ignore') {
@@ -238,7 +243,7 @@ export class VolumeFs implements FileSystem {
     const left = Math.min(length, from.device.size - sourceOffset)
     if (left <= 0) return 0
     const end = targetOffset + left
-    if (end > MAX_FILE_SIZE) throw failure('EFBIG', `${to.name}: ${end} bytes`)
+    if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${to.name}: ${end} bytes`)
     if (from === to && Math.abs(sourceOffset - targetOffset) < left) {
       throw failure('EINVAL', 'the ranges overlap')
     }
@@ -374,7 +379,7 @@ export class VolumeFs implements FileSystem {
 }
 
 function checkSize(size: number): asserts size is Bytes {
-  if (size < 0 || size > MAX_FILE_SIZE) throw failure('EFBIG', `${bytes(size)} bytes`)
+  if (size < 0 || size > MAX_DEVICE_SIZE) throw failure('EFBIG', `${bytes(size)} bytes`)
 }
 
 /** What a Linux filesystem answers. */

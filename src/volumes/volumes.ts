@@ -10,6 +10,7 @@ import {
   type DataBlock,
   type DevId,
   MAX_DEV_ID,
+  MAX_DEVICE_SIZE,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -28,8 +29,6 @@ import {
   VolumeTable,
 } from './volume-table.js'
 
-/** Largest virtual size: offsets of the protocol are signed 64 bits, numbers here 53. */
-const MAX_SIZE = 2 ** 53 - 2 ** 30
 export interface VolumesOptions {
   /** Name of the pool. */
   name: string
@@ -611,9 +610,10 @@ export class Volumes implements PoolAdmin {
     return volume
   }
 
-  /** For a device that another program made: as large as what it maps. */
+  /** For a device that another program made: as large as what it maps, within what can be. */
   #unnamedEntry(devId: DevId): VolumeEntry {
-    const size = (this.pool.metadata.highestMapped(devId) + 1) * this.pool.blockSize
+    const mapped = (this.pool.metadata.highestMapped(devId) + 1) * this.pool.blockSize
+    const size = Math.min(mapped, MAX_DEVICE_SIZE)
     return { ...this.#entry(unnamed(devId), devId, size, null), created: null }
   }
 
@@ -713,10 +713,10 @@ const gone = (volume: Volume): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
 
 function checkSize(size: number): void {
-  if (!Number.isInteger(size) || size < 0 || size > MAX_SIZE || size % SECTOR_SIZE !== 0) {
+  if (!Number.isInteger(size) || size < 0 || size > MAX_DEVICE_SIZE || size % SECTOR_SIZE !== 0) {
     throw new ThinfsError(
       'BAD_ARGUMENT',
-      `size ${size}: whole sectors of ${SECTOR_SIZE} bytes up to ${MAX_SIZE} are allowed`,
+      `size ${size}: whole sectors of ${SECTOR_SIZE} bytes up to ${MAX_DEVICE_SIZE} are allowed`,
     )
   }
 }
