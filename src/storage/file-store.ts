@@ -1,4 +1,13 @@
-import { closeSync, constants, fdatasync, fstatSync, ftruncateSync, openSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  fdatasync,
+  fstatSync,
+  ftruncateSync,
+  openSync,
+  type Stats,
+  statSync,
+} from 'node:fs'
 import { promisify } from 'node:util'
 import {
   assert,
@@ -49,9 +58,7 @@ export class FileStore implements Store {
     this.fd = fd
     this.#readOnly = readOnly
     const stat = fstatSync(fd)
-    if (!stat.isFile() && !stat.isBlockDevice()) {
-      throw new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
-    }
+    if (!isStore(stat)) throw notAStore(path)
     this.#isDevice = stat.isBlockDevice()
     // Devices have the owner and group that the system gives them.
     const distrust = this.#isDevice ? null : whyNotTrusted(stat, process.geteuid!())
@@ -75,9 +82,11 @@ export class FileStore implements Store {
     const access = readOnly ? constants.O_RDONLY : constants.O_RDWR
     let fd: number
     try {
+      const stat = statSync(path, { throwIfNoEntry: false })
+      if (stat !== undefined && !isStore(stat)) throw notAStore(path) // a FIFO's open waits
       fd = openSync(path, access | (options.create ? constants.O_CREAT : 0), 0o600)
     } catch (err) {
-      throw ioError(path, 'open', err)
+      throw err instanceof ThinfsError ? err : ioError(path, 'open', err)
     }
     try {
       const store = new FileStore(path, fd, readOnly)
@@ -271,6 +280,10 @@ export class FileStore implements Store {
     }
   }
 }
+
+const isStore = (stat: Stats): boolean => stat.isFile() || stat.isBlockDevice()
+const notAStore = (path: string): ThinfsError =>
+  new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
 
 function ioError(path: string, what: string, cause: unknown): ThinfsError {
   const errno = errnoOf(cause)
