@@ -1,7 +1,7 @@
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 
 /**
  * A small text file that is only ever replaced as a whole: a reader, also one after a power cut,
@@ -14,9 +14,16 @@ export class AtomicFile {
     this.path = path
   }
 
-  /** The content; null when there is no such file. */
-  read(): string | null {
+  /**
+   * The content; null when there is no such file.
+   * @param most bytes that it may have
+   * @throws BAD_ARGUMENT for a larger one, or what is no regular file
+   */
+  read(most: number): string | null {
     try {
+      const stat = statSync(this.path)
+      if (!stat.isFile()) throw new ThinfsError('BAD_ARGUMENT', 'is not a regular file')
+      if (stat.size > most) throw new ThinfsError('BAD_ARGUMENT', `${stat.size} bytes are too many`)
       return readFileSync(this.path, 'utf8')
     } catch (err) {
       if (errnoOf(err) === 'ENOENT') return null

@@ -6,11 +6,16 @@
  * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
  */
 import { z } from 'zod'
-import { errnoOf, MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 
 /** A file larger than this is not ours: a million volumes take less. */
 const MAX_FILE_SIZE = 256 * 1024 * 1024
+
+/** Owners have 32 bits, and 2^32 - 1 means none in chown(2). */
+const MAX_OWNER = 0xffff_fffe
+/** The last second that a Date has. */
+const MAX_SECONDS = 8.64e12
 
 /** The name that a device has before it is given one. */
 export const unnamed = (devId: number): string => `${UNNAMED_PREFIX}${devId}`
@@ -19,14 +24,14 @@ const fieldsSchema = z.strictObject({
   name: z.string(),
   dev_id: z.int().min(0).max(MAX_DEV_ID),
   /** Bytes. */
-  size: z.int().min(0),
+  size: z.int().min(0).max(MAX_DEVICE_SIZE),
   /** Device that it was a snapshot of when it was made. */
   origin: z.int().min(0).max(MAX_DEV_ID).nullable(),
   /** Seconds since 1970. */
-  created: z.number().nullable(),
+  created: z.number().min(0).max(MAX_SECONDS).nullable(),
   mode: z.int().min(0).max(0o777),
-  uid: z.int().min(0),
-  gid: z.int().min(0),
+  uid: z.int().min(0).max(MAX_OWNER),
+  gid: z.int().min(0).max(MAX_OWNER),
   /** The name is gone; the space goes back when nobody has it open. */
   removed: z.boolean(),
 })
@@ -40,7 +45,17 @@ const tableSchema = z.strictObject({
   transaction_id: z.int().min(0),
   volumes: z.array(entrySchema),
   /** What the volumes of the last change were before: null for one that was not there. */
-  undo: z.array(z.strictObject({ dev_id: z.int(), before: entrySchema.nullable() })),
+  undo: z.array(
+    z
+      .strictObject({
+        dev_id: z.int().min(0).max(MAX_DEV_ID),
+        before: entrySchema.nullable(),
+      })
+      .refine(({ dev_id, before }) => before === null || before.dev_id === dev_id, {
+        path: ['before', 'dev_id'],
+        error: 'is another device',
+      }),
+  ),
   /** The request that exchanged two names last: done a second time it would undo itself. */
   exchange: z.string().nullable().default(null),
 })
@@ -53,8 +68,8 @@ type Table = z.infer<typeof tableSchema>
 export interface TableFile {
   /** Names the file in messages. */
   readonly path: string
-  /** The content; null when there is no such file. */
-  read(): string | null
+  /** The content; null when there is no such file. @throws ThinfsError past `most` bytes */
+  read(most: number): string | null
   /** What a reader finds at any moment, also after a power cut, is the old content or the new. */
   replace(content: string): Promise<void>
 }
@@ -85,6 +100,7 @@ export class VolumeTable {
     for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
     if (found.transaction_id === transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
+      mustBeUnique(path, table.#entries.values())
     } else {
       table.#exchange = found.exchange
     }
@@ -178,33 +194,36 @@ export function readTable(file: TableFile): Table | null {
   const { path } = file
   let text: string | null
   try {
-    text = file.read()
+    text = file.read(MAX_FILE_SIZE)
   } catch (err) {
-    throw ioError(path, err)
+    throw err instanceof ThinfsError ? damaged(path, err.message) : ioError(path, err)
   }
   if (text === null) return null
-  const damaged = (what: string) => new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)
-  if (text.length > MAX_FILE_SIZE) throw damaged(`${text.length} bytes are too many`)
   let json: unknown
   try {
     json = JSON.parse(text)
   } catch (err) {
-    throw damaged(`not JSON: ${(err as Error).message}`)
+    throw damaged(path, `not JSON: ${(err as Error).message}`)
   }
   const parsed = tableSchema.safeParse(json)
   if (!parsed.success) {
     const issue = parsed.error.issues[0]!
-    throw damaged(`${issue.path.join('.')}: ${issue.message}`)
+    throw damaged(path, `${issue.path.join('.')}: ${issue.message}`)
   }
+  mustBeUnique(path, parsed.data.volumes)
+  return parsed.data
+}
+
+/** @throws POOL_MISMATCH when two entries have one device or one name */
+function mustBeUnique(path: string, entries: Iterable<VolumeEntry>): void {
   const names = new Set<string>()
   const ids = new Set<number>()
-  for (const { name, dev_id, removed } of parsed.data.volumes) {
-    if (ids.has(dev_id)) throw damaged(`device ${dev_id} is there twice`)
-    if (!removed && names.has(name)) throw damaged(`the name ${name} is there twice`)
+  for (const { name, dev_id, removed } of entries) {
+    if (ids.has(dev_id)) throw damaged(path, `device ${dev_id} is there twice`)
+    if (!removed && names.has(name)) throw damaged(path, `the name ${name} is there twice`)
     ids.add(dev_id)
     if (!removed) names.add(name)
   }
-  return parsed.data
 }
 
 const ioError = (path: string, cause: unknown): ThinfsError =>
@@ -212,3 +231,7 @@ const ioError = (path: string, cause: unknown): ThinfsError =>
     cause,
     errno: errnoOf(cause),
   })
+
+/** @param what may quote the file: put into one line */
+const damaged = (path: string, what: string): ThinfsError =>
+  new ThinfsError('POOL_MISMATCH', `${path}: ${what.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ')}`)
