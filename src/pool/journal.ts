@@ -22,6 +22,7 @@ import {
   type DevId,
   layout,
   readU64,
+  ThinfsError,
   type VirtualBlock,
   writeU64,
 } from '../base/index.js'
@@ -301,7 +302,7 @@ export class Journal {
   }
 }
 
-/** Replays frames of changes in order. */
+/** Replays frames of changes in order. @throws POOL_MISMATCH for a change that is not known */
 export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
   for (const payload of changes) {
     const view = viewOf(payload)
@@ -317,17 +318,24 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
       else if (kind === EXTEND) target.extend(devId, first as Bytes)
       else if (kind === OPEN) target.open(devId, first)
       else if (kind === CLOSE) target.close(devId, first)
+      else throw new ThinfsError('POOL_MISMATCH', `change of kind ${kind}, wanted 1 to ${CLOSE}`)
     }
   }
 }
 
-/** The frames up to the first that is torn or damaged: what came after it was never replied to. */
+/**
+ * The frames up to the first that is torn or damaged: what came after it was never replied to.
+ * @throws POOL_MISMATCH for a sound frame of a kind that is not known: a later thinfs wrote it
+ */
 function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
   const view = viewOf(file)
   for (let at = 0; at + FRAME.size <= file.length; ) {
     const { magic, kind, length, csum } = FRAME.read(view, at)
     const payload = file.subarray(at + FRAME.size, at + FRAME.size + length)
     if (magic !== FRAME_MAGIC || payload.length !== length || crc32c(payload) !== csum) return
+    if (kind < BASE || kind > CLEAN) {
+      throw new ThinfsError('POOL_MISMATCH', `the journal has a frame of kind ${kind}`)
+    }
     if (kind !== CHANGES && length !== IDENTITY_SIZE) return
     yield { kind, payload }
     at += FRAME.size + length

@@ -17,6 +17,7 @@ import {
   type DataBlock,
   type DevId,
   errnoOf,
+  MAX_DEVICE_SIZE,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
@@ -601,7 +602,7 @@ export class ThinPool {
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!state.known) this.#mustBeSound()
     this.#checkSizes()
-    if (state.changes.length > 0) this.#replay(state.changes)
+    if (state.changes.length > 0) this.#tryReplay(state.changes)
     if (this.#mode !== 'write') return
     const grew = this.#growToStores()
     if (!state.clean || grew) {
@@ -736,8 +737,23 @@ export class ThinPool {
     })
   }
 
+  /** @throws POOL_MISMATCH when the changes cannot be made to this pool; nothing is written then */
+  #tryReplay(changes: readonly Buffer[]): void {
+    try {
+      this.#replay(changes)
+    } catch (err) {
+      if (!(err instanceof ThinfsError) || err.code === 'IO_ERROR') throw err
+      const detail = `the journal does not fit the metadata: ${err.message}`
+      throw new ThinfsError('POOL_MISMATCH', detail, { cause: err })
+    }
+  }
+
   #replay(changes: readonly Buffer[]): void {
-    const { metadata } = this
+    const { metadata, blockSize } = this
+    const mustFit = (what: string, size: number): void => {
+      if (size <= MAX_DEVICE_SIZE) return
+      throw new ThinfsError('POOL_MISMATCH', `${what}: devices end at ${MAX_DEVICE_SIZE} bytes`)
+    }
     const takesOver = this.#options.takesOver ?? false
     let shares = false
     const found = { dataBlock: 0 as DataBlock, time: 0 }
@@ -745,6 +761,7 @@ export class ThinPool {
       map(devId, vblock, dataBlock, time) {
         // A device made in a transaction that was lost was never seen by anybody.
         if (!metadata.hasDevice(devId)) return
+        mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
         const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
         if (!same && metadata.dataCount(dataBlock) > 0) {
           shares = true
@@ -760,6 +777,7 @@ export class ThinPool {
         if (ids.every(id => metadata.hasDevice(id))) metadata.markShared(ids)
       },
       extend: (devId, size) => {
+        mustFit(`device ${devId} of ${size} bytes`, size)
         if (metadata.hasDevice(devId)) this.#extended.set(devId, size)
       },
       open: (devId, handle) => {

@@ -1,17 +1,22 @@
 import {
   closeSync,
   constants,
+  fstatSync,
   fsync,
   openSync,
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
+import { errnoOf, GIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
 
 const fsyncLater = promisify(fsync)
+/** It is rewritten at 8 MiB; what comes until a slow flush has ended stays far below this. */
+const MAX_FILE_SIZE = GIB
 
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
@@ -31,14 +36,27 @@ export class JournalFile {
     this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
   }
 
-  /** Opens `path`, which is no link, made empty with mode 0600 when it is missing. */
+  /**
+   * Opens `path`, which is no link, made empty with mode 0600 when it is missing.
+   * @throws POOL_MISMATCH when it is no journal, IO_ERROR
+   */
   static open(path: string): JournalFile {
-    const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants
-    return new JournalFile(path, openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600))
+    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
+    if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
+    try {
+      const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants
+      return new JournalFile(path, openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600))
+    } catch (err) {
+      const detail = `${path}: ${(err as Error).message}`
+      throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
+    }
   }
 
+  /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */
   readAll(): Buffer {
-    return readFileSync(this.path)
+    const { size } = fstatSync(this.#fd)
+    if (size <= MAX_FILE_SIZE) return readFileSync(this.path)
+    throw new ThinfsError('POOL_MISMATCH', `${this.path}: ${size} bytes are too many`)
   }
 
   append(bytes: Uint8Array, length: number): void {

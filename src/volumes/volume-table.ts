@@ -100,7 +100,7 @@ export class VolumeTable {
     for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
     if (found.transaction_id === transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
-      mustBeUnique(path, table.#entries.values())
+      mustBeUnique(file.path, table.#entries.values())
     } else {
       table.#exchange = found.exchange
     }
