@@ -280,7 +280,8 @@ export class VolumeFs implements FileSystem {
   // --- attributes ---
 
   getxattr(ino: number, name: string): Buffer {
-    const value = ino === ROOT ? null : XATTRS[name]?.(this, this.#volume(ino))
+    const isOurs = ino !== ROOT && Object.hasOwn(XATTRS, name)
+    const value = isOurs ? XATTRS[name]?.(this, this.#volume(ino)) : null
     if (value === null || value === undefined) throw failure('ENODATA', name)
     return Buffer.from(value)
   }

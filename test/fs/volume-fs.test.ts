@@ -100,6 +100,8 @@ t.test('errors are those of a Linux filesystem', async t => {
     ['copy from past the end', null, () => fs.copyFileRange(ino, 5000, ino, 0, 200)],
     ['copy too far', 'EFBIG', () => fs.copyFileRange(ino, 0, ino, 2 ** 53 - 512, 512)],
     ['getxattr, unknown', 'ENODATA', () => fs.getxattr(ino, 'user.other')],
+    ['getxattr, of every object', 'ENODATA', () => fs.getxattr(ino, 'constructor')],
+    ['getxattr, of no name', 'ENODATA', () => fs.getxattr(ino, '__proto__')],
     ['getxattr of the root', 'ENODATA', () => fs.getxattr(ROOT, 'user.thinfs.dev_id')],
   ]
   for (const [what, wanted, act] of cases) t.equal(await errno(act), wanted, what)
