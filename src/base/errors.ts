@@ -45,13 +45,20 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS
 
-/** An error of the table above. `errno` is the name (`ENOSPC`) that goes with its code. */
+/** What would end a line, or do something to a terminal. */
+const CONTROLS = /[\p{Cc}\u2028\u2029]+/gu
+
+/**
+ * An error of the table above. `errno` is the name (`ENOSPC`) that goes with its code. Its message is
+ * one line, whatever it quotes.
+ */
 export class ThinfsError extends Error {
   readonly code: ErrorCode
   readonly errno: string
   /** @param detail what was found and what was wanted; follows the table's sentence */
   constructor(code: ErrorCode, detail: string, options?: { cause?: unknown; errno?: string }) {
-    super(detail, options?.cause === undefined ? undefined : { cause: options.cause })
+    const cause = options?.cause === undefined ? undefined : { cause: options.cause }
+    super(detail.replace(CONTROLS, ' '), cause)
     this.name = 'ThinfsError'
     this.code = code
     this.errno = options?.errno ?? ERRORS[code].errno

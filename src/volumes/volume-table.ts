@@ -232,6 +232,5 @@ const ioError = (path: string, cause: unknown): ThinfsError =>
     errno: errnoOf(cause),
   })
 
-/** @param what may quote the file: put into one line */
 const damaged = (path: string, what: string): ThinfsError =>
-  new ThinfsError('POOL_MISMATCH', `${path}: ${what.replace(/[\p{Cc}\u2028\u2029]+/gu, ' ')}`)
+  new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)
