@@ -15,6 +15,8 @@ import {
 } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import {
+  Composer,
+  type CST,
   type Document,
   isAlias,
   isMap,
@@ -23,7 +25,7 @@ import {
   LineCounter,
   type Node,
   type ParsedNode,
-  parseDocument,
+  Parser,
   visit,
 } from 'yaml'
 import type { z } from 'zod'
@@ -33,6 +35,10 @@ import { POOL_YAML } from './schema.js'
 import { checkPoolFolder, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
+/** Problems that are looked up in the file, to tell of the first of them. */
+const PROBLEMS_MAX = 100
+/** Lists and maps in each other: a pool.yaml has three levels. */
+const NESTING_MAX = 32
 /** Nodes that aliases may stand for, together: a pool.yaml has a use for a few. */
 const ALIASES_MAX = 100
 
@@ -55,26 +61,49 @@ export function loadConfig(path: string): PoolConfig {
  */
 export function parseConfig(text: string, path: string, file: string): PoolConfig {
   const lines = new LineCounter()
-  const document = parseDocument(text, {
-    schema: 'failsafe',
-    lineCounter: lines,
-    prettyErrors: false,
-    uniqueKeys: false, // yaml's own test is quadratic; duplicateKey() is not
-  })
   const problem = (offset: number, message: string): ThinfsError => {
     const { line, col } = lines.linePos(offset)
     return new ThinfsError('BAD_CONFIG', `${path}:${line || 1}:${col || 1}: ${message}`)
   }
 
+  const tokens = [...new Parser(lines.addNewLine).parse(text)]
+  const deep = tooDeep(tokens)
+  if (deep) throw problem(deep.offset, `nested deeper than ${NESTING_MAX} levels`)
+  const composer = new Composer({
+    schema: 'failsafe',
+    prettyErrors: false,
+    uniqueKeys: false, // yaml's own test is quadratic; duplicateKey() is not
+  })
+  const [document, second] = [...composer.compose(tokens, true, text.length)]
+  if (!document) throw problem(0, 'a document is wanted')
+  if (second) throw problem(second.range[0], 'a second document, where one is allowed')
   const broken = document.errors[0] ?? document.warnings[0] ?? duplicateKey(document)
   if (broken) throw problem(broken.pos[0], broken.message)
   const parsed = POOL_YAML.safeParse(toPlain(document, path))
   if (parsed.success) return toConfig(file, parsed.data)
-  const problems = parsed.error.issues.flatMap(issue => describe(document, issue))
+  const problems = parsed.error.issues
+    .slice(0, PROBLEMS_MAX)
+    .flatMap(issue => describe(document, issue))
   // A key that is missing may be one that is misspelt elsewhere.
   problems.sort((a, b) => Number(a.isMissing) - Number(b.isMissing) || a.offset - b.offset)
   throw problem(problems[0]!.offset, problems[0]!.message)
 }
+
+/** The first token that stands too deep: to read on would use up the stack. */
+function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
+  let level: CST.Token[] = [...tokens]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > NESTING_MAX) return level[0]!
+    level = level.flatMap(token => {
+      if (token.type === 'document') return token.value ? [token.value] : []
+      if (!('items' in token)) return []
+      return token.items.flatMap(({ key, value }) => [key, value].filter(isToken))
+    })
+  }
+  return null
+}
+
+const isToken = (token: CST.Token | null | undefined): token is CST.Token => !!token
 
 /** What stands in the file, and its absolute path without symbolic links. */
 function readText(path: string): { file: string; text: string } {
@@ -154,7 +183,7 @@ interface Problem {
 function describe(document: Document.Parsed, issue: z.core.$ZodIssue): Problem[] {
   const path = issue.path.map(String)
   if (issue.code === 'unrecognized_keys') {
-    return issue.keys.map(key => ({
+    return issue.keys.slice(0, PROBLEMS_MAX).map(key => ({
       offset: locate(document, [...path, key]).keyOffset,
       message: `${[...path, key].join('.')} is not known; allowed are ${issue.message}`,
       isMissing: false,
@@ -213,17 +242,32 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
     onFull: yaml.on_full,
-    volumes: Object.fromEntries(
-      [...yaml.volumes.keys()].map(name => [name, toVolume(yaml.volumes, name)]),
-    ),
+    volumes: toVolumes(yaml.volumes),
   }
 }
 
-function toVolume(all: z.infer<typeof POOL_YAML>['volumes'], name: string): VolumeConfig {
-  const { size, id, snapshot_of: snapshotOf } = all.get(name)!
-  return {
-    size: size ?? toVolume(all, snapshotOf!).size,
-    ...(id !== undefined && { id }),
-    ...(snapshotOf !== undefined && { snapshotOf }),
+/** A volume without a size has that of the one it is a snapshot of; the schema saw to it that it ends. */
+function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, VolumeConfig> {
+  const sizes = new Map<string, number>()
+  const line: string[] = []
+  for (const first of all.keys()) {
+    let name = first
+    while (!sizes.has(name) && all.get(name)!.size === undefined) {
+      line.push(name)
+      name = all.get(name)!.snapshot_of!
+    }
+    const size = sizes.get(name) ?? all.get(name)!.size!
+    sizes.set(name, size)
+    for (const snapshot of line.splice(0)) sizes.set(snapshot, size)
   }
+  return Object.fromEntries(
+    [...all].map(([name, { id, snapshot_of: snapshotOf }]) => [
+      name,
+      {
+        size: sizes.get(name)!,
+        ...(id !== undefined && { id }),
+        ...(snapshotOf !== undefined && { snapshotOf }),
+      },
+    ]),
+  )
 }

@@ -78,13 +78,14 @@ const volumes = z
     const refuse = (path: string[], message: string) =>
       context.addIssue({ code: 'custom', path, message })
     const names = new Map<number, string>()
+    const circular = ownOrigins(all)
     for (const [name, { size, id, snapshot_of: origin }] of all) {
       const why = whyNotAName(name)
       if (why) refuse([name], why)
       if (origin !== undefined) {
         if (!all.has(origin)) {
           refuse([name, 'snapshot_of'], 'the name of another volume in this file')
-        } else if (isOwnOrigin(all, name)) {
+        } else if (circular.has(name)) {
           refuse([name, 'snapshot_of'], 'a volume that is not, by others, its own snapshot')
         }
       } else if (size === undefined) {
@@ -97,13 +98,20 @@ const volumes = z
     }
   })
 
-function isOwnOrigin(all: Volumes, name: string): boolean {
-  let origin = all.get(name)?.snapshot_of
-  for (let steps = 0; origin !== undefined && steps < all.size; steps++) {
-    if (origin === name) return true
-    origin = all.get(origin)?.snapshot_of
+/** Volumes that are, by others, snapshots of themselves. */
+function ownOrigins(all: Volumes): Set<string> {
+  const circular = new Set<string>()
+  /** Volumes seen, each with that from which they were reached first. */
+  const seen = new Map<string, string>()
+  for (const first of all.keys()) {
+    let name: string | undefined = first
+    for (; name !== undefined && !seen.has(name); name = all.get(name)?.snapshot_of) {
+      seen.set(name, first)
+    }
+    if (name === undefined || seen.get(name) !== first) continue
+    for (; !circular.has(name); name = all.get(name)!.snapshot_of!) circular.add(name)
   }
-  return false
+  return circular
 }
 
 const POOL_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,126}$/
