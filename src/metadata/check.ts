@@ -179,7 +179,7 @@ class Checker {
     const { view } = this.#scratch
     const metadata = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.metadataSpaceMap)
     const data = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.dataSpaceMap)
-    this.#checkFields(superblock)
+    this.#checkFields('superblock', superblock)
     this.#allocate(metadata)
     if (data.nrBlocks > MAX_DATA_BLOCKS) {
       this.#error(`the data map has ${data.nrBlocks} blocks, wanted at most ${MAX_DATA_BLOCKS}`)
@@ -200,6 +200,7 @@ class Checker {
     if (held !== 0 && this.#point(held, 'metadata snapshot', 'superblock')) {
       const copy = this.#readSuperblock(held)
       if (copy) {
+        this.#checkFields(`metadata snapshot ${held}`, copy)
         yield* this.#checkDevices(' of the metadata snapshot', copy, superblock, data.nrBlocks)
       } else this.#incomplete = true
     }
@@ -243,24 +244,24 @@ class Checker {
       : null
   }
 
-  #checkFields(superblock: Superblock): void {
+  #checkFields(where: string, superblock: Superblock): void {
     const { dataBlockSectors: size, metadataBlockSectors, compatRoFlags } = superblock
     const { time, transactionId } = superblock
     // The kernel takes multiples of 128 only; thinfs also makes pools with blocks of 8 to 64.
     if (![8, 16, 32, 64].includes(size) && (size < 128 || size > 2097152 || size % 128 !== 0)) {
       this.#error(
-        `superblock: data_block_size is ${size} sectors, wanted a multiple of 128 up to 2097152`,
+        `${where}: data_block_size is ${size} sectors, wanted a multiple of 128 up to 2097152`,
       )
     }
     if (metadataBlockSectors !== METADATA_BLOCK_SECTORS) {
-      this.#error(`superblock: metadata_block_size is ${metadataBlockSectors} sectors, wanted 8`)
+      this.#error(`${where}: metadata_block_size is ${metadataBlockSectors} sectors, wanted 8`)
     }
     if (compatRoFlags !== 0) {
-      this.#error(`superblock: compat_ro_flags is ${compatRoFlags}, wanted 0`)
+      this.#error(`${where}: compat_ro_flags is ${compatRoFlags}, wanted 0`)
     }
-    if (time > MAX_TIME) this.#error(`superblock: time is ${time}, wanted at most ${MAX_TIME}`)
+    if (time > MAX_TIME) this.#error(`${where}: time is ${time}, wanted at most ${MAX_TIME}`)
     if (transactionId > Number.MAX_SAFE_INTEGER) {
-      this.#error(`superblock: transaction_id is ${transactionId}, wanted below 2^53`)
+      this.#error(`${where}: transaction_id is ${transactionId}, wanted below 2^53`)
     }
   }
 
