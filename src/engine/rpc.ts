@@ -103,11 +103,15 @@ const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof PoolAdmin)[]
 function checkedRequest(method: keyof PoolAdmin, params: unknown): object | undefined {
   const fields = Object.entries<FieldType>(ADMIN_REQUESTS[method])
   if (fields.length === 0) return undefined
-  const request = (params ?? {}) as Record<string, unknown>
+  const given = (params ?? {}) as Record<string, unknown>
+  // What else was given goes no further: it may be nested deeper than the next process can write.
+  const request: Record<string, unknown> = {}
   for (const [field, type] of fields) {
-    if (!hasType(request[field], type)) {
+    const value = Object.hasOwn(given, field) ? given[field] : undefined
+    if (!hasType(value, type)) {
       throw new ThinfsError('BAD_ARGUMENT', `${method}: ${field} must be ${FIELD_WORDS[type]}`)
     }
+    if (value !== undefined) request[field] = value
   }
   return request
 }
