@@ -17,6 +17,8 @@ import { LineReader, LineWriter } from './line-transport.js'
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
 const MAX_REQUEST = MIB
 const MAX_CONNECTIONS = 64
+/** Requests of one connection that are worked on; with those read along with them. */
+const MAX_UNANSWERED = 16
 
 /** Where the daemon of the pool in `folder` listens. */
 export const controlSocketPath = (folder: string): string => join(folder, 'control.sock')
@@ -27,6 +29,7 @@ export class ControlSocket {
   readonly #server: Server
   readonly #folder: number
   readonly #peers = new Set<{ socket: Socket; reader: LineReader; writer: LineWriter }>()
+  #closing = false
 
   private constructor(server: Server, folder: number) {
     this.closed = new Promise(resolve => server.once('close', resolve))
@@ -76,6 +79,18 @@ export class ControlSocket {
       writer: new LineWriter(socket),
     }
     this.#peers.add(peer)
+    // Who asks faster than it is answered, or does not read the answers, has to wait.
+    const hold = (): void => {
+      const waits = peer.reader.unanswered.size >= MAX_UNANSWERED || socket.writableNeedDrain
+      if (waits || this.#closing) socket.pause()
+      else socket.resume()
+    }
+    peer.reader.onRequest = hold
+    peer.writer.onAnswer = id => {
+      peer.reader.unanswered.delete(id)
+      hold()
+    }
+    socket.on('drain', hold)
     const connection = createMessageConnection(peer.reader, peer.writer)
     serve(connection)
     connection.onError(() => socket.destroy())
@@ -88,15 +103,19 @@ export class ControlSocket {
 
   /** Removes the socket and takes no more requests. Connections end when all is answered. */
   close(): void {
+    this.#closing = true
     // The server removes the socket by the name it was made with: hence the folder is still open.
     this.#server.close()
     closeSync(this.#folder)
     for (const { socket, reader, writer } of this.#peers) {
       socket.pause()
       const endWhenAnswered = (): void => {
-        if (writer.answers >= reader.requests) socket.destroySoon()
+        if (reader.unanswered.size === 0) socket.destroySoon()
       }
-      writer.onAnswer = endWhenAnswered
+      writer.onAnswer = id => {
+        reader.unanswered.delete(id)
+        endWhenAnswered()
+      }
       endWhenAnswered()
     }
   }

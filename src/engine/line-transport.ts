@@ -21,9 +21,12 @@ export class LineReader extends AbstractMessageReader implements MessageReader {
   /** The beginning of a line whose end has not come yet. */
   #pieces: Buffer[] = []
   #length = 0
-  /** Messages read so far, and how many of them are requests, each of which is answered once. */
+  /** Messages read so far. */
   messages = 0
-  requests = 0
+  /** Ids, as text, of the requests that were read and not answered yet. Whoever writes takes them out. */
+  readonly unanswered = new Set<string>()
+  /** Called after each request. */
+  onRequest: () => void = () => {}
 
   /** @param maxLength bytes of a line */
   constructor(socket: Socket, maxLength: number) {
@@ -60,18 +63,23 @@ export class LineReader extends AbstractMessageReader implements MessageReader {
       this.#length = 0
       begin = end + 1
       this.messages++
-      if (Message.isRequest(message)) this.requests++
+      if (Message.isRequest(message)) this.#note(String(message.id))
       callback(message)
     }
+  }
+
+  /** Two requests of one id would be answered once: the later takes the place of the other. */
+  #note(id: string): void {
+    if (this.unanswered.has(id)) throw new Error(`request ${id} is not answered yet`)
+    this.unanswered.add(id)
+    this.onRequest()
   }
 }
 
 export class LineWriter extends AbstractMessageWriter implements MessageWriter {
   readonly #socket: Socket
-  /** Answers written so far. */
-  answers = 0
-  /** Called after each answer. */
-  onAnswer: () => void = () => {}
+  /** Called with the id of each request that was answered. */
+  onAnswer: (id: string) => void = () => {}
 
   constructor(socket: Socket) {
     super()
@@ -81,8 +89,7 @@ export class LineWriter extends AbstractMessageWriter implements MessageWriter {
   async write(message: Message): Promise<void> {
     this.#socket.write(`${JSON.stringify(message)}\n`)
     if (!Message.isResponse(message)) return
-    this.answers++
-    this.onAnswer()
+    this.onAnswer(String(message.id))
   }
 
   end(): void {
