@@ -34,6 +34,9 @@ import { EFFORT, tally } from '../support/tally.js'
 import { thinCheck } from '../support/thin-tools.js'
 
 const SEED = EFFORT === 1 ? { seed: 4 } : {}
+/** Null in five of six cases. */
+const rarely = <T>(value: fc.Arbitrary<T>): fc.Arbitrary<T | null> =>
+  fc.oneof({ weight: 5, arbitrary: fc.constant(null) }, { weight: 1, arbitrary: value })
 const BLOCK = 4096
 
 // Files are flushed again and again: where it costs nothing.
@@ -165,7 +168,7 @@ t.test('any volumes.json', async t => {
   await fc.assert(
     fc.asyncProperty(
       fc.array(change, { minLength: 1, maxLength: 2 }),
-      fc.option(fc.tuple(fc.nat(), fc.nat({ max: 255 })), { freq: 6 }),
+      rarely(fc.tuple(fc.nat(), fc.nat({ max: 255 }))),
       async (changes, byte) => {
         const table = structuredClone(names.table)
         for (const one of changes) changed(table, one)
@@ -404,7 +407,7 @@ t.test('any journal', async t => {
     fc.asyncProperty(
       fc.array(frame, { minLength: 1, maxLength: 4 }),
       fc.boolean(),
-      fc.option(fc.tuple(fc.nat(), fc.nat({ max: 255 })), { freq: 6 }),
+      rarely(fc.tuple(fc.nat(), fc.nat({ max: 255 }))),
       async (frames, behindOurs, byte) => {
         const start = behindOurs ? left.journal.content : framed({ kind: 1, payload: identity })
         const journal = Buffer.concat([start, ...frames.map(framed)])
@@ -479,7 +482,7 @@ t.test('any pool.yaml', async t => {
     fc.asyncProperty(
       fc.nat({ max: YAML.split('\n').length - 1 }),
       fc.array(line, { maxLength: 2 }),
-      fc.option(fc.tuple(fc.nat({ max: YAML.length }), fc.string({ unit: 'binary' })), { freq: 3 }),
+      rarely(fc.tuple(fc.nat({ max: YAML.length }), fc.string({ unit: 'binary' }))),
       async (at, lines, other) => {
         const all = YAML.split('\n')
         all.splice(at, lines.length > 0 ? 1 : 0, ...lines)
@@ -499,12 +502,12 @@ t.test('a pool.yaml that wants much is refused at its place', async t => {
   const many = (count: number, one: (i: number) => string, between = '\n'): string =>
     Array.from({ length: count }, (_, i) => one(i)).join(between)
   const cases: [what: string, text: string, message: RegExp][] = [
-    ['lists in lists', '['.repeat(500_000), /^pool.yaml:1:\d+: .*nested/],
-    ['closed', '['.repeat(200_000) + ']'.repeat(200_000), /^pool.yaml:1:\d+: .*nested/],
-    ['maps in maps', '{a: '.repeat(100_000), /^pool.yaml:1:\d+: .*nested/],
-    ['sequences in a line', '- '.repeat(100_000), /^pool.yaml:1:\d+: .*nested/],
-    ['keys in keys', '? '.repeat(100_000), /^pool.yaml:1:\d+: .*nested/],
-    ['keys that are not known', many(50_000, i => `a${i}: x`), /^pool.yaml:1:1: a0 is not known/],
+    ['lists in lists', '['.repeat(100_000), /^pool.yaml:1:\d+: .*nested/],
+    ['closed', '['.repeat(50_000) + ']'.repeat(50_000), /^pool.yaml:1:\d+: .*nested/],
+    ['maps in maps', '{a: '.repeat(50_000), /^pool.yaml:1:\d+: .*nested/],
+    ['sequences in a line', '- '.repeat(50_000), /^pool.yaml:1:\d+: .*nested/],
+    ['keys in keys', '? '.repeat(50_000), /^pool.yaml:1:\d+: .*nested/],
+    ['keys that are not known', many(20_000, i => `a${i}: x`), /^pool.yaml:1:1: a0 is not known/],
     [
       'a billion laughs',
       `a: &a0 [x, x]\n${many(40, i => `b${i}: &a${i + 1} [*a${i}, *a${i}]`)}`,
@@ -518,13 +521,8 @@ t.test('a pool.yaml that wants much is refused at its place', async t => {
     ],
     [
       'many volumes without a size',
-      `pool: p\nvolumes:\n${many(30_000, i => `  v${i}: {}`)}`,
+      `pool: p\nvolumes:\n${many(10_000, i => `  v${i}: {}`)}`,
       /^pool.yaml:3:7: /,
-    ],
-    [
-      'a long line of snapshots',
-      `pool: p\nvolumes:\n  v0: {size: 512}\n${many(20_000, i => `  v${i + 1}: {snapshot_of: v${i}}`)}`,
-      /./,
     ],
   ]
   for (const [what, text, message] of cases) {
@@ -534,5 +532,12 @@ t.test('a pool.yaml that wants much is refused at its place', async t => {
       what,
     )
   }
-  tally(t, { 'inputs fuzzed': cases.length })
+  const line = many(20_000, i => `  v${i + 1}: {snapshot_of: v${i}}`)
+  const { volumes } = parseConfig(
+    `pool: p\nvolumes:\n${line}\n  v0: {size: 512}`,
+    'pool.yaml',
+    '/p/pool.yaml',
+  )
+  t.equal(volumes.v20000?.size, 512, 'a long line of snapshots')
+  tally(t, { 'inputs fuzzed': cases.length + 1 })
 })
