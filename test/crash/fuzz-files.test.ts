@@ -158,7 +158,7 @@ async function openWith(text: string | Buffer): Promise<string> {
   const closed = await attempt(() => opened!.close())
   if (closed !== null) throw new Error(`close: ${closed}`)
   // What it wrote can be opened again, and the checker finds nothing.
-  const { problems } = checkPool(config)
+  const { problems } = await checkPool(config)
   if (problems.length > 0) throw new Error(problems[0]!.message)
   return 'served'
 }
@@ -386,7 +386,7 @@ async function replayed(journal: Buffer): Promise<{ outcome: string; image: Buff
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: { mode() {}, lowWater() {}, slowCommit() {}, ioError() {} },
+      events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
     })
   })
   for (const size of pool?.unsavedSizes.values() ?? []) {

@@ -13,6 +13,7 @@ import { bytes, type ErrorCode, ThinfsError } from '../../src/base/index.js'
 import { BlockCache } from '../../src/metadata/block-cache.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { type PoolMode, ThinPool } from '../../src/pool/index.js'
+import { AtomicFile } from '../../src/storage/index.js'
 import { Volumes } from '../../src/volumes/index.js'
 import { type Damage, damage, Target } from '../support/damage.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
@@ -110,13 +111,19 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: { mode: mode => modes.push(mode), lowWater() {}, slowCommit() {}, ioError() {} },
+      events: {
+        mode: mode => modes.push(mode),
+        lowWater() {},
+        slowCommit() {},
+        needsCheckCleared() {},
+        ioError() {},
+      },
     })
     volumes = Volumes.open({
       name: 'p',
       pool,
       metadata,
-      tablePath: join(folder, 'volumes.json'),
+      table: new AtomicFile(join(folder, 'volumes.json')),
       uid: 0,
       gid: 0,
       now: () => 0,

@@ -11,11 +11,12 @@ import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import fc from 'fast-check'
 import t from 'tap'
-import { ControlSocket } from '../../src/daemon/control-socket.js'
-import { adminOf, serveAdmin } from '../../src/engine/index.js'
+
+import { adminOf, ControlSocket, serveAdmin } from '../../src/engine/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
 import { OPCODE } from '../../src/fuse/abi.js'
 import { FuseSession } from '../../src/fuse/index.js'
+import { AtomicFile } from '../../src/storage/index.js'
 import { Volumes } from '../../src/volumes/index.js'
 import { FakeKernel, text, u32, u64 } from '../support/fake-kernel.js'
 import { formatted, openFiles } from '../support/memory-pool.js'
@@ -46,7 +47,7 @@ async function served() {
     name: 'p',
     pool,
     metadata: files.metadata,
-    tablePath: join(folder, 'volumes.json'),
+    table: new AtomicFile(join(folder, 'volumes.json')),
     uid: 0,
     gid: 0,
     now: () => 0,
