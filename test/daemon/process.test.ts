@@ -11,6 +11,7 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
   realpathSync,
   renameSync,
@@ -98,6 +99,24 @@ t.test('it outlives the command, in a session of its own, and logs for its owner
     ['engine serves', 'mounted', 'unmounted'],
   )
   t.same(await thinfs('umount', pool).then(({ code }) => code), 1, 'not mounted any more')
+})
+
+t.test('where it may, all threads of the engine allocate without waiting for volumes', async t => {
+  const { pool, pid } = await mountPool(t)
+  const { enginePid } = JSON.parse((await thinfs('status', pool, '--json')).stdout).mount
+  const CAP_SYS_RESOURCE = 24n
+  const PF_MEMALLOC_NOIO = 0x80000
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+  const may = (BigInt(`0x${/^CapEff:\s*(\w+)/m.exec(status)![1]}`) >> CAP_SYS_RESOURCE) & 1n
+  const threads = readdirSync(`/proc/${enginePid}/task`)
+  t.ok(threads.length > 4, 'those that flush files among them')
+  const marked = threads.filter(thread => {
+    const stat = readFileSync(`/proc/${enginePid}/task/${thread}/stat`, 'utf8')
+    const flags = Number(stat.replace(/^.*\) /, '').split(' ')[6])
+    return (flags & PF_MEMALLOC_NOIO) !== 0
+  })
+  t.equal(marked.length, may ? threads.length : 0)
+  t.equal((await thinfs('umount', pool)).code, 0)
 })
 
 t.test('an engine killed under load is no error to who reads and writes', async t => {

@@ -39,11 +39,17 @@ export function runningEngine(pool: MountedPool): number {
 const isEngine = (pid: string): boolean =>
   pid !== '' && readIfThere(`/proc/${pid}/cmdline`).includes('engine/main.js')
 
-/** Until there is an engine. @returns its process id */
+/**
+ * Until there is an engine.
+ * @returns its process id
+ * @throws Error when there is none any more
+ */
 export async function nextEngine(pool: MountedPool, previous = 0): Promise<number> {
   for (;;) {
     const pid = runningEngine(pool)
     if (pid !== 0 && pid !== previous) return pid
+    const failed = pid === 0 && pool.log().find(({ msg }) => msg === 'engine failed')
+    if (failed) throw new Error(JSON.stringify(failed))
     await delay(1)
   }
 }
@@ -55,7 +61,7 @@ export async function serving(pool: MountedPool, pid: number): Promise<void> {
   while (!serves()) await delay(10)
 }
 
-/** Kills as many engines as are wanted. */
+/** Kills as many engines as are wanted; the one after them has served when it resolves. */
 export async function killEngines(pool: MountedPool, nr: number, seed: number): Promise<void> {
   const random = randomNumbers(seed)
   let engine = 0
@@ -71,6 +77,7 @@ export async function killEngines(pool: MountedPool, nr: number, seed: number): 
     process.kill(engine, 'SIGKILL')
   }
   await serving(pool, await nextEngine(pool, engine))
+  await delay(PEACE_MS)
 }
 
 /**
