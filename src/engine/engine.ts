@@ -13,7 +13,7 @@ import {
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
 import { loadConfig } from '../config/index.js'
-import { VolumeFs } from '../fs/index.js'
+import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession } from '../fuse/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, type Volumes } from '../volumes/index.js'
@@ -52,6 +52,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   const config = loadConfig(start.configFile)
   const readOnly = start.mountOptions.includes('ro')
   let volumes: Volumes | null = null
+  let session: FuseSession | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
     readOnly,
@@ -62,6 +63,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     onChange(what, volume, devId) {
       log.info({ pool: config.pool, volume, devId }, `volume ${what}`)
     },
+    onResized: async (devId, size) => session?.invalidate(inodeOf(devId), size),
   })
   volumes = open.volumes
   let { negotiated } = start
@@ -74,7 +76,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     onUnmounted = resolve
   })
   const owner = { uid: process.getuid!(), gid: process.getgid!() }
-  const session = new FuseSession({
+  session = new FuseSession({
     fd: ENGINE_FD.fuse,
     fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
@@ -126,7 +128,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   )
   const stop = (): void => {
     // What is not answered yet comes again to the next engine. The commit spares it the replay.
-    session.close()
+    session?.close()
     void open.volumes
       .commit()
       .catch(() => {})

@@ -1,2 +1,2 @@
 /** The volume namespace as a file system. Knows nothing of the protocol. */
-export { VolumeFs } from './volume-fs.js'
+export { inodeOf, VolumeFs } from './volume-fs.js'

@@ -27,6 +27,10 @@ import type { Ownership, Volume, Volumes } from '../volumes/index.js'
 const ROOT = 1
 /** Inode numbers of volumes are device ids plus this. */
 const FIRST_VOLUME = 2
+
+/** The inode number of a volume. */
+export const inodeOf = (devId: number): number => devId + FIRST_VOLUME
+
 const S_IFDIR = 0o040000
 const S_IFREG = 0o100000
 const NAME_MAX = 255
@@ -326,7 +330,7 @@ export class VolumeFs implements FileSystem {
   #attributes(volume: Volume): Attributes {
     const { entry, device } = volume
     return {
-      ino: volume.devId + FIRST_VOLUME,
+      ino: inodeOf(volume.devId),
       generation: volume.generation,
       size: device.size,
       blocks: this.volumes.mappedBytes(volume) / SECTOR,

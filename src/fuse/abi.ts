@@ -93,6 +93,8 @@ export const FATTR = {
 
 export const FOPEN_KEEP_CACHE = 1 << 1
 export const FSYNC_FDATASYNC = 1 << 0
+/** Notification that what the kernel caches of an inode is not so any more. */
+export const NOTIFY_INVAL_INODE = 2
 /** Notification that makes the kernel send again what was read and not answered. */
 export const NOTIFY_RESEND = 7
 
@@ -112,6 +114,11 @@ export const OUT_HEADER = layout('fuse_out_header', 16, {
   len: [0, 'u32', 'bytes of the reply, this header included'],
   error: [4, 'i32', '0 or a negative errno; of a notification its code'],
   unique: [8, 'bytes:8', "the request's; 0 for a notification"],
+})
+export const NOTIFY_INVAL_INODE_OUT = layout('fuse_notify_inval_inode_out', 24, {
+  ino: [0, 'u64', 'inode number'],
+  off: [8, 'u64', 'first byte of content that is not so any more'],
+  len: [16, 'u64', 'how many; 0: all that follow'],
 })
 
 export const INIT_IN = layout('fuse_init_in', 64, {

@@ -1,4 +1,6 @@
+import { write } from 'node:fs'
 import { native, type Watch } from '../native.js'
+import { errnoNumber } from './errno.js'
 import type { Slots } from './slots.js'
 
 /** A batch ends after so many bytes: what was read is best worked on while the CPU's cache has it. */
@@ -14,6 +16,8 @@ export interface FuseDevice {
   read(slots: Slots, count: number, lengths: Uint32Array): number
   /** Writes a reply or notification. @returns 0 or the negative errno */
   write(buffer: Buffer, at: number, length: number): number
+  /** Writes a notification off the caller's thread. Resolves with 0 or the negative errno. */
+  writeLater(buffer: Buffer): Promise<number>
   /** Calls `onReadable` again and again while there is something to read. */
   watch(onReadable: () => void): void
   unwatch(): void
@@ -34,6 +38,12 @@ export class KernelDevice implements FuseDevice {
 
   write(buffer: Buffer, at: number, length: number): number {
     return native.fuse_write(this.#fd, buffer, at, length)
+  }
+
+  writeLater(buffer: Buffer): Promise<number> {
+    return new Promise(resolve =>
+      write(this.#fd, buffer, 0, buffer.length, null, err => resolve(err ? -errnoNumber(err)! : 0)),
+    )
   }
 
   watch(onReadable: () => void): void {

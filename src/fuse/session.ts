@@ -23,6 +23,8 @@ import {
   INIT_IN,
   LSEEK_IN,
   MKNOD_IN,
+  NOTIFY_INVAL_INODE,
+  NOTIFY_INVAL_INODE_OUT,
   OPCODE,
   OPEN_IN,
   OUT_HEADER,
@@ -59,7 +61,7 @@ import { Replies } from './replies.js'
 import { requestResend } from './resend.js'
 import { BODY, PAYLOAD, Slots } from './slots.js'
 
-const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
+const { EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
 /** Requests of one batch. A batch begins small and doubles while it comes back full. */
 const NR_SLOTS = 16
@@ -179,6 +181,24 @@ export class FuseSession {
   /** Asks for what an earlier process has read and not answered; see requestResend. */
   resend(): boolean {
     return requestResend(this.#device)
+  }
+
+  /**
+   * Has the kernel forget what it caches of an inode: its attributes, and content from byte `offset`.
+   * Resolves when it has: it may write dirty pages to us before, which therefore must not wait for it.
+   */
+  async invalidate(ino: number, offset: number): Promise<void> {
+    const notification = new Slots(OUT_HEADER.size + NOTIFY_INVAL_INODE_OUT.size, 1)
+    notification.buffer.fill(0)
+    notification.setU32(OUT_HEADER.at.len, notification.size)
+    notification.setU32(OUT_HEADER.at.error, NOTIFY_INVAL_INODE)
+    NOTIFY_INVAL_INODE_OUT.write(notification.view, PAYLOAD, { ino, off: offset, len: 0 })
+    const result = await this.#device.writeLater(notification.buffer)
+    // ENOENT: the kernel does not know the inode, or not any more.
+    assert(
+      result === 0 || result === -ENOENT || result === -ENODEV,
+      `FUSE_NOTIFY_INVAL_INODE: ${result}`,
+    )
   }
 
   #hold(hold: boolean): void {

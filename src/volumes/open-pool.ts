@@ -23,6 +23,7 @@ export interface OpenOptions {
   /** Default: nobody listens; what fails is thrown to the caller as well. */
   events?: PoolEvents
   onChange?: (what: string, volume: string, devId: number) => void
+  onResized?: (devId: number, size: number) => Promise<void>
 }
 
 /** An open pool. Only one may be open at a time: the caller holds the pool's lock. */
@@ -81,6 +82,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
+      onResized: options.onResized ?? (async () => {}),
     })
     opened = volumes
     if (pool.mode === 'write') {

@@ -43,6 +43,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** A command has set a size: whoever caches content has to know before it is answered. */
+  onResized: (devId: number, size: number) => Promise<void>
 }
 
 /** Who may own a volume and how: what chmod and chown change. */
@@ -304,6 +306,7 @@ export class Volumes implements PoolAdmin {
     checkSize(request.size)
     const volume = this.#must(request.name)
     await this.setSize(volume, request.size)
+    await this.#options.onResized(volume.devId, request.size)
     return this.#info(volume)
   }
 

@@ -128,6 +128,7 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
       gid: 0,
       now: () => 0,
       onChange() {},
+      async onResized() {},
     })
   })
   if (volumes !== undefined) await useVolumes(volumes)

@@ -52,6 +52,7 @@ async function served() {
     gid: 0,
     now: () => 0,
     onChange() {},
+    async onResized() {},
   })
   const { devId } = await volumes.make('web', 99_840)
   await volumes.find('web')!.device.write(5000, 9000, Buffer.alloc(9000, 1), 0)

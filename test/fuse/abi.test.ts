@@ -42,6 +42,7 @@ t.test('structures, opcodes and flags are those of linux/fuse.h', t => {
   const constants: Record<string, number> = {
     ...abi.OPCODE,
     ...abi.INIT_FLAG,
+    NOTIFY_INVAL_INODE: abi.NOTIFY_INVAL_INODE,
     NOTIFY_RESEND: abi.NOTIFY_RESEND,
     FSYNC_FDATASYNC: abi.FSYNC_FDATASYNC,
     ROOT_ID: abi.FUSE_ROOT_ID,

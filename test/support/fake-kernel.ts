@@ -106,6 +106,10 @@ export class FakeKernel implements FuseDevice {
     return 0
   }
 
+  async writeLater(buffer: Buffer): Promise<number> {
+    return this.write(buffer, 0, buffer.length)
+  }
+
   watch(onReadable: () => void): void {
     this.#onReadable = onReadable
   }

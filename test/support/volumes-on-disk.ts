@@ -28,7 +28,17 @@ export async function openVolumes(
     events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
   })
   const { metadata, table } = handles
-  const options = { name: 'p', pool, metadata, table, uid: 0, gid: 0, now: () => 0, onChange() {} }
+  const options = {
+    name: 'p',
+    pool,
+    metadata,
+    table,
+    uid: 0,
+    gid: 0,
+    now: () => 0,
+    onChange() {},
+    async onResized() {},
+  }
   const volumes = Volumes.open(options)
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
 }
