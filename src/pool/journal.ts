@@ -333,7 +333,9 @@ function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
     const { magic, kind, length, csum } = FRAME.read(view, at)
     const payload = file.subarray(at + FRAME.size, at + FRAME.size + length)
     if (magic !== FRAME_MAGIC || payload.length !== length || crc32c(payload) !== csum) return
-    if (kind < BASE || kind > CLEAN) {
+    // A header of which a power cut left the beginning alone is sound by accident.
+    if (kind < BASE) return
+    if (kind > CLEAN) {
       throw new ThinfsError('POOL_MISMATCH', `the journal has a frame of kind ${kind}`)
     }
     if (kind !== CHANGES && length !== IDENTITY_SIZE) return
