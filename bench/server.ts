@@ -15,11 +15,13 @@ const pathInRepository = (path: string): string =>
   fileURLToPath(new URL(`../${path}`, import.meta.url))
 
 export const VOLUME_SIZE = GIB
+/** What limit-spin looks for the next request before it sleeps: as long as thinfs at most. */
+const SPIN_US = 50
 const POLL_MS = 20
 const START_MS = 10_000
 const STOP_MS = 10_000
 
-export type ServerName = 'limit-dev' | 'qemu' | 'thinfs'
+export type ServerName = 'limit-dev' | 'limit-spin' | 'qemu' | 'thinfs'
 
 /** How a server is run, once its files are made. */
 interface Plan {
@@ -30,16 +32,20 @@ interface Plan {
   file: string
 }
 
+async function limit(folder: string, ...options: string[]): Promise<Plan> {
+  const program = join(folder, 'limit-dev')
+  await exec('cc', ['-O2', '-o', program, pathInRepository('bench/limit/limit-dev.c')])
+  const backing = join(folder, 'data')
+  writeFileSync(backing, '')
+  truncateSync(backing, VOLUME_SIZE)
+  const mountPoint = makeFolder(folder, 'mount')
+  const command = [program, mountPoint, backing, ...options]
+  return { command, mountPoint, file: join(mountPoint, 'volume') }
+}
+
 const PREPARE: Record<ServerName, (folder: string) => Promise<Plan>> = {
-  'limit-dev': async folder => {
-    const program = join(folder, 'limit-dev')
-    await exec('cc', ['-O2', '-o', program, pathInRepository('bench/limit/limit-dev.c')])
-    const backing = join(folder, 'data')
-    writeFileSync(backing, '')
-    truncateSync(backing, VOLUME_SIZE)
-    const mountPoint = makeFolder(folder, 'mount')
-    return { command: [program, mountPoint, backing], mountPoint, file: join(mountPoint, 'volume') }
-  },
+  'limit-dev': folder => limit(folder),
+  'limit-spin': folder => limit(folder, String(SPIN_US)),
 
   qemu: async folder => {
     const image = join(folder, 'image.qcow2')

@@ -4,7 +4,7 @@
  *
  * fio loads the file that each server shows, one after the other in every round so that whatever else
  * the machine does meets all of them. The data of all is in memory: what is compared is the way there.
- * limit-dev is C that does nothing else; see limit/limit-dev.c. This measures and never fails for it.
+ * limit-dev and limit-spin are C that does nothing else; see limit/limit-dev.c. This measures and never fails for it.
  */
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmdirSync } from 'node:fs'
@@ -17,7 +17,7 @@ import { type Cell, cpuModel, printGoals, printLines, printTable } from './repor
 import { Server, type ServerName, VOLUME_SIZE } from './server.js'
 
 const exec = promisify(execFile)
-const SERVERS: readonly ServerName[] = ['limit-dev', 'qemu', 'thinfs']
+const SERVERS: readonly ServerName[] = ['limit-dev', 'limit-spin', 'qemu', 'thinfs']
 /** The volumes, and metadata and what the kernel needs beside them. */
 const MEMORY = (SERVERS.length + 1) * VOLUME_SIZE
 
@@ -117,7 +117,7 @@ async function checkServer({ name, file }: Server, signal: AbortSignal): Promise
 
 async function run(settings: Settings, servers: Server[], signal: AbortSignal): Promise<Cell[]> {
   const cells = settings.loads.map(
-    (load): Cell => ({ load, rates: { 'limit-dev': [], qemu: [], thinfs: [] } }),
+    (load): Cell => ({ load, rates: { 'limit-dev': [], 'limit-spin': [], qemu: [], thinfs: [] } }),
   )
   for (let round = 0; round < settings.rounds; round++) {
     for (const { load, rates } of cells) {

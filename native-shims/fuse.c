@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 /*
@@ -18,20 +19,28 @@ void uv_close(uv_handle_t *handle, void (*callback)(uv_handle_t *));
 void uv_handle_set_data(uv_handle_t *handle, void *data);
 void *uv_handle_get_data(const uv_handle_t *handle);
 
+static int64_t now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
 /*
- * fuse_read(fd, buffer, slotSize, slots, lengths, enough): reads waiting requests, one to each slot
- * of `buffer`, until there are no more (EAGAIN), no slot is left, or `enough` bytes came. Their sizes
- * go to `lengths`, a Uint32Array. Returns how many; -1 when the file system is unmounted.
+ * fuse_read(fd, buffer, slotSize, slots, lengths, enough, spin): reads waiting requests, one to each
+ * slot of `buffer`, until there are no more (EAGAIN), no slot is left, or `enough` bytes came. Looks
+ * for the first one for `spin` microseconds. Sizes go to `lengths`, a Uint32Array. Returns how many;
+ * -1 when the file system is unmounted.
  */
 static napi_value fuse_read(napi_env env, napi_callback_info info) {
-  napi_value arguments[6];
+  napi_value arguments[7];
   int fd;
-  int64_t slot_size, slots, enough;
+  int64_t slot_size, slots, enough, spin;
   void *data, *lengths_data;
   size_t size, lengths_size;
-  if (!thinfs_arguments(env, info, 6, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+  if (!thinfs_arguments(env, info, 7, arguments) || !thinfs_int(env, arguments[0], &fd) ||
       !thinfs_integer(env, arguments[2], &slot_size) ||
-      !thinfs_integer(env, arguments[3], &slots) || !thinfs_integer(env, arguments[5], &enough))
+      !thinfs_integer(env, arguments[3], &slots) ||
+      !thinfs_integer(env, arguments[5], &enough) || !thinfs_integer(env, arguments[6], &spin))
     return NULL;
   if (napi_get_buffer_info(env, arguments[1], &data, &size) != napi_ok ||
       napi_get_buffer_info(env, arguments[4], &lengths_data, &lengths_size) != napi_ok) {
@@ -44,7 +53,7 @@ static napi_value fuse_read(napi_env env, napi_callback_info info) {
     return NULL;
   }
   uint32_t *lengths = lengths_data;
-  int64_t count = 0, total = 0;
+  int64_t count = 0, total = 0, deadline = 0;
   while (count < slots && total < enough) {
     ssize_t got = read(fd, (char *)data + count * slot_size, (size_t)slot_size);
     if (got >= 0) {
@@ -54,7 +63,13 @@ static napi_value fuse_read(napi_env env, napi_callback_info info) {
     }
     /* ENOENT: the request was aborted while it was being read. */
     if (errno == EINTR || errno == ENOENT) continue;
-    if (errno == EAGAIN) break;
+    if (errno == EAGAIN) {
+      if (count > 0 || spin == 0) break;
+      int64_t now = now_ns();
+      if (deadline == 0) deadline = now + spin * 1000;
+      if (now >= deadline) break;
+      continue;
+    }
     if (errno == ENODEV) return thinfs_number(env, count > 0 ? (double)count : -1);
     return thinfs_throw(env, errno, "read");
   }

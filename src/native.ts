@@ -26,7 +26,8 @@ export interface Binding {
 
   /**
    * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of
-   * `buffer`, at most `slots`, until `enough` bytes came; their sizes go to `lengths`.
+   * `buffer`, at most `slots`, until `enough` bytes came; their sizes go to `lengths`. Looks for the
+   * first one for `spin` microseconds.
    * @returns how many; -1 when the file system is unmounted
    */
   fuse_read(
@@ -36,6 +37,7 @@ export interface Binding {
     slots: number,
     lengths: Uint32Array,
     enough: number,
+    spin: number,
   ): number
   /** Writes one reply. @returns 0 or the negative errno */
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number

@@ -34,7 +34,7 @@ t.test('errors are those of node:fs: code, errno, syscall', async t => {
   await t.rejects(native.file_allocate_async(-1, 0, 0, 1), { ...badFd, syscall: 'fallocate' })
   t.throws(() => native.file_seek(-1, 0, 0), { ...badFd, syscall: 'lseek' })
   t.throws(() => native.file_lock(-1, true), { ...badFd, syscall: 'fcntl' })
-  t.throws(() => native.fuse_read(-1, Buffer.alloc(9), 9, 1, new Uint32Array(1), 1), badFd)
+  t.throws(() => native.fuse_read(-1, Buffer.alloc(9), 9, 1, new Uint32Array(1), 1, 0), badFd)
   t.equal(native.fuse_write(-1, Buffer.alloc(1), 0, 1), -9)
   t.throws(() => native.fuse_watch(-1, () => {}), { code: 'EBADF' })
   t.throws(() => native.mount_attach('a', '/none', 'none', 0, ''), {
@@ -66,7 +66,7 @@ t.test('what is not in the buffer is not touched', async t => {
     [1, 3],
     [2 ** 53, 1],
   ] as const) {
-    const read = () => native.fuse_read(0, buffer, slotSize, slots, new Uint32Array(2), 1)
+    const read = () => native.fuse_read(0, buffer, slotSize, slots, new Uint32Array(2), 1, 0)
     t.throws(read, { name: 'RangeError' }, `${slots} slots of ${slotSize}`)
   }
   t.throws(() => native.file_read('0' as unknown as number, buffer, 0, 1, 0), { name: 'TypeError' })

@@ -1,7 +1,10 @@
 /*
  * limit-dev: the least that a single-threaded server on /dev/fuse can do, as the mark to measure by.
  *
- *   limit-dev MOUNTPOINT FILE      serves FILE as MOUNTPOINT/volume until it is unmounted
+ *   limit-dev MOUNTPOINT FILE [SPIN]
+ *
+ * serves FILE as MOUNTPOINT/volume until it is unmounted, and looks for the next request for SPIN
+ * microseconds before it sleeps.
  *
  * A request is one read(2), one pread(2) or pwrite(2), and one write(2). Flags and limits of the
  * connection are those of src/fuse/init.ts, so that the kernel sends both servers the same requests.
@@ -9,12 +12,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -162,9 +167,27 @@ static int handle(void) {
     }
 }
 
-static int serve(int fuse) {
+static int64_t now_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
+}
+
+/* The next request: looked for `spin` nanoseconds, then waited for. */
+static ssize_t next(int fuse, int64_t spin) {
+    for (int64_t deadline = now_ns() + spin;;) {
+        ssize_t size = read(fuse, &request, sizeof request);
+        if (size >= 0 || errno != EAGAIN)
+            return size;
+        if (now_ns() < deadline)
+            continue;
+        poll(&(struct pollfd){.fd = fuse, .events = POLLIN}, 1, -1);
+    }
+}
+
+static int serve(int fuse, int64_t spin) {
     for (;;) {
-        if (read(fuse, &request, sizeof request) < 0) {
+        if (next(fuse, spin) < 0) {
             if (errno == ENODEV)
                 return 0; /* Unmounted. */
             if (errno == EINTR || errno == ENOENT)
@@ -183,19 +206,21 @@ static int serve(int fuse) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: limit-dev MOUNTPOINT FILE\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: limit-dev MOUNTPOINT FILE [SPIN]\n");
         return 2;
     }
     backing = open(argv[2], O_RDWR | O_CLOEXEC);
     if (backing < 0)
         die(argv[2]);
-    int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    int64_t spin = argc == 4 ? atoi(argv[3]) * INT64_C(1000) : 0;
+    /* Without spinning a read sleeps by itself. */
+    int fuse = open("/dev/fuse", O_RDWR | O_CLOEXEC | (spin ? O_NONBLOCK : 0));
     if (fuse < 0)
         die("/dev/fuse");
     char options[64];
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0", fuse);
     if (mount("limit-dev", argv[1], "fuse.limit-dev", MS_NOSUID | MS_NODEV, options) < 0)
         die(argv[1]);
-    return serve(fuse);
+    return serve(fuse, spin);
 }

@@ -18,6 +18,8 @@ export interface PoolConfig {
   discards: (typeof DISCARDS)[number]
   /** What a write that finds no free block does: waits for space, or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** How long the engine looks for the next request before it sleeps, at most: microseconds. */
+  spin: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
 }
@@ -44,6 +46,7 @@ export const DEFAULTS = {
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',
+  spin: 50,
 } as const
 
 /** What isDataBlockSize allows, for people. */

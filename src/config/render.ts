@@ -34,6 +34,9 @@ discards: ${config.discards}
 # What a write does when no block is free: queue waits a minute for space, error fails at once.
 on_full: ${config.onFull}
 
+# For how many microseconds the engine looks for the next request before it sleeps, where that pays; 0: never.
+spin: ${config.spin}
+
 # Volumes that the pool always has: made when it is opened without them. With the id of a device that
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.
 volumes:${renderVolumes(config.volumes)}

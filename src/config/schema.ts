@@ -15,6 +15,8 @@ const SECTOR = 512
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
 /** 255 bitmaps of 16320 blocks of 4 KiB: more is never used. docs/FORMAT.md */
+/** Longer than any wake-up: nothing is gained beyond. */
+const SPIN_MAX = 1000
 const METADATA_SIZE_MAX = 255 * 16320 * 4 * KIB
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
@@ -137,6 +139,9 @@ export const POOL_YAML = map({
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
+    /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,
+  ).default(DEFAULTS.spin),
   volumes: volumes.prefault(new Map()),
 }).superRefine((pool, context) => {
   if (pool.data.size !== undefined && pool.data.size < pool.data_block_size) {

@@ -6,6 +6,7 @@
  * the journal, inode numbers follow from device ids.
  */
 import { closeSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import {
   createMessageConnection,
   IPCMessageReader,
@@ -78,6 +79,8 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   const owner = { uid: process.getuid!(), gid: process.getgid!() }
   session = new FuseSession({
     fd: ENGINE_FD.fuse,
+    // With one CPU nobody could send a request meanwhile.
+    spin: availableParallelism() > 1 ? config.spin : 0,
     fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
     onInitialized(settled) {

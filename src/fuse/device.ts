@@ -10,10 +10,10 @@ const ENOUGH = 256 * 1024
 export interface FuseDevice {
   /**
    * Reads the requests that wait, at most `count`, one to each slot from the first; their sizes go
-   * to `lengths`. Does not wait.
+   * to `lengths`. Does not sleep, but looks for the first one for `spin` microseconds.
    * @returns how many; -1 when the file system is unmounted
    */
-  read(slots: Slots, count: number, lengths: Uint32Array): number
+  read(slots: Slots, count: number, lengths: Uint32Array, spin: number): number
   /** Writes a reply or notification. @returns 0 or the negative errno */
   write(buffer: Buffer, at: number, length: number): number
   /** Writes a notification off the caller's thread. Resolves with 0 or the negative errno. */
@@ -32,8 +32,8 @@ export class KernelDevice implements FuseDevice {
     this.#fd = fd
   }
 
-  read(slots: Slots, count: number, lengths: Uint32Array): number {
-    return native.fuse_read(this.#fd, slots.buffer, slots.size, count, lengths, ENOUGH)
+  read(slots: Slots, count: number, lengths: Uint32Array, spin: number): number {
+    return native.fuse_read(this.#fd, slots.buffer, slots.size, count, lengths, ENOUGH, spin)
   }
 
   write(buffer: Buffer, at: number, length: number): number {

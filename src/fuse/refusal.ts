@@ -39,7 +39,7 @@ export class Refusal {
 
   #drain(): void {
     for (;;) {
-      const count = this.#device.read(this.#slots, 1, this.#length)
+      const count = this.#device.read(this.#slots, 1, this.#length, 0)
       if (count === 0) return
       if (count < 0) {
         this.close()

@@ -60,6 +60,7 @@ import { readNames } from './names.js'
 import { Replies } from './replies.js'
 import { requestResend } from './resend.js'
 import { BODY, PAYLOAD, Slots } from './slots.js'
+import { Spin } from './spin.js'
 
 const { EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
@@ -67,8 +68,9 @@ const { EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM 
 const NR_SLOTS = 16
 /** The largest WRITE and its header: less makes read(2) fail. */
 const SLOT_SIZE = MAX_IO + 4096
-/** Requests handled before timers and sockets get their turn. */
+/** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
+const MAX_BATCHES_PER_TURN = 64
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
@@ -123,6 +125,8 @@ export interface FuseSessionOptions {
   /** Of /dev/fuse, non-blocking. Belongs to the caller, who closes it. */
   fd: number
   fileSystem: FileSystem
+  /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
+  spin?: number
   /** Of a connection that another process has initialised. */
   negotiated?: Negotiated
   /** INIT was answered. Not called for a connection that was taken over. */
@@ -146,6 +150,7 @@ export class FuseSession {
   readonly #replies: Replies
   readonly #lengths = new Uint32Array(NR_SLOTS)
   readonly #drain = (): void => this.#handleWaiting()
+  readonly #spin: Spin
   /** Requests of the batch under way. Replaced when a READ that has not ended yet needs the old ones. */
   #slots = new Slots(SLOT_SIZE, NR_SLOTS)
   #lent = false
@@ -159,6 +164,7 @@ export class FuseSession {
     const { negotiated } = options
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
     this.#options = options
+    this.#spin = new Spin(options.spin ?? 0)
     this.#fs = options.fileSystem
     this.#directories = new DirectoryStreams(options.fileSystem)
     this.#device = options.device ?? new KernelDevice(options.fd)
@@ -208,11 +214,21 @@ export class FuseSession {
   }
 
   #handleWaiting(): void {
+    const spin = this.#spin
+    spin.wakes()
     try {
-      for (let handled = 0; handled < MAX_REQUESTS_PER_TURN; ) {
+      for (
+        let handled = 0, batches = 0;
+        handled < MAX_REQUESTS_PER_TURN && batches < MAX_BATCHES_PER_TURN;
+        batches++
+      ) {
         if (this.#ended || this.#replies.held) return
-        const count = this.#device.read(this.#slots, this.#batchSize, this.#lengths)
-        if (count === 0) return
+        const { microseconds } = spin
+        const count = this.#device.read(this.#slots, this.#batchSize, this.#lengths, microseconds)
+        if (count === 0) {
+          spin.sleeps()
+          return
+        }
         if (count < 0) {
           this.close()
           this.#options.onUnmounted()

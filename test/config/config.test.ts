@@ -51,6 +51,7 @@ volumes:
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
     onFull: 'error',
+    spin: 0,
   })
   t.strictSame(new Map(Object.entries(volumes)).get('__proto__'), {
     size: 512,
@@ -74,6 +75,7 @@ t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 2
       lowWaterMark: { percent: 20 },
       discards: 'passdown',
       onFull: 'queue',
+      spin: 50,
       volumes: {},
     })
   }
@@ -269,6 +271,8 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     ),
     discards: fc.constantFrom('passdown' as const, 'nopassdown' as const, 'ignore' as const),
     onFull: fc.constantFrom('queue' as const, 'error' as const),
+    spin: fc.nat(1000),
+
     names: fc.uniqueArray(
       fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter(isName),
     ),

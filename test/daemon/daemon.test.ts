@@ -68,6 +68,7 @@ function makePool(t: Test) {
     lowWaterMark: { percent: 20 },
     discards: 'passdown',
     onFull: 'queue',
+    spin: 0,
     volumes: {},
   }
   t.teardown(async () => {

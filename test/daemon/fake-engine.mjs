@@ -53,7 +53,7 @@ if (start.behaviour === 'refuse') {
 function serve() {
   const arena = Buffer.alloc(SLOT + 4096)
   const lengths = new Uint32Array(1)
-  const count = native.fuse_read(fuse, arena, arena.length, 1, lengths, 1)
+  const count = native.fuse_read(fuse, arena, arena.length, 1, lengths, 1, 0)
   if (count < 0) {
     writeFileSync(join(dirname(start.configFile), 'committed'), String(process.pid))
     process.exit(0)

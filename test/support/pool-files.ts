@@ -13,6 +13,7 @@ export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): P
   lowWaterMark: { bytes: 0 },
   discards: DEFAULTS.discards,
   onFull: 'error',
+  spin: DEFAULTS.spin,
   volumes: {},
   ...options,
   data: { path: join(folder, 'data'), size: options.data ? options.data.size : 64 * MIB },

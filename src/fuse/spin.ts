@@ -1,0 +1,46 @@
+/** What a wake-up takes, roughly, in microseconds: a request that came after it had come before. */
+const WAKE_UP = 50
+/** The first try, in microseconds. */
+const SHORTEST = 10
+
+/**
+ * How long to look for the next request before sleeping.
+ *
+ * To sleep and be woken takes longer than to serve a small request, so a caller that sends one after
+ * the other mostly waits for our wake-ups. Looking again and again for a moment spares them, and is
+ * wasted when nothing comes. So what it would have paid the last time decides: as the kernel does for
+ * idle virtual CPUs (Documentation/virt/kvm/halt-polling.rst), the time doubles while requests come
+ * soon, and is nothing after one that did not. Who is idle sleeps.
+ */
+export class Spin {
+  readonly #most: number
+  #microseconds = 0
+  /** When looking began that ended in sleep, in microseconds; 0 when nobody sleeps. */
+  #since = 0
+
+  /** @param most microseconds; 0: never */
+  constructor(most: number) {
+    this.#most = most
+  }
+
+  /** How long to look now. */
+  get microseconds(): number {
+    return this.#microseconds
+  }
+
+  /** It was looked for `microseconds`, and nothing came. */
+  sleeps(): void {
+    if (this.#most > 0) this.#since = performance.now() * 1000 - this.#microseconds
+  }
+
+  /** Something came. */
+  wakes(): void {
+    if (this.#since === 0) return
+    const waited = performance.now() * 1000 - this.#since
+    this.#since = 0
+    this.#microseconds =
+      waited > this.#most + WAKE_UP
+        ? 0
+        : Math.min(this.#most, Math.max(SHORTEST, this.#microseconds * 2))
+  }
+}
