@@ -21,7 +21,8 @@ const FILE = '/srv/pool/pool.yaml'
 const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
-const KEYS = 'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, volumes'
+const KEYS =
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, spin, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -34,6 +35,7 @@ data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
+spin: 0
 volumes:
   web: { size: 10G, id: 0 }
   no: { size: 65536 }
@@ -130,6 +132,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
