@@ -4,7 +4,7 @@
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'
-import { attempt, MountedPool, needs, run, sh, thinfs } from '../support/mounted-pool.js'
+import { attempt, MountedPool, needs, python, run, sh, thinfs } from '../support/mounted-pool.js'
 
 const MIB = 2 ** 20
 const onMount = needs('/dev/fuse', '/dev/loop-control')
@@ -30,8 +30,12 @@ async function showsNothingOld(t: Test, pool: MountedPool): Promise<void> {
   await pool.sh(`truncate -s 24M a; ${fill('a', 'A', 0, 24 * MIB)}; rm a; sync .`)
   await pool.sh('truncate -s 24M b')
   await holds('b', {})
-  await pool.sh(`for at in $(seq 700 65000 25000000); do echo -n BBB |
-    dd of=b bs=3 seek=$at oflag=seek_bytes conv=notrunc status=none; done; sync b`)
+  await python(
+    pool.path,
+    `import os; f = os.open('b', os.O_WRONLY)
+for at in range(700, 25000000, 65000): os.pwrite(f, b'BBB', at)
+os.fsync(f)`,
+  )
   await holds('b', { B: 3 * 385 })
   await pool.sh('rm b; sync .; fallocate -l 24M c; sync c')
   await holds('c', {})
