@@ -17,7 +17,6 @@ import {
   type DataBlock,
   type DevId,
   errnoOf,
-  MAX_DEVICE_SIZE,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
@@ -29,9 +28,11 @@ import {
   ThinMetadata,
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
-import { Journal, replay } from './journal.js'
+import { Journal } from './journal.js'
 import { PageBudget } from './lookup-table.js'
+import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
+import { mustBeSound, mustHold, punchFree, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
 
@@ -77,7 +78,7 @@ export class ThinPool {
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
-  readonly #opens = new Map<DevId, Set<number>>()
+  readonly #handles = new OpenHandles()
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
   #cancelTimer: (() => void) | null = null
@@ -223,7 +224,7 @@ export class ThinPool {
     this.#guard(() => this.metadata.deleteDevice(devId))
     this.#devices.delete(devId)
     this.#extended.delete(devId)
-    this.#opens.delete(devId)
+    this.#handles.forget(devId)
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -302,7 +303,7 @@ export class ThinPool {
    * it again, when the request is sent to the next process too, changes nothing.
    */
   opened(devId: DevId, handle: number): void {
-    this.#addHandle(devId, handle)
+    this.#handles.add(devId, handle)
     if (!this.writable) return
     this.#journal.open(devId, handle)
     this.#boundJournal()
@@ -310,7 +311,7 @@ export class ThinPool {
 
   /** Undoes `opened`. To do it again changes nothing. */
   closed(devId: DevId, handle: number): void {
-    this.#dropHandle(devId, handle)
+    this.#handles.drop(devId, handle)
     if (!this.writable) return
     this.#journal.close(devId, handle)
     this.#boundJournal()
@@ -318,19 +319,7 @@ export class ThinPool {
 
   /** How many handles have a device open, those of the process whose place this one takes included. */
   openCount(devId: DevId): number {
-    return this.#opens.get(devId)?.size ?? 0
-  }
-
-  #addHandle(devId: DevId, handle: number): void {
-    const handles = this.#opens.get(devId)
-    if (handles) handles.add(handle)
-    else this.#opens.set(devId, new Set([handle]))
-  }
-
-  #dropHandle(devId: DevId, handle: number): void {
-    const handles = this.#opens.get(devId)
-    handles?.delete(handle)
-    if (handles?.size === 0) this.#opens.delete(devId)
+    return this.#handles.count(devId)
   }
 
   /** What only opens and closes does not commit: the journal would grow without end. */
@@ -600,9 +589,14 @@ export class ThinPool {
     const state = this.#journal.read(this.#superblock)
     if (this.#options.readOnly) this.#setMode('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
-    else if (!state.known) this.#mustBeSound()
-    this.#checkSizes()
-    if (state.changes.length > 0) this.#tryReplay(state.changes)
+    else if (!state.known) mustBeSound(metadata)
+    mustHold(this.metadata, { metadata, data: this.data })
+    if (state.changes.length > 0) {
+      replayChanges(state.changes, this.metadata, {
+        extended: this.#extended,
+        handles: this.#options.takesOver ? this.#handles : null,
+      })
+    }
     if (this.#mode !== 'write') return
     const grew = this.#growToStores()
     if (!state.clean || grew) {
@@ -624,7 +618,7 @@ export class ThinPool {
         sealed.releaseData()
         this.#superblock = sealed.superblock
       }
-      if (this.freeMeansHole && !state.clean) this.#punchFree()
+      if (this.freeMeansHole && !state.clean) punchFree(this.metadata, this.data)
       this.#noteAgain()
       this.#journal.begin(this.#superblock)
       // From here on free blocks are written to: no power cut may bring the word back that all of
@@ -664,42 +658,7 @@ export class ThinPool {
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
   #noteAgain(): void {
     for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
-    for (const [devId, handles] of this.#opens) {
-      for (const handle of handles) this.#journal.open(devId, handle)
-    }
-  }
-
-  #checkSizes(): void {
-    const { metadata, data } = this.#options
-    const dataBlocks = Math.floor(data.size / this.blockSize)
-    const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
-    const refuse = (path: string, found: number, wanted: number) =>
-      new ThinfsError('POOL_MISMATCH', `${path}: ${found} blocks, the pool has ${wanted}`)
-    if (dataBlocks < this.metadata.nrDataBlocks) {
-      throw refuse(data.path, dataBlocks, this.metadata.nrDataBlocks)
-    }
-    if (metadataBlocks < this.metadata.nrMetadataBlocks) {
-      throw refuse(metadata.path, metadataBlocks, this.metadata.nrMetadataBlocks)
-    }
-  }
-
-  /**
-   * Refuses metadata that is damaged, as LVM does, which runs thin_check before it activates a pool: a
-   * block in use that the space map calls free would be punched here, or come to belong to two.
-   * Nothing is changed; opened read-only, the pool shows what can be read.
-   *
-   * Only for metadata that another program, or none, has left: what thinfs wrote itself began as
-   * fresh or went through here, and the journal names its superblock, which outlives the engine and
-   * mostly a power cut. Where that lost the journal the check is made once more, at the cost of
-   * reading every metadata block in use once.
-   */
-  #mustBeSound(): void {
-    const { metadata } = this.#options
-    const { problems } = checkMetadata(metadata)
-    const errors = problems.filter(({ severity }) => severity === 'error')
-    if (errors.length === 0) return
-    const more = errors.length > 1 ? ` (the first of ${errors.length} errors)` : ''
-    throw new ThinfsError('METADATA_CORRUPT', `${metadata.path}: ${errors[0]!.message}${more}`)
+    for (const [devId, handle] of this.#handles.all()) this.#journal.open(devId, handle)
   }
 
   /** Makes the pool as large as its files have become. @returns whether it grew */
@@ -734,71 +693,6 @@ export class ThinPool {
         return // #guard has failed the pool, and with it those who wait
       }
       this.#watchStores()
-    })
-  }
-
-  /** @throws POOL_MISMATCH when the changes cannot be made to this pool; nothing is written then */
-  #tryReplay(changes: readonly Buffer[]): void {
-    try {
-      this.#replay(changes)
-    } catch (err) {
-      if (!(err instanceof ThinfsError) || err.code === 'IO_ERROR') throw err
-      const detail = `the journal does not fit the metadata: ${err.message}`
-      throw new ThinfsError('POOL_MISMATCH', detail, { cause: err })
-    }
-  }
-
-  #replay(changes: readonly Buffer[]): void {
-    const { metadata, blockSize } = this
-    const mustFit = (what: string, size: number): void => {
-      if (size <= MAX_DEVICE_SIZE) return
-      throw new ThinfsError('POOL_MISMATCH', `${what}: devices end at ${MAX_DEVICE_SIZE} bytes`)
-    }
-    const takesOver = this.#options.takesOver ?? false
-    let shares = false
-    const found = { dataBlock: 0 as DataBlock, time: 0 }
-    replay(changes, {
-      map(devId, vblock, dataBlock, time) {
-        // A device made in a transaction that was lost was never seen by anybody.
-        if (!metadata.hasDevice(devId)) return
-        mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
-        const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
-        if (!same && metadata.dataCount(dataBlock) > 0) {
-          shares = true
-          metadata.incData(dataBlock)
-        } else if (!same) metadata.allocateDataAt(dataBlock)
-        metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
-      },
-      unmap(devId, begin, end) {
-        if (metadata.hasDevice(devId)) metadata.removeRange(devId, begin, end)
-      },
-      markShared(one, other) {
-        const ids = one === other ? [one] : [one, other]
-        if (ids.every(id => metadata.hasDevice(id))) metadata.markShared(ids)
-      },
-      extend: (devId, size) => {
-        mustFit(`device ${devId} of ${size} bytes`, size)
-        if (metadata.hasDevice(devId)) this.#extended.set(devId, size)
-      },
-      open: (devId, handle) => {
-        if (takesOver && metadata.hasDevice(devId)) this.#addHandle(devId, handle)
-      },
-      close: (devId, handle) => this.#dropHandle(devId, handle),
-    })
-    // A snapshot that was lost may have been why a shared block looked shared.
-    if (shares) metadata.markShared([...metadata.deviceIds()])
-  }
-
-  /** Makes holes of the free blocks that a crash, or another program, left with something in them. */
-  #punchFree(): void {
-    this.metadata.forEachFreeRun((first, last) => {
-      const end = last * this.blockSize
-      let from = this.data.nextData(bytes(first * this.blockSize))
-      while (from < end) {
-        const to = bytes(Math.min(this.data.nextHole(from), end))
-        this.data.punch(from, bytes(to - from))
-        from = to < end ? this.data.nextData(to) : to
-      }
     })
   }
 

@@ -1,0 +1,133 @@
+/**
+ * What opening a pool does about the past: whose metadata it is, what a dead process of this boot left
+ * in the journal, and what a crash left in blocks that are free.
+ */
+import {
+  type Bytes,
+  bytes,
+  type DataBlock,
+  type DevId,
+  MAX_DEVICE_SIZE,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
+import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
+import type { Store } from '../storage/index.js'
+import { replay } from './journal.js'
+import type { OpenHandles } from './open-handles.js'
+
+/**
+ * Refuses metadata that is damaged, as LVM does, which runs thin_check before it activates a pool: a
+ * block in use that the space map calls free would be punched, or come to belong to two. Nothing is
+ * changed; opened read-only, the pool shows what can be read.
+ *
+ * Only for metadata that another program, or none, has left: what thinfs wrote itself began as fresh
+ * or went through here, and the journal names its superblock, which outlives the engine and mostly a
+ * power cut. Where that lost the journal the check is made once more, at the cost of reading every
+ * metadata block in use once.
+ * @throws METADATA_CORRUPT
+ */
+export function mustBeSound(store: Store): void {
+  const { problems } = checkMetadata(store)
+  const errors = problems.filter(({ severity }) => severity === 'error')
+  if (errors.length === 0) return
+  const more = errors.length > 1 ? ` (the first of ${errors.length} errors)` : ''
+  throw new ThinfsError('METADATA_CORRUPT', `${store.path}: ${errors[0]!.message}${more}`)
+}
+
+/** @throws POOL_MISMATCH when the stores are smaller than the metadata says */
+export function mustHold(pool: ThinMetadata, stores: { metadata: Store; data: Store }): void {
+  const must = (store: Store, blockSize: number, wanted: number): void => {
+    const found = Math.floor(store.size / blockSize)
+    if (found >= wanted) return
+    throw new ThinfsError('POOL_MISMATCH', `${store.path}: ${found} blocks, the pool has ${wanted}`)
+  }
+  must(stores.data, blockSizeOf(pool), pool.nrDataBlocks)
+  must(stores.metadata, METADATA_BLOCK_SIZE, pool.nrMetadataBlocks)
+}
+
+/** What a journal says beside mappings. */
+export interface Noted {
+  /** Sizes that devices were given. */
+  extended: Map<DevId, Bytes>
+  /** Who has devices open; null where nobody of that time is left. */
+  handles: OpenHandles | null
+}
+
+/**
+ * Makes the changes of a journal again.
+ * @throws POOL_MISMATCH when they cannot be made to this pool; nothing may be committed then
+ */
+export function replayChanges(
+  changes: readonly Buffer[],
+  metadata: ThinMetadata,
+  noted: Noted,
+): void {
+  try {
+    replayAll(changes, metadata, noted)
+  } catch (err) {
+    if (!(err instanceof ThinfsError) || err.code === 'IO_ERROR') throw err
+    const detail = `the journal does not fit the metadata: ${err.message}`
+    throw new ThinfsError('POOL_MISMATCH', detail, { cause: err })
+  }
+}
+
+function replayAll(
+  changes: readonly Buffer[],
+  metadata: ThinMetadata,
+  { extended, handles }: Noted,
+): void {
+  const blockSize = blockSizeOf(metadata)
+  const mustFit = (what: string, size: number): void => {
+    if (size <= MAX_DEVICE_SIZE) return
+    throw new ThinfsError('POOL_MISMATCH', `${what}: devices end at ${MAX_DEVICE_SIZE} bytes`)
+  }
+  let shares = false
+  const found = { dataBlock: 0 as DataBlock, time: 0 }
+  replay(changes, {
+    map(devId, vblock, dataBlock, time) {
+      // A device made in a transaction that was lost was never seen by anybody.
+      if (!metadata.hasDevice(devId)) return
+      mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
+      const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
+      if (!same && metadata.dataCount(dataBlock) > 0) {
+        shares = true
+        metadata.incData(dataBlock)
+      } else if (!same) metadata.allocateDataAt(dataBlock)
+      metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
+    },
+    unmap(devId, begin, end) {
+      if (metadata.hasDevice(devId)) metadata.removeRange(devId, begin, end)
+    },
+    markShared(one, other) {
+      const ids = one === other ? [one] : [one, other]
+      if (ids.every(id => metadata.hasDevice(id))) metadata.markShared(ids)
+    },
+    extend(devId, size) {
+      mustFit(`device ${devId} of ${size} bytes`, size)
+      if (metadata.hasDevice(devId)) extended.set(devId, size)
+    },
+    open(devId, handle) {
+      if (metadata.hasDevice(devId)) handles?.add(devId, handle)
+    },
+    close: (devId, handle) => handles?.drop(devId, handle),
+  })
+  // A snapshot that was lost may have been why a shared block looked shared.
+  if (shares) metadata.markShared([...metadata.deviceIds()])
+}
+
+/** Makes holes of the free blocks that a crash, or another program, left with something in them. */
+export function punchFree(metadata: ThinMetadata, data: Store): void {
+  const blockSize = blockSizeOf(metadata)
+  metadata.forEachFreeRun((first, last) => {
+    const end = last * blockSize
+    let from = data.nextData(bytes(first * blockSize))
+    while (from < end) {
+      const to = bytes(Math.min(data.nextHole(from), end))
+      data.punch(from, bytes(to - from))
+      from = to < end ? data.nextData(to) : to
+    }
+  })
+}
+
+const blockSizeOf = (metadata: ThinMetadata): number => metadata.dataBlockSectors * SECTOR_SIZE
