@@ -1,5 +1,17 @@
 import { execFile } from 'node:child_process'
-import { closeSync, readSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { native } from '../src/native.js'
@@ -142,4 +154,24 @@ t.test('a process can end at any stage of a watch, and keeps none that is forgot
     native.fuse_watch(pair[0], () => { throw new Error('out of the callback') })
     fs.writeSync(pair[1], 'a')`
   t.equal(await script(thrown), 'out of the callback')
+})
+
+t.test('a descriptor crosses from socket to socket', async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'thinfs-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  const path = join(folder, 'socket')
+  const socket = native.socket_bind(path)
+  t.teardown(() => closeSync(socket))
+  t.equal(statSync(path).mode & 0o777, 0o600)
+  t.throws(() => native.socket_bind(path), { code: 'EADDRINUSE' })
+  t.throws(() => native.socket_bind('x'.repeat(200)), { code: 'ENAMETOOLONG' })
+  t.throws(() => native.socket_receive_descriptor(socket), { code: 'EAGAIN' })
+  t.throws(() => native.socket_send_descriptor(join(folder, 'none'), 0), { code: 'ENOENT' })
+  writeFileSync(join(folder, 'file'), 'crossed')
+  const sent = openSync(join(folder, 'file'), 'r')
+  native.socket_send_descriptor(path, sent)
+  closeSync(sent)
+  const received = native.socket_receive_descriptor(socket)
+  t.equal(readFileSync(received, 'utf8'), 'crossed')
+  closeSync(received)
 })
