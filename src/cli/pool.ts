@@ -3,6 +3,7 @@ import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import type { DaemonClient } from '../daemon/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 
 /**
@@ -51,6 +52,27 @@ export async function withDaemonOr<T>(
     return await useFiles(config)
   } finally {
     closeSync(lock)
+  }
+}
+
+/**
+ * Calls `use` with the daemon of a mounted pool.
+ * @returns the pool's configuration
+ * @throws NOT_A_POOL, BAD_CONFIG, NOT_MOUNTED, and what `use` throws
+ */
+export async function withDaemon(
+  reference: string,
+  use: (daemon: DaemonClient) => Promise<void>,
+): Promise<PoolConfig> {
+  const { connectDaemon } = await import('../daemon/index.js')
+  const config = await configOf(reference)
+  const daemon = await connectDaemon(config)
+  if (!daemon) throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
+  try {
+    await use(daemon)
+    return config
+  } finally {
+    daemon.close()
   }
 }
 

@@ -1,6 +1,5 @@
-import { ThinfsError } from '../base/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { configOf } from './pool.js'
+import { withDaemon } from './pool.js'
 
 export const restart = command(
   'restart',
@@ -9,14 +8,6 @@ export const restart = command(
 )
   .argument('<POOL>', POOL_HELP)
   .action(async (pool: string, output: Output) => {
-    const { connectDaemon } = await import('../daemon/index.js')
-    const config = await configOf(pool)
-    const daemon = await connectDaemon(config)
-    if (!daemon) throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
-    try {
-      await daemon.restart()
-    } finally {
-      daemon.close()
-    }
+    const config = await withDaemon(pool, daemon => daemon.restart())
     print(output, { file: config.file }, '')
   })
