@@ -27,6 +27,9 @@ export function readDaemonFile(folder: string): DaemonRecord | null {
   }
 }
 
+/** Where that fails, as on a disk that takes no more writes, it stays, and means nothing. */
 export function removeDaemonFile(folder: string): void {
-  rmSync(pathIn(folder), { force: true })
+  try {
+    rmSync(pathIn(folder), { force: true })
+  } catch {}
 }

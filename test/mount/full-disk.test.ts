@@ -2,7 +2,7 @@
 // nobody anything else. Method: the pool's files are on a small ext4 on a loop device, whose own file
 // is sparse in a tmpfs. Another file fills the ext4; or the tmpfs, then flushes fail. What was flushed
 // is compared with a file that is elsewhere.
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
   attempt,
@@ -29,8 +29,8 @@ async function onSmallDisk(t: Test): Promise<{ pool: MountedPool; disk: string }
     await sh(base, 'truncate -s 64M host/disk; mkfs.ext4 -q -b 4096 -m 0 host/disk')
     disk = await run('losetup', '--find', '--show', join(base, 'host/disk'))
     t.teardown(() => letGo(folder, disk))
-    await run('mount', disk, folder)
-    await sh(base, 'mv pool.yaml pool/')
+    await run('mount', '-o', 'errors=remount-ro', disk, folder)
+    await sh(base, 'mv pool.yaml pool/; sync -f pool')
     await thinfs('init', file)
   })
   await thinfs('create', pool.folder, 'a', '--size', '128M')
@@ -98,29 +98,44 @@ print(','.join(sorted(errors)))`
   await pool.close(t)
 })
 
-t.test("a host's disk that takes no more writes", onMount, async t => {
-  const { pool, disk } = await onSmallDisk(t)
-  await writeBoth(pool, 0, 16)
-  const filler = join(pool.base, 'host', 'filler')
-  await sh(pool.base, `cat /dev/zero > ${filler} || true`)
-  const write = ['if=/dev/urandom', `of=${join(pool.path, 'a')}`, 'bs=1M', 'count=4', 'seek=32']
-  const outcome = await attempt('dd', ...write, 'conv=notrunc,fsync')
-  t.not(outcome.status, 0)
-  t.match(outcome.stderr, /Input\/output error|Read-only file system/)
-  await until(async () => ['read_only', 'fail'].includes((await pool.status()).mode))
-  const again = await attempt('dd', ...write, 'conv=notrunc,fsync')
-  t.not(again.status, 0, 'and so does every flush that follows')
+/** What makes a host stop taking writes, and what ends that. */
+const FAILURES: Record<string, (disk: string, pool: MountedPool) => [stop: string, mend: string]> =
+  {
+    'disk takes no more writes': (_, pool) => {
+      const filler = join(pool.base, 'host', 'filler')
+      return [`cat /dev/zero > ${filler} || true`, `rm ${filler}`]
+    },
+    'filesystem becomes read-only': disk => [
+      `echo 1 > /sys/fs/ext4/${basename(disk)}/trigger_fs_error`,
+      'true',
+    ],
+  }
 
-  await run('rm', filler)
-  await pool.umount()
-  // ext4 has stopped at the first error: it is mounted anew, as after a power cut.
-  await until(async () => (await attempt('umount', pool.folder)).status === 0)
-  await attempt('e2fsck', '-fy', disk)
-  await run('mount', disk, pool.folder)
-  await pool.mount()
-  t.equal((await pool.status()).mode, 'write')
-  await same(t, pool, 16)
-  await writeBoth(pool, 16, 4)
-  await same(t, pool, 20)
-  await pool.close(t)
-})
+for (const [what, of] of Object.entries(FAILURES)) {
+  t.test(`a host's ${what}`, onMount, async t => {
+    const { pool, disk } = await onSmallDisk(t)
+    const [stop, mend] = of(disk, pool)
+    await writeBoth(pool, 0, 16)
+    await sh(pool.base, stop)
+    const write = ['if=/dev/urandom', `of=${join(pool.path, 'a')}`, 'bs=1M', 'count=4', 'seek=32']
+    const outcome = await attempt('dd', ...write, 'conv=notrunc,fsync')
+    t.not(outcome.status, 0)
+    t.match(outcome.stderr, /Input\/output error|Read-only file system/)
+    await until(async () => ['read_only', 'fail'].includes((await pool.status()).mode))
+    const again = await attempt('dd', ...write, 'conv=notrunc,fsync')
+    t.not(again.status, 0, 'and so does every flush that follows')
+
+    await sh(pool.base, mend)
+    await pool.umount()
+    // ext4 has stopped at the first error: it is mounted anew, as after a power cut.
+    await until(async () => (await attempt('umount', pool.folder)).status === 0)
+    await attempt('e2fsck', '-fy', disk)
+    await run('mount', disk, pool.folder)
+    await pool.mount()
+    t.equal((await pool.status()).mode, 'write')
+    await same(t, pool, 16)
+    await writeBoth(pool, 16, 4)
+    await same(t, pool, 20)
+    await pool.close(t)
+  })
+}
