@@ -11,7 +11,7 @@ import { killEngines, starveEngines, stopEngines, takeovers } from '../support/e
 import { fio, type Load, load, repeat, runLoad, STOP, type Tree } from '../support/load.js'
 import { MemoryCgroup } from '../support/memory-cgroup.js'
 import { MountedPool, needs, run, sh, thinfs, until } from '../support/mounted-pool.js'
-import { EFFORT, tally } from '../support/tally.js'
+import { EFFORT, figure, tally } from '../support/tally.js'
 
 const SEED = 20_260_101
 /** Kills of each test. */
@@ -36,8 +36,8 @@ async function pauses(t: Test, pool: MountedPool, probe: Probe): Promise<void> {
   const { requests, longestMs } = await probe.stop()
   const ms = takeovers(pool).sort((a, b) => a - b)
   const [median, most] = [ms[ms.length >> 1], ms.at(-1)]
-  t.comment(`longest pause ${longestMs} ms in ${requests} requests of the probe`)
-  if (ms.length > 0) t.comment(`${ms.length} takeovers in ${median} ms (median), ${most} ms (most)`)
+  figure(t, `longest pause ${longestMs} ms in ${requests} requests of the probe`)
+  if (ms.length > 0) figure(t, `${ms.length} takeovers in ${median} ms (median), ${most} ms (most)`)
 }
 
 t.test('files of the mount, written to, renamed and removed', onMount, async t => {

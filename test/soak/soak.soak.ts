@@ -2,7 +2,7 @@
 // THINFS_SOAK seconds are shared out to a storm of flushes on ext4 over a loop device, volumes that
 // come and go, and mounts that come and go; what the processes hold is sampled all the time. Figures
 // go to the file THINFS_FIGURES.
-import { appendFileSync, mkdirSync, readdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
@@ -10,6 +10,7 @@ import { runningEngine } from '../support/engine-killer.js'
 import { load, repeat, runLoad, STOP, type Tree } from '../support/load.js'
 import { MemoryCgroup } from '../support/memory-cgroup.js'
 import { MountedPool, needs, run, sh } from '../support/mounted-pool.js'
+import { figure } from '../support/tally.js'
 
 const SECONDS = Number(process.env.THINFS_SOAK ?? 300)
 const MIB = 2 ** 20
@@ -21,11 +22,6 @@ const WRITERS = 16
  * size of one set of request slots, and a line through a few such steps may rise by one of them.
  */
 const MAX_GROWTH = 32 * MIB
-
-function figure(t: Test, line: string): void {
-  t.comment(line)
-  if (process.env.THINFS_FIGURES) appendFileSync(process.env.THINFS_FIGURES, `${line}\n`)
-}
 
 interface Sample {
   /** Milliseconds. */

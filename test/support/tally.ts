@@ -26,3 +26,10 @@ export function tally(t: Test, counts: Counts): void {
   const file = process.env.THINFS_TALLY
   if (file !== undefined) appendFileSync(file, `${JSON.stringify(counts)}\n`)
 }
+
+/** Says something that was measured, where the scripts print it: file THINFS_FIGURES. */
+export function figure(t: Test, line: string): void {
+  t.comment(line)
+  const file = process.env.THINFS_FIGURES
+  if (file !== undefined) appendFileSync(file, `${line}\n`)
+}
