@@ -21,7 +21,7 @@ const encode = (dataBlock: number, shared: boolean): number =>
 
 /** How many pages all tables of a pool may hold together: 16384 pages are 64 MiB. */
 export class PageBudget {
-  readonly #slots: ({ table: LookupTable; index: number; page: Float64Array } | undefined)[]
+  readonly #slots: ({ table: LookupTable; index: number } | undefined)[]
   #hand = 0
 
   constructor(pages: number) {
@@ -29,13 +29,16 @@ export class PageBudget {
   }
 
   /** Makes room for one page, the oldest goes. */
-  add(table: LookupTable, index: number, page: Float64Array): void {
+  add(table: LookupTable, index: number): void {
     const oldest = this.#slots[this.#hand]
-    if (oldest) oldest.table.evict(oldest.index, oldest.page)
-    this.#slots[this.#hand] = { table, index, page }
+    if (oldest) oldest.table.evict(oldest.index)
+    this.#slots[this.#hand] = { table, index }
     this.#hand = (this.#hand + 1) % this.#slots.length
   }
 }
+
+/** Stands for the page used last when there is none: tables that nobody uses hold nothing. */
+const NO_PAGE: Float64Array = new Float64Array(0)
 
 export class LookupTable {
   readonly #metadata: ThinMetadata
@@ -44,7 +47,7 @@ export class LookupTable {
   readonly #pages = new Map<number, Float64Array>()
   // The page used last: requests come in runs.
   #lastIndex = -1
-  #lastPage: Float64Array = new Float64Array(0)
+  #lastPage = NO_PAGE
   // Arguments of #visit, so that filling a page makes no closure.
   #fillBase = 0
   #fillTime = 0
@@ -89,13 +92,15 @@ export class LookupTable {
   clear(): void {
     this.#pages.clear()
     this.#lastIndex = -1
+    this.#lastPage = NO_PAGE
   }
 
-  /** For the budget: drops a page if it is still the one at `index`. */
-  evict(index: number, page: Float64Array): void {
-    if (this.#pages.get(index) !== page) return
+  /** For the budget: drops the page at `index`, if there is one; it may be younger than its turn. */
+  evict(index: number): void {
     this.#pages.delete(index)
-    if (this.#lastIndex === index) this.#lastIndex = -1
+    if (this.#lastIndex !== index) return
+    this.#lastIndex = -1
+    this.#lastPage = NO_PAGE
   }
 
   #note(vblock: number, entry: number): void {
@@ -122,7 +127,7 @@ export class LookupTable {
       this.#fillBase + PAGE_ENTRIES,
       this.#visit,
     )
-    this.#budget.add(this, index, page)
+    this.#budget.add(this, index)
     this.#pages.set(index, page)
     this.#lastIndex = index
   }

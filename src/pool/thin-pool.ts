@@ -222,6 +222,7 @@ export class ThinPool {
   deleteDevice(devId: DevId): void {
     this.mustBeWritable()
     this.#guard(() => this.metadata.deleteDevice(devId))
+    this.#devices.get(devId)?.table.clear()
     this.#devices.delete(devId)
     this.#extended.delete(devId)
     this.#handles.forget(devId)
