@@ -6,13 +6,14 @@
  * and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
  */
 import { once } from 'node:events'
-import { closeSync, constants, openSync, rmSync } from 'node:fs'
+import { closeSync, rmSync } from 'node:fs'
 import { connect, createServer, type Server, type Socket } from 'node:net'
-import { basename, dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 import { LineReader, LineWriter } from './line-transport.js'
+import { openFolderOf, shortPath } from './short-path.js'
 
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
 const MAX_REQUEST = MIB
@@ -180,10 +181,3 @@ function isOwnPeer(socket: Socket): boolean {
     return false
   }
 }
-
-/** A name of `path` that fits sockaddr_un, whose paths are at most 107 bytes. */
-const shortPath = (folder: number, path: string): string =>
-  `/proc/self/fd/${folder}/${basename(path)}`
-
-const openFolderOf = (path: string): number =>
-  openSync(dirname(path), constants.O_RDONLY | constants.O_DIRECTORY)

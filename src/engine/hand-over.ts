@@ -4,10 +4,11 @@
  * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for them:
  * by the time of the answer they are in its queue.
  */
-import { closeSync, constants, openSync, rmSync } from 'node:fs'
-import { basename, join } from 'node:path'
+import { closeSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { native } from '../native.js'
 import { ENGINE_FD } from './protocol.js'
+import { openFolderOf, shortPath } from './short-path.js'
 
 const socketPath = (folder: string): string => join(folder, 'hand-over.sock')
 
@@ -48,11 +49,11 @@ export class DescriptorInbox {
   }
 }
 
-/** Calls `use` with a name of the socket that fits sockaddr_un, whose paths are at most 107 bytes. */
 function withShortPath<T>(folder: string, use: (path: string) => T): T {
-  const fd = openSync(folder, constants.O_RDONLY | constants.O_DIRECTORY)
+  const path = socketPath(folder)
+  const fd = openFolderOf(path)
   try {
-    return use(`/proc/self/fd/${fd}/${basename(socketPath(folder))}`)
+    return use(shortPath(fd, path))
   } finally {
     closeSync(fd)
   }
