@@ -19,10 +19,12 @@ import t, { type Test } from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { loadConfig } from '../../src/config/index.js'
 import { AtomicFile, FileStore } from '../../src/storage/index.js'
+import { needs } from '../support/mounted-pool.js'
 
 const NOBODY = 65534
 const OTHER = 1234
-const asRoot = { skip: process.getuid?.() === 0 ? false : 'needs root to be somebody else' }
+/** To be somebody else. */
+const asRoot = needs()
 
 /** Calls with the rights of a user. */
 function as<T>(uid: number, call: () => T): T {

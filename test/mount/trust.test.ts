@@ -27,7 +27,8 @@ import {
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 const onMount = needs('/dev/fuse')
-const asRoot = { skip: process.getuid?.() === 0 ? false : 'needs root to be somebody else' }
+/** To be somebody else. */
+const asRoot = needs()
 const NOBODY = 65534
 
 /** thinfs run by another user. */
