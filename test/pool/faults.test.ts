@@ -1,28 +1,9 @@
 // The moments around a failure: what is read while a rollback waits for a commit, which flushes go
 // well afterwards, what a journal that cannot be written keeps.
 import t from 'tap'
-import { bytes } from '../../src/base/index.js'
-import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
-import { devId, formatted, type MemoryFiles, openFiles } from '../support/memory-pool.js'
-
-const BLOCK = 64 * 1024
-const SIZE = bytes(64 * BLOCK)
-
-const files = (dataBlocks = 16): MemoryFiles => formatted({ blockSectors: 128, dataBlocks })
-const filled = (length: number, value: number): Buffer => Buffer.alloc(length, value)
-const failure = (errno: string): Error => Object.assign(new Error(errno), { code: errno })
-const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
-
-function thin(pool: ThinPool, id: number): ThinDevice {
-  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
-  return pool.device(devId(id), SIZE)
-}
-
-function byteAt(device: ThinDevice, offset: number): number {
-  const found = Buffer.alloc(1)
-  device.read(offset, 1, found, 0)
-  return found[0]!
-}
+import type { ThinPool } from '../../src/pool/index.js'
+import { devId, type MemoryFiles, openFiles } from '../support/memory-pool.js'
+import { BLOCK, byteAt, failure, files, filled, thin, turn } from '../support/thin-devices.js'
 
 /** Has the next insertion of a mapping fail when it is half done. */
 function breakInsert(pool: ThinPool): void {

@@ -9,18 +9,8 @@ import {
   openFiles,
   staleFreeBlocks,
 } from '../support/memory-pool.js'
+import { BLOCK, files, filled, SIZE, thin } from '../support/thin-devices.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
-
-const BLOCK = 64 * 1024
-const SIZE = bytes(64 * BLOCK)
-
-const files = (dataBlocks = 16): MemoryFiles => formatted({ blockSectors: 128, dataBlocks })
-const filled = (length: number, value: number): Buffer => Buffer.alloc(length, value)
-
-function thin(pool: ThinPool, id: number): ThinDevice {
-  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
-  return pool.device(devId(id), SIZE)
-}
 
 function contentOf(device: ThinDevice, offset: number, length: number): Buffer {
   const found = Buffer.alloc(length)

@@ -4,7 +4,7 @@
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
-import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
+import type { ThinPool } from '../../src/pool/index.js'
 import {
   devId,
   formatted,
@@ -13,25 +13,8 @@ import {
   openFiles,
   staleFreeBlocks,
 } from '../support/memory-pool.js'
+import { BLOCK, byteAt, failure, files, filled, SIZE, thin, turn } from '../support/thin-devices.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
-
-const BLOCK = 64 * 1024
-const SIZE = bytes(64 * BLOCK)
-
-const files = (dataBlocks = 16): MemoryFiles => formatted({ blockSectors: 128, dataBlocks })
-const filled = (length: number, value: number): Buffer => Buffer.alloc(length, value)
-const failure = (errno: string): Error => Object.assign(new Error(errno), { code: errno })
-
-function thin(pool: ThinPool, id: number): ThinDevice {
-  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
-  return pool.device(devId(id), SIZE)
-}
-
-function byteAt(device: ThinDevice, offset: number): number {
-  const found = Buffer.alloc(1)
-  device.read(offset, 1, found, 0)
-  return found[0]!
-}
 
 /** What the disks hold after a power cut that lost all that was not flushed. */
 const powerCut = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => ({
@@ -46,8 +29,6 @@ const killed = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => ({
   data,
   journal: journal.copy(),
 })
-
-const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 
 t.test('commits', async t => {
   await t.test('never overlap, at whatever moment one is asked for', async t => {
