@@ -14,12 +14,13 @@ import { BlockCache } from '../../src/metadata/block-cache.js'
 import { checkMetadata, METADATA_BLOCK_SIZE } from '../../src/metadata/index.js'
 import { Journal, type PoolMode, ThinPool } from '../../src/pool/index.js'
 import { AtomicFile } from '../../src/storage/index.js'
-import { Volumes } from '../../src/volumes/index.js'
+import type { Volumes } from '../../src/volumes/index.js'
 import { type Damage, damage, Target } from '../support/damage.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
 import { SparseStore } from '../support/sparse-store.js'
 import { EFFORT, tally } from '../support/tally.js'
 import { fixture, thinCheck } from '../support/thin-tools.js'
+import { openTable } from '../support/volumes-on-disk.js'
 
 const BLOCK = 4096
 const INPUTS = 300 * EFFORT
@@ -122,17 +123,7 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
         ioError() {},
       },
     })
-    volumes = Volumes.open({
-      name: 'p',
-      pool,
-      metadata,
-      table: new AtomicFile(join(folder, 'volumes.json')),
-      uid: 0,
-      gid: 0,
-      now: () => 0,
-      onChange() {},
-      async onResized() {},
-    })
+    volumes = openTable(pool, metadata, new AtomicFile(join(folder, 'volumes.json')))
   })
   if (volumes !== undefined) await useVolumes(volumes)
   await attempt(() => (volumes ?? pool)?.close())

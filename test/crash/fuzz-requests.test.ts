@@ -17,10 +17,10 @@ import { VolumeFs } from '../../src/fs/index.js'
 import { OPCODE } from '../../src/fuse/abi.js'
 import { FuseSession } from '../../src/fuse/index.js'
 import { AtomicFile } from '../../src/storage/index.js'
-import { Volumes } from '../../src/volumes/index.js'
 import { FakeKernel, text, u32, u64 } from '../support/fake-kernel.js'
 import { formatted, openFiles } from '../support/memory-pool.js'
 import { EFFORT, tally } from '../support/tally.js'
+import { openTable } from '../support/volumes-on-disk.js'
 
 const SEED = EFFORT === 1 ? { seed: 4 } : {}
 /** Null in five of six cases. */
@@ -43,17 +43,7 @@ const SILENT: readonly number[] = [
 async function served() {
   const files = formatted({ blockSectors: 8, dataBlocks: 64 })
   const { pool } = await openFiles(files)
-  const volumes = Volumes.open({
-    name: 'p',
-    pool,
-    metadata: files.metadata,
-    table: new AtomicFile(join(folder, 'volumes.json')),
-    uid: 0,
-    gid: 0,
-    now: () => 0,
-    onChange() {},
-    async onResized() {},
-  })
+  const volumes = openTable(pool, files.metadata, new AtomicFile(join(folder, 'volumes.json')))
   const { devId } = await volumes.make('web', 99_840)
   await volumes.find('web')!.device.write(5000, 9000, Buffer.alloc(9000, 1), 0)
   const kernel = new FakeKernel()

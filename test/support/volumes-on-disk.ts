@@ -1,7 +1,9 @@
 /** Opens the volumes on the files of a PowerDisk, and reads all of them. */
 import { VolumeFs } from '../../src/fs/index.js'
 import { type Discards, ThinPool } from '../../src/pool/index.js'
+import type { Store } from '../../src/storage/index.js'
 import { Volumes } from '../../src/volumes/index.js'
+import type { TableFile } from '../../src/volumes/volume-table.js'
 import { TestClock } from './memory-pool.js'
 import type { Handles } from './power-disk.js'
 import type { Found } from './volumes-model.js'
@@ -27,8 +29,13 @@ export async function openVolumes(
     clock,
     events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
   })
-  const { metadata, table } = handles
-  const options = {
+  const volumes = openTable(pool, handles.metadata, handles.table)
+  return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
+}
+
+/** The volumes of an open pool, whose commands nobody listens to. */
+export function openTable(pool: ThinPool, metadata: Store, table: TableFile): Volumes {
+  return Volumes.open({
     name: 'p',
     pool,
     metadata,
@@ -38,9 +45,7 @@ export async function openVolumes(
     now: () => 0,
     onChange() {},
     async onResized() {},
-  }
-  const volumes = Volumes.open(options)
-  return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
+  })
 }
 
 /** Reads every volume that has a name. */
