@@ -4,7 +4,8 @@
  *
  * fio loads the file that each server shows, one after the other in every round so that whatever else
  * the machine does meets all of them. The data of all is in memory: what is compared is the way there.
- * limit-dev and limit-spin are C that does nothing else; see limit/limit-dev.c. This measures and never fails for it.
+ * limit-dev and limit-spin are C that does nothing else; see limit/limit-dev.c. This measures and
+ * never fails for it.
  */
 import { execFile } from 'node:child_process'
 import { mkdirSync, mkdtempSync, rmdirSync } from 'node:fs'
