@@ -1,42 +1,23 @@
 /** What was measured, as a table for people, lines for programs, and the goals. */
 import { cpus } from 'node:os'
 import Table from 'cli-table3'
-import { type Load, unitOf } from './fio.js'
-import type { ServerName } from './server.js'
+import type { Cell, Goal } from './scenario.js'
 
-/** A load's rates, one a round, in the same rounds for every server. */
-export interface Cell {
-  load: Load
-  rates: Record<ServerName, number[]>
-}
-
-/** What thinfs has to reach, as a ratio to another server in the same rounds. */
-const GOALS: Record<string, Partial<Record<ServerName, number>>> = {
-  'randread-qd1': { 'limit-spin': 0.9, qemu: 2.5 },
-  'randread-qd16': { 'limit-dev': 0.8, qemu: 3 },
-  'randwrite-qd1': { 'limit-spin': 0.9, qemu: 2.5 },
-  'randwrite-qd16': { 'limit-dev': 0.8, qemu: 3 },
-  'read-1m': { 'limit-dev': 0.8, qemu: 3 },
-  'write-1m': { 'limit-dev': 0.8, qemu: 1 },
-}
-const OTHERS = ['limit-dev', 'limit-spin', 'qemu'] as const satisfies ServerName[]
-
+/** A row for each contender of each cell. */
 export function printTable(cells: Cell[]): void {
-  const head = ['', 'unit', ...OTHERS, 'thinfs', ...OTHERS.map(other => `thinfs/${other}`)]
+  const head = ['cell', 'contender', 'median', '±', 'unit', 'thinfs is']
   const table = new Table({
     head,
-    colAligns: head.map((_, column) => (column < 2 ? 'left' : 'right')),
-    style: { head: [], border: [] },
+    colAligns: ['left', 'left', 'right', 'right', 'left', 'right'],
+    style: { head: [], border: [], compact: true },
   })
-  for (const { load, rates } of cells) {
-    table.push([
-      load.name,
-      unitOf(load),
-      ...[...OTHERS.map(other => rates[other]), rates.thinfs].map(
-        samples => `${thousands(median(samples))} ±${spreadPercent(samples)} %`,
-      ),
-      ...OTHERS.map(other => ratio(rates.thinfs, rates[other]).toFixed(2)),
-    ])
+  for (const { name, unit, samples } of cells) {
+    for (const [contender, values] of Object.entries(samples)) {
+      const { thinfs } = samples
+      const is = thinfs && contender !== 'thinfs' ? `${ratio(thinfs, values).toFixed(2)} ×` : ''
+      const spread = `${spreadPercent(values)} %`
+      table.push([name, contender, readable(median(values)), spread, unit, is])
+    }
   }
   console.log(table.toString())
   console.log('Medians of the rounds; ± is half the range; ratios are medians of paired rounds.')
@@ -45,32 +26,31 @@ export function printTable(cells: Cell[]): void {
 /** One line of JSON a cell. */
 export function printLines(cells: Cell[]): void {
   const machine = { node: process.version, cpu: cpuModel() }
-  for (const { load, rates } of cells) {
-    const median_ = Object.fromEntries(
-      Object.entries(rates).map(([server, samples]) => [server, Math.round(median(samples))]),
+  for (const { name, unit, samples, goals } of cells) {
+    const medians = Object.fromEntries(
+      Object.entries(samples).map(([contender, values]) => [
+        contender,
+        { median: rounded(median(values)), spreadPercent: spreadPercent(values) },
+      ]),
     )
-    const line = {
-      bench: 'throughput',
-      cell: load.name,
-      unit: unitOf(load),
-      ...median_,
-      spreadPercent: spreadPercent(rates.thinfs),
-      ratios: Object.fromEntries(
-        OTHERS.map(other => [other, Number(ratio(rates.thinfs, rates[other]).toFixed(3))]),
-      ),
-      rounds: rates.thinfs.length,
-      ...machine,
-    }
-    console.log(JSON.stringify(line))
+    const reached = goals.map(goal => ({ ...goal, reached: rounded(reachedOf(goal, samples)) }))
+    const rounds = Math.max(...Object.values(samples).map(values => values.length))
+    console.log(
+      JSON.stringify({ cell: name, unit, ...medians, goals: reached, rounds, ...machine }),
+    )
   }
 }
 
 export function printGoals(cells: Cell[]): void {
-  for (const { load, rates } of cells) {
-    for (const [other, wanted] of Object.entries(GOALS[load.name] ?? {})) {
-      const reached = ratio(rates.thinfs, rates[other as ServerName])
-      const holds = reached >= wanted ? 'holds ' : 'MISSED'
-      console.log(`${holds}  ${load.name}: ${reached.toFixed(2)} × ${other}, wanted ${wanted}`)
+  for (const { name, unit, samples, goals } of cells) {
+    for (const goal of goals) {
+      const reached = reachedOf(goal, samples)
+      const { of, to, least = -Infinity, most = Infinity } = goal
+      const holds = reached >= least && reached <= most ? 'holds ' : 'MISSED'
+      const wanted = goal.least === undefined ? `at most ${most}` : `at least ${least}`
+      const found =
+        to === undefined ? `${readable(reached)} ${unit}` : `${reached.toFixed(2)} × ${to}`
+      console.log(`${holds}  ${name}: ${of} ${found}, wanted ${wanted}`)
     }
   }
 }
@@ -78,6 +58,10 @@ export function printGoals(cells: Cell[]): void {
 export function cpuModel(): string {
   const all = cpus()
   return `${all.length} × ${all[0]?.model.trim() ?? 'unknown'}`
+}
+
+function reachedOf({ of, to }: Goal, samples: Cell['samples']): number {
+  return to === undefined ? median(samples[of]!) : ratio(samples[of]!, samples[to]!)
 }
 
 function median(samples: number[]): number {
@@ -88,13 +72,13 @@ function median(samples: number[]): number {
 
 function spreadPercent(samples: number[]): number {
   const range = Math.max(...samples) - Math.min(...samples)
-  return Math.round((50 * range) / median(samples))
+  return range === 0 ? 0 : Math.round((50 * range) / median(samples))
 }
 
 function ratio(samples: number[], others: number[]): number {
   return median(samples.map((sample, round) => sample / others[round]!))
 }
 
-function thousands(rate: number): string {
-  return Math.round(rate).toLocaleString('en-US')
-}
+/** Four digits say all that such figures are worth. */
+const rounded = (value: number): number => Number(value.toPrecision(4))
+const readable = (value: number): string => rounded(value).toLocaleString('en-US')

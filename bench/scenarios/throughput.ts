@@ -1,0 +1,58 @@
+import { GIB } from '../../src/base/index.js'
+import { fill, LOADS, measure, unitOf, verifyConcurrent, WrongData } from '../fio.js'
+import { atLeast, type Cell, type Goal, paired, type Scenario } from '../scenario.js'
+import { limits, qemu, type Server, thinfs, withServers } from '../servers.js'
+
+const SIZE = GIB
+const CONTENDERS = [...limits(SIZE), qemu(SIZE, { preallocation: 'metadata' }), thinfs(SIZE)]
+
+const goal = (least: number, to: string): Goal => atLeast(least, 'thinfs', to)
+const GOALS: Record<string, Goal[]> = {
+  'randread-qd1': [goal(0.9, 'limit-spin'), goal(2.5, 'qemu')],
+  'randread-qd16': [goal(0.8, 'limit-dev'), goal(3, 'qemu')],
+  'randwrite-qd1': [goal(0.9, 'limit-spin'), goal(2.5, 'qemu')],
+  'randwrite-qd16': [goal(0.8, 'limit-dev'), goal(3, 'qemu')],
+  'read-1m': [goal(0.8, 'limit-dev'), goal(3, 'qemu')],
+  'write-1m': [goal(0.8, 'limit-dev'), goal(1, 'qemu')],
+}
+
+/**
+ * The data of all is in memory: what is compared is the way there. limit-dev and limit-spin are C
+ * that does nothing else; see limit/limit-dev.c.
+ */
+export const throughput: Scenario = {
+  name: 'throughput',
+  about: 'a fully mapped volume, on the FUSE file',
+  memory: (CONTENDERS.length + 1) * SIZE,
+  run({ memory }, settings) {
+    const { signal, seconds } = settings
+    return withServers(CONTENDERS, memory, signal, async servers => {
+      for (const server of servers) await checkServer(server, signal)
+      const cells: Cell[] = []
+      for (const load of LOADS) {
+        const name = `throughput/${load.name}`
+        if (!settings.wants(name)) continue
+        const samples = await paired(servers, settings, ({ file }) =>
+          measure(file, load, seconds, signal),
+        )
+        cells.push({ name, unit: unitOf(load), samples, goals: GOALS[load.name] ?? [] })
+      }
+      return cells
+    })
+  },
+}
+
+/**
+ * Writes the whole volume, so that it is fully mapped, and makes sure that a server does not win by
+ * losing data. qemu-storage-daemon 7.2 does with concurrent writes; there is no other to compare with.
+ * @throws WrongData
+ */
+export async function checkServer({ name, file }: Server, signal: AbortSignal): Promise<void> {
+  await fill(file, signal)
+  try {
+    await verifyConcurrent(file, signal)
+  } catch (err) {
+    if (!(err instanceof WrongData) || name !== 'qemu') throw err
+    console.log(`${name}: does NOT read back what was written by concurrent requests`)
+  }
+}
