@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends before. */
@@ -35,6 +36,29 @@ static napi_value file_read(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/*
+ * file_read_now(fd, buffer, at, length, offset): the same of what is in memory; false when that is
+ * not all of it, or the file ends before.
+ */
+static napi_value file_read_now(napi_env env, napi_callback_info info) {
+  napi_value arguments[5];
+  int fd;
+  struct iovec vector;
+  char *bytes;
+  int64_t offset;
+  if (!thinfs_arguments(env, info, 5, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_bytes(env, arguments[1], arguments[2], arguments[3], &bytes, &vector.iov_len) ||
+      !thinfs_integer(env, arguments[4], &offset))
+    return NULL;
+  vector.iov_base = bytes;
+  ssize_t got;
+  do {
+    got = preadv2(fd, &vector, 1, offset, RWF_NOWAIT);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0 && errno != EAGAIN) return thinfs_throw(env, errno, "preadv2");
+  return thinfs_boolean(env, got == (ssize_t)vector.iov_len);
+}
+
 /* file_write(fd, buffer, at, length, offset): all bytes, or an error. */
 static napi_value file_write(napi_env env, napi_callback_info info) {
   napi_value arguments[5];
@@ -55,6 +79,31 @@ static napi_value file_write(napi_env env, napi_callback_info info) {
     bytes += put;
     size -= (size_t)put;
     offset += put;
+  }
+  return NULL;
+}
+
+/* file_copy(fd, source, target, length): copy_file_range(2) within a file, all bytes. */
+static napi_value file_copy(napi_env env, napi_callback_info info) {
+  napi_value arguments[4];
+  int fd;
+  int64_t source, target, length;
+  if (!thinfs_arguments(env, info, 4, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_integer(env, arguments[1], &source) || !thinfs_integer(env, arguments[2], &target) ||
+      !thinfs_integer(env, arguments[3], &length))
+    return NULL;
+  off_t from = source, to = target;
+  while (length > 0) {
+    ssize_t copied = copy_file_range(fd, &from, fd, &to, (size_t)length, 0);
+    if (copied == 0) {
+      napi_throw_error(env, "EOF", "EOF: end of file, copy_file_range");
+      return NULL;
+    }
+    if (copied < 0) {
+      if (errno == EINTR) continue;
+      return thinfs_throw(env, errno, "copy_file_range");
+    }
+    length -= copied;
   }
   return NULL;
 }
@@ -161,9 +210,14 @@ static napi_value file_lock(napi_env env, napi_callback_info info) {
 
 bool thinfs_file_exports(napi_env env, napi_value exports) {
   static const thinfs_export functions[] = {
-      {"file_read", file_read},         {"file_write", file_write},
-      {"file_allocate", file_allocate}, {"file_allocate_async", file_allocate_async},
-      {"file_seek", file_seek},         {"file_lock", file_lock},
+      {"file_read", file_read},
+      {"file_read_now", file_read_now},
+      {"file_write", file_write},
+      {"file_copy", file_copy},
+      {"file_allocate", file_allocate},
+      {"file_allocate_async", file_allocate_async},
+      {"file_seek", file_seek},
+      {"file_lock", file_lock},
   };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

@@ -14,8 +14,16 @@ export type Watch = { readonly [watch]: true }
 export interface Binding {
   /** Fills `length` bytes of `buffer` at `at`. `EOF` when the file ends before. */
   file_read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
+  /**
+   * As `file_read`, of what can be had without waiting (RWF_NOWAIT). `EOPNOTSUPP` where the file
+   * system does not tell.
+   * @returns false when that is not all
+   */
+  file_read_now(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): boolean
   /** Writes `length` bytes of `buffer` from `at`, all of them. */
   file_write(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
+  /** copy_file_range(2) within a file, of all the bytes. */
+  file_copy(fd: number, source: number, target: number, length: number): void
   /** fallocate(2). */
   file_allocate(fd: number, mode: number, offset: number, length: number): void
   file_allocate_async(fd: number, mode: number, offset: number, length: number): Promise<void>

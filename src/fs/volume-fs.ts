@@ -12,14 +12,15 @@ import {
   MAX_DEVICE_SIZE,
   ThinfsError,
 } from '../base/index.js'
-import type {
-  AttributeChange,
-  Attributes,
-  Caller,
-  DirectoryEntry,
-  FileSystem,
-  FileSystemStatistics,
-  Later,
+import {
+  type AttributeChange,
+  type Attributes,
+  type Caller,
+  type DirectoryEntry,
+  type FileSystem,
+  type FileSystemStatistics,
+  type Later,
+  WAITS,
 } from '../fuse/index.js'
 import { MAX_IO, type ThinPool } from '../pool/index.js'
 import type { Ownership, Volume, Volumes } from '../volumes/index.js'
@@ -175,10 +176,22 @@ export class VolumeFs implements FileSystem {
 
   read(ino: number, offset: number, size: number, target: Buffer, at: number): number {
     const { device } = this.#volume(ino)
-    const left = device.size - offset
-    if (left <= 0) return 0
-    const length = Math.min(left, size)
-    device.read(offset, length, target, at)
+    const length = Math.min(size, device.size - offset)
+    if (length <= 0) return 0
+    return device.read(offset, length, target, at) ? length : WAITS
+  }
+
+  async readLater(
+    ino: number,
+    offset: number,
+    size: number,
+    target: Buffer,
+    at: number,
+  ): Promise<number> {
+    const { device } = this.#volume(ino)
+    const length = Math.min(size, device.size - offset)
+    if (length <= 0) return 0
+    await device.readLater(offset, length, target, at)
     return length
   }
 
@@ -375,7 +388,9 @@ export class VolumeFs implements FileSystem {
     const buffer = Buffer.allocUnsafe(Math.min(length, MAX_IO))
     for (let done = 0; done < length; ) {
       const size = Math.min(buffer.length, length - done)
-      from.device.read(source + done, size, buffer, 0)
+      if (!from.device.read(source + done, size, buffer, 0)) {
+        await from.device.readLater(source + done, size, buffer, 0)
+      }
       await to.device.write(target + done, size, buffer, 0)
       done += size
       await this.#pool.clock.yield()

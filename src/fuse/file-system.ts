@@ -62,6 +62,9 @@ export interface Caller {
   pid: number
 }
 
+/** What `read` returns that would have to wait for a disk. */
+export const WAITS = -1
+
 export interface FileSystem {
   statfs(): Later<FileSystemStatistics>
   lookup(parent: number, name: string): Later<Attributes>
@@ -95,10 +98,13 @@ export interface FileSystem {
   release(ino: number, handle: number): Later<void>
 
   /**
-   * Fills `target` at `at` with up to `size` bytes from `offset`.
-   * @returns bytes read: `size`, or less only at the end of the file
+   * Fills `target` at `at` with up to `size` bytes from `offset`, if that needs no waiting.
+   * @returns bytes read: `size`, or less only at the end of the file; WAITS when `readLater` has to be
+   *   called instead, and what is in `target` means nothing
    */
-  read(ino: number, offset: number, size: number, target: Buffer, at: number): Later<number>
+  read(ino: number, offset: number, size: number, target: Buffer, at: number): number
+  /** As `read`, and waits for a disk. */
+  readLater(ino: number, offset: number, size: number, target: Buffer, at: number): Promise<number>
   /**
    * Writes `size` bytes of `source` from `at`. All or an error, never short. Who answers with a
    * promise has copied what it needs of `source` before it returns.

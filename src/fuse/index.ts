@@ -9,6 +9,7 @@ export type {
   FileSystemStatistics,
   Later,
 } from './file-system.js'
+export { WAITS } from './file-system.js'
 export { MAX_IO, type Negotiated } from './init.js'
 export { type MountOptions, mountFuse } from './mount.js'
 export { Refusal } from './refusal.js'

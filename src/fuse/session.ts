@@ -53,7 +53,13 @@ import {
   encodeWrite,
 } from './encode.js'
 import { errnoNumber } from './errno.js'
-import type { AttributeChange, Attributes, FileSystem, Later } from './file-system.js'
+import {
+  type AttributeChange,
+  type Attributes,
+  type FileSystem,
+  type Later,
+  WAITS,
+} from './file-system.js'
 import { encodeInit, MAX_IO, type Negotiated, negotiate } from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
@@ -151,9 +157,8 @@ export class FuseSession {
   readonly #lengths = new Uint32Array(NR_SLOTS)
   readonly #drain = (): void => this.#handleWaiting()
   readonly #spin: Spin
-  /** Requests of the batch under way. Replaced when a READ that has not ended yet needs the old ones. */
-  #slots = new Slots(SLOT_SIZE, NR_SLOTS)
-  #lent = false
+  /** Requests of the batch under way. */
+  readonly #slots = new Slots(SLOT_SIZE, NR_SLOTS)
   #batchSize = 1
   /** Where answers that come later are made. */
   readonly #desk = new Slots(SLOT_SIZE, 1)
@@ -246,10 +251,6 @@ export class FuseSession {
   #handleBatch(count: number): void {
     for (let i = 0; i < count; i++) this.#handle(i * SLOT_SIZE, this.#lengths[i]!)
     this.#replies.release()
-    if (this.#lent) {
-      this.#slots = new Slots(SLOT_SIZE, NR_SLOTS)
-      this.#lent = false
-    }
   }
 
   /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
@@ -281,15 +282,15 @@ export class FuseSession {
     }
     const offset = slots.u64(base + READ_OFFSET)
     const got = this.#fs.read(ino, offset, size, slots.buffer, base + PAYLOAD)
-    if (typeof got === 'number') {
-      // No message that names the sizes: it would be built for every request.
-      assert(got <= size, 'a READ was answered with more than was asked for')
+    // No message that names the sizes: it would be built for every request.
+    assert(got <= size, 'a READ was answered with more than was asked for')
+    if (got !== WAITS) {
       this.#reply(base, got)
-    } else {
-      // Its bytes arrive in this slot.
-      this.#lent = true
-      this.#answerLater(OPCODE.READ, base, ino, got, encodeRead, slots, base)
+      return
     }
+    const own = new Slots(Math.ceil((PAYLOAD + size) / 8) * 8, 1)
+    const read = this.#fs.readLater(ino, offset, size, own.buffer, PAYLOAD)
+    this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, own, 0)
   }
 
   #write(base: number, length: number, ino: number): void {

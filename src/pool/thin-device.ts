@@ -39,6 +39,8 @@ const action = new Uint8Array(MAX_BLOCKS)
 const shared = new Float64Array(MAX_BLOCKS)
 /** Blocks taken for the request. */
 const fresh = new Float64Array(MAX_BLOCKS)
+/** What a shared block holds. */
+const whole = new Uint8Array(MAX_IO)
 
 /** Mapped by this device alone: written in place. */
 const IN_PLACE = 0
@@ -48,6 +50,12 @@ const RESTAMP = 1
 const PROVISION = 2
 /** Really shared: gets a block, and the rest of the old one's content. */
 const UNSHARE = 3
+
+/** What became of an attempt to write. */
+type Outcome = 'written' | 'no space' | 'not in memory'
+
+/** What #findRun found: a byte offset in the data store, or -1 for a hole. */
+let runBegin = -1
 
 export class ThinDevice {
   readonly devId: DevId
@@ -65,37 +73,48 @@ export class ThinDevice {
     this.table = new LookupTable(pool.metadata, devId, budget)
   }
 
-  /** Fills `size` bytes of `buffer` at `at` from `offset`. The range lies within the device. */
-  read(offset: number, size: number, buffer: Uint8Array, at: number): void {
+  /**
+   * Fills `size` bytes of `buffer` at `at` from `offset`, when no disk has to be waited for. The range
+   * lies within the device.
+   * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
+   */
+  read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
     this.#pool.mustBeReadable()
-    const blockSize = this.#blockSize
     const end = offset + size
     while (offset < end) {
-      let vblock = Math.floor(offset / blockSize)
-      let entry = this.table.get(vblock)
-      const start = offset
-      const block = entry === UNMAPPED ? -1 : dataBlockOf(entry)
-      const skip = offset - vblock * blockSize
-      let run = 1
-      offset += blockSize - skip
-      // Blocks that follow each other in the data store are one read, holes one fill.
-      while (offset < end) {
-        entry = this.table.get(++vblock)
-        if (block < 0 ? entry !== UNMAPPED : entry === UNMAPPED) break
-        if (block >= 0 && dataBlockOf(entry) !== block + run) break
-        run++
-        offset += blockSize
-      }
-      const length = Math.min(offset, end) - start
-      if (block < 0) buffer.fill(0, at, at + length)
-      else this.#readData(buffer, at, length, block * blockSize + skip)
+      const next = this.#findRun(offset, end)
+      const length = next - offset
+      if (runBegin < 0) buffer.fill(0, at, at + length)
+      else if (!this.#readNow(buffer, at, length, runBegin)) return false
       at += length
+      offset = next
+    }
+    return true
+  }
+
+  /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
+  async readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
+    this.#pool.mustBeReadable()
+    const end = offset + size
+    const reads: Promise<void>[] = []
+    while (offset < end) {
+      const next = this.#findRun(offset, end)
+      const length = next - offset
+      if (runBegin < 0) buffer.fill(0, at, at + length)
+      else reads.push(this.#readLater(buffer, at, length, runBegin))
+      at += length
+      offset = next
+    }
+    // All of them have ended when this does: the buffer is the caller's again.
+    for (const ended of await Promise.allSettled(reads)) {
+      if (ended.status === 'rejected') throw ended.reason
     }
   }
 
   /**
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
-   * within the device. A promise only when it waits for space; the bytes are copied before.
+   * within the device. A promise only when it waits for space, or for the disk to read what a shared
+   * block holds; the bytes are copied before.
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
@@ -110,9 +129,10 @@ export class ThinDevice {
         return
       }
     }
-    if (this.#tryWrite(offset, size, buffer, at)) return
+    const outcome = this.#tryWrite(offset, size, buffer, at, false)
+    if (outcome === 'written') return
     const held = Buffer.from(buffer.subarray(at, at + size))
-    return this.#pool.withSpace(size, () => this.#tryWrite(offset, size, held, 0) || null).then()
+    return this.#writeLater(offset, size, held, outcome)
   }
 
   /** Makes the device longer, for what was written past its end. */
@@ -235,22 +255,88 @@ export class ThinDevice {
 
   // --- inside ---
 
-  #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
+  async #writeLater(offset: number, size: number, bytes: Buffer, outcome: Outcome): Promise<void> {
+    const attempt = (): true | null =>
+      this.#tryWrite(offset, size, bytes, 0, true) === 'written' || null
+    if (outcome === 'not in memory') {
+      await this.#fetchKept(offset, offset + size)
+      if (attempt()) return
+    }
+    await this.#pool.withSpace(size, attempt)
+  }
+
+  /** @param waits reads what shared blocks hold even from a disk */
+  #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number, waits: boolean): Outcome {
     assert(size <= MAX_IO, 'writes are split before they come here')
     const blockSize = this.#blockSize
+    const end = offset + size
     const first = Math.floor(offset / blockSize)
-    const last = Math.floor((offset + size - 1) / blockSize)
+    const last = Math.floor((end - 1) / blockSize)
     const count = this.#resolve(first, last)
-    if (count > 0 && !this.#take(count, last - first + 1)) return false
+    const within = first === last && size < blockSize && this.#readsShared(0)
+    const hasKept = within
+      ? this.#readShared(0, 0, blockSize, waits)
+      : waits || this.#hasKept(first, offset, end)
+    if (!hasKept) return 'not in memory'
+    if (count > 0 && !this.#take(count, last - first + 1)) return 'no space'
     try {
-      this.#fillEdges(first, offset, offset + size)
-      this.#writeRuns(first, last, offset, size, buffer, at)
+      if (within) {
+        // Read, changed and written as a whole: two system calls, not five.
+        whole.set(buffer.subarray(at, at + size), offset - first * blockSize)
+        this.#writeData(whole, 0, blockSize, target[0]! * blockSize)
+      } else {
+        this.#fillEdges(first, offset, end)
+        this.#writeRuns(first, last, offset, size, buffer, at)
+      }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
       throw err
     }
     this.#remap(first, last)
-    return true
+    return 'written'
+  }
+
+  /** Whether what a block keeps is read here, and not left to a store that shares it. */
+  #readsShared(i: number): boolean {
+    return action[i] === UNSHARE && !this.#pool.data.copiesShare && this.#blockSize <= MAX_IO
+  }
+
+  /** Whether what the outer blocks of [offset, end) keep of those that they share is in memory. */
+  #hasKept(first: number, offset: number, end: number): boolean {
+    const blockSize = this.#blockSize
+    const i = Math.floor((end - 1) / blockSize) - first
+    const before = offset - first * blockSize
+    const behind = (first + i + 1) * blockSize - end
+    if (before > 0 && this.#readsShared(0) && !this.#readShared(0, 0, before, false)) return false
+    if (behind === 0 || !this.#readsShared(i)) return true
+    return this.#readShared(i, blockSize - behind, behind, false)
+  }
+
+  /** Reads a part of a shared block. @returns false when it waits for a disk, which it may only if `waits` */
+  #readShared(i: number, skip: number, length: number, waits: boolean): boolean {
+    const { data } = this.#pool
+    const from = bytes(shared[i]! * this.#blockSize + skip)
+    try {
+      if (!waits) return data.readNow(whole, 0, length, from)
+      data.read(whole, 0, length, from)
+      return true
+    } catch (err) {
+      throw this.#pool.ioError('copy', err, this.devId, shared[i]!)
+    }
+  }
+
+  /** Has the store's cache hold the outer blocks of [offset, end). What cannot be read is met again. */
+  async #fetchKept(offset: number, end: number): Promise<void> {
+    const blockSize = this.#blockSize
+    const first = Math.floor(offset / blockSize)
+    const last = Math.floor((end - 1) / blockSize)
+    const reads = [...new Set([first, last])].map(vblock => {
+      const entry = this.table.get(vblock)
+      if (entry === UNMAPPED) return null
+      const scratch = Buffer.allocUnsafeSlow(blockSize)
+      return this.#readLater(scratch, 0, blockSize, dataBlockOf(entry) * blockSize)
+    })
+    await Promise.allSettled(reads)
   }
 
   /** Fills target, action and shared for the blocks. @returns how many need a data block */
@@ -428,9 +514,38 @@ export class ThinDevice {
     return true
   }
 
-  #readData(buffer: Uint8Array, at: number, length: number, offset: number): void {
+  /** Sets runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
+  #findRun(offset: number, end: number): number {
+    const blockSize = this.#blockSize
+    let vblock = Math.floor(offset / blockSize)
+    let entry = this.table.get(vblock)
+    const block = entry === UNMAPPED ? -1 : dataBlockOf(entry)
+    const skip = offset - vblock * blockSize
+    let run = 1
+    offset += blockSize - skip
+    // Blocks that follow each other in the data store are one read, holes one fill.
+    while (offset < end) {
+      entry = this.table.get(++vblock)
+      if (block < 0 ? entry !== UNMAPPED : entry === UNMAPPED) break
+      if (block >= 0 && dataBlockOf(entry) !== block + run) break
+      run++
+      offset += blockSize
+    }
+    runBegin = block < 0 ? -1 : block * blockSize + skip
+    return Math.min(offset, end)
+  }
+
+  #readNow(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
     try {
-      this.#pool.data.read(buffer, at, length, offset as Bytes)
+      return this.#pool.data.readNow(buffer, at, length, offset as Bytes)
+    } catch (err) {
+      throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
+    }
+  }
+
+  async #readLater(buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
+    try {
+      await this.#pool.reading(this.#pool.data.readLater(buffer, at, length, offset as Bytes))
     } catch (err) {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     }

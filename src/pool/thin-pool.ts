@@ -79,6 +79,8 @@ export class ThinPool {
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
+  /** Reads of the data store that have not ended. */
+  readonly #reads = new Set<Promise<void>>()
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
   #cancelTimer: (() => void) | null = null
@@ -398,6 +400,16 @@ export class ThinPool {
     }
   }
 
+  /** Has the blocks that `read` reads stay what they are until it ends, whoever unmaps them. */
+  reading(read: Promise<void>): Promise<void> {
+    const ended = (): void => {
+      this.#reads.delete(read)
+    }
+    this.#reads.add(read)
+    read.then(ended, ended)
+    return read
+  }
+
   /** Notes that the data store was written to. */
   wrote(): void {
     this.#written++
@@ -510,6 +522,8 @@ export class ThinPool {
     this.#cancelWatch?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     await this.#failing
+    // The files are closed next.
+    await Promise.allSettled(this.#reads)
     // Whoever flushed since the rollback knows.
     if (this.#lost || this.#mode === 'fail') return
     if (!this.writable) return this.commit()
@@ -774,6 +788,8 @@ export class ThinPool {
     sealed.releaseMetadata()
     this.#journal.durable()
     this.#trySettle()
+    // A read that began before a block was unmapped shall not see what the next owner writes to it.
+    if (sealed.freed.length > 0) await Promise.allSettled(this.#reads)
     const refused = await this.#punch(sealed.freed)
     this.#refused = refused.length > 0
     sealed.releaseData(refused)

@@ -5,7 +5,9 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
+  read,
   type Stats,
+  statfsSync,
   statSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
@@ -31,7 +33,11 @@ const SEEK_HOLE = 4
 /** A block device clears multiples of its logical block, which is no larger than a page. */
 const PAGE = 4096
 
+/** What statfs(2) calls the file systems on which files can share blocks. Source: linux/magic.h. */
+const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
+
 const fdatasyncLater = promisify(fdatasync)
+const readLater = promisify(read)
 const ZEROS = new Uint8Array(MIB)
 /** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
 const SCRATCH = new Uint8Array(MIB)
@@ -45,6 +51,7 @@ const SCRATCH = new Uint8Array(MIB)
 export class FileStore implements Store {
   readonly path: string
   readonly punches: boolean
+  readonly copiesShare: boolean
   readonly fd: number
   readonly #readOnly: boolean
   readonly #isDevice: boolean
@@ -52,6 +59,8 @@ export class FileStore implements Store {
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
   #size: Bytes
+  /** Whether the file system says what is in memory; those that are memory do not. */
+  #knowsWaits = true
 
   private constructor(path: string, fd: number, readOnly: boolean) {
     this.path = path
@@ -65,6 +74,7 @@ export class FileStore implements Store {
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
+    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(path).type)
     this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
   }
 
@@ -116,6 +126,36 @@ export class FileStore implements Store {
     }
   }
 
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    if (this.#knowsWaits) {
+      this.#checkRange('read', offset, length)
+      try {
+        return native.file_read_now(this.fd, buffer, at, length, offset)
+      } catch (err) {
+        if (errnoOf(err) !== 'EOPNOTSUPP') {
+          throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
+        }
+        this.#knowsWaits = false
+      }
+    }
+    this.read(buffer, at, length, offset)
+    return true
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    this.#checkRange('read', offset, length)
+    try {
+      for (let done = 0; done < length; ) {
+        const part = length - done
+        const { bytesRead } = await readLater(this.fd, buffer, at + done, part, offset + done)
+        if (bytesRead === 0) throw Object.assign(new Error('end of file'), { code: 'EOF' })
+        done += bytesRead
+      }
+    } catch (err) {
+      throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
+    }
+  }
+
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#checkRange('write', offset, length)
     try {
@@ -130,6 +170,10 @@ export class FileStore implements Store {
       source + length <= target || target + length <= source,
       `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
     )
+    if (this.copiesShare) {
+      this.#copyInHost(source, target, length)
+      return
+    }
     for (let done = 0; done < length; done += SCRATCH.length) {
       const part = Math.min(SCRATCH.length, length - done)
       this.read(SCRATCH, 0, part, bytes(source + done))
@@ -207,7 +251,7 @@ export class FileStore implements Store {
     this.#size = size
   }
 
-  /** All that was begun with `sync` and `punchLater` has to have ended. */
+  /** All that was begun with `readLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     closeSync(this.fd)
   }
@@ -220,6 +264,16 @@ export class FileStore implements Store {
     } catch (err) {
       if (errnoOf(err) !== 'EOPNOTSUPP') throw err
       return false
+    }
+  }
+
+  #copyInHost(source: Bytes, target: Bytes, length: Bytes): void {
+    this.#checkRange('copy', source, length)
+    this.#checkRange('copy', target, length)
+    try {
+      native.file_copy(this.fd, source, target, length)
+    } catch (err) {
+      throw ioError(this.path, `copy of ${length} bytes from ${source} to ${target}`, err)
     }
   }
 

@@ -1,9 +1,9 @@
 /**
  * A range of bytes that lasts: what data and metadata are kept in.
  *
- * Reads and writes are synchronous and whole: they move every byte asked for or throw. A server
- * whose store is the page cache would lose more by waiting for a thread than by the call itself.
- * `sync` waits for a device and so never blocks the caller's thread.
+ * Reads and writes are whole: they move every byte asked for or throw. They are synchronous where
+ * memory answers: a server whose store is the page cache would lose more by waiting for a thread than
+ * by the call itself. What waits for a device is not: `readLater` after `readNow`, `sync`.
  */
 import type { Bytes } from '../base/index.js'
 
@@ -17,8 +17,17 @@ export interface Store {
 
   /** Fills `length` bytes of `buffer` at `at` from byte `offset`. Past the end of the store is an error. */
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  /**
+   * As `read`, but only what can be had without waiting for a device.
+   * @returns false when that is not all; what is in `buffer` then means nothing
+   */
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean
+  /** As `read`, off the caller's thread; `buffer` has to stay. */
+  readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void>
   /** Writes `length` bytes of `buffer` from `at` to byte `offset`. Never extends the store. */
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  /** Whether `copy` of whole pages shares them on the host, and so reads nothing. */
+  readonly copiesShare: boolean
   /** Copies bytes within the store; the ranges do not overlap. */
   copy(source: Bytes, target: Bytes, length: Bytes): void
   /** Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any alignment. */

@@ -12,7 +12,7 @@ export type OpenStore = (t: Test, size: number) => Store | Promise<Store>
 
 type Step =
   | { do: 'write'; offset: number; length: number; fill: number }
-  | { do: 'punch' | 'punchLater' | 'zero' | 'read'; offset: number; length: number }
+  | { do: 'punch' | 'punchLater' | 'zero' | 'read' | 'readNow'; offset: number; length: number }
   | { do: 'copy'; source: number; target: number; length: number }
   | { do: 'sync' }
 
@@ -23,9 +23,9 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.tuple(range, fc.integer({ min: 1, max: 255 })).map(([r, fill]): Step => {
     return { do: 'write', ...r, fill }
   }),
-  fc.tuple(range, fc.constantFrom('punch', 'punchLater', 'zero', 'read')).map(([r, what]): Step => {
-    return { do: what as 'punch', ...r }
-  }),
+  fc
+    .tuple(range, fc.constantFrom('punch', 'punchLater', 'zero', 'read', 'readNow'))
+    .map(([r, what]): Step => ({ do: what as 'punch', ...r })),
   fc.tuple(fc.nat(SIZE / 2), fc.nat(SIZE / 2), fc.boolean()).map(([a, b, up]): Step => {
     // One half to the other, so that they cannot overlap.
     const [source, target] = up ? [a, SIZE / 2 + b] : [SIZE / 2 + a, b]
@@ -90,6 +90,8 @@ export function storeContract(name: string, open: OpenStore, { grows = true } = 
     const length = bytes(PAGE + 1)
     const refused = { name: 'ThinfsError', code: 'IO_ERROR' }
     t.throws(() => store.read(buffer, 0, length, at), refused)
+    t.throws(() => store.readNow(buffer, 0, length, at), refused)
+    await t.rejects(store.readLater(buffer, 0, length, at), refused)
     t.throws(() => store.write(buffer, 0, length, at), refused)
     t.throws(() => store.punch(at, length), refused)
     t.throws(() => store.zero(at, length), refused)
@@ -131,9 +133,13 @@ async function apply(store: Store, model: Buffer, s: Step): Promise<void> {
       store.write(Buffer.alloc(s.length, s.fill), 0, s.length, bytes(s.offset))
       model.fill(s.fill, s.offset, s.offset + s.length)
       break
-    case 'read': {
-      const buffer = Buffer.alloc(s.length)
-      store.read(buffer, 0, s.length, bytes(s.offset))
+    case 'read':
+    case 'readNow': {
+      const buffer = Buffer.alloc(s.length, 'before')
+      if (s.do === 'read') store.read(buffer, 0, s.length, bytes(s.offset))
+      else if (!store.readNow(buffer, 0, s.length, bytes(s.offset))) {
+        await store.readLater(buffer, 0, s.length, bytes(s.offset))
+      }
       assert.ok(buffer.equals(model.subarray(s.offset, s.offset + s.length)), 'what was written')
       break
     }

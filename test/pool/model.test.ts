@@ -99,6 +99,8 @@ interface Step {
   offset: number
   length: number
   fill: number
+  /** Whether what is read is in the page cache. */
+  inMemory: boolean
 }
 
 const step = fc.record<Step>({
@@ -123,12 +125,11 @@ const step = fc.record<Step>({
     fc.integer({ min: 1, max: 12 }).map(n => n * BLOCK),
   ),
   fill: fc.integer({ min: 1, max: 255 }),
+  inMemory: fc.boolean(),
 })
 
-async function run(
-  tested: Tested,
-  { kind, device, other, offset, length, fill }: Step,
-): Promise<void> {
+async function run(tested: Tested, step: Step): Promise<void> {
+  const { kind, device, other, offset, length, fill, inMemory } = step
   const ids = [...tested.model.keys()]
   const id = ids[device % ids.length]
   const size = Math.min(length, DEVICE_SIZE - offset)
@@ -164,7 +165,9 @@ async function run(
       if (id === undefined) return
       const content = Buffer.alloc(size, fill)
       await noSpaceIsFine(async () => {
+        tested.files.data.inMemory = inMemory
         await tested.device(id).write(offset, size, content, 0)
+        tested.files.data.inMemory = true
         content.copy(tested.model.get(id)!, offset)
         tested.remember(id)
       })
@@ -212,22 +215,10 @@ async function run(
       await tested.pool.commit()
       tested.committed()
       for (let i = 0; i < 5; i++) {
-        await run(tested, {
-          kind: 'write',
-          device: device + i,
-          other,
-          offset,
-          length,
-          fill: (fill + i) % 256,
-        })
-        await run(tested, {
-          kind: 'discard',
-          device: other + i,
-          other,
-          offset: (offset * i) % DEVICE_SIZE,
-          length,
-          fill,
-        })
+        const next = (fill + i) % 256
+        await run(tested, { ...step, kind: 'write', device: device + i, fill: next })
+        const at = (offset * i) % DEVICE_SIZE
+        await run(tested, { ...step, kind: 'discard', device: other + i, offset: at })
       }
       await tested.pool.settle()
       const { metadata, data, journal } = tested.files
@@ -320,7 +311,8 @@ async function scenario(steps: Step[]): Promise<void> {
   )
   await tested.open()
   tested.committed()
-  await run(tested, { kind: 'create', device: 0, other: 0, offset: 0, length: 0, fill: 0 })
+  const nothing = { device: 0, other: 0, offset: 0, length: 0, fill: 0, inMemory: true }
+  await run(tested, { kind: 'create', ...nothing })
   for (const each of steps) {
     await run(tested, each)
     tested.verify(each.kind)
@@ -356,7 +348,8 @@ async function scenarioZeroing(steps: Step[]): Promise<void> {
   const { pool } = await openFiles(files)
   const model = new Map<number, Buffer>()
   const tested = Object.assign(new Tested(files), { pool, model })
-  await run(tested, { kind: 'create', device: 0, other: 0, offset: 0, length: 0, fill: 0 })
+  const nothing = { device: 0, other: 0, offset: 0, length: 0, fill: 0, inMemory: true }
+  await run(tested, { kind: 'create', ...nothing })
   for (const each of steps) {
     if (['reopen', 'kill', 'power cut', 'commit'].includes(each.kind)) await pool.commit()
     else await run(tested, each)

@@ -9,7 +9,8 @@ import {
   openFiles,
   staleFreeBlocks,
 } from '../support/memory-pool.js'
-import { BLOCK, files, filled, SIZE, thin } from '../support/thin-devices.js'
+import { MemoryStore } from '../support/memory-store.js'
+import { BLOCK, failure, files, filled, SIZE, thin, turn } from '../support/thin-devices.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
 
 function contentOf(device: ThinDevice, offset: number, length: number): Buffer {
@@ -35,15 +36,20 @@ t.test('breaking of sharing', async t => {
   pool.createSnap(devId(1), devId(0))
   const snap = pool.device(devId(1), SIZE)
   let copied = 0
-  const copy = memory.data.copy.bind(memory.data)
-  memory.data.copy = (source, target, length) => {
+  const { data } = memory
+  const { copy, readNow } = MemoryStore.prototype
+  data.copy = (source, target, length) => {
     copied += length
-    copy(source, target, length)
+    copy.call(data, source, target, length)
+  }
+  data.readNow = (buffer, at, length, offset) => {
+    copied += length
+    return readNow.call(data, buffer, at, length, offset)
   }
 
-  await t.test('a write of part of a block copies the rest of it, no more', async t => {
+  await t.test('a write of part of a block takes the rest over, no other block', async t => {
     await origin.write(4096, 512, filled(512, 2), 0)
-    t.equal(copied, BLOCK - 512)
+    t.equal(copied, BLOCK)
     t.equal(used(pool), 5)
     t.equal(contentOf(origin, 4096, 1)[0], 2)
     t.equal(contentOf(origin, 4096 + 512, 1)[0], 1)
@@ -57,6 +63,7 @@ t.test('breaking of sharing', async t => {
     t.ok(contentOf(snap, BLOCK, 2 * BLOCK).every(byte => byte === 1))
   })
   await t.test('a second write to it is in place', async t => {
+    copied = 0
     await origin.write(BLOCK, 512, filled(512, 4), 0)
     t.equal(used(pool), 7)
     t.equal(copied, 0)
@@ -407,5 +414,103 @@ t.test('files that do not fit the pool are refused', async t => {
   await t.rejects(openFiles({ ...memory, data }), {
     code: 'POOL_MISMATCH',
     message: /data: 8 blocks, the pool has 16/,
+  })
+})
+
+t.test('what is not in memory', async t => {
+  await t.test('is read later: holes and blocks in any order', async t => {
+    const store = files()
+    const { pool } = await openFiles(store)
+    const device = thin(pool, 0)
+    for (const [vblock, value] of [
+      [5, 1],
+      [1, 2],
+      [2, 3],
+    ] as const) {
+      await device.write(vblock * BLOCK, BLOCK, filled(BLOCK, value), 0)
+    }
+    const wanted = contentOf(device, 0, 8 * BLOCK)
+    store.data.inMemory = false
+    const found = Buffer.alloc(8 * BLOCK, 'before')
+    t.notOk(device.read(0, found.length, found, 0))
+    await device.readLater(0, found.length, found, 0)
+    t.ok(found.equals(wanted))
+    t.ok(device.read(3 * BLOCK, BLOCK, found, 0), 'a hole needs no disk')
+    t.ok(found.subarray(0, BLOCK).equals(Buffer.alloc(BLOCK)))
+  })
+
+  await t.test('is given to nobody else while it is being read', async t => {
+    const store = files(2)
+    const { pool } = await openFiles(store)
+    const [one, other] = [thin(pool, 0), thin(pool, 1)]
+    await one.write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
+    await pool.commit()
+    let arrive = (): void => {}
+    const disk = new Promise<void>(resolve => {
+      arrive = resolve
+    })
+    const { data } = store
+    const { readLater } = MemoryStore.prototype
+    data.readLater = (...range) => disk.then(() => readLater.apply(data, range))
+    data.inMemory = false
+    const found = Buffer.alloc(2 * BLOCK)
+    const read = one.readLater(0, found.length, found, 0)
+    await one.discard(0, 2 * BLOCK)
+    const written = other.write(0, 2 * BLOCK, filled(2 * BLOCK, 2), 0)
+    let flushed = false
+    const commit = pool.commit().then(() => {
+      flushed = true
+    })
+    for (let i = 0; i < 20; i++) await turn()
+    t.notOk(flushed, 'the blocks stay until the read has ended')
+    arrive()
+    await read
+    t.ok(found.equals(filled(2 * BLOCK, 1)), 'what was there when it was asked for')
+    await written
+    await commit
+    data.inMemory = true
+    t.ok(contentOf(other, 0, 2 * BLOCK).equals(filled(2 * BLOCK, 2)))
+  })
+
+  await t.test('is fetched before a write into a shared block, and copied', async t => {
+    const store = files()
+    const { pool } = await openFiles(store)
+    const device = thin(pool, 0)
+    await device.write(0, 3 * BLOCK, filled(3 * BLOCK, 1), 0)
+    for (const [snapshot, offset, size] of [
+      [1, 5000, 3000],
+      [2, BLOCK / 2, 2 * BLOCK],
+    ] as const) {
+      const before = contentOf(device, 0, 3 * BLOCK)
+      pool.createSnap(devId(snapshot), devId(0))
+      store.data.inMemory = false
+      const waits = device.write(offset, size, filled(size, 7), 0)
+      t.ok(waits instanceof Promise)
+      await waits
+      store.data.inMemory = true
+      t.ok(contentOf(thin(pool, snapshot), 0, 3 * BLOCK).equals(before), 'of the snapshot')
+      before.fill(7, offset, offset + size)
+      t.ok(contentOf(device, 0, 3 * BLOCK).equals(before), 'of the device')
+    }
+  })
+
+  await t.test('and cannot be read is an error, also later', async t => {
+    const store = files()
+    const { pool, recorded } = await openFiles(store)
+    const device = thin(pool, 0)
+    await device.write(0, BLOCK, filled(BLOCK, 1), 0)
+    pool.createSnap(devId(1), devId(0))
+    store.data.inMemory = false
+    store.data.readLater = async () => {
+      throw failure('EIO')
+    }
+    await t.rejects(device.readLater(0, 512, Buffer.alloc(512), 0), { code: 'EIO' })
+    t.match(recorded.errors, [/^read: /])
+    store.data.read = () => {
+      throw failure('EIO')
+    }
+    const { nrFreeDataBlocks } = pool
+    await t.rejects(device.write(0, 512, filled(512, 2), 0) as Promise<void>, { code: 'EIO' })
+    t.equal(pool.nrFreeDataBlocks, nrFreeDataBlocks, 'no block was taken')
   })
 })

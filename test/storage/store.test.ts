@@ -1,5 +1,6 @@
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import { randomBytes } from 'node:crypto'
+import { mkdirSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -25,6 +26,20 @@ function mounted(t: Test, type: string, options = 'defaults'): string {
     run('umount', path)
     rmSync(path, { recursive: true })
   })
+  return path
+}
+
+/** A file system of its own in an image. */
+function image(t: Test, type: string): string {
+  const parent = folder(t, tmpdir())
+  const file = join(parent, 'image')
+  writeFileSync(file, '')
+  truncateSync(file, 512 * MIB)
+  run(`mkfs.${type}`, '-q', file)
+  const path = join(parent, 'mount')
+  mkdirSync(path)
+  run('mount', '-o', 'loop', file, path)
+  t.teardown(() => run('umount', path))
   return path
 }
 
@@ -70,6 +85,49 @@ t.test('a punched file gives its space back', async t => {
   await store.punchLater(bytes(MIB / 2), bytes(MIB / 4))
   t.equal(statSync(path).blocks * 512, MIB / 4)
 })
+
+for (const type of ['ext4', 'xfs', 'btrfs']) {
+  t.test(`on ${type} it is known what is in memory`, async t => {
+    const path = join(image(t, type), 'store')
+    const size = 2 * MIB
+    const store = openFile(t, path, size)
+    const content = randomBytes(size)
+    store.write(content, 0, size, bytes(0))
+    const found = Buffer.alloc(size)
+    t.ok(store.readNow(found, 0, size, bytes(0)))
+    t.ok(found.equals(content))
+    await store.sync()
+    run('dd', `of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0', 'status=none')
+    t.notOk(store.readNow(found, 0, size, bytes(0)), 'the cache was dropped')
+    found.fill(0)
+    await Promise.all(
+      [0, 1, 2, 3].map(i =>
+        store.readLater(found, (i * size) / 4, size / 4, bytes((i * size) / 4)),
+      ),
+    )
+    t.ok(found.equals(content))
+    t.ok(store.readNow(found, 0, size, bytes(0)), 'and is filled again')
+  })
+
+  t.test(`on ${type} a copy is a copy, shared or not`, async t => {
+    const path = join(image(t, type), 'store')
+    const store = openFile(t, path, 2 * MIB)
+    t.equal(store.copiesShare, type !== 'ext4')
+    const content = randomBytes(MIB)
+    store.write(content, 0, MIB, bytes(0))
+    await store.sync()
+    store.copy(bytes(0), bytes(MIB), bytes(MIB))
+    await store.sync()
+    if (store.copiesShare) {
+      const extents = run('filefrag', '-v', path).split('\n')
+      t.match(extents.filter(line => /^ *\d+:/.test(line)).join('\n'), /shared/)
+    }
+    store.write(Buffer.alloc(100, 1), 0, 100, bytes(5000))
+    const found = Buffer.alloc(MIB)
+    store.read(found, 0, MIB, bytes(MIB))
+    t.ok(found.equals(content), 'what is written to one is not in the other')
+  })
+}
 
 t.test('only what can leave holes says so', async t => {
   t.ok(openFile(t, join(folder(t, '/dev/shm'), 'store'), MIB).punches)

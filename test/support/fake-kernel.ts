@@ -139,6 +139,7 @@ export function fileSystem(methods: Partial<FileSystem>): FileSystem {
     open: refuse,
     release: refuse,
     read: refuse,
+    readLater: refuse,
     write: refuse,
     fallocate: refuse,
     lseek: refuse,

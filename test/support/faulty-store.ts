@@ -67,6 +67,7 @@ export class Faults {
 class FaultyStore implements Store {
   readonly path: string
   readonly punches: boolean
+  readonly copiesShare = false
   readonly #store: MemoryStore
   readonly #faults: Faults
   readonly #name: 'data' | 'metadata'
@@ -86,6 +87,17 @@ class FaultyStore implements Store {
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#call('read', 'read')
     this.#store.read(buffer, at, length, offset)
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    this.#call('readNow', 'read')
+    return this.#store.readNow(buffer, at, length, offset)
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    await null
+    this.#call('readLater', 'read')
+    await this.#store.readLater(buffer, at, length, offset)
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {

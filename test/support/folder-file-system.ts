@@ -103,6 +103,16 @@ export class FolderFileSystem implements FileSystem {
     return length
   }
 
+  async readLater(
+    ino: number,
+    offset: number,
+    size: number,
+    target: Buffer,
+    at: number,
+  ): Promise<number> {
+    return this.read(ino, offset, size, target, at)
+  }
+
   write(ino: number, offset: number, size: number, source: Buffer, at: number): number {
     const store = this.#store(ino)
     if (offset + size > store.size) store.grow(bytes(offset + size))

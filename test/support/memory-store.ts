@@ -14,7 +14,10 @@ const ZEROS = Buffer.alloc(PAGE)
 export class MemoryStore implements Store {
   readonly path: string
   readonly punches: boolean
+  readonly copiesShare = false
   size: Bytes
+  /** What `readNow` answers: false when nothing is to be had without waiting. */
+  inMemory = true
   onWrite: ((op: 'write' | 'punch' | 'sync', offset: number, length: number) => void) | undefined
   #image: Buffer
   /** The same buffer until the first write. */
@@ -45,6 +48,16 @@ export class MemoryStore implements Store {
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#range(offset, length)
     this.#image.copy(buffer, at, offset, offset + length)
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    if (this.inMemory) this.read(buffer, at, length, offset)
+    return this.inMemory
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    await new Promise(resolve => setImmediate(resolve))
+    this.read(buffer, at, length, offset)
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {

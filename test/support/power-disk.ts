@@ -232,6 +232,7 @@ export class PowerDisk {
 export class PowerStore implements Store {
   readonly path: string
   readonly punches = true
+  readonly copiesShare = false
   size: Bytes
   readonly #disk: PowerDisk
   readonly #file: BlockFile
@@ -259,6 +260,15 @@ export class PowerStore implements Store {
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#check(offset, length)
     this.image.bytes.copy(buffer, at, offset, offset + length)
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    this.read(buffer, at, length, offset)
+    return true
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    this.read(buffer, at, length, offset)
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {

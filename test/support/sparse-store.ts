@@ -12,6 +12,7 @@ const ZEROS = Buffer.alloc(PAGE)
 export class SparseStore implements Store {
   readonly path: string
   readonly punches = true
+  readonly copiesShare = false
   size: Bytes
   /** Calls of `read`. */
   reads = 0
@@ -34,6 +35,15 @@ export class SparseStore implements Store {
       this.#page(page).copy(buffer, at + done, skip, skip + part)
       done += part
     }
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    this.read(buffer, at, length, offset)
+    return true
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    this.read(buffer, at, length, offset)
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
