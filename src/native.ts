@@ -50,8 +50,8 @@ export interface Binding {
   /** Writes one reply. @returns 0 or the negative errno */
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number
   /** Calls `onReadable` from libuv's loop as long as `fd` is readable or broken. */
-  fuse_watch(fd: number, onReadable: () => void): Watch
-  fuse_unwatch(watch: Watch): void
+  poll_watch(fd: number, onReadable: () => void): Watch
+  poll_unwatch(watch: Watch): void
 
   /** mount(2). */
   mount_attach(source: string, target: string, type: string, flags: number, data: string): void

@@ -48,7 +48,7 @@ t.test('errors are those of node:fs: code, errno, syscall', async t => {
   t.throws(() => native.file_lock(-1, true), { ...badFd, syscall: 'fcntl' })
   t.throws(() => native.fuse_read(-1, Buffer.alloc(9), 9, 1, new Uint32Array(1), 1, 0), badFd)
   t.equal(native.fuse_write(-1, Buffer.alloc(1), 0, 1), -9)
-  t.throws(() => native.fuse_watch(-1, () => {}), { code: 'EBADF' })
+  t.throws(() => native.poll_watch(-1, () => {}), { code: 'EBADF' })
   t.throws(() => native.mount_attach('a', '/none', 'none', 0, ''), {
     code: 'ENOENT',
     syscall: 'mount',
@@ -96,8 +96,8 @@ t.test('a watch calls back while there is something to read, and microtasks run'
     closeSync(theirs)
   })
   const received: string[] = []
-  const watch = await new Promise<ReturnType<typeof native.fuse_watch>>(resolve => {
-    const handle = native.fuse_watch(ours, () => {
+  const watch = await new Promise<ReturnType<typeof native.poll_watch>>(resolve => {
+    const handle = native.poll_watch(ours, () => {
       const byte = Buffer.alloc(1)
       readSync(ours, byte)
       received.push(byte.toString())
@@ -109,8 +109,8 @@ t.test('a watch calls back while there is something to read, and microtasks run'
     writeSync(theirs, 'ab')
   })
   t.same(received, ['a', 'microtask of a', 'b', 'microtask of b'])
-  native.fuse_unwatch(watch)
-  native.fuse_unwatch(watch)
+  native.poll_unwatch(watch)
+  native.poll_unwatch(watch)
   writeSync(theirs, 'c')
   await new Promise(resolve => setImmediate(resolve))
   t.equal(received.length, 4)
@@ -127,15 +127,15 @@ t.test('a socket that sends no descriptor', async t => {
 
 t.test('a process can end at any stage of a watch, and keeps none that is forgotten', async t => {
   const stages = {
-    watching: `native.fuse_watch(pair[0], () => {}); process.exit()`,
-    'in the callback': `native.fuse_watch(pair[0], () => process.exit()); fs.writeSync(pair[1], 'a')`,
-    stopped: `native.fuse_unwatch(native.fuse_watch(pair[0], () => {}))`,
-    'stopped, exiting at once': `native.fuse_unwatch(native.fuse_watch(pair[0], () => {})); process.exit()`,
-    'stopped in the callback': `const w = native.fuse_watch(pair[0], () => native.fuse_unwatch(w)); fs.writeSync(pair[1], 'a')`,
+    watching: `native.poll_watch(pair[0], () => {}); process.exit()`,
+    'in the callback': `native.poll_watch(pair[0], () => process.exit()); fs.writeSync(pair[1], 'a')`,
+    stopped: `native.poll_unwatch(native.poll_watch(pair[0], () => {}))`,
+    'stopped, exiting at once': `native.poll_unwatch(native.poll_watch(pair[0], () => {})); process.exit()`,
+    'stopped in the callback': `const w = native.poll_watch(pair[0], () => native.poll_unwatch(w)); fs.writeSync(pair[1], 'a')`,
     'with fallocate under way': `native.file_allocate_async(1, 0, 0, 1).catch(() => {}); process.exit()`,
     'in a worker': `
       const { Worker } = require('node:worker_threads')
-      const body = "const native = require(process.argv[2]); native.fuse_watch(+process.argv[3], () => {}); require('node:worker_threads').parentPort.postMessage(1); setInterval(() => {}, 1e6)"
+      const body = "const native = require(process.argv[2]); native.poll_watch(+process.argv[3], () => {}); require('node:worker_threads').parentPort.postMessage(1); setInterval(() => {}, 1e6)"
       const worker = new Worker(body, { eval: true, argv: [${JSON.stringify(ADDON)}, pair[0]] })
       worker.once('message', () => worker.terminate())`,
   }
@@ -144,14 +144,14 @@ t.test('a process can end at any stage of a watch, and keeps none that is forgot
   }
   // A watch that is not collected would keep the process from ending.
   const collected = `
-    native.fuse_watch(pair[0], () => {})
+    native.poll_watch(pair[0], () => {})
     await turn()
     gc()
     console.log('collected')`
   t.equal(await script(collected, '--expose-gc'), 'collected')
   const thrown = `
     process.once('uncaughtException', err => { console.log(err.message); process.exit() })
-    native.fuse_watch(pair[0], () => { throw new Error('out of the callback') })
+    native.poll_watch(pair[0], () => { throw new Error('out of the callback') })
     fs.writeSync(pair[1], 'a')`
   t.equal(await script(thrown), 'out of the callback')
 })

@@ -47,11 +47,11 @@ export class KernelDevice implements FuseDevice {
   }
 
   watch(onReadable: () => void): void {
-    this.#watch ??= native.fuse_watch(this.#fd, onReadable)
+    this.#watch ??= native.poll_watch(this.#fd, onReadable)
   }
 
   unwatch(): void {
-    if (this.#watch !== null) native.fuse_unwatch(this.#watch)
+    if (this.#watch !== null) native.poll_unwatch(this.#watch)
     this.#watch = null
   }
 }

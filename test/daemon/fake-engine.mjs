@@ -46,7 +46,7 @@ if (start.behaviour === 'refuse') {
   process.exit(7)
 } else {
   // Watched for as long as the object is there.
-  globalThis.watch = native.fuse_watch(fuse, serve)
+  globalThis.watch = native.poll_watch(fuse, serve)
   if (start.negotiated !== null) await ready()
 }
 
