@@ -11,6 +11,10 @@ declare const watch: unique symbol
 /** A descriptor that is being watched. It ends when this is collected: hold on to it. */
 export type Watch = { readonly [watch]: true }
 
+declare const ring: unique symbol
+/** A ring. It ends when this and its ArrayBuffers are collected. */
+export type RingHandle = { readonly [ring]: true }
+
 export interface Binding {
   /** Fills `length` bytes of `buffer` at `at`. `EOF` when the file ends before. */
   file_read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
@@ -52,6 +56,37 @@ export interface Binding {
   /** Calls `onReadable` from libuv's loop as long as `fd` is readable or broken. */
   poll_watch(fd: number, onReadable: () => void): Watch
   poll_unwatch(watch: Watch): void
+
+  /**
+   * io_uring_setup(2), of this thread, closed on exec.
+   * @param flags 1: entries of 128 bytes instead of 64
+   * @param arenaSize bytes of memory at `arenaAddress`
+   */
+  ring_open(
+    entries: number,
+    flags: number,
+    arenaSize: number,
+  ): {
+    ring: RingHandle
+    /** Readable while there are completions. The ring's own. */
+    fd: number
+    sqEntries: number
+    cqEntries: number
+    sqes: ArrayBuffer
+    cqes: ArrayBuffer
+    arena: ArrayBuffer
+    arenaAddress: number
+  }
+  /**
+   * Publishes both indices, submits the entries up to `sqTail`, and sleeps until `wait` completions
+   * are there. When none is, looks for one for `spin` microseconds.
+   * @returns the completions' tail
+   */
+  ring_enter(ring: RingHandle, sqTail: number, cqHead: number, wait: number, spin: number): number
+  /** Frees the ring; its ArrayBuffers are empty afterwards. What reads into memory has completed. */
+  ring_close(ring: RingHandle): void
+  /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
+  buffer_address(buffer: Uint8Array): number
 
   /** mount(2). */
   mount_attach(source: string, target: string, type: string, flags: number, data: string): void
