@@ -57,7 +57,9 @@ export const spawnEngine: SpawnEngine = (start, fuseFd, lockFd) => {
   const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
   stdio[ENGINE_FD.fuse] = fuseFd
   stdio[ENGINE_FD.lock] = lockFd
-  const options = { stdio: [...stdio, 'ipc' as const], detached: true }
+  // So many cold reads are under way at a time where io_uring is not allowed.
+  const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
+  const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
   return spawn(process.execPath, [ENGINE_PROGRAM, JSON.stringify(start)], options)
 }
 

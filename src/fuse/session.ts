@@ -162,6 +162,8 @@ export class FuseSession {
   #batchSize = 1
   /** Where answers that come later are made. */
   readonly #desk = new Slots(SLOT_SIZE, 1)
+  /** READs that wait for a disk. */
+  #nrReadsLater = 0
   #ended = false
   #failed = false
 
@@ -228,7 +230,8 @@ export class FuseSession {
         batches++
       ) {
         if (this.#ended || this.#replies.held) return
-        const { microseconds } = spin
+        // A disk that answers is not seen while looking for requests.
+        const microseconds = this.#nrReadsLater > 0 ? 0 : spin.microseconds
         const count = this.#device.read(this.#slots, this.#batchSize, this.#lengths, microseconds)
         if (count === 0) {
           spin.sleeps()
@@ -290,6 +293,11 @@ export class FuseSession {
     }
     const own = new Slots(Math.ceil((PAYLOAD + size) / 8) * 8, 1)
     const read = this.#fs.readLater(ino, offset, size, own.buffer, PAYLOAD)
+    this.#nrReadsLater++
+    const ended = (): void => {
+      this.#nrReadsLater--
+    }
+    read.then(ended, ended)
     this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, own, 0)
   }
 

@@ -5,7 +5,6 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
-  read,
   type Stats,
   statfsSync,
   statSync,
@@ -21,6 +20,7 @@ import {
   whyNotTrusted,
 } from '../base/index.js'
 import { native } from '../native.js'
+import { ColdReads } from './cold-reads.js'
 import type { Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
@@ -37,7 +37,6 @@ const PAGE = 4096
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
 
 const fdatasyncLater = promisify(fdatasync)
-const readLater = promisify(read)
 const ZEROS = new Uint8Array(MIB)
 /** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
 const SCRATCH = new Uint8Array(MIB)
@@ -58,6 +57,7 @@ export class FileStore implements Store {
   /** What clears a range with a hole, and what with zeros: the first that the system supports. */
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
+  readonly #coldReads = new ColdReads()
   #size: Bytes
   /** Whether the file system says what is in memory; those that are memory do not. */
   #knowsWaits = true
@@ -145,12 +145,7 @@ export class FileStore implements Store {
   async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
     this.#checkRange('read', offset, length)
     try {
-      for (let done = 0; done < length; ) {
-        const part = length - done
-        const { bytesRead } = await readLater(this.fd, buffer, at + done, part, offset + done)
-        if (bytesRead === 0) throw Object.assign(new Error('end of file'), { code: 'EOF' })
-        done += bytesRead
-      }
+      await this.#coldReads.read(this.fd, buffer, at, length, offset)
     } catch (err) {
       throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
     }
@@ -253,6 +248,7 @@ export class FileStore implements Store {
 
   /** All that was begun with `readLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
+    this.#coldReads.close()
     closeSync(this.fd)
   }
 
