@@ -11,8 +11,18 @@ export interface Load {
   rw: 'randread' | 'randwrite' | 'read' | 'write'
   /** Bytes of a request. */
   blockSize: number
-  /** Requests under way at a time. */
+  /** Requests under way at a time, of each writer or reader. */
   queueDepth: number
+  /** Bytes left out after each request of a sequential load. */
+  skip?: number
+  /** fsync after every write. */
+  fsync?: boolean
+  /** Every block at most once: none comes from a cache that the load itself has filled. */
+  once?: boolean
+  /** Writers or readers, each a thread with an equal part of `range` for itself. Default: 1. */
+  jobs?: number
+  /** Where it stays. Default: the whole file. */
+  range?: { offset: number; size: number }
 }
 
 export const LOADS: readonly Load[] = [
@@ -63,7 +73,8 @@ export async function measure(
   seconds: number,
   signal: AbortSignal,
 ): Promise<number> {
-  const timed = ['--time_based', `--runtime=${seconds}`, '--norandommap']
+  const timed = ['--time_based', `--runtime=${seconds}`]
+  if (!load.once) timed.push('--norandommap')
   const job = await fio(file, load, timed, seconds, signal)
   const { iops, bw_bytes: bytesPerSecond } = load.rw.endsWith('read') ? job.read : job.write
   return unitOf(load) === 'IOPS' ? iops : bytesPerSecond / 1e6
@@ -89,11 +100,11 @@ async function fio(
   const args = [
     `--name=${load.name}`,
     `--filename=${file}`,
-    `--rw=${load.rw}`,
+    `--rw=${load.rw}${load.skip ? `:${load.skip}` : ''}`,
     `--bs=${load.blockSize}`,
     `--iodepth=${load.queueDepth}`,
     ...['--ioengine=libaio', '--direct=1', '--allow_file_create=0', '--fallocate=none'],
-    ...['--output-format=json', ...extra],
+    ...['--output-format=json', ...options(load), ...extra],
   ]
   const limit = AbortSignal.timeout(seconds * 1000 + GRACE_MS)
   try {
@@ -109,4 +120,14 @@ async function fio(
     const what = `fio ${load.name} on ${file}: ${limit.aborted ? 'hangs' : stderr || message}`
     throw stderr.startsWith('verify:') ? new WrongData(what) : new Error(what, { cause: err })
   }
+}
+
+/** What not every load has. */
+function options({ fsync, jobs = 1, range }: Load): string[] {
+  const args = fsync ? ['--fsync=1'] : []
+  if (range) {
+    const part = range.size / jobs
+    args.push(`--offset=${range.offset}`, `--size=${part}`, `--offset_increment=${part}`)
+  }
+  return jobs > 1 ? [...args, `--numjobs=${jobs}`, '--thread', '--group_reporting'] : args
 }
