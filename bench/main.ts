@@ -13,10 +13,11 @@ import { parseArgs, promisify } from 'node:util'
 import { GIB } from '../src/base/index.js'
 import { cpuModel, printGoals, printLines, printTable } from './report.js'
 import type { Cell, Place, Scenario, Settings } from './scenario.js'
+import { disk } from './scenarios/disk.js'
 import { throughput } from './scenarios/throughput.js'
 
 const exec = promisify(execFile)
-const SCENARIOS: readonly Scenario[] = [throughput]
+const SCENARIOS: readonly Scenario[] = [throughput, disk]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
   --rounds   how often each cell is measured (5)
@@ -62,7 +63,8 @@ function parseSettings(signal: AbortSignal): { settings: Settings; scenarios: Sc
 async function withPlace<T>(bytes: number, use: (place: Place) => Promise<T>): Promise<T> {
   if (freemem() < bytes) throw new Error(`needs ${bytes / GIB} GiB of free memory`)
   const memory = mkdtempSync(join(tmpdir(), 'thinfs-bench-memory-'))
-  const disk = mkdtempSync(join(tmpdir(), 'thinfs-bench-disk-'))
+  // Other than /tmp, it is hardly ever in memory.
+  const disk = mkdtempSync('/var/tmp/thinfs-bench-disk-')
   try {
     await exec('mount', ['-t', 'tmpfs', '-o', `size=${bytes},mode=0700`, 'thinfs-bench', memory])
     try {

@@ -249,6 +249,28 @@ export async function withLoop<T>(file: string, use: (device: string) => Promise
   }
 }
 
+/** What is measured without a server: a sparse file of `size` bytes on the host. */
+export function plainFile(folder: string, size: number): { name: string; file: string } {
+  return { name: 'plain', file: sparseFile(join(folder, 'plain'), size) }
+}
+
+/** Drops what the host caches of a file, once it is on the disk. */
+export async function dropCache(file: string): Promise<void> {
+  // GNU dd does that, with posix_fadvise, for all of a file of which it copies nothing.
+  await exec('dd', [
+    `of=${file}`,
+    'oflag=nocache',
+    'conv=notrunc,fdatasync',
+    'count=0',
+    'status=none',
+  ])
+}
+
+/** Reads all of a file, so that the page cache of whoever has its data has it. */
+export async function readAll(file: string): Promise<void> {
+  await exec('dd', [`if=${file}`, 'of=/dev/null', 'bs=1M', 'iflag=direct', 'status=none'])
+}
+
 /** Makes a file of `size` bytes that takes no space. @returns its path */
 export function sparseFile(path: string, size: number): string {
   writeFileSync(path, '')
