@@ -11,16 +11,16 @@ export interface Load {
   rw: 'randread' | 'randwrite' | 'read' | 'write'
   /** Bytes of a request. */
   blockSize: number
-  /** Requests under way at a time, of each writer or reader. */
+  /** Requests under way at a time, of each file. */
   queueDepth: number
+  /** Whether past the caller's page cache. Default: true. */
+  direct?: boolean
   /** Bytes left out after each request of a sequential load. */
   skip?: number
   /** fsync after every write. */
   fsync?: boolean
   /** Every block at most once: none comes from a cache that the load itself has filled. */
   once?: boolean
-  /** Writers or readers, each a thread with an equal part of `range` for itself. Default: 1. */
-  jobs?: number
   /** Where it stays. Default: the whole file. */
   range?: { offset: number; size: number }
 }
@@ -43,11 +43,13 @@ export function unitOf(load: Load): 'IOPS' | 'MB/s' {
 export class WrongData extends Error {}
 
 /**
- * Writes all of the file, one request at a time, and reads it back.
+ * Writes all of the file, or its first `size` bytes, one request at a time, reads it back, and has it
+ * on the disk.
  * @throws WrongData
  */
-export async function fill(file: string, signal: AbortSignal): Promise<void> {
-  await verify(file, { name: 'fill', rw: 'write', blockSize: MIB, queueDepth: 1 }, [], signal)
+export async function fill(file: string, signal: AbortSignal, size?: number): Promise<void> {
+  const load: Load = { name: 'fill', rw: 'write', blockSize: MIB, queueDepth: 1 }
+  await verify(file, size === undefined ? load : { ...load, range: { offset: 0, size } }, signal)
 }
 
 /**
@@ -56,26 +58,33 @@ export async function fill(file: string, signal: AbortSignal): Promise<void> {
  */
 export async function verifyConcurrent(file: string, signal: AbortSignal): Promise<void> {
   for (const blockSize of [4 * KIB, 64 * KIB, MIB]) {
-    const load: Load = { name: 'verify', rw: 'randwrite', blockSize, queueDepth: 16 }
-    await verify(file, load, ['--size=64m'], signal)
+    const range = { offset: 0, size: 64 * MIB }
+    await verify(
+      file,
+      { name: 'verify', rw: 'randwrite', blockSize, queueDepth: 16, range },
+      signal,
+    )
   }
 }
 
-async function verify(file: string, load: Load, extra: string[], signal: AbortSignal) {
-  const checks = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0']
-  await fio(file, load, [...checks, ...extra], 0, signal)
+async function verify(file: string, load: Load, signal: AbortSignal): Promise<void> {
+  const checks = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--end_fsync=1']
+  await fio([file], load, checks, 0, signal)
 }
 
-/** Runs a load. Returns its rate, in `unitOf(load)`. */
+/**
+ * Runs a load on a file, or on several at once, each by a thread of its own.
+ * @returns its rate, of all files together, in `unitOf(load)`
+ */
 export async function measure(
-  file: string,
+  files: string | readonly string[],
   load: Load,
   seconds: number,
   signal: AbortSignal,
 ): Promise<number> {
   const timed = ['--time_based', `--runtime=${seconds}`]
   if (!load.once) timed.push('--norandommap')
-  const job = await fio(file, load, timed, seconds, signal)
+  const job = await fio([files].flat(), load, timed, seconds, signal)
   const { iops, bw_bytes: bytesPerSecond } = load.rw.endsWith('read') ? job.read : job.write
   return unitOf(load) === 'IOPS' ? iops : bytesPerSecond / 1e6
 }
@@ -91,20 +100,25 @@ interface JobResult {
 }
 
 async function fio(
-  file: string,
+  files: readonly string[],
   load: Load,
   extra: string[],
   seconds: number,
   signal: AbortSignal,
 ): Promise<JobResult> {
+  const { rw, skip = 0, blockSize, queueDepth, direct = true, fsync, range } = load
   const args = [
-    `--name=${load.name}`,
-    `--filename=${file}`,
-    `--rw=${load.rw}${load.skip ? `:${load.skip}` : ''}`,
-    `--bs=${load.blockSize}`,
-    `--iodepth=${load.queueDepth}`,
-    ...['--ioengine=libaio', '--direct=1', '--allow_file_create=0', '--fallocate=none'],
-    ...['--output-format=json', ...options(load), ...extra],
+    `--rw=${rw}${skip > 0 ? `:${skip}` : ''}`,
+    `--bs=${blockSize}`,
+    `--iodepth=${queueDepth}`,
+    `--direct=${Number(direct)}`,
+    // libaio waits within the submission for what goes through the page cache.
+    `--ioengine=${direct ? 'libaio' : 'psync'}`,
+    ...(fsync ? ['--fsync=1'] : []),
+    ...(range ? [`--offset=${range.offset}`, `--size=${range.size}`] : []),
+    ...['--thread', '--group_reporting', '--allow_file_create=0', '--fallocate=none'],
+    ...['--output-format=json', ...extra],
+    ...files.flatMap(file => [`--name=${load.name}`, `--filename=${file}`]),
   ]
   const limit = AbortSignal.timeout(seconds * 1000 + GRACE_MS)
   try {
@@ -117,17 +131,7 @@ async function fio(
   } catch (err) {
     signal.throwIfAborted()
     const { stderr = '', message } = err as { stderr?: string; message: string }
-    const what = `fio ${load.name} on ${file}: ${limit.aborted ? 'hangs' : stderr || message}`
+    const what = `fio ${load.name} on ${files[0]}: ${limit.aborted ? 'hangs' : stderr || message}`
     throw stderr.startsWith('verify:') ? new WrongData(what) : new Error(what, { cause: err })
   }
-}
-
-/** What not every load has. */
-function options({ fsync, jobs = 1, range }: Load): string[] {
-  const args = fsync ? ['--fsync=1'] : []
-  if (range) {
-    const part = range.size / jobs
-    args.push(`--offset=${range.offset}`, `--size=${part}`, `--offset_increment=${part}`)
-  }
-  return jobs > 1 ? [...args, `--numjobs=${jobs}`, '--thread', '--group_reporting'] : args
 }

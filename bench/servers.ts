@@ -99,22 +99,25 @@ export interface ThinfsOptions {
   name?: string
   /** Of a data block. */
   blockSize?: string
+  /** More volumes beside it: bytes by name. */
+  volumes?: Record<string, number>
   /** Bytes that the pool can hold. Default: twice the volume. */
   dataSize?: number
   /** Of `thinfs mount`. */
   mount?: string[]
 }
 
-/** thinfs with one volume of `size` bytes, which is called `volume`. */
+/** thinfs with a volume of `size` bytes, which is called `volume`. */
 export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
   const { name = 'thinfs', blockSize, dataSize = 2 * size, mount = [] } = options
+  const volumes = Object.entries({ volume: size, ...options.volumes })
   return {
     name,
     async prepare(folder) {
       const pool = makeFolder(folder, 'pool')
       const blocks = blockSize ? ['--block-size', blockSize] : []
-      const volume = ['--volume', `volume=${size}`]
-      await runThinfs('init', pool, '--data-size', String(dataSize), ...blocks, ...volume)
+      const named = volumes.flatMap(([volume, bytes]) => ['--volume', `${volume}=${bytes}`])
+      await runThinfs('init', pool, '--data-size', String(dataSize), ...blocks, ...named)
       const mountPoint = makeFolder(folder, 'mount')
       const command = [...THINFS, 'mount', '--foreground', ...mount, pool, mountPoint]
       return { command, mountPoint, file: join(mountPoint, 'volume') }
@@ -250,9 +253,10 @@ export async function withLoop<T>(file: string, use: (device: string) => Promise
 }
 
 /** What is measured without a server: a sparse file of `size` bytes on the host. */
-export function plainFile(folder: string, size: number): { name: string; file: string } {
-  return { name: 'plain', file: sparseFile(join(folder, 'plain'), size) }
-}
+export const plainFile = (folder: string, size: number): { name: string; file: string } => ({
+  name: 'plain',
+  file: sparseFile(join(folder, 'plain'), size),
+})
 
 /** Drops what the host caches of a file, once it is on the disk. */
 export async function dropCache(file: string): Promise<void> {

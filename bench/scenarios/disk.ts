@@ -1,4 +1,4 @@
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { GIB, KIB } from '../../src/base/index.js'
 import { fill, type Load, measure } from '../fio.js'
@@ -10,15 +10,7 @@ import {
   type Scenario,
   type Settings,
 } from '../scenario.js'
-import {
-  dropCache,
-  plainFile,
-  readAll,
-  runThinfs,
-  type Server,
-  thinfs,
-  withServers,
-} from '../servers.js'
+import { dropCache, plainFile, readAll, type Server, thinfs, withServers } from '../servers.js'
 
 /** More than is read within a round, so that every block is read from the disk. */
 const SIZE = 2 * GIB
@@ -44,7 +36,7 @@ export const disk: Scenario = {
   about: "cold reads from this machine's disk, and what others notice of them",
   memory: 0,
   run({ disk: folder }: Place, settings: Settings) {
-    const contender = thinfs(SIZE, { dataSize: SIZE + 2 * CACHED_SIZE })
+    const contender = thinfs(SIZE, { volumes: { cached: CACHED_SIZE } })
     return withServers([contender], folder, settings.signal, async ([server]) => {
       await fill(server!.file, settings.signal)
       const cells: Cell[] = []
@@ -84,8 +76,7 @@ async function besideCold(
   const name = 'disk/cached-randread-qd1'
   if (!settings.wants(name)) return null
   const { signal, seconds } = settings
-  const cached = join(server.file, '..', 'cached')
-  await runThinfs('create', join(server.folder, 'pool'), 'cached', '--size', String(CACHED_SIZE))
+  const cached = join(dirname(server.file), 'cached')
   await fill(cached, signal)
   const contenders = [{ name: 'alone' }, { name: 'thinfs' }]
   const samples = await paired(contenders, settings, async ({ name }) => {
