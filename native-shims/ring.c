@@ -6,6 +6,7 @@
 #include <linux/io_uring.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -19,11 +20,11 @@ enum { SQES, CQES, ARENA, NR_BUFFERS };
  * `holders` counts them, and the last one to be collected frees everything that ring_close() has not.
  */
 typedef struct {
-  int fd, holders;
+  int fd, event, holders;
   bool open;
   char *rings, *sqes, *arena;
   size_t rings_size, sqes_size, arena_size;
-  uint32_t *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail;
+  uint32_t *sq_head, *sq_tail, *sq_flags, *cq_head, *cq_tail, *cq_flags;
   uint32_t sq_entries, cq_entries;
   char *cqes;
   napi_ref buffers[NR_BUFFERS];
@@ -43,6 +44,7 @@ static void ring_end(ring *self, bool arena_is_free) {
   if (!self->open) return;
   self->open = false;
   close(self->fd);
+  if (self->event >= 0) close(self->event);
   if (self->sqes != NULL) munmap(self->sqes, self->sqes_size);
   if (self->rings != NULL) munmap(self->rings, self->rings_size);
   if (self->arena != NULL && arena_is_free) munmap(self->arena, self->arena_size);
@@ -73,7 +75,7 @@ static int ring_make(ring *self, uint32_t entries, int flags) {
       0,
   };
   struct io_uring_params params;
-  self->fd = -1;
+  self->fd = self->event = -1;
   for (size_t i = 0; i < sizeof wanted / sizeof *wanted && self->fd < 0; i++) {
     memset(&params, 0, sizeof params);
     params.flags = wanted[i] | (flags & RING_BIG_ENTRIES ? IORING_SETUP_SQE128 : 0);
@@ -82,6 +84,11 @@ static int ring_make(ring *self, uint32_t entries, int flags) {
   }
   if (self->fd < 0) return errno;
   self->open = true;
+  /* The ring can be polled itself, but who polls it is not told of deferred task work. */
+  self->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (self->event < 0 ||
+      syscall(SYS_io_uring_register, self->fd, IORING_REGISTER_EVENTFD, &self->event, 1) < 0)
+    return errno;
   if (!(params.features & IORING_FEAT_SINGLE_MMAP)) return ENOSYS;
   size_t sq_size = params.sq_off.array + params.sq_entries * sizeof(uint32_t);
   size_t cq_size = params.cq_off.cqes + params.cq_entries * sizeof(struct io_uring_cqe);
@@ -95,6 +102,7 @@ static int ring_make(ring *self, uint32_t entries, int flags) {
   self->sq_flags = (uint32_t *)(self->rings + params.sq_off.flags);
   self->cq_head = (uint32_t *)(self->rings + params.cq_off.head);
   self->cq_tail = (uint32_t *)(self->rings + params.cq_off.tail);
+  self->cq_flags = (uint32_t *)(self->rings + params.cq_off.flags);
   self->cqes = self->rings + params.cq_off.cqes;
   self->sq_entries = params.sq_entries;
   self->cq_entries = params.cq_entries;
@@ -160,7 +168,7 @@ static napi_value ring_open(napi_env env, napi_callback_info info) {
   }
   if (napi_create_object(env, &object) != napi_ok ||
       napi_set_named_property(env, object, "ring", external) != napi_ok ||
-      !set_number(env, object, "fd", self->fd) ||
+      !set_number(env, object, "fd", self->event) ||
       !set_number(env, object, "sqEntries", self->sq_entries) ||
       !set_number(env, object, "cqEntries", self->cq_entries) ||
       !set_number(env, object, "arenaAddress", (double)(uintptr_t)self->arena) ||
@@ -190,7 +198,8 @@ static int64_t now_ns(void) {
 /*
  * ring_enter(ring, sqTail, cqHead, wait, spin): publishes both indices, submits all entries up to
  * `sqTail`, and sleeps until `wait` completions are there. When none is, looks for one for `spin`
- * microseconds. Returns the completions' tail. Throws what is wrong with the ring, not with an entry.
+ * microseconds. Returns the completions' tail; the ring's descriptor tells of those that come later.
+ * Throws what is wrong with the ring, not with an entry.
  */
 static napi_value ring_enter(napi_env env, napi_callback_info info) {
   napi_value arguments[5];
@@ -205,25 +214,53 @@ static napi_value ring_enter(napi_env env, napi_callback_info info) {
   uint32_t cq_head = (uint32_t)head, tail;
   __atomic_store_n(self->cq_head, cq_head, __ATOMIC_RELEASE);
   __atomic_store_n(self->sq_tail, (uint32_t)sq_tail, __ATOMIC_RELEASE);
+  __atomic_store_n(self->cq_flags, IORING_CQ_EVENTFD_DISABLED, __ATOMIC_SEQ_CST);
   int64_t deadline = 0;
-  for (;;) {
+  int error = 0;
+  while (error == 0) {
     uint32_t submit = (uint32_t)sq_tail - __atomic_load_n(self->sq_head, __ATOMIC_ACQUIRE);
+    uint32_t flags = __atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST);
     tail = __atomic_load_n(self->cq_tail, __ATOMIC_ACQUIRE);
     uint32_t missing = tail - cq_head >= (uint64_t)wait ? 0 : (uint32_t)wait;
-    uint32_t work = __atomic_load_n(self->sq_flags, __ATOMIC_ACQUIRE) &
-                    (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
-    if (submit > 0 || missing > 0 || work != 0) {
+    if (submit > 0 || missing > 0 || (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {
       /* EAGAIN: no memory at the moment. */
-      if (enter(self, submit, missing) < 0 && errno != EINTR && errno != EAGAIN)
-        return thinfs_throw(env, errno, "io_uring_enter");
+      if (enter(self, submit, missing) < 0 && errno != EINTR && errno != EAGAIN) error = errno;
       continue;
     }
-    if (tail != cq_head || spin <= 0) break;
-    int64_t now = now_ns();
-    if (deadline == 0) deadline = now + spin * 1000;
-    if (now >= deadline) break;
+    if (tail == cq_head && spin > 0) {
+      int64_t now = now_ns();
+      if (deadline == 0) deadline = now + spin * 1000;
+      if (now < deadline) continue;
+    }
+    /* Once more when events are on again: what came before made none. */
+    if (__atomic_exchange_n(self->cq_flags, 0, __ATOMIC_SEQ_CST) == 0) break;
   }
+  if (error != 0) return thinfs_throw(env, error, "io_uring_enter");
   return thinfs_number(env, tail);
+}
+
+/* ring_signal(ring): makes the ring's descriptor readable. */
+static napi_value ring_signal(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  ring *self;
+  if (!thinfs_arguments(env, info, 1, arguments) ||
+      (self = ring_argument(env, arguments[0])) == NULL || !self->open)
+    return NULL;
+  /* It cannot fail but by being readable already. */
+  (void)!eventfd_write(self->event, 1);
+  return NULL;
+}
+
+/* ring_calm(ring): the ring's descriptor is readable no more, until something completes. */
+static napi_value ring_calm(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  eventfd_t count;
+  ring *self;
+  if (!thinfs_arguments(env, info, 1, arguments) ||
+      (self = ring_argument(env, arguments[0])) == NULL || !self->open)
+    return NULL;
+  (void)!eventfd_read(self->event, &count);
+  return NULL;
 }
 
 /*
@@ -263,6 +300,8 @@ bool thinfs_ring_exports(napi_env env, napi_value exports) {
   static const thinfs_export functions[] = {
       {"ring_open", ring_open},
       {"ring_enter", ring_enter},
+      {"ring_signal", ring_signal},
+      {"ring_calm", ring_calm},
       {"ring_close", ring_close},
       {"buffer_address", buffer_address},
   };

@@ -68,7 +68,7 @@ export interface Binding {
     arenaSize: number,
   ): {
     ring: RingHandle
-    /** Readable while there are completions. The ring's own. */
+    /** Readable once something has completed outside of `ring_enter`, until `ring_calm`. The ring's. */
     fd: number
     sqEntries: number
     cqEntries: number
@@ -83,6 +83,10 @@ export interface Binding {
    * @returns the completions' tail
    */
   ring_enter(ring: RingHandle, sqTail: number, cqHead: number, wait: number, spin: number): number
+  /** Makes the ring's `fd` readable. */
+  ring_signal(ring: RingHandle): void
+  /** Makes the ring's `fd` not readable, until something completes. */
+  ring_calm(ring: RingHandle): void
   /** Frees the ring; its ArrayBuffers are empty afterwards. What reads into memory has completed. */
   ring_close(ring: RingHandle): void
   /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */

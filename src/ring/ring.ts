@@ -106,12 +106,18 @@ export class Ring {
     return at + COMMAND
   }
 
+  /** Submits what was pushed. @returns how many completions wait; the watch tells of them, too */
+  submit(): number {
+    const count = this.#enter(0, 0)
+    if (count > 0 && this.#watch !== null) native.ring_signal(this.#handle)
+    return count
+  }
+
   /**
-   * Submits what was pushed. Does not sleep, but when nothing has completed looks for a completion
-   * for `spin` microseconds.
-   * @returns how many completions wait for `take`
+   * As `submit`, for who takes what there is: the watch does not tell of that any more. When nothing
+   * has completed, looks for a completion for `spin` microseconds.
    */
-  submit(spin = 0): number {
+  poll(spin: number): number {
     return this.#enter(0, spin)
   }
 
@@ -121,9 +127,9 @@ export class Ring {
     return this.#enter(count, 0)
   }
 
-  /** Hands all completions that wait to `onCompletion`, which may push and submit. */
-  take(onCompletion: (tag: number, result: number) => void): void {
-    while (this.#cqHead !== this.#cqTail) {
+  /** Hands completions that wait, at most `most`, to `onCompletion`, which may push and submit. */
+  take(onCompletion: (tag: number, result: number) => void, most = Number.POSITIVE_INFINITY): void {
+    for (let taken = 0; taken < most && this.#cqHead !== this.#cqTail; taken++) {
       const at = (this.#cqHead & (this.#cqEntries - 1)) * CQE_WORDS
       const kind = this.#cqes[at + CQE_TAG + 1]
       const tag = this.#cqes[at + CQE_TAG]! >>> 0
@@ -134,9 +140,14 @@ export class Ring {
     }
   }
 
-  /** Calls `onCompletions` from the event loop again and again while completions can be had. */
+  /** Calls `onCompletions` from the event loop when there are completions that `poll` did not tell of. */
   watch(onCompletions: () => void): void {
-    this.#watch ??= native.poll_watch(this.#fd, onCompletions)
+    this.#watch ??= native.poll_watch(this.#fd, () => {
+      native.ring_calm(this.#handle)
+      onCompletions()
+    })
+    // What came before may have been told of to nobody.
+    native.ring_signal(this.#handle)
   }
 
   unwatch(): void {
