@@ -7,7 +7,7 @@
  * Here, and only here, errors become errnos.
  */
 import { constants } from 'node:os'
-import { assert, ThinfsError } from '../base/index.js'
+import { assert, KIB, ThinfsError } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   CREATE_IN,
@@ -77,6 +77,9 @@ const SLOT_SIZE = MAX_IO + 4096
 /** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
 const MAX_BATCHES_PER_TURN = 64
+/** READs that wait are answered from slots of their own, and so many of those that hold so much are kept. */
+const SPARE_IO = 128 * KIB
+const MAX_SPARE = 64
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
@@ -164,6 +167,8 @@ export class FuseSession {
   readonly #desk = new Slots(SLOT_SIZE, 1)
   /** READs that wait for a disk. */
   #nrReadsLater = 0
+  /** Slots for them, of SPARE_IO bytes. */
+  readonly #spare: Slots[] = []
   #ended = false
   #failed = false
 
@@ -291,14 +296,14 @@ export class FuseSession {
       this.#reply(base, got)
       return
     }
-    const own = new Slots(Math.ceil((PAYLOAD + size) / 8) * 8, 1)
-    const read = this.#fs.readLater(ino, offset, size, own.buffer, PAYLOAD)
+    const own = (size <= SPARE_IO && this.#spare.pop()) || coldSlot(size)
     this.#nrReadsLater++
     const ended = (): void => {
       this.#nrReadsLater--
+      if (size <= SPARE_IO && this.#spare.length < MAX_SPARE) this.#spare.push(own)
     }
-    read.then(ended, ended)
-    this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, own, 0)
+    const read = this.#fs.readLater(ino, offset, size, own.buffer, PAYLOAD)
+    void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, own, 0).then(ended)
   }
 
   #write(base: number, length: number, ino: number): void {
@@ -514,13 +519,16 @@ export class FuseSession {
 
   #answer<T>(opcode: number, base: number, ino: number, value: Later<T>, encode: Encode<T>): void {
     if (value instanceof Promise) {
-      this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
+      void this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
     } else {
       this.#reply(base, encode(this.#slots, base, value))
     }
   }
 
-  /** Answers when `promise` has ended, with a reply made in the slot of `place` at byte `at`. */
+  /**
+   * Answers when `promise` has ended, with a reply made in the slot of `place` at byte `at`.
+   * @returns a promise that never fails: when the slot is free again
+   */
   #answerLater<T>(
     opcode: number,
     base: number,
@@ -529,7 +537,7 @@ export class FuseSession {
     encode: Encode<T>,
     place: Slots,
     at: number,
-  ): void {
+  ): Promise<void> {
     const low = this.#slots.u32(base + IN_HEADER.at.unique)
     const high = this.#slots.u32(base + IN_HEADER.at.unique + 4)
     const reply = (length: number, errno: number): void => {
@@ -538,11 +546,13 @@ export class FuseSession {
       place.setU32(at + OUT_HEADER.at.unique + 4, high)
       this.#replies.replyLater(place, at, length, errno)
     }
-    promise
-      .then(value => reply(encode(place, at, value), 0))
-      // What cannot be encoded is the file system's error too.
-      .catch(err => reply(0, this.#errno(opcode, ino, err)))
-      .catch(bug => this.#fail(bug))
+    return (
+      promise
+        .then(value => reply(encode(place, at, value), 0))
+        // What cannot be encoded is the file system's error too.
+        .catch(err => reply(0, this.#errno(opcode, ino, err)))
+        .catch(bug => this.#fail(bug))
+    )
   }
 
   /** The errno to answer an error with. Throws the error when it is a bug. */
@@ -568,6 +578,11 @@ export class FuseSession {
     this.close()
     this.#options.onFatal(err)
   }
+}
+
+/** A slot of its own for a READ. */
+function coldSlot(size: number): Slots {
+  return new Slots(Math.ceil((PAYLOAD + Math.max(size, SPARE_IO)) / 8) * 8, 1)
 }
 
 function attributeChange(slots: Slots, at: number): AttributeChange {

@@ -93,22 +93,12 @@ export class ThinDevice {
   }
 
   /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
-  async readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
+  readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
     this.#pool.mustBeReadable()
     const end = offset + size
-    const reads: Promise<void>[] = []
-    while (offset < end) {
-      const next = this.#findRun(offset, end)
-      const length = next - offset
-      if (runBegin < 0) buffer.fill(0, at, at + length)
-      else reads.push(this.#readLater(buffer, at, length, runBegin))
-      at += length
-      offset = next
-    }
-    // All of them have ended when this does: the buffer is the caller's again.
-    for (const ended of await Promise.allSettled(reads)) {
-      if (ended.status === 'rejected') throw ended.reason
-    }
+    const next = this.#findRun(offset, end)
+    if (next === end && runBegin >= 0) return this.#readLater(buffer, at, size, runBegin)
+    return this.#readRuns(offset, end, buffer, at)
   }
 
   /**
@@ -540,6 +530,22 @@ export class ThinDevice {
       return this.#pool.data.readNow(buffer, at, length, offset as Bytes)
     } catch (err) {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
+    }
+  }
+
+  async #readRuns(offset: number, end: number, buffer: Uint8Array, at: number): Promise<void> {
+    const reads: Promise<void>[] = []
+    while (offset < end) {
+      const next = this.#findRun(offset, end)
+      const length = next - offset
+      if (runBegin < 0) buffer.fill(0, at, at + length)
+      else reads.push(this.#readLater(buffer, at, length, runBegin))
+      at += length
+      offset = next
+    }
+    // All of them have ended when this does: the buffer is the caller's again.
+    for (const ended of await Promise.allSettled(reads)) {
+      if (ended.status === 'rejected') throw ended.reason
     }
   }
 

@@ -27,6 +27,7 @@ export class ColdReads {
   #ring: Ring | null | undefined
   readonly #waiting = new Map<number, Waiting>()
   #nextTag = 0
+  #submitQueued = false
 
   /**
    * Fills `length` bytes of `buffer` at `at` from byte `offset` of a file.
@@ -67,7 +68,7 @@ export class ColdReads {
         this.#nextTag = (tag + 1) >>> 0
         this.#waiting.set(tag, { buffer, resolve })
         ring.read(fd, offset, address, length, tag)
-        ring.submit()
+        this.#submitSoon(ring)
       })
       if (result >= 0) return result
       if (result !== -EAGAIN && result !== -EINTR) {
@@ -76,6 +77,16 @@ export class ColdReads {
       }
     }
     return (await readOnThread(fd, buffer, at, length, offset)).bytesRead
+  }
+
+  /** What is asked for in one turn of the event loop goes to the disk together. */
+  #submitSoon(ring: Ring): void {
+    if (this.#submitQueued) return
+    this.#submitQueued = true
+    queueMicrotask(() => {
+      this.#submitQueued = false
+      ring.submit()
+    })
   }
 
   #open(): Ring | null {
