@@ -26,6 +26,8 @@ interface Plan {
   mountPoint: string
   /** The volume, in the mount or the mount itself. */
   file: string
+  /** Added to the environment. */
+  env?: NodeJS.ProcessEnv
 }
 
 /** A kind of server, under the name that it has in the results. */
@@ -105,11 +107,13 @@ export interface ThinfsOptions {
   dataSize?: number
   /** Of `thinfs mount`. */
   mount?: string[]
+  /** Added to the environment of daemon and engine. */
+  env?: NodeJS.ProcessEnv
 }
 
 /** thinfs with a volume of `size` bytes, which is called `volume`. */
 export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
-  const { name = 'thinfs', blockSize, dataSize = 2 * size, mount = [] } = options
+  const { name = 'thinfs', blockSize, dataSize = 2 * size, mount = [], env = {} } = options
   const volumes = Object.entries({ volume: size, ...options.volumes })
   return {
     name,
@@ -120,7 +124,7 @@ export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
       await runThinfs('init', pool, '--data-size', String(dataSize), ...blocks, ...named)
       const mountPoint = makeFolder(folder, 'mount')
       const command = [...THINFS, 'mount', '--foreground', ...mount, pool, mountPoint]
-      return { command, mountPoint, file: join(mountPoint, 'volume') }
+      return { command, mountPoint, file: join(mountPoint, 'volume'), env }
     },
   }
 }
@@ -165,7 +169,11 @@ export class Server {
     this.#log = join(folder, 'log')
     const [program, ...args] = plan.command
     const output = openSync(this.#log, 'w')
-    this.#process = spawn(program!, args, { stdio: ['ignore', output, output], detached: true })
+    this.#process = spawn(program!, args, {
+      stdio: ['ignore', output, output],
+      detached: true,
+      env: { ...process.env, ...plan.env },
+    })
     closeSync(output)
     this.#process.on('error', err => writeFileSync(this.#log, String(err), { flag: 'a' }))
   }
