@@ -13,12 +13,14 @@ import { parseArgs, promisify } from 'node:util'
 import { GIB } from '../src/base/index.js'
 import { cpuModel, printGoals, printLines, printTable } from './report.js'
 import type { Cell, Place, Scenario, Settings } from './scenario.js'
+import { cost } from './scenarios/cost.js'
 import { disk } from './scenarios/disk.js'
 import { fsync } from './scenarios/fsync.js'
+import { mkfs } from './scenarios/mkfs.js'
 import { throughput } from './scenarios/throughput.js'
 
 const exec = promisify(execFile)
-const SCENARIOS: readonly Scenario[] = [throughput, fsync, disk]
+const SCENARIOS: readonly Scenario[] = [throughput, mkfs, fsync, disk, cost]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
   --rounds   how often each cell is measured (5)
