@@ -18,9 +18,10 @@ import { disk } from './scenarios/disk.js'
 import { fsync } from './scenarios/fsync.js'
 import { mkfs } from './scenarios/mkfs.js'
 import { throughput } from './scenarios/throughput.js'
+import { tree } from './scenarios/tree.js'
 
 const exec = promisify(execFile)
-const SCENARIOS: readonly Scenario[] = [throughput, mkfs, fsync, disk, cost]
+const SCENARIOS: readonly Scenario[] = [throughput, mkfs, tree, fsync, disk, cost]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
   --rounds   how often each cell is measured (5)
