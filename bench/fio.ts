@@ -1,5 +1,8 @@
 /** fio: the loads, and one run of them on a file. */
 import { execFile } from 'node:child_process'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { KIB, MIB } from '../src/base/index.js'
 
@@ -84,8 +87,38 @@ export async function measure(
 ): Promise<number> {
   const timed = ['--time_based', `--runtime=${seconds}`]
   if (!load.once) timed.push('--norandommap')
-  const job = await fio([files].flat(), load, timed, seconds, signal)
-  const { iops, bw_bytes: bytesPerSecond } = load.rw.endsWith('read') ? job.read : job.write
+  return rateOf(load, await fio([files].flat(), load, timed, seconds, signal))
+}
+
+/**
+ * Runs a load to its end, each byte once. Returns its rate, in `unitOf(load)`.
+ * @param offsets where the requests go, in this order; left out: everywhere
+ */
+export async function measureOnce(
+  file: string,
+  load: Load,
+  signal: AbortSignal,
+  offsets?: readonly number[],
+): Promise<number> {
+  if (!offsets) return rateOf(load, await fio([file], load, [], 0, signal))
+  const folder = mkdtempSync(join(tmpdir(), 'thinfs-bench-fio-'))
+  try {
+    const direction = load.rw.replace('rand', '')
+    const log = join(folder, 'log')
+    const requests = offsets.map(offset => `it ${direction} ${offset} ${load.blockSize}`)
+    writeFileSync(
+      log,
+      ['fio version 2 iolog', 'it add', 'it open', ...requests, 'it close\n'].join('\n'),
+    )
+    const replay = [`--read_iolog=${log}`, `--replay_redirect=${file}`]
+    return rateOf(load, await fio([file], load, replay, 0, signal))
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+function rateOf(load: Load, { read, write }: JobResult): number {
+  const { iops, bw_bytes: bytesPerSecond } = load.rw.endsWith('read') ? read : write
   return unitOf(load) === 'IOPS' ? iops : bytesPerSecond / 1e6
 }
 

@@ -14,14 +14,31 @@ import { GIB } from '../src/base/index.js'
 import { cpuModel, printGoals, printLines, printTable } from './report.js'
 import type { Cell, Place, Scenario, Settings } from './scenario.js'
 import { cost } from './scenarios/cost.js'
+import { depth } from './scenarios/depth.js'
 import { disk } from './scenarios/disk.js'
 import { fsync } from './scenarios/fsync.js'
+import { loop } from './scenarios/loop.js'
 import { mkfs } from './scenarios/mkfs.js'
+import { provision } from './scenarios/provision.js'
+import { snapshot } from './scenarios/snapshot.js'
 import { throughput } from './scenarios/throughput.js'
 import { tree } from './scenarios/tree.js'
+import { workingSet } from './scenarios/working-set.js'
 
 const exec = promisify(execFile)
-const SCENARIOS: readonly Scenario[] = [throughput, mkfs, tree, fsync, disk, cost]
+const SCENARIOS: readonly Scenario[] = [
+  throughput,
+  loop,
+  provision,
+  snapshot,
+  mkfs,
+  tree,
+  fsync,
+  depth,
+  workingSet,
+  disk,
+  cost,
+]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
   --rounds   how often each cell is measured (5)

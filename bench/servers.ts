@@ -3,8 +3,16 @@
  * folder of its own. All of them run in the foreground, in a process group that is ours to end.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
-import { closeSync, mkdirSync, openSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import {
+  closeSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { basename, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
@@ -14,13 +22,13 @@ const pathInRepository = (path: string): string =>
   fileURLToPath(new URL(`../${path}`, import.meta.url))
 
 /** What limit-spin looks for the next request before it sleeps: as long as thinfs at most. */
-const SPIN_US = 50
+export const SPIN_US = 50
 const POLL_MS = 20
 const START_MS = 10_000
 const STOP_MS = 10_000
 
 /** How a server is run, once its files are made. */
-interface Plan {
+export interface Plan {
   command: string[]
   /** What it mounts. */
   mountPoint: string
@@ -122,11 +130,16 @@ export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
       const blocks = blockSize ? ['--block-size', blockSize] : []
       const named = volumes.flatMap(([volume, bytes]) => ['--volume', `${volume}=${bytes}`])
       await runThinfs('init', pool, '--data-size', String(dataSize), ...blocks, ...named)
-      const mountPoint = makeFolder(folder, 'mount')
-      const command = [...THINFS, 'mount', '--foreground', ...mount, pool, mountPoint]
-      return { command, mountPoint, file: join(mountPoint, 'volume'), env }
+      return { ...mountPlan(folder, mount), env }
     },
   }
+}
+
+/** How the pool in `folder` is mounted, which has a volume that is called `volume`. */
+export function mountPlan(folder: string, options: readonly string[] = []): Plan {
+  const mountPoint = makeFolder(folder, 'mount')
+  const command = [...THINFS, 'mount', '--foreground', ...options, join(folder, 'pool'), mountPoint]
+  return { command, mountPoint, file: join(mountPoint, 'volume') }
 }
 
 const THINFS = [process.execPath, pathInRepository('bin/thinfs.js')]
@@ -249,11 +262,30 @@ export async function withServers<T>(
   }
 }
 
-/** Runs `use` with a loop device on `file`, past the page cache. */
+/** Runs `use` with a server that is made for it in `folder`, and is gone with its files afterwards. */
+export async function withFreshServer<T>(
+  contender: Contender,
+  folder: string,
+  signal: AbortSignal,
+  use: (server: Server) => Promise<T>,
+): Promise<T> {
+  try {
+    return await withServers([contender], folder, signal, ([server]) => use(server!))
+  } finally {
+    rmSync(join(folder, contender.name), { recursive: true, force: true })
+  }
+}
+
+/**
+ * Runs `use` with a loop device on `file`, past the page cache.
+ * @throws when the kernel goes by way of the page cache all the same
+ */
 export async function withLoop<T>(file: string, use: (device: string) => Promise<T>): Promise<T> {
   const { stdout } = await exec('losetup', ['--find', '--show', '--direct-io=on', file])
   const device = stdout.trim()
   try {
+    const direct = readFileSync(`/sys/block/${basename(device)}/loop/dio`, 'utf8')
+    if (direct.trim() !== '1') throw new Error(`${device}: ${file} has no direct I/O`)
     return await use(device)
   } finally {
     await exec('losetup', ['--detach', device])

@@ -1,0 +1,76 @@
+import { join } from 'node:path'
+import { GIB } from '../../src/base/index.js'
+import { fill, LOADS, measure, unitOf } from '../fio.js'
+import { atLeast, type Cell, type Goal, paired, type Scenario } from '../scenario.js'
+import { limitDev, qemu, SPIN_US, sparseFile, thinfs, withLoop, withServers } from '../servers.js'
+import { checkServer } from './throughput.js'
+
+const SIZE = GIB
+/** Of one measurement: there are many. */
+const SECONDS_MAX = 1
+const CONTENDERS = [
+  limitDev('limit-spin', SIZE, String(SPIN_US)),
+  qemu(SIZE, { preallocation: 'metadata' }),
+  thinfs(SIZE),
+]
+
+const goal = (least: number): Goal => atLeast(least, 'thinfs', 'qemu')
+const GOALS: Record<string, Goal[]> = {
+  'randread-qd1': [goal(2.5)],
+  'randread-qd16': [goal(2)],
+  'randwrite-qd1': [goal(2.5)],
+  'randwrite-qd16': [goal(2)],
+  'read-1m': [goal(3)],
+  'write-1m': [goal(1)],
+}
+
+/** A volume as a block device, or a plain file. */
+interface Target {
+  name: string
+  file: string
+}
+
+/**
+ * As filesystems use a volume: by way of a loop device, which keeps its own queue of requests and
+ * hands them to the FUSE file past the page cache. `plain` is a loop device on a file without a
+ * server: what loop itself allows.
+ */
+export const loop: Scenario = {
+  name: 'loop',
+  about: 'a fully mapped volume, through losetup --direct-io=on',
+  memory: (CONTENDERS.length + 2) * SIZE,
+  run({ memory }, settings) {
+    const { signal } = settings
+    const seconds = Math.min(settings.seconds, SECONDS_MAX)
+    return withServers(CONTENDERS, memory, signal, async servers => {
+      for (const server of servers) await checkServer(server, signal)
+      const plain = sparseFile(join(memory, 'plain'), SIZE)
+      await fill(plain, signal)
+      const targets = [...servers, { name: 'plain', file: plain }]
+      return withLoops(targets, async devices => {
+        const cells: Cell[] = []
+        for (const load of LOADS) {
+          const name = `loop/${load.name}`
+          if (!settings.wants(name)) continue
+          const samples = await paired(devices, settings, ({ file }) =>
+            measure(file, load, seconds, signal),
+          )
+          cells.push({ name, unit: unitOf(load), samples, goals: GOALS[load.name] ?? [] })
+        }
+        return cells
+      })
+    })
+  },
+}
+
+/** Runs `use` with a loop device on every target. */
+function withLoops<T>(
+  targets: readonly Target[],
+  use: (devices: Target[]) => Promise<T>,
+  devices: Target[] = [],
+): Promise<T> {
+  const [next, ...rest] = targets
+  if (!next) return use(devices)
+  const { name } = next
+  return withLoop(next.file, file => withLoops(rest, use, [...devices, { name, file }]))
+}
