@@ -32,6 +32,9 @@ const FIRST_VOLUME = 2
 /** The inode number of a volume. */
 export const inodeOf = (devId: number): number => devId + FIRST_VOLUME
 
+/** Milliseconds for which a time stamp is good: the kernel's are of its timer tick, 1 to 10 ms. */
+const TICK = 4
+
 const S_IFDIR = 0o040000
 const S_IFREG = 0o100000
 const NAME_MAX = 255
@@ -68,6 +71,12 @@ export class VolumeFs implements FileSystem {
   readonly #uid: number
   readonly #gid: number
   readonly #mounted: number
+  /** The time, in milliseconds since 1970, as long as it is not older than TICK. */
+  readonly #now = new Float64Array(1)
+  #timed = false
+  readonly #tick = setTimeout(() => {
+    this.#timed = false
+  }, TICK).unref()
 
   /** @param owner whose the root is: who mounted it. @param mounted seconds since 1970 */
   constructor(volumes: Volumes, owner: { uid: number; gid: number }, mounted: number) {
@@ -116,7 +125,7 @@ export class VolumeFs implements FileSystem {
     if (gid !== undefined) to.gid = gid
     if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)
     if (change.mtime !== undefined) {
-      volume.modified = change.mtime === 'now' ? Date.now() : change.mtime * 1000
+      volume.modified = change.mtime === 'now' ? this.#time() : change.mtime * 1000
     }
     return this.#attributes(volume)
   }
@@ -205,7 +214,7 @@ export class VolumeFs implements FileSystem {
       this.#pool.mustBeWritable()
     }
     const written = device.write(offset, size, source, at)
-    volume.modified = Date.now()
+    volume.modified = this.#time()
     if (written === undefined) {
       device.extend(end)
       return size
@@ -233,7 +242,7 @@ export class VolumeFs implements FileSystem {
     this.#pool.mustBeWritable()
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
-    volume.modified = Date.now()
+    volume.modified = this.#time()
     await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
     if (!keepsSize) device.extend(end)
   }
@@ -266,7 +275,7 @@ export class VolumeFs implements FileSystem {
     }
     this.#pool.mustBeWritable()
     to.device.extend(end)
-    to.modified = Date.now()
+    to.modified = this.#time()
     const { blockSize } = this.#pool
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
     const whole = Math.floor((left - head) / blockSize) * blockSize
@@ -328,6 +337,16 @@ export class VolumeFs implements FileSystem {
     const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
     if (!volume) throw failure('ESTALE', `inode ${ino}`)
     return volume
+  }
+
+  /** The time, as old as the kernel's own stamps may be: to look it up allocates, and a WRITE does not. */
+  #time(): number {
+    if (!this.#timed) {
+      this.#timed = true
+      this.#now[0] = Date.now()
+      this.#tick.refresh()
+    }
+    return this.#now[0]!
   }
 
   #named(name: string): Volume {

@@ -9,9 +9,10 @@ export class Volume {
   entry: VolumeEntry
   /** Descriptors that have it open. */
   opens = 0
-  /** Milliseconds since 1970: last change of content, and of anything. Not kept over a restart. */
-  modified: number
+  /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
   changed: number
+  /** An array, for a number of its own would be allocated for every WRITE. */
+  readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number
 
@@ -22,6 +23,15 @@ export class Volume {
     this.generation = generation
     this.modified = (entry.created ?? 0) * 1000
     this.changed = this.modified
+  }
+
+  /** Milliseconds since 1970: last change of content. */
+  get modified(): number {
+    return this.#modified[0]!
+  }
+
+  set modified(time: number) {
+    this.#modified[0] = time
   }
 
   get name(): string {
