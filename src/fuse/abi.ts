@@ -77,7 +77,7 @@ export const INIT_FLAG = {
   HANDLE_KILLPRIV_V2: 1 << 28,
   INIT_EXT: 1 << 30,
 } as const
-export const INIT_FLAG2 = { HAS_RESEND: 1 << 7 } as const
+export const INIT_FLAG2 = { HAS_RESEND: 1 << 7, OVER_IO_URING: 1 << 9 } as const
 
 /** Which fields of SETATTR_IN count. */
 export const FATTR = {
@@ -97,6 +97,9 @@ export const FSYNC_FDATASYNC = 1 << 0
 export const NOTIFY_INVAL_INODE = 2
 /** Notification that makes the kernel send again what was read and not answered. */
 export const NOTIFY_RESEND = 7
+
+/** Commands of IORING_OP_URING_CMD on /dev/fuse. */
+export const IO_URING_CMD = { REGISTER: 1, COMMIT_AND_FETCH: 2 } as const
 
 export const IN_HEADER = layout('fuse_in_header', 40, {
   len: [0, 'u32', 'bytes of the request, this header included'],
@@ -352,4 +355,27 @@ export const DIRENT = layout('fuse_dirent', 24, {
   off: [8, 'u64', 'cookie of this entry: the next READDIR goes on behind it'],
   namelen: [16, 'u32', 'bytes'],
   type: [20, 'u32', 'file type: mode divided by 0o10000'],
+})
+
+/** What a request begins with that comes through a ring; names and data are elsewhere. */
+export const URING_REQ_HEADER = layout('fuse_uring_req_header', 288, {
+  inOut: [0, 'bytes:128', 'IN_HEADER of the request, OUT_HEADER of the reply'],
+  opIn: [128, 'bytes:128', 'the structure of the opcode'],
+  ringEntInOut: [256, 'bytes:32', 'URING_ENT_IN_OUT'],
+})
+
+export const URING_ENT_IN_OUT = layout('fuse_uring_ent_in_out', 32, {
+  flags: [0, 'u64', 'zero'],
+  commitId: [8, 'bytes:8', 'to answer with'],
+  payloadSz: [16, 'u32', 'bytes of names and data; of the reply bytes of payload'],
+  padding: [20, 'u32', 'zero'],
+  reserved: [24, 'u64', 'zero'],
+})
+
+/** The arguments of an IO_URING_CMD. */
+export const URING_CMD_REQ = layout('fuse_uring_cmd_req', 24, {
+  flags: [0, 'u64', 'zero'],
+  commitId: [8, 'bytes:8', 'of the request that is answered'],
+  qid: [16, 'bytes:2', 'u16: queue, one for each possible CPU'],
+  padding: [18, 'bytes:6', 'zero'],
 })

@@ -9,7 +9,7 @@ import { DIRENT, ENTRY_OUT, FUSE_ROOT_ID } from './abi.js'
 import { writeEntry } from './encode.js'
 import type { Attributes, DirectoryEntry, FileSystem, Later } from './file-system.js'
 import { later } from './later.js'
-import { PAYLOAD, type Slots } from './slots.js'
+import type { Slots } from './slots.js'
 
 const DIRECTORY = 0o040000
 /** A mode divided by it is a directory entry's type. */
@@ -59,7 +59,7 @@ export class DirectoryStreams {
     names: Names,
     { cookie, size, plus }: { cookie: number; size: number; plus: boolean },
   ): number {
-    const begin = base + PAYLOAD
+    const begin = base + slots.payload
     const page = { slots, at: begin, end: begin + size, plus }
     if (cookie < DOT_COOKIE && !writeDirent(page, '.', FUSE_ROOT_ID, DIRECTORY, DOT_COOKIE, null))
       return page.at - begin

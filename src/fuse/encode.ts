@@ -14,7 +14,7 @@ import {
   WRITE_OUT,
 } from './abi.js'
 import type { Attributes, FileSystemStatistics } from './file-system.js'
-import { PAYLOAD, type Slots } from './slots.js'
+import type { Slots } from './slots.js'
 
 export type Encode<T> = (slots: Slots, base: number, value: T) => number
 
@@ -24,12 +24,12 @@ export const encodeNothing: Encode<void> = () => 0
 export const encodeRead: Encode<number> = (_slots, _base, size) => size
 
 export const encodeEntry: Encode<Attributes> = (slots, base, attributes) => {
-  writeEntry(slots, base + PAYLOAD, attributes)
+  writeEntry(slots, base + slots.payload, attributes)
   return ENTRY_OUT.size
 }
 
 export const encodeAttributes: Encode<Attributes> = (slots, base, attributes) => {
-  const at = base + PAYLOAD
+  const at = base + slots.payload
   slots.buffer.fill(0, at, at + ATTR_OUT.at.attr)
   writeAttributes(slots, at + ATTR_OUT.at.attr, attributes)
   return ATTR_OUT.size
@@ -37,12 +37,12 @@ export const encodeAttributes: Encode<Attributes> = (slots, base, attributes) =>
 
 /** @param fh file handle to give out */
 export const encodeOpen: Encode<number> = (slots, base, fh) => {
-  writeOpen(slots, base + PAYLOAD, fh, FOPEN_KEEP_CACHE)
+  writeOpen(slots, base + slots.payload, fh, FOPEN_KEEP_CACHE)
   return OPEN_OUT.size
 }
 
 export const encodeOpendir: Encode<number> = (slots, base, fh) => {
-  writeOpen(slots, base + PAYLOAD, fh, 0)
+  writeOpen(slots, base + slots.payload, fh, 0)
   return OPEN_OUT.size
 }
 
@@ -52,30 +52,30 @@ export const encodeCreate: Encode<{ attributes: Attributes; fh: number }> = (
   base,
   { attributes, fh },
 ) => {
-  writeEntry(slots, base + PAYLOAD, attributes)
-  writeOpen(slots, base + PAYLOAD + ENTRY_OUT.size, fh, FOPEN_KEEP_CACHE)
+  writeEntry(slots, base + slots.payload, attributes)
+  writeOpen(slots, base + slots.payload + ENTRY_OUT.size, fh, FOPEN_KEEP_CACHE)
   return ENTRY_OUT.size + OPEN_OUT.size
 }
 
 /** Of WRITE and COPY_FILE_RANGE: bytes moved. */
 export const encodeWrite: Encode<number> = (slots, base, size) => {
-  slots.setU32(base + PAYLOAD + WRITE_OUT.at.size, size)
-  slots.setU32(base + PAYLOAD + WRITE_OUT.at.padding, 0)
+  slots.setU32(base + slots.payload + WRITE_OUT.at.size, size)
+  slots.setU32(base + slots.payload + WRITE_OUT.at.padding, 0)
   return WRITE_OUT.size
 }
 
 export const encodeCopy64: Encode<number> = (slots, base, size) => {
-  slots.setU64(base + PAYLOAD + COPY_FILE_RANGE_OUT.at.bytesCopied, size)
+  slots.setU64(base + slots.payload + COPY_FILE_RANGE_OUT.at.bytesCopied, size)
   return COPY_FILE_RANGE_OUT.size
 }
 
 export const encodeSeek: Encode<number> = (slots, base, offset) => {
-  slots.setU64(base + PAYLOAD + LSEEK_OUT.at.offset, offset)
+  slots.setU64(base + slots.payload + LSEEK_OUT.at.offset, offset)
   return LSEEK_OUT.size
 }
 
 export const encodeStatistics: Encode<FileSystemStatistics> = (slots, base, statistics) => {
-  const at = base + PAYLOAD
+  const at = base + slots.payload
   slots.buffer.fill(0, at, at + STATFS_OUT.size)
   STATFS_OUT.write(slots.view, at, {
     blocks: statistics.blocks,

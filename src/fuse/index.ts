@@ -10,7 +10,7 @@ export type {
   Later,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
-export { MAX_IO, type Negotiated } from './init.js'
+export { MAX_IO, type Negotiated, type Transport, transportOf } from './init.js'
 export { type MountOptions, mountFuse } from './mount.js'
 export { Refusal } from './refusal.js'
 export { FuseSession, type FuseSessionOptions } from './session.js'

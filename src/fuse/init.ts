@@ -15,7 +15,7 @@ import {
   INIT_IN,
   INIT_OUT,
 } from './abi.js'
-import { BODY, PAYLOAD, type Slots } from './slots.js'
+import type { Slots } from './slots.js'
 
 /** The largest READ and WRITE, in bytes, with MAX_PAGES; the kernel's default limit. */
 export const MAX_IO = MIB
@@ -47,14 +47,29 @@ export interface Negotiated {
   maxReadahead: number
   /** Bytes of the largest READ or WRITE. */
   maxWrite: number
+  /** Why requests come through /dev/fuse where a ring was wanted. */
+  whyDev?: string
 }
+
+/** How requests come: by read(2) on /dev/fuse, or through an io_uring. */
+export type Transport = 'dev' | 'uring'
+
+export const transportOf = ({ flags2 }: Negotiated): Transport =>
+  (flags2 & INIT_FLAG2.OVER_IO_URING) !== 0 ? 'uring' : 'dev'
+
+/** What is left of an agreement on a ring that the kernel then refused. */
+export const withoutRing = (negotiated: Negotiated): Negotiated => ({
+  ...negotiated,
+  flags2: negotiated.flags2 & ~INIT_FLAG2.OVER_IO_URING,
+})
 
 /**
  * Chooses from what the kernel offers in the INIT at byte `base`.
+ * @param wanted how requests should come, if the kernel can do that
  * @throws NOT_SUPPORTED, EPROTO, for a kernel before Linux 3.15
  */
-export function negotiate(slots: Slots, base: number): Negotiated {
-  const at = base + BODY
+export function negotiate(slots: Slots, base: number, wanted: Transport): Negotiated {
+  const at = base + slots.body
   const major = slots.u32(at + INIT_IN.at.major)
   const minor = slots.u32(at + INIT_IN.at.minor)
   if (major !== FUSE_KERNEL_VERSION || minor < OLDEST_MINOR) {
@@ -64,11 +79,12 @@ export function negotiate(slots: Slots, base: number): Negotiated {
     })
   }
   const flags = slots.u32(at + INIT_IN.at.flags) & FLAGS
+  const flags2 = wanted === 'uring' ? FLAGS2 | INIT_FLAG2.OVER_IO_URING : FLAGS2
   const extended = (flags & INIT_FLAG.INIT_EXT) !== 0
   return {
     minor: Math.min(minor, FUSE_KERNEL_MINOR_VERSION),
     flags,
-    flags2: extended ? slots.u32(at + INIT_IN.at.flags2) & FLAGS2 : 0,
+    flags2: extended ? slots.u32(at + INIT_IN.at.flags2) & flags2 : 0,
     maxReadahead: slots.u32(at + INIT_IN.at.maxReadahead),
     maxWrite: (flags & INIT_FLAG.MAX_PAGES) !== 0 ? MAX_IO : MAX_IO_WITHOUT_MAX_PAGES,
   }
@@ -76,7 +92,7 @@ export function negotiate(slots: Slots, base: number): Negotiated {
 
 /** Writes the answer to INIT. Returns its bytes. */
 export function encodeInit(slots: Slots, base: number, negotiated: Negotiated): number {
-  const at = base + PAYLOAD
+  const at = base + slots.payload
   slots.buffer.fill(0, at, at + INIT_OUT.size)
   INIT_OUT.write(slots.view, at, {
     major: FUSE_KERNEL_VERSION,

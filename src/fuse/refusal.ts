@@ -19,6 +19,7 @@ const NOT_ANSWERED: ReadonlySet<number> = new Set([
 export class Refusal {
   readonly #device: FuseDevice
   readonly #slots = new Slots(MAX_IO + 4096, 1)
+  readonly #place = new Uint32Array(1)
   readonly #length = new Uint32Array(1)
   readonly #onUnmounted: () => void
 
@@ -39,7 +40,7 @@ export class Refusal {
 
   #drain(): void {
     for (;;) {
-      const count = this.#device.read(this.#slots, 1, this.#length, 0)
+      const count = this.#device.read(this.#slots, 1, this.#place, this.#length, 0)
       if (count === 0) return
       if (count < 0) {
         this.close()

@@ -17,6 +17,12 @@ export interface RepliesOptions {
   onSettleError(err: unknown): void
 }
 
+/** A reply whose header is at byte `at`. */
+interface WaitingReply {
+  buffer: Buffer
+  at: number
+}
+
 /**
  * Replies on their way to the kernel.
  *
@@ -33,7 +39,7 @@ export class Replies {
   #nrStaged = 0
   #slots: Slots
   /** Replies outside of the batch that wait; at most as many as the kernel has requests under way. */
-  #waiting: Buffer[] = []
+  #waiting: WaitingReply[] = []
   #releaseQueued = false
   #settling = false
 
@@ -62,14 +68,19 @@ export class Replies {
     }
   }
 
-  /** Replies to a request of a batch that is over; the slot may be used again afterwards. */
+  /** Replies to a request of a batch that is over; a slot that is not the device's may be used again. */
   replyLater(slots: Slots, base: number, length: number, errno: number): void {
     writeHeader(slots, base, length, errno)
     if (!this.#fs.unsettled && !this.#settling) {
       this.#send(slots.buffer, base)
+      this.#device.flush()
       return
     }
-    this.#waiting.push(Buffer.from(slots.buffer.subarray(base, base + OUT_HEADER.size + length)))
+    this.#waiting.push(
+      slots === this.#device.slots
+        ? { buffer: slots.buffer, at: base }
+        : { buffer: copyOf(slots.buffer, base, OUT_HEADER.size + length), at: 0 },
+    )
     if (this.#releaseQueued) return
     this.#releaseQueued = true
     // Answers of one cause, such as all that waited for a commit, share a settling.
@@ -124,20 +135,21 @@ export class Replies {
   }
 
   /** @param errno sent instead of what waited, when it is not 0 */
-  #sendHeld(waiting: Buffer[], errno: number): void {
+  #sendHeld(waiting: readonly WaitingReply[], errno: number): void {
     for (let i = 0; i < this.#nrStaged; i++) {
       const base = this.#staged[i]!
       if (errno !== 0) writeHeader(this.#slots, base, 0, errno)
       this.#send(this.#slots.buffer, base)
     }
     this.#nrStaged = 0
-    for (const reply of waiting) {
+    for (const { buffer, at } of waiting) {
       if (errno !== 0) {
-        reply.writeUInt32LE(OUT_HEADER.size, OUT_HEADER.at.len)
-        reply.writeInt32LE(-errno, OUT_HEADER.at.error)
+        buffer.writeUInt32LE(OUT_HEADER.size, at + OUT_HEADER.at.len)
+        buffer.writeInt32LE(-errno, at + OUT_HEADER.at.error)
       }
-      this.#send(reply, 0)
+      this.#send(buffer, at)
     }
+    this.#device.flush()
   }
 
   /** Writes the reply whose header is at byte `at`. */
@@ -147,6 +159,10 @@ export class Replies {
     // ENOENT: the caller was killed. ENODEV: unmounted meanwhile.
     assert(result === -ENOENT || result === -ENODEV, `the kernel refused a reply: ${result}`)
   }
+}
+
+function copyOf(buffer: Buffer, at: number, length: number): Buffer {
+  return Buffer.from(buffer.subarray(at, at + length))
 }
 
 function writeHeader(slots: Slots, base: number, length: number, errno: number): void {

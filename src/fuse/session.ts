@@ -60,12 +60,21 @@ import {
   type Later,
   WAITS,
 } from './file-system.js'
-import { encodeInit, MAX_IO, type Negotiated, negotiate } from './init.js'
+import {
+  encodeInit,
+  MAX_IO,
+  type Negotiated,
+  negotiate,
+  type Transport,
+  transportOf,
+  withoutRing,
+} from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
 import { Replies } from './replies.js'
 import { requestResend } from './resend.js'
-import { BODY, PAYLOAD, Slots } from './slots.js'
+import { RingDevice, whyNotOffered } from './ring-device.js'
+import { DEV_LAYOUT, Slots } from './slots.js'
 import { Spin } from './spin.js'
 
 const { EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
@@ -83,12 +92,9 @@ const MAX_SPARE = 64
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
-/** Byte offsets from the start of a slot, for the hot path. */
-const READ_OFFSET = BODY + READ_IN.at.offset
-const READ_SIZE = BODY + READ_IN.at.size
-const WRITE_OFFSET = BODY + WRITE_IN.at.offset
-const WRITE_SIZE = BODY + WRITE_IN.at.size
-const WRITE_DATA = BODY + WRITE_IN.size
+/** Bytes of a request without its data, for the hot path. */
+const READ_LENGTH = IN_HEADER.size + READ_IN.size
+const WRITE_LENGTH = IN_HEADER.size + WRITE_IN.size
 
 /** Bytes of the structure behind a request's header, by opcode. */
 const BODY_SIZES = new Map<number, number>([
@@ -136,7 +142,12 @@ export interface FuseSessionOptions {
   fileSystem: FileSystem
   /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
   spin?: number
-  /** Of a connection that another process has initialised. */
+  /**
+   * How requests should come; where the machine or the kernel cannot have them come through a ring,
+   * what is negotiated says why. Default: 'dev'.
+   */
+  transport?: Transport
+  /** Of a connection that another process has initialised, and whose requests come by /dev/fuse. */
   negotiated?: Negotiated
   /** INIT was answered. Not called for a connection that was taken over. */
   onInitialized(negotiated: Negotiated): void
@@ -152,16 +163,22 @@ export interface FuseSessionOptions {
 
 /** Serves from when it is made until the file system is unmounted or `close` is called. */
 export class FuseSession {
-  readonly #device: FuseDevice
   readonly #fs: FileSystem
   readonly #options: FuseSessionOptions
   readonly #directories: DirectoryStreams
-  readonly #replies: Replies
+  readonly #places = new Uint32Array(NR_SLOTS)
   readonly #lengths = new Uint32Array(NR_SLOTS)
   readonly #drain = (): void => this.#handleWaiting()
   readonly #spin: Spin
+  #device: FuseDevice
+  #replies: Replies
+  /** Where requests are to come from once INIT is answered; null: from where they do. */
+  #ring: RingDevice | null = null
+  #whyDev: string | null = null
+  /** What an INIT has settled that is answered, or about to be. */
+  #agreed: Negotiated | null = null
   /** Requests of the batch under way. */
-  readonly #slots = new Slots(SLOT_SIZE, NR_SLOTS)
+  #slots = new Slots(SLOT_SIZE, NR_SLOTS)
   #batchSize = 1
   /** Where answers that come later are made. */
   readonly #desk = new Slots(SLOT_SIZE, 1)
@@ -180,20 +197,65 @@ export class FuseSession {
     this.#fs = options.fileSystem
     this.#directories = new DirectoryStreams(options.fileSystem)
     this.#device = options.device ?? new KernelDevice(options.fd)
-    this.#replies = new Replies(this.#slots, {
-      device: this.#device,
+    this.#replies = this.#repliesTo(this.#device)
+    if (options.transport === 'uring' && negotiated === undefined) this.#makeRing()
+    this.#device.watch(this.#drain)
+  }
+
+  #repliesTo(device: FuseDevice): Replies {
+    return new Replies(this.#slots, {
+      device,
       fileSystem: this.#fs,
       onHold: hold => this.#hold(hold),
       onFatal: err => this.#fail(err),
-      onSettleError: err => options.onError?.('settle', 0, err),
+      onSettleError: err => this.#options.onError?.('settle', 0, err),
     })
-    this.#device.watch(this.#drain)
+  }
+
+  /** Before INIT is answered: nothing can be taken back afterwards. */
+  #makeRing(): void {
+    try {
+      this.#ring = new RingDevice(this.#options.fd)
+    } catch (err) {
+      this.#whyDev = whyNotSupported(err)
+    }
+  }
+
+  /** INIT was answered: from now on requests come as it says. */
+  #initialized(agreed: Negotiated): void {
+    const ring = this.#ring
+    this.#ring = null
+    let negotiated = agreed
+    if (ring !== null) {
+      if (transportOf(agreed) === 'dev') {
+        this.#whyDev = whyNotOffered()
+        ring.abandon()
+      } else if (!this.#switchTo(ring)) negotiated = withoutRing(agreed)
+    }
+    if (this.#whyDev !== null) negotiated = { ...negotiated, whyDev: this.#whyDev }
+    this.#options.onInitialized(negotiated)
+  }
+
+  /** @returns false when the kernel refuses: all goes on as before */
+  #switchTo(ring: RingDevice): boolean {
+    try {
+      ring.register()
+    } catch (err) {
+      this.#whyDev = whyNotSupported(err)
+      return false
+    }
+    this.#device.unwatch()
+    this.#device = ring
+    this.#slots = ring.slots
+    this.#replies = this.#repliesTo(ring)
+    ring.watch(this.#drain)
+    return true
   }
 
   /** Reads no more requests. What is being worked on is still answered. */
   close(): void {
     this.#ended = true
-    this.#device.unwatch()
+    this.#device.close()
   }
 
   /** Asks for what an earlier process has read and not answered; see requestResend. */
@@ -210,7 +272,11 @@ export class FuseSession {
     notification.buffer.fill(0)
     notification.setU32(OUT_HEADER.at.len, notification.size)
     notification.setU32(OUT_HEADER.at.error, NOTIFY_INVAL_INODE)
-    NOTIFY_INVAL_INODE_OUT.write(notification.view, PAYLOAD, { ino, off: offset, len: 0 })
+    NOTIFY_INVAL_INODE_OUT.write(notification.view, notification.payload, {
+      ino,
+      off: offset,
+      len: 0,
+    })
     const result = await this.#device.writeLater(notification.buffer)
     // ENOENT: the kernel does not know the inode, or not any more.
     assert(
@@ -235,9 +301,19 @@ export class FuseSession {
         batches++
       ) {
         if (this.#ended || this.#replies.held) return
-        // A disk that answers is not seen while looking for requests.
-        const microseconds = this.#nrReadsLater > 0 ? 0 : spin.microseconds
-        const count = this.#device.read(this.#slots, this.#batchSize, this.#lengths, microseconds)
+        if (this.#agreed !== null) {
+          const agreed = this.#agreed
+          this.#agreed = null
+          this.#initialized(agreed)
+        }
+        const count = this.#device.read(
+          this.#slots,
+          this.#batchSize,
+          this.#places,
+          this.#lengths,
+          // A disk that answers is not seen while looking for requests.
+          this.#nrReadsLater > 0 ? 0 : spin.microseconds,
+        )
         if (count === 0) {
           spin.sleeps()
           return
@@ -251,13 +327,14 @@ export class FuseSession {
         handled += count
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
       }
+      this.#device.flush()
     } catch (err) {
       this.#fail(err)
     }
   }
 
   #handleBatch(count: number): void {
-    for (let i = 0; i < count; i++) this.#handle(i * SLOT_SIZE, this.#lengths[i]!)
+    for (let i = 0; i < count; i++) this.#handle(this.#places[i]!, this.#lengths[i]!)
     this.#replies.release()
   }
 
@@ -283,38 +360,44 @@ export class FuseSession {
 
   #read(base: number, length: number, ino: number): void {
     const slots = this.#slots
-    const size = slots.u32(base + READ_SIZE)
-    if (length < BODY + READ_IN.size || size > MAX_IO) {
+    const at = base + slots.body
+    const size = slots.u32(at + READ_IN.at.size)
+    if (length < READ_LENGTH || size > MAX_IO) {
       this.#refuse(base, EINVAL)
       return
     }
-    const offset = slots.u64(base + READ_OFFSET)
-    const got = this.#fs.read(ino, offset, size, slots.buffer, base + PAYLOAD)
+    const offset = slots.u64(at + READ_IN.at.offset)
+    const got = this.#fs.read(ino, offset, size, slots.buffer, base + slots.payload)
     // No message that names the sizes: it would be built for every request.
     assert(got <= size, 'a READ was answered with more than was asked for')
-    if (got !== WAITS) {
-      this.#reply(base, got)
-      return
-    }
-    const own = (size <= SPARE_IO && this.#spare.pop()) || coldSlot(size)
+    if (got === WAITS) this.#readLater(base, ino, offset, size)
+    else this.#reply(base, got)
+  }
+
+  #readLater(base: number, ino: number, offset: number, size: number): void {
+    const { slots } = this.#device
+    const isSpare = slots === null && size <= SPARE_IO
+    const place = slots ?? ((isSpare && this.#spare.pop()) || coldSlot(size))
+    const at = slots === null ? 0 : base
     this.#nrReadsLater++
     const ended = (): void => {
       this.#nrReadsLater--
-      if (size <= SPARE_IO && this.#spare.length < MAX_SPARE) this.#spare.push(own)
+      if (isSpare && this.#spare.length < MAX_SPARE) this.#spare.push(place)
     }
-    const read = this.#fs.readLater(ino, offset, size, own.buffer, PAYLOAD)
-    void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, own, 0).then(ended)
+    const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
+    void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, place, at).then(ended)
   }
 
   #write(base: number, length: number, ino: number): void {
     const slots = this.#slots
-    const size = slots.u32(base + WRITE_SIZE)
-    if (length < WRITE_DATA || size > length - WRITE_DATA) {
+    const at = base + slots.body
+    const size = slots.u32(at + WRITE_IN.at.size)
+    if (length < WRITE_LENGTH || size > length - WRITE_LENGTH) {
       this.#refuse(base, EINVAL)
       return
     }
-    const offset = slots.u64(base + WRITE_OFFSET)
-    const put = this.#fs.write(ino, offset, size, slots.buffer, base + WRITE_DATA)
+    const offset = slots.u64(at + WRITE_IN.at.offset)
+    const put = this.#fs.write(ino, offset, size, slots.buffer, slots.rest(base, WRITE_IN.size))
     if (typeof put === 'number') {
       // A loop device would take a short answer for success.
       assert(put === size, 'a WRITE was answered short')
@@ -331,13 +414,15 @@ export class FuseSession {
   #dispatch(opcode: number, base: number, length: number, ino: number): void {
     const slots = this.#slots
     const fs = this.#fs
-    const at = base + BODY
+    const at = base + slots.body
     const bodySize = BODY_SIZES.get(opcode) ?? 0
-    if (length < BODY + bodySize) {
+    const restSize = length - IN_HEADER.size - bodySize
+    if (restSize < 0) {
       this.#refuse(base, EINVAL)
       return
     }
-    const names = (count: number): string[] => readNames(slots, at + bodySize, base + length, count)
+    const rest = slots.rest(base, bodySize)
+    const names = (count: number): string[] => readNames(slots, rest, rest + restSize, count)
     const answer = <T>(value: Later<T>, encode: Encode<T>): void =>
       this.#answer(opcode, base, ino, value, encode)
 
@@ -349,9 +434,8 @@ export class FuseSession {
         break // Not answered, and inodes here live without being looked up.
 
       case OPCODE.INIT: {
-        const negotiated = negotiate(slots, base)
-        this.#reply(base, encodeInit(slots, base, negotiated))
-        this.#options.onInitialized(negotiated)
+        this.#agreed = negotiate(slots, base, this.#ring === null ? 'dev' : 'uring')
+        this.#reply(base, encodeInit(slots, base, this.#agreed))
         break
       }
       case OPCODE.DESTROY:
@@ -519,7 +603,9 @@ export class FuseSession {
 
   #answer<T>(opcode: number, base: number, ino: number, value: Later<T>, encode: Encode<T>): void {
     if (value instanceof Promise) {
-      void this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
+      const slots = this.#device.slots
+      if (slots === null) void this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
+      else void this.#answerLater(opcode, base, ino, value, encode, slots, base)
     } else {
       this.#reply(base, encode(this.#slots, base, value))
     }
@@ -580,9 +666,16 @@ export class FuseSession {
   }
 }
 
+/** The reason in a NOT_SUPPORTED. Throws any other error. */
+function whyNotSupported(err: unknown): string {
+  if (err instanceof ThinfsError && err.code === 'NOT_SUPPORTED') return err.message
+  throw err
+}
+
 /** A slot of its own for a READ. */
 function coldSlot(size: number): Slots {
-  return new Slots(Math.ceil((PAYLOAD + Math.max(size, SPARE_IO)) / 8) * 8, 1)
+  const payload = Math.max(size, SPARE_IO)
+  return new Slots(Math.ceil((DEV_LAYOUT.payload + payload) / 8) * 8, 1)
 }
 
 function attributeChange(slots: Slots, at: number): AttributeChange {
@@ -610,7 +703,7 @@ function time(slots: Slots, at: number, nanoseconds: number): number {
 /** @param size bytes that the caller has room for; 0 asks how many it takes */
 function xattrEncoder(size: number): Encode<Buffer> {
   return (slots, base, value) => {
-    const at = base + PAYLOAD
+    const at = base + slots.payload
     if (size === 0) {
       GETXATTR_OUT.write(slots.view, at, { size: value.length, padding: 0 })
       return GETXATTR_OUT.size

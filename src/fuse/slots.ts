@@ -1,33 +1,65 @@
 /**
- * Where requests arrive, and where each is answered: equal slots of one long-lived buffer.
+ * Where requests arrive, and where each is answered: equal slots of one long-lived memory.
  *
- * The headers of request and reply have `unique` at the same place, so a reply is made in its
- * request's slot: two words of the header change, the payload goes behind it, and all 64 bits of
- * `unique` come back as they came. Byte offsets of slots are multiples of 4.
+ * The headers of request and reply begin a slot and have `unique` at the same place, so a reply is
+ * made in its request's slot: two words of the header change, the payload goes to its place, and all
+ * 64 bits of `unique` come back as they came. Byte offsets of slots are multiples of 4.
  */
 import { IN_HEADER, OUT_HEADER } from './abi.js'
 
-/** Where the payload of a reply begins, from the start of its slot. */
-export const PAYLOAD = OUT_HEADER.size
-/** Where the structure of a request begins, from the start of its slot. */
-export const BODY = IN_HEADER.size
+/** Where the parts of a request and its reply are: bytes from the start of a slot. */
+export interface SlotLayout {
+  /** The structure of a request. */
+  readonly body: number
+  /** What follows the structure, names or data; null: it comes directly behind. */
+  readonly rest: number | null
+  /** The payload of a reply. */
+  readonly payload: number
+}
+
+/** As read(2) and write(2) on /dev/fuse have it: one behind the other. */
+export const DEV_LAYOUT: SlotLayout = {
+  body: IN_HEADER.size,
+  rest: null,
+  payload: OUT_HEADER.size,
+}
 
 const HIGH = 0x1_0000_0000
 
 export class Slots {
   readonly size: number
   readonly count: number
+  /** Of the slots' layout. */
+  readonly body: number
+  readonly payload: number
   readonly buffer: Buffer
   readonly view: DataView
   readonly words: Uint32Array
+  readonly #rest: number | null
 
-  /** @param size bytes of a slot, a multiple of 8 */
-  constructor(size: number, count: number) {
+  /**
+   * @param size bytes of a slot, a multiple of 8
+   * @param memory `size * count` bytes, less than 4 GiB; made here by default
+   */
+  constructor(
+    size: number,
+    count: number,
+    layout: SlotLayout = DEV_LAYOUT,
+    memory: ArrayBufferLike = Buffer.allocUnsafeSlow(size * count).buffer,
+  ) {
     this.size = size
     this.count = count
-    this.buffer = Buffer.allocUnsafeSlow(size * count)
-    this.view = new DataView(this.buffer.buffer)
-    this.words = new Uint32Array(this.buffer.buffer)
+    this.body = layout.body
+    this.payload = layout.payload
+    this.buffer = Buffer.from(memory, 0, size * count)
+    this.view = new DataView(memory)
+    this.words = new Uint32Array(memory)
+    this.#rest = layout.rest
+  }
+
+  /** Where what follows a structure of `bodySize` bytes is in the slot at byte `base`. */
+  rest(base: number, bodySize: number): number {
+    return this.#rest === null ? base + this.body + bodySize : base + this.#rest
   }
 
   /** The u32 at byte `at`. */

@@ -23,6 +23,10 @@ const SINCE: Record<string, number> = {
   FUSE_STATX: 39,
   FUSE_HAS_RESEND: 40,
   FUSE_NOTIFY_RESEND: 40,
+  fuse_uring_req_header: 42,
+  fuse_uring_ent_in_out: 42,
+  fuse_uring_cmd_req: 42,
+  FUSE_OVER_IO_URING: 42,
   FUSE_COPY_FILE_RANGE_64: 45,
   fuse_copy_file_range_out: 45,
 }

@@ -82,11 +82,14 @@ export class FakeKernel implements FuseDevice {
     return this.#queue.length
   }
 
-  read(slots: Slots, count: number, lengths: Uint32Array): number {
+  readonly slots = null
+
+  read(slots: Slots, count: number, places: Uint32Array, lengths: Uint32Array): number {
     if (this.unmounted && this.#queue.length === 0) return -1
     const batch = this.#queue.splice(0, count)
     batch.forEach((bytes, i) => {
-      bytes.copy(slots.buffer, i * slots.size)
+      places[i] = i * slots.size
+      bytes.copy(slots.buffer, places[i])
       lengths[i] = bytes.length
     })
     if (batch.length > 0) this.batches.push(batch.length)
@@ -116,6 +119,12 @@ export class FakeKernel implements FuseDevice {
 
   unwatch(): void {
     this.#onReadable = null
+  }
+
+  flush(): void {}
+
+  close(): void {
+    this.unwatch()
   }
 }
 
