@@ -81,6 +81,7 @@ async function writeConfig(file: string, options: Options): Promise<void> {
     lowWaterMark: DEFAULTS.lowWaterMark,
     discards: DEFAULTS.discards,
     onFull: DEFAULTS.onFull,
+    transport: DEFAULTS.transport,
     spin: DEFAULTS.spin,
     volumes: Object.fromEntries((options.volume ?? []).map(text => volumeOf(text, parseSize))),
   }

@@ -17,7 +17,12 @@ export const mount = command(
   .argument('<POOL>', 'a pool.yaml, or the folder that has one')
   .argument('<MOUNTPOINT>', 'a folder')
   .option('-f, --foreground', 'stay until the pool is unmounted, and log to stderr')
-  .option('-o, --options <list>', 'allow_other, ro; with commas between', split, [])
+  .option(
+    '-o, --options <list>',
+    'allow_other, ro, transport=dev or uring; with commas between',
+    split,
+    [],
+  )
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {

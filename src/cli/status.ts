@@ -30,6 +30,7 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
     ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
     ...(status.needsCheck ? [['needs check', 'yes: unmount, thinfs check, mount']] : []),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
+    ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize, size)}, ${data.path}`],
     ['data block', size(blockSize)],
@@ -46,6 +47,9 @@ const servedBy = ({ pid, enginePid }: NonNullable<PoolStatus['mount']>): string 
   pid === null
     ? `process ${enginePid} alone: its daemon has died, thinfs mount takes over`
     : `process ${pid}`
+
+const transport = ({ transport, whyDev }: NonNullable<PoolStatus['mount']>): string =>
+  whyDev === null ? transport : `${transport}, not uring: ${whyDev}`
 
 const METADATA_BLOCK_SIZE = 4096
 

@@ -242,6 +242,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
     onFull: yaml.on_full,
+    transport: yaml.transport,
     spin: yaml.spin,
     volumes: toVolumes(yaml.volumes),
   }

@@ -18,6 +18,8 @@ export interface PoolConfig {
   discards: (typeof DISCARDS)[number]
   /** What a write that finds no free block does: waits for space, or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** How the kernel's requests come: by read(2) on /dev/fuse, or through an io_uring. */
+  transport: (typeof TRANSPORTS)[number]
   /** How long the engine looks for the next request before it sleeps, at most: microseconds. */
   spin: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
@@ -37,6 +39,7 @@ export type LowWaterMark = { bytes: number } | { percent: number }
 
 export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
+export const TRANSPORTS = ['dev', 'uring'] as const
 
 /** What pool.yaml need not say. */
 export const DEFAULTS = {
@@ -46,6 +49,7 @@ export const DEFAULTS = {
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',
+  transport: 'dev',
   spin: 50,
 } as const
 

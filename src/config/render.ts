@@ -34,6 +34,10 @@ discards: ${config.discards}
 # What a write does when no block is free: queue waits a minute for space, error fails at once.
 on_full: ${config.onFull}
 
+# How requests come from the kernel: dev is /dev/fuse; uring is FUSE over io_uring, where the kernel has
+# it: more requests a second, but the mount ends with the engine if that dies.
+transport: ${config.transport}
+
 # For how many microseconds the engine looks for the next request before it sleeps, where that pays; 0: never.
 spin: ${config.spin}
 

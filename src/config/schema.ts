@@ -8,7 +8,14 @@ import { normalize } from 'node:path'
 import { z } from 'zod'
 import { isDataBlockSize, KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
 import { whyNotAName } from './names.js'
-import { BLOCK_SIZES, DEFAULTS, DISCARDS, type LowWaterMark, ON_FULL } from './pool-config.js'
+import {
+  BLOCK_SIZES,
+  DEFAULTS,
+  DISCARDS,
+  type LowWaterMark,
+  ON_FULL,
+  TRANSPORTS,
+} from './pool-config.js'
 import { parseSize, SIZE_FORMS } from './size.js'
 
 const SECTOR = 512
@@ -139,6 +146,7 @@ export const POOL_YAML = map({
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  transport: oneOf(TRANSPORTS).default(DEFAULTS.transport),
   spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
     /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.spin),

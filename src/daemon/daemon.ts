@@ -15,13 +15,16 @@ import {
   ControlSocket,
   controlSocketPath,
   delegate,
+  diesWithItsEngine,
   ENGINE_FD,
   type EngineStart,
   type Logger,
   PING,
   RESTART,
+  refuseToMove,
   serveAdmin,
   toResponseError,
+  transportStatus,
   UMOUNT,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
@@ -35,7 +38,13 @@ import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
 
 /** Options of `mount -o` that a pool can be mounted with. */
-export const MOUNT_OPTIONS = ['allow_other', 'defaults', 'ro'] as const
+export const MOUNT_OPTIONS = [
+  'allow_other',
+  'defaults',
+  'ro',
+  'transport=dev',
+  'transport=uring',
+] as const
 
 export interface DaemonOptions {
   mountPoint: string
@@ -161,10 +170,12 @@ export class Daemon {
 
   /**
    * Has another engine serve, also after there was none any more; callers of the mount only wait.
-   * @throws NOT_MOUNTED before it is mounted; DAEMON_FAILED when no engine stays
+   * @throws NOT_MOUNTED before it is mounted; NOT_SUPPORTED where requests end with their engine;
+   *   DAEMON_FAILED when no engine stays
    */
   async restart(): Promise<void> {
     if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
+    refuseToMove(this.#supervisor.negotiated)
     if (this.#failure === null) return this.#supervisor.restart()
     this.#refusal?.close()
     this.#failure = null
@@ -265,6 +276,7 @@ export class Daemon {
       pid: process.pid,
       since: this.#since,
       enginePid: this.#supervisor.enginePid,
+      ...transportStatus(this.#supervisor.negotiated),
     }
     return failure === null
       ? { ...this.#lastStatus, mount }
@@ -275,9 +287,16 @@ export class Daemon {
     return thinfsMountAt(this.#options.mountPoint)?.source === this.#config.file
   }
 
-  /** Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted. */
+  /**
+   * Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted; but
+   * what a ring had can only be ended with the whole connection.
+   */
   #fail(failure: Error): void {
     this.#failure = failure
+    if (diesWithItsEngine(this.#supervisor.negotiated)) {
+      this.#end().catch(err => this.#givenBack.reject(err))
+      return
+    }
     this.#refusal = new Refusal(this.#fuseFd, () => void this.#end())
   }
 

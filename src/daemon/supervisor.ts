@@ -4,7 +4,8 @@
  * An engine that dies is replaced at once; callers of the mount and of `admin` wait meanwhile. After
  * five deaths in a row there is no other: each is one bug met again. An engine that dies of what its
  * predecessor died of does so while it replays the journal, in one of the requests that come again, or
- * in its first commit, a second later; one that has served for longer has got past all of them.
+ * in its first commit, a second later; one that has served for longer has got past all of them. One
+ * whose requests end with it is not replaced.
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -18,6 +19,7 @@ import { ThinfsError } from '../base/index.js'
 import {
   adminClient,
   adminOf,
+  diesWithItsEngine,
   FAILED,
   fromWire,
   type Logger,
@@ -155,20 +157,21 @@ export class Supervisor {
     if (this.#servesSince !== null && now() - this.#servesSince >= SERVICE_MS) this.#deaths = 0
     this.#servesSince = null
     this.#deaths++
-    if (!isFirst && this.#deaths < MAX_DEATHS) {
+    if (!isFirst && !diesWithItsEngine(this.#negotiated) && this.#deaths < MAX_DEATHS) {
       log.warn({ err: reason, deaths: this.#deaths }, 'engine died, starting another')
       this.#launch()
       return
     }
-    const failure = isFirst
-      ? reason
-      : new ThinfsError(
-          'DAEMON_FAILED',
-          `the engine died ${MAX_DEATHS} times without ${SERVICE_MS / 1000} s of service in between, the last time: ${reason.message}`,
-          { cause: reason },
-        )
+    const failure = isFirst ? reason : this.#failure(reason)
     log.error({ err: failure }, 'engine failed')
     this.#engine.reject(failure)
     this.#ended.reject(failure)
+  }
+
+  #failure(reason: Error): ThinfsError {
+    const detail = diesWithItsEngine(this.#negotiated)
+      ? `${reason.message}; with transport uring no other can go on: the mount has ended, mount again`
+      : `the engine died ${MAX_DEATHS} times without ${SERVICE_MS / 1000} s of service in between, the last time: ${reason.message}`
+    return new ThinfsError('DAEMON_FAILED', detail, { cause: reason })
   }
 }

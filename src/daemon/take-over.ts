@@ -6,6 +6,7 @@ import {
   controlSocketPath,
   DescriptorInbox,
   type EngineStart,
+  fromResponseError,
   HAND_OVER,
   STOP,
 } from '../engine/index.js'
@@ -21,7 +22,8 @@ export interface HandedOver {
 /**
  * Has the engine without a daemon that serves the pool at `mountPoint` hand over and end.
  * @returns null when there is no such engine
- * @throws BAD_ARGUMENT when it was mounted with other options: those are the mount's
+ * @throws BAD_ARGUMENT when it was mounted with other options: those are the mount's; NOT_SUPPORTED
+ *   when it cannot
  */
 export async function takeOver(
   config: PoolConfig,
@@ -33,7 +35,11 @@ export async function takeOver(
   const inbox = new DescriptorInbox(config.folder)
   try {
     // A daemon that lives knows no such request.
-    const start = await connection.sendRequest(HAND_OVER).catch(() => null)
+    const start = await connection.sendRequest(HAND_OVER).catch(err => {
+      const reason = fromResponseError(err)
+      if (reason instanceof ThinfsError && reason.code === 'NOT_SUPPORTED') throw reason
+      return null
+    })
     if (start === null || start.mountPoint !== mountPoint) return null
     const [had, wanted] = [start.mountOptions, mountOptions].map(relevant)
     if (had !== wanted) {

@@ -13,9 +13,9 @@ import {
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { loadConfig } from '../config/index.js'
+import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
-import { FuseSession } from '../fuse/index.js'
+import { FuseSession, type Transport } from '../fuse/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
@@ -81,10 +81,14 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     fd: ENGINE_FD.fuse,
     // With one CPU nobody could send a request meanwhile.
     spin: availableParallelism() > 1 ? config.spin : 0,
+    transport: wantedTransport(start.mountOptions, config),
     fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
     ...(start.negotiated ? { negotiated: start.negotiated } : {}),
     onInitialized(settled) {
       log.debug({ pool: config.pool, protocol: settled }, 'connection initialised')
+      const { whyDev: reason } = settled
+      if (reason)
+        log.warn({ pool: config.pool, reason }, 'transport uring cannot be had: dev serves')
       negotiated = settled
       ready()
     },
@@ -154,6 +158,12 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
     log.info({ pool: config.pool }, 'took over')
     ready()
   }
+}
+
+/** What `mount -o` says wins, and of that what it says last. */
+function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {
+  const options = mountOptions.filter(option => option.startsWith('transport='))
+  return (options.at(-1)?.slice('transport='.length) as Transport | undefined) ?? config.transport
 }
 
 function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {

@@ -9,6 +9,7 @@ import { ControlSocket, controlSocketPath } from './control-socket.js'
 import { sendDescriptors } from './hand-over.js'
 import { type EngineStart, HAND_OVER, PING, RESTART, STOP, UMOUNT } from './protocol.js'
 import { delegate, serveAdmin, toResponseError } from './rpc.js'
+import { refuseToMove, transportStatus } from './transport.js'
 
 export interface OrphanOptions {
   /** What another engine in this one's place is started with. */
@@ -31,7 +32,13 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
   const { mountPoint, mountedAt: since } = start
   const status = async (): Promise<PoolStatus> => ({
     ...(await pool.status()),
-    mount: { mountPoint, pid: null, since, enginePid: process.pid },
+    mount: {
+      mountPoint,
+      pid: null,
+      since,
+      enginePid: process.pid,
+      ...transportStatus(start.negotiated),
+    },
   })
   return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {
     serveAdmin(connection, { ...delegate(() => pool), status })
@@ -47,6 +54,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     )
     connection.onRequest(HAND_OVER, () => {
       try {
+        refuseToMove(start.negotiated)
         sendDescriptors(folder)
         return start
       } catch (err) {
@@ -55,6 +63,11 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     })
     connection.onNotification(STOP, stop)
     connection.onRequest(RESTART, () => {
+      try {
+        refuseToMove(start.negotiated)
+      } catch (err) {
+        throw toResponseError(err)
+      }
       const detail = `the daemon has died: thinfs mount with ${mountPoint} starts another`
       throw toResponseError(new ThinfsError('NOT_SUPPORTED', detail))
     })

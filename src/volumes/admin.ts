@@ -53,6 +53,9 @@ export interface PoolStatus {
     pid: number | null
     since: number
     enginePid: number
+    transport: 'dev' | 'uring'
+    /** Why it is dev where uring was wanted; null otherwise. */
+    whyDev: string | null
   } | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
   dm: { pool: string; volumes: { name: string; line: string }[] }

@@ -22,7 +22,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, spin, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, transport, spin, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -35,6 +35,7 @@ data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
+transport: uring
 spin: 0
 volumes:
   web: { size: 10G, id: 0 }
@@ -53,6 +54,7 @@ volumes:
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
     onFull: 'error',
+    transport: 'uring',
     spin: 0,
   })
   t.strictSame(new Map(Object.entries(volumes)).get('__proto__'), {
@@ -77,6 +79,7 @@ t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 2
       lowWaterMark: { percent: 20 },
       discards: 'passdown',
       onFull: 'queue',
+      transport: 'dev',
       spin: 50,
       volumes: {},
     })
@@ -132,6 +135,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
@@ -274,6 +278,7 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     ),
     discards: fc.constantFrom('passdown' as const, 'nopassdown' as const, 'ignore' as const),
     onFull: fc.constantFrom('queue' as const, 'error' as const),
+    transport: fc.constantFrom('dev' as const, 'uring' as const),
     spin: fc.nat(1000),
 
     names: fc.uniqueArray(

@@ -68,6 +68,7 @@ function makePool(t: Test) {
     lowWaterMark: { percent: 20 },
     discards: 'passdown',
     onFull: 'queue',
+    transport: 'dev',
     spin: 0,
     volumes: {},
   }

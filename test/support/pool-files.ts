@@ -13,6 +13,7 @@ export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): P
   lowWaterMark: { bytes: 0 },
   discards: DEFAULTS.discards,
   onFull: 'error',
+  transport: DEFAULTS.transport,
   spin: DEFAULTS.spin,
   volumes: {},
   ...options,
