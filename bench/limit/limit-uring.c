@@ -8,7 +8,7 @@
  * microseconds before it sleeps. Needs Linux 6.14 with fuse.enable_uring on.
  *
  * A request is one pread(2) or pwrite(2); all that wait are answered, and the next ones asked for, by one
- * io_uring_enter(2). Flags, limits and the number of entries are those of src/fuse, so that the kernel
+ * io_uring_enter(2). Flags and limits of the connection are those of src/fuse, so that the kernel
  * sends both servers the same requests. What little Debian 12's headers lack is declared here.
  */
 #include <errno.h>
@@ -32,7 +32,8 @@ enum {
     MAX_IO = 1 << 20,
     PAGE = 4096,
     FILE_ID = FUSE_ROOT_ID + 1,
-    DEPTH = 32,
+    /* Requests of one CPU at a time. */
+    DEPTH = 64,
     SLOT = PAGE + MAX_IO,
     REGISTER = 1,
     COMMIT_AND_FETCH = 2,

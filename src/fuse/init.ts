@@ -21,9 +21,10 @@ import type { Slots } from './slots.js'
 export const MAX_IO = MIB
 const MAX_IO_WITHOUT_MAX_PAGES = MIB / 8
 const PAGE = 4096
-/** Several loop devices with 128 requests each stay below. */
-const MAX_BACKGROUND = 512
-const CONGESTION_THRESHOLD = 384
+/** Asynchronous requests under way: several loop devices with 128 requests each stay below. */
+export const MAX_BACKGROUND = 512
+/** Part of them from where on the kernel holds back. */
+const CONGESTION = 0.75
 /** INIT_OUT has its present size since then (Linux 3.15). */
 const OLDEST_MINOR = 23
 
@@ -90,8 +91,16 @@ export function negotiate(slots: Slots, base: number, wanted: Transport): Negoti
   }
 }
 
-/** Writes the answer to INIT. Returns its bytes. */
-export function encodeInit(slots: Slots, base: number, negotiated: Negotiated): number {
+/**
+ * Writes the answer to INIT. Returns its bytes.
+ * @param maxBackground asynchronous requests that the kernel may have under way at a time
+ */
+export function encodeInit(
+  slots: Slots,
+  base: number,
+  negotiated: Negotiated,
+  maxBackground: number,
+): number {
   const at = base + slots.payload
   slots.buffer.fill(0, at, at + INIT_OUT.size)
   INIT_OUT.write(slots.view, at, {
@@ -103,8 +112,8 @@ export function encodeInit(slots: Slots, base: number, negotiated: Negotiated): 
     timeGran: 1,
     flags2: negotiated.flags2,
   })
-  slots.view.setUint16(at + INIT_OUT.at.maxBackground, MAX_BACKGROUND, true)
-  slots.view.setUint16(at + INIT_OUT.at.congestionThreshold, CONGESTION_THRESHOLD, true)
+  slots.view.setUint16(at + INIT_OUT.at.maxBackground, maxBackground, true)
+  slots.view.setUint16(at + INIT_OUT.at.congestionThreshold, maxBackground * CONGESTION, true)
   slots.view.setUint16(at + INIT_OUT.at.maxPages, negotiated.maxWrite / PAGE, true)
   return INIT_OUT.size
 }

@@ -24,13 +24,14 @@ const SLOT_SIZE = HEADERS + MAX_IO
 /** Two struct iovec: headers and payload. */
 const IOVECS = 32
 
-/** Requests of one CPU that can be under way at a time; more wait in the kernel. */
-const DEPTH = 32
-/** For queues whose every entry is taken by a request that waits, such as for space. */
-const SPARE = 128
+/** Entries of one CPU's queue; when all are taken more requests wait in the kernel. */
+const DEPTH_MAX = 640
+const DEPTH_MIN = 8
 /** Less than 2 GiB, of which what is never used takes nothing. */
 const SLOTS_MAX = 2000
-/** Replies of so many bytes are sent before the batch ends: the caller can go on with them. */
+/** Part of a queue that asynchronous requests of all CPUs together can take. */
+const BACKGROUND = 0.8
+/** Replies to requests of so many bytes are sent before the batch ends: their callers can go on. */
 const ENOUGH = 256 * 1024
 
 /** Words from the start of a slot. */
@@ -44,9 +45,12 @@ const CMD_QID = URING_CMD_REQ.at.qid / 4
  * FUSE over io_uring: every entry of the ring has a slot; the kernel completes it with a request there,
  * and takes the reply from there with the entry that asks for the next one.
  *
- * Replies of a batch and the wish for more are one system call. An entry belongs to its request until
- * that is answered. FORGET, INTERRUPT and the news of the unmounting still come by /dev/fuse, and
+ * Replies of a batch and the wish for more are one system call. FORGET, INTERRUPT and the news of the unmounting still come by /dev/fuse, and
  * notifications go there.
+ *
+ * An entry belongs to its request until that is answered, also when it waits for something, and what it
+ * waits for may have to come through the same queue. So queues are deeper than the kernel sends
+ * asynchronous requests at a time; entries that were used last are used first.
  *
  * What the kernel has once given to a ring it gives to nobody else: requests end with this process.
  * Source: fs/fuse/dev_uring.c of Linux 6.18; Documentation/filesystems/fuse-io-uring.rst.
@@ -58,12 +62,6 @@ export class RingDevice implements FuseDevice {
   readonly #dev: KernelDevice
   readonly #nrQueues: number
   readonly #depth: number
-  /** Queue of each entry. */
-  readonly #queues: Uint16Array
-  /** Of each queue the entries that the kernel has. */
-  readonly #available: Uint32Array
-  #nrEntries = 0
-  #mayBeExhausted = false
   /** Bytes moved for replies that were not sent yet. */
   #kept = 0
   /** Entries that have brought a request. */
@@ -84,22 +82,25 @@ export class RingDevice implements FuseDevice {
   constructor(fd: number) {
     this.#fd = fd
     this.#nrQueues = nrPossibleCpus()
-    this.#depth = Math.min(DEPTH, Math.floor((SLOTS_MAX - SPARE) / this.#nrQueues))
-    if (this.#depth === 0) {
-      const most = SLOTS_MAX - SPARE
-      throw new ThinfsError('NOT_SUPPORTED', `${this.#nrQueues} possible CPUs, at most ${most}`)
+    this.#depth = Math.min(DEPTH_MAX, Math.floor(SLOTS_MAX / this.#nrQueues))
+    if (this.#depth < DEPTH_MIN) {
+      const most = SLOTS_MAX / DEPTH_MIN
+      throw new ThinfsError('NOT_SUPPORTED', `${this.#nrQueues} possible CPUs; at most ${most}`)
     }
-    const nrSlots = this.#nrQueues * this.#depth + SPARE
+    const nrSlots = this.#nrQueues * this.#depth
     this.#ring = new Ring({
       entries: nrSlots,
       commands: true,
       arenaSize: nrSlots * (SLOT_SIZE + IOVECS),
     })
     this.slots = new Slots(SLOT_SIZE, nrSlots, LAYOUT, this.#ring.arena)
-    this.#queues = new Uint16Array(nrSlots)
-    this.#available = new Uint32Array(this.#nrQueues)
     this.#proven = new Uint8Array(nrSlots)
     this.#dev = new KernelDevice(fd)
+  }
+
+  /** Asynchronous requests that the kernel may have under way at a time. */
+  get maxBackground(): number {
+    return Math.floor(this.#depth * BACKGROUND)
   }
 
   /**
@@ -107,7 +108,7 @@ export class RingDevice implements FuseDevice {
    * @throws NOT_SUPPORTED when it refuses; they come by /dev/fuse then
    */
   register(): void {
-    for (let queue = 0; queue < this.#nrQueues; queue++) this.#register(queue)
+    for (let queue = 0; queue < this.#nrQueues; queue++) this.#register(queue * this.#depth)
     this.#ring.submit()
     this.#ring.take(this.#onCompletion)
     if (this.#refusal !== 0) {
@@ -116,8 +117,8 @@ export class RingDevice implements FuseDevice {
       throw new ThinfsError('NOT_SUPPORTED', reason)
     }
     // From here on the kernel has switched over.
-    for (let queue = 0; queue < this.#nrQueues; queue++) {
-      for (let i = 1; i < this.#depth; i++) this.#register(queue)
+    for (let entry = 0; entry < this.slots.count; entry++) {
+      if (entry % this.#depth !== 0) this.#register(entry)
     }
     this.#ring.submit()
   }
@@ -135,7 +136,6 @@ export class RingDevice implements FuseDevice {
     spin: number,
   ): number {
     if (this.#unmounted) return -1
-    if (this.#mayBeExhausted) this.#relieve()
     this.#places = places
     this.#lengths = lengths
     this.#count = 0
@@ -147,7 +147,10 @@ export class RingDevice implements FuseDevice {
   write(buffer: Buffer, at: number, length: number): number {
     if (buffer !== this.slots.buffer) return this.#dev.write(buffer, at, length)
     this.#commit(at, length - OUT_HEADER.size)
-    if (this.#kept >= ENOUGH) this.flush()
+    if (this.#kept >= ENOUGH) {
+      this.#kept = 0
+      this.#ring.poll(0)
+    }
     return 0
   }
 
@@ -180,11 +183,12 @@ export class RingDevice implements FuseDevice {
     this.#aside?.close()
   }
 
-  /** Gives the kernel one more entry for a queue. */
-  #register(queue: number): void {
-    const entry = this.#nrEntries++
-    this.#queues[entry] = queue
-    this.#available[queue]!++
+  #queueOf(entry: number): number {
+    return Math.floor(entry / this.#depth)
+  }
+
+  /** Gives the kernel an entry for its queue. */
+  #register(entry: number): void {
     const { slots } = this
     const headers = this.#ring.arenaAddress + entry * SLOT_SIZE
     const iovecs = slots.count * SLOT_SIZE + entry * IOVECS
@@ -194,7 +198,7 @@ export class RingDevice implements FuseDevice {
     slots.setU64(iovecs + 24, MAX_IO)
     const address = this.#ring.arenaAddress + iovecs
     const args = this.#ring.command(this.#fd, IO_URING_CMD.REGISTER, address, 2, entry)
-    this.#ring.words[args + CMD_QID] = queue
+    this.#ring.words[args + CMD_QID] = this.#queueOf(entry)
   }
 
   /** Answers the request in the slot at byte `base` with `size` bytes of payload and asks for the next. */
@@ -202,20 +206,16 @@ export class RingDevice implements FuseDevice {
     const { words } = this.slots
     const slot = base >>> 2
     const entry = Math.floor(base / SLOT_SIZE)
-    const queue = this.#queues[entry]!
     this.#kept += size + words[slot + PAYLOAD_SZ]!
     words[slot + PAYLOAD_SZ] = size
     const args = this.#ring.command(this.#fd, IO_URING_CMD.COMMIT_AND_FETCH, 0, 0, entry)
     const command = this.#ring.words
     command[args + CMD_COMMIT_ID] = words[slot + COMMIT_ID]!
     command[args + CMD_COMMIT_ID + 1] = words[slot + COMMIT_ID + 1]!
-    command[args + CMD_QID] = queue
-    this.#available[queue]!++
+    command[args + CMD_QID] = this.#queueOf(entry)
   }
 
   readonly #onCompletion = (entry: number, result: number): void => {
-    const queue = this.#queues[entry]!
-    if (--this.#available[queue]! === 0) this.#mayBeExhausted = true
     if (result < 0) {
       this.#refused(entry, result)
       return
@@ -233,17 +233,6 @@ export class RingDevice implements FuseDevice {
     const hasEnded = result === -ENOTCONN || result === -ECONNABORTED || result === -ECANCELED
     // An entry that could not be registered is one less. A reply that is refused leaves a caller waiting.
     assert(hasEnded || this.#proven[entry] === 0, `the kernel refused a reply: ${result}`)
-  }
-
-  /**
-   * Where every entry of a queue is taken by a request that waits for something, one more, as long as
-   * there are any: what it waits for may have to come through that queue, a discard for one.
-   */
-  #relieve(): void {
-    this.#mayBeExhausted = false
-    for (let queue = 0; queue < this.#nrQueues; queue++) {
-      if (this.#available[queue] === 0 && this.#nrEntries < this.slots.count) this.#register(queue)
-    }
   }
 }
 

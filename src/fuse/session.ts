@@ -62,6 +62,7 @@ import {
 } from './file-system.js'
 import {
   encodeInit,
+  MAX_BACKGROUND,
   MAX_IO,
   type Negotiated,
   negotiate,
@@ -435,7 +436,8 @@ export class FuseSession {
 
       case OPCODE.INIT: {
         this.#agreed = negotiate(slots, base, this.#ring === null ? 'dev' : 'uring')
-        this.#reply(base, encodeInit(slots, base, this.#agreed))
+        const most = Math.min(MAX_BACKGROUND, this.#ring?.maxBackground ?? MAX_BACKGROUND)
+        this.#reply(base, encodeInit(slots, base, this.#agreed, most))
         break
       }
       case OPCODE.DESTROY:
