@@ -219,13 +219,18 @@ static napi_value ring_enter(napi_env env, napi_callback_info info) {
   int error = 0;
   while (error == 0) {
     uint32_t submit = (uint32_t)sq_tail - __atomic_load_n(self->sq_head, __ATOMIC_ACQUIRE);
-    uint32_t flags = __atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST);
     tail = __atomic_load_n(self->cq_tail, __ATOMIC_ACQUIRE);
     uint32_t missing = tail - cq_head >= (uint64_t)wait ? 0 : (uint32_t)wait;
-    if (submit > 0 || missing > 0 || (flags & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) != 0) {
-      /* EAGAIN: no memory at the moment. */
+    /* EAGAIN: no memory at the moment. */
+    if (submit > 0 || missing > 0) {
       if (enter(self, submit, missing) < 0 && errno != EINTR && errno != EAGAIN) error = errno;
       continue;
+    }
+    /* The flag may be up without work, and stay so: the kernel raises it behind what it is raised for. */
+    if (__atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST) &
+        (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) {
+      if (enter(self, 0, 0) < 0 && errno != EINTR && errno != EAGAIN) error = errno;
+      tail = __atomic_load_n(self->cq_tail, __ATOMIC_ACQUIRE);
     }
     if (tail == cq_head && spin > 0) {
       int64_t now = now_ns();

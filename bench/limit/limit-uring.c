@@ -230,9 +230,10 @@ static void next(int64_t spin) {
     }
     enter(0);
     for (int64_t deadline = now_ns() + spin; completed() == 0;) {
+        /* The flag may be up without work, and stay so. */
         if (__atomic_load_n(sq_flags, __ATOMIC_ACQUIRE) & IORING_SQ_TASKRUN)
             enter(0);
-        else if (now_ns() >= deadline)
+        if (completed() == 0 && now_ns() >= deadline)
             enter(1);
     }
 }
