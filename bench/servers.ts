@@ -22,7 +22,7 @@ const pathInRepository = (path: string): string =>
   fileURLToPath(new URL(`../${path}`, import.meta.url))
 
 /** What limit-spin looks for the next request before it sleeps: as long as thinfs at most. */
-export const SPIN_US = 50
+const SPIN_US = 50
 const POLL_MS = 20
 const START_MS = 10_000
 const STOP_MS = 10_000
@@ -45,13 +45,13 @@ export interface Contender {
   prepare(folder: string): Promise<Plan>
 }
 
-/** limit/limit-dev.c on a sparse file of `size` bytes. */
-export function limitDev(name: string, size: number, ...options: string[]): Contender {
+/** A C program of limit/ on a sparse file of `size` bytes. */
+function limit(name: string, source: string, size: number, ...options: string[]): Contender {
   return {
     name,
     async prepare(folder) {
-      const program = join(folder, 'limit-dev')
-      await exec('cc', ['-O2', '-o', program, pathInRepository('bench/limit/limit-dev.c')])
+      const program = join(folder, source)
+      await exec('cc', ['-O2', '-o', program, pathInRepository(`bench/limit/${source}.c`)])
       const backing = sparseFile(join(folder, 'data'), size)
       const mountPoint = makeFolder(folder, 'mount')
       const command = [program, mountPoint, backing, ...options]
@@ -60,11 +60,14 @@ export function limitDev(name: string, size: number, ...options: string[]): Cont
   }
 }
 
-/** C that sleeps until a request comes, and the same that looks for one before. */
-export const limits = (size: number): Contender[] => [
-  limitDev('limit-dev', size),
-  limitDev('limit-spin', size, String(SPIN_US)),
-]
+/** C on /dev/fuse that sleeps until a request comes. */
+export const limitDev = (size: number): Contender => limit('limit-dev', 'limit-dev', size)
+/** The same, which looks for a request before it sleeps. */
+export const limitSpin = (size: number): Contender =>
+  limit('limit-spin', 'limit-dev', size, String(SPIN_US))
+/** C over io_uring, which looks for a request before it sleeps. */
+export const limitUring = (size: number): Contender =>
+  limit('limit-uring', 'limit-uring', size, String(SPIN_US))
 
 /**
  * qemu-storage-daemon's export of a qcow2 of `size` bytes with 64 KiB clusters.
@@ -273,6 +276,23 @@ export async function withFreshServer<T>(
     return await withServers([contender], folder, signal, ([server]) => use(server!))
   } finally {
     rmSync(join(folder, contender.name), { recursive: true, force: true })
+  }
+}
+
+/** Runs `use` while the kernel offers FUSE over io_uring, and with false where it never does. */
+export async function withUring<T>(use: (offered: boolean) => Promise<T>): Promise<T> {
+  const parameter = '/sys/module/fuse/parameters/enable_uring'
+  let before: string
+  try {
+    before = readFileSync(parameter, 'latin1')
+    writeFileSync(parameter, 'Y')
+  } catch {
+    return use(false)
+  }
+  try {
+    return await use(true)
+  } finally {
+    writeFileSync(parameter, before)
   }
 }
 

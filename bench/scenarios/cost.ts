@@ -30,7 +30,7 @@ function cpuTime(folder: string, settings: Settings): Promise<Cell[]> {
   const { signal, seconds } = settings
   const wanted = COST_LOADS.filter(({ name }) => settings.wants(`cost/cpu-${name}`))
   if (wanted.length === 0) return Promise.resolve([])
-  return withServers([limitDev('limit-dev', SIZE), thinfs(SIZE)], folder, signal, async servers => {
+  return withServers([limitDev(SIZE), thinfs(SIZE)], folder, signal, async servers => {
     for (const { file } of servers) await fill(file, signal)
     const cells: Cell[] = []
     for (const load of wanted) {

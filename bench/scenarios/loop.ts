@@ -2,17 +2,13 @@ import { join } from 'node:path'
 import { GIB } from '../../src/base/index.js'
 import { fill, LOADS, measure, unitOf } from '../fio.js'
 import { atLeast, type Cell, type Goal, paired, type Scenario } from '../scenario.js'
-import { limitDev, qemu, SPIN_US, sparseFile, thinfs, withLoop, withServers } from '../servers.js'
+import { limitSpin, qemu, sparseFile, thinfs, withLoop, withServers } from '../servers.js'
 import { checkServer } from './throughput.js'
 
 const SIZE = GIB
 /** Of one measurement: there are many. */
 const SECONDS_MAX = 1
-const CONTENDERS = [
-  limitDev('limit-spin', SIZE, String(SPIN_US)),
-  qemu(SIZE, { preallocation: 'metadata' }),
-  thinfs(SIZE),
-]
+const CONTENDERS = [limitSpin(SIZE), qemu(SIZE, { preallocation: 'metadata' }), thinfs(SIZE)]
 
 const goal = (least: number): Goal => atLeast(least, 'thinfs', 'qemu')
 const GOALS: Record<string, Goal[]> = {

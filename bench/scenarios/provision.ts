@@ -24,7 +24,7 @@ const RANDOM: Load = { name: 'randwrite-qd16', rw: 'randwrite', blockSize: 4 * K
 /** Bytes that a run takes at most: qemu-storage-daemon's whole clusters at 30,000 a second for 3 s. */
 const WRITTEN_MAX = 6 * GIB
 
-const FRESH = [limitDev('limit-dev', SIZE), qemu(SIZE), thinfs(SIZE)]
+const FRESH = [limitDev(SIZE), qemu(SIZE), thinfs(SIZE)]
 const OVERWRITE = thinfs(SIZE, { name: 'thinfs-overwrite' })
 
 /**

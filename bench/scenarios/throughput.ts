@@ -1,10 +1,24 @@
 import { GIB } from '../../src/base/index.js'
 import { fill, LOADS, measure, unitOf, verifyConcurrent, WrongData } from '../fio.js'
-import { atLeast, type Cell, type Goal, paired, type Scenario } from '../scenario.js'
-import { limits, qemu, type Server, thinfs, withServers } from '../servers.js'
+import { atLeast, type Cell, type Goal, paired, type Scenario, type Settings } from '../scenario.js'
+import {
+  limitDev,
+  limitSpin,
+  limitUring,
+  qemu,
+  type Server,
+  thinfs,
+  withServers,
+  withUring,
+} from '../servers.js'
 
 const SIZE = GIB
-const CONTENDERS = [...limits(SIZE), qemu(SIZE, { preallocation: 'metadata' }), thinfs(SIZE)]
+const QEMU = qemu(SIZE, { preallocation: 'metadata' })
+const CONTENDERS = [limitDev(SIZE), limitSpin(SIZE), QEMU, thinfs(SIZE)]
+const URING = [
+  limitUring(SIZE),
+  thinfs(SIZE, { name: 'thinfs-uring', mount: ['-o', 'transport=uring'] }),
+]
 
 const goal = (least: number, to: string): Goal => atLeast(least, 'thinfs', to)
 const GOALS: Record<string, Goal[]> = {
@@ -16,30 +30,46 @@ const GOALS: Record<string, Goal[]> = {
   'write-1m': [goal(0.8, 'limit-dev'), goal(1, 'qemu')],
 }
 
+/** Of the other transport, in every cell. */
+const URING_GOAL = atLeast(0.8, 'thinfs-uring', 'limit-uring')
+
 /**
- * The data of all is in memory: what is compared is the way there. limit-dev and limit-spin are C
- * that does nothing else; see limit/limit-dev.c.
+ * The data of all is in memory: what is compared is the way there. limit-dev, limit-spin and
+ * limit-uring are C that does nothing else; see limit/.
  */
 export const throughput: Scenario = {
   name: 'throughput',
   about: 'a fully mapped volume, on the FUSE file',
-  memory: (CONTENDERS.length + 1) * SIZE,
+  memory: (CONTENDERS.length + URING.length + 1) * SIZE,
   run({ memory }, settings) {
-    const { signal, seconds } = settings
-    return withServers(CONTENDERS, memory, signal, async servers => {
-      for (const server of servers) await checkServer(server, signal)
-      const cells: Cell[] = []
-      for (const load of LOADS) {
-        const name = `throughput/${load.name}`
-        if (!settings.wants(name)) continue
-        const samples = await paired(servers, settings, ({ file }) =>
-          measure(file, load, seconds, signal),
-        )
-        cells.push({ name, unit: unitOf(load), samples, goals: GOALS[load.name] ?? [] })
-      }
-      return cells
+    return withUring(offered => {
+      if (!offered) console.log('the kernel has no FUSE over io_uring: that is left out')
+      const contenders = offered ? [...CONTENDERS, ...URING] : CONTENDERS
+      return withServers(contenders, memory, settings.signal, async servers => {
+        for (const server of servers) await checkServer(server, settings.signal)
+        return measureAll(servers, settings, offered)
+      })
     })
   },
+}
+
+async function measureAll(
+  servers: readonly Server[],
+  settings: Settings,
+  offered: boolean,
+): Promise<Cell[]> {
+  const { signal, seconds } = settings
+  const cells: Cell[] = []
+  for (const load of LOADS) {
+    const name = `throughput/${load.name}`
+    if (!settings.wants(name)) continue
+    const samples = await paired(servers, settings, ({ file }) =>
+      measure(file, load, seconds, signal),
+    )
+    const goals = [...(GOALS[load.name] ?? []), ...(offered ? [URING_GOAL] : [])]
+    cells.push({ name, unit: unitOf(load), samples, goals })
+  }
+  return cells
 }
 
 /**
