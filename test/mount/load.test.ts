@@ -67,6 +67,28 @@ t.test('snapshots stay as they were while their origin is written to', onMount, 
   await pool.close(t)
 })
 
+t.test('data that is in no cache, and blocks that are shared with it', onMount, async t => {
+  const pool = await MountedPool.make(t, 'data: { size: 256M }\nvolumes: { a: { size: 64M } }')
+  await pool.sh(`dd if=/dev/urandom of=a bs=1M count=64 conv=notrunc,fsync status=none`)
+  await thinfs('snapshot', pool.folder, 'a', 'b')
+  const sum = await pool.sh('sha256sum < b')
+  const drop = `dd of=${pool.data} oflag=nocache conv=notrunc,fdatasync count=0 status=none`
+  const dropped = untilStopped(pool, `${drop}; echo >> ../dropped`)
+  for (const options of [
+    '--size=64M --iodepth=16 --bs=4k --rw=randrw',
+    '--size=64M --iodepth=16 --bsrange=512-200k --blockalign=512 --rw=randrw',
+    '--size=64M --iodepth=4 --bs=1M',
+  ]) {
+    t.equal(await pool.sh(fio('a', options)), '', options)
+    await pool.sh('fallocate -p -o 7M -l 9M a')
+  }
+  await dropped.stop()
+  t.ok(Number(await pool.sh('wc -l < ../dropped')) > 3, 'the cache was dropped meanwhile')
+  await pool.sh(drop)
+  t.equal(await pool.sh('sha256sum < b'), sum)
+  await pool.close(t)
+})
+
 t.test('an engine that is killed is no error to anybody', onMount, async t => {
   const pool = await MountedPool.make(t, 'data: { size: 256M }\nvolumes: { a: { size: 64M } }')
   // New blocks in every round, so that the journal has something to keep.

@@ -1,0 +1,68 @@
+// Goal: reads that wait for a disk bring what is in the file, however many there are and whoever does
+// them. Method: a file of random bytes that is in no cache, read by io_uring, by more than it takes,
+// and where it is not allowed.
+import { randomBytes } from 'node:crypto'
+import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import t from 'tap'
+import { KIB } from '../../src/base/index.js'
+import { native } from '../../src/native.js'
+import { ColdReads } from '../../src/storage/cold-reads.js'
+
+const BLOCK = 4 * KIB
+const NR_BLOCKS = 2000
+
+const folder = mkdtempSync(join(tmpdir(), 'thinfs-cold-'))
+const path = join(folder, 'file')
+const content = randomBytes(NR_BLOCKS * BLOCK - 100)
+writeFileSync(path, content)
+const fd = openSync(path, 'r')
+t.teardown(() => {
+  closeSync(fd)
+  rmSync(folder, { recursive: true })
+})
+
+async function readAllAtOnce(reads: ColdReads): Promise<Buffer> {
+  const found = Buffer.alloc(content.length)
+  const at = Array.from({ length: NR_BLOCKS }, (_, i) => i * BLOCK)
+  await Promise.all(
+    at.map(at => reads.read(fd, found, at, Math.min(BLOCK, content.length - at), at)),
+  )
+  return found
+}
+
+t.test('more reads than a ring has room for', async t => {
+  const reads = new ColdReads()
+  t.teardown(() => reads.close())
+  t.ok((await readAllAtOnce(reads)).equals(content))
+  t.ok((await readAllAtOnce(reads)).equals(content), 'and again')
+})
+
+t.test('without a ring', async t => {
+  const open = native.ring_open
+  native.ring_open = () => {
+    throw Object.assign(new Error('EPERM: io_uring_setup'), { code: 'EPERM' })
+  }
+  t.teardown(() => {
+    native.ring_open = open
+  })
+  const reads = new ColdReads()
+  t.ok((await readAllAtOnce(reads)).equals(content))
+  await t.rejects(reads.read(-1, Buffer.alloc(1), 0, 1, 0), 'a bad descriptor')
+  reads.close()
+})
+
+t.test('what cannot be read is an error of the one who asked', async t => {
+  const reads = new ColdReads()
+  t.teardown(() => reads.close())
+  const found = Buffer.alloc(BLOCK)
+  const [pastEnd, badFile, good] = await Promise.allSettled([
+    reads.read(fd, found, 0, BLOCK, content.length - 10),
+    reads.read(-1, found, 0, BLOCK, 0),
+    reads.read(fd, found, 0, BLOCK, BLOCK),
+  ])
+  t.match(pastEnd, { status: 'rejected', reason: { code: 'EOF' } })
+  t.match(badFile, { status: 'rejected', reason: { code: 'EBADF', syscall: 'read' } })
+  t.equal(good.status, 'fulfilled')
+})
