@@ -190,7 +190,7 @@ export class VolumeFs implements FileSystem {
     return device.read(offset, length, target, at) ? length : WAITS
   }
 
-  async readLater(
+  readLater(
     ino: number,
     offset: number,
     size: number,
@@ -199,9 +199,7 @@ export class VolumeFs implements FileSystem {
   ): Promise<number> {
     const { device } = this.#volume(ino)
     const length = Math.min(size, device.size - offset)
-    if (length <= 0) return 0
-    await device.readLater(offset, length, target, at)
-    return length
+    return device.readLater(offset, length, target, at).then(() => length)
   }
 
   write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number> {

@@ -380,12 +380,12 @@ export class FuseSession {
     const isSpare = slots === null && size <= SPARE_IO
     const place = slots ?? ((isSpare && this.#spare.pop()) || coldSlot(size))
     const at = slots === null ? 0 : base
+    const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
     this.#nrReadsLater++
     const ended = (): void => {
       this.#nrReadsLater--
       if (isSpare && this.#spare.length < MAX_SPARE) this.#spare.push(place)
     }
-    const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
     void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, place, at).then(ended)
   }
 

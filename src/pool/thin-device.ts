@@ -549,12 +549,12 @@ export class ThinDevice {
     }
   }
 
-  async #readLater(buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
-    try {
-      await this.#pool.reading(this.#pool.data.readLater(buffer, at, length, offset as Bytes))
-    } catch (err) {
+  #readLater(buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
+    const read = this.#pool.data.readLater(buffer, at, length, offset as Bytes).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
-    }
+    })
+    this.#pool.reading(read)
+    return read
   }
 
   #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {

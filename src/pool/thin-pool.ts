@@ -401,13 +401,12 @@ export class ThinPool {
   }
 
   /** Has the blocks that `read` reads stay what they are until it ends, whoever unmaps them. */
-  reading(read: Promise<void>): Promise<void> {
+  reading(read: Promise<void>): void {
     const ended = (): void => {
       this.#reads.delete(read)
     }
     this.#reads.add(read)
     read.then(ended, ended)
-    return read
   }
 
   /** Notes that the data store was written to. */

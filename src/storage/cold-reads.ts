@@ -1,6 +1,6 @@
 import { read } from 'node:fs'
 import { constants } from 'node:os'
-import { getSystemErrorName, promisify } from 'node:util'
+import { getSystemErrorName } from 'node:util'
 import { ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 import { Ring } from '../ring/index.js'
@@ -10,12 +10,15 @@ const { EAGAIN, EINTR } = constants.errno
 /** As many as the kernel has requests under way for a mount that is busy; more go to the threads. */
 const ENTRIES = 256
 
-const readOnThread = promisify(read)
-
-interface Waiting {
-  /** Keeps the memory that is read to. */
+/** What is left of a read. */
+interface Request {
+  fd: number
   buffer: Uint8Array
-  resolve(result: number): void
+  at: number
+  left: number
+  offset: number
+  resolve(): void
+  reject(err: Error): void
 }
 
 /**
@@ -25,7 +28,7 @@ interface Waiting {
 export class ColdReads {
   /** Null where there is none to be had; made with the first read. */
   #ring: Ring | null | undefined
-  readonly #waiting = new Map<number, Waiting>()
+  readonly #waiting = new Map<number, Request>()
   #nextTag = 0
   #submitQueued = false
 
@@ -33,18 +36,10 @@ export class ColdReads {
    * Fills `length` bytes of `buffer` at `at` from byte `offset` of a file.
    * @throws errors of read(2), and `EOF` when the file ends before
    */
-  async read(
-    fd: number,
-    buffer: Uint8Array,
-    at: number,
-    length: number,
-    offset: number,
-  ): Promise<void> {
-    for (let done = 0; done < length; ) {
-      const got = await this.#readSome(fd, buffer, at + done, length - done, offset + done)
-      if (got === 0) throw Object.assign(new Error('EOF: end of file, read'), { code: 'EOF' })
-      done += got
-    }
+  read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#ask({ fd, buffer, at, left: length, offset, resolve, reject })
+    })
   }
 
   /** All reads have to have ended. */
@@ -52,31 +47,45 @@ export class ColdReads {
     this.#ring?.close()
   }
 
-  async #readSome(
-    fd: number,
-    buffer: Uint8Array,
-    at: number,
-    length: number,
-    offset: number,
-  ): Promise<number> {
+  #ask(request: Request): void {
     if (this.#ring === undefined) this.#ring = this.#open()
     const ring = this.#ring
-    if (ring !== null && this.#waiting.size < ring.capacity) {
-      const address = native.buffer_address(buffer) + at
-      const result = await new Promise<number>(resolve => {
-        const tag = this.#nextTag
-        this.#nextTag = (tag + 1) >>> 0
-        this.#waiting.set(tag, { buffer, resolve })
-        ring.read(fd, offset, address, length, tag)
-        this.#submitSoon(ring)
-      })
-      if (result >= 0) return result
-      if (result !== -EAGAIN && result !== -EINTR) {
-        const code = getSystemErrorName(result)
-        throw Object.assign(new Error(`${code}: read`), { code, errno: result, syscall: 'read' })
-      }
+    if (ring === null || this.#waiting.size === ring.capacity) {
+      this.#askThread(request)
+      return
     }
-    return (await readOnThread(fd, buffer, at, length, offset)).bytesRead
+    const { fd, buffer, at, left, offset } = request
+    const tag = this.#nextTag
+    this.#nextTag = (tag + 1) >>> 0
+    this.#waiting.set(tag, request)
+    ring.read(fd, offset, native.buffer_address(buffer) + at, left, tag)
+    this.#submitSoon(ring)
+  }
+
+  #askThread(request: Request): void {
+    const { fd, buffer, at, left, offset } = request
+    read(fd, buffer, at, left, offset, (err, got) => {
+      if (err) request.reject(err)
+      else this.#got(request, got)
+    })
+  }
+
+  /** @param result bytes read, or a negative errno */
+  #got(request: Request, result: number): void {
+    if (result === request.left) {
+      request.resolve()
+    } else if (result > 0) {
+      request.at += result
+      request.left -= result
+      request.offset += result
+      this.#ask(request)
+    } else if (result === -EAGAIN || result === -EINTR) {
+      this.#askThread(request)
+    } else {
+      const code = result === 0 ? 'EOF' : getSystemErrorName(result)
+      const err = new Error(result === 0 ? 'EOF: end of file, read' : `${code}: read`)
+      request.reject(Object.assign(err, { code, syscall: 'read' }))
+    }
   }
 
   /** What is asked for in one turn of the event loop goes to the disk together. */
@@ -93,9 +102,9 @@ export class ColdReads {
     try {
       const ring = new Ring({ entries: ENTRIES })
       const ended = (tag: number, result: number): void => {
-        const { resolve } = this.#waiting.get(tag)!
+        const request = this.#waiting.get(tag)!
         this.#waiting.delete(tag)
-        resolve(result)
+        this.#got(request, result)
       }
       ring.watch(() => {
         ring.submit()

@@ -142,13 +142,15 @@ export class FileStore implements Store {
     return true
   }
 
-  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
-    this.#checkRange('read', offset, length)
+  readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
     try {
-      await this.#coldReads.read(this.fd, buffer, at, length, offset)
+      this.#checkRange('read', offset, length)
     } catch (err) {
-      throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
+      return Promise.reject(err)
     }
+    return this.#coldReads.read(this.fd, buffer, at, length, offset).catch(err => {
+      throw ioError(this.path, `read of ${length} bytes at ${offset}`, err)
+    })
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
