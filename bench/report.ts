@@ -14,7 +14,8 @@ export function printTable(cells: Cell[]): void {
   for (const { name, unit, samples } of cells) {
     for (const [contender, values] of Object.entries(samples)) {
       const { thinfs } = samples
-      const is = thinfs && contender !== 'thinfs' ? `${ratio(thinfs, values).toFixed(2)} ×` : ''
+      const times = thinfs && contender !== 'thinfs' ? ratio(thinfs, values) : Number.NaN
+      const is = Number.isFinite(times) ? `${times.toFixed(2)} ×` : ''
       const spread = `${spreadPercent(values)} %`
       table.push([name, contender, readable(median(values)), spread, unit, is])
     }

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
 import { GIB } from '../../src/base/index.js'
 import { cpuSeconds, type Observation, observe, observed, servingPid } from '../engine.js'
 import { fill, LOADS, type Load, measure } from '../fio.js'
@@ -7,6 +8,9 @@ import { limitDev, type Server, thinfs, withServers } from '../servers.js'
 
 const SIZE = GIB
 const COST_LOADS = LOADS.filter(({ name }) => name.endsWith('-qd16'))
+/** How long nobody asks for anything, once everything is settled. */
+const IDLE_MS = 5000
+const SETTLED_MS = 2000
 /** A minute unless `--seconds` says otherwise, half of it for each load. */
 const OBSERVED_SECONDS_PER_SECOND = 20
 const NR_SITES = 5
@@ -29,7 +33,7 @@ export const cost: Scenario = {
 function cpuTime(folder: string, settings: Settings): Promise<Cell[]> {
   const { signal, seconds } = settings
   const wanted = COST_LOADS.filter(({ name }) => settings.wants(`cost/cpu-${name}`))
-  if (wanted.length === 0) return Promise.resolve([])
+  if (wanted.length === 0 && !settings.wants('cost/idle')) return Promise.resolve([])
   return withServers([limitDev(SIZE), thinfs(SIZE)], folder, signal, async servers => {
     for (const { file } of servers) await fill(file, signal)
     const cells: Cell[] = []
@@ -42,8 +46,26 @@ function cpuTime(folder: string, settings: Settings): Promise<Cell[]> {
       })
       cells.push({ name: `cost/cpu-${load.name}`, unit: 'µs/request', samples, goals: [] })
     }
+    const idle = await idleTime(servers)
+    if (settings.wants(idle.name)) cells.push(idle)
     return cells
   })
+}
+
+/** After a load: who looked for requests then has to sleep now. The clock of CPU time ticks every 10 ms. */
+async function idleTime(servers: readonly Server[]): Promise<Cell> {
+  const pids = await Promise.all(servers.map(servingPid))
+  await setTimeout(SETTLED_MS)
+  const before = pids.map(cpuSeconds)
+  await setTimeout(IDLE_MS)
+  const taken = pids.map((pid, i) => (cpuSeconds(pid) - before[i]!) * 1000)
+  const samples = Object.fromEntries(servers.map(({ name }, i) => [name, [taken[i]!]]))
+  return {
+    name: 'cost/idle',
+    unit: `ms in ${IDLE_MS / 1000} s`,
+    samples,
+    goals: [atMost(0, 'thinfs')],
+  }
 }
 
 function heap(folder: string, settings: Settings): Promise<Cell[]> {
