@@ -1,65 +1,14 @@
 /**
  * A FUSE connection served by a FileSystem.
  *
- * Requests are read in batches and handled one after the other, each answered exactly once; when an
- * answer leaves is decided in replies.ts. READ and WRITE allocate nothing.
- *
- * Here, and only here, errors become errnos.
+ * Requests are read in batches and handled one after the other, by requests.ts. They come by /dev/fuse,
+ * and after INIT through a ring where that is wanted and to be had.
  */
 import { constants } from 'node:os'
-import { assert, KIB, ThinfsError } from '../base/index.js'
-import {
-  COPY_FILE_RANGE_IN,
-  CREATE_IN,
-  FALLOCATE_IN,
-  FATTR,
-  FLUSH_IN,
-  FSYNC_FDATASYNC,
-  FSYNC_IN,
-  GETATTR_IN,
-  GETXATTR_IN,
-  GETXATTR_OUT,
-  IN_HEADER,
-  INIT_IN,
-  LSEEK_IN,
-  MKNOD_IN,
-  NOTIFY_INVAL_INODE,
-  NOTIFY_INVAL_INODE_OUT,
-  OPCODE,
-  OPEN_IN,
-  OUT_HEADER,
-  opcodeName,
-  READ_IN,
-  RELEASE_IN,
-  RENAME_IN,
-  RENAME2_IN,
-  SETATTR_IN,
-  WRITE_IN,
-} from './abi.js'
+import { assert, ThinfsError } from '../base/index.js'
+import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
-import { DirectoryStreams } from './directory.js'
-import {
-  type Encode,
-  encodeAttributes,
-  encodeCopy64,
-  encodeCreate,
-  encodeEntry,
-  encodeNothing,
-  encodeOpen,
-  encodeOpendir,
-  encodeRead,
-  encodeSeek,
-  encodeStatistics,
-  encodeWrite,
-} from './encode.js'
-import { errnoNumber } from './errno.js'
-import {
-  type AttributeChange,
-  type Attributes,
-  type FileSystem,
-  type Later,
-  WAITS,
-} from './file-system.js'
+import type { FileSystem } from './file-system.js'
 import {
   encodeInit,
   MAX_BACKGROUND,
@@ -70,15 +19,14 @@ import {
   transportOf,
   withoutRing,
 } from './init.js'
-import { later, orElse } from './later.js'
-import { readNames } from './names.js'
 import { Replies } from './replies.js'
+import { Requests } from './requests.js'
 import { requestResend } from './resend.js'
 import { RingDevice, whyNotOffered } from './ring-device.js'
-import { DEV_LAYOUT, Slots } from './slots.js'
+import { Slots } from './slots.js'
 import { Spin } from './spin.js'
 
-const { EINVAL, EIO, ENODEV, ENOENT, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
+const { ENODEV, ENOENT } = constants.errno
 
 /** Requests of one batch. A batch begins small and doubles while it comes back full. */
 const NR_SLOTS = 16
@@ -87,56 +35,6 @@ const SLOT_SIZE = MAX_IO + 4096
 /** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
 const MAX_BATCHES_PER_TURN = 64
-/** READs that wait are answered from slots of their own, and so many of those that hold so much are kept. */
-const SPARE_IO = 128 * KIB
-const MAX_SPARE = 64
-const S_IFMT = 0o170000
-const S_IFREG = 0o100000
-
-/** Bytes of a request without its data, for the hot path. */
-const READ_LENGTH = IN_HEADER.size + READ_IN.size
-const WRITE_LENGTH = IN_HEADER.size + WRITE_IN.size
-
-/** Bytes of the structure behind a request's header, by opcode. */
-const BODY_SIZES = new Map<number, number>([
-  [OPCODE.GETATTR, GETATTR_IN.size],
-  [OPCODE.SETATTR, SETATTR_IN.size],
-  [OPCODE.MKNOD, MKNOD_IN.size],
-  [OPCODE.RENAME, RENAME_IN.size],
-  [OPCODE.OPEN, OPEN_IN.size],
-  [OPCODE.READ, READ_IN.size],
-  [OPCODE.WRITE, WRITE_IN.size],
-  [OPCODE.RELEASE, RELEASE_IN.size],
-  [OPCODE.FSYNC, FSYNC_IN.size],
-  [OPCODE.GETXATTR, GETXATTR_IN.size],
-  [OPCODE.LISTXATTR, GETXATTR_IN.size],
-  [OPCODE.FLUSH, FLUSH_IN.size],
-  [OPCODE.INIT, INIT_IN.size],
-  [OPCODE.OPENDIR, OPEN_IN.size],
-  [OPCODE.READDIR, READ_IN.size],
-  [OPCODE.RELEASEDIR, RELEASE_IN.size],
-  [OPCODE.CREATE, CREATE_IN.size],
-  [OPCODE.FALLOCATE, FALLOCATE_IN.size],
-  [OPCODE.READDIRPLUS, READ_IN.size],
-  [OPCODE.RENAME2, RENAME2_IN.size],
-  [OPCODE.LSEEK, LSEEK_IN.size],
-  [OPCODE.COPY_FILE_RANGE, COPY_FILE_RANGE_IN.size],
-  [OPCODE.COPY_FILE_RANGE_64, COPY_FILE_RANGE_IN.size],
-])
-
-/** What this file system has not, answered as Linux file systems without it do. */
-const REFUSALS = new Map<number, number>([
-  [OPCODE.READLINK, EINVAL],
-  [OPCODE.SYMLINK, EPERM],
-  [OPCODE.MKDIR, EPERM],
-  [OPCODE.RMDIR, ENOTDIR],
-  [OPCODE.LINK, EPERM],
-  [OPCODE.TMPFILE, EOPNOTSUPP],
-  [OPCODE.SETXATTR, EOPNOTSUPP],
-  [OPCODE.REMOVEXATTR, EOPNOTSUPP],
-  [OPCODE.IOCTL, ENOTTY],
-])
-
 export interface FuseSessionOptions {
   /** Of /dev/fuse, non-blocking. Belongs to the caller, who closes it. */
   fd: number
@@ -164,9 +62,8 @@ export interface FuseSessionOptions {
 
 /** Serves from when it is made until the file system is unmounted or `close` is called. */
 export class FuseSession {
-  readonly #fs: FileSystem
   readonly #options: FuseSessionOptions
-  readonly #directories: DirectoryStreams
+  readonly #requests: Requests
   readonly #places = new Uint32Array(NR_SLOTS)
   readonly #lengths = new Uint32Array(NR_SLOTS)
   readonly #drain = (): void => this.#handleWaiting()
@@ -181,12 +78,6 @@ export class FuseSession {
   /** Requests of the batch under way. */
   #slots = new Slots(SLOT_SIZE, NR_SLOTS)
   #batchSize = 1
-  /** Where answers that come later are made. */
-  readonly #desk = new Slots(SLOT_SIZE, 1)
-  /** READs that wait for a disk. */
-  #nrReadsLater = 0
-  /** Slots for them, of SPARE_IO bytes. */
-  readonly #spare: Slots[] = []
   #ended = false
   #failed = false
 
@@ -195,10 +86,15 @@ export class FuseSession {
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
     this.#options = options
     this.#spin = new Spin(options.spin ?? 0)
-    this.#fs = options.fileSystem
-    this.#directories = new DirectoryStreams(options.fileSystem)
     this.#device = options.device ?? new KernelDevice(options.fd)
     this.#replies = this.#repliesTo(this.#device)
+    this.#requests = new Requests(this.#slots, this.#replies, {
+      fileSystem: options.fileSystem,
+      slotSize: SLOT_SIZE,
+      onInit: (slots, base) => this.#init(slots, base),
+      onError: (opcode, ino, err) => options.onError?.(opcode, ino, err),
+      onFatal: err => this.#fail(err),
+    })
     if (options.transport === 'uring' && negotiated === undefined) this.#makeRing()
     this.#device.watch(this.#drain)
   }
@@ -206,7 +102,7 @@ export class FuseSession {
   #repliesTo(device: FuseDevice): Replies {
     return new Replies(this.#slots, {
       device,
-      fileSystem: this.#fs,
+      fileSystem: this.#options.fileSystem,
       onHold: hold => this.#hold(hold),
       onFatal: err => this.#fail(err),
       onSettleError: err => this.#options.onError?.('settle', 0, err),
@@ -220,6 +116,12 @@ export class FuseSession {
     } catch (err) {
       this.#whyDev = whyNotSupported(err)
     }
+  }
+
+  #init(slots: Slots, base: number): number {
+    this.#agreed = negotiate(slots, base, this.#ring === null ? 'dev' : 'uring')
+    const most = Math.min(MAX_BACKGROUND, this.#ring?.maxBackground ?? MAX_BACKGROUND)
+    return encodeInit(slots, base, this.#agreed, most)
   }
 
   /** INIT was answered: from now on requests come as it says. */
@@ -249,6 +151,7 @@ export class FuseSession {
     this.#device = ring
     this.#slots = ring.slots
     this.#replies = this.#repliesTo(ring)
+    this.#requests.moveTo(this.#slots, this.#replies)
     ring.watch(this.#drain)
     return true
   }
@@ -313,7 +216,7 @@ export class FuseSession {
           this.#places,
           this.#lengths,
           // A disk that answers is not seen while looking for requests.
-          this.#nrReadsLater > 0 ? 0 : spin.microseconds,
+          this.#requests.waitsForDisk ? 0 : spin.microseconds,
         )
         if (count === 0) {
           spin.sleeps()
@@ -335,334 +238,14 @@ export class FuseSession {
   }
 
   #handleBatch(count: number): void {
-    for (let i = 0; i < count; i++) this.#handle(this.#places[i]!, this.#lengths[i]!)
+    for (let i = 0; i < count; i++) this.#requests.handle(this.#places[i]!, this.#lengths[i]!)
     this.#replies.release()
-  }
-
-  /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
-  #handle(base: number, length: number): void {
-    const slots = this.#slots
-    // Without a `unique` there is nobody to answer.
-    if (length < OUT_HEADER.size) return
-    const opcode = slots.u32(base + IN_HEADER.at.opcode)
-    if (length < IN_HEADER.size || slots.u32(base + IN_HEADER.at.len) !== length) {
-      this.#refuse(base, EIO)
-      return
-    }
-    const ino = slots.u64(base + IN_HEADER.at.nodeid)
-    try {
-      if (opcode === OPCODE.READ) this.#read(base, length, ino)
-      else if (opcode === OPCODE.WRITE) this.#write(base, length, ino)
-      else this.#dispatch(opcode, base, length, ino)
-    } catch (err) {
-      this.#refuse(base, this.#errno(opcode, ino, err))
-    }
-  }
-
-  #read(base: number, length: number, ino: number): void {
-    const slots = this.#slots
-    const at = base + slots.body
-    const size = slots.u32(at + READ_IN.at.size)
-    if (length < READ_LENGTH || size > MAX_IO) {
-      this.#refuse(base, EINVAL)
-      return
-    }
-    const offset = slots.u64(at + READ_IN.at.offset)
-    const got = this.#fs.read(ino, offset, size, slots.buffer, base + slots.payload)
-    // No message that names the sizes: it would be built for every request.
-    assert(got <= size, 'a READ was answered with more than was asked for')
-    if (got === WAITS) this.#readLater(base, ino, offset, size)
-    else this.#reply(base, got)
-  }
-
-  #readLater(base: number, ino: number, offset: number, size: number): void {
-    const { slots } = this.#device
-    const isSpare = slots === null && size <= SPARE_IO
-    const place = slots ?? ((isSpare && this.#spare.pop()) || coldSlot(size))
-    const at = slots === null ? 0 : base
-    const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
-    this.#nrReadsLater++
-    const ended = (): void => {
-      this.#nrReadsLater--
-      if (isSpare && this.#spare.length < MAX_SPARE) this.#spare.push(place)
-    }
-    void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, place, at).then(ended)
-  }
-
-  #write(base: number, length: number, ino: number): void {
-    const slots = this.#slots
-    const at = base + slots.body
-    const size = slots.u32(at + WRITE_IN.at.size)
-    if (length < WRITE_LENGTH || size > length - WRITE_LENGTH) {
-      this.#refuse(base, EINVAL)
-      return
-    }
-    const offset = slots.u64(at + WRITE_IN.at.offset)
-    const put = this.#fs.write(ino, offset, size, slots.buffer, slots.rest(base, WRITE_IN.size))
-    if (typeof put === 'number') {
-      // A loop device would take a short answer for success.
-      assert(put === size, 'a WRITE was answered short')
-      this.#reply(base, encodeWrite(slots, base, size))
-    } else {
-      const whole = put.then(value => {
-        assert(value === size, 'a WRITE was answered short')
-        return value
-      })
-      this.#answer(OPCODE.WRITE, base, ino, whole, encodeWrite)
-    }
-  }
-
-  #dispatch(opcode: number, base: number, length: number, ino: number): void {
-    const slots = this.#slots
-    const fs = this.#fs
-    const at = base + slots.body
-    const bodySize = BODY_SIZES.get(opcode) ?? 0
-    const restSize = length - IN_HEADER.size - bodySize
-    if (restSize < 0) {
-      this.#refuse(base, EINVAL)
-      return
-    }
-    const rest = slots.rest(base, bodySize)
-    const names = (count: number): string[] => readNames(slots, rest, rest + restSize, count)
-    const answer = <T>(value: Later<T>, encode: Encode<T>): void =>
-      this.#answer(opcode, base, ino, value, encode)
-
-    switch (opcode) {
-      case OPCODE.FORGET:
-      case OPCODE.BATCH_FORGET:
-      case OPCODE.INTERRUPT:
-      case OPCODE.NOTIFY_REPLY:
-        break // Not answered, and inodes here live without being looked up.
-
-      case OPCODE.INIT: {
-        this.#agreed = negotiate(slots, base, this.#ring === null ? 'dev' : 'uring')
-        const most = Math.min(MAX_BACKGROUND, this.#ring?.maxBackground ?? MAX_BACKGROUND)
-        this.#reply(base, encodeInit(slots, base, this.#agreed, most))
-        break
-      }
-      case OPCODE.DESTROY:
-      case OPCODE.SYNCFS:
-      case OPCODE.FSYNCDIR:
-        answer(fs.syncfs(), encodeNothing)
-        break
-      case OPCODE.STATFS:
-        answer(fs.statfs(), encodeStatistics)
-        break
-
-      case OPCODE.LOOKUP:
-        answer(fs.lookup(ino, names(1)[0]!), encodeEntry)
-        break
-      case OPCODE.GETATTR:
-        answer(fs.getattr(ino), encodeAttributes)
-        break
-      case OPCODE.SETATTR:
-        answer(fs.setattr(ino, attributeChange(slots, at)), encodeAttributes)
-        break
-      case OPCODE.CREATE: {
-        const flags = slots.u32(at + CREATE_IN.at.flags)
-        const mode = slots.u32(at + CREATE_IN.at.mode)
-        const fh = this.#requestNumber(base)
-        const created = later(this.#create(base, ino, names(1)[0]!, mode), attributes =>
-          later(fs.open(attributes.ino, flags, fh), () => ({ attributes, fh })),
-        )
-        answer(created, encodeCreate)
-        break
-      }
-      case OPCODE.MKNOD: {
-        const mode = slots.u32(at + MKNOD_IN.at.mode)
-        if ((mode & S_IFMT) !== S_IFREG) {
-          this.#refuse(base, EPERM)
-          break
-        }
-        answer(this.#create(base, ino, names(1)[0]!, mode), encodeEntry)
-        break
-      }
-      case OPCODE.UNLINK: {
-        const [name] = names(1) as [string]
-        answer(
-          this.#onceAgain(base, () => fs.unlink(ino, name)),
-          encodeNothing,
-        )
-        break
-      }
-      case OPCODE.RENAME:
-      case OPCODE.RENAME2: {
-        const newParent = slots.u64(at + RENAME_IN.at.newdir)
-        const flags = opcode === OPCODE.RENAME2 ? slots.u32(at + RENAME2_IN.at.flags) : 0
-        const [name, newName] = names(2) as [string, string]
-        const request = this.#requestNumber(base)
-        answer(
-          this.#onceAgain(base, () => fs.rename(ino, name, newParent, newName, flags, request)),
-          encodeNothing,
-        )
-        break
-      }
-
-      case OPCODE.OPEN: {
-        const fh = this.#requestNumber(base)
-        const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags), fh)
-        answer(
-          later(opened, () => fh),
-          encodeOpen,
-        )
-        break
-      }
-      case OPCODE.RELEASE:
-        answer(fs.release(ino, slots.u64(at + RELEASE_IN.at.fh)), encodeNothing)
-        break
-      case OPCODE.FLUSH:
-        answer(fs.flush(ino), encodeNothing)
-        break
-      case OPCODE.FSYNC: {
-        const dataOnly = (slots.u32(at + FSYNC_IN.at.fsyncFlags) & FSYNC_FDATASYNC) !== 0
-        answer(fs.fsync(ino, dataOnly), encodeNothing)
-        break
-      }
-      case OPCODE.FALLOCATE: {
-        const { offset, length: size, mode } = FALLOCATE_IN.read(slots.view, at)
-        answer(fs.fallocate(ino, mode, offset, size), encodeNothing)
-        break
-      }
-      case OPCODE.LSEEK: {
-        const { offset, whence } = LSEEK_IN.read(slots.view, at)
-        answer(fs.lseek(ino, offset, whence), encodeSeek)
-        break
-      }
-      case OPCODE.COPY_FILE_RANGE:
-      case OPCODE.COPY_FILE_RANGE_64: {
-        const { offIn, nodeidOut, offOut, len } = COPY_FILE_RANGE_IN.read(slots.view, at)
-        const encode = opcode === OPCODE.COPY_FILE_RANGE ? encodeWrite : encodeCopy64
-        answer(fs.copyFileRange(ino, offIn, nodeidOut, offOut, len), encode)
-        break
-      }
-
-      case OPCODE.OPENDIR:
-        answer(this.#directories.open(), encodeOpendir)
-        break
-      case OPCODE.READDIR:
-      case OPCODE.READDIRPLUS: {
-        const { fh, offset: cookie, size } = READ_IN.read(slots.view, at)
-        if (size > MAX_IO) {
-          this.#refuse(base, EINVAL)
-          break
-        }
-        const page = { cookie, size, plus: opcode === OPCODE.READDIRPLUS }
-        answer(this.#directories.names(ino, fh, cookie), (to, place, entries) =>
-          this.#directories.encode(to, place, entries, page),
-        )
-        break
-      }
-      case OPCODE.RELEASEDIR:
-        this.#directories.close(slots.u64(at + RELEASE_IN.at.fh))
-        this.#reply(base, 0)
-        break
-
-      case OPCODE.GETXATTR: {
-        const value = fs.getxattr(ino, names(1)[0]!)
-        answer(value, xattrEncoder(slots.u32(at + GETXATTR_IN.at.size)))
-        break
-      }
-      case OPCODE.LISTXATTR: {
-        const size = slots.u32(at + GETXATTR_IN.at.size)
-        const list = later(fs.listxattr(ino), all => Buffer.from(all.map(n => `${n}\0`).join('')))
-        answer(list, xattrEncoder(size))
-        break
-      }
-
-      default:
-        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP.
-        this.#refuse(base, REFUSALS.get(opcode) ?? ENOSYS)
-    }
-  }
-
-  /** Creates a file; a request that was sent before may have done it already. */
-  #create(base: number, parent: number, name: string, mode: number): Later<Attributes> {
-    const slots = this.#slots
-    const caller = {
-      uid: slots.u32(base + IN_HEADER.at.uid),
-      gid: slots.u32(base + IN_HEADER.at.gid),
-      pid: slots.u32(base + IN_HEADER.at.pid),
-    }
-    const create = (): Later<Attributes> => this.#fs.create(parent, name, mode, caller)
-    if (!this.#isResent(base)) return create()
-    return orElse(create, 'EEXIST', () => this.#fs.lookup(parent, name))
-  }
-
-  /** Does what takes a name away; a request that was sent before may have done it already. */
-  #onceAgain(base: number, remove: () => Later<void>): Later<void> {
-    return this.#isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
-  }
-
-  /** Identifies a request, and what it opens: the same when it is sent again, and no other's. */
-  #requestNumber(base: number): number {
-    const high = this.#slots.u32(base + IN_HEADER.at.unique + 4) & 0x7fff_ffff
-    return high * 2 ** 32 + this.#slots.u32(base + IN_HEADER.at.unique)
-  }
-
-  #isResent(base: number): boolean {
-    return this.#slots.u32(base + IN_HEADER.at.unique + 4) >>> 31 === 1
-  }
-
-  #answer<T>(opcode: number, base: number, ino: number, value: Later<T>, encode: Encode<T>): void {
-    if (value instanceof Promise) {
-      const slots = this.#device.slots
-      if (slots === null) void this.#answerLater(opcode, base, ino, value, encode, this.#desk, 0)
-      else void this.#answerLater(opcode, base, ino, value, encode, slots, base)
-    } else {
-      this.#reply(base, encode(this.#slots, base, value))
-    }
-  }
-
-  /**
-   * Answers when `promise` has ended, with a reply made in the slot of `place` at byte `at`.
-   * @returns a promise that never fails: when the slot is free again
-   */
-  #answerLater<T>(
-    opcode: number,
-    base: number,
-    ino: number,
-    promise: Promise<T>,
-    encode: Encode<T>,
-    place: Slots,
-    at: number,
-  ): Promise<void> {
-    const low = this.#slots.u32(base + IN_HEADER.at.unique)
-    const high = this.#slots.u32(base + IN_HEADER.at.unique + 4)
-    const reply = (length: number, errno: number): void => {
-      if (this.#failed) return
-      place.setU32(at + OUT_HEADER.at.unique, low)
-      place.setU32(at + OUT_HEADER.at.unique + 4, high)
-      this.#replies.replyLater(place, at, length, errno)
-    }
-    return (
-      promise
-        .then(value => reply(encode(place, at, value), 0))
-        // What cannot be encoded is the file system's error too.
-        .catch(err => reply(0, this.#errno(opcode, ino, err)))
-        .catch(bug => this.#fail(bug))
-    )
-  }
-
-  /** The errno to answer an error with. Throws the error when it is a bug. */
-  #errno(opcode: number, ino: number, err: unknown): number {
-    const errno = errnoNumber(err)
-    if (errno === null) throw err
-    this.#options.onError?.(opcodeName(opcode), ino, err)
-    return errno
-  }
-
-  /** Answers the request in the slot at byte `base` with the `length` bytes of payload behind its header. */
-  #reply(base: number, length: number): void {
-    this.#replies.reply(this.#slots, base, length, 0)
-  }
-
-  #refuse(base: number, errno: number): void {
-    this.#replies.reply(this.#slots, base, 0, errno)
   }
 
   #fail(err: unknown): void {
     if (this.#failed) return
     this.#failed = true
+    this.#requests.stop()
     this.close()
     this.#options.onFatal(err)
   }
@@ -672,48 +255,4 @@ export class FuseSession {
 function whyNotSupported(err: unknown): string {
   if (err instanceof ThinfsError && err.code === 'NOT_SUPPORTED') return err.message
   throw err
-}
-
-/** A slot of its own for a READ. */
-function coldSlot(size: number): Slots {
-  const payload = Math.max(size, SPARE_IO)
-  return new Slots(Math.ceil((DEV_LAYOUT.payload + payload) / 8) * 8, 1)
-}
-
-function attributeChange(slots: Slots, at: number): AttributeChange {
-  const request = SETATTR_IN.read(slots.view, at)
-  const { valid } = request
-  const change: AttributeChange = {}
-  if (valid & FATTR.SIZE) change.size = request.size
-  if (valid & FATTR.MODE) change.mode = request.mode
-  if (valid & FATTR.UID) change.uid = request.uid
-  if (valid & FATTR.GID) change.gid = request.gid
-  if (valid & FATTR.ATIME_NOW) change.atime = 'now'
-  else if (valid & FATTR.ATIME)
-    change.atime = time(slots, at + SETATTR_IN.at.atime, request.atimensec)
-  if (valid & FATTR.MTIME_NOW) change.mtime = 'now'
-  else if (valid & FATTR.MTIME)
-    change.mtime = time(slots, at + SETATTR_IN.at.mtime, request.mtimensec)
-  return change
-}
-
-/** Seconds of the signed 64 bits at byte `at` and nanoseconds. */
-function time(slots: Slots, at: number, nanoseconds: number): number {
-  return Number(slots.view.getBigInt64(at, true)) + nanoseconds / 1e9
-}
-
-/** @param size bytes that the caller has room for; 0 asks how many it takes */
-function xattrEncoder(size: number): Encode<Buffer> {
-  return (slots, base, value) => {
-    const at = base + slots.payload
-    if (size === 0) {
-      GETXATTR_OUT.write(slots.view, at, { size: value.length, padding: 0 })
-      return GETXATTR_OUT.size
-    }
-    if (value.length > size) {
-      const found = `an attribute of ${value.length} bytes for ${size}`
-      throw new ThinfsError('BAD_ARGUMENT', found, { errno: 'ERANGE' })
-    }
-    return value.copy(slots.buffer, at)
-  }
 }
