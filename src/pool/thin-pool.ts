@@ -765,8 +765,9 @@ export class ThinPool {
       }
       if (sealed !== null) await this.#write(sealed)
     } catch (err) {
-      if (this.#stalled === null) await this.#fail('commit', err, null)
-      else this.#stall(err)
+      // A rollback that waits for this commit undoes it: it is not tried again.
+      if (this.#stalled !== null && this.writable) this.#stall(err)
+      else await this.#fail('commit', err, null)
       throw err
     } finally {
       const took = clock.now() - started

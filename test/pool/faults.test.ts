@@ -37,6 +37,23 @@ t.test('no half-changed tree is read', async t => {
     t.equal(byteAt(thin(pool, 0), BLOCK), 1)
   })
 
+  await t.test('while the rollback waits for a commit that finds no room', async t => {
+    const { memory, pool } = await broken()
+    await thin(pool, 2).write(0, 512, filled(512, 3), 0)
+    memory.metadata.onWrite = (op, offset) => {
+      if (op === 'write' && offset > 0) throw failure('ENOSPC')
+    }
+    const committing = pool.commit()
+    breakInsert(pool)
+    t.throws(() => thin(pool, 0).write(0, 512, filled(512, 2), 0))
+    await t.rejects(committing, /ENOSPC/)
+    memory.metadata.onWrite = undefined
+    await turn()
+    t.equal(pool.mode, 'read_only')
+    t.equal(byteAt(thin(pool, 0), 0), 1)
+    t.equal(pool.metadata.hasDevice(devId(2)), false, 'what was not committed is gone')
+  })
+
   await t.test('while the rollback waits for a commit', async t => {
     const { pool } = await broken()
     await thin(pool, 2).write(0, 512, filled(512, 3), 0)
