@@ -9,7 +9,7 @@ import type { Store } from '../storage/index.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
 import { checksum } from './checksum.js'
 import { METADATA_BLOCK_SIZE } from './format.js'
-import { checkNode } from './node.js'
+import { checkNode, isLeaf } from './node.js'
 
 /** Blocks looked at for one that can leave, each time one comes. */
 const HAND_STEPS = 16
@@ -23,6 +23,8 @@ export class BlockCache {
   readonly #blocks = new Map<number, Block>()
   #hand: MapIterator<Block>
   #dirty: Block[] = []
+  /** What `readPassing` reads leaves into. */
+  #passing = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
 
   constructor(store: Store, limit: number) {
     this.#store = store
@@ -47,6 +49,19 @@ export class BlockCache {
     }
     block.referenced = true
     return block
+  }
+
+  /**
+   * As `read`, of a node, for walks over many leaves: a leaf that is not in memory does not come to
+   * stay, so it pushes nothing out and needs no buffer. It is good until the next call.
+   */
+  readPassing(nr: number, kind: BlockKind): Block {
+    if (this.#blocks.has(nr)) return this.read(nr, kind)
+    const node = this.#fetch(nr, kind, this.#passing)
+    if (isLeaf(node)) return node
+    this.#passing = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
+    this.#add(node)
+    return node
   }
 
   /** The block if it is in memory. */
@@ -104,6 +119,13 @@ export class BlockCache {
   }
 
   #load(nr: number, kind: BlockKind): Block {
+    const block = this.#fetch(nr, kind, Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE))
+    this.#add(block)
+    return block
+  }
+
+  /** Reads a block into `content`, which is the block's then, and checks it. */
+  #fetch(nr: number, kind: BlockKind, content: Buffer): Block {
     const offset = nr * METADATA_BLOCK_SIZE
     if (offset + METADATA_BLOCK_SIZE > this.#store.size) {
       throw new ThinfsError(
@@ -111,12 +133,10 @@ export class BlockCache {
         `metadata block ${nr}: wanted as ${kind.name}, but the store ends before it`,
       )
     }
-    const content = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
     this.#store.read(content, 0, METADATA_BLOCK_SIZE, bytes(offset))
     const block = new Block(nr, kind, content)
     checkStamp(block)
     if (kind.valueSize > 0) checkNode(block)
-    this.#add(block)
     return block
   }
 

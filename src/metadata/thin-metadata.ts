@@ -337,7 +337,10 @@ export class ThinMetadata {
     return tree.last() ? tree.key : -1
   }
 
-  /** Visits the mappings of [begin, end), ascending. The visitor must not change the metadata. */
+  /**
+   * Visits the mappings of [begin, end), ascending. The visitor must not change the metadata, nor
+   * visit mappings.
+   */
   forEachMapping(
     devId: DevId,
     begin: number,
@@ -350,7 +353,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Visits those mappings, ascending, that are in leaves which no other tree can reach.
+   * Visits those mappings, ascending, that are in leaves which no other tree can reach. The visitor
+   * must not change the metadata, nor visit mappings.
    * @param visit gets the data block's count too: when it is 1, the block is the device's alone
    */
   forEachExclusive(

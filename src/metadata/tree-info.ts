@@ -32,6 +32,10 @@ export function checkDepth(info: TreeInfo, nr: number, depth: number): void {
 export const readNode = (info: TreeInfo, nr: number): Block =>
   info.transaction.cache.read(nr, info.kind)
 
+/** As `readNode`, for walks: a leaf is good until the next call, whatever tree that is for. */
+export const passNode = (info: TreeInfo, nr: number): Block =>
+  info.transaction.cache.readPassing(nr, info.kind)
+
 /** A new, empty node. */
 export function newNode(info: TreeInfo, flags: number, valueSize: number): Block {
   const node = info.transaction.create(info.kind)

@@ -2,7 +2,7 @@
 import { ThinfsError } from '../base/index.js'
 import type { Block } from './block.js'
 import { childAt, isLeaf, keyAt, nrEntries, slotFrom, slotOf, valueAt } from './node.js'
-import { checkDepth, readNode, type TreeInfo } from './tree-info.js'
+import { checkDepth, passNode, readNode, type TreeInfo } from './tree-info.js'
 
 /** @param at byte offset of the value in the leaf */
 export type VisitEntry = (key: number, leaf: Block, at: number) => void
@@ -11,10 +11,17 @@ export type VisitEntry = (key: number, leaf: Block, at: number) => void
  * Reads a child in a walk, where the bounds of its keys matter: trees in which nodes are named many
  * times would keep a walk busy for ever.
  * @param end no key of the child may be this or larger
+ * @param read `passNode` where a leaf is not needed for long
  * @throws METADATA_CORRUPT
  */
-export function readBounded(info: TreeInfo, parent: Block, slot: number, end: number): Block {
-  const child = readNode(info, childAt(parent, slot))
+export function readBounded(
+  info: TreeInfo,
+  parent: Block,
+  slot: number,
+  end: number,
+  read = readNode,
+): Block {
+  const child = read(info, childAt(parent, slot))
   const nr = nrEntries(child)
   const first = keyAt(parent, slot)
   if (nr === 0 || (keyAt(child, 0) >= first && keyAt(child, nr - 1) < end)) return child
@@ -29,7 +36,7 @@ export function readBounded(info: TreeInfo, parent: Block, slot: number, end: nu
 export const childEnd = (parent: Block, slot: number, end: number): number =>
   slot + 1 < nrEntries(parent) ? keyAt(parent, slot + 1) : end
 
-/** Visits the entries with keys in [begin, end), ascending. */
+/** Visits the entries with keys in [begin, end), ascending. The visitor must not walk itself. */
 export function walk(
   info: TreeInfo,
   node: Block,
@@ -52,12 +59,15 @@ export function walk(
   for (let slot = Math.max(slotOf(node, begin), 0); slot < nrEntries(node); slot++) {
     if (keyAt(node, slot) >= end) return
     const childBound = childEnd(node, slot, bound)
-    const child = readBounded(info, node, slot, childBound)
+    const child = readBounded(info, node, slot, childBound, passNode)
     walk(info, child, begin, end, visit, childBound, depth + 1)
   }
 }
 
-/** Visits the entries of those leaves that no other tree can reach: each node has one owner. */
+/**
+ * Visits the entries of those leaves that no other tree can reach: each node has one owner. The
+ * visitor must not walk itself.
+ */
 export function walkExclusive(
   info: TreeInfo,
   node: Block,
@@ -73,7 +83,8 @@ export function walkExclusive(
   checkDepth(info, node.nr, depth)
   for (let slot = 0; slot < nrEntries(node); slot++) {
     const childBound = childEnd(node, slot, bound)
-    walkExclusive(info, readBounded(info, node, slot, childBound), visit, childBound, depth + 1)
+    const child = readBounded(info, node, slot, childBound, passNode)
+    walkExclusive(info, child, visit, childBound, depth + 1)
   }
 }
 
