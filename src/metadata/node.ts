@@ -141,12 +141,11 @@ export function checkNode(node: Block): void {
   }
   if (nrEntries > max) throw bad(node, `${nrEntries} entries, wanted at most ${max}`)
   if (nrEntries === 0 && flags === NODE_INTERNAL) throw bad(node, 'no children, wanted some')
-  for (let slot = 1; slot < nrEntries; slot++) {
-    if (keyAt(node, slot) > keyAt(node, slot - 1)) continue
-    throw bad(
-      node,
-      `key ${keyAt(node, slot)} follows ${keyAt(node, slot - 1)}, wanted a larger one`,
-    )
+  let last = -1
+  for (let slot = 0; slot < nrEntries; slot++) {
+    const key = keyAt(node, slot)
+    if (key <= last) throw bad(node, `key ${key} follows ${last}, wanted a larger one`)
+    last = key
   }
 }
 

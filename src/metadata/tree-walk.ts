@@ -1,7 +1,7 @@
 /** Visits of whole subtrees, which change nothing. */
 import { ThinfsError } from '../base/index.js'
 import type { Block } from './block.js'
-import { childAt, isLeaf, keyAt, nrEntries, slotFrom, slotOf, valueAt } from './node.js'
+import { childAt, isLeaf, keyAt, nrEntries, slotFrom, slotOf, valueAt, valueSize } from './node.js'
 import { checkDepth, passNode, readNode, type TreeInfo } from './tree-info.js'
 
 /** @param at byte offset of the value in the leaf */
@@ -48,10 +48,12 @@ export function walk(
 ): void {
   if (isLeaf(node)) {
     const nr = nrEntries(node)
-    for (let slot = slotFrom(node, begin); slot < nr; slot++) {
+    const size = valueSize(node)
+    let slot = slotFrom(node, begin)
+    for (let at = valueAt(node, slot); slot < nr; slot++, at += size) {
       const key = keyAt(node, slot)
       if (key >= end) return
-      visit(key, node, valueAt(node, slot))
+      visit(key, node, at)
     }
     return
   }
