@@ -30,7 +30,8 @@ const RESIDENT = 'working-set/resident'
 /**
  * All of a volume is mapped, as thin_restore makes it in half a minute: to write it would take an hour, and
  * more memory than there is. The data file is one hole, for both sets, so that only the mappings
- * differ: there are twice as many pages of them as are kept. Reads alone: writes would fill the hole.
+ * differ: there are as many of them as lookup tables keep, and none is kept at first. Reads alone:
+ * writes would fill the hole.
  */
 export const workingSet: Scenario = {
   name: 'working-set',

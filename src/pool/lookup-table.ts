@@ -1,14 +1,13 @@
 /**
  * Lookup tables: where each virtual block of an open thin device lives, as plain arrays.
  *
- * A page answers for 512 blocks and is filled from the mapping tree the first time one of them is
- * asked for; after that a lookup is an array access. The pages of all devices share one budget.
- * An entry holds a data block and whether it must not be written in place.
+ * A page of entries is filled from the mapping tree the first time one of them is asked for; after
+ * that a lookup is an array access. An entry holds a data block and whether it must not be written
+ * in place.
  */
 import type { DevId } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
-
-const PAGE_ENTRIES = 512
+import { type Entries, PAGE_ENTRIES, type PageCache, type PageOwner } from './page-cache.js'
 
 /** Entry of a virtual block that no data block backs. */
 export const UNMAPPED = 0
@@ -19,53 +18,46 @@ export const dataBlockOf = (entry: number): number => Math.floor(entry / 2) - 1
 const encode = (dataBlock: number, shared: boolean): number =>
   (dataBlock + 1) * 2 + (shared ? 1 : 0)
 
-/** How many pages all tables of a pool may hold together: 16384 pages are 64 MiB. */
-export class PageBudget {
-  readonly #slots: ({ table: LookupTable; index: number } | undefined)[]
-  #hand = 0
-
-  constructor(pages: number) {
-    this.#slots = new Array(pages)
-  }
-
-  /** Makes room for one page, the oldest goes. */
-  add(table: LookupTable, index: number): void {
-    const oldest = this.#slots[this.#hand]
-    if (oldest) oldest.table.evict(oldest.index)
-    this.#slots[this.#hand] = { table, index }
-    this.#hand = (this.#hand + 1) % this.#slots.length
-  }
-}
-
 /** Stands for the page used last when there is none: tables that nobody uses hold nothing. */
-const NO_PAGE: Float64Array = new Float64Array(0)
+const NO_ENTRIES: Entries = new Uint32Array(0)
+/** A page that is being filled: a metadata error must not leave half a page. */
+const filling = new Float64Array(PAGE_ENTRIES)
 
-export class LookupTable {
-  readonly #metadata: ThinMetadata
+/** What pages are filled from. */
+export type MappingSource = Pick<ThinMetadata, 'details' | 'forEachMapping'>
+
+export class LookupTable implements PageOwner {
+  readonly #metadata: MappingSource
   readonly #devId: DevId
-  readonly #budget: PageBudget
-  readonly #pages = new Map<number, Float64Array>()
+  readonly #cache: PageCache
+  /** Pages of the cache by what they answer for. */
+  readonly #pages = new Map<number, number>()
   // The page used last: requests come in runs.
   #lastIndex = -1
-  #lastPage = NO_PAGE
-  // Arguments of #visit, so that filling a page makes no closure.
+  #lastEntries = NO_ENTRIES
+  /** What makes a virtual block of that page an index of its entries. */
+  #lastShift = 0
+  // For #visit, so that filling a page makes no closure.
   #fillBase = 0
   #fillTime = 0
+  #fillMax = 0
   readonly #visit = (vblock: number, dataBlock: number, time: number): void => {
-    this.#lastPage[vblock - this.#fillBase] = encode(dataBlock, this.#fillTime > time)
+    const entry = encode(dataBlock, this.#fillTime > time)
+    filling[vblock - this.#fillBase] = entry
+    this.#fillMax = Math.max(this.#fillMax, entry)
   }
 
-  constructor(metadata: ThinMetadata, devId: DevId, budget: PageBudget) {
+  constructor(metadata: MappingSource, devId: DevId, cache: PageCache) {
     this.#metadata = metadata
     this.#devId = devId
-    this.#budget = budget
+    this.#cache = cache
   }
 
   /** The entry of a virtual block: UNMAPPED, or for isShared() and dataBlockOf(). */
   get(vblock: number): number {
     const index = Math.floor(vblock / PAGE_ENTRIES)
     if (index !== this.#lastIndex) this.#turnTo(index)
-    return this.#lastPage[vblock - index * PAGE_ENTRIES]!
+    return this.#lastEntries[vblock + this.#lastShift]!
   }
 
   /** Notes a mapping that this device alone has. */
@@ -80,55 +72,69 @@ export class LookupTable {
 
   /** Notes that [begin, end) is unmapped. */
   unmap(begin: number, end: number): void {
-    for (const [index, page] of this.#pages) {
-      const base = index * PAGE_ENTRIES
-      if (base < end && base + PAGE_ENTRIES > begin) {
-        page.fill(UNMAPPED, Math.max(begin - base, 0), Math.min(end - base, PAGE_ENTRIES))
-      }
+    const first = Math.floor(begin / PAGE_ENTRIES)
+    const last = Math.ceil(end / PAGE_ENTRIES)
+    if (last - first > this.#pages.size) {
+      for (const index of this.#pages.keys()) this.#unmapWithin(index, begin, end)
+    } else {
+      for (let index = first; index < last; index++) this.#unmapWithin(index, begin, end)
     }
   }
 
   /** Forgets all: after a snapshot, when everything is shared, and after a rollback. */
   clear(): void {
+    for (const page of this.#pages.values()) this.#cache.giveBack(page)
     this.#pages.clear()
-    this.#lastIndex = -1
-    this.#lastPage = NO_PAGE
+    this.#forgetLast()
   }
 
-  /** For the budget: drops the page at `index`, if there is one; it may be younger than its turn. */
   evict(index: number): void {
     this.#pages.delete(index)
-    if (this.#lastIndex !== index) return
-    this.#lastIndex = -1
-    this.#lastPage = NO_PAGE
+    if (this.#lastIndex === index) this.#forgetLast()
   }
 
   #note(vblock: number, entry: number): void {
+    if (entry > this.#cache.entryMax) this.#cache.widen()
     const index = Math.floor(vblock / PAGE_ENTRIES)
-    const page = index === this.#lastIndex ? this.#lastPage : this.#pages.get(index)
-    if (page) page[vblock - index * PAGE_ENTRIES] = entry
+    const page = this.#pages.get(index)
+    if (page === undefined) return
+    const begin = this.#cache.beginOf(page)
+    this.#cache.entriesOf(page)[begin + vblock - index * PAGE_ENTRIES] = entry
+  }
+
+  #unmapWithin(index: number, begin: number, end: number): void {
+    const page = this.#pages.get(index)
+    const base = index * PAGE_ENTRIES
+    const from = Math.max(begin - base, 0)
+    const to = Math.min(end - base, PAGE_ENTRIES)
+    if (page === undefined || from >= to) return
+    const at = this.#cache.beginOf(page)
+    this.#cache.entriesOf(page).fill(UNMAPPED, at + from, at + to)
+  }
+
+  #forgetLast(): void {
+    this.#lastIndex = -1
+    this.#lastEntries = NO_ENTRIES
   }
 
   #turnTo(index: number): void {
-    let page = this.#pages.get(index)
-    if (page) {
-      this.#lastIndex = index
-      this.#lastPage = page
-      return
-    }
-    page = new Float64Array(PAGE_ENTRIES)
-    this.#lastIndex = -1 // until it is filled: a metadata error must not leave half a page
-    this.#lastPage = page
+    const page = this.#pages.get(index) ?? this.#fill(index)
+    this.#lastIndex = index
+    this.#lastEntries = this.#cache.entriesOf(page)
+    this.#lastShift = this.#cache.beginOf(page) - index * PAGE_ENTRIES
+  }
+
+  #fill(index: number): number {
     this.#fillBase = index * PAGE_ENTRIES
     this.#fillTime = this.#metadata.details(this.#devId).snapshottedTime
-    this.#metadata.forEachMapping(
-      this.#devId,
-      this.#fillBase,
-      this.#fillBase + PAGE_ENTRIES,
-      this.#visit,
-    )
-    this.#budget.add(this, index)
+    this.#fillMax = UNMAPPED
+    filling.fill(UNMAPPED)
+    const end = this.#fillBase + PAGE_ENTRIES
+    this.#metadata.forEachMapping(this.#devId, this.#fillBase, end, this.#visit)
+    if (this.#fillMax > this.#cache.entryMax) this.#cache.widen()
+    const page = this.#cache.take(this, index)
+    this.#cache.entriesOf(page).set(filling, this.#cache.beginOf(page))
     this.#pages.set(index, page)
-    this.#lastIndex = index
+    return page
   }
 }

@@ -17,7 +17,8 @@ import {
   type VirtualBlock,
 } from '../base/index.js'
 import { MAX_TIME } from '../metadata/index.js'
-import { dataBlockOf, isShared, LookupTable, type PageBudget, UNMAPPED } from './lookup-table.js'
+import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
+import type { PageCache } from './page-cache.js'
 import type { ThinPool } from './thin-pool.js'
 
 /** Largest single read or write, in bytes. Longer ones are the caller's to split. */
@@ -65,12 +66,12 @@ export class ThinDevice {
   readonly #pool: ThinPool
   readonly #blockSize: number
 
-  constructor(pool: ThinPool, devId: DevId, size: Bytes, budget: PageBudget) {
+  constructor(pool: ThinPool, devId: DevId, size: Bytes, pages: PageCache) {
     this.#pool = pool
     this.devId = devId
     this.size = size
     this.#blockSize = pool.blockSize
-    this.table = new LookupTable(pool.metadata, devId, budget)
+    this.table = new LookupTable(pool.metadata, devId, pages)
   }
 
   /**

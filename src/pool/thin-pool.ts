@@ -17,6 +17,7 @@ import {
   type DataBlock,
   type DevId,
   errnoOf,
+  MIB,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
@@ -29,9 +30,9 @@ import {
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import { Journal } from './journal.js'
-import { PageBudget } from './lookup-table.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
+import { PageCache } from './page-cache.js'
 import { mustBeSound, mustHold, punchFree, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
@@ -40,8 +41,8 @@ import { ThinDevice } from './thin-device.js'
 const COMMIT_PERIOD = 1000
 const SLOW_COMMIT = 2000
 const WATCH_PERIOD = 1000
-/** Pages of lookup tables, for all devices together: 64 MiB. */
-const LOOKUP_PAGES = 16384
+/** What the lookup tables of all devices take together: 64 KiB for each GiB of 64 KiB blocks. */
+const LOOKUP_SIZE = 64 * MIB
 /** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
 const RESERVE_PART = 10
 const RESERVE_MAX = 4096
@@ -63,7 +64,7 @@ export class ThinPool {
   readonly #options: PoolOptions
   readonly #journal: Journal
   readonly #devices = new Map<number, ThinDevice>()
-  readonly #budget = new PageBudget(LOOKUP_PAGES)
+  readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #queue: SpaceQueue
   #mode: PoolMode = 'write'
   #reason: string | null = null
@@ -175,7 +176,7 @@ export class ThinPool {
       if (!this.metadata.hasDevice(devId)) {
         throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
       }
-      device = new ThinDevice(this, devId, size, this.#budget)
+      device = new ThinDevice(this, devId, size, this.#pages)
       this.#devices.set(devId, device)
     }
     return device
