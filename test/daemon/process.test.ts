@@ -240,7 +240,14 @@ t.test('when the daemon is killed its engine serves, and answers commands', asyn
   const file = join(mountPoint, 'web')
   t.equal((await run('dd', 'if=/dev/zero', `of=${file}`, 'count=1', 'conv=notrunc')).code, 0)
   t.equal((await thinfs('create', mountPoint, 'db', '--size', '1G')).code, 0)
-  t.same(await mountOf(pool), { mountPoint, pid: null, since, enginePid })
+  t.same(await mountOf(pool), {
+    mountPoint,
+    pid: null,
+    since,
+    enginePid,
+    transport: 'dev',
+    whyDev: null,
+  })
   t.match((await thinfs('status', pool)).stdout, /its daemon has died, thinfs mount takes over/)
   t.match((await thinfs('restart', pool)).stderr, /the daemon has died/)
   const other = join(folder, 'other')
