@@ -66,6 +66,11 @@ const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.er
 /** READs that wait are answered from slots of their own, and so many of those that hold so much are kept. */
 const SPARE_IO = 128 * KIB
 const MAX_SPARE = 64
+/**
+ * A READ of so much that is answered at once is answered from a place that all share: its memory is in
+ * the CPU's cache, and that of a slot, whose turn comes seldom, is not.
+ */
+const LARGE_IO = 64 * KIB
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
@@ -135,7 +140,7 @@ export class Requests {
   #replies: Replies
   /** Whether a slot stays its request's until that is answered, or only until the batch is over. */
   #keepsSlots = false
-  /** Where answers that come later are made, when it does not. */
+  /** Where answers that come later are made, when it does not, and large ones. */
   readonly #desk: Slots
   /** READs that wait for a disk. */
   #nrReadsLater = 0
@@ -198,11 +203,18 @@ export class Requests {
       return
     }
     const offset = slots.u64(at + READ_IN.at.offset)
-    const got = this.#fs.read(ino, offset, size, slots.buffer, base + slots.payload)
+    const isShared = size >= LARGE_IO && !this.#keepsSlots && !this.#fs.unsettled
+    const place = isShared ? this.#desk : slots
+    const to = isShared ? 0 : base
+    const got = this.#fs.read(ino, offset, size, place.buffer, to + place.payload)
     // No message that names the sizes: it would be built for every request.
     assert(got <= size, 'a READ was answered with more than was asked for')
-    if (got === WAITS) this.#readLater(base, ino, offset, size)
-    else this.#reply(base, got)
+    if (got === WAITS) {
+      this.#readLater(base, ino, offset, size)
+      return
+    }
+    if (isShared) copyUnique(slots, base, place)
+    this.#replies.reply(place, to, got, 0)
   }
 
   #readLater(base: number, ino: number, offset: number, size: number): void {
@@ -484,6 +496,13 @@ export class Requests {
   #refuse(base: number, errno: number): void {
     this.#replies.reply(this.#slots, base, 0, errno)
   }
+}
+
+/** Has the first slot of `to` be the answer to the request in the slot at byte `base`. */
+function copyUnique(slots: Slots, base: number, to: Slots): void {
+  const { unique } = IN_HEADER.at
+  to.setU32(OUT_HEADER.at.unique, slots.u32(base + unique))
+  to.setU32(OUT_HEADER.at.unique + 4, slots.u32(base + unique + 4))
 }
 
 /** A slot of its own for a READ. */

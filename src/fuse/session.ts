@@ -232,6 +232,8 @@ export class FuseSession {
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
       }
       this.#device.flush()
+      // Others have their turn; who sleeps then would have to be woken for what is about to come.
+      if (spin.microseconds > 0) setImmediate(this.#drain)
     } catch (err) {
       this.#fail(err)
     }
