@@ -45,8 +45,8 @@ const CMD_QID = URING_CMD_REQ.at.qid / 4
  * FUSE over io_uring: every entry of the ring has a slot; the kernel completes it with a request there,
  * and takes the reply from there with the entry that asks for the next one.
  *
- * Replies of a batch and the wish for more are one system call. FORGET, INTERRUPT and the news of the unmounting still come by /dev/fuse, and
- * notifications go there.
+ * Replies of a batch and the wish for more are one system call. FORGET, INTERRUPT and the news of the
+ * unmounting still come by /dev/fuse, and notifications go there.
  *
  * An entry belongs to its request until that is answered, also when it waits for something, and what it
  * waits for may have to come through the same queue. So queues are deeper than the kernel sends

@@ -112,7 +112,10 @@ export class FileStore implements Store {
     return this.#size
   }
 
-  /** Takes the whole file for this store, or shares it with readers when it is read-only. False when another has it. */
+  /**
+   * Takes the whole file for this store, or shares it with readers when it is read-only.
+   * @returns false when another has it
+   */
   lock(): boolean {
     return native.file_lock(this.fd, !this.#readOnly)
   }
