@@ -2,14 +2,7 @@
 #include "napi.h"
 
 #include <errno.h>
-#include <time.h>
 #include <unistd.h>
-
-static int64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
 
 /*
  * fuse_read(fd, buffer, slotSize, slots, lengths, enough, spin): reads waiting requests, one to each
@@ -51,7 +44,7 @@ static napi_value fuse_read(napi_env env, napi_callback_info info) {
     if (errno == EINTR || errno == ENOENT) continue;
     if (errno == EAGAIN) {
       if (count > 0 || spin == 0) break;
-      int64_t now = now_ns();
+      int64_t now = thinfs_now_ns();
       if (deadline == 0) deadline = now + spin * 1000;
       if (now >= deadline) break;
       continue;

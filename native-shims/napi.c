@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi_value *arguments) {
   size_t count = wanted;
@@ -112,6 +113,12 @@ napi_value thinfs_throw(napi_env env, int error, const char *syscall) {
   napi_value object = thinfs_error(env, error, syscall);
   if (object != NULL) napi_throw(env, object);
   return NULL;
+}
+
+int64_t thinfs_now_ns(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
 bool thinfs_exports(napi_env env, napi_value exports, const thinfs_export *functions, size_t count) {

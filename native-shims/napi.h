@@ -33,6 +33,9 @@ napi_value thinfs_error(napi_env env, int error, const char *syscall);
 /* Throws thinfs_error(). Always returns NULL. */
 napi_value thinfs_throw(napi_env env, int error, const char *syscall);
 
+/* Nanoseconds of a clock that only goes forward. */
+int64_t thinfs_now_ns(void);
+
 typedef struct {
   const char *name;
   napi_callback function;

@@ -9,7 +9,6 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { RING_BIG_ENTRIES = 1 };
@@ -189,12 +188,6 @@ static ring *ring_argument(napi_env env, napi_value value) {
   return self;
 }
 
-static int64_t now_ns(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
-}
-
 /*
  * ring_enter(ring, sqTail, cqHead, wait, spin): publishes both indices, submits all entries up to
  * `sqTail`, and sleeps until `wait` completions are there. When none is, looks for one for `spin`
@@ -233,7 +226,7 @@ static napi_value ring_enter(napi_env env, napi_callback_info info) {
       tail = __atomic_load_n(self->cq_tail, __ATOMIC_ACQUIRE);
     }
     if (tail == cq_head && spin > 0) {
-      int64_t now = now_ns();
+      int64_t now = thinfs_now_ns();
       if (deadline == 0) deadline = now + spin * 1000;
       if (now < deadline) continue;
     }

@@ -120,8 +120,6 @@ const REFUSALS = new Map<number, number>([
 
 export interface RequestsOptions {
   fileSystem: FileSystem
-  /** Bytes of the largest WRITE's slot. */
-  slotSize: number
   /** Answers an INIT in the slot at byte `base`. @returns bytes of the payload */
   onInit(slots: Slots, base: number): number
   /** The file system failed a request; it was answered with the error's errno. */
@@ -154,7 +152,7 @@ export class Requests {
     this.#directories = new DirectoryStreams(options.fileSystem)
     this.#slots = slots
     this.#replies = replies
-    this.#desk = new Slots(options.slotSize, 1)
+    this.#desk = new Slots(slots.size, 1)
   }
 
   /** Requests come in other slots from now on, which stay theirs until they are answered. */

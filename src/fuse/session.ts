@@ -90,7 +90,6 @@ export class FuseSession {
     this.#replies = this.#repliesTo(this.#device)
     this.#requests = new Requests(this.#slots, this.#replies, {
       fileSystem: options.fileSystem,
-      slotSize: SLOT_SIZE,
       onInit: (slots, base) => this.#init(slots, base),
       onError: (opcode, ino, err) => options.onError?.(opcode, ino, err),
       onFatal: err => this.#fail(err),
