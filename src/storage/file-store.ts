@@ -15,6 +15,7 @@ import {
   type Bytes,
   bytes,
   errnoOf,
+  KIB,
   MIB,
   ThinfsError,
   whyNotTrusted,
@@ -35,6 +36,14 @@ const PAGE = 4096
 
 /** What statfs(2) calls the file systems on which files can share blocks. Source: linux/magic.h. */
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
+
+/**
+ * Bytes of one pwrite(2). What comes at once may become one folio of the page cache, of up to 2 MiB.
+ * ext4 goes through all of a folio for every small write into it, and for every flush of that:
+ * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB. A virtual machine may have to
+ * fetch so much memory in one piece from its host: first writes of 1 MiB went at 0.3 GB/s, these at 2.
+ */
+const FOLIO = 64 * KIB
 
 const fdatasyncLater = promisify(fdatasync)
 const ZEROS = new Uint8Array(MIB)
@@ -159,7 +168,10 @@ export class FileStore implements Store {
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
     this.#checkRange('write', offset, length)
     try {
-      native.file_write(this.fd, buffer, at, length, offset)
+      for (let done = 0; done < length; done += FOLIO) {
+        const part = Math.min(FOLIO, length - done)
+        native.file_write(this.fd, buffer, at + done, part, offset + done)
+      }
     } catch (err) {
       throw ioError(this.path, `write of ${length} bytes at ${offset}`, err)
     }
