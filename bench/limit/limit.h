@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -150,6 +151,12 @@ static int do_write(const struct fuse_write_in *in, const char *data, void *body
   return sizeof *out;
 }
 
+static int do_fsync(const struct fuse_fsync_in *in) {
+  bool data_only = in->fsync_flags & FUSE_FSYNC_FDATASYNC;
+  int failed = data_only ? fdatasync(backing) : fsync(backing);
+  return failed ? -errno : 0;
+}
+
 static int do_statfs(void *body) {
   struct statvfs st;
   if (fstatvfs(backing, &st) < 0) return -errno;
@@ -185,7 +192,7 @@ static inline int handle(const struct fuse_in_header *head, const void *in, cons
   case FUSE_STATFS:
     return do_statfs(body);
   case FUSE_FSYNC:
-    return fsync(backing) < 0 ? -errno : 0;
+    return do_fsync(in);
   case FUSE_FLUSH:
   case FUSE_RELEASE:
   case FUSE_DESTROY:
