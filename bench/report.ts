@@ -3,6 +3,9 @@ import { cpus } from 'node:os'
 import Table from 'cli-table3'
 import type { Cell, Goal } from './scenario.js'
 
+/** Contenders that show what there is to be had. */
+const BOUNDS: readonly string[] = ['limit-dev', 'limit-spin', 'limit-uring', 'plain']
+
 /** A row for each contender of each cell. */
 export function printTable(cells: Cell[]): void {
   const head = ['cell', 'contender', 'median', '±', 'unit', 'thinfs is']
@@ -51,9 +54,18 @@ export function printGoals(cells: Cell[]): void {
       const wanted = goal.least === undefined ? `at most ${most}` : `at least ${least}`
       const found =
         to === undefined ? `${readable(reached)} ${unit}` : `${reached.toFixed(2)} × ${to}`
-      console.log(`${holds}  ${name}: ${of} ${found}, wanted ${wanted}`)
+      console.log(`${holds}  ${name}: ${of} ${found}, wanted ${wanted}${boundOf(goal, samples)}`)
     }
   }
+}
+
+/** What those reach that do nothing but move bytes, where a goal is measured by another. */
+function boundOf({ to }: Goal, samples: Cell['samples']): string {
+  if (to === undefined || to.startsWith('limit-')) return ''
+  const reached = BOUNDS.filter(name => name !== to && samples[name] !== undefined).map(
+    name => `${name} ${ratio(samples[name]!, samples[to]!).toFixed(2)}`,
+  )
+  return reached.length > 0 ? ` (${reached.join(', ')})` : ''
 }
 
 export function cpuModel(): string {

@@ -52,7 +52,10 @@ export const atLeast = (least: number, of: string, to: string): Goal => ({ of, t
 export const atMost = (most: number, of: string, to?: string): Goal =>
   to === undefined ? { of, most } : { of, to, most }
 
-/** Measures every contender once a round, so that whatever else the machine does meets all of them. */
+/**
+ * Measures every contender once a round, so that whatever else the machine does meets all of them, and
+ * begins each round with another, so that none always comes after the same.
+ */
 export async function paired<T extends { name: string }>(
   contenders: readonly T[],
   { rounds, signal }: Settings,
@@ -60,7 +63,8 @@ export async function paired<T extends { name: string }>(
 ): Promise<Record<string, number[]>> {
   const samples = Object.fromEntries(contenders.map(({ name }) => [name, [] as number[]]))
   for (let round = 0; round < rounds; round++) {
-    for (const contender of contenders) {
+    const first = round % contenders.length
+    for (const contender of [...contenders.slice(first), ...contenders.slice(0, first)]) {
       signal.throwIfAborted()
       samples[contender.name]!.push(await measure(contender, round))
     }

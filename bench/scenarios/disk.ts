@@ -1,6 +1,7 @@
 import { dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { GIB, KIB } from '../../src/base/index.js'
+import { servingPid } from '../engine.js'
 import { fill, type Load, measure } from '../fio.js'
 import {
   atLeast,
@@ -11,6 +12,7 @@ import {
   type Settings,
 } from '../scenario.js'
 import { dropCache, plainFile, readAll, type Server, thinfs, withServers } from '../servers.js'
+import { withSlowDisk } from '../slow-disk.js'
 
 /** More than is read within a round, so that every block is read from the disk. */
 const SIZE = 2 * GIB
@@ -25,10 +27,12 @@ const CACHED: Load = { name: 'randread', rw: 'randread', blockSize: 4 * KIB, que
 const CACHED_SIZE = GIB / 4
 /** How long the cold reads run before and after the others. */
 const MARGIN_MS = 500
+/** Reads a second of a disk that is slow beside one engine. */
+const SLOW = 5000
 
 /**
  * Reads of data that is in no cache of this machine, many at a time. The plain file is read past the
- * page cache, which is the most that the disk gives. Then what such reads do to those who need no
+ * page cache, which is the most that the disk gives: as it is, and held to what slower ones give. Then what such reads do to those who need no
  * disk: a volume whose data is in the page cache, read beside the cold one.
  */
 export const disk: Scenario = {
@@ -39,40 +43,41 @@ export const disk: Scenario = {
     const contender = thinfs(SIZE, { volumes: { cached: CACHED_SIZE } })
     return withServers([contender], folder, settings.signal, async ([server]) => {
       await fill(server!.file, settings.signal)
-      const cells: Cell[] = []
-      for (const measureCell of [againstPlain, besideCold]) {
-        const cell = await measureCell(server!, folder, settings)
-        if (cell) cells.push(cell)
-      }
-      return cells
+      const cells = await againstPlain(server!, folder, settings)
+      const cell = await besideCold(server!, settings)
+      return cell ? [...cells, cell] : cells
     })
   },
 }
 
 const dataOf = (server: Server): string => join(server.folder, 'pool', 'data')
 
-async function againstPlain(
-  server: Server,
-  folder: string,
-  settings: Settings,
-): Promise<Cell | null> {
-  const name = 'disk/cold-randread-qd16'
-  if (!settings.wants(name)) return null
-  const { signal, seconds } = settings
+async function againstPlain(server: Server, folder: string, settings: Settings): Promise<Cell[]> {
+  const asItIs = 'disk/cold-randread-qd16'
+  const slow = 'disk/slow-randread-qd16'
+  const { signal, seconds, wants } = settings
+  if (!wants(asItIs) && !wants(slow)) return []
   const plain = plainFile(folder, SIZE)
   await fill(plain.file, signal)
-  const samples = await paired([plain, server], settings, async ({ file }) => {
-    await dropCache(file === server.file ? dataOf(server) : file)
-    return measure(file, COLD, seconds, signal)
-  })
-  return { name, unit: 'IOPS', samples, goals: [atLeast(0.9, 'thinfs', 'plain')] }
+  const cellOf = async (name: string): Promise<Cell> => {
+    const samples = await paired([plain, server], settings, async ({ file }) => {
+      await dropCache(file === server.file ? dataOf(server) : file)
+      return measure(file, COLD, seconds, signal)
+    })
+    return { name, unit: 'IOPS', samples, goals: [atLeast(0.9, 'thinfs', 'plain')] }
+  }
+  const cells: Cell[] = []
+  if (wants(asItIs)) cells.push(await cellOf(asItIs))
+  if (wants(slow)) {
+    // What reads the plain file is started from here.
+    const readers = [process.pid, await servingPid(server)]
+    const cell = await withSlowDisk(folder, SLOW, readers, () => cellOf(slow))
+    if (cell) cells.push(cell)
+  }
+  return cells
 }
 
-async function besideCold(
-  server: Server,
-  _folder: string,
-  settings: Settings,
-): Promise<Cell | null> {
+async function besideCold(server: Server, settings: Settings): Promise<Cell | null> {
   const name = 'disk/cached-randread-qd1'
   if (!settings.wants(name)) return null
   const { signal, seconds } = settings

@@ -9,7 +9,7 @@ import {
   type Scenario,
   type Settings,
 } from '../scenario.js'
-import { sparseFile, thinfs, withServers } from '../servers.js'
+import { limitDev, sparseFile, thinfs, withServers } from '../servers.js'
 
 const NR_WRITERS = 16
 const NAMES = Array.from({ length: NR_WRITERS }, (_, i) => (i === 0 ? 'volume' : `volume-${i}`))
@@ -53,13 +53,16 @@ export const fsync: Scenario = {
     const { signal } = settings
     const volumes = Object.fromEntries(NAMES.map(name => [name, SIZE]))
     const contender = thinfs(SIZE, { volumes, dataSize: 4 * SIZE })
-    return withServers([contender], disk, signal, async ([server]) => {
+    return withServers([contender, limitDev(SIZE)], disk, signal, async ([server, limit]) => {
       const folder = dirname(server!.file)
       const ours = { name: 'thinfs', files: NAMES.map(name => join(folder, name)) }
       const plain = { name: 'plain', files: NAMES.map(name => sparseFile(join(disk, name), SIZE)) }
-      for (const file of [...ours.files, ...plain.files]) await fill(file, signal, WRITTEN)
+      const c = { name: limit!.name, files: [limit!.file] }
+      for (const { files } of [ours, plain, c]) {
+        for (const file of files) await fill(file, signal, WRITTEN)
+      }
       return [
-        ...(await overwrites([plain, ours], settings)),
+        ...(await overwrites([plain, c, ours], settings)),
         ...(await firstWrites(ours.files, settings)),
       ]
     })
@@ -71,7 +74,8 @@ async function overwrites(contenders: Files[], settings: Settings): Promise<Cell
   for (const nrWriters of [1, NR_WRITERS]) {
     const name = `fsync/overwrite-${nrWriters}`
     if (!settings.wants(name)) continue
-    const samples = await paired(contenders, settings, ({ files }) =>
+    const able = contenders.filter(({ files }) => files.length >= nrWriters)
+    const samples = await paired(able, settings, ({ files }) =>
       measure(files.slice(0, nrWriters), OVERWRITE, settings.seconds, settings.signal),
     )
     cells.push({ name, unit: 'IOPS', samples, goals: [atLeast(0.8, 'thinfs', 'plain')] })

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs'
 import { GIB, KIB, MIB } from '../../src/base/index.js'
 import { type Load, measure, measureOnce, unitOf } from '../fio.js'
 import { haveMemoryAtHand } from '../memory.js'
@@ -9,7 +10,16 @@ import {
   type Scenario,
   type Settings,
 } from '../scenario.js'
-import { limitDev, qemu, type Server, thinfs, withFreshServer, withServers } from '../servers.js'
+import {
+  type Contender,
+  limitDev,
+  plainFile,
+  qemu,
+  type Server,
+  thinfs,
+  withFreshServer,
+  withServers,
+} from '../servers.js'
 
 /** Of the volume, in bytes: so large that 49 of 50 random writes meet a block that is not there yet. */
 const SIZE = 256 * GIB
@@ -20,17 +30,20 @@ const SEQUENTIAL: Load = {
   queueDepth: 4,
   range: { offset: 0, size: 512 * MIB },
 }
+/** What every server has been written to before, elsewhere: one that was just started is slow to begin. */
+const WARM_UP: Load = { ...SEQUENTIAL, range: { offset: SIZE / 2, size: 128 * MIB } }
 const RANDOM: Load = { name: 'randwrite-qd16', rw: 'randwrite', blockSize: 4 * KIB, queueDepth: 16 }
 /** Bytes that a run takes at most: qemu-storage-daemon's whole clusters at 30,000 a second for 3 s. */
 const WRITTEN_MAX = 6 * GIB
 
 const FRESH = [limitDev(SIZE), qemu(SIZE), thinfs(SIZE)]
 const OVERWRITE = thinfs(SIZE, { name: 'thinfs-overwrite' })
+const PLAIN = { name: 'plain' }
 
 /**
- * Every run has a volume of its own, which nobody wrote to. In memory, where the host's part of it,
- * new pages of the file behind it, is much of the time: limit-dev has that alone. What is overwritten
- * has its pages.
+ * Every run has a volume of its own, which has nothing where it is written to. In memory, where the
+ * host's part of it, new pages of the file behind it, is much of the time: a plain file has that alone,
+ * and limit-dev that and FUSE. What is overwritten has its pages.
  */
 export const provision: Scenario = {
   name: 'provision',
@@ -48,15 +61,27 @@ async function sequential({ memory }: Place, settings: Settings): Promise<Cell |
   const { signal } = settings
   return withServers([OVERWRITE], memory, signal, async ([overwritten]) => {
     await measureOnce(overwritten!.file, SEQUENTIAL, signal)
-    const write = ({ file }: Server): Promise<number> => {
+    const write = ({ file }: { file: string }): Promise<number> => {
       haveMemoryAtHand(memory)
       return measureOnce(file, SEQUENTIAL, signal)
     }
-    const samples = await paired([...FRESH, OVERWRITE], settings, contender =>
-      contender === OVERWRITE
-        ? write(overwritten!)
-        : withFreshServer(contender, memory, signal, write),
-    )
+    const writePlain = async (): Promise<number> => {
+      const plain = plainFile(memory, SIZE)
+      try {
+        return await write(plain)
+      } finally {
+        rmSync(plain.file)
+      }
+    }
+    const writeFresh = async (server: Server): Promise<number> => {
+      await measureOnce(server.file, WARM_UP, signal)
+      return write(server)
+    }
+    const samples = await paired([PLAIN, ...FRESH, OVERWRITE], settings, contender => {
+      if (contender === PLAIN) return writePlain()
+      if (contender === OVERWRITE) return write(overwritten!)
+      return withFreshServer(contender as Contender, memory, signal, writeFresh)
+    })
     const goals = [atLeast(2, 'thinfs', 'qemu'), atLeast(0.7, 'thinfs', OVERWRITE.name)]
     return { name, unit: unitOf(SEQUENTIAL), samples, goals }
   })

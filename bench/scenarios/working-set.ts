@@ -3,17 +3,10 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { GIB, KIB, SECTOR_SIZE, TIB } from '../../src/base/index.js'
-import type { PoolStatus } from '../../src/volumes/index.js'
+import { servingPid } from '../engine.js'
 import { LOADS, measure, unitOf } from '../fio.js'
 import { atLeast, atMost, type Cell, paired, type Scenario } from '../scenario.js'
-import {
-  type Contender,
-  mountPlan,
-  runThinfs,
-  type Server,
-  sparseFile,
-  withServers,
-} from '../servers.js'
+import { type Contender, mountPlan, type Server, sparseFile, withServers } from '../servers.js'
 
 const SIZE = TIB
 const BLOCK = 64 * KIB
@@ -87,10 +80,8 @@ const MAPPED: Contender = {
 }
 
 /** What the engine has in memory. */
-async function residentMegabytes({ folder }: Server): Promise<number> {
-  const json = await runThinfs('status', join(folder, 'pool'), '--json')
-  const { mount } = JSON.parse(json) as PoolStatus
-  const status = readFileSync(`/proc/${mount!.enginePid}/status`, 'utf8')
+async function residentMegabytes(server: Server): Promise<number> {
+  const status = readFileSync(`/proc/${await servingPid(server)}/status`, 'utf8')
   const kibibytes = Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)![1])
   return (kibibytes * KIB) / 1e6
 }
