@@ -33,6 +33,7 @@ import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
+import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHold, punchFree, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
@@ -62,12 +63,11 @@ export class ThinPool {
   /** Where free data blocks are holes, a new block needs no zeroing. */
   readonly freeMeansHole: boolean
   readonly #options: PoolOptions
+  readonly #state: PoolState
   readonly #journal: Journal
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #queue: SpaceQueue
-  #mode: PoolMode = 'write'
-  #reason: string | null = null
   #lowWaterSeen = false
   /** Bumped by every write to the data store; a sync covers those before it. */
   #written = 0
@@ -88,12 +88,8 @@ export class ThinPool {
   #cancelWatch: (() => void) | null = null
   #superblock: Buffer
   #closed = false
-  /** What flushes are answered with after a rollback: what came before it may be gone. */
-  #lost: ThinfsError | null = null
   /** The rollback under way, if there is one. */
   #failing: Promise<void> = Promise.resolve()
-  /** Whether a change of the metadata was left half done, and the rollback is yet to come. */
-  #halfWay = false
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -101,6 +97,7 @@ export class ThinPool {
     this.data = options.data
     this.blockSize = metadata.dataBlockSectors * 512
     this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
     this.#superblock = superblock
@@ -128,17 +125,17 @@ export class ThinPool {
   }
 
   get mode(): PoolMode {
-    return this.#mode
+    return this.#state.mode
   }
 
   /** Why the mode is not `write`; null when it is. */
   get reason(): string | null {
-    return this.#reason
+    return this.#state.reason
   }
 
   /** Whether metadata may change. */
   get writable(): boolean {
-    return this.#mode !== 'read_only' && this.#mode !== 'fail'
+    return this.#state.writable
   }
 
   get nrFreeDataBlocks(): number {
@@ -391,10 +388,10 @@ export class ThinPool {
       const result = attempt()
       if (result !== null) return result
       if (!this.hasMetadataRoom) {
-        this.#setMode('out_of_metadata_space', 'no free metadata blocks')
+        this.#state.set('out_of_metadata_space', 'no free metadata blocks')
         throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
       }
-      this.#setMode('out_of_data_space', 'no free data blocks')
+      this.#state.set('out_of_data_space', 'no free data blocks')
       if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
       this.#watchStores()
       await this.#queue.wait(held)
@@ -426,17 +423,12 @@ export class ThinPool {
 
   /** @throws when the metadata cannot be relied on */
   mustBeReadable(): void {
-    if (this.#mode === 'fail' || this.#halfWay) {
-      throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
-    }
+    this.#state.mustBeReadable()
   }
 
   /** @throws when no metadata may change */
   mustBeWritable(): void {
-    if (this.#mode === 'read_only') {
-      throw new ThinfsError('POOL_READ_ONLY', this.#reason ?? 'opened read-only')
-    }
-    this.mustBeReadable()
+    this.#state.mustBeWritable()
   }
 
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */
@@ -461,9 +453,9 @@ export class ThinPool {
    * @throws once after a rollback: those who wait for this have lost theirs
    */
   settle(): void | Promise<void> {
-    if (this.#lost) {
+    if (this.#state.lost) {
       this.#journal.drop()
-      throw this.#lost
+      throw this.#state.lost
     }
     try {
       this.#journal.settle()
@@ -525,7 +517,7 @@ export class ThinPool {
     // The files are closed next.
     await Promise.allSettled(this.#reads)
     // Whoever flushed since the rollback knows.
-    if (this.#lost || this.#mode === 'fail') return
+    if (this.#state.lost || this.mode === 'fail') return
     if (!this.writable) return this.commit()
     do await this.commit()
     while (this.metadata.changed || this.#running !== null)
@@ -592,7 +584,7 @@ export class ThinPool {
       // Other errors of ours come before anything is changed.
       const harmless = err instanceof ThinfsError && !HALF_WAY.has(err.code)
       if (!harmless) {
-        this.#halfWay = true
+        this.#state.halfWay = true
         void this.#fail('metadata', err, this.#running)
       }
       throw err
@@ -602,7 +594,7 @@ export class ThinPool {
   async #start(): Promise<void> {
     const { metadata, events } = this.#options
     const state = this.#journal.read(this.#superblock)
-    if (this.#options.readOnly) this.#setMode('read_only', 'opened read-only')
+    if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!state.known) mustBeSound(metadata)
     mustHold(this.metadata, { metadata, data: this.data })
@@ -612,7 +604,7 @@ export class ThinPool {
         handles: this.#options.takesOver ? this.#handles : null,
       })
     }
-    if (this.#mode !== 'write') return
+    if (this.mode !== 'write') return
     const grew = this.#growToStores()
     if (!state.clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
@@ -657,13 +649,13 @@ export class ThinPool {
   #checkAll(): void {
     if (this.#options.takesOver) {
       const reason = 'needs_check was set while the pool was in use: unmount it'
-      this.#setMode('read_only', reason)
-      this.#lost = new ThinfsError('POOL_READ_ONLY', reason, { errno: 'EIO' })
+      this.#state.set('read_only', reason)
+      this.#state.lost = new ThinfsError('POOL_READ_ONLY', reason, { errno: 'EIO' })
       return
     }
     const { problems } = checkMetadata(this.#options.metadata)
     if (problems.length > 0) {
-      this.#setMode('read_only', `needs_check is set: ${problems[0]!.message}`)
+      this.#state.set('read_only', `needs_check is set: ${problems[0]!.message}`)
       return
     }
     this.metadata.clearNeedsCheck()
@@ -744,13 +736,13 @@ export class ThinPool {
 
   async #commit(): Promise<void> {
     this.mustBeReadable()
-    if (this.#lost) throw this.#lost
+    if (this.#state.lost) throw this.#state.lost
     const { clock, events } = this.#options
     const started = clock.now()
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
       const written = this.#written
-      const writable = this.#mode !== 'read_only'
+      const writable = this.mode !== 'read_only'
       if (writable && this.#refused) this.metadata.touch()
       const sealed = writable && this.metadata.changed ? this.metadata.seal() : null
       if (sealed) {
@@ -795,13 +787,13 @@ export class ThinPool {
     this.#refused = refused.length > 0
     sealed.releaseData(refused)
     if (this.metadata.changed || this.#refused) this.changed()
-    if (sealed.freed.length > 0 || this.#mode === 'out_of_metadata_space') this.#spaceCame()
+    if (sealed.freed.length > 0 || this.mode === 'out_of_metadata_space') this.#spaceCame()
   }
 
   /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
   #stall(err: unknown): void {
-    if (this.#mode !== 'out_of_metadata_space') this.#options.events.ioError('commit', err)
-    this.#setMode('out_of_metadata_space', (err as Error).message)
+    if (this.mode !== 'out_of_metadata_space') this.#options.events.ioError('commit', err)
+    this.#state.set('out_of_metadata_space', (err as Error).message)
     this.changed()
   }
 
@@ -813,10 +805,10 @@ export class ThinPool {
   }
 
   #spaceCame(): void {
-    if (this.#mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
-    if (this.#mode === 'out_of_data_space' || this.#mode === 'out_of_metadata_space') {
+    if (this.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    if (this.mode === 'out_of_data_space' || this.mode === 'out_of_metadata_space') {
       if (this.metadata.nrAllocatableDataBlocks === 0) return
-      this.#setMode('write', null)
+      this.#state.set('write', null)
     }
     this.#queue.wake()
   }
@@ -828,10 +820,10 @@ export class ThinPool {
   async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
     this.#options.events.ioError(operation, error)
     const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
-    this.#lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
+    this.#state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
     if (!this.writable) return
-    this.#setMode('read_only', reason)
-    this.#queue.reject(this.#lost)
+    this.#state.set('read_only', reason)
+    this.#queue.reject(this.#state.lost)
     this.#failing = this.#rollback(reason, commit)
     await this.#failing
   }
@@ -843,19 +835,12 @@ export class ThinPool {
     try {
       this.metadata.rollback()
       for (const device of this.#devices.values()) device.table.clear()
-      this.#halfWay = false
+      this.#state.halfWay = false
       this.metadata.setNeedsCheck()
       await this.metadata.seal()?.write()
     } catch (err) {
       this.#options.events.ioError('needs_check', err)
-      this.#setMode('fail', reason)
+      this.#state.set('fail', reason)
     }
-  }
-
-  #setMode(mode: PoolMode, reason: string | null): void {
-    if (mode === this.#mode) return
-    this.#mode = mode
-    this.#reason = reason
-    this.#options.events.mode(mode, reason)
   }
 }
