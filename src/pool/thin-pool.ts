@@ -2,13 +2,14 @@
  * The thin pool: one space of data blocks, shared by thin devices.
  *
  * It decides what a request means (provision, break sharing, unmap), keeps the modes of dm-thin, and
- * commits. Everything runs on one thread: between two awaits the pool is consistent, and a snapshot
- * is a plain call. Source of the rules: drivers/md/dm-thin.c and dm-thin-metadata.c.
+ * has writes wait for space. Everything runs on one thread: between two awaits the pool is
+ * consistent, and a snapshot is a plain call. Source of the rules: drivers/md/dm-thin.c and
+ * dm-thin-metadata.c.
  *
  * Two things go beyond the kernel. Free means hole: where the data store can punch, every free data
  * block is a hole of it, so that new blocks read as zeros without being zeroed. And a commit is
- * pipelined: the transaction is sealed in memory at once and requests go on into the next one while
- * the sealed one is flushed and written.
+ * pipelined: requests go on into the next transaction while it is flushed and written
+ * (commit-pipeline.ts).
  */
 import {
   assert,
@@ -25,22 +26,20 @@ import {
   checkMetadata,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
-  type SealedTransaction,
   ThinMetadata,
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
+import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHold, punchFree, replayChanges } from './recovery.js'
+import { mustBeSound, mustHold, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
 
-/** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
-const COMMIT_PERIOD = 1000
-const SLOW_COMMIT = 2000
+/** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
 /** What the lookup tables of all devices take together: 64 KiB for each GiB of 64 KiB blocks. */
 const LOOKUP_SIZE = 64 * MIB
@@ -52,9 +51,6 @@ const RESERVE_MIN = 32
 /** Leaves of a mapping tree that one slice of a deletion visits. */
 const DELETE_LEAVES = 64
 
-/** Errors that may leave a change of the metadata half done. */
-const HALF_WAY: ReadonlySet<string> = new Set(['METADATA_CORRUPT', 'NO_METADATA_SPACE', 'IO_ERROR'])
-
 export class ThinPool {
   readonly metadata: ThinMetadata
   readonly data: Store
@@ -65,31 +61,16 @@ export class ThinPool {
   readonly #options: PoolOptions
   readonly #state: PoolState
   readonly #journal: Journal
+  readonly #commits: CommitPipeline
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #queue: SpaceQueue
   #lowWaterSeen = false
-  /** Bumped by every write to the data store; a sync covers those before it. */
-  #written = 0
-  #synced = 0
-  /** Whether freed blocks wait for the data store to take them: the next commit tries again. */
-  #refused = false
-  /** A transaction that the metadata's file system had no room for; the next commit writes it. */
-  #stalled: SealedTransaction | null = null
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
-  /** Reads of the data store that have not ended. */
-  readonly #reads = new Set<Promise<void>>()
-  #running: Promise<void> | null = null
-  #next: Promise<void> | null = null
-  #cancelTimer: (() => void) | null = null
   #cancelWatch: (() => void) | null = null
-  #superblock: Buffer
-  #closed = false
-  /** The rollback under way, if there is one. */
-  #failing: Promise<void> = Promise.resolve()
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -100,7 +81,31 @@ export class ThinPool {
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
-    this.#superblock = superblock
+    const { clock, events } = options
+    this.#commits = new CommitPipeline(
+      {
+        metadata,
+        data: this.data,
+        journal: this.#journal,
+        state: this.#state,
+        extended: this.#extended,
+        handles: this.#handles,
+        superblock,
+        blockSize: this.blockSize,
+        freeMeansHole: this.freeMeansHole,
+        clock,
+        events,
+      },
+      {
+        committed: nrFreed => {
+          if (nrFreed > 0 || this.mode === 'out_of_metadata_space') this.#spaceCame()
+        },
+        failed: err => this.#queue.reject(err),
+        rolledBack: () => {
+          for (const device of this.#devices.values()) device.table.clear()
+        },
+      },
+    )
   }
 
   /**
@@ -115,10 +120,10 @@ export class ThinPool {
     options.metadata.read(superblock, 0, superblock.length, bytes(0))
     const pool = new ThinPool(options, metadata, superblock)
     try {
-      await pool.#start()
+      await pool.#start(superblock)
     } catch (err) {
       // The caller closes the files: nothing may be written any more.
-      await pool.#failing
+      await pool.#commits.failing
       throw err
     }
     return pool
@@ -183,7 +188,7 @@ export class ThinPool {
   createThin(devId: DevId): void {
     this.mustBeWritable()
     this.#mustHaveRoom(this.hasMetadataRoom)
-    this.#guard(() => this.metadata.createThin(devId))
+    this.#commits.change(() => this.metadata.createThin(devId))
   }
 
   /**
@@ -193,7 +198,7 @@ export class ThinPool {
   createSnap(devId: DevId, origin: DevId): void {
     this.mustBeWritable()
     this.#mustHaveRoom(this.hasMetadataRoom)
-    this.#guard(() => this.metadata.createSnap(devId, origin))
+    this.#commits.change(() => this.metadata.createSnap(devId, origin))
     this.#devices.get(origin)?.table.clear()
   }
 
@@ -221,7 +226,7 @@ export class ThinPool {
   /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
   deleteDevice(devId: DevId): void {
     this.mustBeWritable()
-    this.#guard(() => this.metadata.deleteDevice(devId))
+    this.#commits.change(() => this.metadata.deleteDevice(devId))
     this.#devices.get(devId)?.table.clear()
     this.#devices.delete(devId)
     this.#extended.delete(devId)
@@ -231,20 +236,20 @@ export class ThinPool {
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
   setTransactionId(current: number, next: number): void {
     this.mustBeWritable()
-    this.#guard(() => this.metadata.setTransactionId(current, next))
+    this.#commits.change(() => this.metadata.setTransactionId(current, next))
   }
 
   async reserveMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     await this.commit()
-    this.#guard(() => this.metadata.reserveMetadataSnap())
+    this.#commits.change(() => this.metadata.reserveMetadataSnap())
     for (const device of this.#devices.values()) device.table.clear()
     await this.commitOrUndo()
   }
 
   async releaseMetadataSnap(): Promise<void> {
     this.mustBeWritable()
-    this.#guard(() => this.metadata.releaseMetadataSnap())
+    this.#commits.change(() => this.metadata.releaseMetadataSnap())
     await this.commitOrUndo()
   }
 
@@ -252,13 +257,13 @@ export class ThinPool {
 
   /** Maps a block; the caller's reference on `dataBlock` goes into the mapping. */
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
-    this.#guard(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
     this.#journal.map(devId, vblock, dataBlock, time)
   }
 
   /** Maps a block that another mapping has already. */
   mapShared(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
-    this.#guard(() => {
+    this.#commits.change(() => {
       this.metadata.incData(dataBlock)
       this.metadata.insert(devId, vblock, dataBlock, time)
     })
@@ -267,7 +272,7 @@ export class ThinPool {
 
   /** Unmaps [begin, end). @returns how many blocks were mapped */
   unmap(devId: DevId, begin: number, end: number): number {
-    const removed = this.#guard(() =>
+    const removed = this.#commits.change(() =>
       this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )
     if (removed > 0) this.#journal.unmap(devId, begin, end)
@@ -277,7 +282,7 @@ export class ThinPool {
 
   /** Makes all that the two devices map look shared to dm-thin. */
   markShared(one: DevId, other: DevId): void {
-    this.#guard(() => this.metadata.markShared(one === other ? [one] : [one, other]))
+    this.#commits.change(() => this.metadata.markShared(one === other ? [one] : [one, other]))
     this.#journal.markShared(one, other)
     this.#devices.get(one)?.table.clear()
     this.#devices.get(other)?.table.clear()
@@ -337,7 +342,7 @@ export class ThinPool {
     this.mustBeWritable()
     this.#noteLowWater(count)
     if (!this.#hasRoom(count)) return false
-    this.#guard(() => {
+    this.#commits.change(() => {
       for (let i = 0; i < count; i++) {
         const block = this.metadata.allocateData()
         assert(block >= 0, 'data blocks ran out below the allocatable count')
@@ -366,10 +371,10 @@ export class ThinPool {
       } catch (err) {
         // Whoever got it would read what is in it: it is passed down with the next commit.
         this.#options.events.ioError('punch', err)
-        this.#guard(() => this.metadata.decData(block as DataBlock))
+        this.#commits.change(() => this.metadata.decData(block as DataBlock))
         continue
       }
-      this.#guard(() => this.metadata.releaseUnused(block as DataBlock))
+      this.#commits.change(() => this.metadata.releaseUnused(block as DataBlock))
     }
   }
 
@@ -400,25 +405,12 @@ export class ThinPool {
 
   /** Has the blocks that `read` reads stay what they are until it ends, whoever unmaps them. */
   reading(read: Promise<void>): void {
-    const ended = (): void => {
-      this.#reads.delete(read)
-    }
-    this.#reads.add(read)
-    read.then(ended, ended)
+    this.#commits.reading(read)
   }
 
   /** Notes that the data store was written to. */
   wrote(): void {
-    this.#written++
-  }
-
-  /** Notes that metadata changed: a commit follows within a second. */
-  changed(): void {
-    if (this.#cancelTimer || this.#closed) return
-    this.#cancelTimer = this.#options.clock.after(COMMIT_PERIOD, () => {
-      this.#cancelTimer = null
-      this.commit().catch(() => {}) // #fail() has told whoever listens
-    })
+    this.#commits.wrote()
   }
 
   /** @throws when the metadata cannot be relied on */
@@ -480,56 +472,27 @@ export class ThinPool {
    * @throws after a rollback, for good: what was acknowledged before it may be gone
    */
   commit(): Promise<void> {
-    if (!this.#running) return this.#begin()
-    this.#next ??= this.#running.then(
-      () => this.#begin(),
-      () => this.#begin(),
-    )
-    return this.#next
+    return this.#commits.commit()
   }
 
   /**
    * As `commit`, for a change that is told to have failed when it cannot be committed now: where the
    * commit would be tried again, the pool goes back to the last one instead.
    */
-  async commitOrUndo(): Promise<void> {
-    try {
-      await this.commit()
-    } catch (err) {
-      if (this.writable) await this.#fail('commit', err, this.#running)
-      throw err
-    }
+  commitOrUndo(): Promise<void> {
+    return this.#commits.commitOrUndo()
   }
 
   /** Whether changes wait for room on the host's disk. */
   get stalled(): boolean {
-    return this.#stalled !== null
+    return this.#commits.stalled
   }
 
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
-  async close(): Promise<void> {
-    this.#closed = true
-    this.#cancelTimer?.()
-    this.#cancelTimer = null
+  close(): Promise<void> {
     this.#cancelWatch?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
-    await this.#failing
-    // The files are closed next.
-    await Promise.allSettled(this.#reads)
-    // Whoever flushed since the rollback knows.
-    if (this.#state.lost || this.mode === 'fail') return
-    if (!this.writable) return this.commit()
-    do await this.commit()
-    while (this.metadata.changed || this.#running !== null)
-    // A size that nobody could save stays in the journal as well.
-    if (!this.freeMeansHole || this.#refused || this.#extended.size > 0) {
-      this.#noteAgain()
-      this.#journal.begin(this.#superblock)
-      return
-    }
-    // Holes, too, are there after a power cut only when they were flushed.
-    await this.data.sync()
-    this.#journal.end(this.#superblock)
+    return this.#commits.close()
   }
 
   // --- inside ---
@@ -549,13 +512,13 @@ export class ThinPool {
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   get hasMetadataRoom(): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return this.#stalled === null && this.metadata.nrAllocatableMetadataBlocks > reserve
+    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve
   }
 
   /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
   get hasRoomToUnmap(): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return this.#stalled === null && this.metadata.nrAllocatableMetadataBlocks > reserve / 2
+    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve / 2
   }
 
   /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
@@ -574,39 +537,22 @@ export class ThinPool {
     if (!has) throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
   }
 
-  /** Runs a change of the metadata; a failure half-way undoes the transaction, as in the kernel. */
-  #guard<T>(change: () => T): T {
-    try {
-      const result = change()
-      this.changed()
-      return result
-    } catch (err) {
-      // Other errors of ours come before anything is changed.
-      const harmless = err instanceof ThinfsError && !HALF_WAY.has(err.code)
-      if (!harmless) {
-        this.#state.halfWay = true
-        void this.#fail('metadata', err, this.#running)
-      }
-      throw err
-    }
-  }
-
-  async #start(): Promise<void> {
+  async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const state = this.#journal.read(this.#superblock)
+    const { clean, known, changes } = this.#journal.read(superblock)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
-    else if (!state.known) mustBeSound(metadata)
+    else if (!known) mustBeSound(metadata)
     mustHold(this.metadata, { metadata, data: this.data })
-    if (state.changes.length > 0) {
-      replayChanges(state.changes, this.metadata, {
+    if (changes.length > 0) {
+      replayChanges(changes, this.metadata, {
         extended: this.#extended,
         handles: this.#options.takesOver ? this.#handles : null,
       })
     }
     if (this.mode !== 'write') return
     const grew = this.#growToStores()
-    if (!state.clean || grew) {
+    if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
       // comes to this process has to cover it, and nothing may be punched that the disk still maps.
       // The new length of the data, too, has to last before the metadata that counts on it.
@@ -614,23 +560,7 @@ export class ThinPool {
       await metadata.sync()
     }
     try {
-      this.#journal.resume()
-      const sealed = this.metadata.seal()
-      if (sealed) {
-        this.#journal.sealed(sealed.superblock)
-        this.#noteAgain()
-        this.#journal.settle()
-        await sealed.write()
-        sealed.releaseMetadata()
-        sealed.releaseData()
-        this.#superblock = sealed.superblock
-      }
-      if (this.freeMeansHole && !state.clean) punchFree(this.metadata, this.data)
-      this.#noteAgain()
-      this.#journal.begin(this.#superblock)
-      // From here on free blocks are written to: no power cut may bring the word back that all of
-      // them are holes.
-      if (state.clean) await this.#journal.sync()
+      await this.#commits.start(clean)
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err
@@ -662,12 +592,6 @@ export class ThinPool {
     this.#options.events.needsCheckCleared()
   }
 
-  /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
-  #noteAgain(): void {
-    for (const [devId, size] of this.#extended) this.#journal.extend(devId, size)
-    for (const [devId, handle] of this.#handles.all()) this.#journal.open(devId, handle)
-  }
-
   /** Makes the pool as large as its files have become. @returns whether it grew */
   #growToStores(): boolean {
     if (!this.writable) return false
@@ -680,11 +604,11 @@ export class ThinPool {
     const growsMetadata = metadataWanted > this.metadata.nrMetadataBlocks
     const growsData = dataBlocks > this.metadata.nrDataBlocks
     if (growsMetadata) {
-      this.#guard(() => this.metadata.growMetadata(metadataWanted))
+      this.#commits.change(() => this.metadata.growMetadata(metadataWanted))
     }
     if (growsData) {
       this.wrote() // its length
-      this.#guard(() => this.metadata.growData(dataBlocks))
+      this.#commits.change(() => this.metadata.growData(dataBlocks))
     }
     return growsMetadata || growsData
   }
@@ -697,111 +621,10 @@ export class ThinPool {
       try {
         if (this.#growToStores()) this.#spaceCame()
       } catch {
-        return // #guard has failed the pool, and with it those who wait
+        return // change() has failed the pool, and with it those who wait
       }
       this.#watchStores()
     })
-  }
-
-  /**
-   * Passes freed blocks, ascending, down to the data store.
-   * @returns those that it did not take: not to be allocated, for whoever got one would read it
-   */
-  async #punch(freed: readonly DataBlock[]): Promise<DataBlock[]> {
-    const refused: DataBlock[] = []
-    if (!this.freeMeansHole) return refused
-    for (let i = 0; i < freed.length; ) {
-      let run = 1
-      while (i + run < freed.length && freed[i + run] === freed[i]! + run) run++
-      try {
-        await this.data.punchLater(bytes(freed[i]! * this.blockSize), bytes(run * this.blockSize))
-      } catch (err) {
-        if (refused.length === 0) this.#options.events.ioError('punch', err)
-        for (let block = i; block < i + run; block++) refused.push(freed[block]!)
-      }
-      i += run
-    }
-    return refused
-  }
-
-  #begin(): Promise<void> {
-    this.#next = null
-    const running = this.#commit().finally(() => {
-      // The next commit is about to begin: no other may come before it.
-      if (this.#running === running && this.#next === null) this.#running = null
-    })
-    this.#running = running
-    return running
-  }
-
-  async #commit(): Promise<void> {
-    this.mustBeReadable()
-    if (this.#state.lost) throw this.#state.lost
-    const { clock, events } = this.#options
-    const started = clock.now()
-    try {
-      if (this.#stalled !== null) await this.#write(this.#stalled)
-      const written = this.#written
-      const writable = this.mode !== 'read_only'
-      if (writable && this.#refused) this.metadata.touch()
-      const sealed = writable && this.metadata.changed ? this.metadata.seal() : null
-      if (sealed) {
-        this.#cancelTimer?.()
-        this.#cancelTimer = null
-        this.#journal.sealed(sealed.superblock)
-        this.#noteAgain()
-        this.#trySettle()
-      }
-      if (written !== this.#synced) {
-        await this.data.sync()
-        this.#synced = written
-      }
-      if (sealed !== null) await this.#write(sealed)
-    } catch (err) {
-      // A rollback that waits for this commit undoes it: it is not tried again.
-      if (this.#stalled !== null && this.writable) this.#stall(err)
-      else await this.#fail('commit', err, null)
-      throw err
-    } finally {
-      const took = clock.now() - started
-      if (took > SLOW_COMMIT) events.slowCommit(took)
-    }
-  }
-
-  /** Makes a sealed transaction durable, and passes down what it freed. */
-  async #write(sealed: SealedTransaction): Promise<void> {
-    this.#stalled = null
-    try {
-      await sealed.write()
-    } catch (err) {
-      if (sealed.waits) this.#stalled = sealed
-      throw err
-    }
-    this.#superblock = sealed.superblock
-    sealed.releaseMetadata()
-    this.#journal.durable()
-    this.#trySettle()
-    // A read that began before a block was unmapped shall not see what the next owner writes to it.
-    if (sealed.freed.length > 0) await Promise.allSettled(this.#reads)
-    const refused = await this.#punch(sealed.freed)
-    this.#refused = refused.length > 0
-    sealed.releaseData(refused)
-    if (this.metadata.changed || this.#refused) this.changed()
-    if (sealed.freed.length > 0 || this.mode === 'out_of_metadata_space') this.#spaceCame()
-  }
-
-  /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
-  #stall(err: unknown): void {
-    if (this.mode !== 'out_of_metadata_space') this.#options.events.ioError('commit', err)
-    this.#state.set('out_of_metadata_space', (err as Error).message)
-    this.changed()
-  }
-
-  /** Settles what no reply waits for; where that fails, the next reply that waits tells of it. */
-  #trySettle(): void {
-    try {
-      this.#journal.settle()
-    } catch {}
   }
 
   #spaceCame(): void {
@@ -811,36 +634,5 @@ export class ThinPool {
       this.#state.set('write', null)
     }
     this.#queue.wake()
-  }
-
-  /**
-   * The kernel's answer to a failed metadata operation: back to the last commit, and read-only.
-   * @param commit one that is under way, to be awaited: it may yet become the last
-   */
-  async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
-    this.#options.events.ioError(operation, error)
-    const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
-    this.#state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
-    if (!this.writable) return
-    this.#state.set('read_only', reason)
-    this.#queue.reject(this.#state.lost)
-    this.#failing = this.#rollback(reason, commit)
-    await this.#failing
-  }
-
-  async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
-    // Where there is none it happens at once: the next request may be a read.
-    if (commit !== null) await commit.catch(() => {})
-    this.#stalled = null
-    try {
-      this.metadata.rollback()
-      for (const device of this.#devices.values()) device.table.clear()
-      this.#state.halfWay = false
-      this.metadata.setNeedsCheck()
-      await this.metadata.seal()?.write()
-    } catch (err) {
-      this.#options.events.ioError('needs_check', err)
-      this.#state.set('fail', reason)
-    }
   }
 }
