@@ -34,8 +34,9 @@ export async function observe(pid: number, file: string): Promise<Observation> {
 
 /** The process that answers requests: of thinfs the engine. */
 export async function servingPid(server: Server): Promise<number> {
-  if (!server.name.startsWith('thinfs')) return server.pid
-  const status = await runThinfs('status', join(server.folder, 'pool'), '--json')
+  const pool = join(server.folder, 'pool')
+  if (!existsSync(pool)) return server.pid
+  const status = await runThinfs('status', pool, '--json')
   return (JSON.parse(status) as { mount: { enginePid: number } }).mount.enginePid
 }
 

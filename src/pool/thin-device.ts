@@ -251,6 +251,8 @@ export class ThinDevice {
       this.#tryWrite(offset, size, bytes, 0, true) === 'written' || null
     if (outcome === 'not in memory') {
       await this.#fetchKept(offset, offset + size)
+      // Meanwhile the pool may have failed.
+      this.#pool.mustBeReadable()
       if (attempt()) return
     }
     await this.#pool.withSpace(size, attempt)
