@@ -21,7 +21,7 @@ const HIERARCHIES = [
 /**
  * Runs `use` while the processes `pids`, and those that they start, read from the disk that has
  * `folder` at most `readsPerSecond` times a second.
- * @returns null, and does not run it, where the system cannot do that
+ * @returns null, and does not run it, where the system cannot do that; it says why
  */
 export async function withSlowDisk<T>(
   folder: string,
@@ -31,7 +31,10 @@ export async function withSlowDisk<T>(
 ): Promise<T | null> {
   const hierarchy = HIERARCHIES.find(({ root }) => existsSync(join(root, 'cgroup.procs')))
   const device = wholeDisk(folder)
-  if (!hierarchy || device === null) return null
+  if (!hierarchy || device === null) {
+    console.log('no slow disk: it takes a block device and control groups')
+    return null
+  }
   const { root, own, key, limit } = hierarchy
   const group = join(root, `thinfs-bench-${process.pid}`)
   const home = new Map<number, string>()
@@ -56,7 +59,9 @@ export async function withSlowDisk<T>(
 }
 
 function leave(group: string, home: ReadonlyMap<number, string>): void {
-  for (const [pid, procs] of home) writeFileSync(procs, String(pid))
+  for (const [pid, procs] of home) {
+    if (existsSync(`/proc/${pid}`)) writeFileSync(procs, String(pid))
+  }
   if (existsSync(group)) rmdirSync(group)
 }
 
