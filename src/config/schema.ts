@@ -22,9 +22,9 @@ const SECTOR = 512
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
 /** 255 bitmaps of 16320 blocks of 4 KiB: more is never used. docs/FORMAT.md */
-/** Longer than any wake-up: nothing is gained beyond. */
-const SPIN_MAX = 1000
 const METADATA_SIZE_MAX = 255 * 16320 * 4 * KIB
+/** Microseconds. Longer than any wake-up: nothing is gained beyond. */
+const SPIN_MAX = 1000
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
