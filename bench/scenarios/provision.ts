@@ -15,7 +15,6 @@ import {
   limitDev,
   plainFile,
   qemu,
-  type Server,
   thinfs,
   withFreshServer,
   withServers,
@@ -38,7 +37,6 @@ const WRITTEN_MAX = 6 * GIB
 
 const FRESH = [limitDev(SIZE), qemu(SIZE), thinfs(SIZE)]
 const OVERWRITE = thinfs(SIZE, { name: 'thinfs-overwrite' })
-const PLAIN = { name: 'plain' }
 
 /**
  * Every run has a volume of its own, which has nothing where it is written to. In memory, where the
@@ -73,15 +71,17 @@ async function sequential({ memory }: Place, settings: Settings): Promise<Cell |
         rmSync(plain.file)
       }
     }
-    const writeFresh = async (server: Server): Promise<number> => {
-      await measureOnce(server.file, WARM_UP, signal)
-      return write(server)
-    }
-    const samples = await paired([PLAIN, ...FRESH, OVERWRITE], settings, contender => {
-      if (contender === PLAIN) return writePlain()
-      if (contender === OVERWRITE) return write(overwritten!)
-      return withFreshServer(contender as Contender, memory, signal, writeFresh)
-    })
+    const writeFresh = (contender: Contender): Promise<number> =>
+      withFreshServer(contender, memory, signal, async server => {
+        await measureOnce(server.file, WARM_UP, signal)
+        return write(server)
+      })
+    const contenders = [
+      { name: 'plain', measure: writePlain },
+      ...FRESH.map(fresh => ({ name: fresh.name, measure: () => writeFresh(fresh) })),
+      { name: OVERWRITE.name, measure: () => write(overwritten!) },
+    ]
+    const samples = await paired(contenders, settings, contender => contender.measure())
     const goals = [atLeast(2, 'thinfs', 'qemu'), atLeast(0.7, 'thinfs', OVERWRITE.name)]
     return { name, unit: unitOf(SEQUENTIAL), samples, goals }
   })

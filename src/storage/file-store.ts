@@ -40,8 +40,7 @@ const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
 /**
  * Bytes of one pwrite(2). What comes at once may become one folio of the page cache, of up to 2 MiB.
  * ext4 goes through all of a folio for every small write into it, and for every flush of that:
- * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB. A virtual machine may have to
- * fetch so much memory in one piece from its host: first writes of 1 MiB went at 0.3 GB/s, these at 2.
+ * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB.
  */
 const FOLIO = 64 * KIB
 
