@@ -27,6 +27,8 @@ export const ERRORS = {
   VOLUME_EXISTS: { errno: 'EEXIST', what: 'a volume has the name' },
   VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
   VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
+  HAS_DATA: { errno: 'ENOTEMPTY', what: 'data would be lost' },
+  CANCELLED: { errno: 'ECANCELED', what: 'the caller has gone' },
   BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
   BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },
   BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },

@@ -75,7 +75,8 @@ export const PING = new RequestType0<{ pid: number | null; mountPoint: string },
 
 /** Type of a field of a request; `?` may be absent. */
 export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'
-type Request<M extends keyof PoolAdmin> = Parameters<PoolAdmin[M]> extends [infer R] ? R : object
+type Request<M extends keyof PoolAdmin> =
+  Parameters<PoolAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
 /** Every method of `PoolAdmin` with the fields of its request. */
 export const ADMIN_REQUESTS: {
@@ -85,7 +86,7 @@ export const ADMIN_REQUESTS: {
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
-  resize: { name: 'string', size: 'number' },
+  resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   list: {},
   status: {},
   message: { message: 'string' },

@@ -19,6 +19,7 @@ import {
 import { MAX_TIME } from '../metadata/index.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
+import { cancelled } from './space-queue.js'
 import type { ThinPool } from './thin-pool.js'
 
 /** Largest single read or write, in bytes. Longer ones are the caller's to split. */
@@ -26,6 +27,8 @@ export const MAX_IO = MIB
 const SMALLEST_BLOCK = 4 * KIB
 /** Virtual blocks that one slice of a long operation handles before others have their turn. */
 const SLICE_BLOCKS = 16384
+/** The end of a range of virtual blocks that ends nowhere. */
+const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
 const LAST_SHARE_TIME = MAX_TIME - 4096
 
@@ -63,6 +66,14 @@ export class ThinDevice {
   readonly table: LookupTable
   /** Virtual size. The end need not be the end of a block. */
   size: Bytes
+  /**
+   * True once the pool has deleted the device. Its id may belong to another device by then, so
+   * every call, and every continuation after an await, asks before it uses the id.
+   */
+  gone = false
+  /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
+  #endIsClear = false
+  #clearing: Promise<void> | null = null
   readonly #pool: ThinPool
   readonly #blockSize: number
 
@@ -80,7 +91,7 @@ export class ThinDevice {
    * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const end = offset + size
     while (offset < end) {
       const next = this.#findRun(offset, end)
@@ -95,7 +106,7 @@ export class ThinDevice {
 
   /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const end = offset + size
     const next = this.#findRun(offset, end)
     if (next === end && runBegin >= 0) return this.#readLater(buffer, at, size, runBegin)
@@ -109,7 +120,7 @@ export class ThinDevice {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
     const skip = offset - vblock * blockSize
@@ -128,7 +139,7 @@ export class ThinDevice {
 
   /** Makes the device longer, for what was written past its end. */
   extend(size: number): void {
-    if (size <= this.size) return
+    if (size <= this.size || this.gone) return
     this.size = bytes(size)
     this.#pool.extended(this.devId, this.size)
   }
@@ -136,20 +147,42 @@ export class ThinDevice {
   /**
    * Makes a range read as zeros. Whole blocks are unmapped and go back to the pool with the next
    * commit; the edges are zeroed in place. The end of the device ends its last block.
+   * @param signal ends the wait for space, of an edge in a shared block, with CANCELLED
    */
-  discard(offset: number, length: number): void | Promise<void> {
-    this.#pool.mustBeWritable()
+  discard(offset: number, length: number, signal?: AbortSignal): void | Promise<void> {
+    this.#mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length))
+      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length, signal))
     }
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
     const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdge(offset, end)
-    const head = this.#zeroEdge(offset, begin * blockSize)
-    if (head === undefined) return this.#discardFrom(begin, last, end)
-    return head.then(() => this.#discardFrom(begin, last, end))
+    if (begin > last) return this.#zeroEdge(offset, end, signal)
+    const head = this.#zeroEdge(offset, begin * blockSize, signal)
+    if (head === undefined) return this.#discardFrom(begin, last, end, signal)
+    return head.then(() => this.#discardFrom(begin, last, end, signal))
+  }
+
+  /**
+   * Makes everything past the end read as zeros; whoever makes the device longer calls it before.
+   * Something is there only when a process died, or a snapshot was taken, between a write past the
+   * end and the new size. Later writes past the end come after this call, so one is enough.
+   */
+  clearPastEnd(): void | Promise<void> {
+    if (this.#endIsClear) return
+    if (this.#clearing !== null) return this.#clearing
+    this.#mustBeWritable()
+    const blockSize = this.#blockSize
+    const edge = this.size % blockSize !== 0 && this.table.get(Math.floor(this.size / blockSize))
+    if (!edge && this.#nextMapped(Math.ceil(this.size / blockSize), ALL) === ALL) {
+      this.#endIsClear = true
+      return
+    }
+    this.#clearing = this.#clearPastEnd().finally(() => {
+      this.#clearing = null
+    })
+    return this.#clearing
   }
 
   /**
@@ -157,7 +190,7 @@ export class ThinDevice {
    * @throws NO_DATA_SPACE before anything is done when there are not enough
    */
   async preallocate(offset: number, length: number): Promise<void> {
-    this.#pool.mustBeWritable()
+    this.#mustBeWritable()
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
     const end = Math.ceil((offset + length) / blockSize)
@@ -177,9 +210,10 @@ export class ThinDevice {
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
+      this.#mustBeHere()
       if (this.table.get(vblock) === UNMAPPED) {
         const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
-        if (!attempt()) await this.#pool.withSpace(0, attempt)
+        if (!attempt()) await this.#pool.withSpace(this, 0, attempt)
       }
       if ((vblock - begin) % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
     }
@@ -198,9 +232,10 @@ export class ThinDevice {
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     for (let i = 0; i < count; i++) {
-      this.#pool.mustBeWritable()
       const room = (): true | null => this.#pool.hasMetadataRoom || null
-      if (!room()) await this.#pool.withSpace(0, room)
+      if (!room()) await this.#pool.withSpace(this, 0, room)
+      this.#mustBeWritable()
+      source.#mustBeHere()
       const vblock = (base + i) as VirtualBlock
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
@@ -227,7 +262,7 @@ export class ThinDevice {
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */
   nextData(offset: number): number {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
     const next = this.#pool.metadata.next(this.devId, vblock, mapping)
@@ -237,7 +272,7 @@ export class ThinDevice {
 
   /** First byte at or after `offset` in an unmapped block; `size` when there is none. */
   nextHole(offset: number): number {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     let vblock = Math.floor(offset / this.#blockSize)
     if (this.table.get(vblock) === UNMAPPED) return offset
     while (vblock * this.#blockSize < this.size && this.table.get(vblock) !== UNMAPPED) vblock++
@@ -246,21 +281,36 @@ export class ThinDevice {
 
   // --- inside ---
 
+  /** @throws DEVICE_MISSING with ESTALE once the device was deleted */
+  #mustBeHere(): void {
+    if (this.gone) throw goneError(this.devId)
+  }
+
+  #mustBeReadable(): void {
+    this.#pool.mustBeReadable()
+    this.#mustBeHere()
+  }
+
+  #mustBeWritable(): void {
+    this.#pool.mustBeWritable()
+    this.#mustBeHere()
+  }
+
   async #writeLater(offset: number, size: number, bytes: Buffer, outcome: Outcome): Promise<void> {
     const attempt = (): true | null =>
       this.#tryWrite(offset, size, bytes, 0, true) === 'written' || null
     if (outcome === 'not in memory') {
       await this.#fetchKept(offset, offset + size)
-      // Meanwhile the pool may have failed.
-      this.#pool.mustBeReadable()
       if (attempt()) return
     }
-    await this.#pool.withSpace(size, attempt)
+    await this.#pool.withSpace(this, size, attempt)
   }
 
   /** @param waits reads what shared blocks hold even from a disk */
   #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number, waits: boolean): Outcome {
     assert(size <= MAX_IO, 'writes are split before they come here')
+    // The call may be the continuation of a wait.
+    this.#mustBeReadable()
     const blockSize = this.#blockSize
     const end = offset + size
     const first = Math.floor(offset / blockSize)
@@ -430,6 +480,8 @@ export class ThinDevice {
   }
 
   #tryProvision(vblock: number): boolean {
+    this.#mustBeWritable()
+    if (this.table.get(vblock) !== UNMAPPED) return true
     if (!this.#pool.allocate(fresh, 1)) return false
     action[0] = PROVISION
     target[0] = fresh[0]!
@@ -443,19 +495,46 @@ export class ThinDevice {
     return true
   }
 
-  #discardFrom(begin: number, last: number, end: number): void | Promise<void> {
-    const more = this.#unmapSlice(begin, last)
-    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end)
-    return this.#discardRest(more, last, end)
+  async #clearPastEnd(): Promise<void> {
+    const blockSize = this.#blockSize
+    const end = this.size
+    const begin = Math.ceil(end / blockSize)
+    const edge = begin * blockSize - end
+    if (edge > 0) {
+      // Most edges are zeros, and zeroing one in a shared block would take a new block.
+      const found = Buffer.allocUnsafe(edge)
+      await this.readLater(end, edge, found, 0)
+      if (found.some(byte => byte !== 0)) await this.#zeroEdge(end, end + edge)
+    }
+    this.#mustBeWritable()
+    await this.#discardFrom(begin, ALL, end)
+    this.#endIsClear = true
   }
 
-  async #discardRest(begin: number, last: number, end: number): Promise<void> {
+  #discardFrom(
+    begin: number,
+    last: number,
+    end: number,
+    signal?: AbortSignal,
+  ): void | Promise<void> {
+    const more = this.#unmapSlice(begin, last)
+    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end, signal)
+    return this.#discardRest(more, last, end, signal)
+  }
+
+  async #discardRest(
+    begin: number,
+    last: number,
+    end: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
     for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
       await this.#pool.clock.yield()
-      this.#pool.mustBeWritable()
+      if (signal?.aborted) throw cancelled()
       if (!this.#pool.hasRoomToUnmap) await this.#pool.makeRoomToUnmap()
+      this.#mustBeWritable()
     }
-    await this.#zeroEdge(last * this.#blockSize, end)
+    await this.#zeroEdge(last * this.#blockSize, end, signal)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
@@ -476,14 +555,15 @@ export class ThinDevice {
   }
 
   /** Zeroes [from, to), which lies within one block, if that is mapped. */
-  #zeroEdge(from: number, to: number): void | Promise<void> {
+  #zeroEdge(from: number, to: number, signal?: AbortSignal): void | Promise<void> {
     if (from >= to) return
     const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
     if (attempt()) return
-    return this.#pool.withSpace(0, attempt).then()
+    return this.#pool.withSpace(this, 0, attempt, signal).then()
   }
 
   #tryZero(from: number, to: number): boolean {
+    this.#mustBeWritable()
     const vblock = Math.floor(from / this.#blockSize)
     const count = this.#resolve(vblock, vblock)
     if (action[0] === PROVISION) return true
@@ -569,3 +649,7 @@ export class ThinDevice {
     }
   }
 }
+
+/** The errno makes the kernel look the file's name up again. */
+export const goneError = (devId: DevId): ThinfsError =>
+  new ThinfsError('DEVICE_MISSING', `device ${devId} was deleted`, { errno: 'ESTALE' })

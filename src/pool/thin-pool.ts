@@ -37,7 +37,7 @@ import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHold, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
-import { ThinDevice } from './thin-device.js'
+import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
@@ -102,7 +102,10 @@ export class ThinPool {
         },
         failed: err => this.#queue.reject(err),
         rolledBack: () => {
-          for (const device of this.#devices.values()) device.table.clear()
+          for (const device of this.#devices.values()) {
+            device.table.clear()
+            if (!this.metadata.hasDevice(device.devId)) this.#forget(device)
+          }
         },
       },
     )
@@ -208,11 +211,13 @@ export class ThinPool {
    * @param stop asked between slices; true ends it early
    * @returns whether it came to the end
    */
-  async emptyDevice(devId: DevId, stop: () => boolean): Promise<boolean> {
+  async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
+    const { devId } = device
     for (;;) {
+      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
       if (stop()) return false
       this.mustBeWritable()
-      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+      if (device.gone) throw goneError(devId)
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       if (this.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
@@ -227,10 +232,18 @@ export class ThinPool {
   deleteDevice(devId: DevId): void {
     this.mustBeWritable()
     this.#commits.change(() => this.metadata.deleteDevice(devId))
-    this.#devices.get(devId)?.table.clear()
-    this.#devices.delete(devId)
+    const device = this.#devices.get(devId)
+    if (device) this.#forget(device)
     this.#extended.delete(devId)
     this.#handles.forget(devId)
+  }
+
+  /** Ends what waits on behalf of a device that the metadata has no more: its id is free. */
+  #forget(device: ThinDevice): void {
+    device.gone = true
+    device.table.clear()
+    this.#devices.delete(device.devId)
+    this.#queue.cancel(device, goneError(device.devId))
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -381,15 +394,23 @@ export class ThinPool {
   /**
    * Tries again until there is space: after a commit that frees blocks, when the files have grown,
    * and, with `on_full: queue`, whenever blocks become free within 60 s.
+   * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
-   * @throws NO_DATA_SPACE, NO_METADATA_SPACE
+   * @param signal ends the wait with CANCELLED
+   * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  async withSpace<T>(held: number, attempt: () => T | null): Promise<T> {
+  async withSpace<T>(
+    device: ThinDevice,
+    held: number,
+    attempt: () => T | null,
+    signal?: AbortSignal,
+  ): Promise<T> {
     for (;;) {
       this.#growToStores()
       if (this.#frozen > 0) await this.commit()
       this.mustBeWritable()
+      if (device.gone) throw goneError(device.devId)
       const result = attempt()
       if (result !== null) return result
       if (!this.hasMetadataRoom) {
@@ -399,7 +420,7 @@ export class ThinPool {
       this.#state.set('out_of_data_space', 'no free data blocks')
       if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
       this.#watchStores()
-      await this.#queue.wait(held)
+      await this.#queue.wait(device, held, signal)
     }
   }
 

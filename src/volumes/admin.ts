@@ -94,7 +94,14 @@ export interface PoolAdmin {
   snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
   remove(request: { names: string[] }): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
-  resize(request: { name: string; size: number }): Promise<VolumeInfo>
+  /**
+   * @param request.shrink cut off data past the new end, where there is some
+   * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
+   */
+  resize(
+    request: { name: string; size: number; shrink?: boolean },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
   list(): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */

@@ -69,7 +69,7 @@ t.test('breaking of sharing', async t => {
     t.equal(copied, 0)
   })
   await t.test('what nobody shares any more gets a new time, not a copy', async t => {
-    await pool.emptyDevice(devId(1), () => false)
+    await pool.emptyDevice(thin(pool, 1), () => false)
     pool.deleteDevice(devId(1))
     await pool.commit()
     t.equal(used(pool), 4)
