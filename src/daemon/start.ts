@@ -18,6 +18,8 @@ export interface StartOptions {
   mountOptions: string[]
   /** Stay in this process, which then is the daemon, and log to stderr for people. */
   foreground: boolean
+  /** Take metadata that may be an older copy as it is. */
+  acceptMetadata?: boolean
   /** One of LOG_LEVELS. */
   logLevel: string
   /** Default: `thinfs.log` in the pool's folder, or stderr in the foreground. */

@@ -16,7 +16,8 @@ const socketPath = (folder: string): string => join(folder, 'hand-over.sock')
 export function sendDescriptors(folder: string): void {
   withShortPath(folder, path => {
     native.socket_send_descriptor(path, ENGINE_FD.fuse)
-    native.socket_send_descriptor(path, ENGINE_FD.lock)
+    native.socket_send_descriptor(path, ENGINE_FD.metadata)
+    native.socket_send_descriptor(path, ENGINE_FD.data)
   })
 }
 
@@ -33,14 +34,18 @@ export class DescriptorInbox {
   }
 
   /** What `sendDescriptors` sent; the caller's to close. */
-  receive(): { fuseFd: number; lockFd: number } {
-    const fuseFd = native.socket_receive_descriptor(this.#socket)
+  receive(): { fuse: number; metadata: number; data: number } {
+    const fds: number[] = []
     try {
-      return { fuseFd, lockFd: native.socket_receive_descriptor(this.#socket) }
+      for (const _ of Object.values(ENGINE_FD)) {
+        fds.push(native.socket_receive_descriptor(this.#socket))
+      }
     } catch (err) {
-      closeSync(fuseFd)
+      for (const fd of fds) closeSync(fd)
       throw err
     }
+    const [fuse, metadata, data] = fds as [number, number, number]
+    return { fuse, metadata, data }
   }
 
   close(): void {

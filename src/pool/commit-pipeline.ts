@@ -179,9 +179,10 @@ export class CommitPipeline {
   /**
    * Commits what was replayed, before the first request, and starts the journal afresh.
    * @param clean whether every free data block is a hole, as an orderly shutdown leaves them
+   * @param saysClean whether the journal says so, of this superblock or of another
    * @throws IO_ERROR
    */
-  async start(clean: boolean): Promise<void> {
+  async start(clean: boolean, saysClean: boolean): Promise<void> {
     const { metadata, data, journal, freeMeansHole } = this.#parts
     journal.resume()
     const sealed = metadata.seal()
@@ -198,8 +199,8 @@ export class CommitPipeline {
     this.#noteAgain()
     journal.begin(this.#superblock)
     // From here on free blocks are written to: no power cut may bring the word back that all of
-    // them are holes.
-    if (clean) await journal.sync()
+    // them are holes, or that this superblock is none of ours.
+    if (saysClean) await journal.sync()
   }
 
   /** Commits and leaves the files as an orderly shutdown does. No change may follow. */

@@ -35,7 +35,7 @@ import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
 
@@ -539,11 +539,13 @@ export class ThinPool {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    mustHold(this.metadata, { metadata, data: this.data })
+    const inDoubt = doubtful && this.#mayDoubt
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
-    mustHold(this.metadata, { metadata, data: this.data })
+    if (inDoubt) mustHaveHoles(this.metadata, this.data, metadata.path)
     if (changes.length > 0) {
       replayChanges(changes, this.metadata, {
         extended: this.#extended,
@@ -551,6 +553,8 @@ export class ThinPool {
       })
     }
     if (this.mode !== 'write') return
+    const { dataSize } = this.#options
+    if (dataSize !== undefined && dataSize > this.data.size) this.data.grow(dataSize)
     const grew = this.#growToStores()
     if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
@@ -560,7 +564,7 @@ export class ThinPool {
       await metadata.sync()
     }
     try {
-      await this.#commits.start(clean)
+      await this.#commits.start(clean, saysClean)
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err
@@ -569,6 +573,16 @@ export class ThinPool {
         errno: errnoOf(err),
       })
     }
+  }
+
+  /**
+   * Whether metadata that the journal does not know can be an older copy that would cost data. Who
+   * takes over has had the file since; what set needs_check may have kept the journal from being written.
+   */
+  get #mayDoubt(): boolean {
+    const { readOnly, takesOver, acceptMetadata } = this.#options
+    const sure = readOnly || takesOver === true || acceptMetadata === true
+    return this.freeMeansHole && !sure && !this.metadata.needsCheck
   }
 
   /**

@@ -25,7 +25,7 @@ import { loadConfig, type PoolConfig } from '../../src/config/index.js'
 import { parseConfig } from '../../src/config/load.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { ThinPool } from '../../src/pool/index.js'
-import { CHANGE, FRAME } from '../../src/pool/journal.js'
+import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
 import { checkPool, openPool } from '../../src/volumes/index.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
 import { makePool } from '../support/pool-files.js'
@@ -343,7 +343,8 @@ const changeRecord = fc
     return change
   })
 const hash = createHash('sha256').update(left.metadata.subarray(0, BLOCK)).digest()
-const identity = Buffer.concat([Buffer.from('boot-1'.padEnd(36)), hash])
+const age = Buffer.alloc(IDENTITY.size - 68)
+const identity = Buffer.concat([Buffer.from('boot-1'.padEnd(36)), hash, age])
 const frame: fc.Arbitrary<Frame> = fc.oneof(
   {
     weight: 6,

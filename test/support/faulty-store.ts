@@ -148,8 +148,8 @@ class FaultyStore implements Store {
     await this.#store.sync()
   }
 
-  measure(): void {
-    this.#store.measure()
+  measure(): Bytes {
+    return this.#store.measure()
   }
 
   grow(size: Bytes): void {

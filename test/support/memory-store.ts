@@ -116,7 +116,9 @@ export class MemoryStore implements Store {
     for (const write of this.#pending.splice(0, flushed)) apply(this.#durable, write)
   }
 
-  measure(): void {}
+  measure(): Bytes {
+    return this.size
+  }
 
   grow(size: Bytes): void {
     if (size < this.size) throw new ThinfsError('BAD_ARGUMENT', 'a store does not shrink')

@@ -308,8 +308,9 @@ export class PowerStore implements Store {
     return this.#disk.flush(this.#file, this.#alive)
   }
 
-  measure(): void {
+  measure(): Bytes {
     this.size = bytes(this.image.bytes.length)
+    return this.size
   }
 
   grow(size: Bytes): void {
