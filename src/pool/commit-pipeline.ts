@@ -43,6 +43,8 @@ export interface CommitParts {
   /** Size of a data block in bytes. */
   blockSize: number
   freeMeansHole: boolean
+  /** @throws POOL_MISMATCH when somebody cut off a store */
+  mustBeWhole(): void
   clock: Clock
   events: PoolEvents
 }
@@ -236,6 +238,12 @@ export class CommitPipeline {
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
+      if (state.writable) this.#parts.mustBeWhole()
+    } catch (err) {
+      await this.cutOff(err)
+      throw err
+    }
+    try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
       const written = this.#written
       const writable = state.mode !== 'read_only'
@@ -324,6 +332,14 @@ export class CommitPipeline {
 
   // --- what a failure leads to ---
 
+  /**
+   * Ends all writing, for somebody cut off a store: it would become long again, and what is missing a
+   * hole. The journal keeps what was not committed for the day when the file is whole again.
+   */
+  cutOff(err: unknown): Promise<void> {
+    return this.#fail('size', err, null)
+  }
+
   /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
   #stall(err: unknown): void {
     const { state, events } = this.#parts
@@ -344,11 +360,13 @@ export class CommitPipeline {
     if (!state.writable) return
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
-    this.#failing = this.#rollback(reason, commit)
+    const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
+    this.#failing = this.#rollback(reason, commit, !isCutOff)
     await this.#failing
   }
 
-  async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
+  /** @param marks whether needs_check is written */
+  async #rollback(reason: string, commit: Promise<void> | null, marks: boolean): Promise<void> {
     const { metadata, state, events } = this.#parts
     // Where there is none it happens at once: the next request may be a read.
     if (commit !== null) await commit.catch(() => {})
@@ -357,6 +375,7 @@ export class CommitPipeline {
       metadata.rollback()
       this.#listener.rolledBack()
       state.halfWay = false
+      if (!marks) return
       metadata.setNeedsCheck()
       await metadata.seal()?.write()
     } catch (err) {

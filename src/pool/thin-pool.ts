@@ -71,6 +71,7 @@ export class ThinPool {
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
   #cancelWatch: (() => void) | null = null
+  #cancelSizes: (() => void) | null = null
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -93,6 +94,7 @@ export class ThinPool {
         superblock,
         blockSize: this.blockSize,
         freeMeansHole: this.freeMeansHole,
+        mustBeWhole: () => this.#mustBeWhole(),
         clock,
         events,
       },
@@ -491,6 +493,7 @@ export class ThinPool {
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
   close(): Promise<void> {
     this.#cancelWatch?.()
+    this.#cancelSizes?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     return this.#commits.close()
   }
@@ -565,6 +568,7 @@ export class ThinPool {
     }
     try {
       await this.#commits.start(clean, saysClean)
+      this.#watchSizes()
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err
@@ -638,6 +642,28 @@ export class ThinPool {
         return // change() has failed the pool, and with it those who wait
       }
       this.#watchStores()
+    })
+  }
+
+  /** @throws POOL_MISMATCH when somebody has cut off a store */
+  #mustBeWhole(): void {
+    const { metadata, data } = this.#options
+    data.measure()
+    metadata.measure()
+    mustHold(this.metadata, { metadata, data })
+  }
+
+  /** Looks every second whether somebody has cut off the stores. */
+  #watchSizes(): void {
+    this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
+      if (!this.writable) return
+      try {
+        this.#mustBeWhole()
+      } catch (err) {
+        void this.#commits.cutOff(err)
+        return
+      }
+      this.#watchSizes()
     })
   }
 

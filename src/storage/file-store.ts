@@ -264,10 +264,8 @@ export class FileStore implements Store {
     }
   }
 
-  measure(): Bytes {
-    const size = bytes(native.file_seek(this.fd, 0, SEEK_END))
-    if (size > this.#size) this.#size = size
-    return size
+  measure(): void {
+    this.#size = bytes(native.file_seek(this.fd, 0, SEEK_END))
   }
 
   grow(size: Bytes): void {

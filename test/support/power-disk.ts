@@ -308,9 +308,8 @@ export class PowerStore implements Store {
     return this.#disk.flush(this.#file, this.#alive)
   }
 
-  measure(): Bytes {
+  measure(): void {
     this.size = bytes(this.image.bytes.length)
-    return this.size
   }
 
   grow(size: Bytes): void {
