@@ -13,6 +13,7 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   ControlSocket,
+  connectControlSocket,
   controlSocketPath,
   delegate,
   diesWithItsEngine,
@@ -239,11 +240,24 @@ export class Daemon {
     this.#status().catch(() => {})
   }
 
+  /** @throws POOL_IN_USE when another mount of the pool answers */
+  async #mustBeAlone(): Promise<void> {
+    const other = await connectControlSocket(controlSocketPath(this.#config.folder))
+    if (other === null) return
+    other.dispose()
+    this.#files?.close()
+    this.#files = null
+    throw new ThinfsError('POOL_IN_USE', `${this.#config.file} is served by another mount`)
+  }
+
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
   async #lock(): Promise<HandedOver | null> {
     const { mountPoint, mountOptions } = this.#options
     try {
-      this.#files = lockPool(this.#config, mountOptions.includes('ro'))
+      const readOnly = mountOptions.includes('ro')
+      this.#files = lockPool(this.#config, readOnly)
+      // Those who read share the lock; a mount and its socket they do not.
+      if (readOnly) await this.#mustBeAlone()
       return null
     } catch (err) {
       const handedOver = await takeOver(this.#config, mountPoint, mountOptions)

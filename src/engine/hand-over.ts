@@ -8,9 +8,10 @@ import { closeSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../native.js'
 import { ENGINE_FD } from './protocol.js'
+import { runtimeFolder } from './runtime-folder.js'
 import { openFolderOf, shortPath } from './short-path.js'
 
-const socketPath = (folder: string): string => join(folder, 'hand-over.sock')
+const socketPath = (folder: string): string => join(runtimeFolder(folder), 'hand-over.sock')
 
 /** Sends the descriptors of this engine to the daemon that asked for them. */
 export function sendDescriptors(folder: string): void {

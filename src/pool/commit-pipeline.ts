@@ -361,12 +361,13 @@ export class CommitPipeline {
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
     const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
-    this.#failing = this.#rollback(reason, commit, !isCutOff)
+    // What is in memory is right still, and the file may not be there to go back to.
+    if (isCutOff && !state.halfWay) return
+    this.#failing = this.#rollback(reason, commit)
     await this.#failing
   }
 
-  /** @param marks whether needs_check is written */
-  async #rollback(reason: string, commit: Promise<void> | null, marks: boolean): Promise<void> {
+  async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
     const { metadata, state, events } = this.#parts
     // Where there is none it happens at once: the next request may be a read.
     if (commit !== null) await commit.catch(() => {})
@@ -375,7 +376,6 @@ export class CommitPipeline {
       metadata.rollback()
       this.#listener.rolledBack()
       state.halfWay = false
-      if (!marks) return
       metadata.setNeedsCheck()
       await metadata.seal()?.write()
     } catch (err) {

@@ -1,6 +1,6 @@
 /** Making the files of a new pool. What holds something already is refused, as mkfs refuses it. */
 import { existsSync, rmSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
@@ -56,7 +56,7 @@ export async function initPool(
 function openEmpty(path: string, force: boolean): FileStore {
   const stat = statSync(path, { throwIfNoEntry: false })
   if (stat === undefined) {
-    if (path.startsWith('/dev/')) {
+    if (isAmongDevices(path)) {
       throw new ThinfsError('NOT_A_POOL', `${path}: no such device`, { errno: 'ENOENT' })
     }
     return FileStore.open(path, { create: true })
@@ -72,6 +72,13 @@ function openEmpty(path: string, force: boolean): FileStore {
     store.close()
     throw err
   }
+}
+
+/** Whether a file made at `path` would be one where the system has its devices. */
+function isAmongDevices(path: string): boolean {
+  if (!path.startsWith('/dev/')) return false
+  const folder = statSync(dirname(path), { throwIfNoEntry: false })
+  return folder === undefined || folder.dev === statSync('/dev').dev
 }
 
 /** @param size what pool.yaml says; null says nothing */
