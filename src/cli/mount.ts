@@ -5,6 +5,7 @@ import { configOf } from './pool.js'
 interface Options extends Output {
   foreground?: true
   options: string[]
+  acceptMetadata?: true
   logLevel: string
   logFile?: string
 }
@@ -23,6 +24,10 @@ export const mount = command(
     split,
     [],
   )
+  .option(
+    '--accept-metadata',
+    'serve the metadata as it is, though it may be an older copy: what it calls free is discarded',
+  )
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
@@ -31,6 +36,7 @@ export const mount = command(
       mountPoint,
       mountOptions: options.options,
       foreground: options.foreground ?? false,
+      acceptMetadata: options.acceptMetadata ?? false,
       logLevel: options.logLevel,
       ...(options.logFile !== undefined && { logFile: options.logFile }),
     })

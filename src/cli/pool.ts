@@ -1,10 +1,9 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
-import { closeSync } from 'node:fs'
 import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { DaemonClient } from '../daemon/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 
 /**
  * Calls `use` with the pool open.
@@ -17,9 +16,9 @@ export async function withPool<T>(
   access: 'read' | 'write',
   use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
 ): Promise<T> {
-  return withDaemonOr(reference, use, async config => {
+  return withDaemonOr(reference, access, use, async (config, files) => {
     const { openPool } = await import('../volumes/index.js')
-    const pool = await openPool(config, { readOnly: access === 'read' })
+    const pool = await openPool(config, { readOnly: access === 'read', files })
     try {
       return await use(pool.volumes, config)
     } finally {
@@ -34,8 +33,9 @@ export async function withPool<T>(
  */
 export async function withDaemonOr<T>(
   reference: string,
+  access: 'read' | 'write',
   use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
-  useFiles: (config: PoolConfig) => Promise<T>,
+  useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
   const { connectDaemon, lockPool } = await import('../daemon/index.js')
   const config = await configOf(reference)
@@ -47,11 +47,11 @@ export async function withDaemonOr<T>(
       daemon.close()
     }
   }
-  const lock = lockPool(config)
+  const files = lockPool(config, access === 'read')
   try {
-    return await useFiles(config)
+    return await useFiles(config, files)
   } finally {
-    closeSync(lock)
+    files.close()
   }
 }
 

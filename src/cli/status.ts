@@ -16,7 +16,7 @@ export const status = command(
   .action(async (pool: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const { table } = await import('./table.js')
-    const status = await withPool(pool, 'write', admin => admin.status())
+    const status = await withPool(pool, 'read', admin => admin.status())
     if (options.dm) print(options, status.dm, describeDm(status.dm, table))
     else print(options, status, table(describe(status, formatSize)))
   })

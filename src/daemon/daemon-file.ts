@@ -4,6 +4,7 @@
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { runtimeFolder } from '../engine/index.js'
 
 export interface DaemonRecord {
   pid: number
@@ -12,7 +13,7 @@ export interface DaemonRecord {
   since: number
 }
 
-const pathIn = (folder: string): string => join(folder, 'daemon.json')
+const pathIn = (folder: string): string => join(runtimeFolder(folder), 'daemon.json')
 
 export function writeDaemonFile(folder: string, record: DaemonRecord): void {
   writeFileSync(pathIn(folder), `${JSON.stringify(record)}\n`, { mode: 0o600 })

@@ -13,6 +13,7 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   ControlSocket,
+  connectControlSocket,
   controlSocketPath,
   delegate,
   diesWithItsEngine,
@@ -28,7 +29,7 @@ import {
   UMOUNT,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
-import type { PoolStatus } from '../volumes/index.js'
+import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'
@@ -51,13 +52,18 @@ export interface DaemonOptions {
   /** Each one of MOUNT_OPTIONS. */
   mountOptions: readonly string[]
   foreground: boolean
+  /** Take metadata that may be an older copy as it is. */
+  acceptMetadata?: boolean
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
 }
 
-/** Starts an engine that inherits the two descriptors, with an IPC channel. */
-export type SpawnEngine = (start: EngineStart, fuseFd: number, lockFd: number) => ChildProcess
+/** Starts an engine that inherits the descriptors, with an IPC channel. */
+export type SpawnEngine = (
+  start: EngineStart,
+  fds: { fuse: number; metadata: number; data: number },
+) => ChildProcess
 
 const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.url))
 
@@ -68,10 +74,11 @@ const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.ur
 const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 
 /** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
-export const spawnEngine: SpawnEngine = (start, fuseFd, lockFd) => {
+export const spawnEngine: SpawnEngine = (start, fds) => {
   const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[ENGINE_FD.fuse] = fuseFd
-  stdio[ENGINE_FD.lock] = lockFd
+  stdio[ENGINE_FD.fuse] = fds.fuse
+  stdio[ENGINE_FD.metadata] = fds.metadata
+  stdio[ENGINE_FD.data] = fds.data
   // So many cold reads are under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
@@ -88,7 +95,7 @@ export class Daemon {
   readonly #givenBack = new Deferred<void>()
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
-  #lockFd = -1
+  #files: PoolFiles | null = null
   #fuseFd = -1
   #control: ControlSocket | null = null
   #served = false
@@ -130,11 +137,18 @@ export class Daemon {
   }
 
   #makeSupervisor(negotiated: Negotiated | null): Supervisor {
-    const start = { ...this.#options, configFile: this.#config.file }
+    const start = {
+      ...this.#options,
+      acceptMetadata: this.#options.acceptMetadata ?? false,
+      configFile: this.#config.file,
+    }
     return new Supervisor({
       negotiated,
       spawnEngine: negotiated =>
-        this.#spawn({ ...start, negotiated, mountedAt: this.#since }, this.#fuseFd, this.#lockFd),
+        this.#spawn(
+          { ...start, negotiated, mountedAt: this.#since },
+          { fuse: this.#fuseFd, ...this.#files!.descriptors },
+        ),
       isMounted: () => this.#isMounted,
       now: () => performance.now(),
       log: this.#log,
@@ -226,16 +240,29 @@ export class Daemon {
     this.#status().catch(() => {})
   }
 
+  /** @throws POOL_IN_USE when another mount of the pool answers */
+  async #mustBeAlone(): Promise<void> {
+    const other = await connectControlSocket(controlSocketPath(this.#config.folder))
+    if (other === null) return
+    other.dispose()
+    this.#files?.close()
+    this.#files = null
+    throw new ThinfsError('POOL_IN_USE', `${this.#config.file} is served by another mount`)
+  }
+
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
   async #lock(): Promise<HandedOver | null> {
     const { mountPoint, mountOptions } = this.#options
     try {
-      this.#lockFd = lockPool(this.#config)
+      const readOnly = mountOptions.includes('ro')
+      this.#files = lockPool(this.#config, readOnly)
+      // Those who read share the lock; a mount and its socket they do not.
+      if (readOnly) await this.#mustBeAlone()
       return null
     } catch (err) {
       const handedOver = await takeOver(this.#config, mountPoint, mountOptions)
       if (handedOver === null) throw err
-      this.#lockFd = handedOver.lockFd
+      this.#files = handedOver.files
       this.#fuseFd = handedOver.fuseFd
       this.#since = handedOver.start.mountedAt
       this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
@@ -312,11 +339,11 @@ export class Daemon {
       this.#closeFuse()
       if (this.#isMounted) await unmount(this.#options.mountPoint, { lazy: true })
     }
-    if (this.#lockFd < 0) return
+    if (this.#files === null) return
     this.#control?.close()
     removeDaemonFile(this.#config.folder)
-    closeSync(this.#lockFd)
-    this.#lockFd = -1
+    this.#files.close()
+    this.#files = null
   }
 
   /** Without the last descriptor of it, the kernel ends the connection. */

@@ -5,7 +5,14 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, type Logger, makeLogger, openLog, type WireError } from '../engine/index.js'
+import {
+  fromWire,
+  type Logger,
+  makeLogger,
+  openLog,
+  runtimeFolder,
+  type WireError,
+} from '../engine/index.js'
 import { native } from '../native.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
@@ -18,6 +25,8 @@ export interface StartOptions {
   mountOptions: string[]
   /** Stay in this process, which then is the daemon, and log to stderr for people. */
   foreground: boolean
+  /** Take metadata that may be an older copy as it is. */
+  acceptMetadata?: boolean
   /** One of LOG_LEVELS. */
   logLevel: string
   /** Default: `thinfs.log` in the pool's folder, or stderr in the foreground. */
@@ -42,7 +51,8 @@ export async function startDaemon(
   options: StartOptions,
 ): Promise<{ pid: number }> {
   const { foreground } = options
-  const logFile = options.logFile ?? (foreground ? null : join(config.folder, 'thinfs.log'))
+  const logFile =
+    options.logFile ?? (foreground ? null : join(runtimeFolder(config.folder), 'thinfs.log'))
   const settings: DaemonOptions = {
     ...options,
     mountPoint: resolve(options.mountPoint),

@@ -13,6 +13,7 @@ import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 import { LineReader, LineWriter } from './line-transport.js'
+import { runtimeFolder } from './runtime-folder.js'
 import { openFolderOf, shortPath } from './short-path.js'
 
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
@@ -22,7 +23,8 @@ const MAX_CONNECTIONS = 64
 const MAX_UNANSWERED = 16
 
 /** Where the daemon of the pool in `folder` listens. */
-export const controlSocketPath = (folder: string): string => join(folder, 'control.sock')
+export const controlSocketPath = (folder: string): string =>
+  join(runtimeFolder(folder), 'control.sock')
 
 export class ControlSocket {
   /** Resolves when, after `close`, the last connection has ended. */

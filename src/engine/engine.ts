@@ -5,7 +5,6 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
-import { closeSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import {
   createMessageConnection,
@@ -17,7 +16,7 @@ import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Transport } from '../fuse/index.js'
 import type { PoolEvents } from '../pool/index.js'
-import { openPool, type Volumes } from '../volumes/index.js'
+import { openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger } from './log.js'
 import { listenAsOrphan } from './orphan.js'
@@ -52,11 +51,15 @@ export async function runEngine(start: EngineStart): Promise<void> {
 async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
   const config = loadConfig(start.configFile)
   const readOnly = start.mountOptions.includes('ro')
+  const files = PoolFiles.inherit(config, ENGINE_FD, readOnly)
   let volumes: Volumes | null = null
   let session: FuseSession | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
     readOnly,
+    files,
+    acceptMetadata: start.acceptMetadata,
+    onWarning: message => log.warn({ pool: config.pool }, message),
     // Who takes over finds what there was, and removed volumes stay removed.
     takesOver: start.negotiated !== null,
     makeVolumes: start.negotiated === null,
@@ -110,7 +113,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       const socket = await control
       // Whoever waits for the end may mount again at once.
       socket?.close()
-      if (socket) closeSync(ENGINE_FD.lock)
+      if (socket) files.close()
     }
   }
   const closed = unmounted.then(close)

@@ -15,8 +15,9 @@ import type { PoolAdmin } from '../volumes/index.js'
 export const ENGINE_FD = {
   /** The FUSE connection, non-blocking. The daemon keeps it open too: it outlives the engine. */
   fuse: 3,
-  /** The locked metadata file; never read or written through this descriptor. */
-  lock: 4,
+  /** The pool's files, locked: all reads and writes go through these. */
+  metadata: 4,
+  data: 5,
 } as const
 
 /**
@@ -40,6 +41,8 @@ export interface EngineStart {
   /** Null: stderr. */
   logFile: string | null
   foreground: boolean
+  /** Take metadata that may be an older copy as it is; the first engine is asked alone. */
+  acceptMetadata: boolean
   /** Seconds since 1970. */
   mountedAt: number
 }

@@ -43,6 +43,8 @@ export interface CommitParts {
   /** Size of a data block in bytes. */
   blockSize: number
   freeMeansHole: boolean
+  /** @throws POOL_MISMATCH when somebody cut off a store */
+  mustBeWhole(): void
   clock: Clock
   events: PoolEvents
 }
@@ -179,9 +181,10 @@ export class CommitPipeline {
   /**
    * Commits what was replayed, before the first request, and starts the journal afresh.
    * @param clean whether every free data block is a hole, as an orderly shutdown leaves them
+   * @param saysClean whether the journal says so, of this superblock or of another
    * @throws IO_ERROR
    */
-  async start(clean: boolean): Promise<void> {
+  async start(clean: boolean, saysClean: boolean): Promise<void> {
     const { metadata, data, journal, freeMeansHole } = this.#parts
     journal.resume()
     const sealed = metadata.seal()
@@ -198,8 +201,8 @@ export class CommitPipeline {
     this.#noteAgain()
     journal.begin(this.#superblock)
     // From here on free blocks are written to: no power cut may bring the word back that all of
-    // them are holes.
-    if (clean) await journal.sync()
+    // them are holes, or that this superblock is none of ours.
+    if (saysClean) await journal.sync()
   }
 
   /** Commits and leaves the files as an orderly shutdown does. No change may follow. */
@@ -234,6 +237,12 @@ export class CommitPipeline {
     state.mustBeReadable()
     if (state.lost) throw state.lost
     const started = clock.now()
+    try {
+      if (state.writable) this.#parts.mustBeWhole()
+    } catch (err) {
+      await this.cutOff(err)
+      throw err
+    }
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
       const written = this.#written
@@ -323,6 +332,14 @@ export class CommitPipeline {
 
   // --- what a failure leads to ---
 
+  /**
+   * Ends all writing, for somebody cut off a store: it would become long again, and what is missing a
+   * hole. The journal keeps what was not committed for the day when the file is whole again.
+   */
+  cutOff(err: unknown): Promise<void> {
+    return this.#fail('size', err, null)
+  }
+
   /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
   #stall(err: unknown): void {
     const { state, events } = this.#parts
@@ -343,6 +360,9 @@ export class CommitPipeline {
     if (!state.writable) return
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
+    const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
+    // What is in memory is right still, and the file may not be there to go back to.
+    if (isCutOff && !state.halfWay) return
     this.#failing = this.#rollback(reason, commit)
     await this.#failing
   }

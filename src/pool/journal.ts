@@ -13,6 +13,10 @@
  * A CLEAN frame alone is what an orderly shutdown leaves: nothing to replay and every free data
  * block is a hole. That is good after a reboot, too, and so its replacement is flushed before a free
  * block is written to.
+ *
+ * A journal that cannot know the superblock it finds is evidence as well: somebody changed the
+ * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock, so
+ * that metadata which went on (the kernel used the pool) differs from an older copy (`doubtful`).
  */
 import { createHash } from 'node:crypto'
 import { crc32c } from '@node-rs/crc32'
@@ -26,6 +30,7 @@ import {
   type VirtualBlock,
   writeU64,
 } from '../base/index.js'
+import { SUPERBLOCK } from '../metadata/index.js'
 
 /** Where a journal is kept: a small file that is appended to and now and then replaced. */
 export interface JournalFile {
@@ -56,6 +61,13 @@ export const CHANGE = layout('JournalChange', 32, {
   ],
   second: [24, 'u64', 'map: data block; unmap: end'],
 })
+/** Payload of BASE and CLEAN frames: which superblock, and who had it when. */
+export const IDENTITY = layout('JournalIdentity', 80, {
+  bootId: [0, 'bytes:36', 'boot of the machine, from proc(5)'],
+  hash: [36, 'bytes:32', 'SHA-256 of the superblock'],
+  transactionId: [68, 'u64', 'of the superblock'],
+  time: [76, 'u32', 'of the superblock'],
+})
 
 const FRAME_MAGIC = 0x4a_6e_68_74
 const BASE = 1
@@ -67,7 +79,8 @@ const MARK_SHARED = 3
 const EXTEND = 4
 const OPEN = 5
 const CLOSE = 6
-const IDENTITY_SIZE = 36 + 32
+const HASH_AT = IDENTITY.at.hash
+const HASH_END = IDENTITY.at.transactionId
 
 /** The file is rewritten without what is durable once it is larger than this. */
 const REWRITE_SIZE = 8 * 1024 * 1024
@@ -88,6 +101,14 @@ export interface JournalState {
   clean: boolean
   /** It was thinfs, in this boot or before, that wrote this superblock or had opened it. */
   known: boolean
+  /** The last process to write the journal ended with an orderly shutdown, of whatever superblock. */
+  saysClean: boolean
+  /**
+   * Another program changed the metadata since thinfs had it, and nothing says that it is newer now: it
+   * may be an older copy that was put back. After a power cut a journal that does not know the
+   * superblock says nothing, unless it is CLEAN.
+   */
+  doubtful: boolean
   /** Frames of changes to replay on top of it. */
   changes: readonly Buffer[]
 }
@@ -118,15 +139,21 @@ export class Journal {
     let clean = false
     let known = false
     let found = false
+    let saysClean = false
+    let last: Buffer | null = null
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
-      known ||= kind !== CHANGES && payload.subarray(36).equals(wanted.subarray(36))
+      saysClean = kind === CLEAN
       if (kind === CHANGES) {
         clean = false
         if (found) changes.push(payload)
-      } else if (kind === CLEAN) {
+        continue
+      }
+      last = payload
+      known ||= sameHash(payload, wanted)
+      if (kind === CLEAN) {
         // Of another boot, too: an orderly shutdown flushed everything.
-        clean = payload.subarray(36).equals(wanted.subarray(36))
+        clean = sameHash(payload, wanted)
       } else {
         clean = false
         if (payload.equals(wanted)) {
@@ -135,7 +162,9 @@ export class Journal {
         }
       }
     }
-    return { clean, known, changes }
+    const counts = saysClean || (last !== null && sameBoot(last, wanted))
+    const doubtful = !known && counts && !isNewer(wanted, last!)
+    return { clean, known, saysClean, doubtful, changes }
   }
 
   /** True while changes are noted that a death of this process would lose. */
@@ -220,6 +249,10 @@ export class Journal {
       this.#broken = null
     } catch (err) {
       this.#broken = err
+      // What the file says is of a superblock that is no more; to say nothing takes no room.
+      try {
+        this.#file.replace(Buffer.alloc(0))
+      } catch {}
     }
   }
 
@@ -278,8 +311,12 @@ export class Journal {
   }
 
   #identity(superblock: Uint8Array): Buffer {
-    const hash = createHash('sha256').update(superblock).digest()
-    return Buffer.concat([Buffer.from(this.#file.bootId.padEnd(36).slice(0, 36)), hash])
+    const identity = Buffer.alloc(IDENTITY.size)
+    identity.write(this.#file.bootId.padEnd(36).slice(0, 36), IDENTITY.at.bootId)
+    createHash('sha256').update(superblock).digest().copy(identity, HASH_AT)
+    const { transactionId, time } = SUPERBLOCK.read(viewOf(superblock), 0)
+    IDENTITY.write(viewOf(identity), 0, { transactionId, time })
+    return identity
   }
 
   #change(kind: number, time: number, devId: number, first: number, second: number): void {
@@ -338,7 +375,7 @@ function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
     if (kind > CLEAN) {
       throw new ThinfsError('POOL_MISMATCH', `the journal has a frame of kind ${kind}`)
     }
-    if (kind !== CHANGES && length !== IDENTITY_SIZE) return
+    if (kind !== CHANGES && length !== IDENTITY.size) return
     yield { kind, payload }
     at += FRAME.size + length
   }
@@ -356,5 +393,20 @@ function writeFrame(out: Buffer, kind: number, length: number): void {
   FRAME.write(viewOf(out), 0, { magic: FRAME_MAGIC, kind, length, csum })
 }
 
-const viewOf = (buffer: Buffer): DataView =>
+const sameBoot = (one: Buffer, other: Buffer): boolean =>
+  one.compare(other, 0, HASH_AT, 0, HASH_AT) === 0
+
+const sameHash = (one: Buffer, other: Buffer): boolean =>
+  one.compare(other, HASH_AT, HASH_END, HASH_AT, HASH_END) === 0
+
+/** Whether `one` is of a superblock that can only have come after that of `other`. */
+function isNewer(one: Buffer, other: Buffer): boolean {
+  const [a, b] = [one, other].map(identity => IDENTITY.read(viewOf(identity), 0)) as [Age, Age]
+  if (a.transactionId < b.transactionId || a.time < b.time) return false
+  return a.transactionId > b.transactionId || a.time > b.time
+}
+
+type Age = { transactionId: number; time: number }
+
+const viewOf = (buffer: Uint8Array): DataView =>
   new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

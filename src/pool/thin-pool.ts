@@ -35,7 +35,7 @@ import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { goneError, ThinDevice } from './thin-device.js'
 
@@ -71,6 +71,7 @@ export class ThinPool {
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
   #cancelWatch: (() => void) | null = null
+  #cancelSizes: (() => void) | null = null
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -93,6 +94,7 @@ export class ThinPool {
         superblock,
         blockSize: this.blockSize,
         freeMeansHole: this.freeMeansHole,
+        mustBeWhole: () => this.#mustBeWhole(),
         clock,
         events,
       },
@@ -512,6 +514,7 @@ export class ThinPool {
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
   close(): Promise<void> {
     this.#cancelWatch?.()
+    this.#cancelSizes?.()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     return this.#commits.close()
   }
@@ -560,11 +563,13 @@ export class ThinPool {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    mustHold(this.metadata, { metadata, data: this.data })
+    const inDoubt = doubtful && this.#mayDoubt
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
-    mustHold(this.metadata, { metadata, data: this.data })
+    if (inDoubt) mustHaveHoles(this.metadata, this.data, metadata.path)
     if (changes.length > 0) {
       replayChanges(changes, this.metadata, {
         extended: this.#extended,
@@ -572,6 +577,8 @@ export class ThinPool {
       })
     }
     if (this.mode !== 'write') return
+    const { dataSize } = this.#options
+    if (dataSize !== undefined && dataSize > this.data.size) this.data.grow(dataSize)
     const grew = this.#growToStores()
     if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
@@ -581,7 +588,8 @@ export class ThinPool {
       await metadata.sync()
     }
     try {
-      await this.#commits.start(clean)
+      await this.#commits.start(clean, saysClean)
+      this.#watchSizes()
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err
@@ -590,6 +598,16 @@ export class ThinPool {
         errno: errnoOf(err),
       })
     }
+  }
+
+  /**
+   * Whether metadata that the journal does not know can be an older copy that would cost data. Who
+   * takes over has had the file since; what set needs_check may have kept the journal from being written.
+   */
+  get #mayDoubt(): boolean {
+    const { readOnly, takesOver, acceptMetadata } = this.#options
+    const sure = readOnly || takesOver === true || acceptMetadata === true
+    return this.freeMeansHole && !sure && !this.metadata.needsCheck
   }
 
   /**
@@ -645,6 +663,28 @@ export class ThinPool {
         return // change() has failed the pool, and with it those who wait
       }
       this.#watchStores()
+    })
+  }
+
+  /** @throws POOL_MISMATCH when somebody has cut off a store */
+  #mustBeWhole(): void {
+    const { metadata, data } = this.#options
+    data.measure()
+    metadata.measure()
+    mustHold(this.metadata, { metadata, data })
+  }
+
+  /** Looks every second whether somebody has cut off the stores. */
+  #watchSizes(): void {
+    this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
+      if (!this.writable) return
+      try {
+        this.#mustBeWhole()
+      } catch (err) {
+        void this.#commits.cutOff(err)
+        return
+      }
+      this.#watchSizes()
     })
   }
 

@@ -28,6 +28,7 @@ export class JournalFile {
   readonly path: string
   /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
   readonly bootId: string
+  /** -1: there is no such file, which is as good as an empty one to who only reads. */
   #fd: number
 
   private constructor(path: string, fd: number) {
@@ -41,19 +42,19 @@ export class JournalFile {
    * @throws POOL_MISMATCH when it is no journal, IO_ERROR
    */
   static open(path: string): JournalFile {
-    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
-    if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
-    try {
-      const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants
-      return new JournalFile(path, openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600))
-    } catch (err) {
-      const detail = `${path}: ${(err as Error).message}`
-      throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
-    }
+    const { O_RDWR, O_APPEND, O_CREAT } = constants
+    return new JournalFile(path, openJournal(path, O_RDWR | O_APPEND | O_CREAT))
+  }
+
+  /** Opens `path` to be read; a missing one is not made, and reads as an empty one. @throws as `open` */
+  static read(path: string): JournalFile {
+    const isThere = statSync(path, { throwIfNoEntry: false }) !== undefined
+    return new JournalFile(path, isThere ? openJournal(path, constants.O_RDONLY) : -1)
   }
 
   /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */
   readAll(): Buffer {
+    if (this.#fd < 0) return Buffer.alloc(0)
     const { size } = fstatSync(this.#fd)
     if (size <= MAX_FILE_SIZE) return readFileSync(this.path)
     throw new ThinfsError('POOL_MISMATCH', `${this.path}: ${size} bytes are too many`)
@@ -85,6 +86,18 @@ export class JournalFile {
   }
 
   close(): void {
-    closeSync(this.#fd)
+    if (this.#fd >= 0) closeSync(this.#fd)
+  }
+}
+
+/** @throws POOL_MISMATCH, IO_ERROR */
+function openJournal(path: string, flags: number): number {
+  const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
+  if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
+  try {
+    return openSync(path, flags | constants.O_NOFOLLOW, 0o600)
+  } catch (err) {
+    const detail = `${path}: ${(err as Error).message}`
+    throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
   }
 }

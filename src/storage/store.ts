@@ -42,7 +42,7 @@ export interface Store {
   nextHole(offset: Bytes): Bytes
   /** fdatasync: resolves when every write that returned before the call is durable. */
   sync(): Promise<void>
-  /** Takes note of a length that somebody else has extended. */
+  /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
   measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void

@@ -205,7 +205,8 @@ export class Volumes implements PoolAdmin {
     for (const [name, { id, size }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#byDevId.get(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#byName.has(name)) continue
-      await this.#adopt(volume, name, size)
+      if (this.pool.writable) await this.#adopt(volume, name, size)
+      else this.#name(volume, volume.name, { ...volume.entry, name, size })
     }
   }
 
@@ -404,7 +405,7 @@ export class Volumes implements PoolAdmin {
               `${message.current}, the pool is at ${found}`,
             )
           }
-          return this.#transaction(new Map(), () => {}, message.next)
+          return this.#jump(message.current, message.next)
         case 'reserve_metadata_snap':
           return pool.reserveMetadataSnap()
         case 'release_metadata_snap':
@@ -436,7 +437,8 @@ export class Volumes implements PoolAdmin {
 
   async #check(deep: boolean): Promise<CheckReport> {
     const { metadata, data } = this.pool
-    const steps = checkFiles(this.#options.metadata, this.#options.table)
+    const { name, metadata: store, table } = this.#options
+    const steps = checkFiles({ name, metadata: store, data, table })
     const held = await this.#exclusive(async () => {
       if (this.pool.writable) await this.pool.commit()
       const held = metadata.holdBlocks()
@@ -521,6 +523,14 @@ export class Volumes implements PoolAdmin {
     volume.device.size = bytes(entry.size)
   }
 
+  /** Sets the transaction id: the file is never further ahead of the pool than a crash leaves it. */
+  async #jump(current: number, next: number): Promise<void> {
+    if (next <= current + 1) return this.#transaction(new Map(), () => {}, next)
+    this.pool.setTransactionId(current, next)
+    await this.pool.commitOrUndo()
+    await this.#table.change(new Map(), next)
+  }
+
   /** Makes a device by a message. The transaction id is not ours to change then. */
   async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
     const { pool } = this
@@ -540,11 +550,16 @@ export class Volumes implements PoolAdmin {
       const before = volume.name
       const entry = { ...volume.entry, name, size }
       await this.#transaction(new Map([[volume.devId, entry]]))
-      volume.device.size = bytes(size)
-      this.#byName.delete(before)
-      this.#byName.set(name, volume)
+      this.#name(volume, before, entry)
       this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
     })
+  }
+
+  #name(volume: Volume, before: string, entry: VolumeEntry): void {
+    volume.entry = entry
+    volume.device.size = bytes(entry.size)
+    this.#byName.delete(before)
+    this.#byName.set(entry.name, volume)
   }
 
   async #rename(volume: Volume, to: string): Promise<void> {

@@ -37,7 +37,8 @@ t.test('init makes sparse files, and a pool.yaml that it reads the same again', 
   const volumes = await list(t, pool)
   t.strictSame(volumes.get('web')!.size, 10 * GIB)
   t.strictSame(volumes.get('a=b')!.size, 512 * 1024)
-  await refused(t, 1, /data: .*not empty \(EEXIST\)/, 'init', pool)
+  await refused(t, 1, /metadata: it is not empty: it has data; --force overwrites it/, 'init', pool)
+  await refused(t, 1, /\/volumes\.json: it is there already \(EEXIST\)/, 'init', pool, '--force')
   await refused(t, 2, /pool\.yaml is there/, 'init', pool, '--data-size', '1G')
 })
 
@@ -70,7 +71,13 @@ t.test('init that is refused leaves nothing behind', async t => {
   // The data file is in the way only when pool.yaml has been written.
   mkdirSync(pool)
   writeFileSync(join(pool, 'data'), 'precious')
-  await refused(t, 1, /data: .*not empty \(EEXIST\)/, 'init', pool)
+  await refused(
+    t,
+    1,
+    /data: it is not empty: it has data; --force overwrites it \(EEXIST\)/,
+    'init',
+    pool,
+  )
   t.notOk(existsSync(join(pool, 'pool.yaml')))
   t.equal(readFileSync(join(pool, 'data'), 'utf8'), 'precious')
 })
@@ -199,7 +206,7 @@ t.test('messages in dm-thin words, and the status lines that they show in', asyn
   t.match(
     dm.pool,
     new RegExp(
-      `^0 2097152 thin-pool ${transaction} \\d+/4096 0/16384 - rw discard_passdown queue_if_no_space - 1024 $`,
+      `^0 2097152 thin-pool ${transaction} \\d+/4096 0/16384 - ro no_discard_passdown queue_if_no_space - 1024 $`,
     ),
   )
   t.strictSame(dm.volumes, [{ name: 'thin-9', line: '0 0 thin 0 -' }])
@@ -214,8 +221,8 @@ t.test('status of a pool that is not mounted', async t => {
   const status = JSON.parse(await done(t, 'status', pool, '--json'))
   t.match(status, {
     name: 'pool',
-    mode: 'write',
-    reason: null,
+    mode: 'read_only',
+    reason: 'opened read-only',
     needsCheck: false,
     dataBlockSize: 131072,
     data: { path: join(pool, 'data'), blocks: 8192, usedBlocks: 0 },

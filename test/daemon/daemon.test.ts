@@ -45,9 +45,9 @@ const mountTable = (): string => readFileSync('/proc/self/mountinfo', 'utf8')
 
 const engineOf =
   (behaviour: Behaviour): SpawnEngine =>
-  (start, fuseFd, lockFd) =>
+  (start, fds) =>
     spawn(process.execPath, [FAKE_ENGINE, JSON.stringify({ ...start, behaviour })], {
-      stdio: ['ignore', 2, 2, fuseFd, lockFd, 'ipc'],
+      stdio: ['ignore', 2, 2, fds.fuse, fds.metadata, fds.data, 'ipc'],
     })
 
 /** A pool of which only the files' names matter, and a folder to mount it on. */
@@ -57,7 +57,7 @@ function makePool(t: Test) {
   mkdirSync(mountPoint)
   const file = join(folder, 'pool.yaml')
   writeFileSync(file, '')
-  writeFileSync(join(folder, 'metadata'), '')
+  for (const name of ['metadata', 'data']) writeFileSync(join(folder, name), '')
   const config: PoolConfig = {
     file,
     folder,
