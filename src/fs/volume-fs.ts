@@ -90,10 +90,13 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
+    const { blockSize, nrFreeDataBlocks, hostRoomForData } = this.#pool
+    const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
-      blockSize: this.#pool.blockSize,
+      blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
-      blocksFree: this.#pool.nrFreeDataBlocks,
+      // No more than the host can give.
+      blocksFree: Math.min(nrFreeDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
@@ -241,7 +244,9 @@ export class VolumeFs implements FileSystem {
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
     volume.modified = this.#time()
-    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
+    // A discard that waited for space would keep others from giving some back.
+    const waits = what !== FALLOC_PUNCH_HOLE
+    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside, waits))
     if (!keepsSize) device.extend(end)
   }
 
@@ -325,7 +330,7 @@ export class VolumeFs implements FileSystem {
   }
 
   settle(): Later<void> {
-    return this.#pool.settle()
+    return this.#pool.settle(() => this.volumes.commit())
   }
 
   // --- inside ---

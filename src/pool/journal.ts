@@ -148,6 +148,11 @@ export class Journal {
     return this.#vital || this.#lacking
   }
 
+  /** Whether the file can be appended to. */
+  get sound(): boolean {
+    return this.#broken === null
+  }
+
   /** True when the file is about to be rewritten, once the transaction sealed next is durable. */
   get large(): boolean {
     return this.#fileSize >= REWRITE_SIZE

@@ -32,6 +32,11 @@ export class SpaceQueue {
     return this.#waiting.length === 0
   }
 
+  /** How many wait. */
+  get length(): number {
+    return this.#waiting.length
+  }
+
   get expired(): boolean {
     return this.#expired
   }
@@ -47,6 +52,8 @@ export class SpaceQueue {
     }
     this.#held += held
     this.#cancel ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
+      this.#cancel = null
+      if (this.isEmpty) return // space came for all of them, one by one
       this.#expired = true
       this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
     })
@@ -59,17 +66,26 @@ export class SpaceQueue {
   /** Space came: all try again, in the order they came. */
   wake(): void {
     this.#expired = false
+    for (const waiter of this.#stop()) waiter.resolve()
+  }
+
+  /** Space may have come: all try again, and who waits again does so for the rest of his time. */
+  retry(): void {
     for (const waiter of this.#take()) waiter.resolve()
   }
 
   /** Fails all that wait. */
   reject(err: Error): void {
-    for (const waiter of this.#take()) waiter.reject(err)
+    for (const waiter of this.#stop()) waiter.reject(err)
+  }
+
+  #stop(): Waiter[] {
+    this.#cancel?.()
+    this.#cancel = null
+    return this.#take()
   }
 
   #take(): Waiter[] {
-    this.#cancel?.()
-    this.#cancel = null
     const taken = this.#waiting
     this.#waiting = []
     return taken

@@ -11,6 +11,7 @@ import {
   bytes,
   type DataBlock,
   type DevId,
+  isNoSpace,
   KIB,
   MIB,
   ThinfsError,
@@ -51,6 +52,9 @@ const RESTAMP = 1
 const PROVISION = 2
 /** Really shared: gets a block, and the rest of the old one's content. */
 const UNSHARE = 3
+
+/** A range of bytes [from, to). */
+type Edge = readonly [from: number, to: number]
 
 /** What became of an attempt to write. */
 type Outcome = 'written' | 'no space' | 'not in memory'
@@ -116,8 +120,7 @@ export class ThinDevice {
     if (skip + size <= blockSize) {
       const entry = this.table.get(vblock)
       if (entry !== UNMAPPED && !isShared(entry)) {
-        this.#writeData(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
-        return
+        if (this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)) return
       }
     }
     const outcome = this.#tryWrite(offset, size, buffer, at, false)
@@ -134,22 +137,18 @@ export class ThinDevice {
   }
 
   /**
-   * Makes a range read as zeros. Whole blocks are unmapped and go back to the pool with the next
-   * commit; the edges are zeroed in place. The end of the device ends its last block.
+   * Makes a range read as zeros. Whole blocks are unmapped first and go back to the pool with the next
+   * commit; then the edges are zeroed in place, which takes a block where they are shared. The end of
+   * the device ends its last block.
+   * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number): void | Promise<void> {
+  discard(offset: number, length: number, waits = true): void | Promise<void> {
     this.#pool.mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length))
+      return this.#pool.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
     }
-    const blockSize = this.#blockSize
-    const end = offset + length
-    const begin = Math.ceil(offset / blockSize)
-    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdge(offset, end)
-    const head = this.#zeroEdge(offset, begin * blockSize)
-    if (head === undefined) return this.#discardFrom(begin, last, end)
-    return head.then(() => this.#discardFrom(begin, last, end))
+    return this.#discardNow(offset, length, waits)
   }
 
   /**
@@ -283,9 +282,11 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw err
+      this.#isRefused('write', err, target[0]!)
+      return 'no space'
     }
     this.#remap(first, last)
+    if (count > 0) this.#pool.provisioned()
     return 'written'
   }
 
@@ -365,7 +366,7 @@ export class ThinDevice {
     for (let i = 0; i < blocks; i++) {
       if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
       if (action[i] !== UNSHARE || target[i] !== shared[i]) continue
-      // The block stays taken, which it ought to be.
+      // The space map is wrong: all of them stay taken, for others may be somebody's too.
       const what = `data block ${shared[i]} is mapped by device ${this.devId}, and free`
       throw new ThinfsError('METADATA_CORRUPT', what)
     }
@@ -387,12 +388,8 @@ export class ThinDevice {
     const at = bytes(target[i]! * blockSize + from)
     const length = bytes(to - from)
     this.#pool.wrote()
-    try {
-      if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
-      else if (!freeMeansHole) data.zero(at, length)
-    } catch (err) {
-      throw this.#pool.ioError('copy', err, this.devId, target[i]!)
-    }
+    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
+    else if (!freeMeansHole) data.zero(at, length)
   }
 
   #writeRuns(
@@ -437,25 +434,35 @@ export class ThinDevice {
       this.#fillPart(0, 0, this.#blockSize)
     } catch (err) {
       this.#pool.giveBack(fresh, 1)
-      throw err
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
   }
 
-  #discardFrom(begin: number, last: number, end: number): void | Promise<void> {
+  #discardNow(offset: number, length: number, waits: boolean): void | Promise<void> {
+    this.#pool.mustBeWritable()
+    const blockSize = this.#blockSize
+    const end = offset + length
+    const begin = Math.ceil(offset / blockSize)
+    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
+    if (begin > last) return this.#zeroEdges([[offset, end]], waits)
+    const edges: Edge[] = [
+      [offset, begin * blockSize],
+      [last * blockSize, end],
+    ]
     const more = this.#unmapSlice(begin, last)
-    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end)
-    return this.#discardRest(more, last, end)
+    if (more >= last) return this.#zeroEdges(edges, waits)
+    return this.#discardRest(more, last, edges, waits)
   }
 
-  async #discardRest(begin: number, last: number, end: number): Promise<void> {
+  async #discardRest(begin: number, last: number, edges: Edge[], waits: boolean): Promise<void> {
     for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
       await this.#pool.clock.yield()
-      this.#pool.mustBeWritable()
       if (!this.#pool.hasRoomToUnmap) await this.#pool.makeRoomToUnmap()
+      this.#pool.mustBeWritable()
     }
-    await this.#zeroEdge(last * this.#blockSize, end)
+    await this.#zeroEdges(edges, waits)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
@@ -475,12 +482,24 @@ export class ThinDevice {
     return next < 0 ? last : Math.min(next, last)
   }
 
-  /** Zeroes [from, to), which lies within one block, if that is mapped. */
-  #zeroEdge(from: number, to: number): void | Promise<void> {
-    if (from >= to) return
-    const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
-    if (attempt()) return
-    return this.#pool.withSpace(0, attempt).then()
+  /** Zeroes ranges that lie within one block each, where that is mapped. */
+  #zeroEdges(edges: Edge[], waits: boolean): void | Promise<void> {
+    const left = edges.filter(([from, to]) => from < to && !this.#tryZero(from, to))
+    if (left.length > 0) return this.#zeroLater(left, waits)
+  }
+
+  async #zeroLater(edges: Edge[], waits: boolean): Promise<void> {
+    let failure: unknown = null
+    for (const [from, to] of edges) {
+      const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
+      try {
+        await (waits ? this.#pool.withSpace(0, attempt) : this.#pool.withSpaceNow(attempt))
+      } catch (err) {
+        // The other one may find room.
+        failure ??= err
+      }
+    }
+    if (failure !== null) throw failure
   }
 
   #tryZero(from: number, to: number): boolean {
@@ -501,7 +520,7 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw this.#pool.ioError('zero', err, this.devId, target[0]!)
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
@@ -556,16 +575,34 @@ export class ThinDevice {
     const read = this.#pool.data.readLater(buffer, at, length, offset as Bytes).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     })
-    this.#pool.reading(read)
+    const begin = Math.floor(offset / this.#blockSize)
+    this.#pool.reading(read, begin, Math.ceil((offset + length) / this.#blockSize))
     return read
   }
 
   #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {
     this.#pool.wrote()
+    this.#pool.data.write(buffer, at, length, offset as Bytes)
+  }
+
+  /** As `#writeData`, into a block that is mapped. @returns false when the host has no room for it */
+  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
     try {
-      this.#pool.data.write(buffer, at, length, offset as Bytes)
+      this.#writeData(buffer, at, length, offset)
+      return true
     } catch (err) {
-      throw this.#pool.ioError('write', err, this.devId, Math.floor(offset / this.#blockSize))
+      return this.#isRefused('write', err, Math.floor(offset / this.#blockSize))
     }
+  }
+
+  /**
+   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
+   * had none. Whatever else it is, is told and thrown.
+   * @returns false
+   */
+  #isRefused(operation: string, err: unknown, block: number): false {
+    if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
+    this.#pool.hostRefused(err)
+    return false
   }
 }

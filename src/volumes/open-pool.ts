@@ -36,6 +36,7 @@ export interface OpenPool {
 const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
+  warning() {},
   needsCheckCleared() {},
   slowCommit() {},
   ioError() {},

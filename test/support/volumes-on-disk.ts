@@ -27,7 +27,14 @@ export async function openVolumes(
     onFull: 'error',
     lowWaterMark: 0,
     clock,
-    events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
+    events: {
+      mode() {},
+      lowWater() {},
+      warning() {},
+      slowCommit() {},
+      needsCheckCleared() {},
+      ioError() {},
+    },
   })
   const volumes = openTable(pool, handles.metadata, handles.table)
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
