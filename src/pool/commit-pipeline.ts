@@ -21,6 +21,7 @@ import {
   type DataBlock,
   type DevId,
   type ErrorCode,
+  isNoSpace,
   ThinfsError,
 } from '../base/index.js'
 import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
@@ -282,10 +283,20 @@ export class CommitPipeline {
     if (freeMeansHole) await data.sync()
     assert(!metadata.changed, 'no change follows close()')
     const clean = freeMeansHole && this.#refused.length === 0 && !this.#punchesFree
-    if (clean && extended.size === 0) return journal.end(this.#superblock)
+    if (clean && extended.size === 0) return this.#endJournal()
     // A size that nobody could save stays in the journal as well.
     this.#noteAgain()
     journal.begin(this.#superblock)
+  }
+
+  /** Where the host has no room for that, the next opening punches what are holes already. */
+  #endJournal(): void {
+    try {
+      this.#parts.journal.end(this.#superblock)
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#parts.events.ioError('journal', err)
+    }
   }
 
   /** Resolves when no read and no punch is under way. */

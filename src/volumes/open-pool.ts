@@ -74,11 +74,13 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
+    const table = tableOf(config)
+    if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,
       metadata,
-      table: tableOf(config),
+      table,
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,

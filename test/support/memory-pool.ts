@@ -21,6 +21,10 @@ export class MemoryJournal implements JournalFile {
     this.content = Buffer.concat([this.content, bytes.subarray(0, length)])
   }
 
+  cut(length: number): void {
+    this.content = this.content.subarray(0, length)
+  }
+
   replace(bytes: Uint8Array): void {
     this.content = Buffer.from(bytes)
   }
