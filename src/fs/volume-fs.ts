@@ -90,13 +90,13 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
-    const { blockSize, nrFreeDataBlocks, hostRoomForData } = this.#pool
+    const { blockSize, nrWritableDataBlocks, hostRoomForData } = this.#pool
     const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
       blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
       // No more than the host can give.
-      blocksFree: Math.min(nrFreeDataBlocks, host),
+      blocksFree: Math.min(nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,

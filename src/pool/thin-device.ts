@@ -169,10 +169,10 @@ export class ThinDevice {
         missing--
       },
     )
-    if (missing > this.#pool.nrFreeDataBlocks) {
+    if (missing > this.#pool.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.nrFreeDataBlocks} are free`,
+        `${missing} blocks are wanted, ${this.#pool.nrWritableDataBlocks} are free`,
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
@@ -360,8 +360,8 @@ export class ThinDevice {
   }
 
   /** Takes `count` blocks for those of the request that need one. @returns false when there are none */
-  #take(count: number, blocks: number): boolean {
-    if (!this.#pool.allocate(fresh, count)) return false
+  #take(count: number, blocks: number, discards = false): boolean {
+    if (!this.#pool.allocate(fresh, count, discards)) return false
     let taken = 0
     for (let i = 0; i < blocks; i++) {
       if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
@@ -506,7 +506,7 @@ export class ThinDevice {
     const vblock = Math.floor(from / this.#blockSize)
     const count = this.#resolve(vblock, vblock)
     if (action[0] === PROVISION) return true
-    if (count > 0 && !this.#take(count, 1)) return false
+    if (count > 0 && !this.#take(count, 1, true)) return false
     const { data, freeMeansHole } = this.#pool
     try {
       this.#fillEdges(vblock, from, to)

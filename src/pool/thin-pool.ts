@@ -49,6 +49,14 @@ const RESERVE_PART = 10
 const RESERVE_MAX = 4096
 /** The least that is kept back: a change and its commit shadow so many blocks. */
 const RESERVE_MIN = 32
+/**
+ * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool is
+ * emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much back, for
+ * the same reason (spa_slop_shift). A pool that is too small for it to matter keeps nothing back.
+ */
+const DISCARD_PART = 32
+const DISCARD_MAX = 1024
+const DISCARD_FROM = 1024
 /** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
 const RELEASE_TIMEOUT = 60_000
 const NO_DATA_BLOCKS = 'no free data blocks'
@@ -206,6 +214,18 @@ export class ThinPool {
 
   get lowWaterMark(): number {
     return this.#options.lowWaterMark
+  }
+
+  /** Data blocks kept back for the edges of discards. */
+  get discardReserve(): number {
+    const { nrDataBlocks } = this.metadata
+    if (nrDataBlocks < DISCARD_FROM) return 0
+    return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
+  }
+
+  /** Free data blocks that writes can have. */
+  get nrWritableDataBlocks(): number {
+    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve)
   }
 
   /** Metadata blocks kept back so that a commit always has room. */
@@ -381,12 +401,15 @@ export class ThinPool {
 
   /**
    * Takes `count` data blocks into `out`, or none.
+   * @param discards whether they may be of those that are kept back for that
    * @returns false when there is no room; `withSpace` is the way to wait for it
    */
-  allocate(out: Float64Array, count: number): boolean {
+  allocate(out: Float64Array, count: number, discards = false): boolean {
     this.mustBeWritable()
     this.#noteLowWater(count)
-    if (!this.#hasRoom(count)) return false
+    const { nrAllocatableDataBlocks } = this.metadata
+    const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
+    if (available < count || !this.hasMetadataRoom) return false
     this.#commits.change(() => {
       for (let i = 0; i < count; i++) {
         const block = this.metadata.allocateData()
@@ -662,8 +685,9 @@ export class ThinPool {
     return free - metadata.nrAllocatableMetadataBlocks
   }
 
-  #hasRoom(count: number): boolean {
-    return this.metadata.nrAllocatableDataBlocks >= count && this.hasMetadataRoom
+  /** Data blocks that a write can be given now. */
+  get #nrAvailable(): number {
+    return this.metadata.nrAllocatableDataBlocks - this.discardReserve
   }
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
@@ -828,7 +852,7 @@ export class ThinPool {
     if (this.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
     this.#host.dataCame()
     if (this.mode === 'out_of_data_space' || this.mode === 'out_of_metadata_space') {
-      if (this.metadata.nrAllocatableDataBlocks === 0) {
+      if (this.#nrAvailable <= 0) {
         if (!this.#commits.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
         return
       }
