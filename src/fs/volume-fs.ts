@@ -90,13 +90,14 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
-    const { blockSize, nrWritableDataBlocks, hostRoomForData } = this.#pool
+    const { blockSize, hostRoomForData } = this.#pool
     const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
       blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
+      blocksFree: this.#pool.nrFreeDataBlocks,
       // No more than the host can give.
-      blocksFree: Math.min(nrWritableDataBlocks, host),
+      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,

@@ -56,7 +56,7 @@ const RESERVE_MIN = 32
  */
 const DISCARD_PART = 32
 const DISCARD_MAX = 1024
-const DISCARD_FROM = 1024
+const DISCARD_FROM = 2048
 /** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
 const RELEASE_TIMEOUT = 60_000
 const NO_DATA_BLOCKS = 'no free data blocks'

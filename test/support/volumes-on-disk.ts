@@ -66,6 +66,14 @@ export function readVolumes({ volumes }: Opened): Found {
   return found
 }
 
+/** Waits until what the last commit freed was passed down. */
+export async function released({ volumes: { pool } }: Opened): Promise<void> {
+  const { metadata } = pool
+  while (metadata.nrAllocatableDataBlocks < pool.nrFreeDataBlocks) {
+    await new Promise(resolve => setImmediate(resolve))
+  }
+}
+
 /** Waits until the space of removed volumes has gone back. */
 export async function reaped({ volumes }: Opened): Promise<void> {
   const isGoing = (devId: number): boolean => volumes.byDevId(devId)?.entry.removed === true
