@@ -73,3 +73,9 @@ export function errnoOf(err: unknown): string {
   const code = (err as NodeJS.ErrnoException | null)?.code
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
+
+/** Whether an error says that the host has no room: its disk is full, or somebody's quota is. */
+export function isNoSpace(err: unknown): boolean {
+  const errno = errnoOf(err)
+  return errno === 'ENOSPC' || errno === 'EDQUOT'
+}

@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig, VolumeConfig } from '../config/index.js'
@@ -37,6 +37,7 @@ export const init = command(
     })
     const { data, dataBlockSize, volumes } = config
     const size = data.size === null ? data.path : formatSize(data.size)
+    await noteSmallHost(config)
     print(
       options,
       config,
@@ -44,6 +45,16 @@ export const init = command(
         `${Object.keys(volumes).length} volumes`,
     )
   })
+
+/** The data file is sparse: it is made where there is no room for all that it may hold. */
+async function noteSmallHost({ data }: PoolConfig): Promise<void> {
+  if (data.size === null) return
+  const { formatSize } = await import('../config/index.js')
+  const { bavail, bsize } = statfsSync(data.path)
+  if (bavail * bsize >= data.size) return
+  const left = formatSize(bavail * bsize)
+  process.stderr.write(`thinfs: ${data.path}: the host's disk has ${left} left for it\n`)
+}
 
 async function makePool(file: string, force: boolean): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')

@@ -1,5 +1,9 @@
-import { open, stat } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
@@ -40,15 +44,49 @@ export const snapshot = command(
     print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
   })
 
+/** How often it is looked whether a flush waits for a write that waits for space, in milliseconds. */
+const LOOK_PERIOD = 250
+
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
 async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
+  let path: string
   try {
-    const file = await open(await volumeFile(admin, config, origin), 'r')
-    await file.sync().finally(() => file.close())
+    path = await volumeFile(admin, config, origin)
   } catch (err) {
     // Nothing is mapped where nothing is mounted, and what is not there the pool names better.
-    if (!['NOT_MOUNTED', 'VOLUME_MISSING', 'ENOENT'].includes((err as { code: string }).code))
-      throw err
+    if (['NOT_MOUNTED', 'VOLUME_MISSING'].includes((err as { code: string }).code)) return
+    throw err
+  }
+  await sync(path, async () => (await admin.status()).writesWaiting > 0)
+}
+
+/**
+ * fsync(2) of a file by another process: it waits for every write to the file, and nothing can end it
+ * while one waits for space.
+ * @param isFull whether writes wait for space: then the flush is left alone, and a line says so
+ */
+async function sync(path: string, isFull: () => Promise<boolean>): Promise<void> {
+  const child = spawn('sync', [path], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let message = ''
+  child.stderr.on('data', chunk => {
+    message += chunk
+  })
+  const ended = once(child, 'close') as Promise<[status: number | null]>
+  for (;;) {
+    const outcome = await Promise.race([ended, sleep(LOOK_PERIOD)])
+    if (outcome !== undefined) {
+      const [status] = outcome
+      // One that was removed meanwhile the pool names better.
+      if (status === 0 || !existsSync(path)) return
+      throw new ThinfsError('IO_ERROR', `${path} cannot be flushed: ${message.trim()}`)
+    }
+    if (!(await isFull())) continue
+    child.kill()
+    child.stderr.destroy()
+    child.unref()
+    const what = 'writes wait for space: what programs changed in a memory map may not be in it'
+    process.stderr.write(`thinfs: ${what}\n`)
+    return
   }
 }
 

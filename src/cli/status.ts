@@ -35,13 +35,27 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
     ['data', `${usage(data, blockSize, size)}, ${data.path}`],
     ['data block', size(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE, size)}, ${metadata.path}`],
+    ['host', hostRoom(status, size)],
     ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${size(free)} free`],
     ['discards', status.discards],
-    ['on full', status.onFull],
+    ['on full', `${status.onFull}${waiting(status)}`],
+    ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
   ]
 }
+
+/** What the file systems of the pool's files can still give. */
+function hostRoom({ data, metadata }: PoolStatus, size: (bytes: number) => string): string {
+  const parts = [
+    ...(data.hostFree === null ? [] : [`${size(data.hostFree)} left for data`]),
+    ...(metadata.hostFree === null ? [] : [`${size(metadata.hostFree)} for metadata`]),
+  ]
+  return parts.join(', ') || 'block devices'
+}
+
+const waiting = ({ writesWaiting }: PoolStatus): string =>
+  writesWaiting === 0 ? '' : `: ${writesWaiting} writes wait for space`
 
 const servedBy = ({ pid, enginePid }: NonNullable<PoolStatus['mount']>): string =>
   pid === null

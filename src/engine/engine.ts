@@ -180,6 +180,9 @@ function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
     lowWater(free) {
       log.warn({ free }, 'free data blocks reached the low water mark')
     },
+    warning(what) {
+      log.warn(what)
+    },
     needsCheckCleared() {
       log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
     },

@@ -99,10 +99,14 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
+    const { blockSize, hostRoomForData } = this.#pool
+    const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
-      blockSize: this.#pool.blockSize,
+      blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.nrFreeDataBlocks,
+      // No more than the host can give.
+      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
@@ -257,7 +261,9 @@ export class VolumeFs implements FileSystem {
     if (inside <= 0) return
     volume.modified = this.#time()
     if (end > device.size) await device.clearPastEnd()
-    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
+    // A discard that waited for space would keep others from giving some back.
+    const waits = what !== FALLOC_PUNCH_HOLE
+    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside, waits))
     if (!keepsSize) device.extend(end)
   }
 
@@ -344,7 +350,7 @@ export class VolumeFs implements FileSystem {
   }
 
   settle(): Later<void> {
-    return this.#pool.settle()
+    return this.#pool.settle(() => this.volumes.commit())
   }
 
   // --- inside ---

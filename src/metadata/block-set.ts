@@ -32,6 +32,16 @@ export class BlockSet {
     this.#size++
   }
 
+  /** Takes a block out. One that is not in the set may be named, too. */
+  delete(block: number): void {
+    if (!this.has(block)) return
+    const part = this.#parts.get(Math.floor(block / ENTRIES_PER_BITMAP))!
+    const bit = block % ENTRIES_PER_BITMAP
+    part[bit >>> 5]! &= ~(1 << (bit & 31))
+    this.#size--
+    if (this.#size === 0) this.#parts.clear()
+  }
+
   /** All blocks, ascending. */
   toArray(): number[] {
     const blocks: number[] = []

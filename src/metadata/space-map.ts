@@ -49,9 +49,11 @@ export abstract class SpaceMap {
   protected indexChanged = false
   /** Where the search for a free block begins. */
   #cursor = 0
+  /** Blocks below are taken before those above. */
+  #preferredEnd = Number.POSITIVE_INFINITY
   /** Blocks whose count fell to 0 in the running transaction. */
   #freed = new BlockSet()
-  /** The same of the sealed one. */
+  /** The same of sealed ones, until `release`. */
   #frozen = new BlockSet()
   /** Blocks that were freed while somebody held them; null while nobody does. */
   #held: BlockSet | null = null
@@ -92,22 +94,28 @@ export abstract class SpaceMap {
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
   seal(): number[] {
-    this.#frozen = this.#freed
+    const freed = this.#freed.toArray()
+    if (this.#frozen.size === 0) this.#frozen = this.#freed
+    else for (const block of freed) this.#frozen.add(block)
     this.#freed = new BlockSet()
     this.#disownedFrozen = this.#disowned
     this.#disowned = false
-    return this.#frozen.toArray()
+    return freed
   }
 
-  /**
-   * Makes the blocks that the sealed transaction freed allocatable.
-   * @param but these, which count as freed by the running transaction instead
-   */
-  release(but: readonly number[] = []): void {
+  /** The sealed transaction is durable: a power cut brings no owner back that it took away. */
+  durable(): void {
+    this.#disownedFrozen = false
+  }
+
+  /** Makes blocks that a durable transaction freed allocatable: these, or all. */
+  release(blocks?: readonly number[]): void {
+    if (blocks !== undefined) {
+      for (const block of blocks) this.#frozen.delete(block)
+      return
+    }
     if (this.#held !== null) for (const block of this.#frozen.toArray()) this.#held.add(block)
     this.#frozen = new BlockSet()
-    for (const block of but) this.#freed.add(block)
-    this.#disownedFrozen = false
   }
 
   /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
@@ -180,9 +188,11 @@ export abstract class SpaceMap {
    */
   protected findFree(): number {
     if (this.nrAllocatable === 0) return -1
-    const cursor = Math.min(this.#cursor, this.nrBlocks)
-    let block = this.#search(cursor, this.nrBlocks)
+    const end = Math.min(this.#preferredEnd, this.nrBlocks)
+    const cursor = this.#cursor < end ? this.#cursor : 0
+    let block = this.#search(cursor, end)
     if (block < 0) block = this.#search(0, cursor)
+    if (block < 0 && end < this.nrBlocks) block = this.#search(end, this.nrBlocks)
     if (block < 0) {
       // The hints in the index hid it.
       this.#recount(0)
@@ -190,6 +200,11 @@ export abstract class SpaceMap {
     }
     if (block >= 0) this.#cursor = block + 1
     return block
+  }
+
+  /** Has blocks below `end` taken before those above. */
+  prefer(end: number): void {
+    this.#preferredEnd = end
   }
 
   /** Lets the next search for a free block begin at `block`. */

@@ -24,6 +24,7 @@ import {
   type Bytes,
   type DataBlock,
   type DevId,
+  isNoSpace,
   layout,
   readU64,
   ThinfsError,
@@ -38,6 +39,8 @@ export interface JournalFile {
   readonly bootId: string
   readAll(): Buffer
   append(bytes: Uint8Array, length: number): void
+  /** Takes away what is behind `length` bytes, and sets room aside for what comes. */
+  cut(length: number): void
   /** Replaces the content. What a reader sees at any moment is the old or the new. */
   replace(bytes: Uint8Array): void
   /** Resolves when the content is what a power cut leaves, too. */
@@ -128,6 +131,8 @@ export class Journal {
   #broken: unknown = null
   /** Whether the file lacks changes of the transaction sealed last, which is not durable. */
   #lacking = false
+  /** Whether it lacks the frame that names this transaction. */
+  #baseLost = false
 
   constructor(file: JournalFile) {
     this.#file = file
@@ -154,6 +159,7 @@ export class Journal {
       if (kind === CLEAN) {
         // Of another boot, too: an orderly shutdown flushed everything.
         clean = sameHash(payload, wanted)
+        if (clean) changes = []
       } else {
         clean = false
         if (payload.equals(wanted)) {
@@ -175,6 +181,11 @@ export class Journal {
   /** Whether what is noted has to be safe before it is replied to: how often a device is open need not be. */
   get vital(): boolean {
     return this.#vital || this.#lacking
+  }
+
+  /** Whether the file can be appended to. */
+  get sound(): boolean {
+    return this.#broken === null
   }
 
   /** True when the file is about to be rewritten, once the transaction sealed next is durable. */
@@ -226,10 +237,12 @@ export class Journal {
   /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
   sealed(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
+    this.#baseLost = false
     try {
       this.settle()
       this.#append(base)
     } catch {
+      this.#baseLost = true
       // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
       // in the sealed transaction; its replies wait until that is durable.
       this.#lacking ||= this.#vital
@@ -249,11 +262,37 @@ export class Journal {
       this.#broken = null
     } catch (err) {
       this.#broken = err
-      // What the file says is of a superblock that is no more; to say nothing takes no room.
-      try {
-        this.#file.replace(Buffer.alloc(0))
-      } catch {}
+      if (isNoSpace(err)) this.#mend()
+      if (this.#broken !== null) this.#forsake()
     }
+  }
+
+  /** Goes on with the file that there is, in the room that it has: there is none for another. */
+  #mend(): void {
+    try {
+      if (!this.#baseLost) this.#file.cut(this.#fileSize)
+      else this.#restart(Buffer.concat(this.#tail))
+      this.#broken = null
+    } catch (err) {
+      this.#broken = err
+    }
+  }
+
+  /** Empties a file that speaks of a superblock that is no more: to say nothing takes no room. */
+  #forsake(): void {
+    try {
+      this.#file.cut(0)
+      this.#fileSize = 0
+      this.#baseLost = true
+    } catch {}
+  }
+
+  /** Writes the file anew in its own room: all that it has is durable. */
+  #restart(content: Buffer): void {
+    this.#file.cut(0)
+    this.#file.append(content, content.length)
+    this.#fileSize = content.length
+    this.#baseLost = false
   }
 
   /** Takes over the file of an earlier process: appends to what can be read of it. */
@@ -261,7 +300,7 @@ export class Journal {
     const file = this.#file.readAll()
     let end = 0
     for (const { payload } of frames(file)) end += FRAME.size + payload.length
-    if (end < file.length) this.#file.replace(file.subarray(0, end))
+    this.#file.cut(end)
     this.#fileSize = end
   }
 
@@ -269,11 +308,33 @@ export class Journal {
   begin(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
     this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
-    const file = Buffer.concat(this.#tail)
-    this.#file.replace(file)
+    const content = Buffer.concat(this.#tail)
+    this.#tailSize = content.length
+    this.#broken = null
+    this.#baseLost = false
+    try {
+      this.#file.replace(content)
+      this.#fileSize = content.length
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#beginInPlace(content, err)
+    }
     this.#emptied()
-    this.#tailSize = file.length
-    this.#fileSize = file.length
+  }
+
+  /** What is appended counts alone, as in a new file; without room for it, nothing that is there does. */
+  #beginInPlace(content: Buffer, cause: unknown): void {
+    try {
+      this.#file.append(content, content.length)
+      this.#fileSize += content.length
+    } catch {
+      try {
+        this.#restart(content)
+      } catch {
+        this.#broken = cause
+        this.#baseLost = true
+      }
+    }
   }
 
   /** Makes the file as it is now outlast a power cut. */
@@ -283,7 +344,13 @@ export class Journal {
 
   /** Orderly shutdown: everything is durable, every free data block is a hole. */
   end(superblock: Uint8Array): void {
-    this.#file.replace(frame(CLEAN, this.#identity(superblock)))
+    const clean = frame(CLEAN, this.#identity(superblock))
+    try {
+      this.#file.replace(clean)
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#file.append(clean, clean.length)
+    }
   }
 
   /** Nothing is pending any more. */

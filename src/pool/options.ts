@@ -31,6 +31,8 @@ export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
   /** Free data blocks fell to the low water mark. Once per opening. */
   lowWater(free: number): void
+  /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
+  warning(what: string): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
   needsCheckCleared(): void
   /** A commit took long. */

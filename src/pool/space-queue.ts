@@ -34,6 +34,11 @@ export class SpaceQueue {
     return this.#waiting.length === 0
   }
 
+  /** How many wait. */
+  get length(): number {
+    return this.#waiting.length
+  }
+
   get expired(): boolean {
     return this.#expired
   }
@@ -52,6 +57,8 @@ export class SpaceQueue {
     }
     this.#held += held
     this.#stopClock ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
+      this.#stopClock = null
+      if (this.isEmpty) return // space came for all of them, one by one
       this.#expired = true
       this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
     })
@@ -76,12 +83,23 @@ export class SpaceQueue {
   /** Space came: all try again, in the order they came. */
   wake(): void {
     this.#expired = false
+    for (const waiter of this.#stop()) waiter.resolve()
+  }
+
+  /** Space may have come: all try again, and who waits again does so for the rest of his time. */
+  retry(): void {
     for (const waiter of this.#take()) waiter.resolve()
   }
 
   /** Fails all that wait. */
   reject(err: Error): void {
-    for (const waiter of this.#take()) waiter.reject(err)
+    for (const waiter of this.#stop()) waiter.reject(err)
+  }
+
+  #stop(): Waiter[] {
+    this.#stopClock?.()
+    this.#stopClock = null
+    return this.#take()
   }
 
   #rejectSome(isOne: (waiter: Waiter) => boolean, err: Error): void {
@@ -95,8 +113,6 @@ export class SpaceQueue {
   }
 
   #take(): Waiter[] {
-    this.#stopClock?.()
-    this.#stopClock = null
     const taken = this.#waiting
     this.#waiting = []
     return taken

@@ -11,6 +11,7 @@ import {
   bytes,
   type DataBlock,
   type DevId,
+  isNoSpace,
   KIB,
   MIB,
   ThinfsError,
@@ -54,6 +55,9 @@ const RESTAMP = 1
 const PROVISION = 2
 /** Really shared: gets a block, and the rest of the old one's content. */
 const UNSHARE = 3
+
+/** A range of bytes [from, to). */
+type Edge = readonly [from: number, to: number]
 
 /** What became of an attempt to write. */
 type Outcome = 'written' | 'no space' | 'not in memory'
@@ -127,8 +131,7 @@ export class ThinDevice {
     if (skip + size <= blockSize) {
       const entry = this.table.get(vblock)
       if (entry !== UNMAPPED && !isShared(entry)) {
-        this.#writeData(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
-        return
+        if (this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)) return
       }
     }
     const outcome = this.#tryWrite(offset, size, buffer, at, false)
@@ -145,23 +148,26 @@ export class ThinDevice {
   }
 
   /**
-   * Makes a range read as zeros. Whole blocks are unmapped and go back to the pool with the next
-   * commit; the edges are zeroed in place. The end of the device ends its last block.
-   * @param signal ends the wait for space, of an edge in a shared block, with CANCELLED
+   * Makes a range read as zeros. Whole blocks are unmapped first and go back to the pool with the
+   * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
+   * end of the device ends its last block.
+   * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @param signal ends the wait with CANCELLED
+   * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number, signal?: AbortSignal): void | Promise<void> {
+  discard(
+    offset: number,
+    length: number,
+    waits = true,
+    signal?: AbortSignal,
+  ): void | Promise<void> {
     this.#mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length, signal))
+      return this.#pool
+        .makeRoomToUnmap()
+        .then(() => this.#discardNow(offset, length, waits, signal))
     }
-    const blockSize = this.#blockSize
-    const end = offset + length
-    const begin = Math.ceil(offset / blockSize)
-    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdge(offset, end, signal)
-    const head = this.#zeroEdge(offset, begin * blockSize, signal)
-    if (head === undefined) return this.#discardFrom(begin, last, end, signal)
-    return head.then(() => this.#discardFrom(begin, last, end, signal))
+    return this.#discardNow(offset, length, waits, signal)
   }
 
   /**
@@ -203,10 +209,10 @@ export class ThinDevice {
         missing--
       },
     )
-    if (missing > this.#pool.nrFreeDataBlocks) {
+    if (missing > this.#pool.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.nrFreeDataBlocks} are free`,
+        `${missing} blocks are wanted, ${this.#pool.nrWritableDataBlocks} are free`,
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
@@ -333,9 +339,11 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw err
+      this.#isRefused('write', err, target[0]!)
+      return 'no space'
     }
     this.#remap(first, last)
+    if (count > 0) this.#pool.provisioned()
     return 'written'
   }
 
@@ -409,13 +417,13 @@ export class ThinDevice {
   }
 
   /** Takes `count` blocks for those of the request that need one. @returns false when there are none */
-  #take(count: number, blocks: number): boolean {
-    if (!this.#pool.allocate(fresh, count)) return false
+  #take(count: number, blocks: number, discards = false): boolean {
+    if (!this.#pool.allocate(fresh, count, discards)) return false
     let taken = 0
     for (let i = 0; i < blocks; i++) {
       if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
       if (action[i] !== UNSHARE || target[i] !== shared[i]) continue
-      // The block stays taken, which it ought to be.
+      // The space map is wrong: all of them stay taken, for others may be somebody's too.
       const what = `data block ${shared[i]} is mapped by device ${this.devId}, and free`
       throw new ThinfsError('METADATA_CORRUPT', what)
     }
@@ -437,12 +445,8 @@ export class ThinDevice {
     const at = bytes(target[i]! * blockSize + from)
     const length = bytes(to - from)
     this.#pool.wrote()
-    try {
-      if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
-      else if (!freeMeansHole) data.zero(at, length)
-    } catch (err) {
-      throw this.#pool.ioError('copy', err, this.devId, target[i]!)
-    }
+    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
+    else if (!freeMeansHole) data.zero(at, length)
   }
 
   #writeRuns(
@@ -489,7 +493,7 @@ export class ThinDevice {
       this.#fillPart(0, 0, this.#blockSize)
     } catch (err) {
       this.#pool.giveBack(fresh, 1)
-      throw err
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
@@ -504,28 +508,40 @@ export class ThinDevice {
       // Most edges are zeros, and zeroing one in a shared block would take a new block.
       const found = Buffer.allocUnsafe(edge)
       await this.readLater(end, edge, found, 0)
-      if (found.some(byte => byte !== 0)) await this.#zeroEdge(end, end + edge)
+      if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
     }
     this.#mustBeWritable()
-    await this.#discardFrom(begin, ALL, end)
+    const more = this.#unmapSlice(begin, ALL)
+    if (more < ALL) await this.#discardRest(more, ALL, [], true)
     this.#endIsClear = true
   }
 
-  #discardFrom(
-    begin: number,
-    last: number,
-    end: number,
+  #discardNow(
+    offset: number,
+    length: number,
+    waits: boolean,
     signal?: AbortSignal,
   ): void | Promise<void> {
+    this.#mustBeWritable()
+    const blockSize = this.#blockSize
+    const end = offset + length
+    const begin = Math.ceil(offset / blockSize)
+    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
+    if (begin > last) return this.#zeroEdges([[offset, end]], waits, signal)
+    const edges: Edge[] = [
+      [offset, begin * blockSize],
+      [last * blockSize, end],
+    ]
     const more = this.#unmapSlice(begin, last)
-    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end, signal)
-    return this.#discardRest(more, last, end, signal)
+    if (more >= last) return this.#zeroEdges(edges, waits, signal)
+    return this.#discardRest(more, last, edges, waits, signal)
   }
 
   async #discardRest(
     begin: number,
     last: number,
-    end: number,
+    edges: Edge[],
+    waits: boolean,
     signal?: AbortSignal,
   ): Promise<void> {
     for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
@@ -534,7 +550,7 @@ export class ThinDevice {
       if (!this.#pool.hasRoomToUnmap) await this.#pool.makeRoomToUnmap()
       this.#mustBeWritable()
     }
-    await this.#zeroEdge(last * this.#blockSize, end, signal)
+    await this.#zeroEdges(edges, waits, signal)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
@@ -554,12 +570,26 @@ export class ThinDevice {
     return next < 0 ? last : Math.min(next, last)
   }
 
-  /** Zeroes [from, to), which lies within one block, if that is mapped. */
-  #zeroEdge(from: number, to: number, signal?: AbortSignal): void | Promise<void> {
-    if (from >= to) return
-    const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
-    if (attempt()) return
-    return this.#pool.withSpace(this, 0, attempt, signal).then()
+  /** Zeroes ranges that lie within one block each, where that is mapped. */
+  #zeroEdges(edges: Edge[], waits: boolean, signal?: AbortSignal): void | Promise<void> {
+    const left = edges.filter(([from, to]) => from < to && !this.#tryZero(from, to))
+    if (left.length > 0) return this.#zeroLater(left, waits, signal)
+  }
+
+  async #zeroLater(edges: Edge[], waits: boolean, signal?: AbortSignal): Promise<void> {
+    let failure: unknown = null
+    for (const [from, to] of edges) {
+      const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
+      try {
+        await (waits
+          ? this.#pool.withSpace(this, 0, attempt, signal)
+          : this.#pool.withSpaceNow(this, attempt))
+      } catch (err) {
+        // The other one may find room.
+        failure ??= err
+      }
+    }
+    if (failure !== null) throw failure
   }
 
   #tryZero(from: number, to: number): boolean {
@@ -567,7 +597,7 @@ export class ThinDevice {
     const vblock = Math.floor(from / this.#blockSize)
     const count = this.#resolve(vblock, vblock)
     if (action[0] === PROVISION) return true
-    if (count > 0 && !this.#take(count, 1)) return false
+    if (count > 0 && !this.#take(count, 1, true)) return false
     const { data, freeMeansHole } = this.#pool
     try {
       this.#fillEdges(vblock, from, to)
@@ -581,7 +611,7 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw this.#pool.ioError('zero', err, this.devId, target[0]!)
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
@@ -636,17 +666,35 @@ export class ThinDevice {
     const read = this.#pool.data.readLater(buffer, at, length, offset as Bytes).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     })
-    this.#pool.reading(read)
+    const begin = Math.floor(offset / this.#blockSize)
+    this.#pool.reading(read, begin, Math.ceil((offset + length) / this.#blockSize))
     return read
   }
 
   #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {
     this.#pool.wrote()
+    this.#pool.data.write(buffer, at, length, offset as Bytes)
+  }
+
+  /** As `#writeData`, into a block that is mapped. @returns false when the host has no room for it */
+  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
     try {
-      this.#pool.data.write(buffer, at, length, offset as Bytes)
+      this.#writeData(buffer, at, length, offset)
+      return true
     } catch (err) {
-      throw this.#pool.ioError('write', err, this.devId, Math.floor(offset / this.#blockSize))
+      return this.#isRefused('write', err, Math.floor(offset / this.#blockSize))
     }
+  }
+
+  /**
+   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
+   * had none. Whatever else it is, is told and thrown.
+   * @returns false
+   */
+  #isRefused(operation: string, err: unknown, block: number): false {
+    if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
+    this.#pool.hostRefused(err)
+    return false
   }
 }
 

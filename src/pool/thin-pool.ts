@@ -30,13 +30,14 @@ import {
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
+import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
-import { SpaceQueue } from './space-queue.js'
+import { cancelled, SpaceQueue } from './space-queue.js'
 import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
@@ -48,6 +49,21 @@ const RESERVE_PART = 10
 const RESERVE_MAX = 4096
 /** The least that is kept back: a change and its commit shadow so many blocks. */
 const RESERVE_MIN = 32
+/**
+ * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool is
+ * emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much back, for
+ * the same reason (spa_slop_shift). A pool that is too small for it to matter keeps nothing back.
+ */
+const DISCARD_PART = 32
+const DISCARD_MAX = 1024
+const DISCARD_FROM = 2048
+/** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
+const RELEASE_TIMEOUT = 60_000
+const NO_DATA_BLOCKS = 'no free data blocks'
+/** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
+const SECURED_MIN = 256
+/** The same before something is unmapped, which the host's full disk must not prevent. */
+const SECURED_TO_UNMAP = 64
 /** Leaves of a mapping tree that one slice of a deletion visits. */
 const DELETE_LEAVES = 64
 
@@ -65,13 +81,20 @@ export class ThinPool {
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #queue: SpaceQueue
+  readonly #host: HostSpace
   #lowWaterSeen = false
+  /** Whether the host was told to have less than the low water mark. */
+  #hostLowSeen = false
+  /** Why the pool is smaller than its data file; null when it is not. */
+  #notGrown: string | null = null
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
   #cancelWatch: (() => void) | null = null
   #cancelSizes: (() => void) | null = null
+  /** Those who wait for freed blocks to be released. */
+  readonly #releaseWaits = new Set<() => void>()
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -82,6 +105,7 @@ export class ThinPool {
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
+    this.#host = new HostSpace(options.data, options.metadata, metadata)
     const { clock, events } = options
     this.#commits = new CommitPipeline(
       {
@@ -99,10 +123,18 @@ export class ThinPool {
         events,
       },
       {
-        committed: nrFreed => {
-          if (nrFreed > 0 || this.mode === 'out_of_metadata_space') this.#spaceCame()
+        committed: () => {
+          if (this.mode === 'out_of_metadata_space') this.#spaceCame()
+          this.#noteHostLow()
         },
-        failed: err => this.#queue.reject(err),
+        released: () => {
+          this.#spaceCame()
+          this.#endReleaseWaits()
+        },
+        failed: err => {
+          this.#queue.reject(err)
+          this.#endReleaseWaits()
+        },
         rolledBack: () => {
           for (const device of this.#devices.values()) {
             device.table.clear()
@@ -156,6 +188,26 @@ export class ThinPool {
     return this.nrFreeDataBlocks <= this.#options.lowWaterMark
   }
 
+  /** How many writes wait for space. */
+  get writesWaiting(): number {
+    return this.#queue.length
+  }
+
+  /** Bytes that the host can still give to free data blocks; null where that is no question. */
+  get hostRoomForData(): number | null {
+    return this.#host.availableForData(this.metadata.nrAllocatedDataBlocks * this.blockSize)
+  }
+
+  /** The same for metadata. */
+  get hostRoomForMetadata(): number | null {
+    return this.#host.availableForMetadata
+  }
+
+  /** What whoever runs the pool should know, a sentence each. */
+  get warnings(): string[] {
+    return [this.#notGrown, this.#hostLow].filter(what => what !== null)
+  }
+
   get discards(): PoolOptions['discards'] {
     return this.#options.discards
   }
@@ -167,6 +219,18 @@ export class ThinPool {
 
   get lowWaterMark(): number {
     return this.#options.lowWaterMark
+  }
+
+  /** Data blocks kept back for the edges of discards. */
+  get discardReserve(): number {
+    const { nrDataBlocks } = this.metadata
+    if (nrDataBlocks < DISCARD_FROM) return 0
+    return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
+  }
+
+  /** Free data blocks that writes can have. */
+  get nrWritableDataBlocks(): number {
+    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve)
   }
 
   /** Metadata blocks kept back so that a commit always has room. */
@@ -279,6 +343,7 @@ export class ThinPool {
   /** Maps a block that another mapping has already. */
   mapShared(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
     this.#commits.change(() => {
+      this.metadata.details(devId) // nothing is counted for a device that is not there
       this.metadata.incData(dataBlock)
       this.metadata.insert(devId, vblock, dataBlock, time)
     })
@@ -351,12 +416,15 @@ export class ThinPool {
 
   /**
    * Takes `count` data blocks into `out`, or none.
+   * @param discards whether they may be of those that are kept back for that
    * @returns false when there is no room; `withSpace` is the way to wait for it
    */
-  allocate(out: Float64Array, count: number): boolean {
+  allocate(out: Float64Array, count: number, discards = false): boolean {
     this.mustBeWritable()
     this.#noteLowWater(count)
-    if (!this.#hasRoom(count)) return false
+    const { nrAllocatableDataBlocks } = this.metadata
+    const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
+    if (available < count || !this.hasMetadataRoom) return false
     this.#commits.change(() => {
       for (let i = 0; i < count; i++) {
         const block = this.metadata.allocateData()
@@ -373,6 +441,23 @@ export class ThinPool {
     if (this.#lowWaterSeen || free - (wanted - 1) > this.#options.lowWaterMark) return
     this.#lowWaterSeen = true
     this.#options.events.lowWater(free)
+  }
+
+  /** The same for the space that the host has: the log has to say so before it is used up. */
+  #noteHostLow(): void {
+    const low = this.#hostLow
+    if (low !== null && !this.#hostLowSeen) this.#options.events.warning(low)
+    this.#hostLowSeen = low !== null
+  }
+
+  /** That the host can give less than the low water mark, and less than is free; null otherwise. */
+  get #hostLow(): string | null {
+    const room = this.hostRoomForData
+    if (room === null) return null
+    const blocks = Math.floor(room / this.blockSize)
+    if (blocks > this.#options.lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
+    const free = this.nrFreeDataBlocks * this.blockSize
+    return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
   }
 
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
@@ -395,40 +480,125 @@ export class ThinPool {
 
   /**
    * Tries again until there is space: after a commit that frees blocks, when the files have grown,
-   * and, with `on_full: queue`, whenever blocks become free within 60 s.
+   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within 60 s.
    * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
    * @param signal ends the wait with CANCELLED
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  async withSpace<T>(
+  withSpace<T>(
     device: ThinDevice,
     held: number,
     attempt: () => T | null,
     signal?: AbortSignal,
   ): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#options.onFull === 'queue', signal)
+  }
+
+  /** As `withSpace`, but only with what is free already or becomes so with a commit. */
+  withSpaceNow<T>(device: ThinDevice, attempt: () => T | null): Promise<T> {
+    return this.#withSpace(device, 0, attempt, false)
+  }
+
+  async #withSpace<T>(
+    device: ThinDevice,
+    held: number,
+    attempt: () => T | null,
+    queues: boolean,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    let retries = true
+    let waitsForRelease = true
     for (;;) {
       this.#growToStores()
-      if (this.#frozen > 0) await this.commit()
+      if (this.#frozen > 0) await this.#commitForSpace()
       this.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
+      if (signal?.aborted) throw cancelled()
+      const wasFull = this.#host.dataFull !== null
+      this.#host.dataCame()
       const result = attempt()
-      if (result !== null) return result
-      if (!this.hasMetadataRoom) {
-        this.#state.set('out_of_metadata_space', 'no free metadata blocks')
-        throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
+      if (result !== null) {
+        if (wasFull) this.#spaceCame()
+        return result
       }
-      this.#state.set('out_of_data_space', 'no free data blocks')
-      if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
+      const isData = this.hasMetadataRoom
+      // What was freed comes by itself, when reads or punches that are under way end.
+      const { releasing, retrying } = this.#commits
+      const comes = releasing || (retrying && retries)
+      if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
+        retries = false
+        waitsForRelease = await this.#nextRelease()
+        continue
+      }
+      const why = this.#noteFull(isData)
+      if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
+        const path = isData ? this.data.path : this.#options.metadata.path
+        throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
+      }
       this.#watchStores()
       await this.#queue.wait(device, held, signal)
     }
   }
 
-  /** Has the blocks that `read` reads stay what they are until it ends, whoever unmaps them. */
-  reading(read: Promise<void>): void {
-    this.#commits.reading(read)
+  /** Resolves when some freed blocks were released: to false when that took too long. */
+  #nextRelease(): Promise<boolean> {
+    return new Promise(resolve => {
+      const cancel = this.clock.after(RELEASE_TIMEOUT, () => {
+        this.#releaseWaits.delete(ended)
+        resolve(false)
+      })
+      const ended = (): void => {
+        cancel()
+        resolve(true)
+      }
+      this.#releaseWaits.add(ended)
+    })
+  }
+
+  #endReleaseWaits(): void {
+    for (const ended of this.#releaseWaits) ended()
+    this.#releaseWaits.clear()
+  }
+
+  /** Commits, for what that frees. When the host has no room for it, that is what is waited for. */
+  async #commitForSpace(): Promise<void> {
+    try {
+      await this.commit()
+    } catch (err) {
+      if (!this.stalled) throw err
+    }
+  }
+
+  /** Changes the mode. @returns why there is no room */
+  #noteFull(isData: boolean): string {
+    const why = isData
+      ? (this.#host.dataFull ?? NO_DATA_BLOCKS)
+      : (this.#metadataFull ?? 'no free metadata blocks')
+    this.#state.set(isData ? 'out_of_data_space' : 'out_of_metadata_space', why)
+    return why
+  }
+
+  /** Why the host has no room for metadata; null when it has. */
+  get #metadataFull(): string | null {
+    return this.stalled ? this.reason : this.#host.metadataFull
+  }
+
+  /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
+  hostRefused(err: unknown): void {
+    this.#host.refused(err)
+    this.#watchStores()
+  }
+
+  /** Notes that new blocks were written: when the host had no room before, it has now. */
+  provisioned(): void {
+    if (this.#host.dataFull !== null) this.#spaceCame()
+  }
+
+  /** Has the data blocks [begin, end) that `read` reads stay what they are, whoever unmaps them. */
+  reading(read: Promise<void>, begin: number, end: number): void {
+    this.#commits.reading(read, begin, end)
   }
 
   /** Notes that the data store was written to. */
@@ -465,9 +635,11 @@ export class ThinPool {
 
   /**
    * Makes changes survive the death of this process.
-   * @throws once after a rollback: those who wait for this have lost theirs
+   * @param commit makes everything durable, sizes too where somebody keeps those
+   * @throws once after a rollback, and when neither the journal nor a commit can be written: those who
+   *   wait for this have lost theirs
    */
-  settle(): void | Promise<void> {
+  settle(commit: () => Promise<void> = () => this.commit()): void | Promise<void> {
     if (this.#state.lost) {
       this.#journal.drop()
       throw this.#state.lost
@@ -481,11 +653,21 @@ export class ThinPool {
         return
       }
       this.#options.events.ioError('journal', err)
-      return this.commit().catch(err => {
-        // Whoever waited is told, and nobody else shall wait for it.
-        this.#journal.drop()
-        throw err
-      })
+      return this.#settleByCommit(commit, err)
+    }
+  }
+
+  async #settleByCommit(commit: () => Promise<void>, cause: unknown): Promise<void> {
+    const sizes = [...this.#extended]
+    try {
+      await commit()
+      const unsaved = sizes.some(([devId, size]) => this.#extended.get(devId) === size)
+      // The commit may have mended the journal, which has the sizes then.
+      if (unsaved && !this.#journal.sound) throw cause
+    } catch (err) {
+      // Whoever waited is told, and nobody else shall wait for it.
+      this.#journal.drop()
+      throw err
     }
   }
 
@@ -515,7 +697,9 @@ export class ThinPool {
   close(): Promise<void> {
     this.#cancelWatch?.()
     this.#cancelSizes?.()
+    this.#state.close()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
+    this.#endReleaseWaits()
     return this.#commits.close()
   }
 
@@ -524,25 +708,33 @@ export class ThinPool {
   /** Blocks that are free but wait for a commit, of the kind that is short. */
   get #frozen(): number {
     const { metadata } = this
-    if (this.hasMetadataRoom) return this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+    if (this.hasMetadataRoom) {
+      const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+      return frozen - this.#commits.nrReleasing
+    }
     const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
     return free - metadata.nrAllocatableMetadataBlocks
   }
 
-  #hasRoom(count: number): boolean {
-    return this.metadata.nrAllocatableDataBlocks >= count && this.hasMetadataRoom
+  /** Data blocks that a write can be given now. */
+  get #nrAvailable(): number {
+    return this.metadata.nrAllocatableDataBlocks - this.discardReserve
   }
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   get hasMetadataRoom(): boolean {
-    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve
+    return this.#hasMetadata(1) && this.#host.secures(SECURED_MIN)
   }
 
   /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
   get hasRoomToUnmap(): boolean {
+    return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
+  }
+
+  /** @param share of the reserve that has to be left */
+  #hasMetadata(share: number): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve / 2
+    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve * share
   }
 
   /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
@@ -551,14 +743,20 @@ export class ThinPool {
     this.#mustHaveRoom(this.hasMetadataRoom)
   }
 
-  /** The same, until `hasRoomToUnmap`. */
+  /**
+   * The same, until `hasRoomToUnmap`. Where the host sets no space aside it is tried all the same:
+   * what comes of it may be all the room that there is to be had.
+   */
   async makeRoomToUnmap(): Promise<void> {
     await this.commit()
-    this.#mustHaveRoom(this.hasRoomToUnmap)
+    this.#mustHaveRoom(this.#hasMetadata(1 / 2))
   }
 
   #mustHaveRoom(has: boolean): void {
-    if (!has) throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
+    if (has) return
+    const why = this.#metadataFull
+    const { path } = this.#options.metadata
+    throw new ThinfsError('NO_METADATA_SPACE', why === null ? path : `${path}: ${why}`)
   }
 
   async #start(superblock: Buffer): Promise<void> {
@@ -598,6 +796,7 @@ export class ThinPool {
         errno: errnoOf(err),
       })
     }
+    this.#noteHostLow()
   }
 
   /**
@@ -641,27 +840,55 @@ export class ThinPool {
     const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
     const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
     const growsMetadata = metadataWanted > this.metadata.nrMetadataBlocks
-    const growsData = dataBlocks > this.metadata.nrDataBlocks
     if (growsMetadata) {
       this.#commits.change(() => this.metadata.growMetadata(metadataWanted))
     }
+    const growsData = dataBlocks > this.metadata.nrDataBlocks && this.#canGrowData(dataBlocks)
     if (growsData) {
       this.wrote() // its length
       this.#commits.change(() => this.metadata.growData(dataBlocks))
     }
+    if (growsMetadata || growsData) this.#spaceCame()
     return growsMetadata || growsData
   }
 
-  /** While writes wait for space, looks every second whether somebody has made the files larger. */
+  /**
+   * Whether the metadata has room for the bitmaps of so many data blocks. Where it has not, the pool
+   * stays as large as it is, and says so. A new pool has to have it.
+   */
+  #canGrowData(dataBlocks: number): boolean {
+    if (this.stalled) return false
+    const cost = this.metadata.growDataCost(dataBlocks)
+    const { nrAllocatableMetadataBlocks: free, nrDataBlocks } = this.metadata
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    const before = this.#notGrown
+    if (nrDataBlocks === 0 || free - cost >= reserve) {
+      this.#notGrown = null
+      return true
+    }
+    this.#notGrown =
+      `${this.data.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
+      `that takes ${cost} metadata blocks, ${Math.max(0, free - reserve)} are free`
+    if (before === null) this.#options.events.warning(this.#notGrown)
+    return false
+  }
+
+  /**
+   * While writes wait for space, looks every second whether somebody has made the files larger or the
+   * host has room again.
+   */
   #watchStores(): void {
     this.#cancelWatch ??= this.#options.clock.after(WATCH_PERIOD, () => {
       this.#cancelWatch = null
-      if (this.#queue.isEmpty) return
+      if (this.#queue.isEmpty && this.#host.dataFull === null) return
       try {
-        if (this.#growToStores()) this.#spaceCame()
+        this.#growToStores()
       } catch {
         return // change() has failed the pool, and with it those who wait
       }
+      if (this.#host.dataFull !== null && this.#host.hasMore) this.#spaceCame()
+      else if (this.#host.dataFull !== null) this.#queue.retry()
+      else if (this.mode === 'out_of_metadata_space') this.#spaceCame()
       this.#watchStores()
     })
   }
@@ -688,10 +915,15 @@ export class ThinPool {
     })
   }
 
+  /** There may be space: the mode says so, and those who wait try again. */
   #spaceCame(): void {
     if (this.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    this.#host.dataCame()
     if (this.mode === 'out_of_data_space' || this.mode === 'out_of_metadata_space') {
-      if (this.metadata.nrAllocatableDataBlocks === 0) return
+      if (this.#nrAvailable <= 0) {
+        if (!this.#commits.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
+        return
+      }
       this.#state.set('write', null)
     }
     this.#queue.wake()

@@ -17,13 +17,14 @@ import {
   errnoOf,
   KIB,
   MIB,
+  SECTOR_SIZE,
   ThinfsError,
   whyNotTrusted,
 } from '../base/index.js'
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { usersOf } from './device-users.js'
-import type { Store } from './store.js'
+import type { HostRoom, Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
 const KEEP_SIZE = 0x01
@@ -261,6 +262,24 @@ export class FileStore implements Store {
       await fdatasyncLater(this.fd)
     } catch (err) {
       throw ioError(this.path, 'fdatasync', err)
+    }
+  }
+
+  hostRoom(): HostRoom | null {
+    if (this.#isDevice) return null
+    const { bavail, bsize } = statfsSync(this.path)
+    return { available: bavail * bsize, allocated: fstatSync(this.fd).blocks * SECTOR_SIZE }
+  }
+
+  reserve(offset: Bytes, length: Bytes): boolean {
+    this.#checkRange('reserve', offset, length)
+    if (this.#isDevice) return false
+    try {
+      native.file_allocate(this.fd, KEEP_SIZE, offset, length)
+      return true
+    } catch (err) {
+      if (errnoOf(err) === 'EOPNOTSUPP') return false
+      throw ioError(this.path, `reserving ${length} bytes at ${offset}`, err)
     }
   }
 

@@ -3,6 +3,7 @@ import {
   constants,
   fstatSync,
   fsync,
+  ftruncateSync,
   openSync,
   readFileSync,
   renameSync,
@@ -11,12 +12,15 @@ import {
   writeSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
-import { errnoOf, GIB, ThinfsError } from '../base/index.js'
+import { errnoOf, GIB, KIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
+import { reserveRoom } from './reserve-room.js'
 
 const fsyncLater = promisify(fsync)
 /** It is rewritten at 8 MiB; what comes until a slow flush has ended stays far below this. */
 const MAX_FILE_SIZE = GIB
+/** Room set aside for what is appended, so that it finds some when the disk is full. */
+const ROOM = 256 * KIB
 
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
@@ -64,15 +68,27 @@ export class JournalFile {
     for (let done = 0; done < length; ) done += writeSync(this.#fd, bytes, done, length - done)
   }
 
+  cut(length: number): void {
+    const { size } = fstatSync(this.#fd)
+    if (size > length) ftruncateSync(this.#fd, length)
+    // Without it all goes on, in more and smaller commits.
+    reserveRoom(this.#fd, length + ROOM)
+  }
+
+  /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
   replace(bytes: Uint8Array): void {
     const next = `${this.path}.new`
     rmSync(next, { force: true })
     const fd = openSync(next, 'wx', 0o600)
     try {
       for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
+      if (!reserveRoom(fd, bytes.length + ROOM)) {
+        throw Object.assign(new Error('no room for the journal'), { code: 'ENOSPC' })
+      }
       renameSync(next, this.path)
     } catch (err) {
       closeSync(fd)
+      rmSync(next, { force: true })
       throw err
     }
     closeSync(this.#fd)

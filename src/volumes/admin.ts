@@ -37,8 +37,13 @@ export interface PoolStatus {
   needsCheck: boolean
   transactionId: number
   dataBlockSize: number
-  data: { path: string; blocks: number; usedBlocks: number }
-  metadata: { path: string; blocks: number; usedBlocks: number }
+  /** `hostFree`: bytes that the host can still give; null where that is no question. */
+  data: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
+  metadata: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
+  /** Writes that wait for space. */
+  writesWaiting: number
+  /** What to know before it becomes a failure: a sentence each. */
+  warnings: string[]
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean

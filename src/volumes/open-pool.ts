@@ -42,6 +42,7 @@ export interface OpenPool {
 const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
+  warning() {},
   needsCheckCleared() {},
   slowCommit() {},
   ioError() {},
@@ -81,11 +82,13 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
+    const table = tableOf(config)
+    if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,
       metadata,
-      table: tableOf(config),
+      table,
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,

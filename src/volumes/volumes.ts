@@ -361,12 +361,16 @@ export class Volumes implements PoolAdmin {
         path: pool.data.path,
         blocks: metadata.nrDataBlocks,
         usedBlocks: metadata.nrAllocatedDataBlocks,
+        hostFree: pool.hostRoomForData,
       },
       metadata: {
         path: this.#options.metadata.path,
         blocks: metadata.nrMetadataBlocks,
         usedBlocks: metadata.nrAllocatedMetadataBlocks,
+        hostFree: pool.hostRoomForMetadata,
       },
+      writesWaiting: pool.writesWaiting,
+      warnings: pool.warnings,
       lowWaterMarkBlocks: pool.lowWaterMark,
       belowLowWater: pool.belowLowWater,
       heldRoot: metadata.heldRoot,
@@ -606,7 +610,7 @@ export class Volumes implements PoolAdmin {
     const { device } = volume
     const before = device.size
     const ready =
-      size < before ? device.discard(size, before - size, signal) : device.clearPastEnd()
+      size < before ? device.discard(size, before - size, true, signal) : device.clearPastEnd()
     if (ready !== undefined) return [ready]
     // Now, while nothing is mapped past the end.
     device.size = bytes(size)

@@ -391,7 +391,14 @@ async function replayed(journal: Buffer): Promise<{ outcome: string; image: Buff
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
+      events: {
+        mode() {},
+        lowWater() {},
+        warning() {},
+        slowCommit() {},
+        needsCheckCleared() {},
+        ioError() {},
+      },
     })
   })
   for (const size of pool?.unsavedSizes.values() ?? []) {

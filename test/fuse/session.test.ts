@@ -246,6 +246,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
         blockSize: 65536,
         blocks: 2 ** 34,
         blocksFree: 3,
+        blocksAvailable: 2,
         files: 4,
         filesFree: 5,
         nameMax: 255,
@@ -253,7 +254,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
       payload: Buffer.concat([
         u64(2 ** 34),
         u64(3),
-        u64(3),
+        u64(2),
         u64(4),
         u64(5),
         u32(65536),

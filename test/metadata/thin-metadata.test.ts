@@ -250,8 +250,8 @@ class Pair {
     await transaction.write()
     this.durable = model
     this.sealed = null
-    transaction.releaseMetadata()
-    transaction.releaseData()
+    transaction.end()
+    this.metadata.releaseData(transaction.freed)
   }
 
   async commit(): Promise<void> {

@@ -87,7 +87,7 @@ t.test('a long operation ends between two slices', async t => {
 t.test('a wait for space ends when the caller goes', async t => {
   const { pool, device, memory, clock } = await fullPool()
   const caller = new AbortController()
-  const waiting = Promise.resolve(device.discard(512, 4 * BLOCK, caller.signal))
+  const waiting = Promise.resolve(device.discard(512, 4 * BLOCK, true, caller.signal))
   const other = Promise.resolve(thin(pool, 1).write(0, 512, filled(512, 7), 0))
   await turn()
   caller.abort()

@@ -21,6 +21,10 @@ export class MemoryJournal implements JournalFile {
     this.content = Buffer.concat([this.content, bytes.subarray(0, length)])
   }
 
+  cut(length: number): void {
+    this.content = this.content.subarray(0, length)
+  }
+
   replace(bytes: Uint8Array): void {
     this.content = Buffer.from(bytes)
   }
@@ -72,6 +76,7 @@ export interface Recorded {
   modes: string[]
   errors: string[]
   lowWater: number[]
+  warnings: string[]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -96,7 +101,7 @@ export async function openFiles(
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
-  const recorded: Recorded = { modes: [], errors: [], lowWater: [], cleared: false }
+  const recorded: Recorded = { modes: [], errors: [], lowWater: [], warnings: [], cleared: false }
   const pool = await ThinPool.open({
     ...files,
     readOnly: false,
@@ -107,6 +112,7 @@ export async function openFiles(
     events: {
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
+      warning: what => recorded.warnings.push(what),
       needsCheckCleared: () => {
         recorded.cleared = true
       },
