@@ -1,5 +1,5 @@
+import { attachLoop } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { attachLoop } from './loop.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {

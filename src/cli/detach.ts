@@ -1,6 +1,6 @@
 import { ThinfsError } from '../base/index.js'
+import { detachLoop, loopsOn, mountsOf } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { detachLoop, loopsOn, mountsOf } from './loop.js'
 import { volumeFile, withPool } from './pool.js'
 
 export const detach = command(

@@ -2,10 +2,10 @@ import { open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import { whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
-import { whileFrozen } from './freeze.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {

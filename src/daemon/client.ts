@@ -9,8 +9,8 @@ import {
   RESTART,
   UMOUNT,
 } from '../engine/index.js'
+import { unmount } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
-import { unmount } from './mount-point.js'
 
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */

@@ -28,11 +28,10 @@ import {
   UMOUNT,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+import { canonicalMountPoint, prepareMountPoint, thinfsMountAt, unmount } from '../host/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
-import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'
-import { thinfsMountAt } from './mount-table.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'

@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { done, refused, run, thinfs } from './command-line.js'
 
-const FREEZE = resolve(import.meta.dirname, '../../dist/cli/freeze.js')
+const FREEZE = resolve(import.meta.dirname, '../../dist/host/freeze.js')
 
 /** A pool with a volume `web`, mounted at `mnt`, and a folder `fs` to mount a filesystem at. */
 async function mountedPool(t: Test) {
