@@ -2,7 +2,7 @@ import { open, stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { whileFrozen } from '../host/index.js'
+import { findFilesystems, whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
@@ -10,7 +10,7 @@ import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   id?: number
-  freeze?: string
+  freeze?: string | true
 }
 
 export const snapshot = command(
@@ -22,7 +22,10 @@ export const snapshot = command(
   .argument('<ORIGIN>', 'the volume to take a snapshot of')
   .argument('<NAME>', 'of the new volume')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
-  .option('--freeze <folder>', "the origin's filesystem, mounted: fsfreeze(8) it meanwhile")
+  .option(
+    '--freeze [folder]',
+    'fsfreeze(8) the filesystem on the origin meanwhile: all that are mounted, or the one of this folder',
+  )
   .action(async (pool: string, origin: string, name: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
@@ -33,17 +36,25 @@ export const snapshot = command(
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
-      await mustNotHold(freeze, config)
-      return await whileFrozen(freeze, take)
+      if (freeze !== true) await mustNotHold(freeze, config)
+      const file = await volumeFile(admin, config.file, origin)
+      const folders = await findFilesystems(origin, file, freeze === true ? null : freeze)
+      for (const folder of folders) await mustNotHold(folder, config)
+      return await whileAllFrozen(folders, take)
     })
     const size = formatSize(volume.size)
     print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
   })
 
+function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T> {
+  const [folder, ...rest] = folders
+  return folder === undefined ? act() : whileFrozen(folder, () => whileAllFrozen(rest, act))
+}
+
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
 async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
   try {
-    const file = await open(await volumeFile(admin, config, origin), 'r')
+    const file = await open((await volumeFile(admin, config.file, origin)).path, 'r')
     await file.sync().finally(() => file.close())
   } catch (err) {
     // Nothing is mapped where nothing is mounted, and what is not there the pool names better.

@@ -22,13 +22,26 @@ import {
   PING,
   RESTART,
   refuseToMove,
+  reopenLog,
   serveAdmin,
   toResponseError,
   transportStatus,
   UMOUNT,
+  UMOUNT_FORCE,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
-import { canonicalMountPoint, prepareMountPoint, thinfsMountAt, unmount } from '../host/index.js'
+import {
+  canonicalMountPoint,
+  connectionAborter,
+  hasEnded,
+  type Mount,
+  mustNotCover,
+  nameHolders,
+  prepareMountPoint,
+  thinfsMountAt,
+  unmount,
+  unmountLazily,
+} from '../host/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
@@ -95,6 +108,8 @@ export class Daemon {
   #refusal: Refusal | null = null
   #lastStatus: PoolStatus | null = null
   #unmounting: Promise<void> | null = null
+  /** Its line in the mount table, which may be gone now. */
+  #mountRecord: Mount | null = null
 
   /**
    * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
@@ -156,15 +171,34 @@ export class Daemon {
 
   /**
    * Unmounts; resolves when all is committed and the engine has ended.
-   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays;
-   *   DAEMON_FAILED when it was unmounted but the engine had failed before it could commit: the
-   *   journal keeps what is missing
+   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays, or
+   *   who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted but the
+   *   engine had failed before it could commit: the journal keeps what is missing
    */
   umount(): Promise<void> {
     this.#unmounting ??= this.#umount().finally(() => {
       this.#unmounting = null
     })
     return this.#unmounting
+  }
+
+  /**
+   * As `umount`, also while somebody holds the mount: he gets errors from then on.
+   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; DAEMON_FAILED
+   */
+  async umountForcibly(): Promise<void> {
+    const { mountPoint } = this.#options
+    try {
+      return await this.umount()
+    } catch (err) {
+      if (!(err instanceof ThinfsError && err.code === 'MOUNT_BUSY')) throw err
+    }
+    if (this.#mountRecord === null) throw new ThinfsError('MOUNT_BUSY', 'the mount is not known')
+    const abort = connectionAborter(this.#mountRecord)
+    this.#log.warn({ mountPoint }, 'unmounting by force')
+    if (this.#isMounted) await unmountLazily(mountPoint)
+    abort()
+    await this.#givenBack.promise
   }
 
   /**
@@ -182,16 +216,29 @@ export class Daemon {
     await this.#supervise()
   }
 
+  /** Goes on in a new log file of the same name, and so does the engine. */
+  reopenLog(): void {
+    reopenLog(this.#log)
+    const { enginePid } = this.#supervisor
+    // After a failure its number may be somebody else's.
+    if (this.#failure !== null || enginePid === 0) return
+    try {
+      process.kill(enginePid, 'SIGHUP')
+    } catch {
+      // The next engine opens the log anyway.
+    }
+  }
+
   async #umount(): Promise<void> {
     const { mountPoint } = this.#options
     if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
-    if (this.#isMounted) {
-      await unmount(mountPoint)
-    } else if (this.#failure === null) {
-      const detail = `${mountPoint} was unmounted lazily, and files in it are still open`
+    if (this.#isMounted) await unmount(mountPoint)
+    else if (this.#failure !== null) await this.#end()
+    const mount = this.#mountRecord
+    if (mount !== null && !(await hasEnded(mount, this.#givenBack.promise))) {
+      const by = await nameHolders(mount)
+      const detail = `${mountPoint} is unmounted here, but used by ${by}: it ends when they let go, or with thinfs umount --force`
       throw new ThinfsError('MOUNT_BUSY', detail)
-    } else {
-      await this.#end()
     }
     await this.#givenBack.promise
   }
@@ -202,6 +249,7 @@ export class Daemon {
     const handedOver = await this.#lock()
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
+      mustNotCover(mountPoint, this.#needed)
       this.#fuseFd = await mountFuse(mountPoint, {
         source: file,
         subtype: 'thinfs',
@@ -209,6 +257,7 @@ export class Daemon {
         readOnly: mountOptions.includes('ro'),
       })
     }
+    this.#mountRecord = thinfsMountAt(mountPoint)
     writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
@@ -223,6 +272,14 @@ export class Daemon {
     this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
     // For the day when there is no engine to ask.
     this.#status().catch(() => {})
+  }
+
+  /** What the daemon and its engines open by path, now or later. */
+  get #needed(): string[] {
+    const { file, folder, data, metadata } = this.#config
+    const { logFile } = this.#options
+    const programs = [process.execPath, ENGINE_PROGRAM]
+    return [folder, file, data.path, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
@@ -261,6 +318,7 @@ export class Daemon {
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
     connection.onRequest(UMOUNT, () => answered(this.umount()))
+    connection.onRequest(UMOUNT_FORCE, () => answered(this.umountForcibly()))
     connection.onRequest(RESTART, () => answered(this.restart()))
   }
 
@@ -309,7 +367,7 @@ export class Daemon {
   async #release(): Promise<void> {
     if (this.#fuseFd >= 0) {
       this.#closeFuse()
-      if (this.#isMounted) await unmount(this.#options.mountPoint, { lazy: true })
+      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
     }
     if (this.#lockFd < 0) return
     this.#control?.close()

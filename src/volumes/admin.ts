@@ -94,7 +94,12 @@ export interface PoolAdmin {
   snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
   remove(request: { names: string[] }): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
-  resize(request: { name: string; size: number }): Promise<VolumeInfo>
+  /**
+   * @param request.shrink lets it become smaller, and what is cut off is discarded
+   * @throws VOLUME_BUSY when it would become smaller and is open; BAD_ARGUMENT when it would, and
+   *   `shrink` is not set
+   */
+  resize(request: { name: string; size: number; shrink?: boolean }): Promise<VolumeInfo>
   list(): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */

@@ -1,0 +1,26 @@
+/** Standard output, which may be closed, or a file on a full disk. */
+import { ThinfsError } from '../base/index.js'
+
+let failure: NodeJS.ErrnoException | null = null
+
+/** Keeps what goes wrong on the streams for `finishOutput`, instead of a stack trace. */
+export function watchOutput(): void {
+  process.stdout.on('error', err => {
+    failure ??= err
+  })
+  // Nobody could be told.
+  process.stderr.on('error', () => {})
+}
+
+/**
+ * Waits until all is written.
+ * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list | head`)
+ */
+export async function finishOutput(): Promise<void> {
+  await new Promise<void>(resolve => process.stdout.write('', () => resolve()))
+  // The error's own event comes one turn after the callback.
+  await new Promise(resolve => setImmediate(resolve))
+  if (failure === null || failure.code === 'EPIPE') return
+  const why = failure.message.replace(/^E[A-Z0-9]+: |, write$/g, '')
+  throw new ThinfsError('IO_ERROR', `standard output: ${why}`, { cause: failure })
+}
