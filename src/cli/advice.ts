@@ -7,7 +7,8 @@ export function adviceFor(status: PoolStatus): string | null {
   const pool = mount?.mountPoint ?? 'POOL'
   const unmount = mount ? `thinfs umount ${pool}; ` : ''
   if (needsCheck) {
-    const repair = `thin_repair -i ${metadata.path} -o REPAIRED, and put REPAIRED in its place`
+    // thin_repair writes into a file that is there, and large enough.
+    const repair = `cp ${metadata.path} REPAIRED; thin_repair -i ${metadata.path} -o REPAIRED, and put REPAIRED in its place`
     return `${unmount}thin_check ${metadata.path}; if that finds damage, ${repair}; then thinfs mount, which clears the flag`
   }
   switch (mode) {

@@ -62,6 +62,11 @@ t.test('output that cannot be written is one line, and a reader that left is non
     status: 1,
     stderr: /^thinfs: standard output: no space left on device \(IO_ERROR\)\n$/,
   })
+  const closed = await run('sh', '-c', '"$0" --help >&-', PROGRAM)
+  t.match(closed, {
+    status: 1,
+    stderr: 'thinfs: standard output: it is closed (IO_ERROR)\n',
+  })
   const left = await run('sh', '-c', '"$0" "$@" | true', process.execPath, PROGRAM, '--help')
   t.same(left, { status: 0, stdout: '', stderr: '' })
 })
