@@ -6,15 +6,15 @@ import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import { findFilesystems, whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
-import { whileFrozen } from './freeze.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   id?: number
-  freeze?: string
+  freeze?: string | true
 }
 
 export const snapshot = command(
@@ -26,7 +26,10 @@ export const snapshot = command(
   .argument('<ORIGIN>', 'the volume to take a snapshot of')
   .argument('<NAME>', 'of the new volume')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
-  .option('--freeze <folder>', "the origin's filesystem, mounted: fsfreeze(8) it meanwhile")
+  .option(
+    '--freeze [folder]',
+    'fsfreeze(8) the filesystem on the origin meanwhile: all that are mounted, or the one of this folder',
+  )
   .action(async (pool: string, origin: string, name: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
@@ -37,8 +40,11 @@ export const snapshot = command(
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
-      await mustNotHold(freeze, config)
-      return await whileFrozen(freeze, take)
+      if (freeze !== true) await mustNotHold(freeze, config)
+      const file = await volumeFile(admin, config.file, origin)
+      const folders = await findFilesystems(origin, file, freeze === true ? null : freeze)
+      for (const folder of folders) await mustNotHold(folder, config)
+      return await whileAllFrozen(folders, take)
     })
     const size = formatSize(volume.size)
     print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
@@ -47,11 +53,16 @@ export const snapshot = command(
 /** How often it is looked whether a flush waits for a write that waits for space, in milliseconds. */
 const LOOK_PERIOD = 250
 
+function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T> {
+  const [folder, ...rest] = folders
+  return folder === undefined ? act() : whileFrozen(folder, () => whileAllFrozen(rest, act))
+}
+
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
 async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
   let path: string
   try {
-    path = await volumeFile(admin, config, origin)
+    path = (await volumeFile(admin, config.file, origin)).path
   } catch (err) {
     // Nothing is mapped where nothing is mounted, and what is not there the pool names better.
     if (['NOT_MOUNTED', 'VOLUME_MISSING'].includes((err as { code: string }).code)) return

@@ -1,4 +1,5 @@
 import type { PoolStatus } from '../volumes/index.js'
+import { adviceFor } from './advice.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withPool } from './pool.js'
 
@@ -23,12 +24,14 @@ export const status = command(
 
 function describe(status: PoolStatus, size: (bytes: number) => string): string[][] {
   const { data, metadata, mount, dataBlockSize: blockSize } = status
+  const advice = adviceFor(status)
   const free = (data.blocks - data.usedBlocks) * blockSize
   const mark = size(status.lowWaterMarkBlocks * blockSize)
   return [
     ['pool', status.name],
     ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
-    ...(status.needsCheck ? [['needs check', 'yes: unmount, thinfs check, mount']] : []),
+    ...(status.needsCheck ? [['needs check', 'yes']] : []),
+    ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],

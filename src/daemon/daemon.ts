@@ -23,17 +23,29 @@ import {
   PING,
   RESTART,
   refuseToMove,
+  reopenLog,
   serveAdmin,
   toResponseError,
   transportStatus,
   UMOUNT,
+  UMOUNT_FORCE,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+import {
+  canonicalMountPoint,
+  connectionAborter,
+  hasEnded,
+  type Mount,
+  mustNotCover,
+  nameHolders,
+  prepareMountPoint,
+  thinfsMountAt,
+  unmount,
+  unmountLazily,
+} from '../host/index.js'
 import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
-import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'
-import { thinfsMountAt } from './mount-table.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
@@ -103,6 +115,8 @@ export class Daemon {
   #refusal: Refusal | null = null
   #lastStatus: PoolStatus | null = null
   #unmounting: Promise<void> | null = null
+  /** Its line in the mount table, which may be gone now. */
+  #mountRecord: Mount | null = null
 
   /**
    * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
@@ -171,15 +185,34 @@ export class Daemon {
 
   /**
    * Unmounts; resolves when all is committed and the engine has ended.
-   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays;
-   *   DAEMON_FAILED when it was unmounted but the engine had failed before it could commit: the
-   *   journal keeps what is missing
+   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays, or
+   *   who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted but the
+   *   engine had failed before it could commit: the journal keeps what is missing
    */
   umount(): Promise<void> {
     this.#unmounting ??= this.#umount().finally(() => {
       this.#unmounting = null
     })
     return this.#unmounting
+  }
+
+  /**
+   * As `umount`, also while somebody holds the mount: he gets errors from then on.
+   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; DAEMON_FAILED
+   */
+  async umountForcibly(): Promise<void> {
+    const { mountPoint } = this.#options
+    try {
+      return await this.umount()
+    } catch (err) {
+      if (!(err instanceof ThinfsError && err.code === 'MOUNT_BUSY')) throw err
+    }
+    if (this.#mountRecord === null) throw new ThinfsError('MOUNT_BUSY', 'the mount is not known')
+    const abort = connectionAborter(this.#mountRecord)
+    this.#log.warn({ mountPoint }, 'unmounting by force')
+    if (this.#isMounted) await unmountLazily(mountPoint)
+    abort()
+    await this.#givenBack.promise
   }
 
   /**
@@ -197,16 +230,29 @@ export class Daemon {
     await this.#supervise()
   }
 
+  /** Goes on in a new log file of the same name, and so does the engine. */
+  reopenLog(): void {
+    reopenLog(this.#log)
+    const { enginePid } = this.#supervisor
+    // After a failure its number may be somebody else's.
+    if (this.#failure !== null || enginePid === 0) return
+    try {
+      process.kill(enginePid, 'SIGHUP')
+    } catch {
+      // The next engine opens the log anyway.
+    }
+  }
+
   async #umount(): Promise<void> {
     const { mountPoint } = this.#options
     if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
-    if (this.#isMounted) {
-      await unmount(mountPoint)
-    } else if (this.#failure === null) {
-      const detail = `${mountPoint} was unmounted lazily, and files in it are still open`
+    if (this.#isMounted) await unmount(mountPoint)
+    else if (this.#failure !== null) await this.#end()
+    const mount = this.#mountRecord
+    if (mount !== null && !(await hasEnded(mount, this.#givenBack.promise))) {
+      const by = await nameHolders(mount)
+      const detail = `${mountPoint} is unmounted here, but used by ${by}: it ends when they let go, or with thinfs umount --force`
       throw new ThinfsError('MOUNT_BUSY', detail)
-    } else {
-      await this.#end()
     }
     await this.#givenBack.promise
   }
@@ -217,6 +263,7 @@ export class Daemon {
     const handedOver = await this.#lock()
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
+      mustNotCover(mountPoint, this.#needed)
       this.#fuseFd = await mountFuse(mountPoint, {
         source: file,
         subtype: 'thinfs',
@@ -224,6 +271,7 @@ export class Daemon {
         readOnly: mountOptions.includes('ro'),
       })
     }
+    this.#mountRecord = thinfsMountAt(mountPoint)
     writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
@@ -248,6 +296,14 @@ export class Daemon {
     this.#files?.close()
     this.#files = null
     throw new ThinfsError('POOL_IN_USE', `${this.#config.file} is served by another mount`)
+  }
+
+  /** What the daemon and its engines open by path, now or later. */
+  get #needed(): string[] {
+    const { file, folder, data, metadata } = this.#config
+    const { logFile } = this.#options
+    const programs = [process.execPath, ENGINE_PROGRAM]
+    return [folder, file, data.path, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
@@ -289,6 +345,7 @@ export class Daemon {
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
     connection.onRequest(UMOUNT, () => answered(this.umount()))
+    connection.onRequest(UMOUNT_FORCE, () => answered(this.umountForcibly()))
     connection.onRequest(RESTART, () => answered(this.restart()))
   }
 
@@ -337,7 +394,7 @@ export class Daemon {
   async #release(): Promise<void> {
     if (this.#fuseFd >= 0) {
       this.#closeFuse()
-      if (this.#isMounted) await unmount(this.#options.mountPoint, { lazy: true })
+      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
     }
     if (this.#files === null) return
     this.#control?.close()

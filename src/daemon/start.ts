@@ -17,7 +17,7 @@ import { native } from '../native.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 
 export interface StartOptions {
   mountPoint: string
@@ -77,12 +77,18 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
     starting.then(daemon => daemon.umount()).catch(err => log.warn({ err }, 'still mounted'))
   }
   for (const signal of SIGNALS) process.on(signal, onSignal)
+  // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
+  const onHangUp = (): void => {
+    starting.then(daemon => daemon.reopenLog()).catch(() => {})
+  }
+  process.on('SIGHUP', onHangUp)
   starting
     .then(daemon => daemon.ended())
     .then(() => log.info({ mountPoint }, 'unmounted'))
     .catch(err => log.error({ err, mountPoint }, 'ended'))
     .finally(() => {
       for (const signal of SIGNALS) process.off(signal, onSignal)
+      process.off('SIGHUP', onHangUp)
     })
   return await starting
 }

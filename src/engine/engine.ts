@@ -18,7 +18,7 @@ import { FuseSession, type Transport } from '../fuse/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import { openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
-import { type Logger, makeLogger } from './log.js'
+import { type Logger, makeLogger, reopenLog } from './log.js'
 import { listenAsOrphan } from './orphan.js'
 import { ENGINE_FD, type EngineStart, FAILED, READY, STOP } from './protocol.js'
 import { RateLimit } from './rate-limit.js'
@@ -33,7 +33,8 @@ export async function runEngine(start: EngineStart): Promise<void> {
     pretty: start.foreground,
   })
   // Unmounting is the daemon's to do; a signal to the group must not end what it is about to need.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+  process.on('SIGHUP', () => reopenLog(log))
   const daemon = createMessageConnection(
     new IPCMessageReader(process),
     new IPCMessageWriter(process),

@@ -23,7 +23,8 @@ export const ENGINE_FD = {
 /**
  * What an engine is started with, as JSON in its first argument.
  *
- * The engine leaves SIGINT, SIGTERM and SIGHUP to the daemon, which unmounts. It ends with status 0
+ * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on SIGHUP,
+ * which the daemon passes on. It ends with status 0
  * after the file system was unmounted and all is committed; anything else is a death, and the daemon
  * starts the next. When the daemon dies, the engine goes on serving until it is unmounted or another
  * daemon takes over.
@@ -73,6 +74,8 @@ export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 export const RESTART = new RequestType0<null, WireError>('restart')
 /** Command to daemon: unmounts; answered when all is committed and the engine is gone. */
 export const UMOUNT = new RequestType0<null, WireError>('umount')
+/** Command to daemon: unmounts whoever holds the mount, who gets errors from then on. */
+export const UMOUNT_FORCE = new RequestType0<null, WireError>('umount by force')
 /** Command to daemon: answered at once. `pid` is the daemon's; null from an engine that has none. */
 export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')
 

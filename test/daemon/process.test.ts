@@ -47,7 +47,16 @@ async function run(program: string, ...args: string[]): Promise<Result> {
 
 const thinfs = (...args: string[]): Promise<Result> => run(process.execPath, PROGRAM, ...args)
 const mountTable = (): string => readFileSync('/proc/self/mounts', 'utf8')
+/** Until its parent has taken notice of its end. */
 const isRunning = (pid: number): boolean => existsSync(`/proc/${pid}/cmdline`)
+/** Whose parent is init may wait for that; it has no command line any more. */
+function hasEnded(pid: number): boolean {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8') === ''
+  } catch {
+    return true
+  }
+}
 
 /** Until it is so. What is waited for is another process's doing, and certain. */
 async function until(condition: () => boolean): Promise<void> {
@@ -285,7 +294,7 @@ t.test('mounting again where the daemon was killed takes over, and nobody notice
     t.equal(code, 0, stderr)
     const mount = await mountOf(pool)
     t.match(mount, { pid: JSON.parse(stdout).pid, since })
-    t.notOk(isRunning(previous.enginePid))
+    t.ok(hasEnded(previous.enginePid))
     t.ok(isRunning(mount.pid!))
     // The next engine is a child of the daemon that took over: it is replaced when it is killed.
     process.kill(mount.enginePid, 'SIGKILL')

@@ -73,6 +73,19 @@ t.test('the socket is for its owner alone, and replaces one that was left behind
   t.throws(() => statSync(path), { code: 'ENOENT' })
 })
 
+t.test('resize carries the permission to shrink, which is true or false', async t => {
+  const { path } = await serve(t, echo)
+  const at = await peer(t, path)
+  const resize = (id: number, shrink: unknown): string => {
+    const params = { name: 'web', size: 512, shrink }
+    return `${JSON.stringify({ jsonrpc: '2.0', id, method: 'resize', params })}\n`
+  }
+  t.match(await ask(at, resize(1, true)), {
+    result: { method: 'resize', request: { name: 'web', size: 512, shrink: true } },
+  })
+  t.match(await ask(at, resize(2, 'yes')), { error: { data: { code: 'BAD_ARGUMENT' } } })
+})
+
 /** Connects as a user, asks, and prints what comes until the other end hangs up. */
 const ASK = `
 import os, socket, sys
