@@ -19,6 +19,7 @@ import { ThinfsError } from '../base/index.js'
 import {
   adminClient,
   adminOf,
+  callAdmin,
   diesWithItsEngine,
   FAILED,
   fromWire,
@@ -64,10 +65,9 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#negotiated = options.negotiated
-    this.admin = adminOf(async (method, request) => {
-      const engine = await this.#engine.promise
-      return (engine[method] as (request?: object) => Promise<unknown>)(request)
-    })
+    this.admin = adminOf(async (method, request, signal) =>
+      callAdmin(await this.#engine.promise, method, request, signal),
+    )
   }
 
   /**

@@ -4,6 +4,7 @@
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
  * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
  * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
+ * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
@@ -75,7 +76,8 @@ export const PING = new RequestType0<{ pid: number | null; mountPoint: string },
 
 /** Type of a field of a request; `?` may be absent. */
 export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'
-type Request<M extends keyof PoolAdmin> = Parameters<PoolAdmin[M]> extends [infer R] ? R : object
+type Request<M extends keyof PoolAdmin> =
+  Parameters<PoolAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
 /** Every method of `PoolAdmin` with the fields of its request. */
 export const ADMIN_REQUESTS: {

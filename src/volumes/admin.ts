@@ -89,12 +89,19 @@ export interface DataReport {
   strayBlocks: number | null
 }
 
+/** An aborted `signal` says that nobody waits for the answer any more: what has not begun need not. */
 export interface PoolAdmin {
-  create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo>
-  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
-  remove(request: { names: string[] }): Promise<void>
+  create(
+    request: { name: string; size: number; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  snapshot(
+    request: { origin: string; name: string; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
-  resize(request: { name: string; size: number }): Promise<VolumeInfo>
+  resize(request: { name: string; size: number }, signal?: AbortSignal): Promise<VolumeInfo>
   list(): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
