@@ -52,6 +52,13 @@ export interface WireError {
   errno: string
 }
 
+/** Engine to daemon: its program has begun. The first that it sends. */
+export const STARTED = new NotificationType0('started')
+/**
+ * Engine to daemon, once after READY: all requests that waited when it began were handled, and a
+ * commit after them has ended. It has got past whatever its predecessor died of.
+ */
+export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */

@@ -19,11 +19,11 @@ export function toWire(err: unknown): WireError {
   return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
 }
 
-/** The error that `toWire` was given; a plain Error when its code is not in our table. */
+/** The error that `toWire` was given; a plain Error with its errno when its code is not in our table. */
 export function fromWire({ message, code, errno }: WireError): Error {
   return code !== null && Object.hasOwn(ERRORS, code)
     ? new ThinfsError(code, message, { errno })
-    : new Error(message)
+    : Object.assign(new Error(message), { code: errno })
 }
 
 /** What a request handler throws so that the other side can tell the errors apart. */
@@ -38,7 +38,8 @@ export function fromResponseError(err: unknown): Error {
     return new ThinfsError('DAEMON_FAILED', 'the connection is closed', { cause: err })
   }
   if (err.code === ErrorCodes.PendingResponseRejected) {
-    const detail = 'it ended before it answered: whether the request was carried out is not known'
+    const detail =
+      'it ended before it answered: whether the request was carried out is not known, look with thinfs list'
     return new ThinfsError('DAEMON_FAILED', detail, { cause: err })
   }
   const data: Partial<WireError> | undefined = err.data
