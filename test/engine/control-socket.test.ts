@@ -260,9 +260,11 @@ t.test('nobody there is no error', async t => {
 /** A pool whose every method waits until its signal is aborted; `signals` has what was asked. */
 function waiting() {
   const signals = new Map<string, AbortSignal>()
+  let nrAsked = 0
   let onAsked = (): void => {}
   const admin = adminOf(async (method, _request, signal) => {
     signals.set(method, signal!)
+    nrAsked++
     onAsked()
     signal!.throwIfAborted()
     await new Promise((_, reject) =>
@@ -270,7 +272,7 @@ function waiting() {
     )
   })
   async function asked(nr: number): Promise<void> {
-    while (signals.size < nr) await new Promise<void>(resolve => (onAsked = resolve))
+    while (nrAsked < nr) await new Promise<void>(resolve => (onAsked = resolve))
   }
   return { admin, signals, asked }
 }
@@ -309,6 +311,45 @@ t.test('a request whose caller has gone is cancelled, wherever it waits', async 
   engine!.dispose()
   await t.rejects(staying, { code: 'DAEMON_FAILED' })
   other!.dispose()
+})
+
+t.test('connections that are idle keep nobody out', async t => {
+  const { path } = await serve(t, echo)
+  const first = await peer(t, path)
+  const ended = once(first.socket, 'close')
+  const list = '{"jsonrpc":"2.0","id":1,"method":"list"}\n'
+  // Each has been accepted before the next one comes.
+  const accepted = async () => {
+    const at = await peer(t, path)
+    t.match(await ask(at, list), { result: { method: 'list' } })
+    return at
+  }
+  const early = await accepted()
+  for (let nr = 0; nr < 62; nr++) await accepted()
+  t.match(await ask(early, list), { id: 1 })
+  for (let nr = 0; nr < 64; nr++) {
+    await accepted()
+    if (nr === 0) await ended
+    else if (nr === 61) t.match(await ask(early, list), { id: 1 }, 'who asked later stays longer')
+  }
+})
+
+t.test('when all wait for answers, one more is told so', async t => {
+  const { admin, asked, signals } = waiting()
+  const { path } = await serve(t, admin)
+  for (let nr = 1; nr <= 64; nr++) {
+    const { socket } = await peer(t, path)
+    socket.write('{"jsonrpc":"2.0","id":1,"method":"check"}\n')
+    await asked(nr)
+  }
+  const connection = await connectControlSocket(path)
+  await t.rejects(adminClient(connection!).list(), {
+    code: 'DAEMON_FAILED',
+    errno: 'EBUSY',
+    message: /too many connections: 64 others wait for answers/,
+  })
+  connection!.dispose()
+  t.notOk(signals.has('list'), 'the pool was not asked')
 })
 
 t.test('a request that is taken back is cancelled', async t => {
