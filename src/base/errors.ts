@@ -28,7 +28,6 @@ export const ERRORS = {
   VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
   VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
   HAS_DATA: { errno: 'ENOTEMPTY', what: 'data would be lost' },
-  CANCELLED: { errno: 'ECANCELED', what: 'the caller has gone' },
   BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
   BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },
   BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },
@@ -41,6 +40,7 @@ export const ERRORS = {
   IO_ERROR: { errno: 'EIO', what: 'a read or write failed' },
   MOUNT_FAILED: { errno: 'EIO', what: 'the mount failed' },
   MOUNT_BUSY: { errno: 'EBUSY', what: 'the mount is in use' },
+  CANCELLED: { errno: 'ECANCELED', what: 'nobody waits for the answer any more' },
   DAEMON_FAILED: { errno: 'EIO', what: 'the daemon failed' },
   TOOL_FAILED: { errno: 'EIO', what: 'a program that thinfs calls failed' },
 } as const

@@ -164,14 +164,14 @@ export class Daemon {
           { fuse: this.#fuseFd, ...this.#files!.descriptors },
         ),
       isMounted: () => this.#isMounted,
-      now: () => performance.now(),
+      after: (ms, then) => setTimeout(then, ms),
       log: this.#log,
     })
   }
 
-  /** Why nothing is served any more; null while the pool is. */
+  /** Why nothing is served any more, or for the time being; null while the pool is. */
   get failure(): Error | null {
-    return this.#failure
+    return this.#failure ?? this.#supervisor.trouble
   }
 
   /** Waits until the pool was unmounted, nothing is left behind, and who asked has an answer. */
@@ -282,7 +282,7 @@ export class Daemon {
       if (handedOver === null) throw err
     })
     this.#served = true
-    if (this.#failure !== null) return
+    if (this.failure !== null) return
     this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
     // For the day when there is no engine to ask.
     this.#status().catch(() => {})
@@ -349,12 +349,16 @@ export class Daemon {
     connection.onRequest(RESTART, () => answered(this.restart()))
   }
 
-  /** The engine's, with what the daemon knows; after a failure the last one, with its reason. */
+  /** The engine's, with what the daemon knows; while none serves the last one, with the reason. */
   async #status(): Promise<PoolStatus> {
-    const failure = this.#failure
-    if (failure === null || this.#lastStatus === null) {
-      this.#lastStatus = await this.#supervisor.admin.status()
+    if (this.failure === null || this.#lastStatus === null) {
+      try {
+        this.#lastStatus = await this.#supervisor.admin.status()
+      } catch (err) {
+        if (this.failure === null || this.#lastStatus === null) throw err
+      }
     }
+    const { failure } = this
     const mount = {
       mountPoint: this.#options.mountPoint,
       pid: process.pid,

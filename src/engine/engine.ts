@@ -12,6 +12,7 @@ import {
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Transport } from '../fuse/index.js'
@@ -20,7 +21,7 @@ import { openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger, reopenLog } from './log.js'
 import { listenAsOrphan } from './orphan.js'
-import { ENGINE_FD, type EngineStart, FAILED, READY, STOP } from './protocol.js'
+import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
 import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
@@ -40,6 +41,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
     new IPCMessageWriter(process),
   )
   daemon.listen()
+  tell(daemon.sendNotification(STARTED))
   try {
     await serve(start, log, daemon)
   } catch (err) {
@@ -47,6 +49,11 @@ export async function runEngine(start: EngineStart): Promise<void> {
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     process.exit(1)
   }
+}
+
+/** A daemon that is gone needs no word, and its engine goes on. */
+function tell(said: Promise<void>): void {
+  said.catch(() => {})
 }
 
 async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
@@ -72,9 +79,11 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   })
   volumes = open.volumes
   let { negotiated } = start
-  // A daemon that is gone needs no word, and its engine goes on.
-  const ready = (): void => {
-    daemon.sendNotification(READY, { negotiated: negotiated! }).catch(() => {})
+  const ready = (): void => tell(daemon.sendNotification(READY, { negotiated: negotiated! }))
+  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
+  const served = (err?: unknown): void => {
+    if (err !== undefined && !(err instanceof ThinfsError)) throw err
+    tell(daemon.sendNotification(SERVED))
   }
   let onUnmounted = (): void => {}
   const unmounted = new Promise<void>(resolve => {
@@ -96,6 +105,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       negotiated = settled
       ready()
     },
+    onCaughtUp: () => void open.volumes.commit().then(served, served),
     onUnmounted,
     onFatal(err) {
       // A bug: what is in memory cannot be trusted, the journal and the last commit can.
@@ -146,7 +156,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       .then(() => process.exit(0))
   }
   daemon.onNotification(STOP, stop)
-  process.on('disconnect', () => {
+  const goOnAlone = (): void => {
     log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on without it')
     void open.volumes.commit().catch(() => {})
     const { folder } = config
@@ -155,7 +165,10 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       log.error({ pool: config.pool, err }, 'no commands can be answered')
       return null
     })
-  })
+  }
+  // It may have gone while the pool was being opened, which can take long.
+  if (process.connected) process.on('disconnect', goOnAlone)
+  else goOnAlone()
   serveAdmin(daemon, open.volumes)
   if (start.negotiated) {
     session.resend()

@@ -4,6 +4,7 @@
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
  * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
  * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
+ * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
@@ -55,6 +56,13 @@ export interface WireError {
   errno: string
 }
 
+/** Engine to daemon: its program has begun. The first that it sends. */
+export const STARTED = new NotificationType0('started')
+/**
+ * Engine to daemon, once after READY: all requests that waited when it began were handled, and a
+ * commit after them has ended. It has got past whatever its predecessor died of.
+ */
+export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */

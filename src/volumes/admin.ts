@@ -94,10 +94,17 @@ export interface DataReport {
   strayBlocks: number | null
 }
 
+/** An aborted `signal` says that nobody waits for the answer any more: what has not begun need not. */
 export interface PoolAdmin {
-  create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo>
-  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
-  remove(request: { names: string[] }): Promise<void>
+  create(
+    request: { name: string; size: number; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  snapshot(
+    request: { origin: string; name: string; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
    * @param request.shrink cut off data past the new end, where there is some

@@ -860,3 +860,36 @@ t.test('no bytes throw, hang or go without an answer', async t => {
     { numRuns: 300 },
   )
 })
+
+t.test('it has caught up when what was sent again is handled', async t => {
+  const kernel = new FakeKernel()
+  const handled: string[] = []
+  new FuseSession({
+    fd: -1,
+    device: kernel,
+    fileSystem: fileSystem({
+      getattr(ino) {
+        handled.push(`inode ${ino}`)
+        return ATTRIBUTES
+      },
+    }),
+    negotiated: { minor: 36, flags: 0, flags2: 0, maxWrite: 1 << 20 } as unknown as Negotiated,
+    onInitialized: () => {},
+    onCaughtUp: () => handled.push('caught up'),
+    onUnmounted: () => {},
+    onFatal: err => t.fail(String(err)),
+  })
+  const getattr = Buffer.alloc(16)
+  // More than one turn handles, so that there is always something that waits.
+  for (let nr = 1; nr <= 400; nr++) {
+    kernel.requestAs((1n << 63n) + BigInt(2 * nr), 3, nr, getattr)
+  }
+  for (let nr = 401; nr <= 1200; nr++) kernel.request(3, nr, getattr)
+  kernel.turn()
+  t.ok(handled.length < 400)
+  t.notOk(handled.includes('caught up'), 'there is more that was sent again')
+  kernel.run()
+  const at = handled.indexOf('caught up')
+  t.ok(at >= 400 && at < 1200, 'not as late as when nothing waits')
+  t.equal(handled.lastIndexOf('caught up'), at, 'once')
+})
