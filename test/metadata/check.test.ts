@@ -140,13 +140,14 @@ t.test('sound metadata has no problem, and its blocks are counted', async t => {
     const dump = readFileSync(`${FIXTURES}/dm-thin/${name}.xml`, 'utf8')
     const mapped = [...dump.matchAll(/mapped_blocks="(\d+)"/g)].map(match => Number(match[1]))
     const devices = [...dump.matchAll(/dev_id="(\d+)"/g)].map(match => Number(match[1]))
-    const transactionId = Number(/transaction="(\d+)"/.exec(dump)![1])
+    const numberOf = (field: string) => Number(new RegExp(`${field}="(\\d+)"`).exec(dump)![1])
     t.same(
       new Image(`dm-thin/${name}.meta.gz`).check(),
       {
         problems: [],
-        transactionId,
+        transactionId: numberOf('transaction'),
         devices,
+        dataSize: numberOf('nr_data_blocks') * numberOf('data_block_size') * 512,
         mappedBlocks: mapped.reduce((sum, n) => sum + n, 0),
         usedDataBlocks: expected.actual_data_blocks_in_use,
         usedMetadataBlocks: expected.actual_metadata_blocks_in_use,
@@ -165,6 +166,7 @@ t.test('metadata that the kernel wrote has no problem', async t => {
     problems: [],
     transactionId: manifest.transaction_id,
     devices: manifest.device_ids,
+    dataSize: manifest.data.bytes,
     mappedBlocks: sectors.reduce((sum, n) => sum + n, 0) / manifest.data_block_sectors,
     // Both as its status line says; the kernel adds a reserve of 102 metadata blocks.
     usedDataBlocks: 499,
