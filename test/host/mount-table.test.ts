@@ -16,6 +16,7 @@ import {
   readMounts,
   readNamespaces,
 } from '../../src/host/mount-table.js'
+import { namespaceCommand } from '../support/mount-namespace.js'
 import { needs } from '../support/mounted-pool.js'
 
 const run = (program: string, ...args: string[]) => promisify(execFile)(program, args)
@@ -40,10 +41,13 @@ t.test('the mount that has a path is the one over it that was made last', async 
 })
 
 /** A process in a mount namespace of its own, made now. */
-async function inNamespace(t: Test, propagation: string): Promise<ChildProcess> {
-  const script = 'echo; exec sleep 1000'
-  const args = ['-m', '--propagation', propagation, 'sh', '-c', script]
-  const child = spawn('unshare', args, { stdio: ['ignore', 'pipe', 2] })
+async function inNamespace(
+  t: Test,
+  folder: string,
+  propagation: 'private' | 'slave' | 'shared',
+): Promise<ChildProcess> {
+  const [program, ...args] = namespaceCommand(folder, propagation)
+  const child = spawn(program, args, { stdio: ['ignore', 'pipe', 2] })
   t.teardown(() => child.kill('SIGKILL'))
   await once(child.stdout!, 'data')
   return child
@@ -61,9 +65,9 @@ t.test('an unmount goes where mounts are propagated to, and nowhere else', needs
   mkdirSync(at)
   await run('mount', '-t', 'tmpfs', 'none', at)
   const children = {
-    private: await inNamespace(t, 'private'),
-    slave: await inNamespace(t, 'slave'),
-    shared: await inNamespace(t, 'unchanged'),
+    private: await inNamespace(t, base, 'private'),
+    slave: await inNamespace(t, base, 'slave'),
+    shared: await inNamespace(t, base, 'shared'),
   }
   const mount = readMounts().find(({ mountPoint }) => mountPoint === at)!
   const namespaces = readNamespaces()

@@ -223,7 +223,7 @@ t.test('metadata that is replaced under the mount', onMount, async t => {
   renameSync(pool.metadata, moved)
   copy(moved, pool.metadata)
   const second = await attemptThinfs('mount', pool.folder, pool.plain)
-  t.match(second, { status: 1, stderr: /is served by process \d+ .*\(EBUSY\)/ })
+  t.match(second, { status: 1, stderr: /is served by process \d+ .*\(POOL_IN_USE\)/ })
   await pool.killEngine()
   t.equal(await pool.sh('sha256sum < a'), wanted, 'the next engine has the same files')
   await pool.sh('truncate -s 1M b; sync b')
@@ -249,7 +249,10 @@ t.test('two pools with one data file', onMount, async t => {
       `${pool.data} is served by process \\d+, which has the pool ${pool.folder}/pool.yaml`,
     ),
   })
-  t.match(await attemptThinfs('create', other, 'x', '--size', '1M'), { status: 1, stderr: /EBUSY/ })
+  t.match(await attemptThinfs('create', other, 'x', '--size', '1M'), {
+    status: 1,
+    stderr: /POOL_IN_USE/,
+  })
   t.equal(await pool.sh('sha256sum < a'), wanted)
   await pool.close(t)
 
@@ -273,12 +276,15 @@ t.test('block devices that others have', onLoop, async t => {
   const init = (...args: string[]) => attemptThinfs('init', file, ...args)
   const before = await run('sha256sum', join(pool.base, 'image'))
 
-  t.match(await init(), { status: 1, stderr: new RegExp(`${device}: .*ext4.*--force.*EEXIST`) })
+  t.match(await init(), {
+    status: 1,
+    stderr: new RegExp(`${device}: .*ext4.*--force.*BAD_ARGUMENT`),
+  })
   await run('mount', device, join(pool.base, 'fs'))
   for (const args of [[], ['--force']]) {
     t.match(await init(...args), {
       status: 1,
-      stderr: new RegExp(`${device}: it is mounted at ${pool.base}/fs \\(EBUSY\\)`),
+      stderr: new RegExp(`${device}: it is mounted at ${pool.base}/fs \\(POOL_IN_USE\\)`),
     })
   }
   await run('umount', join(pool.base, 'fs'))
@@ -288,12 +294,12 @@ t.test('block devices that others have', onLoop, async t => {
   t.match(await init('--force'), { status: 0 })
   await pool.mount()
   const mounted = await attemptThinfs('mount', pool.folder, pool.plain)
-  t.match(mounted, { status: 1, stderr: /EBUSY/ })
+  t.match(mounted, { status: 1, stderr: /POOL_IN_USE/ })
   const { status, stderr } = await attemptThinfs('init', join(pool.base, 'p2'), '--data-size', '1M')
   t.equal(status, 0, stderr)
   const other = join(pool.base, 'p2', 'pool.yaml')
   writeFileSync(other, `pool: o\ndata: { path: ${device} }\nmetadata: { path: m2, size: 4M }\n`)
-  t.match(await attemptThinfs('init', other, '--force'), { status: 1, stderr: /EBUSY/ })
+  t.match(await attemptThinfs('init', other, '--force'), { status: 1, stderr: /POOL_IN_USE/ })
   // The kernel's own users are kept away as well.
   await t.rejects(run('mkfs.ext4', '-q', device))
   await pool.umount()
@@ -317,7 +323,7 @@ t.test('a pool on a read-only file system is read, and nothing is written', onMo
   t.equal(await pool.sh('sha256sum < a'), wanted)
   t.match(await attemptThinfs('mount', pool.folder, pool.plain, '-o', 'ro'), {
     status: 1,
-    stderr: /is served by .*EBUSY/,
+    stderr: /is served by .*POOL_IN_USE/,
   })
   t.equal((await pool.status()).mount?.mountPoint, pool.path)
   await pool.killEngine()
@@ -364,8 +370,8 @@ t.test('init that fails leaves nothing, and takes nothing that was there', onMou
     t.match(stderr, /^thinfs: [^\n]+\n$/)
   }
   const left = () => sh(pool.folder, 'ls -A')
-  await init('data: { path: /dev/none, size: 1G }', /\/dev\/none: no such device \(ENOENT\)/)
-  await init('data: { size: 4096T }', /data: no file there can have \d+ bytes \(EFBIG\)/)
+  await init('data: { path: /dev/none, size: 1G }', /\/dev\/none: no such device \(NOT_A_POOL\)/)
+  await init('data: { size: 4096T }', /data: no file there can have \d+ bytes \(BAD_ARGUMENT\)/)
   await init('metadata: { size: 4M }', /data: a new file needs a size \(data\.size\)/)
   t.equal(await left(), 'pool.yaml')
   await sh(pool.folder, 'truncate -s 4M metadata && mkfs.ext4 -q metadata')

@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
+import { namespaceCommand } from '../support/mount-namespace.js'
 import {
   attempt,
   attemptThinfs,
@@ -33,9 +34,9 @@ async function end(child: ChildProcess): Promise<void> {
   await closed
 }
 
-/** A process in a mount namespace with copies of all mounts, to which no unmount is propagated. */
-const namespace = (t: Test): Promise<ChildProcess> =>
-  holder(t, 'unshare', '-m', '--propagation', 'private', 'sh', '-c', 'echo; exec sleep 1000')
+/** A process in a mount namespace with copies of the pool's mounts, which no unmount reaches. */
+const namespace = (t: Test, pool: MountedPool): Promise<ChildProcess> =>
+  holder(t, ...namespaceCommand(pool.base, 'private'))
 
 async function refused(t: Test, line: string | RegExp, ...args: string[]): Promise<void> {
   const { status, stderr } = await attempt(
@@ -52,7 +53,7 @@ async function refused(t: Test, line: string | RegExp, ...args: string[]): Promi
 
 t.test('a mount in another namespace: umount names it, and the mount stays', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
-  const other = await namespace(t)
+  const other = await namespace(t, pool)
   await refused(t, `of process ${other.pid} (sleep) (MOUNT_BUSY)`, 'umount', pool.folder)
   t.ok(pool.isMounted)
   t.equal(await pool.sh('echo alive > web; head -c 5 web'), 'alive')
@@ -62,7 +63,7 @@ t.test('a mount in another namespace: umount names it, and the mount stays', onM
 
 t.test('umount --force: what was acknowledged is there, and the pool is free', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
-  const other = await namespace(t)
+  const other = await namespace(t, pool)
   const open = await holder(t, 'sh', '-c', 'exec 5<>"$0/db"; echo; exec sleep 1000', pool.path)
   await sh(pool.plain, 'head -c 8M /dev/urandom > a')
   await pool.sh('dd if=../plain/a of=web bs=1M conv=notrunc status=none')
@@ -77,7 +78,7 @@ t.test('umount --force: what was acknowledged is there, and the pool is free', o
 
 t.test('umount --force without a daemon', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
-  const other = await namespace(t)
+  const other = await namespace(t, pool)
   process.kill((await pool.status()).mount!.pid!, 'SIGKILL')
   await pool.sh('echo alive > web')
   while ((await pool.status()).mount!.pid !== null) await run('true')
@@ -138,7 +139,7 @@ t.test('a loop device that is used: detach and umount name by whom', onLoop, asy
 
   await run('mkfs.ext4', '-q', device)
   await run('mount', device, at)
-  const other = await namespace(t)
+  const other = await namespace(t, pool)
   await run('umount', at)
   await refused(
     t,

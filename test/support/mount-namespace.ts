@@ -1,0 +1,32 @@
+/**
+ * Mount namespaces that have copies of a test's own mounts. They let go of what other tests have
+ * mounted, first while unmounts still reach the copies, so that they never hold theirs.
+ */
+
+/** `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps. */
+const PROGRAM = `
+others() {
+  awk -v keep="$1/" '(/ fuse[.]thinfs / || $1 ~ "^/dev/loop" || $2 ~ "thinfs-") \\
+    && index($2 "/", keep) != 1 { print $2 }' /proc/self/mounts | tac
+}
+let_go() { others "$1" | while read -r mount; do umount -l "$mount" 2>/dev/null; done; }
+mount --make-slave /
+let_go "$1"
+[ -z "$2" ] || mount "$2" /
+let_go "$1"
+echo
+exec sleep 1000
+`
+
+/**
+ * The command that starts such a process.
+ * @param propagation how unmounts reach the copies: `shared` leaves those below `folder` as they are
+ */
+export function namespaceCommand(
+  folder: string,
+  propagation: 'private' | 'slave' | 'shared',
+): [program: string, ...args: string[]] {
+  const first = propagation === 'shared' ? 'unchanged' : 'slave'
+  const then = propagation === 'private' ? '--make-rprivate' : ''
+  return ['unshare', '-m', '--propagation', first, 'sh', '-c', PROGRAM, 'sh', folder, then]
+}
