@@ -23,7 +23,7 @@ import { Replies } from './replies.js'
 import { Requests } from './requests.js'
 import { requestResend } from './resend.js'
 import { RingDevice, whyNotOffered } from './ring-device.js'
-import { Slots } from './slots.js'
+import { DEV_LAYOUT, residentMemory, Slots } from './slots.js'
 import { Spin } from './spin.js'
 
 const { ENODEV, ENOENT } = constants.errno
@@ -81,7 +81,7 @@ export class FuseSession {
   /** What an INIT has settled that is answered, or about to be. */
   #agreed: Negotiated | null = null
   /** Requests of the batch under way. */
-  #slots = new Slots(SLOT_SIZE, NR_SLOTS)
+  #slots = new Slots(SLOT_SIZE, NR_SLOTS, DEV_LAYOUT, residentMemory(SLOT_SIZE * NR_SLOTS))
   #batchSize = 1
   #ended = false
   #failed = false

@@ -81,3 +81,12 @@ export class Slots {
     this.words[(at >>> 2) + 1] = Math.floor(value / HIGH)
   }
 }
+
+/**
+ * Memory for slots that the kernel writes requests to: all its pages are there. When a process is killed while the kernel copies a request to a page
+ * that is not, the kernel cannot get it any more, and the request's caller gets EIO: it would not come
+ * again. Source: fuse_dev_do_read() in fs/fuse/dev.c, fatal_signal_pending() in mm/gup.c.
+ */
+export function residentMemory(size: number): ArrayBufferLike {
+  return Buffer.allocUnsafeSlow(size).fill(0).buffer
+}
