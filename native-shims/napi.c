@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -21,13 +22,16 @@ bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi
 bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
   double number;
   /* napi_get_value_int64 makes 0 of NaN, and cuts fractions off: a write would go to byte 0. */
-  if (napi_get_value_double(env, value, &number) == napi_ok && number >= -MAX_SAFE_INTEGER &&
-      number <= MAX_SAFE_INTEGER && number == (double)(int64_t)number) {
-    *integer = (int64_t)number;
-    return true;
+  if (napi_get_value_double(env, value, &number) != napi_ok || number - floor(number) != 0) {
+    napi_throw_type_error(env, NULL, "an integer is expected");
+    return false;
   }
-  napi_throw_type_error(env, NULL, "an integer is expected");
-  return false;
+  if (number < -MAX_SAFE_INTEGER || number > MAX_SAFE_INTEGER) {
+    napi_throw_range_error(env, NULL, "an integer between -2^53 and 2^53 is expected");
+    return false;
+  }
+  *integer = (int64_t)number;
+  return true;
 }
 
 bool thinfs_int(napi_env env, napi_value value, int *integer) {

@@ -211,10 +211,17 @@ t.test('a range that is none is our own mistake, and touches nothing', async t =
     await t.rejects(store.readLater(buffer, 0, KIB, bytes(offset)), bug, `${offset}`)
     await t.rejects(store.punchLater(bytes(offset), bytes(KIB)), bug, `${offset}`)
   }
-  for (const no of [Number.NaN, 0.5, Number.POSITIVE_INFINITY, 2 ** 53, '1' as unknown as number]) {
-    t.throws(() => native.file_write(store.fd, buffer, 0, KIB, no), TypeError, `offset ${no}`)
-    t.throws(() => native.file_write(store.fd, buffer, no, 1, 0), TypeError, `at ${no}`)
-    t.throws(() => native.file_allocate(store.fd, 3, no, KIB), TypeError, `punch at ${no}`)
+  const refused: [no: number, by: ErrorConstructor][] = [
+    [Number.NaN, TypeError],
+    [0.5, TypeError],
+    [Number.POSITIVE_INFINITY, TypeError],
+    ['1' as unknown as number, TypeError],
+    [2 ** 53, RangeError],
+  ]
+  for (const [no, by] of refused) {
+    t.throws(() => native.file_write(store.fd, buffer, 0, KIB, no), by, `offset ${no}`)
+    t.throws(() => native.file_write(store.fd, buffer, no, 1, 0), by, `at ${no}`)
+    t.throws(() => native.file_allocate(store.fd, 3, no, KIB), by, `punch at ${no}`)
   }
   t.equal(statSync(path).blocks, 0, 'nothing was written')
 })
