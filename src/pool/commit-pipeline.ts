@@ -360,7 +360,7 @@ export class CommitPipeline {
     this.#parts.journal.durable()
     this.#trySettle()
     this.#punchFree()
-    this.#freed.push(...sealed.freed)
+    for (const block of sealed.freed) this.#freed.push(block)
     this.#release()
     if (this.#parts.metadata.changed) this.#commitSoon()
     this.#listener.committed()
@@ -434,7 +434,7 @@ export class CommitPipeline {
         } catch (err) {
           // Whoever got such a block would read what is in it.
           if (this.#refused.length === 0) events.ioError('punch', err)
-          this.#refused.push(...blocks)
+          for (const block of blocks) this.#refused.push(block)
           this.#commitSoon()
           continue
         }

@@ -3,8 +3,9 @@
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
-import { openFiles, staleFreeBlocks } from '../support/memory-pool.js'
+import { formatted, openFiles, staleFreeBlocks } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
+import { SparseStore } from '../support/sparse-store.js'
 import { BLOCK, failure, files, filled, thin, turn } from '../support/thin-devices.js'
 
 async function turns(count = 20): Promise<void> {
@@ -178,4 +179,39 @@ t.test('closing', async t => {
     end()
     await closing
   })
+})
+
+t.test('more blocks than a call has arguments', async t => {
+  const COUNT = 300_000
+  const SMALL = 4096
+  const { metadata, journal } = formatted({
+    blockSectors: SMALL / 512,
+    dataBlocks: 1,
+    metadataBlocks: 16384,
+  })
+  // Some more, for a pool keeps a few back.
+  const data = new SparseStore('data', Buffer.alloc(0), (COUNT + 1024) * SMALL)
+  const { pool } = await openFiles({ metadata, data, journal })
+  const device = thin(pool, 0)
+  device.size = bytes(COUNT * SMALL)
+  await device.preallocate(0, COUNT * SMALL)
+  await pool.commit()
+  // All of them are one run, which the store refuses once as a whole.
+  const { punchLater } = data
+  let refusals = 0
+  data.punchLater = async (offset, length) => {
+    if (refusals++ === 0) throw failure('EIO')
+    return await punchLater.call(data, offset, length)
+  }
+  await device.discard(0, COUNT * SMALL)
+  await t.resolves(pool.commit(), 'are freed by one commit')
+  await turns()
+  t.equal(refusals, 1)
+  await t.resolves(pool.commit(), 'are refused, and tried again')
+  await turns()
+  t.equal(refusals, 2)
+  t.equal(pool.mode, 'write')
+  t.equal(pool.metadata.nrAllocatableDataBlocks, COUNT + 1024)
+  await pool.close()
+  t.same(checkMetadata(metadata).problems, [])
 })
