@@ -67,6 +67,10 @@ export class ThinfsError extends Error {
   }
 }
 
+/** What work ends with that nobody waits for any more: the reason of an aborted signal. */
+export const cancelled = (): ThinfsError =>
+  new ThinfsError('CANCELLED', 'nobody waits for the answer any more')
+
 /** The errno name of any error: of a ThinfsError, of a system call's, else `EIO`. */
 export function errnoOf(err: unknown): string {
   if (err instanceof ThinfsError) return err.errno

@@ -6,7 +6,14 @@ import {
   type MessageConnection,
   ResponseError,
 } from 'vscode-jsonrpc/node'
-import { AssertionError, ERRORS, type ErrorCode, errnoOf, ThinfsError } from '../base/index.js'
+import {
+  AssertionError,
+  cancelled,
+  ERRORS,
+  type ErrorCode,
+  errnoOf,
+  ThinfsError,
+} from '../base/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { ADMIN_REQUESTS, type FieldType, type WireError } from './protocol.js'
 
@@ -89,7 +96,7 @@ export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): voi
 }
 
 function abort(controller: AbortController): void {
-  controller.abort(new ThinfsError('CANCELLED', 'nobody waits for the answer any more'))
+  controller.abort(cancelled())
 }
 
 /**

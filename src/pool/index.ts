@@ -9,6 +9,5 @@ export {
   type PoolOptions,
   SYSTEM_CLOCK,
 } from './options.js'
-export { cancelled } from './space-queue.js'
-export { goneError, MAX_IO, ThinDevice } from './thin-device.js'
+export { MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'

@@ -1,4 +1,4 @@
-import { ThinfsError } from '../base/index.js'
+import { cancelled, ThinfsError } from '../base/index.js'
 import type { Clock } from './options.js'
 
 /** The kernel's no_space_timeout, in milliseconds. */
@@ -118,7 +118,3 @@ export class SpaceQueue {
     return taken
   }
 }
-
-/** For whoever waits when the caller has gone. */
-export const cancelled = (): ThinfsError =>
-  new ThinfsError('CANCELLED', 'whoever asked for it does not wait any more')

@@ -9,6 +9,7 @@ import {
   assert,
   type Bytes,
   bytes,
+  cancelled,
   type DataBlock,
   type DevId,
   isNoSpace,
@@ -20,7 +21,6 @@ import {
 import { MAX_TIME } from '../metadata/index.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
-import { cancelled } from './space-queue.js'
 import type { ThinPool } from './thin-pool.js'
 
 /** Largest single read or write, in bytes. Longer ones are the caller's to split. */

@@ -15,6 +15,7 @@ import {
   assert,
   type Bytes,
   bytes,
+  cancelled,
   type DataBlock,
   type DevId,
   errnoOf,
@@ -37,7 +38,7 @@ import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
-import { cancelled, SpaceQueue } from './space-queue.js'
+import { SpaceQueue } from './space-queue.js'
 import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */

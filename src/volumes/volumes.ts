@@ -7,6 +7,7 @@
  */
 import {
   bytes,
+  cancelled,
   type DataBlock,
   type DevId,
   MAX_DEV_ID,
@@ -15,7 +16,7 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { cancelled, type ThinPool } from '../pool/index.js'
+import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
