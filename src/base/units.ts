@@ -42,3 +42,10 @@ export const bytesToSectors = (n: Bytes): Sectors => (n / SECTOR_SIZE) as Sector
 export const isDataBlockSize = (size: number): boolean =>
   (size > 0 && size <= GIB && size % (64 * KIB) === 0) ||
   [4 * KIB, 8 * KIB, 16 * KIB, 32 * KIB].includes(size)
+
+/** A device number of stat(2) as /proc and /sys write it: `7:0`. Source: gnu_dev_major(3). */
+export function deviceNumber(dev: number): string {
+  const major = Math.floor(dev / 2 ** 8) % 2 ** 12
+  const minor = (dev % 2 ** 8) + Math.floor(dev / 2 ** 20) * 2 ** 8
+  return `${major}:${minor}`
+}

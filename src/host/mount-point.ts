@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process'
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { deviceNumber, errnoOf, ThinfsError } from '../base/index.js'
 import { findHolders, findOtherMounts } from './holders.js'
 import { isWithin, type Mount, mountOf, thinfsMountAt } from './mount-table.js'
 import { read } from './proc.js'
@@ -99,17 +99,13 @@ function foldersAbove(path: string): string[] {
 function loopFileBelow(path: string): string | null {
   const stat = statSync(path, { throwIfNoEntry: false })
   if (stat === undefined) return null
-  const device = stat.isBlockDevice() ? numbersOf(stat.rdev) : mountOf(path)?.device
+  const device = stat.isBlockDevice() ? deviceNumber(stat.rdev) : mountOf(path)?.device
   // A partition's folder is within its disk's.
   const file = ['loop', '../loop']
     .map(folder => read(`/sys/dev/block/${device}/${folder}/backing_file`))
     .find(text => text !== '')
   return file?.trimEnd() ?? null
 }
-
-/** `7:0` of a device number. Source: gnu_dev_major(3). */
-const numbersOf = (device: number): string =>
-  `${(device >> 8) & 0xfff}:${(device & 0xff) | ((device >> 12) & ~0xff)}`
 
 /**
  * Unmounts, by way of the system's own program: umount(2) writes dirty pages to the engine and

@@ -24,10 +24,10 @@ import {
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { usersOf } from './device-users.js'
+import { KEEP_SIZE } from './reserve-room.js'
 import type { HostRoom, Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
-const KEEP_SIZE = 0x01
 const PUNCH_HOLE = KEEP_SIZE | 0x02
 const ZERO_RANGE = KEEP_SIZE | 0x10
 const SEEK_END = 2

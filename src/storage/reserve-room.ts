@@ -2,7 +2,7 @@ import { isNoSpace } from '../base/index.js'
 import { native } from '../native.js'
 
 /** fallocate(2): the length of the file stays. Source: linux/falloc.h. */
-const KEEP_SIZE = 0x01
+export const KEEP_SIZE = 0x01
 
 /**
  * Sets the space for the first `length` bytes of a file aside, so that writes to them find room on a
