@@ -247,13 +247,16 @@ export class MountedPool {
     await until(async () => (await this.enginePid()) !== pid)
   }
 
-  /** The lines of the pool's log. */
+  /** The lines of the pool's log; SIGKILL may cut a line short, and a reader may see half of one. */
   log(): { name: string; level: number; msg: string; [field: string]: unknown }[] {
     const text = readFileSync(join(this.folder, 'thinfs.log'), 'utf8')
-    return text
-      .trim()
-      .split('\n')
-      .map(line => JSON.parse(line))
+    return text.split('\n').flatMap(line => {
+      try {
+        return [JSON.parse(line)]
+      } catch {
+        return []
+      }
+    })
   }
 
   /**
