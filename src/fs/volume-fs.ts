@@ -9,6 +9,7 @@ import {
   bytes,
   type DevId,
   GIB,
+  type Later,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   MIB,
@@ -21,7 +22,6 @@ import {
   type DirectoryEntry,
   type FileSystem,
   type FileSystemStatistics,
-  type Later,
   WAITS,
 } from '../fuse/index.js'
 import { MAX_IO, type ThinPool } from '../pool/index.js'

@@ -5,9 +5,11 @@
  * one (`.` has 1, `..` has 2). So a cookie stays right whatever comes and goes, also when another
  * process has taken over the connection and the list was made anew.
  */
+
+import type { Later } from '../base/index.js'
 import { DIRENT, ENTRY_OUT, FUSE_ROOT_ID } from './abi.js'
 import { writeEntry } from './encode.js'
-import type { Attributes, DirectoryEntry, FileSystem, Later } from './file-system.js'
+import type { Attributes, DirectoryEntry, FileSystem } from './file-system.js'
 import { later } from './later.js'
 import type { Slots } from './slots.js'
 

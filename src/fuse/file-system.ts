@@ -6,8 +6,7 @@
  * really wait. Inode 1 is the root; it is the only directory.
  */
 
-/** A value now, or later. */
-export type Later<T> = T | Promise<T>
+import type { Later } from '../base/index.js'
 
 /** Attributes of a file or of the root, as stat(2) shows them. Times in seconds, with fractions. */
 export interface Attributes {

@@ -7,7 +7,6 @@ export type {
   DirectoryEntry,
   FileSystem,
   FileSystemStatistics,
-  Later,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
 export { MAX_IO, type Negotiated, type Transport, transportOf } from './init.js'

@@ -1,5 +1,5 @@
+import type { Later } from '../base/index.js'
 import { errnoOf } from '../base/index.js'
-import type { Later } from './file-system.js'
 
 /** `next` of a value that is there now or comes later. */
 export function later<T, U>(value: Later<T>, next: (value: T) => Later<U>): Later<U> {

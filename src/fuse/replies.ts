@@ -1,9 +1,9 @@
 import { constants } from 'node:os'
-import { assert } from '../base/index.js'
+import { assert, type Later } from '../base/index.js'
 import { OUT_HEADER } from './abi.js'
 import type { FuseDevice } from './device.js'
 import { errnoNumber } from './errno.js'
-import type { FileSystem, Later } from './file-system.js'
+import type { FileSystem } from './file-system.js'
 import type { Slots } from './slots.js'
 
 const { ENODEV, ENOENT } = constants.errno

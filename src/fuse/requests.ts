@@ -5,7 +5,7 @@
  * allocate nothing. Here, and only here, errors become errnos.
  */
 import { constants } from 'node:os'
-import { assert, KIB, ThinfsError } from '../base/index.js'
+import { assert, KIB, type Later, ThinfsError } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   CREATE_IN,
@@ -48,13 +48,7 @@ import {
   encodeWrite,
 } from './encode.js'
 import { errnoNumber } from './errno.js'
-import {
-  type AttributeChange,
-  type Attributes,
-  type FileSystem,
-  type Later,
-  WAITS,
-} from './file-system.js'
+import { type AttributeChange, type Attributes, type FileSystem, WAITS } from './file-system.js'
 import { MAX_IO } from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
