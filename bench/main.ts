@@ -21,6 +21,7 @@ import { loop } from './scenarios/loop.js'
 import { mkfs } from './scenarios/mkfs.js'
 import { provision } from './scenarios/provision.js'
 import { snapshot } from './scenarios/snapshot.js'
+import { stalls } from './scenarios/stalls.js'
 import { throughput } from './scenarios/throughput.js'
 import { tree } from './scenarios/tree.js'
 import { workingSet } from './scenarios/working-set.js'
@@ -38,6 +39,7 @@ const SCENARIOS: readonly Scenario[] = [
   workingSet,
   disk,
   cost,
+  stalls,
 ]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
@@ -114,10 +116,12 @@ async function main(): Promise<void> {
   }
   console.log(`Node ${process.version}, ${cpuModel()}`)
   const all: Cell[] = []
-  for (const { name, about, memory, run } of wanted.scenarios) {
+  for (const scenario of wanted.scenarios) {
+    const { name, about, memory, run } = scenario
     console.log(`\n${name}: ${about}`)
     const cells = await withPlace(memory, place => run(place, wanted.settings))
-    printTable(cells)
+    if (scenario.print) scenario.print(cells)
+    else printTable(cells)
     all.push(...cells)
   }
   console.log()

@@ -27,6 +27,14 @@ export function printTable(cells: Cell[]): void {
   console.log('Medians of the rounds; ± is half the range; ratios are medians of paired rounds.')
 }
 
+/** A table of other columns, for a scenario whose cells say little one by one. */
+export function printRows(head: string[], rows: string[][]): void {
+  const colAligns = head.map((_, i) => (i === 0 ? ('left' as const) : ('right' as const)))
+  const table = new Table({ head, colAligns, style: { head: [], border: [], compact: true } })
+  table.push(...rows)
+  console.log(table.toString())
+}
+
 /** One line of JSON a cell. */
 export function printLines(cells: Cell[]): void {
   const machine = { node: process.version, cpu: cpuModel() }

@@ -28,6 +28,8 @@ export interface Scenario {
   /** Bytes of memory that it takes at most. */
   memory: number
   run(place: Place, settings: Settings): Promise<Cell[]>
+  /** Prints the cells. Default: a table of all contenders. */
+  print?(cells: Cell[]): void
 }
 
 /** What was measured of every contender, once a round, one after the other. */
