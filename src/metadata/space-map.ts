@@ -84,6 +84,11 @@ export abstract class SpaceMap {
     return this.#disowned || this.#disownedFrozen
   }
 
+  /** Runs of neighbours among the blocks that the running transaction freed. */
+  get nrFreedRuns(): number {
+    return this.#freed.nrRuns
+  }
+
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
   get nrAllocatable(): number {
     const taken = this.#freed.size + this.#frozen.size + (this.#held?.size ?? 0)
@@ -91,7 +96,7 @@ export abstract class SpaceMap {
   }
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
-  seal(): number[] {
+  seal(): Float64Array {
     this.#frozen = this.#freed
     this.#freed = new BlockSet()
     this.#disownedFrozen = this.#disowned
