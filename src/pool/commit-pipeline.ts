@@ -19,6 +19,7 @@ import type { OpenHandles } from './open-handles.js'
 import type { Clock, PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { punchFree } from './recovery.js'
+import { Slice } from './slice.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
@@ -67,6 +68,8 @@ export class CommitPipeline {
   /** Bumped by every write to the data store; a sync covers those before it. */
   #written = 0
   #synced = 0
+  /** The flush of the data store under way; null when there is none. */
+  #syncing: Promise<void> | null = null
   /** Reads of the data store that have not ended. */
   readonly #reads = new Set<Promise<void>>()
   /** Whether freed blocks wait for the data store to take them: the next commit tries again. */
@@ -164,6 +167,46 @@ export class CommitPipeline {
     }
   }
 
+  /**
+   * Resolves when what was written to the data store before the call is durable: a flush of a device
+   * about which nothing has changed that is not. No commit is waited for.
+   * @throws after a rollback, for good
+   */
+  async flushData(): Promise<void> {
+    const { state } = this.#parts
+    state.mustBeReadable()
+    if (state.lost) throw state.lost
+    try {
+      await this.#syncData()
+    } catch (err) {
+      // The host tells of a failed flush once: no later one may be taken to have covered this.
+      await this.#fail('flush', err, this.#running)
+      throw err
+    }
+    if (state.lost) throw state.lost
+  }
+
+  /** Flushes what was written before the call. Those who come meanwhile share the next flush. */
+  async #syncData(): Promise<void> {
+    const written = this.#written
+    while (this.#synced < written) {
+      this.#syncing ??= this.#startSync()
+      await this.#syncing
+    }
+  }
+
+  #startSync(): Promise<void> {
+    const covers = this.#written
+    return this.#parts.data
+      .sync()
+      .then(() => {
+        this.#synced = covers
+      })
+      .finally(() => {
+        this.#syncing = null
+      })
+  }
+
   #begin(): Promise<void> {
     this.#next = null
     const running = this.#commit().finally(() => {
@@ -230,13 +273,12 @@ export class CommitPipeline {
   // --- the stages ---
 
   async #commit(): Promise<void> {
-    const { metadata, data, journal, state, clock, events } = this.#parts
+    const { metadata, journal, state, clock, events } = this.#parts
     state.mustBeReadable()
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
-      const written = this.#written
       const writable = state.mode !== 'read_only'
       if (writable && this.#refused) metadata.touch()
       const sealed = writable && metadata.changed ? metadata.seal() : null
@@ -245,12 +287,9 @@ export class CommitPipeline {
         this.#cancelTimer = null
         journal.sealed(sealed.superblock)
         this.#noteAgain()
-        this.#trySettle()
+        this.trySettle()
       }
-      if (written !== this.#synced) {
-        await data.sync()
-        this.#synced = written
-      }
+      await this.#syncData()
       if (sealed !== null) await this.#write(sealed)
     } catch (err) {
       // A rollback that waits for this commit undoes it: it is not tried again.
@@ -267,7 +306,7 @@ export class CommitPipeline {
   async #write(sealed: SealedTransaction): Promise<void> {
     this.#stalled = null
     try {
-      await sealed.write()
+      await sealed.write(new Slice(this.#parts.clock))
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
@@ -275,7 +314,7 @@ export class CommitPipeline {
     this.#superblock = sealed.superblock
     sealed.releaseMetadata()
     this.#parts.journal.durable()
-    this.#trySettle()
+    this.trySettle()
     // A read that began before a block was unmapped shall not see what the next owner writes to it.
     if (sealed.freed.length > 0) await Promise.allSettled(this.#reads)
     const refused = await this.#punch(sealed.freed)
@@ -289,7 +328,7 @@ export class CommitPipeline {
    * Passes freed blocks, ascending, down to the data store.
    * @returns those that it did not take: not to be allocated, for whoever got one would read it
    */
-  async #punch(freed: readonly DataBlock[]): Promise<DataBlock[]> {
+  async #punch(freed: Float64Array): Promise<DataBlock[]> {
     const { data, blockSize, freeMeansHole, events } = this.#parts
     const refused: DataBlock[] = []
     if (!freeMeansHole) return refused
@@ -300,7 +339,7 @@ export class CommitPipeline {
         await data.punchLater(bytes(freed[i]! * blockSize), bytes(run * blockSize))
       } catch (err) {
         if (refused.length === 0) events.ioError('punch', err)
-        for (let block = i; block < i + run; block++) refused.push(freed[block]!)
+        for (let block = i; block < i + run; block++) refused.push(freed[block]! as DataBlock)
       }
       i += run
     }
@@ -314,8 +353,8 @@ export class CommitPipeline {
     for (const [devId, handle] of handles.all()) journal.open(devId, handle)
   }
 
-  /** Settles what no reply waits for; where that fails, the next reply that waits tells of it. */
-  #trySettle(): void {
+  /** Settles what no reply waits for yet; where that fails, the next reply that waits tells of it. */
+  trySettle(): void {
     try {
       this.#parts.journal.settle()
     } catch {}

@@ -36,6 +36,7 @@ import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHold, replayChanges } from './recovery.js'
+import { Slice } from './slice.js'
 import { SpaceQueue } from './space-queue.js'
 import { ThinDevice } from './thin-device.js'
 
@@ -48,8 +49,13 @@ const RESERVE_PART = 10
 const RESERVE_MAX = 4096
 /** The least that is kept back: a change and its commit shadow so many blocks. */
 const RESERVE_MIN = 32
-/** Leaves of a mapping tree that one slice of a deletion visits. */
-const DELETE_LEAVES = 64
+/** Leaves of a mapping tree that are emptied between two looks at the clock. */
+const DELETE_LEAVES = 4
+/**
+ * Runs of data blocks that are unmapped before what was is committed: to write, flush and punch them
+ * is what whoever flushes meanwhile has to wait for.
+ */
+const FREED_RUNS = 4096
 
 export class ThinPool {
   readonly metadata: ThinMetadata
@@ -209,18 +215,30 @@ export class ThinPool {
    * @returns whether it came to the end
    */
   async emptyDevice(devId: DevId, stop: () => boolean): Promise<boolean> {
-    for (;;) {
+    // Nobody looks anything up any more: pages of it would be work for every slice.
+    this.#devices.get(devId)?.table.clear()
+    for (const slice = new Slice(this.clock); ; ) {
+      await this.betweenSlices(slice)
       if (stop()) return false
-      this.mustBeWritable()
-      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       if (this.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
         throw new ThinfsError('METADATA_CORRUPT', what)
       }
-      await this.#options.clock.yield()
     }
+  }
+
+  /**
+   * For who unmaps much, between two pieces of it: lets others have their turn when it is time, and
+   * commits when much was freed or room is short.
+   * @throws NO_METADATA_SPACE, or when no metadata may change any more
+   */
+  async betweenSlices(slice: Slice): Promise<void> {
+    if (this.metadata.nrFreedDataRuns >= FREED_RUNS) await this.commit()
+    if (slice.isOver) await slice.yield()
+    this.mustBeWritable()
+    if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
   }
 
   /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
@@ -247,9 +265,11 @@ export class ThinPool {
     await this.commitOrUndo()
   }
 
+  /** In slices, which are committed one by one: what dies meanwhile leaves a part of it held. */
   async releaseMetadataSnap(): Promise<void> {
-    this.mustBeWritable()
-    this.#commits.change(() => this.metadata.releaseMetadataSnap())
+    const slice = new Slice(this.clock)
+    do await this.betweenSlices(slice)
+    while (!this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES)))
     await this.commitOrUndo()
   }
 
@@ -408,6 +428,15 @@ export class ThinPool {
     this.#commits.reading(read)
   }
 
+  /**
+   * For who makes many changes within one request, when a slice is over: settles what is pending,
+   * which would be much at the end, and lets others have their turn.
+   */
+  async pause(slice: Slice): Promise<void> {
+    if (this.#state.lost === null) this.#commits.trySettle()
+    await slice.yield()
+  }
+
   /** Notes that the data store was written to. */
   wrote(): void {
     this.#commits.wrote()
@@ -473,6 +502,15 @@ export class ThinPool {
    */
   commit(): Promise<void> {
     return this.#commits.commit()
+  }
+
+  /**
+   * As `commit`, for one device: where nothing was changed about it that is not durable, what others
+   * changed need not be committed, and the data alone is flushed (the kernel's bio_triggers_commit).
+   */
+  flush(devId: DevId): Promise<void> {
+    if (!this.metadata.hasDevice(devId) || !this.metadata.isDurable(devId)) return this.commit()
+    return this.#commits.flushData()
   }
 
   /**
