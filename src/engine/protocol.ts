@@ -86,7 +86,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number' },
-  list: {},
+  list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },

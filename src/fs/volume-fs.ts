@@ -20,9 +20,10 @@ import {
   type FileSystem,
   type FileSystemStatistics,
   type Later,
+  later,
   WAITS,
 } from '../fuse/index.js'
-import { MAX_IO, type ThinPool } from '../pool/index.js'
+import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
 import type { Ownership, Volume, Volumes } from '../volumes/index.js'
 
 const ROOT = 1
@@ -53,12 +54,15 @@ const SEEK_HOLE = 4
 // open(2)
 const O_TRUNC = 0o1000
 
+/** Always there, and counted only when it is asked for. */
+const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
+
 /** What of a volume is shown as `user.thinfs.*`. */
-const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => string | null> = {
+const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
   'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
   'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.mappedBytes(volume)),
-  'user.thinfs.exclusive_bytes': (fs, volume) => String(fs.volumes.exclusiveBytes(volume)),
+  [EXCLUSIVE]: (fs, volume) => fs.volumes.exclusiveBytes(volume).then(String),
   'user.thinfs.created': (_fs, { entry }) =>
     entry.created === null ? null : new Date(entry.created * 1000).toISOString(),
   'user.thinfs.creation_time': (fs, volume) => String(fs.details(volume).creationTime),
@@ -214,11 +218,11 @@ export class VolumeFs implements FileSystem {
     const written = device.write(offset, size, source, at)
     volume.modified = this.#time()
     if (written === undefined) {
-      device.extend(end)
+      if (end > device.size) this.#extend(device, end)
       return size
     }
     return written.then(() => {
-      device.extend(end)
+      this.#extend(device, end)
       return size
     })
   }
@@ -242,10 +246,10 @@ export class VolumeFs implements FileSystem {
     if (inside <= 0) return
     volume.modified = this.#time()
     await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
-    if (!keepsSize) device.extend(end)
+    if (!keepsSize) this.#extend(device, end)
   }
 
-  lseek(ino: number, offset: number, whence: number): number {
+  lseek(ino: number, offset: number, whence: number): Later<number> {
     const { device } = this.#volume(ino)
     if (offset >= device.size) throw failure('ENXIO', 'past the end')
     if (whence === SEEK_HOLE) return device.nextHole(offset)
@@ -272,7 +276,7 @@ export class VolumeFs implements FileSystem {
       throw failure('EINVAL', 'the ranges overlap')
     }
     this.#pool.mustBeWritable()
-    to.device.extend(end)
+    this.#extend(to.device, end)
     to.modified = this.#time()
     const { blockSize } = this.#pool
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
@@ -289,12 +293,9 @@ export class VolumeFs implements FileSystem {
     return left
   }
 
-  fsync(): Promise<void> {
-    return this.volumes.commit()
-  }
-
-  flush(): Promise<void> {
-    return this.volumes.commit()
+  fsync(ino: number): Promise<void> {
+    const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
+    return volume ? this.volumes.flush(volume) : this.volumes.commit()
   }
 
   syncfs(): Promise<void> {
@@ -303,17 +304,20 @@ export class VolumeFs implements FileSystem {
 
   // --- attributes ---
 
-  getxattr(ino: number, name: string): Buffer {
+  getxattr(ino: number, name: string): Later<Buffer> {
     const isOurs = ino !== ROOT && Object.hasOwn(XATTRS, name)
     const value = isOurs ? XATTRS[name]?.(this, this.#volume(ino)) : null
     if (value === null || value === undefined) throw failure('ENODATA', name)
-    return Buffer.from(value)
+    return later(value, text => Buffer.from(text))
   }
 
+  /** Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing. */
   listxattr(ino: number): readonly string[] {
     if (ino === ROOT) return []
     const volume = this.#volume(ino)
-    return Object.keys(XATTRS).filter(name => XATTRS[name]?.(this, volume) !== null)
+    return Object.keys(XATTRS).filter(
+      name => name === EXCLUSIVE || XATTRS[name]!(this, volume) !== null,
+    )
   }
 
   details(volume: Volume): { creationTime: number; snapshottedTime: number } {
@@ -329,6 +333,12 @@ export class VolumeFs implements FileSystem {
   }
 
   // --- inside ---
+
+  #extend(device: ThinDevice, size: number): void {
+    if (size <= device.size) return
+    device.extend(size)
+    this.volumes.saveSizesSoon()
+  }
 
   #volume(ino: number): Volume {
     if (ino === ROOT) throw failure('EISDIR', 'the root of the mount')
