@@ -76,6 +76,8 @@ static napi_value file_write(napi_env env, napi_callback_info info) {
       if (errno == EINTR) continue;
       return thinfs_throw(env, errno, "pwrite");
     }
+    /* POSIX leaves open what 0 means here; to go on would be a loop without end. */
+    if (put == 0) return thinfs_throw(env, EIO, "pwrite");
     bytes += put;
     size -= (size_t)put;
     offset += put;

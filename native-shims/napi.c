@@ -7,6 +7,9 @@
 #include <string.h>
 #include <time.h>
 
+/* Number.MAX_SAFE_INTEGER. */
+#define MAX_SAFE_INTEGER 9007199254740991.0
+
 bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi_value *arguments) {
   size_t count = wanted;
   if (napi_get_cb_info(env, info, &count, arguments, NULL, NULL) == napi_ok && count == wanted)
@@ -16,7 +19,13 @@ bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi
 }
 
 bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
-  if (napi_get_value_int64(env, value, integer) == napi_ok) return true;
+  double number;
+  /* napi_get_value_int64 makes 0 of NaN, and cuts fractions off: a write would go to byte 0. */
+  if (napi_get_value_double(env, value, &number) == napi_ok && number >= -MAX_SAFE_INTEGER &&
+      number <= MAX_SAFE_INTEGER && number == (double)(int64_t)number) {
+    *integer = (int64_t)number;
+    return true;
+  }
   napi_throw_type_error(env, NULL, "an integer is expected");
   return false;
 }

@@ -14,7 +14,7 @@
 
 /* Fetches exactly `wanted` arguments. */
 bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi_value *arguments);
-/* An integer; fractions are cut off. */
+/* An integer that JavaScript holds exactly; NaN and fractions are refused. */
 bool thinfs_integer(napi_env env, napi_value value, int64_t *integer);
 /* An integer that fits an int: descriptors, flags. */
 bool thinfs_int(napi_env env, napi_value value, int *integer);

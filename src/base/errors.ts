@@ -27,6 +27,7 @@ export const ERRORS = {
   VOLUME_EXISTS: { errno: 'EEXIST', what: 'a volume has the name' },
   VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
   VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
+  HAS_DATA: { errno: 'ENOTEMPTY', what: 'data would be lost' },
   BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
   BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },
   BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },
@@ -39,6 +40,7 @@ export const ERRORS = {
   IO_ERROR: { errno: 'EIO', what: 'a read or write failed' },
   MOUNT_FAILED: { errno: 'EIO', what: 'the mount failed' },
   MOUNT_BUSY: { errno: 'EBUSY', what: 'the mount is in use' },
+  CANCELLED: { errno: 'ECANCELED', what: 'nobody waits for the answer any more' },
   DAEMON_FAILED: { errno: 'EIO', what: 'the daemon failed' },
   TOOL_FAILED: { errno: 'EIO', what: 'a program that thinfs calls failed' },
 } as const
@@ -70,4 +72,10 @@ export function errnoOf(err: unknown): string {
   if (err instanceof ThinfsError) return err.errno
   const code = (err as NodeJS.ErrnoException | null)?.code
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
+}
+
+/** Whether an error says that the host has no room: its disk is full, or somebody's quota is. */
+export function isNoSpace(err: unknown): boolean {
+  const errno = errnoOf(err)
+  return errno === 'ENOSPC' || errno === 'EDQUOT'
 }

@@ -1,5 +1,5 @@
+import { attachLoop } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { attachLoop } from './loop.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
@@ -15,7 +15,9 @@ export const attach = command(
   .argument('<NAME>', 'of the volume')
   .option('--read-only', 'a device that cannot be written to')
   .action(async (pool: string, name: string, options: Options) => {
-    const file = await withPool(pool, 'read', (admin, config) => volumeFile(admin, config, name))
-    const device = await attachLoop(file, options.readOnly ?? false)
+    const file = await withPool(pool, 'read', (admin, config) =>
+      volumeFile(admin, config.file, name),
+    )
+    const device = await attachLoop(file.path, options.readOnly ?? false)
     print(options, { device }, device)
   })

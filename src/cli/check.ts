@@ -17,10 +17,11 @@ export const check = command(
   .action(async (pool: string, { deep, ...output }: Options) => {
     const report = await withDaemonOr(
       pool,
+      'read',
       admin => admin.check({ deep: deep === true }),
       // Not by opening the pool: damage may be what keeps it from being opened.
-      async config =>
-        (await import('../volumes/index.js')).checkPool(config, { deep: deep === true }),
+      async (config, files) =>
+        (await import('../volumes/index.js')).checkPool(config, { deep: deep === true, files }),
     )
     print(output, report, describe(report))
     const errors = report.problems.filter(({ severity }) => severity === 'error').length

@@ -1,4 +1,4 @@
-/** What a person is told when a command fails: one line, and an exit code. */
+/** What a person, or a program, is told when a command fails: one line, and an exit code. */
 import { errnoOf, ThinfsError } from '../base/index.js'
 
 export const EXIT_FAILED = 1
@@ -12,10 +12,35 @@ export function exitCodeOf(err: unknown): number {
   return isUsage ? EXIT_USAGE : EXIT_FAILED
 }
 
-/** `thinfs: web: no volume has the name (ENOENT)` */
-export function lineOf(err: unknown): string {
+/**
+ * `thinfs: web: no volume has the name (VOLUME_MISSING)`: the code has a heading in docs/OPERATIONS.md. An
+ * error of the system that has no code ends with its errno. As JSON, one object with both.
+ */
+export function lineOf(err: unknown, asJson: boolean): string {
+  const code = err instanceof ThinfsError ? err.code : null
+  const [errno, message] = [errnoOf(err), messageOf(err)]
+  return asJson ? jsonOf({ code, errno, message }) : `thinfs: ${message} (${code ?? errno})`
+}
+
+/** A command line that cannot be right, in the words of the parser. */
+export function usageLineOf(text: string, asJson: boolean): string {
+  const message = text
+    .trim()
+    .replace(/^error: /, '')
+    .replace(/\s*\n\s*/g, ' ')
+  return asJson ? jsonOf({ code: 'BAD_ARGUMENT', errno: 'EINVAL', message }) : `thinfs: ${message}`
+}
+
+const jsonOf = (error: { code: string | null; errno: string; message: string }): string =>
+  JSON.stringify({ error })
+
+/** Node's text for an error of a system call: `ENOENT: no such file or directory, open '/x'`. */
+const SYSTEM_ERROR = /\bE[A-Z0-9]+: ([a-z][^,]*), [a-z_0-9]+(?: '.*')?/g
+
+/** In one line, without the names of system calls. */
+function messageOf(err: unknown): string {
   const message = err instanceof Error ? err.message : String(err)
-  // A system call's message begins with its errno's name.
-  const text = message.replace(/^E[A-Z0-9]+: /, '').replace(/\s*\n\s*/g, ' ')
-  return `thinfs: ${text} (${errnoOf(err)})`
+  const { path } = err as { path?: unknown }
+  const where = typeof path === 'string' && message.startsWith('E') ? `${path}: ` : ''
+  return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }

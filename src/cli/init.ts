@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig, VolumeConfig } from '../config/index.js'
@@ -9,6 +9,7 @@ interface Options extends Output {
   metadataSize?: string
   blockSize?: string
   volume?: string[]
+  force?: true
 }
 
 const DATA_SIZE = '100G'
@@ -23,18 +24,20 @@ export const init = command(
   .option('--metadata-size <size>', 'auto (default), or 2M to 15.88G')
   .option('--block-size <size>', 'unit of provisioning, sharing and discard (default 64K)')
   .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
+  .option('--force', 'overwrite what the files or devices hold; not those in use')
   .action(async (target: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const file = isFolder(target) ? join(target, 'pool.yaml') : target
     const isNew = !existsSync(file)
     if (isNew) await writeConfig(file, options)
     else refuseOptions(file, options)
-    const config = await makePool(file).catch(err => {
+    const config = await makePool(file, options.force ?? false).catch(err => {
       if (isNew) rmSync(file)
       throw err
     })
     const { data, dataBlockSize, volumes } = config
     const size = data.size === null ? data.path : formatSize(data.size)
+    await noteSmallHost(config)
     print(
       options,
       config,
@@ -43,11 +46,21 @@ export const init = command(
     )
   })
 
-async function makePool(file: string): Promise<PoolConfig> {
+/** The data file is sparse: it is made where there is no room for all that it may hold. */
+async function noteSmallHost({ data }: PoolConfig): Promise<void> {
+  if (data.size === null) return
+  const { formatSize } = await import('../config/index.js')
+  const { bavail, bsize } = statfsSync(data.path)
+  if (bavail * bsize >= data.size) return
+  const left = formatSize(bavail * bsize)
+  process.stderr.write(`thinfs: ${data.path}: the host's disk has ${left} left for it\n`)
+}
+
+async function makePool(file: string, force: boolean): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')
   const { initPool } = await import('../volumes/index.js')
   const config = loadConfig(file)
-  await initPool(config)
+  await initPool(config, { force })
   return config
 }
 
@@ -113,7 +126,7 @@ function volumeOf(text: string, parseSize: (text: string) => number): [string, V
 }
 
 function refuseOptions(file: string, options: Options): void {
-  const { json: _, ...described } = options
+  const { json: _, force: __, ...described } = options
   if (Object.keys(described).length === 0) return
   throw new ThinfsError('BAD_ARGUMENT', `${file} is there: what it says counts, not options`)
 }

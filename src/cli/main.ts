@@ -9,11 +9,12 @@ import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { detach } from './detach.js'
-import { EXIT_USAGE, exitCodeOf, lineOf } from './failure.js'
+import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
+import { finishOutput, watchOutput } from './output.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { resize } from './resize.js'
@@ -33,35 +34,33 @@ const { version } = createRequire(import.meta.url)('../../package.json') as { ve
 
 /** Runs a command line without the program's name. Returns its exit code; never throws. */
 export async function run(args: string[]): Promise<number> {
-  // A reader that has seen enough (`thinfs list | head`) is not an error.
-  process.stdout.on('error', err => {
-    if ((err as NodeJS.ErrnoException).code !== 'EPIPE') throw err
-  })
+  watchOutput()
+  const asJson = wantsJson(args)
   try {
-    await program().parseAsync(args, { from: 'user' })
+    await program(asJson)
+      .parseAsync(args, { from: 'user' })
+      .catch(err => {
+        // Those of code 0 are help and version.
+        if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
+      })
+    await finishOutput()
     return 0
   } catch (err) {
-    // Commander has printed its own errors, and those of code 0 are help and version.
-    if (err instanceof CommanderError) return err.exitCode === 0 ? 0 : EXIT_USAGE
-    process.stderr.write(`${lineOf(err)}\n`)
+    // Commander has printed its own errors.
+    if (err instanceof CommanderError) return EXIT_USAGE
+    process.stderr.write(`${lineOf(err, asJson)}\n`)
     if (wantsStack(args) && err instanceof Error) process.stderr.write(`${err.stack}\n`)
     return exitCodeOf(err)
   }
 }
 
-function program(): Command {
+function program(asJson: boolean): Command {
   const program = new Command('thinfs')
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
     .exitOverride()
     .configureOutput({
-      outputError: (text, write) =>
-        write(
-          `thinfs: ${text
-            .trim()
-            .replace(/^error: /, '')
-            .replace(/\s*\n\s*/g, ' ')}\n`,
-        ),
+      outputError: (text, write) => write(`${usageLineOf(text, asJson)}\n`),
     })
     .addHelpText(
       'after',
@@ -79,6 +78,11 @@ Example:
     )
   for (const command of COMMANDS) program.addCommand(command.copyInheritedSettings(program))
   return program
+}
+
+const wantsJson = (args: readonly string[]): boolean => {
+  const end = args.indexOf('--')
+  return args.slice(0, end < 0 ? args.length : end).includes('--json')
 }
 
 const wantsStack = (args: readonly string[]): boolean =>

@@ -1,10 +1,13 @@
 import { resolve } from 'node:path'
+import type { PoolConfig } from '../config/index.js'
+import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
 import { configOf } from './pool.js'
 
 interface Options extends Output {
   foreground?: true
   options: string[]
+  acceptMetadata?: true
   logLevel: string
   logFile?: string
 }
@@ -23,19 +26,44 @@ export const mount = command(
     split,
     [],
   )
+  .option(
+    '--accept-metadata',
+    'serve the metadata as it is, though it may be an older copy: what it calls free is discarded',
+  )
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
     const { startDaemon } = await import('../daemon/index.js')
-    const { pid } = await startDaemon(await configOf(pool), {
+    const config = await configOf(pool)
+    const { pid } = await startDaemon(config, {
       mountPoint,
       mountOptions: options.options,
       foreground: options.foreground ?? false,
+      acceptMetadata: options.acceptMetadata ?? false,
       logLevel: options.logLevel,
       ...(options.logFile !== undefined && { logFile: options.logFile }),
     })
+    // In the foreground the pool was unmounted by now, and the log on stderr has said it.
+    if (!options.foreground) await warnOfMode(config, options.options.includes('ro'))
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')
   })
+
+/** Says so when the pool came up in another mode than the one asked for. */
+async function warnOfMode(config: PoolConfig, readOnly: boolean): Promise<void> {
+  const { connectDaemon } = await import('../daemon/index.js')
+  const daemon = await connectDaemon(config)
+  if (daemon === null) return
+  try {
+    const status = await daemon.status()
+    const { mode, reason } = status
+    if (mode === 'write' || (readOnly && mode === 'read_only')) return
+    const advice = adviceFor(status)
+    const toDo = advice === null ? '' : `. To do: ${advice}`
+    process.stderr.write(`thinfs: mounted, but in mode ${mode}: ${reason}${toDo}\n`)
+  } finally {
+    daemon.close()
+  }
+}
 
 function split(list: string, before: string[]): string[] {
   return [...before, ...list.split(',').filter(option => option !== '')]

@@ -1,10 +1,12 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
-import { closeSync } from 'node:fs'
+import { realpathSync } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { DaemonClient } from '../daemon/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import { findFileHolders, type Mount, thinfsMountAt } from '../host/index.js'
+import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 
 /**
  * Calls `use` with the pool open.
@@ -17,9 +19,9 @@ export async function withPool<T>(
   access: 'read' | 'write',
   use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
 ): Promise<T> {
-  return withDaemonOr(reference, use, async config => {
+  return withDaemonOr(reference, access, use, async (config, files) => {
     const { openPool } = await import('../volumes/index.js')
-    const pool = await openPool(config, { readOnly: access === 'read' })
+    const pool = await openPool(config, { readOnly: access === 'read', files })
     try {
       return await use(pool.volumes, config)
     } finally {
@@ -34,8 +36,9 @@ export async function withPool<T>(
  */
 export async function withDaemonOr<T>(
   reference: string,
+  access: 'read' | 'write',
   use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
-  useFiles: (config: PoolConfig) => Promise<T>,
+  useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
   const { connectDaemon, lockPool } = await import('../daemon/index.js')
   const config = await configOf(reference)
@@ -47,30 +50,27 @@ export async function withDaemonOr<T>(
       daemon.close()
     }
   }
-  const lock = lockPool(config)
+  const files = lockPool(config, access === 'read')
   try {
-    return await useFiles(config)
+    return await useFiles(config, files)
   } finally {
-    closeSync(lock)
+    files.close()
   }
 }
 
 /**
  * Calls `use` with the daemon of a mounted pool.
- * @returns the pool's configuration
- * @throws NOT_A_POOL, BAD_CONFIG, NOT_MOUNTED, and what `use` throws
+ * @throws NOT_MOUNTED, and what `use` throws
  */
-export async function withDaemon(
-  reference: string,
+export async function withDaemonOf(
+  config: PoolConfig,
   use: (daemon: DaemonClient) => Promise<void>,
-): Promise<PoolConfig> {
+): Promise<void> {
   const { connectDaemon } = await import('../daemon/index.js')
-  const config = await configOf(reference)
   const daemon = await connectDaemon(config)
-  if (!daemon) throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
+  if (!daemon) throw notMounted(config.file)
   try {
     await use(daemon)
-    return config
   } finally {
     daemon.close()
   }
@@ -84,16 +84,88 @@ export async function configOf(reference: string): Promise<PoolConfig> {
 }
 
 /**
- * The file of a volume in the mount: of one that is there, for any other name could lead out of it.
+ * The mount of the pool, as the mount table of this command's namespace has it.
+ * @param pool path of its pool.yaml
+ * @throws NOT_MOUNTED
+ */
+export async function mountOfPool(admin: PoolAdmin, pool: string): Promise<Mount> {
+  const { mount } = await admin.status()
+  if (!mount) throw notMounted(pool)
+  const found = thinfsMountAt(mount.mountPoint)
+  if (found !== null && isSameFile(found.source, pool)) return found
+  const detail = `${pool}: its mount at ${mount.mountPoint} is not seen from this mount namespace`
+  throw new ThinfsError('NOT_MOUNTED', detail)
+}
+
+/** Also when they cannot be told apart, because the pool's folder was renamed while it is mounted. */
+function isSameFile(a: string, b: string): boolean {
+  try {
+    return realpathSync(a) === realpathSync(b)
+  } catch {
+    return true
+  }
+}
+
+/** The file of a volume in the mount, by name and by what it keeps when it is renamed. */
+export interface VolumeFile {
+  path: string
+  /** Device number of the mount, as `0:64`. */
+  device: string
+  ino: number
+}
+
+/**
+ * The file of a volume that is there: any other name could lead out of the mount.
+ * @param pool path of its pool.yaml
  * @throws NOT_MOUNTED, VOLUME_MISSING
  */
 export async function volumeFile(
   admin: PoolAdmin,
-  config: PoolConfig,
+  pool: string,
   name: string,
-): Promise<string> {
+): Promise<VolumeFile> {
   const { mount, dm } = await admin.status()
-  if (!mount) throw new ThinfsError('NOT_MOUNTED', `${config.file}: the pool is not mounted`)
-  if (dm.volumes.some(volume => volume.name === name)) return join(mount.mountPoint, name)
-  throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+  if (!mount) throw notMounted(pool)
+  if (!dm.volumes.some(volume => volume.name === name)) {
+    throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+  }
+  const { mountPoint, device } = await mountOfPool(admin, pool)
+  const path = join(mountPoint, name)
+  return { path, device, ino: (await stat(path)).ino }
+}
+
+/** @param pool path of its pool.yaml */
+function notMounted(pool: string): ThinfsError {
+  const how = 'thinfs mount POOL MOUNTPOINT mounts it'
+  return new ThinfsError('NOT_MOUNTED', `${pool}: the pool is not mounted; ${how}`)
+}
+
+/**
+ * Calls `act`; when a volume is in its way because it is open, the error says who has it open.
+ * @param pool path of its pool.yaml
+ * @param names of the volumes that `act` is about
+ */
+export async function namingHolders<T>(
+  admin: PoolAdmin,
+  pool: string,
+  names: readonly string[],
+  act: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await act()
+  } catch (err) {
+    if (!(err instanceof ThinfsError && err.code === 'VOLUME_BUSY')) throw err
+    const name = names.find(name => err.message.startsWith(`${name}: `))
+    const holders = name === undefined ? [] : await holdersOf(admin, pool, name)
+    if (holders.length === 0) throw err
+    throw new ThinfsError('VOLUME_BUSY', `${err.message}, by ${holders.join(', ')}`, { cause: err })
+  }
+}
+
+async function holdersOf(admin: PoolAdmin, pool: string, name: string): Promise<string[]> {
+  try {
+    return await findFileHolders(await volumeFile(admin, pool, name))
+  } catch {
+    return [] // It may be gone by now. That it was open is what the command has to say.
+  }
 }

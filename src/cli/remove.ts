@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withPool } from './pool.js'
+import { namingHolders, withPool } from './pool.js'
 
 export const remove = command(
   'remove',
@@ -9,6 +9,8 @@ export const remove = command(
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME...>', 'of the volumes')
   .action(async (pool: string, names: string[], output: Output) => {
-    await withPool(pool, 'write', admin => admin.remove({ names }))
+    await withPool(pool, 'write', (admin, { file }) =>
+      namingHolders(admin, file, names, () => admin.remove({ names })),
+    )
     print(output, { removed: names }, '')
   })

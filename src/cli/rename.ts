@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withPool } from './pool.js'
+import { namingHolders, withPool } from './pool.js'
 
 export const rename = command(
   'rename',
@@ -10,6 +10,8 @@ export const rename = command(
   .argument('<OLD>', 'its name now')
   .argument('<NEW>', 'its new name')
   .action(async (pool: string, from: string, to: string, output: Output) => {
-    const volume = await withPool(pool, 'write', admin => admin.rename({ from, to }))
+    const volume = await withPool(pool, 'write', (admin, { file }) =>
+      namingHolders(admin, file, [from, to], () => admin.rename({ from, to })),
+    )
     print(output, volume, '')
   })

@@ -1,25 +1,34 @@
 import { ThinfsError } from '../base/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withPool } from './pool.js'
+import { namingHolders, withPool } from './pool.js'
+
+interface Options extends Output {
+  shrink?: true
+}
 
 export const resize = command(
   'resize',
-  'Change the virtual size of a volume. What is cut off is discarded.',
+  'Change the virtual size of a volume. A smaller one takes --shrink.',
   'thinfs resize /srv/pool web +5G',
 )
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the volume')
   .argument('<SIZE>', 'as in 20G; +5G and -5G are relative')
-  .action(async (pool: string, name: string, text: string, output: Output) => {
+  .option('--shrink', 'may become smaller: what is cut off is discarded; not while it is open')
+  .action(async (pool: string, name: string, text: string, { shrink, ...output }: Options) => {
     const { formatSize, parseSize } = await import('../config/index.js')
     const sign = /^[+-](?=\d)/.exec(text)?.[0] ?? ''
     const change = parseSize(text.slice(sign.length))
-    const volume = await withPool(pool, 'write', async admin => {
-      if (sign === '') return await admin.resize({ name, size: change })
+    const volume = await withPool(pool, 'write', async (admin, { file }) => {
+      const resizeTo = (size: number) =>
+        namingHolders(admin, file, [name], () =>
+          admin.resize({ name, size, ...(shrink && { shrink }) }),
+        )
+      if (sign === '') return await resizeTo(change)
       const before = await sizeOf(admin, name)
       const size = sign === '+' ? before + change : before - change
-      if (size >= 0) return await admin.resize({ name, size })
+      if (size >= 0) return await resizeTo(size)
       const detail = `${name}: ${text} is more than the ${formatSize(before)} that it has`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     })

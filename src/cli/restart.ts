@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withDaemon } from './pool.js'
+import { configOf, withDaemonOf } from './pool.js'
 
 export const restart = command(
   'restart',
@@ -8,6 +8,7 @@ export const restart = command(
 )
   .argument('<POOL>', POOL_HELP)
   .action(async (pool: string, output: Output) => {
-    const config = await withDaemon(pool, daemon => daemon.restart())
+    const config = await configOf(pool)
+    await withDaemonOf(config, daemon => daemon.restart())
     print(output, { file: config.file }, '')
   })

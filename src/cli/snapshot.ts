@@ -1,16 +1,20 @@
-import { open, stat } from 'node:fs/promises'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync } from 'node:fs'
+import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import { findFilesystems, whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
-import { whileFrozen } from './freeze.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   id?: number
-  freeze?: string
+  freeze?: string | true
 }
 
 export const snapshot = command(
@@ -22,7 +26,10 @@ export const snapshot = command(
   .argument('<ORIGIN>', 'the volume to take a snapshot of')
   .argument('<NAME>', 'of the new volume')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
-  .option('--freeze <folder>', "the origin's filesystem, mounted: fsfreeze(8) it meanwhile")
+  .option(
+    '--freeze [folder]',
+    'fsfreeze(8) the filesystem on the origin meanwhile: all that are mounted, or the one of this folder',
+  )
   .action(async (pool: string, origin: string, name: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
@@ -33,22 +40,64 @@ export const snapshot = command(
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
-      await mustNotHold(freeze, config)
-      return await whileFrozen(freeze, take)
+      if (freeze !== true) await mustNotHold(freeze, config)
+      const file = await volumeFile(admin, config.file, origin)
+      const folders = await findFilesystems(origin, file, freeze === true ? null : freeze)
+      for (const folder of folders) await mustNotHold(folder, config)
+      return await whileAllFrozen(folders, take)
     })
     const size = formatSize(volume.size)
     print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
   })
 
+/** How often it is looked whether a flush waits for a write that waits for space, in milliseconds. */
+const LOOK_PERIOD = 250
+
+function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T> {
+  const [folder, ...rest] = folders
+  return folder === undefined ? act() : whileFrozen(folder, () => whileAllFrozen(rest, act))
+}
+
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
 async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
+  let path: string
   try {
-    const file = await open(await volumeFile(admin, config, origin), 'r')
-    await file.sync().finally(() => file.close())
+    path = (await volumeFile(admin, config.file, origin)).path
   } catch (err) {
     // Nothing is mapped where nothing is mounted, and what is not there the pool names better.
-    if (!['NOT_MOUNTED', 'VOLUME_MISSING', 'ENOENT'].includes((err as { code: string }).code))
-      throw err
+    if (['NOT_MOUNTED', 'VOLUME_MISSING'].includes((err as { code: string }).code)) return
+    throw err
+  }
+  await sync(path, async () => (await admin.status()).writesWaiting > 0)
+}
+
+/**
+ * fsync(2) of a file by another process: it waits for every write to the file, and nothing can end it
+ * while one waits for space.
+ * @param isFull whether writes wait for space: then the flush is left alone, and a line says so
+ */
+async function sync(path: string, isFull: () => Promise<boolean>): Promise<void> {
+  const child = spawn('sync', [path], { stdio: ['ignore', 'ignore', 'pipe'] })
+  let message = ''
+  child.stderr.on('data', chunk => {
+    message += chunk
+  })
+  const ended = once(child, 'close') as Promise<[status: number | null]>
+  for (;;) {
+    const outcome = await Promise.race([ended, sleep(LOOK_PERIOD)])
+    if (outcome !== undefined) {
+      const [status] = outcome
+      // One that was removed meanwhile the pool names better.
+      if (status === 0 || !existsSync(path)) return
+      throw new ThinfsError('IO_ERROR', `${path} cannot be flushed: ${message.trim()}`)
+    }
+    if (!(await isFull())) continue
+    child.kill()
+    child.stderr.destroy()
+    child.unref()
+    const what = 'writes wait for space: what programs changed in a memory map may not be in it'
+    process.stderr.write(`thinfs: ${what}\n`)
+    return
   }
 }
 

@@ -1,4 +1,5 @@
 import type { PoolStatus } from '../volumes/index.js'
+import { adviceFor } from './advice.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withPool } from './pool.js'
 
@@ -16,32 +17,48 @@ export const status = command(
   .action(async (pool: string, options: Options) => {
     const { formatSize } = await import('../config/index.js')
     const { table } = await import('./table.js')
-    const status = await withPool(pool, 'write', admin => admin.status())
+    const status = await withPool(pool, 'read', admin => admin.status())
     if (options.dm) print(options, status.dm, describeDm(status.dm, table))
     else print(options, status, table(describe(status, formatSize)))
   })
 
 function describe(status: PoolStatus, size: (bytes: number) => string): string[][] {
   const { data, metadata, mount, dataBlockSize: blockSize } = status
+  const advice = adviceFor(status)
   const free = (data.blocks - data.usedBlocks) * blockSize
   const mark = size(status.lowWaterMarkBlocks * blockSize)
   return [
     ['pool', status.name],
     ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
-    ...(status.needsCheck ? [['needs check', 'yes: unmount, thinfs check, mount']] : []),
+    ...(status.needsCheck ? [['needs check', 'yes']] : []),
+    ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize, size)}, ${data.path}`],
     ['data block', size(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE, size)}, ${metadata.path}`],
+    ['host', hostRoom(status, size)],
     ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${size(free)} free`],
     ['discards', status.discards],
-    ['on full', status.onFull],
+    ['on full', `${status.onFull}${waiting(status)}`],
+    ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
   ]
 }
+
+/** What the file systems of the pool's files can still give. */
+function hostRoom({ data, metadata }: PoolStatus, size: (bytes: number) => string): string {
+  const parts = [
+    ...(data.hostFree === null ? [] : [`${size(data.hostFree)} left for data`]),
+    ...(metadata.hostFree === null ? [] : [`${size(metadata.hostFree)} for metadata`]),
+  ]
+  return parts.join(', ') || 'block devices'
+}
+
+const waiting = ({ writesWaiting }: PoolStatus): string =>
+  writesWaiting === 0 ? '' : `: ${writesWaiting} writes wait for space`
 
 const servedBy = ({ pid, enginePid }: NonNullable<PoolStatus['mount']>): string =>
   pid === null

@@ -1,5 +1,9 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { withDaemon } from './pool.js'
+import { configOf, withDaemonOf } from './pool.js'
+
+interface Options extends Output {
+  force?: true
+}
 
 export const umount = command(
   'umount',
@@ -7,7 +11,14 @@ export const umount = command(
   'thinfs umount /mnt/thin',
 )
   .argument('<POOL>', POOL_HELP)
-  .action(async (pool: string, output: Output) => {
-    const config = await withDaemon(pool, daemon => daemon.umount())
+  .option(
+    '--force',
+    'also while somebody uses it, who gets I/O errors; what was acknowledged is committed',
+  )
+  .action(async (pool: string, { force, ...output }: Options) => {
+    const config = await configOf(pool)
+    // This command must not hold the mount that it stands in.
+    process.chdir('/')
+    await withDaemonOf(config, daemon => (force ? daemon.umountForcibly() : daemon.umount()))
     print(output, { file: config.file }, '')
   })

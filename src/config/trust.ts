@@ -19,7 +19,7 @@ const STICKY = 0o1000
  */
 export function checkPoolFolder(folder: string): void {
   mustBeTrusted(folder, statSync(folder))
-  for (const name of OWN_FILES.flatMap(name => [name, `${name}.new`])) {
+  for (const name of OWN_FILES.flatMap(name => [name, `${name}.new`, `${name}.old`])) {
     const path = join(folder, name)
     const stat = lstatSync(path, { throwIfNoEntry: false })
     if (stat === undefined) continue

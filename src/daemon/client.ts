@@ -1,4 +1,5 @@
 /** The daemon of a pool, as seen from a command. */
+import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   adminClient,
@@ -8,9 +9,17 @@ import {
   PING,
   RESTART,
   UMOUNT,
+  UMOUNT_FORCE,
 } from '../engine/index.js'
+import {
+  connectionAborter,
+  hasEnded,
+  nameHolders,
+  thinfsMountAt,
+  unmount,
+  unmountLazily,
+} from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
-import { unmount } from './mount-point.js'
 
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
@@ -20,6 +29,11 @@ export interface DaemonClient extends PoolAdmin {
    * @throws MOUNT_BUSY naming who holds the mount, which stays
    */
   umount(): Promise<void>
+  /**
+   * As `umount`, also while somebody holds the mount: he gets errors from then on.
+   * @throws MOUNT_FAILED when that cannot be done
+   */
+  umountForcibly(): Promise<void>
   /** Has another engine serve; resolves when it does. Callers of the mount only wait. */
   restart(): Promise<void>
   /** Lets go of the daemon. What is not answered yet is rejected. */
@@ -39,21 +53,45 @@ export async function connectDaemon(config: PoolConfig): Promise<DaemonClient | 
   }
   const admin = adminClient(connection)
   const ping = () => connection.sendRequest(PING).catch(failed)
-  const umount = async (): Promise<void> => {
+  const end = async (
+    request: typeof UMOUNT,
+    unmountIt: (mountPoint: string, ended: Promise<void>) => Promise<void>,
+  ): Promise<void> => {
     const { pid, mountPoint } = await ping()
-    const unmounted = connection.sendRequest(UMOUNT).then(() => {}, failed)
+    const unmounted = connection.sendRequest(request).then(() => {}, failed)
     if (pid === null) {
       // No daemon: the engine cannot unmount what it serves, and answers when that was done.
       unmounted.catch(() => {})
-      await unmount(mountPoint)
+      await unmountIt(mountPoint, unmounted)
     }
     await unmounted
   }
   return {
     ...admin,
     ping,
-    umount,
+    umount: () => end(UMOUNT, unmountOrphan),
+    umountForcibly: () => end(UMOUNT_FORCE, unmountOrphanForcibly),
     restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
     close: () => connection.dispose(),
   }
+}
+
+/** @param ended settles when the engine has seen the end of the mount */
+async function unmountOrphan(mountPoint: string, ended: Promise<void>): Promise<void> {
+  const mount = thinfsMountAt(mountPoint)
+  if (mount !== null) await unmount(mountPoint)
+  if (mount !== null && (await hasEnded(mount, ended))) return
+  const by = mount === null ? 'somebody else' : await nameHolders(mount)
+  throw new ThinfsError('MOUNT_BUSY', `${mountPoint} is unmounted here, but used by ${by}`)
+}
+
+async function unmountOrphanForcibly(mountPoint: string): Promise<void> {
+  const mount = thinfsMountAt(mountPoint)
+  if (mount === null) {
+    const how = `thinfs mount at ${mountPoint} takes it over, then it can be unmounted by force`
+    throw new ThinfsError('MOUNT_BUSY', `${mountPoint} is unmounted here, but still used; ${how}`)
+  }
+  const abort = connectionAborter(mount)
+  await unmountLazily(mountPoint)
+  abort()
 }

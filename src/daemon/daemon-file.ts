@@ -4,6 +4,8 @@
  */
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { isNoSpace } from '../base/index.js'
+import { runtimeFolder } from '../engine/index.js'
 
 export interface DaemonRecord {
   pid: number
@@ -12,10 +14,16 @@ export interface DaemonRecord {
   since: number
 }
 
-const pathIn = (folder: string): string => join(folder, 'daemon.json')
+const pathIn = (folder: string): string => join(runtimeFolder(folder), 'daemon.json')
 
+/** On a disk that is full there is none: a pool can be mounted all the same. */
 export function writeDaemonFile(folder: string, record: DaemonRecord): void {
-  writeFileSync(pathIn(folder), `${JSON.stringify(record)}\n`, { mode: 0o600 })
+  try {
+    writeFileSync(pathIn(folder), `${JSON.stringify(record)}\n`, { mode: 0o600 })
+  } catch (err) {
+    if (!isNoSpace(err)) throw err
+    removeDaemonFile(folder)
+  }
 }
 
 /** Null when there is none that can be read. */

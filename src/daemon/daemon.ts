@@ -13,6 +13,7 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   ControlSocket,
+  connectControlSocket,
   controlSocketPath,
   delegate,
   diesWithItsEngine,
@@ -22,17 +23,29 @@ import {
   PING,
   RESTART,
   refuseToMove,
+  reopenLog,
   serveAdmin,
   toResponseError,
   transportStatus,
   UMOUNT,
+  UMOUNT_FORCE,
 } from '../engine/index.js'
 import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
-import type { PoolStatus } from '../volumes/index.js'
+import {
+  canonicalMountPoint,
+  connectionAborter,
+  hasEnded,
+  type Mount,
+  mustNotCover,
+  nameHolders,
+  prepareMountPoint,
+  thinfsMountAt,
+  unmount,
+  unmountLazily,
+} from '../host/index.js'
+import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
-import { canonicalMountPoint, prepareMountPoint, unmount } from './mount-point.js'
-import { thinfsMountAt } from './mount-table.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
@@ -51,13 +64,18 @@ export interface DaemonOptions {
   /** Each one of MOUNT_OPTIONS. */
   mountOptions: readonly string[]
   foreground: boolean
+  /** Take metadata that may be an older copy as it is. */
+  acceptMetadata?: boolean
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
 }
 
-/** Starts an engine that inherits the two descriptors, with an IPC channel. */
-export type SpawnEngine = (start: EngineStart, fuseFd: number, lockFd: number) => ChildProcess
+/** Starts an engine that inherits the descriptors, with an IPC channel. */
+export type SpawnEngine = (
+  start: EngineStart,
+  fds: { fuse: number; metadata: number; data: number },
+) => ChildProcess
 
 const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.url))
 
@@ -68,10 +86,11 @@ const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.ur
 const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 
 /** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
-export const spawnEngine: SpawnEngine = (start, fuseFd, lockFd) => {
+export const spawnEngine: SpawnEngine = (start, fds) => {
   const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[ENGINE_FD.fuse] = fuseFd
-  stdio[ENGINE_FD.lock] = lockFd
+  stdio[ENGINE_FD.fuse] = fds.fuse
+  stdio[ENGINE_FD.metadata] = fds.metadata
+  stdio[ENGINE_FD.data] = fds.data
   // So many cold reads are under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
@@ -88,7 +107,7 @@ export class Daemon {
   readonly #givenBack = new Deferred<void>()
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
-  #lockFd = -1
+  #files: PoolFiles | null = null
   #fuseFd = -1
   #control: ControlSocket | null = null
   #served = false
@@ -96,6 +115,8 @@ export class Daemon {
   #refusal: Refusal | null = null
   #lastStatus: PoolStatus | null = null
   #unmounting: Promise<void> | null = null
+  /** Its line in the mount table, which may be gone now. */
+  #mountRecord: Mount | null = null
 
   /**
    * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
@@ -130,20 +151,27 @@ export class Daemon {
   }
 
   #makeSupervisor(negotiated: Negotiated | null): Supervisor {
-    const start = { ...this.#options, configFile: this.#config.file }
+    const start = {
+      ...this.#options,
+      acceptMetadata: this.#options.acceptMetadata ?? false,
+      configFile: this.#config.file,
+    }
     return new Supervisor({
       negotiated,
       spawnEngine: negotiated =>
-        this.#spawn({ ...start, negotiated, mountedAt: this.#since }, this.#fuseFd, this.#lockFd),
+        this.#spawn(
+          { ...start, negotiated, mountedAt: this.#since },
+          { fuse: this.#fuseFd, ...this.#files!.descriptors },
+        ),
       isMounted: () => this.#isMounted,
-      now: () => performance.now(),
+      after: (ms, then) => setTimeout(then, ms),
       log: this.#log,
     })
   }
 
-  /** Why nothing is served any more; null while the pool is. */
+  /** Why nothing is served any more, or for the time being; null while the pool is. */
   get failure(): Error | null {
-    return this.#failure
+    return this.#failure ?? this.#supervisor.trouble
   }
 
   /** Waits until the pool was unmounted, nothing is left behind, and who asked has an answer. */
@@ -157,15 +185,34 @@ export class Daemon {
 
   /**
    * Unmounts; resolves when all is committed and the engine has ended.
-   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays;
-   *   DAEMON_FAILED when it was unmounted but the engine had failed before it could commit: the
-   *   journal keeps what is missing
+   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays, or
+   *   who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted but the
+   *   engine had failed before it could commit: the journal keeps what is missing
    */
   umount(): Promise<void> {
     this.#unmounting ??= this.#umount().finally(() => {
       this.#unmounting = null
     })
     return this.#unmounting
+  }
+
+  /**
+   * As `umount`, also while somebody holds the mount: he gets errors from then on.
+   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; DAEMON_FAILED
+   */
+  async umountForcibly(): Promise<void> {
+    const { mountPoint } = this.#options
+    try {
+      return await this.umount()
+    } catch (err) {
+      if (!(err instanceof ThinfsError && err.code === 'MOUNT_BUSY')) throw err
+    }
+    if (this.#mountRecord === null) throw new ThinfsError('MOUNT_BUSY', 'the mount is not known')
+    const abort = connectionAborter(this.#mountRecord)
+    this.#log.warn({ mountPoint }, 'unmounting by force')
+    if (this.#isMounted) await unmountLazily(mountPoint)
+    abort()
+    await this.#givenBack.promise
   }
 
   /**
@@ -183,16 +230,29 @@ export class Daemon {
     await this.#supervise()
   }
 
+  /** Goes on in a new log file of the same name, and so does the engine. */
+  reopenLog(): void {
+    reopenLog(this.#log)
+    const { enginePid } = this.#supervisor
+    // After a failure its number may be somebody else's.
+    if (this.#failure !== null || enginePid === 0) return
+    try {
+      process.kill(enginePid, 'SIGHUP')
+    } catch {
+      // The next engine opens the log anyway.
+    }
+  }
+
   async #umount(): Promise<void> {
     const { mountPoint } = this.#options
     if (!this.#served) throw new ThinfsError('NOT_MOUNTED', 'the pool is being mounted')
-    if (this.#isMounted) {
-      await unmount(mountPoint)
-    } else if (this.#failure === null) {
-      const detail = `${mountPoint} was unmounted lazily, and files in it are still open`
+    if (this.#isMounted) await unmount(mountPoint)
+    else if (this.#failure !== null) await this.#end()
+    const mount = this.#mountRecord
+    if (mount !== null && !(await hasEnded(mount, this.#givenBack.promise))) {
+      const by = await nameHolders(mount)
+      const detail = `${mountPoint} is unmounted here, but used by ${by}: it ends when they let go, or with thinfs umount --force`
       throw new ThinfsError('MOUNT_BUSY', detail)
-    } else {
-      await this.#end()
     }
     await this.#givenBack.promise
   }
@@ -203,6 +263,7 @@ export class Daemon {
     const handedOver = await this.#lock()
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
+      mustNotCover(mountPoint, this.#needed)
       this.#fuseFd = await mountFuse(mountPoint, {
         source: file,
         subtype: 'thinfs',
@@ -210,6 +271,7 @@ export class Daemon {
         readOnly: mountOptions.includes('ro'),
       })
     }
+    this.#mountRecord = thinfsMountAt(mountPoint)
     writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
@@ -220,22 +282,43 @@ export class Daemon {
       if (handedOver === null) throw err
     })
     this.#served = true
-    if (this.#failure !== null) return
+    if (this.failure !== null) return
     this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
     // For the day when there is no engine to ask.
     this.#status().catch(() => {})
+  }
+
+  /** @throws POOL_IN_USE when another mount of the pool answers */
+  async #mustBeAlone(): Promise<void> {
+    const other = await connectControlSocket(controlSocketPath(this.#config.folder))
+    if (other === null) return
+    other.dispose()
+    this.#files?.close()
+    this.#files = null
+    throw new ThinfsError('POOL_IN_USE', `${this.#config.file} is served by another mount`)
+  }
+
+  /** What the daemon and its engines open by path, now or later. */
+  get #needed(): string[] {
+    const { file, folder, data, metadata } = this.#config
+    const { logFile } = this.#options
+    const programs = [process.execPath, ENGINE_PROGRAM]
+    return [folder, file, data.path, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
   async #lock(): Promise<HandedOver | null> {
     const { mountPoint, mountOptions } = this.#options
     try {
-      this.#lockFd = lockPool(this.#config)
+      const readOnly = mountOptions.includes('ro')
+      this.#files = lockPool(this.#config, readOnly)
+      // Those who read share the lock; a mount and its socket they do not.
+      if (readOnly) await this.#mustBeAlone()
       return null
     } catch (err) {
       const handedOver = await takeOver(this.#config, mountPoint, mountOptions)
       if (handedOver === null) throw err
-      this.#lockFd = handedOver.lockFd
+      this.#files = handedOver.files
       this.#fuseFd = handedOver.fuseFd
       this.#since = handedOver.start.mountedAt
       this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
@@ -262,15 +345,20 @@ export class Daemon {
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
     connection.onRequest(UMOUNT, () => answered(this.umount()))
+    connection.onRequest(UMOUNT_FORCE, () => answered(this.umountForcibly()))
     connection.onRequest(RESTART, () => answered(this.restart()))
   }
 
-  /** The engine's, with what the daemon knows; after a failure the last one, with its reason. */
+  /** The engine's, with what the daemon knows; while none serves the last one, with the reason. */
   async #status(): Promise<PoolStatus> {
-    const failure = this.#failure
-    if (failure === null || this.#lastStatus === null) {
-      this.#lastStatus = await this.#supervisor.admin.status()
+    if (this.failure === null || this.#lastStatus === null) {
+      try {
+        this.#lastStatus = await this.#supervisor.admin.status()
+      } catch (err) {
+        if (this.failure === null || this.#lastStatus === null) throw err
+      }
     }
+    const { failure } = this
     const mount = {
       mountPoint: this.#options.mountPoint,
       pid: process.pid,
@@ -310,13 +398,13 @@ export class Daemon {
   async #release(): Promise<void> {
     if (this.#fuseFd >= 0) {
       this.#closeFuse()
-      if (this.#isMounted) await unmount(this.#options.mountPoint, { lazy: true })
+      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
     }
-    if (this.#lockFd < 0) return
+    if (this.#files === null) return
     this.#control?.close()
     removeDaemonFile(this.#config.folder)
-    closeSync(this.#lockFd)
-    this.#lockFd = -1
+    this.#files.close()
+    this.#files = null
   }
 
   /** Without the last descriptor of it, the kernel ends the connection. */

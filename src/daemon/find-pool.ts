@@ -2,7 +2,7 @@
 import { realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { thinfsMountAt } from './mount-table.js'
+import { thinfsMountAt } from '../host/index.js'
 
 /**
  * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount is

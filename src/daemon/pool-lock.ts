@@ -1,39 +1,84 @@
 /**
- * One process at a time has a pool: the write lock on its metadata file.
- *
- * The lock belongs to the open file, which the engine inherits: it holds until the last of both has
- * ended, so a daemon that was killed does not give away a pool whose engine still serves.
+ * One process at a time has a pool: the locks on its data and metadata (volumes/pool-files.ts). The
+ * engine inherits them: they hold until the last of both has ended, so a daemon that was killed does not
+ * give away a pool whose engine still serves.
  */
-import { closeSync, existsSync, openSync } from 'node:fs'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { lockFile } from '../storage/index.js'
+import { PoolFiles } from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
 
 /**
- * @returns a descriptor of the metadata file; closing it, where it was not inherited, gives up the lock
- * @throws NOT_A_POOL when the file cannot be opened; POOL_IN_USE naming who has it
+ * @param readOnly shares the pool with others that only read it
+ * @returns the files, whose closing gives up the locks where no other process has inherited them
+ * @throws NOT_A_POOL when one cannot be opened; POOL_IN_USE naming who has it
  */
-export function lockPool(config: PoolConfig): number {
-  const { path } = config.metadata
-  let fd: number
+export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
   try {
-    fd = openSync(path, 'r+')
+    return PoolFiles.open(config, readOnly)
   } catch (err) {
-    const errno = errnoOf(err)
-    const what = errno === 'ENOENT' ? 'no such file; thinfs init makes it' : (err as Error).message
-    throw new ThinfsError('NOT_A_POOL', `${path}: ${what}`, { cause: err, errno })
+    // Of a device that is mounted, or part of another, the message says so.
+    if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
+    const who = owner(config)
+    if (who === null) throw err
+    const path = [config.metadata.path, config.data.path].find(path => err.message.startsWith(path))
+    const what = path === config.metadata.path ? config.file : path
+    throw new ThinfsError('POOL_IN_USE', `${what} is served by ${who}`, { cause: err })
   }
-  if (lockFile(fd)) return fd
-  closeSync(fd)
-  throw new ThinfsError('POOL_IN_USE', `${config.file} is served by ${owner(config.folder)}`)
 }
 
-function owner(folder: string): string {
-  const daemon = readDaemonFile(folder)
-  if (daemon === null) return 'another process'
-  const { pid, mountPoint } = daemon
-  return existsSync(`/proc/${pid}`)
-    ? `process ${pid} at ${mountPoint}`
-    : `an engine whose daemon has died; thinfs mount at ${mountPoint} takes it over`
+/** Whoever has the pool's data or metadata open; null when that cannot be seen. */
+function owner(config: PoolConfig): string | null {
+  const daemon = readDaemonFile(config.folder)
+  if (daemon !== null && existsSync(`/proc/${daemon.pid}`)) {
+    return `process ${daemon.pid} at ${daemon.mountPoint}`
+  }
+  const engine = processWith([config.metadata.path, config.data.path])
+  if (daemon !== null && (engine === null || engine.configFile === config.file)) {
+    const { mountPoint } = daemon
+    return `an engine whose daemon has died; thinfs mount at ${mountPoint} takes it over`
+  }
+  if (engine === null) return null
+  return engine.configFile === null
+    ? `process ${engine.pid}`
+    : `process ${engine.pid}, which has the pool ${engine.configFile}`
+}
+
+/** A process that has one of these files open, and the pool.yaml that it was started with. */
+function processWith(paths: string[]): { pid: number; configFile: string | null } | null {
+  const files = paths.flatMap(path => {
+    const stat = statSync(path, { throwIfNoEntry: false })
+    return stat === undefined ? [] : [stat]
+  })
+  for (const pid of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
+    if (Number(pid) === process.pid) continue
+    try {
+      const has = readdirSync(`/proc/${pid}/fd`).some(fd => {
+        const link = `/proc/${pid}/fd/${fd}`
+        if (!readlinkSync(link).startsWith('/')) return false
+        const stat = statSync(link, { throwIfNoEntry: false })
+        return stat !== undefined && files.some(file => isSame(file, stat))
+      })
+      if (has) return { pid: Number(pid), configFile: configFileOf(pid) }
+    } catch {
+      // It has ended, or is another user's.
+    }
+  }
+  return null
+}
+
+type Identity = { dev: number; ino: number; rdev: number }
+
+const isSame = (one: Identity, other: Identity): boolean =>
+  one.rdev !== 0 ? one.rdev === other.rdev : one.dev === other.dev && one.ino === other.ino
+
+/** Of a daemon or an engine, whose first argument is JSON. */
+function configFileOf(pid: string): string | null {
+  try {
+    const [, json] = /\0(\{.*\})\0/.exec(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))!
+    return JSON.parse(json!).configFile ?? null
+  } catch {
+    return null
+  }
 }

@@ -5,12 +5,19 @@ import { join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, type Logger, makeLogger, openLog, type WireError } from '../engine/index.js'
+import {
+  fromWire,
+  type Logger,
+  makeLogger,
+  openLog,
+  runtimeFolder,
+  type WireError,
+} from '../engine/index.js'
 import { native } from '../native.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
-const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 
 export interface StartOptions {
   mountPoint: string
@@ -18,6 +25,8 @@ export interface StartOptions {
   mountOptions: string[]
   /** Stay in this process, which then is the daemon, and log to stderr for people. */
   foreground: boolean
+  /** Take metadata that may be an older copy as it is. */
+  acceptMetadata?: boolean
   /** One of LOG_LEVELS. */
   logLevel: string
   /** Default: `thinfs.log` in the pool's folder, or stderr in the foreground. */
@@ -42,7 +51,8 @@ export async function startDaemon(
   options: StartOptions,
 ): Promise<{ pid: number }> {
   const { foreground } = options
-  const logFile = options.logFile ?? (foreground ? null : join(config.folder, 'thinfs.log'))
+  const logFile =
+    options.logFile ?? (foreground ? null : join(runtimeFolder(config.folder), 'thinfs.log'))
   const settings: DaemonOptions = {
     ...options,
     mountPoint: resolve(options.mountPoint),
@@ -67,12 +77,18 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
     starting.then(daemon => daemon.umount()).catch(err => log.warn({ err }, 'still mounted'))
   }
   for (const signal of SIGNALS) process.on(signal, onSignal)
+  // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
+  const onHangUp = (): void => {
+    starting.then(daemon => daemon.reopenLog()).catch(() => {})
+  }
+  process.on('SIGHUP', onHangUp)
   starting
     .then(daemon => daemon.ended())
     .then(() => log.info({ mountPoint }, 'unmounted'))
     .catch(err => log.error({ err, mountPoint }, 'ended'))
     .finally(() => {
       for (const signal of SIGNALS) process.off(signal, onSignal)
+      process.off('SIGHUP', onHangUp)
     })
   return await starting
 }

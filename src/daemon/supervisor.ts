@@ -1,11 +1,17 @@
 /**
  * Keeps an engine alive.
  *
- * An engine that dies is replaced at once; callers of the mount and of `admin` wait meanwhile. After
- * five deaths in a row there is no other: each is one bug met again. An engine that dies of what its
- * predecessor died of does so while it replays the journal, in one of the requests that come again, or
- * in its first commit, a second later; one that has served for longer has got past all of them. One
- * whose requests end with it is not replaced.
+ * An engine that dies is replaced; callers of the mount wait meanwhile. It has got past what its
+ * predecessor died of once it says SERVED: it has opened the pool, handled every request that came
+ * again, and finished a commit. Deaths before that are deaths without progress. More and more time
+ * passes between them, and after one more than there are delays no other engine follows: each met
+ * the same bug again.
+ *
+ * Three kinds of death tell nothing of a bug, so that the supervisor goes on trying for as long as the
+ * pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the program
+ * ended before its first line, which is a matter of limits and of the installation.
+ *
+ * An engine whose requests end with it is not replaced.
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -14,16 +20,20 @@ import {
   IPCMessageReader,
   IPCMessageWriter,
   Message,
+  type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   adminClient,
   adminOf,
+  callAdmin,
   diesWithItsEngine,
   FAILED,
   fromWire,
   type Logger,
   READY,
+  SERVED,
+  STARTED,
   STOP,
   type WireError,
 } from '../engine/index.js'
@@ -31,9 +41,12 @@ import type { Negotiated } from '../fuse/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 
-const MAX_DEATHS = 5
-/** A death after this much service is the first of a row. */
-const SERVICE_MS = 3000
+/** Milliseconds before the next engine, after the first, second, ... death without progress. */
+const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
+/** What a host is short of may be there again a moment later. */
+const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
+/** Requests that change nothing: another engine can be asked again. */
+const READING = new Set<keyof PoolAdmin>(['list', 'status', 'check'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
@@ -42,9 +55,19 @@ export interface SupervisorOptions {
   negotiated: Negotiated | null
   /** Whether the file system is still mounted: an engine that ends then has died. */
   isMounted(): boolean
-  /** Milliseconds, from any beginning. */
-  now(): number
+  /** Calls `then` once, `ms` milliseconds from now. */
+  after(ms: number, then: () => void): void
   log: Logger
+}
+
+/** How far an engine got. */
+interface Life {
+  /** Its own program has begun. */
+  hasStarted: boolean
+  /** It serves the mount. */
+  serves: boolean
+  /** It has got past what came again, and a commit. */
+  hasServed: boolean
 }
 
 export class Supervisor {
@@ -57,22 +80,31 @@ export class Supervisor {
   #enginePid = 0
   /** Has the engine that was started last end for the next. */
   #stop: () => Promise<void> = async () => {}
-  /** When the engine that serves began to; null while there is none. */
-  #servesSince: number | null = null
+  /** Deaths without progress in between. */
   #deaths = 0
+  #trouble: ThinfsError | null = null
 
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#negotiated = options.negotiated
-    this.admin = adminOf(async (method, request) => {
-      const engine = await this.#engine.promise
-      return (engine[method] as (request?: object) => Promise<unknown>)(request)
+    this.admin = adminOf(async (method, request, signal) => {
+      for (;;) {
+        const engine = this.#engine
+        const admin = await engine.promise
+        signal?.throwIfAborted()
+        try {
+          return await callAdmin(admin, method, request, signal)
+        } catch (err) {
+          if (engine === this.#engine || !READING.has(method)) throw err
+          // The engine died before it answered.
+        }
+      }
     })
   }
 
   /**
    * Starts the first engine; resolves when it serves.
-   * @throws the engine's own reason, or DAEMON_FAILED, when it ends before
+   * @throws the engine's own reason, or DAEMON_FAILED, when it ends before; `trouble`
    */
   async start(): Promise<void> {
     this.#launch()
@@ -82,13 +114,22 @@ export class Supervisor {
   /** Replaces the engine; resolves when the next one serves. Callers of the mount only wait. */
   async restart(): Promise<void> {
     await this.#engine.promise
-    await this.#stop()
+    // An engine that died first is replaced as well.
+    await this.#stop().catch(() => {})
     await this.#engine.promise
   }
 
   /** Resolves when an engine has committed and ended; rejects when one failed for good. */
   get ended(): Promise<void> {
     return this.#ended.promise
+  }
+
+  /**
+   * Why there has been no engine for some seconds, while the supervisor goes on trying and `admin`
+   * rejects with it; null otherwise.
+   */
+  get trouble(): ThinfsError | null {
+    return this.#trouble
   }
 
   /** What the connection's INIT settled; null before. */
@@ -102,17 +143,34 @@ export class Supervisor {
   }
 
   #launch(): void {
-    const { log } = this.#options
-    const child = this.#options.spawnEngine(this.#negotiated)
+    let child: ChildProcess
+    try {
+      child = this.#options.spawnEngine(this.#negotiated)
+    } catch (err) {
+      this.#enginePid = 0
+      this.#died(err as Error, true)
+      return
+    }
     this.#enginePid = child.pid ?? 0
+    if (this.#enginePid === 0) {
+      // Nothing but 'error' is certain to come, and a channel may be missing.
+      child.once('error', err => this.#died(err, true))
+      return
+    }
+    this.#watch(child)
+  }
+
+  #watch(child: ChildProcess): void {
+    const { log } = this.#options
     const connection = createMessageConnection(
       new IPCMessageReader(child),
       new IPCMessageWriter(child),
     )
+    const life: Life = { hasStarted: false, serves: false, hasServed: false }
     let stopping = false
     let reason: Error | null = null
+    const closed = once(child, 'close').catch(() => {})
     this.#stop = async () => {
-      const closed = once(child, 'close')
       stopping = true
       await connection.sendNotification(STOP)
       await closed
@@ -121,12 +179,21 @@ export class Supervisor {
     // that fails at once has ended by then.
     child.on('message', (message: Message) => {
       if (!Message.isNotification(message)) return
-      if (message.method === FAILED.method) reason = fromWire(message.params as WireError)
-      if (message.method === READY.method) {
-        this.#servesSince = this.#options.now()
-        this.#negotiated = (message.params as { negotiated: Negotiated }).negotiated
-        this.#engine.resolve(adminClient(connection))
-        log.info({ engine: child.pid }, 'engine serves')
+      switch (message.method) {
+        case STARTED.method:
+          life.hasStarted = true
+          break
+        case FAILED.method:
+          reason = fromWire(message.params as WireError)
+          break
+        case READY.method:
+          life.serves = true
+          this.#serves((message.params as { negotiated: Negotiated }).negotiated, connection)
+          log.info({ engine: child.pid }, 'engine serves')
+          break
+        case SERVED.method:
+          life.hasServed = true
+          this.#deaths = 0
       }
     })
     child.on('error', err => {
@@ -134,16 +201,28 @@ export class Supervisor {
     })
     child.once('close', (code, signal) => {
       connection.dispose()
-      if (this.#servesSince !== null) this.#engine = new Deferred()
-      const how = signal === null ? `with status ${code}` : `by ${signal}`
-      const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}`)
+      if (life.serves) this.#engine = new Deferred()
       if (stopping) {
-        this.#servesSince = null
         this.#launch()
-      } else if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) this.#end()
-      else this.#died(reason ?? ended)
+        return
+      }
+      if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) {
+        this.#end()
+        return
+      }
+      const how = signal === null ? `with status ${code}` : `by ${signal}`
+      const when = life.hasStarted ? '' : ' before its program had begun'
+      const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}${when}`)
+      this.#died(reason ?? ended, signal === 'SIGKILL' || !life.hasStarted)
     })
     connection.listen()
+  }
+
+  #serves(negotiated: Negotiated, connection: MessageConnection): void {
+    this.#negotiated = negotiated
+    if (this.#trouble !== null) this.#engine = new Deferred()
+    this.#trouble = null
+    this.#engine.resolve(adminClient(connection))
   }
 
   #end(): void {
@@ -151,27 +230,53 @@ export class Supervisor {
     this.#ended.resolve()
   }
 
-  #died(reason: Error): void {
-    const { log, now } = this.#options
-    const isFirst = this.#negotiated === null
-    if (this.#servesSince !== null && now() - this.#servesSince >= SERVICE_MS) this.#deaths = 0
-    this.#servesSince = null
+  /** @param isOutside whether what ended the engine says nothing about the engine */
+  #died(reason: Error, isOutside: boolean): void {
+    const { log, isMounted, after } = this.#options
     this.#deaths++
-    if (!isFirst && !diesWithItsEngine(this.#negotiated) && this.#deaths < MAX_DEATHS) {
-      log.warn({ err: reason, deaths: this.#deaths }, 'engine died, starting another')
-      this.#launch()
+    // Whoever is not mounted has nobody who waits.
+    const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && isMounted()
+    const isFinal =
+      this.#negotiated === null ||
+      diesWithItsEngine(this.#negotiated) ||
+      (this.#deaths > DELAYS_MS.length && !goesOn)
+    if (isFinal) {
+      const failure = this.#negotiated === null ? reason : this.#failure(reason)
+      log.error({ err: failure }, 'engine failed')
+      this.#fail(failure)
+      this.#ended.reject(failure)
       return
     }
-    const failure = isFirst ? reason : this.#failure(reason)
-    log.error({ err: failure }, 'engine failed')
+    const delayMs = DELAYS_MS[Math.min(this.#deaths, DELAYS_MS.length) - 1]!
+    log.warn({ err: reason, deaths: this.#deaths, delayMs }, 'engine died, starting another')
+    if (this.#deaths >= DELAYS_MS.length) {
+      const detail = `no engine serves, callers wait, and another is tried every ${delayMs / 1000} s: ${this.#inARow(reason)}`
+      this.#trouble = new ThinfsError('DAEMON_FAILED', detail, {
+        cause: reason,
+        errno: errnoOf(reason),
+      })
+      this.#fail(this.#trouble)
+    }
+    if (delayMs === 0) this.#launch()
+    else after(delayMs, () => this.#launch())
+  }
+
+  /** Has callers of `admin` get the error, until an engine serves. */
+  #fail(failure: Error): void {
     this.#engine.reject(failure)
-    this.#ended.reject(failure)
+    // It may have been rejected before, with less to say.
+    this.#engine = new Deferred()
+    this.#engine.reject(failure)
   }
 
   #failure(reason: Error): ThinfsError {
     const detail = diesWithItsEngine(this.#negotiated)
       ? `${reason.message}; with transport uring no other can go on: the mount has ended, mount again`
-      : `the engine died ${MAX_DEATHS} times without ${SERVICE_MS / 1000} s of service in between, the last time: ${reason.message}`
+      : this.#inARow(reason)
     return new ThinfsError('DAEMON_FAILED', detail, { cause: reason })
+  }
+
+  #inARow(reason: Error): string {
+    return `the engine died ${this.#deaths} times without progress in between, the last time: ${reason.message}`
   }
 }

@@ -10,11 +10,12 @@ import {
   HAND_OVER,
   STOP,
 } from '../engine/index.js'
+import { PoolFiles } from '../volumes/index.js'
 
 /** What an engine that ended for us has left: its descriptors are ours. */
 export interface HandedOver {
   fuseFd: number
-  lockFd: number
+  files: PoolFiles
   /** What it was started with. */
   start: EngineStart
 }
@@ -46,12 +47,13 @@ export async function takeOver(
       const detail = `${mountPoint} is mounted with the options "${had}", not "${wanted}"`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }
-    const descriptors = inbox.receive()
+    const { fuse: fuseFd, ...fds } = inbox.receive()
+    const files = PoolFiles.inherit(config, fds, mountOptions.includes('ro'))
     // The connection closes with the process.
     const ended = new Promise<void>(resolve => connection.onDispose(resolve))
     await connection.sendNotification(STOP)
     await ended
-    return { ...descriptors, start }
+    return { fuseFd, files, start }
   } finally {
     inbox.close()
     connection.dispose()

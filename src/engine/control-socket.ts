@@ -13,23 +13,34 @@ import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 import { LineReader, LineWriter } from './line-transport.js'
+import { toResponseError } from './rpc.js'
+import { runtimeFolder } from './runtime-folder.js'
 import { openFolderOf, shortPath } from './short-path.js'
 
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
 const MAX_REQUEST = MIB
+/** With this many, the next one takes the place of the one that has been idle for longest. */
 const MAX_CONNECTIONS = 64
 /** Requests of one connection that are worked on; with those read along with them. */
 const MAX_UNANSWERED = 16
 
 /** Where the daemon of the pool in `folder` listens. */
-export const controlSocketPath = (folder: string): string => join(folder, 'control.sock')
+export const controlSocketPath = (folder: string): string =>
+  join(runtimeFolder(folder), 'control.sock')
+
+interface Peer {
+  socket: Socket
+  reader: LineReader
+  writer: LineWriter
+}
 
 export class ControlSocket {
   /** Resolves when, after `close`, the last connection has ended. */
   readonly closed: Promise<void>
   readonly #server: Server
   readonly #folder: number
-  readonly #peers = new Set<{ socket: Socket; reader: LineReader; writer: LineWriter }>()
+  /** Those that asked last come last. */
+  readonly #peers = new Set<Peer>()
   #closing = false
 
   private constructor(server: Server, folder: number) {
@@ -51,7 +62,6 @@ export class ControlSocket {
     try {
       rmSync(path, { force: true })
       const server = createServer(socket => control.#accept(socket, serve))
-      server.maxConnections = MAX_CONNECTIONS
       const control = new ControlSocket(server, folder)
       // bind(2), which takes the mode from the mask, happens within listen().
       const mask = process.umask(0o177)
@@ -74,11 +84,12 @@ export class ControlSocket {
       socket.destroy()
       return
     }
-    const peer = {
+    const peer: Peer = {
       socket,
       reader: new LineReader(socket, MAX_REQUEST),
       writer: new LineWriter(socket),
     }
+    const isOneTooMany = !this.#makeRoom()
     this.#peers.add(peer)
     // Who asks faster than it is answered, or does not read the answers, has to wait.
     const hold = (): void => {
@@ -86,20 +97,38 @@ export class ControlSocket {
       if (waits || this.#closing) socket.pause()
       else socket.resume()
     }
-    peer.reader.onRequest = hold
+    peer.reader.onRequest = () => {
+      this.#peers.delete(peer)
+      this.#peers.add(peer)
+      hold()
+    }
     peer.writer.onAnswer = id => {
       peer.reader.unanswered.delete(id)
-      hold()
+      if (isOneTooMany) socket.destroySoon()
+      else hold()
     }
     socket.on('drain', hold)
     const connection = createMessageConnection(peer.reader, peer.writer)
-    serve(connection)
+    if (isOneTooMany) connection.onRequest(refuseAll)
+    else serve(connection)
     connection.onError(() => socket.destroy())
     socket.on('close', () => {
       this.#peers.delete(peer)
       connection.dispose()
     })
     connection.listen()
+  }
+
+  /** Ends the connection that has been idle for longest. @returns false when all wait for answers */
+  #makeRoom(): boolean {
+    if (this.#peers.size < MAX_CONNECTIONS) return true
+    for (const peer of this.#peers) {
+      if (peer.reader.unanswered.size > 0) continue
+      this.#peers.delete(peer)
+      peer.socket.destroy()
+      return true
+    }
+    return false
   }
 
   /** Removes the socket and takes no more requests. Connections end when all is answered. */
@@ -120,6 +149,11 @@ export class ControlSocket {
       endWhenAnswered()
     }
   }
+}
+
+const refuseAll = (): never => {
+  const detail = `too many connections: ${MAX_CONNECTIONS} others wait for answers; try again`
+  throw toResponseError(new ThinfsError('DAEMON_FAILED', detail, { errno: 'EBUSY' }))
 }
 
 /**

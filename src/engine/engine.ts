@@ -5,7 +5,6 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
-import { closeSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import {
   createMessageConnection,
@@ -13,15 +12,16 @@ import {
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Transport } from '../fuse/index.js'
 import type { PoolEvents } from '../pool/index.js'
-import { openPool, type Volumes } from '../volumes/index.js'
+import { openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
-import { type Logger, makeLogger } from './log.js'
+import { type Logger, makeLogger, reopenLog } from './log.js'
 import { listenAsOrphan } from './orphan.js'
-import { ENGINE_FD, type EngineStart, FAILED, READY, STOP } from './protocol.js'
+import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
 import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
@@ -34,12 +34,14 @@ export async function runEngine(start: EngineStart): Promise<void> {
     pretty: start.foreground,
   })
   // Unmounting is the daemon's to do; a signal to the group must not end what it is about to need.
-  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => {})
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+  process.on('SIGHUP', () => reopenLog(log))
   const daemon = createMessageConnection(
     new IPCMessageReader(process),
     new IPCMessageWriter(process),
   )
   daemon.listen()
+  tell(daemon.sendNotification(STARTED))
   try {
     await serve(start, log, daemon)
   } catch (err) {
@@ -49,14 +51,23 @@ export async function runEngine(start: EngineStart): Promise<void> {
   }
 }
 
+/** A daemon that is gone needs no word, and its engine goes on. */
+function tell(said: Promise<void>): void {
+  said.catch(() => {})
+}
+
 async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
   const config = loadConfig(start.configFile)
   const readOnly = start.mountOptions.includes('ro')
+  const files = PoolFiles.inherit(config, ENGINE_FD, readOnly)
   let volumes: Volumes | null = null
   let session: FuseSession | null = null
   const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
   const open = await openPool(config, {
     readOnly,
+    files,
+    acceptMetadata: start.acceptMetadata,
+    onWarning: message => log.warn({ pool: config.pool }, message),
     // Who takes over finds what there was, and removed volumes stay removed.
     takesOver: start.negotiated !== null,
     makeVolumes: start.negotiated === null,
@@ -68,9 +79,11 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
   })
   volumes = open.volumes
   let { negotiated } = start
-  // A daemon that is gone needs no word, and its engine goes on.
-  const ready = (): void => {
-    daemon.sendNotification(READY, { negotiated: negotiated! }).catch(() => {})
+  const ready = (): void => tell(daemon.sendNotification(READY, { negotiated: negotiated! }))
+  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
+  const served = (err?: unknown): void => {
+    if (err !== undefined && !(err instanceof ThinfsError)) throw err
+    tell(daemon.sendNotification(SERVED))
   }
   let onUnmounted = (): void => {}
   const unmounted = new Promise<void>(resolve => {
@@ -92,6 +105,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       negotiated = settled
       ready()
     },
+    onCaughtUp: () => void open.volumes.commit().then(served, served),
     onUnmounted,
     onFatal(err) {
       // A bug: what is in memory cannot be trusted, the journal and the last commit can.
@@ -110,7 +124,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       const socket = await control
       // Whoever waits for the end may mount again at once.
       socket?.close()
-      if (socket) closeSync(ENGINE_FD.lock)
+      if (socket) files.close()
     }
   }
   const closed = unmounted.then(close)
@@ -142,7 +156,7 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       .then(() => process.exit(0))
   }
   daemon.onNotification(STOP, stop)
-  process.on('disconnect', () => {
+  const goOnAlone = (): void => {
     log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on without it')
     void open.volumes.commit().catch(() => {})
     const { folder } = config
@@ -151,7 +165,10 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
       log.error({ pool: config.pool, err }, 'no commands can be answered')
       return null
     })
-  })
+  }
+  // It may have gone while the pool was being opened, which can take long.
+  if (process.connected) process.on('disconnect', goOnAlone)
+  else goOnAlone()
   serveAdmin(daemon, open.volumes)
   if (start.negotiated) {
     session.resend()
@@ -176,6 +193,9 @@ function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
     },
     lowWater(free) {
       log.warn({ free }, 'free data blocks reached the low water mark')
+    },
+    warning(what) {
+      log.warn(what)
     },
     needsCheckCleared() {
       log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')

@@ -8,15 +8,17 @@ import { closeSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../native.js'
 import { ENGINE_FD } from './protocol.js'
+import { runtimeFolder } from './runtime-folder.js'
 import { openFolderOf, shortPath } from './short-path.js'
 
-const socketPath = (folder: string): string => join(folder, 'hand-over.sock')
+const socketPath = (folder: string): string => join(runtimeFolder(folder), 'hand-over.sock')
 
 /** Sends the descriptors of this engine to the daemon that asked for them. */
 export function sendDescriptors(folder: string): void {
   withShortPath(folder, path => {
     native.socket_send_descriptor(path, ENGINE_FD.fuse)
-    native.socket_send_descriptor(path, ENGINE_FD.lock)
+    native.socket_send_descriptor(path, ENGINE_FD.metadata)
+    native.socket_send_descriptor(path, ENGINE_FD.data)
   })
 }
 
@@ -33,14 +35,18 @@ export class DescriptorInbox {
   }
 
   /** What `sendDescriptors` sent; the caller's to close. */
-  receive(): { fuseFd: number; lockFd: number } {
-    const fuseFd = native.socket_receive_descriptor(this.#socket)
+  receive(): { fuse: number; metadata: number; data: number } {
+    const fds: number[] = []
     try {
-      return { fuseFd, lockFd: native.socket_receive_descriptor(this.#socket) }
+      for (const _ of Object.values(ENGINE_FD)) {
+        fds.push(native.socket_receive_descriptor(this.#socket))
+      }
     } catch (err) {
-      closeSync(fuseFd)
+      for (const fd of fds) closeSync(fd)
       throw err
     }
+    const [fuse, metadata, data] = fds as [number, number, number]
+    return { fuse, metadata, data }
   }
 
   close(): void {

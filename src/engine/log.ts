@@ -1,5 +1,5 @@
 /** The log of a pool: one line for each mount, unmount, respawn and failure. */
-import { openSync } from 'node:fs'
+import { closeSync, openSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isatty } from 'node:tty'
 import { type Logger, pino } from 'pino'
@@ -38,10 +38,7 @@ export function makeLogger(options: {
     const detail = `log level ${options.level} is not one of ${LOG_LEVELS.join(', ')}`
     throw new ThinfsError('BAD_ARGUMENT', detail)
   }
-  const stream = pino.destination({
-    fd: options.file === null ? 2 : openLog(options.file),
-    sync: true,
-  })
+  const stream = destination(options.file)
   // A full disk below the log must not stop the pool.
   stream.on('error', () => {})
   const settings = {
@@ -63,6 +60,27 @@ export function makeLogger(options: {
     singleLine: true,
   })
   return pino(settings, { write: text => void stream.write(line(JSON.parse(text))) })
+}
+
+/** @param file null for stderr */
+function destination(file: string | null) {
+  if (file === null) return pino.destination({ fd: 2, sync: true })
+  // The stream can open again only what it opened itself; openLog says more when that fails.
+  closeSync(openLog(file))
+  return pino.destination({ dest: file, append: true, mode: 0o600, sync: true })
+}
+
+/** Goes on in a new file of the same name, after logrotate(8) has renamed the old one. */
+export function reopenLog(log: Logger): void {
+  const stream = (log as unknown as Record<symbol, { file?: string | null; reopen?(): void }>)[
+    pino.symbols.streamSym
+  ]
+  if (!stream?.file) return
+  try {
+    stream.reopen?.()
+  } catch (err) {
+    log.warn({ err }, 'the log cannot be opened again: the old file goes on')
+  }
 }
 
 /** An error for those who run a pool: stack traces are for those who debug. */

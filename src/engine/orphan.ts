@@ -7,7 +7,15 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolAdmin, PoolStatus } from '../volumes/index.js'
 import { ControlSocket, controlSocketPath } from './control-socket.js'
 import { sendDescriptors } from './hand-over.js'
-import { type EngineStart, HAND_OVER, PING, RESTART, STOP, UMOUNT } from './protocol.js'
+import {
+  type EngineStart,
+  HAND_OVER,
+  PING,
+  RESTART,
+  STOP,
+  UMOUNT,
+  UMOUNT_FORCE,
+} from './protocol.js'
 import { delegate, serveAdmin, toResponseError } from './rpc.js'
 import { refuseToMove, transportStatus } from './transport.js'
 
@@ -44,14 +52,16 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     serveAdmin(connection, { ...delegate(() => pool), status })
     connection.onRequest(PING, () => ({ pid: null, mountPoint }))
     // Whoever asks unmounts: this process would wait for itself.
-    connection.onRequest(UMOUNT, () =>
-      closed.then(
-        () => null,
-        err => {
-          throw toResponseError(err)
-        },
-      ),
-    )
+    for (const request of [UMOUNT, UMOUNT_FORCE]) {
+      connection.onRequest(request, () =>
+        closed.then(
+          () => null,
+          err => {
+            throw toResponseError(err)
+          },
+        ),
+      )
+    }
     connection.onRequest(HAND_OVER, () => {
       try {
         refuseToMove(start.negotiated)

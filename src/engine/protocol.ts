@@ -4,6 +4,7 @@
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
  * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
  * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
+ * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
@@ -15,14 +16,16 @@ import type { PoolAdmin } from '../volumes/index.js'
 export const ENGINE_FD = {
   /** The FUSE connection, non-blocking. The daemon keeps it open too: it outlives the engine. */
   fuse: 3,
-  /** The locked metadata file; never read or written through this descriptor. */
-  lock: 4,
+  /** The pool's files, locked: all reads and writes go through these. */
+  metadata: 4,
+  data: 5,
 } as const
 
 /**
  * What an engine is started with, as JSON in its first argument.
  *
- * The engine leaves SIGINT, SIGTERM and SIGHUP to the daemon, which unmounts. It ends with status 0
+ * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on SIGHUP,
+ * which the daemon passes on. It ends with status 0
  * after the file system was unmounted and all is committed; anything else is a death, and the daemon
  * starts the next. When the daemon dies, the engine goes on serving until it is unmounted or another
  * daemon takes over.
@@ -40,6 +43,8 @@ export interface EngineStart {
   /** Null: stderr. */
   logFile: string | null
   foreground: boolean
+  /** Take metadata that may be an older copy as it is; the first engine is asked alone. */
+  acceptMetadata: boolean
   /** Seconds since 1970. */
   mountedAt: number
 }
@@ -51,6 +56,13 @@ export interface WireError {
   errno: string
 }
 
+/** Engine to daemon: its program has begun. The first that it sends. */
+export const STARTED = new NotificationType0('started')
+/**
+ * Engine to daemon, once after READY: all requests that waited when it began were handled, and a
+ * commit after them has ended. It has got past whatever its predecessor died of.
+ */
+export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
@@ -70,12 +82,15 @@ export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 export const RESTART = new RequestType0<null, WireError>('restart')
 /** Command to daemon: unmounts; answered when all is committed and the engine is gone. */
 export const UMOUNT = new RequestType0<null, WireError>('umount')
+/** Command to daemon: unmounts whoever holds the mount, who gets errors from then on. */
+export const UMOUNT_FORCE = new RequestType0<null, WireError>('umount by force')
 /** Command to daemon: answered at once. `pid` is the daemon's; null from an engine that has none. */
 export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
 export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'
-type Request<M extends keyof PoolAdmin> = Parameters<PoolAdmin[M]> extends [infer R] ? R : object
+type Request<M extends keyof PoolAdmin> =
+  Parameters<PoolAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
 /** Every method of `PoolAdmin` with the fields of its request. */
 export const ADMIN_REQUESTS: {
@@ -85,7 +100,7 @@ export const ADMIN_REQUESTS: {
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
-  resize: { name: 'string', size: 'number' },
+  resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },

@@ -1,5 +1,11 @@
 /** `PoolAdmin` over a JSON-RPC connection, with errors that keep their code and errno. */
-import { ErrorCodes, type MessageConnection, ResponseError } from 'vscode-jsonrpc/node'
+import {
+  type CancellationToken,
+  CancellationTokenSource,
+  ErrorCodes,
+  type MessageConnection,
+  ResponseError,
+} from 'vscode-jsonrpc/node'
 import { AssertionError, ERRORS, type ErrorCode, errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { ADMIN_REQUESTS, type FieldType, type WireError } from './protocol.js'
@@ -13,11 +19,11 @@ export function toWire(err: unknown): WireError {
   return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
 }
 
-/** The error that `toWire` was given; a plain Error when its code is not in our table. */
+/** The error that `toWire` was given; a plain Error with its errno when its code is not in our table. */
 export function fromWire({ message, code, errno }: WireError): Error {
   return code !== null && Object.hasOwn(ERRORS, code)
     ? new ThinfsError(code, message, { errno })
-    : new Error(message)
+    : Object.assign(new Error(message), { code: errno })
 }
 
 /** What a request handler throws so that the other side can tell the errors apart. */
@@ -32,7 +38,8 @@ export function fromResponseError(err: unknown): Error {
     return new ThinfsError('DAEMON_FAILED', 'the connection is closed', { cause: err })
   }
   if (err.code === ErrorCodes.PendingResponseRejected) {
-    const detail = 'it ended before it answered: whether the request was carried out is not known'
+    const detail =
+      'it ended before it answered: whether the request was carried out is not known, look with thinfs list'
     return new ThinfsError('DAEMON_FAILED', detail, { cause: err })
   }
   const data: Partial<WireError> | undefined = err.data
@@ -40,16 +47,32 @@ export function fromResponseError(err: unknown): Error {
   return fromWire({ message: err.message, code, errno: data?.errno ?? 'EIO' })
 }
 
+/** A method of any `PoolAdmin`; those without fields are given undefined for `request`. */
+type AdminCall = (request: object | undefined, signal?: AbortSignal) => Promise<unknown>
+
 /**
  * Answers the methods of `PoolAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
- * and does not reach `admin`. A bug (AssertionError) is answered, then stops the process.
+ * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is aborted
+ * with CANCELLED. A bug (AssertionError) is answered, then stops the process.
  */
 export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): void {
+  const underWay = new Set<AbortController>()
+  connection.onDispose(() => {
+    for (const controller of underWay) abort(controller)
+  })
   for (const method of adminMethods) {
-    const handle = admin[method].bind(admin) as (request: unknown) => Promise<unknown>
-    connection.onRequest(method, async (params: unknown) => {
+    const handle = admin[method].bind(admin) as AdminCall
+    // A request without parameters comes as its token alone.
+    connection.onRequest(method, async (...args: unknown[]) => {
+      const token = args.at(-1) as CancellationToken
+      const controller = new AbortController()
+      underWay.add(controller)
+      const cancelling = token.onCancellationRequested(() => abort(controller))
+      // A token that was cancelled before it came here tells nobody.
+      if (token.isCancellationRequested) abort(controller)
       try {
-        return (await handle(checkedRequest(method, params))) ?? null
+        const request = checkedRequest(method, args.length > 1 ? args[0] : undefined)
+        return (await handle(request, controller.signal)) ?? null
       } catch (err) {
         if (err instanceof AssertionError) {
           setImmediate(() => {
@@ -57,40 +80,67 @@ export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): voi
           })
         }
         throw toResponseError(err)
+      } finally {
+        cancelling.dispose()
+        underWay.delete(controller)
       }
     })
   }
 }
 
-/** The pool at the other end of `connection`. Rejects with that end's ThinfsError. */
+function abort(controller: AbortController): void {
+  controller.abort(new ThinfsError('CANCELLED', 'nobody waits for the answer any more'))
+}
+
+/**
+ * The pool at the other end of `connection`. Rejects with that end's ThinfsError; an aborted signal
+ * cancels the request there.
+ */
 export function adminClient(connection: MessageConnection): PoolAdmin {
-  return adminOf(async (method, request) => {
+  return adminOf(async (method, request, signal) => {
+    signal?.throwIfAborted()
+    const source = new CancellationTokenSource()
+    const cancel = (): void => source.cancel()
+    signal?.addEventListener('abort', cancel, { once: true })
     try {
-      const answer =
-        request === undefined
-          ? await connection.sendRequest(method)
-          : await connection.sendRequest(method, request)
-      return answer ?? undefined
+      const params = request === undefined ? [] : [request]
+      return (await connection.sendRequest(method, ...params, source.token)) ?? undefined
     } catch (err) {
       throw fromResponseError(err)
+    } finally {
+      signal?.removeEventListener('abort', cancel)
     }
   })
 }
 
 /** A `PoolAdmin` whose every method is `call`. */
 export function adminOf(
-  call: (method: keyof PoolAdmin, request: object | undefined) => Promise<unknown>,
+  call: (
+    method: keyof PoolAdmin,
+    request: object | undefined,
+    signal: AbortSignal | undefined,
+  ) => Promise<unknown>,
 ): PoolAdmin {
-  const entries = adminMethods.map(method => [method, (request?: object) => call(method, request)])
-  return Object.fromEntries(entries)
+  const entries = adminMethods.map((method): [string, AdminCall] => [
+    method,
+    (request, signal) => call(method, request, signal),
+  ])
+  return Object.fromEntries(entries) as unknown as PoolAdmin
 }
 
 /** A `PoolAdmin` whose every method is that of whoever `admin` gives at the time. */
 export function delegate(admin: () => PoolAdmin): PoolAdmin {
-  return adminOf((method, request) => {
-    const to = admin()
-    return (to[method] as (request?: object) => Promise<unknown>).call(to, request)
-  })
+  return adminOf((method, request, signal) => callAdmin(admin(), method, request, signal))
+}
+
+/** Calls a method by its name. */
+export function callAdmin(
+  admin: PoolAdmin,
+  method: keyof PoolAdmin,
+  request: object | undefined,
+  signal: AbortSignal | undefined,
+): Promise<unknown> {
+  return (admin[method] as AdminCall).call(admin, request, signal)
 }
 
 const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof PoolAdmin)[]

@@ -8,8 +8,10 @@ import {
   type Bytes,
   bytes,
   type DevId,
+  GIB,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
+  MIB,
   ThinfsError,
 } from '../base/index.js'
 import {
@@ -54,6 +56,13 @@ const SEEK_HOLE = 4
 // open(2)
 const O_TRUNC = 0o1000
 
+/**
+ * Bytes that one copy_file_range request handles at most. A shorter answer is allowed, and the caller
+ * asks again: a request that runs on cannot be interrupted.
+ */
+const SHARE_MAX = 4 * GIB - MIB
+const COPY_MAX = 64 * MIB
+
 /** Always there, and counted only when it is asked for. */
 const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
 
@@ -94,10 +103,14 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
+    const { blockSize, hostRoomForData } = this.#pool
+    const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
-      blockSize: this.#pool.blockSize,
+      blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.nrFreeDataBlocks,
+      // No more than the host can give.
+      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
@@ -214,6 +227,12 @@ export class VolumeFs implements FileSystem {
     if (end > device.size) {
       if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
       this.#pool.mustBeWritable()
+      const clearing = device.clearPastEnd()
+      if (clearing !== undefined) {
+        // The buffer belongs to the transport again when this call returns.
+        const held = Buffer.from(source.subarray(at, at + size))
+        return clearing.then(() => this.write(ino, offset, size, held, 0))
+      }
     }
     const written = device.write(offset, size, source, at)
     volume.modified = this.#time()
@@ -245,7 +264,10 @@ export class VolumeFs implements FileSystem {
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
     volume.modified = this.#time()
-    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside))
+    if (end > device.size) await device.clearPastEnd()
+    // A discard that waited for space would keep others from giving some back.
+    const waits = what !== FALLOC_PUNCH_HOLE
+    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside, waits))
     if (!keepsSize) this.#extend(device, end)
   }
 
@@ -268,7 +290,10 @@ export class VolumeFs implements FileSystem {
   ): Promise<number> {
     const from = this.#volume(source)
     const to = this.#volume(target)
-    const left = Math.min(length, from.device.size - sourceOffset)
+    const { blockSize } = this.#pool
+    const alike = sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
+    const most = Math.min(length, alike ? SHARE_MAX : COPY_MAX)
+    const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0
     const end = targetOffset + left
     if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${to.name}: ${end} bytes`)
@@ -276,19 +301,19 @@ export class VolumeFs implements FileSystem {
       throw failure('EINVAL', 'the ranges overlap')
     }
     this.#pool.mustBeWritable()
+    if (end > to.device.size) await to.device.clearPastEnd()
     this.#extend(to.device, end)
     to.modified = this.#time()
-    const { blockSize } = this.#pool
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
     const whole = Math.floor((left - head) / blockSize) * blockSize
-    const alike = sourceOffset % blockSize === targetOffset % blockSize
-    if (!alike || whole === 0 || !to.device.sharable) {
+    if (!alike || whole === 0) {
       await this.#copy(from, sourceOffset, to, targetOffset, left)
       return left
     }
     await this.#copy(from, sourceOffset, to, targetOffset, head)
     await to.device.share(from.device, sourceOffset + head, targetOffset + head, whole)
     const done = head + whole
+    this.#extend(to.device, targetOffset + done)
     await this.#copy(from, sourceOffset + done, to, targetOffset + done, left - done)
     return left
   }
@@ -329,7 +354,7 @@ export class VolumeFs implements FileSystem {
   }
 
   settle(): Later<void> {
-    return this.#pool.settle()
+    return this.#pool.settle(() => this.volumes.commit())
   }
 
   // --- inside ---
@@ -419,6 +444,8 @@ export class VolumeFs implements FileSystem {
         await from.device.readLater(source + done, size, buffer, 0)
       }
       await to.device.write(target + done, size, buffer, 0)
+      // Somebody may have cut the volume off meanwhile: what is written is not past its end.
+      this.#extend(to.device, target + done + size)
       done += size
       await this.#pool.clock.yield()
     }

@@ -80,7 +80,7 @@ export const encodeStatistics: Encode<FileSystemStatistics> = (slots, base, stat
   STATFS_OUT.write(slots.view, at, {
     blocks: statistics.blocks,
     bfree: statistics.blocksFree,
-    bavail: statistics.blocksFree,
+    bavail: statistics.blocksAvailable,
     files: statistics.files,
     ffree: statistics.filesFree,
     bsize: statistics.blockSize,

@@ -45,6 +45,8 @@ export interface FileSystemStatistics {
   blockSize: number
   blocks: number
   blocksFree: number
+  /** Those of the free ones that a write can have. */
+  blocksAvailable: number
   files: number
   filesFree: number
   nameMax: number

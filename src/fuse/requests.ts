@@ -419,13 +419,13 @@ export class Requests {
       pid: slots.u32(base + IN_HEADER.at.pid),
     }
     const create = (): Later<Attributes> => this.#fs.create(parent, name, mode, caller)
-    if (!this.#isResent(base)) return create()
+    if (!this.isResent(base)) return create()
     return orElse(create, 'EEXIST', () => this.#fs.lookup(parent, name))
   }
 
   /** Does what takes a name away; a request that was sent before may have done it already. */
   #onceAgain(base: number, remove: () => Later<void>): Later<void> {
-    return this.#isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
+    return this.isResent(base) ? orElse(remove, 'ENOENT', () => {}) : remove()
   }
 
   /** Identifies a request, and what it opens: the same when it is sent again, and no other's. */
@@ -434,7 +434,8 @@ export class Requests {
     return high * 2 ** 32 + this.#slots.u32(base + IN_HEADER.at.unique)
   }
 
-  #isResent(base: number): boolean {
+  /** Whether the request was sent before, to an earlier process. */
+  isResent(base: number): boolean {
     return this.#slots.u32(base + IN_HEADER.at.unique + 4) >>> 31 === 1
   }
 

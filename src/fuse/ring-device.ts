@@ -1,7 +1,7 @@
 import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
 import { assert, ThinfsError } from '../base/index.js'
-import { Ring } from '../ring/index.js'
+import { Ring, type RingOptions } from '../ring/index.js'
 import {
   IN_HEADER,
   IO_URING_CMD,
@@ -77,9 +77,10 @@ export class RingDevice implements FuseDevice {
 
   /**
    * @param fd of /dev/fuse, non-blocking; belongs to the caller
+   * @param makeRing stands for the kernel's in tests
    * @throws NOT_SUPPORTED, with the reason, where the machine has no ring for it
    */
-  constructor(fd: number) {
+  constructor(fd: number, makeRing = (options: RingOptions): Ring => new Ring(options)) {
     this.#fd = fd
     this.#nrQueues = nrPossibleCpus()
     this.#depth = Math.min(DEPTH_MAX, Math.floor(SLOTS_MAX / this.#nrQueues))
@@ -88,7 +89,7 @@ export class RingDevice implements FuseDevice {
       throw new ThinfsError('NOT_SUPPORTED', `${this.#nrQueues} possible CPUs; at most ${most}`)
     }
     const nrSlots = this.#nrQueues * this.#depth
-    this.#ring = new Ring({
+    this.#ring = makeRing({
       entries: nrSlots,
       commands: true,
       arenaSize: nrSlots * (SLOT_SIZE + IOVECS),
@@ -140,7 +141,11 @@ export class RingDevice implements FuseDevice {
     this.#lengths = lengths
     this.#count = 0
     this.#kept = 0
-    if (this.#ring.poll(spin) > 0) this.#ring.take(this.#onCompletion, count)
+    for (let waiting = this.#ring.poll(spin); waiting > 0; waiting = this.#ring.poll(0)) {
+      this.#ring.take(this.#onCompletion, count)
+      // Nobody is told again of what waits behind entries that were refused.
+      if (this.#count > 0) break
+    }
     return this.#count
   }
 

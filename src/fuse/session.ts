@@ -50,6 +50,11 @@ export interface FuseSessionOptions {
   negotiated?: Negotiated
   /** INIT was answered. Not called for a connection that was taken over. */
   onInitialized(negotiated: Negotiated): void
+  /**
+   * Called once, when all requests that waited in the beginning, those that `resend` asked for among
+   * them, were handled: each was answered, or waits for something.
+   */
+  onCaughtUp?(): void
   /** The connection has ended; called once, and nothing is read any more. */
   onUnmounted(): void
   /** A bug of ours, or a descriptor that fails. Nothing more is read or answered: the process has to end. */
@@ -80,6 +85,9 @@ export class FuseSession {
   #batchSize = 1
   #ended = false
   #failed = false
+  #caughtUp = false
+  /** Whether the last batch had a request that was sent again. */
+  #hadResent = false
 
   constructor(options: FuseSessionOptions) {
     const { negotiated } = options
@@ -218,6 +226,7 @@ export class FuseSession {
           this.#requests.waitsForDisk ? 0 : spin.microseconds,
         )
         if (count === 0) {
+          this.#catchUp()
           spin.sleeps()
           return
         }
@@ -231,6 +240,8 @@ export class FuseSession {
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
       }
       this.#device.flush()
+      // What is sent again comes before what is new.
+      if (!this.#hadResent) this.#catchUp()
       // Others have their turn; who sleeps then would have to be woken for what is about to come.
       if (spin.microseconds > 0) setImmediate(this.#drain)
     } catch (err) {
@@ -238,9 +249,21 @@ export class FuseSession {
     }
   }
 
+  #catchUp(): void {
+    if (this.#caughtUp) return
+    this.#caughtUp = true
+    this.#options.onCaughtUp?.()
+  }
+
   #handleBatch(count: number): void {
+    if (!this.#caughtUp) this.#hadResent = this.#hasResent(count)
     for (let i = 0; i < count; i++) this.#requests.handle(this.#places[i]!, this.#lengths[i]!)
     this.#replies.release()
+  }
+
+  #hasResent(count: number): boolean {
+    for (let i = 0; i < count; i++) if (this.#requests.isResent(this.#places[i]!)) return true
+    return false
   }
 
   #fail(err: unknown): void {

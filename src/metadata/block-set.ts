@@ -39,6 +39,19 @@ export class BlockSet {
     this.#nrRuns += 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
   }
 
+  /** Takes a block out. One that is not in the set may be named, too. */
+  delete(block: number): void {
+    if (!this.has(block)) return
+    const part = this.#parts.get(Math.floor(block / ENTRIES_PER_BITMAP))!
+    const bit = block % ENTRIES_PER_BITMAP
+    part[bit >>> 5]! &= ~(1 << (bit & 31))
+    this.#size--
+    this.#nrRuns -= 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
+    if (this.#size > 0) return
+    this.#parts.clear()
+    this.#nrRuns = 0
+  }
+
   /** All blocks, ascending. */
   toArray(): Float64Array {
     const blocks = new Float64Array(this.#size)

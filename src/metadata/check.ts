@@ -11,7 +11,7 @@
  * data blocks beyond the map, times and key sets; these are checked here as well.
  */
 import { crc32c } from '@node-rs/crc32'
-import { bytes, MAX_DEV_ID, readU64, ThinfsError } from '../base/index.js'
+import { bytes, MAX_DEV_ID, readU64, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import { DataCounts } from './check-data-counts.js'
 import { Differences, type MetadataProblem } from './check-differences.js'
@@ -45,6 +45,8 @@ export interface MetadataReport {
   transactionId: number | null
   /** Thin devices of the pool; those of a metadata snapshot are checked but not named. */
   devices: number[]
+  /** Bytes of the data blocks that the pool has; null without a readable superblock. */
+  dataSize: number | null
   /** Mappings of all devices together: a block that two devices share counts twice. */
   mappedBlocks: number
   /** Blocks whose stored count is not 0. */
@@ -160,6 +162,7 @@ class Checker {
       problems: this.#problems,
       transactionId: null,
       devices: [],
+      dataSize: null,
       mappedBlocks: 0,
       usedDataBlocks: 0,
       usedMetadataBlocks: 0,
@@ -179,6 +182,7 @@ class Checker {
     const { view } = this.#scratch
     const metadata = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.metadataSpaceMap)
     const data = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.dataSpaceMap)
+    report.dataSize = data.nrBlocks * superblock.dataBlockSectors * SECTOR_SIZE
     this.#checkFields('superblock', superblock)
     this.#allocate(metadata)
     if (data.nrBlocks > MAX_DATA_BLOCKS) {

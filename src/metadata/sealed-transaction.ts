@@ -1,5 +1,5 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, type DataBlock, errnoOf } from '../base/index.js'
+import { assert, bytes, isNoSpace } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { Block } from './block.js'
 import { type BlockCache, NO_PAUSES, type Pauses } from './block-cache.js'
@@ -22,8 +22,7 @@ export class SealedTransaction {
   readonly #parts: Parts
   readonly #blocks: readonly Block[]
   #state: 'sealed' | 'writing' | 'durable' | 'failed' = 'sealed'
-  #metadataReleased = false
-  #dataReleased = false
+  #over = false
 
   constructor(parts: Parts, blocks: readonly Block[], superblock: Buffer, freed: Float64Array) {
     this.#parts = parts
@@ -34,7 +33,7 @@ export class SealedTransaction {
 
   /** Whether another transaction may be sealed. */
   get over(): boolean {
-    return this.#metadataReleased && this.#dataReleased
+    return this.#over
   }
 
   /** Whether it can still be written. */
@@ -78,25 +77,20 @@ export class SealedTransaction {
     try {
       await this.#parts.cache.write(this.#blocks, pauses)
     } catch (err) {
-      if (errnoOf(err) === 'ENOSPC') this.#state = 'sealed'
+      if (isNoSpace(err)) this.#state = 'sealed'
       throw err
     }
   }
 
-  /** Lets metadata blocks that the transaction freed be allocated; after `write`. */
-  releaseMetadata(): void {
-    assert(this.#state === 'durable' && !this.#metadataReleased, 'release follows a write, once')
-    this.#metadataReleased = true
-    this.#parts.metadata.release()
-  }
-
   /**
-   * Lets `freed` be allocated; after `write`, and after the caller has passed them down.
-   * @param but those of them that it could not: the next transaction has them in its `freed`
+   * Lets the metadata blocks that the transaction freed be allocated; after `write`, and before the
+   * next one is sealed. The data blocks of `freed` stay out of use until `ThinMetadata.releaseData`.
    */
-  releaseData(but: readonly DataBlock[] = []): void {
-    assert(this.#state === 'durable' && !this.#dataReleased, 'release follows a write, once')
-    this.#dataReleased = true
-    this.#parts.data.release(but)
+  end(): void {
+    assert(this.#state === 'durable' && !this.#over, 'a transaction ends once, after its write')
+    this.#over = true
+    this.#parts.metadata.durable()
+    this.#parts.metadata.release()
+    this.#parts.data.durable()
   }
 }

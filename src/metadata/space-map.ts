@@ -49,9 +49,11 @@ export abstract class SpaceMap {
   protected indexChanged = false
   /** Where the search for a free block begins. */
   #cursor = 0
+  /** Blocks below are taken before those above. */
+  #preferredEnd = Number.POSITIVE_INFINITY
   /** Blocks whose count fell to 0 in the running transaction. */
   #freed = new BlockSet()
-  /** The same of the sealed one. */
+  /** The same of sealed ones, until `release`. */
   #frozen = new BlockSet()
   /** Blocks that were freed while somebody held them; null while nobody does. */
   #held: BlockSet | null = null
@@ -84,9 +86,19 @@ export abstract class SpaceMap {
     return this.#disowned || this.#disownedFrozen
   }
 
+  /** Blocks that the running transaction freed. */
+  get nrFreed(): number {
+    return this.#freed.size
+  }
+
   /** Runs of neighbours among the blocks that the running transaction freed. */
   get nrFreedRuns(): number {
     return this.#freed.nrRuns
+  }
+
+  /** Blocks that earlier transactions freed and that are not released. */
+  get nrUnreleased(): number {
+    return this.#frozen.size
   }
 
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
@@ -97,22 +109,28 @@ export abstract class SpaceMap {
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
   seal(): Float64Array {
-    this.#frozen = this.#freed
+    const freed = this.#freed.toArray()
+    if (this.#frozen.size === 0) this.#frozen = this.#freed
+    else for (const block of freed) this.#frozen.add(block)
     this.#freed = new BlockSet()
     this.#disownedFrozen = this.#disowned
     this.#disowned = false
-    return this.#frozen.toArray()
+    return freed
   }
 
-  /**
-   * Makes the blocks that the sealed transaction freed allocatable.
-   * @param but these, which count as freed by the running transaction instead
-   */
-  release(but: readonly number[] = []): void {
+  /** The sealed transaction is durable: a power cut brings no owner back that it took away. */
+  durable(): void {
+    this.#disownedFrozen = false
+  }
+
+  /** Makes blocks that a durable transaction freed allocatable: these, or all. */
+  release(blocks?: ArrayLike<number>): void {
+    if (blocks !== undefined) {
+      for (let i = 0; i < blocks.length; i++) this.#frozen.delete(blocks[i]!)
+      return
+    }
     if (this.#held !== null) for (const block of this.#frozen.toArray()) this.#held.add(block)
     this.#frozen = new BlockSet()
-    for (const block of but) this.#freed.add(block)
-    this.#disownedFrozen = false
   }
 
   /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
@@ -185,9 +203,11 @@ export abstract class SpaceMap {
    */
   protected findFree(): number {
     if (this.nrAllocatable === 0) return -1
-    const cursor = Math.min(this.#cursor, this.nrBlocks)
-    let block = this.#search(cursor, this.nrBlocks)
+    const end = Math.min(this.#preferredEnd, this.nrBlocks)
+    const cursor = this.#cursor < end ? this.#cursor : 0
+    let block = this.#search(cursor, end)
     if (block < 0) block = this.#search(0, cursor)
+    if (block < 0 && end < this.nrBlocks) block = this.#search(end, this.nrBlocks)
     if (block < 0) {
       // The hints in the index hid it.
       this.#recount(0)
@@ -195,6 +215,11 @@ export abstract class SpaceMap {
     }
     if (block >= 0) this.#cursor = block + 1
     return block
+  }
+
+  /** Has blocks below `end` taken before those above. */
+  prefer(end: number): void {
+    this.#preferredEnd = end
   }
 
   /** Lets the next search for a free block begin at `block`. */

@@ -21,7 +21,13 @@ import { BlockCache } from './block-cache.js'
 import { BTree } from './btree.js'
 import { DataSpaceMap } from './data-space-map.js'
 import { Device, type DeviceDetails, DeviceRefs } from './device.js'
-import { DEVICE_DETAILS, FLAG_NEEDS_CHECK, MAX_TIME, METADATA_BLOCK_SIZE } from './format.js'
+import {
+  DEVICE_DETAILS,
+  ENTRIES_PER_BITMAP,
+  FLAG_NEEDS_CHECK,
+  MAX_TIME,
+  METADATA_BLOCK_SIZE,
+} from './format.js'
 import { writeFreshMetadata } from './fresh-metadata.js'
 import {
   type Mapping,
@@ -164,6 +170,13 @@ export class ThinMetadata {
   get mappingChanges(): number {
     return this.#mappingChanges
   }
+  get nrFreedDataBlocks(): number {
+    return this.#dataMap.nrFreed
+  }
+  /** Data blocks that wait for `releaseData`. */
+  get nrUnreleasedDataBlocks(): number {
+    return this.#dataMap.nrUnreleased
+  }
   /** Runs of neighbours among the data blocks that the running transaction has freed. */
   get nrFreedDataRuns(): number {
     return this.#dataMap.nrFreedRuns
@@ -201,6 +214,19 @@ export class ThinMetadata {
   clearNeedsCheck(): void {
     this.#superblock.flags &= ~FLAG_NEEDS_CHECK
     this.#superblockChanged = true
+  }
+
+  /** Metadata blocks that `growData` takes at most, with what its commit takes beside. */
+  growDataCost(nrBlocks: number): number {
+    const bitmaps = Math.ceil(nrBlocks / ENTRIES_PER_BITMAP)
+    const more = bitmaps - Math.ceil(this.nrDataBlocks / ENTRIES_PER_BITMAP)
+    // A node of the index holds 84 entries at least, and the way to it is copied.
+    return more + Math.ceil(more / 84) + 8
+  }
+
+  /** Has metadata blocks below `end` taken before those above: the host has room for them. */
+  preferMetadata(end: number): void {
+    this.#metadataMap.prefer(end)
   }
 
   /** @throws BAD_ARGUMENT when that is fewer than there are, or too many */
@@ -543,6 +569,14 @@ export class ThinMetadata {
     return this.#dataMap.isFree(dataBlock)
   }
 
+  /**
+   * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more and
+   * they were passed down. Those that a rollback has made free anyway may be among them.
+   */
+  releaseData(dataBlocks: ArrayLike<number>): void {
+    this.#dataMap.release(dataBlocks)
+  }
+
   /** One more owner of a data block that has some. */
   incData(dataBlock: DataBlock): void {
     this.#mustHaveCount(dataBlock, 1, MAX_SAFE_INTEGER)
@@ -562,7 +596,7 @@ export class ThinMetadata {
 
   /**
    * Ends the running transaction and begins the next. At most one sealed transaction may be on its
-   * way: both of its releases come before the next seal.
+   * way: its `end` comes before the next seal.
    * @returns null when nothing changed
    * @throws NO_METADATA_SPACE
    */
@@ -621,7 +655,7 @@ export class ThinMetadata {
 
   /**
    * Drops everything that is not in the store, a sealed transaction whose write failed included. A
-   * write that is under way must have ended before; a release of that transaction must not follow.
+   * write that is under way must have ended before; the `end` of that transaction must not follow.
    */
   rollback(): void {
     assert(!this.#sealed?.writing, 'no rollback while a transaction is being written')

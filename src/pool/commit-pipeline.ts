@@ -3,15 +3,27 @@
  *
  * A change of the metadata goes into the running transaction. A commit seals that in memory at once,
  * and requests go on into the next one while the sealed one passes through the stages: the data is
- * flushed, the metadata is written and flushed, then the superblock; the blocks that it freed are
- * punched out of the data store and only then may be allocated again. One commit runs at a time, and
+ * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
  * all who ask for one meanwhile share the next.
+ *
+ * What a durable transaction freed is released afterwards, in a stage that no flush waits for: blocks
+ * that a read is still under way in stay out of use until it ends, the others are punched out of the
+ * data store, several runs at a time, and only then may be allocated again.
  *
  * What cannot be committed ends in one of two ways. Where the metadata's file system is full, the
  * sealed transaction stalls and is tried again. All else is the kernel's answer to a failed metadata
  * operation: back to the last commit, and read-only (metadata_operation_failed in drivers/md/dm-thin.c).
  */
-import { type Bytes, bytes, type DataBlock, type DevId, ThinfsError } from '../base/index.js'
+import {
+  assert,
+  type Bytes,
+  bytes,
+  type DataBlock,
+  type DevId,
+  type ErrorCode,
+  isNoSpace,
+  ThinfsError,
+} from '../base/index.js'
 import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { Journal } from './journal.js'
@@ -26,8 +38,19 @@ const COMMIT_PERIOD = 1000
 /** A commit that takes longer is told of, in milliseconds. */
 const SLOW_COMMIT = 2000
 
-/** Errors that may leave a change of the metadata half done. */
-const HALF_WAY: ReadonlySet<string> = new Set(['METADATA_CORRUPT', 'NO_METADATA_SPACE', 'IO_ERROR'])
+/** Runs of freed blocks that are punched at a time. */
+const PUNCHES_MAX = 8
+
+/** Errors that a change of the metadata throws before it changes anything. */
+const HARMLESS: ReadonlySet<string> = new Set<ErrorCode>([
+  'BAD_ARGUMENT',
+  'DEVICE_EXISTS',
+  'DEVICE_MISSING',
+  'METADATA_LIMIT',
+  'SNAPSHOT_HELD',
+  'SNAPSHOT_NOT_HELD',
+  'TRANSACTION_MISMATCH',
+])
 
 /** What commits work on. */
 export interface CommitParts {
@@ -44,17 +67,18 @@ export interface CommitParts {
   /** Size of a data block in bytes. */
   blockSize: number
   freeMeansHole: boolean
+  /** @throws POOL_MISMATCH when somebody cut off a store */
+  mustBeWhole(): void
   clock: Clock
   events: PoolEvents
 }
 
 /** What a pool does when a commit ends. */
 export interface CommitListener {
-  /**
-   * A transaction became durable.
-   * @param nrFreed data blocks that it freed, those included that the data store did not take
-   */
-  committed(nrFreed: number): void
+  /** A transaction became durable: the metadata blocks that it freed can be allocated. */
+  committed(): void
+  /** Data blocks that durable transactions freed can be allocated, or were refused by the store. */
+  released(): void
   /** The pool became read-only: who waits for space waits in vain. */
   failed(err: ThinfsError): void
   /** The metadata is that of the last commit again: what was looked up since may be wrong. */
@@ -70,10 +94,20 @@ export class CommitPipeline {
   #synced = 0
   /** The flush of the data store under way; null when there is none. */
   #syncing: Promise<void> | null = null
-  /** Reads of the data store that have not ended. */
-  readonly #reads = new Set<Promise<void>>()
-  /** Whether freed blocks wait for the data store to take them: the next commit tries again. */
-  #refused = false
+  /** Reads of the data store that have not ended, and the data blocks [begin, end) that they read. */
+  readonly #reads = new Map<Promise<void>, { begin: number; end: number }>()
+  /** Data blocks that durable transactions freed and that are not released yet. */
+  #freed: DataBlock[] = []
+  /** Those of them that the data store did not take: the next commit tries again. */
+  #refused: DataBlock[] = []
+  /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
+  #nrPunching = 0
+  /** The punches under way; null when there are none. */
+  #releasing: Promise<void> | null = null
+  /** Whether free blocks may hold something that an earlier process left, until they were punched. */
+  #punchesFree = false
+  /** Whether the commit that begins next is to be undone where it would be tried again. */
+  #undoes = false
   /** A transaction that the metadata's file system had no room for; the next commit writes it. */
   #stalled: SealedTransaction | null = null
   #running: Promise<void> | null = null
@@ -91,7 +125,22 @@ export class CommitPipeline {
 
   /** Whether changes wait for room on the host's disk. */
   get stalled(): boolean {
-    return this.#stalled !== null
+    return this.#stalled !== null || this.#punchesFree
+  }
+
+  /** Whether freed blocks will be released, by themselves, when reads or punches end. */
+  get releasing(): boolean {
+    return this.#freed.length > 0 || this.#nrPunching > 0
+  }
+
+  /** Whether the data store is being asked again to take what it did not. */
+  get retrying(): boolean {
+    return this.#releasing !== null
+  }
+
+  /** Data blocks that durable transactions freed and that become free without another commit. */
+  get nrReleasing(): number {
+    return this.#freed.length + this.#nrPunching
   }
 
   /** Resolves when no rollback is under way. */
@@ -103,14 +152,13 @@ export class CommitPipeline {
 
   /** Runs a change of the metadata; a failure half-way undoes the transaction, as in the kernel. */
   change<T>(change: () => T): T {
+    this.#parts.state.mustBeReadable()
     try {
       const result = change()
       this.#commitSoon()
       return result
     } catch (err) {
-      // Other errors of ours come before anything is changed.
-      const harmless = err instanceof ThinfsError && !HALF_WAY.has(err.code)
-      if (!harmless) {
+      if (!(err instanceof ThinfsError && HARMLESS.has(err.code))) {
         this.#parts.state.halfWay = true
         void this.#fail('metadata', err, this.#running)
       }
@@ -123,12 +171,13 @@ export class CommitPipeline {
     this.#written++
   }
 
-  /** Has the blocks that `read` reads stay unpunched, and nobody else's, until it ends. */
-  reading(read: Promise<void>): void {
+  /** Has the data blocks [begin, end) stay unpunched, and nobody else's, until `read` ends. */
+  reading(read: Promise<void>, begin: number, end: number): void {
     const ended = (): void => {
       this.#reads.delete(read)
+      this.#release()
     }
-    this.#reads.add(read)
+    this.#reads.set(read, { begin, end })
     read.then(ended, ended)
   }
 
@@ -149,6 +198,15 @@ export class CommitPipeline {
    * @throws after a rollback, for good
    */
   commit(): Promise<void> {
+    try {
+      this.#parts.state.mustBeOpen()
+    } catch (err) {
+      return Promise.reject(err)
+    }
+    return this.#commitNext()
+  }
+
+  #commitNext(): Promise<void> {
     if (!this.#running) return this.#begin()
     this.#next ??= this.#running.then(
       () => this.#begin(),
@@ -158,13 +216,9 @@ export class CommitPipeline {
   }
 
   /** As `commit`, but where that would be tried again it goes back to the last one instead. */
-  async commitOrUndo(): Promise<void> {
-    try {
-      await this.commit()
-    } catch (err) {
-      if (this.#parts.state.writable) await this.#fail('commit', err, this.#running)
-      throw err
-    }
+  commitOrUndo(): Promise<void> {
+    this.#undoes = true
+    return this.commit()
   }
 
   /**
@@ -209,7 +263,9 @@ export class CommitPipeline {
 
   #begin(): Promise<void> {
     this.#next = null
-    const running = this.#commit().finally(() => {
+    const undoes = this.#undoes
+    this.#undoes = false
+    const running = this.#commit(undoes).finally(() => {
       // The next commit is about to begin: no other may come before it.
       if (this.#running === running && this.#next === null) this.#running = null
     })
@@ -222,27 +278,34 @@ export class CommitPipeline {
   /**
    * Commits what was replayed, before the first request, and starts the journal afresh.
    * @param clean whether every free data block is a hole, as an orderly shutdown leaves them
+   * @param saysClean whether the journal says so, of this superblock or of another
    * @throws IO_ERROR
    */
-  async start(clean: boolean): Promise<void> {
-    const { metadata, data, journal, freeMeansHole } = this.#parts
+  async start(clean: boolean, saysClean: boolean): Promise<void> {
+    const { metadata, journal, freeMeansHole } = this.#parts
     journal.resume()
+    this.#punchesFree = freeMeansHole && !clean
     const sealed = metadata.seal()
     if (sealed) {
       journal.sealed(sealed.superblock)
       this.#noteAgain()
-      journal.settle()
-      await sealed.write()
-      sealed.releaseMetadata()
-      sealed.releaseData()
-      this.#superblock = sealed.superblock
+      this.trySettle()
+      try {
+        await this.#writeSealed(sealed)
+      } catch (err) {
+        if (!sealed.waits) throw err
+        // A host without room must not keep the pool from being opened: nothing is lost.
+        this.#stall(err)
+        return
+      }
     }
-    if (freeMeansHole && !clean) punchFree(metadata, data)
+    this.#punchFree()
+    if (sealed) metadata.releaseData(sealed.freed)
     this.#noteAgain()
     journal.begin(this.#superblock)
     // From here on free blocks are written to: no power cut may bring the word back that all of
-    // them are holes.
-    if (clean) await journal.sync()
+    // them are holes, or that this superblock is none of ours.
+    if (saysClean) await journal.sync()
   }
 
   /** Commits and leaves the files as an orderly shutdown does. No change may follow. */
@@ -252,35 +315,64 @@ export class CommitPipeline {
     this.#cancelTimer?.()
     this.#cancelTimer = null
     await this.#failing
-    // The files are closed next.
-    await Promise.allSettled(this.#reads)
-    // Whoever flushed since the rollback knows.
-    if (state.lost || state.mode === 'fail') return
-    if (!state.writable) return this.commit()
-    do await this.commit()
-    while (metadata.changed || this.#running !== null)
-    // A size that nobody could save stays in the journal as well.
-    if (!freeMeansHole || this.#refused || extended.size > 0) {
-      this.#noteAgain()
-      journal.begin(this.#superblock)
-      return
+    try {
+      // Whoever flushed since the rollback knows.
+      if (state.lost || state.mode === 'fail') return
+      if (!state.writable) return await this.#commitNext()
+      do await this.#commitNext()
+      while (metadata.changed || this.#running !== null)
+    } finally {
+      // The files are closed next.
+      await this.#idle()
     }
     // Holes, too, are there after a power cut only when they were flushed.
-    await data.sync()
-    journal.end(this.#superblock)
+    if (freeMeansHole) await data.sync()
+    assert(!metadata.changed, 'no change follows close()')
+    const clean = freeMeansHole && this.#refused.length === 0 && !this.#punchesFree
+    if (clean && extended.size === 0) return this.#endJournal()
+    // A size that nobody could save stays in the journal as well.
+    this.#noteAgain()
+    journal.begin(this.#superblock)
+  }
+
+  /** Where the host has no room for that, the next opening punches what are holes already. */
+  #endJournal(): void {
+    try {
+      this.#parts.journal.end(this.#superblock)
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#parts.events.ioError('journal', err)
+    }
+  }
+
+  /** Resolves when the punches that are under way have ended. */
+  get punched(): Promise<void> {
+    return this.#releasing ?? Promise.resolve()
+  }
+
+  /** Resolves when no read and no punch is under way. */
+  async #idle(): Promise<void> {
+    while (this.#reads.size > 0 || this.#releasing !== null) {
+      await Promise.allSettled([...this.#reads.keys(), this.#releasing])
+    }
   }
 
   // --- the stages ---
 
-  async #commit(): Promise<void> {
+  async #commit(undoes: boolean): Promise<void> {
     const { metadata, journal, state, clock, events } = this.#parts
-    state.mustBeReadable()
+    state.mustBeSound()
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
+      if (state.writable) this.#parts.mustBeWhole()
+    } catch (err) {
+      await this.cutOff(err)
+      throw err
+    }
+    try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
       const writable = state.mode !== 'read_only'
-      if (writable && this.#refused) metadata.touch()
       const sealed = writable && metadata.changed ? metadata.seal() : null
       if (sealed) {
         this.#cancelTimer?.()
@@ -291,9 +383,13 @@ export class CommitPipeline {
       }
       await this.#syncData()
       if (sealed !== null) await this.#write(sealed)
+      else if (writable && this.#punchesFree) {
+        this.#punchFree()
+        this.#listener.committed()
+      }
+      if (writable) this.#retry()
     } catch (err) {
-      // A rollback that waits for this commit undoes it: it is not tried again.
-      if (this.#stalled !== null && state.writable) this.#stall(err)
+      if (this.#stalled !== null && state.writable && !undoes) this.#stall(err)
       else await this.#fail('commit', err, null)
       throw err
     } finally {
@@ -302,8 +398,19 @@ export class CommitPipeline {
     }
   }
 
-  /** Makes a sealed transaction durable, and passes down what it freed. */
+  /** Makes a sealed transaction durable. */
   async #write(sealed: SealedTransaction): Promise<void> {
+    await this.#writeSealed(sealed)
+    this.#parts.journal.durable()
+    this.trySettle()
+    this.#punchFree()
+    for (const block of sealed.freed) this.#freed.push(block as DataBlock)
+    this.#release()
+    if (this.#parts.metadata.changed) this.#commitSoon()
+    this.#listener.committed()
+  }
+
+  async #writeSealed(sealed: SealedTransaction): Promise<void> {
     this.#stalled = null
     try {
       await sealed.write(new Slice(this.#parts.clock))
@@ -312,38 +419,87 @@ export class CommitPipeline {
       throw err
     }
     this.#superblock = sealed.superblock
-    sealed.releaseMetadata()
-    this.#parts.journal.durable()
-    this.trySettle()
-    // A read that began before a block was unmapped shall not see what the next owner writes to it.
-    if (sealed.freed.length > 0) await Promise.allSettled(this.#reads)
-    const refused = await this.#punch(sealed.freed)
-    this.#refused = refused.length > 0
-    sealed.releaseData(refused)
-    if (this.#parts.metadata.changed || this.#refused) this.#commitSoon()
-    this.#listener.committed(sealed.freed.length)
+    sealed.end()
+  }
+
+  // --- what durable transactions freed ---
+
+  /** Has the data store try again what it did not take. */
+  #retry(): void {
+    if (this.#releasing !== null || this.#refused.length === 0) return
+    const refused = this.#refused.sort((a, b) => a - b)
+    this.#refused = []
+    this.#startPunching(refused)
+  }
+
+  /** Begins to release what nobody reads, unless that is under way. */
+  #release(): void {
+    if (this.#releasing !== null || this.#freed.length === 0) return
+    const { metadata, freeMeansHole } = this.#parts
+    const blocks = this.#takeUnread()
+    if (blocks.length === 0) return
+    if (!freeMeansHole) {
+      metadata.releaseData(blocks)
+      this.#listener.released()
+      return
+    }
+    this.#nrPunching = blocks.length
+    this.#startPunching(blocks)
+  }
+
+  #startPunching(blocks: DataBlock[]): void {
+    this.#releasing = this.#punch(runsOf(blocks)).then(() => {
+      this.#releasing = null
+      this.#nrPunching = 0
+      this.#release()
+      this.#listener.released()
+    })
+  }
+
+  /** Takes those freed blocks, ascending, that no read is under way in. */
+  #takeUnread(): DataBlock[] {
+    const reads = [...this.#reads.values()]
+    const isRead = (block: number): boolean =>
+      reads.some(({ begin, end }) => block >= begin && block < end)
+    const blocks = this.#freed.filter(block => !isRead(block))
+    this.#freed = reads.length === 0 ? [] : this.#freed.filter(isRead)
+    return blocks.sort((a, b) => a - b)
+  }
+
+  /** Passes runs of freed blocks down to the data store, some at a time, and releases each. */
+  async #punch(runs: DataBlock[][]): Promise<void> {
+    const { metadata, data, blockSize, events } = this.#parts
+    let next = 0
+    const work = async (): Promise<void> => {
+      while (next < runs.length) {
+        const blocks = runs[next++]!
+        try {
+          await data.punchLater(bytes(blocks[0]! * blockSize), bytes(blocks.length * blockSize))
+        } catch (err) {
+          // Whoever got such a block would read what is in it.
+          if (this.#refused.length === 0) events.ioError('punch', err)
+          this.#refused.push(...blocks)
+          this.#commitSoon()
+          continue
+        }
+        this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)
+        metadata.releaseData(blocks)
+        this.#listener.released()
+      }
+    }
+    await Promise.all(Array.from({ length: PUNCHES_MAX }, work))
   }
 
   /**
-   * Passes freed blocks, ascending, down to the data store.
-   * @returns those that it did not take: not to be allocated, for whoever got one would read it
+   * Makes holes of free blocks that an earlier process has left something in, once nothing is free
+   * that the disk still maps.
    */
-  async #punch(freed: Float64Array): Promise<DataBlock[]> {
-    const { data, blockSize, freeMeansHole, events } = this.#parts
-    const refused: DataBlock[] = []
-    if (!freeMeansHole) return refused
-    for (let i = 0; i < freed.length; ) {
-      let run = 1
-      while (i + run < freed.length && freed[i + run] === freed[i]! + run) run++
-      try {
-        await data.punchLater(bytes(freed[i]! * blockSize), bytes(run * blockSize))
-      } catch (err) {
-        if (refused.length === 0) events.ioError('punch', err)
-        for (let block = i; block < i + run; block++) refused.push(freed[block]! as DataBlock)
-      }
-      i += run
-    }
-    return refused
+  #punchFree(): void {
+    if (!this.#punchesFree) return
+    const { metadata, data } = this.#parts
+    if (this.#stalled !== null || metadata.changed) return
+    punchFree(metadata, data)
+    this.#punchesFree = false
   }
 
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
@@ -361,6 +517,14 @@ export class CommitPipeline {
   }
 
   // --- what a failure leads to ---
+
+  /**
+   * Ends all writing, for somebody cut off a store: it would become long again, and what is missing a
+   * hole. The journal keeps what was not committed for the day when the file is whole again.
+   */
+  cutOff(err: unknown): Promise<void> {
+    return this.#fail('size', err, null)
+  }
 
   /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
   #stall(err: unknown): void {
@@ -382,6 +546,9 @@ export class CommitPipeline {
     if (!state.writable) return
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
+    const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
+    // What is in memory is right still, and the file may not be there to go back to.
+    if (isCutOff && !state.halfWay) return
     this.#failing = this.#rollback(reason, commit)
     await this.#failing
   }
@@ -402,4 +569,15 @@ export class CommitPipeline {
       state.set('fail', reason)
     }
   }
+}
+
+/** Ascending blocks as runs of blocks that follow each other. */
+function runsOf(blocks: readonly DataBlock[]): DataBlock[][] {
+  const runs: DataBlock[][] = []
+  for (const block of blocks) {
+    const run = runs.at(-1)
+    if (run !== undefined && run.at(-1)! + 1 === block) run.push(block)
+    else runs.push([block])
+  }
+  return runs
 }

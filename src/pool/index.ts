@@ -10,5 +10,6 @@ export {
   SYSTEM_CLOCK,
 } from './options.js'
 export { Slice } from './slice.js'
-export { MAX_IO, ThinDevice } from './thin-device.js'
+export { cancelled } from './space-queue.js'
+export { goneError, MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'

@@ -13,6 +13,10 @@
  * A CLEAN frame alone is what an orderly shutdown leaves: nothing to replay and every free data
  * block is a hole. That is good after a reboot, too, and so its replacement is flushed before a free
  * block is written to.
+ *
+ * A journal that cannot know the superblock it finds is evidence as well: somebody changed the
+ * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock, so
+ * that metadata which went on (the kernel used the pool) differs from an older copy (`doubtful`).
  */
 import { createHash } from 'node:crypto'
 import { crc32c } from '@node-rs/crc32'
@@ -20,12 +24,14 @@ import {
   type Bytes,
   type DataBlock,
   type DevId,
+  isNoSpace,
   layout,
   readU64,
   ThinfsError,
   type VirtualBlock,
   writeU64,
 } from '../base/index.js'
+import { SUPERBLOCK } from '../metadata/index.js'
 
 /** Where a journal is kept: a small file that is appended to and now and then replaced. */
 export interface JournalFile {
@@ -33,6 +39,8 @@ export interface JournalFile {
   readonly bootId: string
   readAll(): Buffer
   append(bytes: Uint8Array, length: number): void
+  /** Takes away what is behind `length` bytes, and sets room aside for what comes. */
+  cut(length: number): void
   /** Replaces the content. What a reader sees at any moment is the old or the new. */
   replace(bytes: Uint8Array): void
   /** Resolves when the content is what a power cut leaves, too. */
@@ -56,6 +64,13 @@ export const CHANGE = layout('JournalChange', 32, {
   ],
   second: [24, 'u64', 'map: data block; unmap: end'],
 })
+/** Payload of BASE and CLEAN frames: which superblock, and who had it when. */
+export const IDENTITY = layout('JournalIdentity', 80, {
+  bootId: [0, 'bytes:36', 'boot of the machine, from proc(5)'],
+  hash: [36, 'bytes:32', 'SHA-256 of the superblock'],
+  transactionId: [68, 'u64', 'of the superblock'],
+  time: [76, 'u32', 'of the superblock'],
+})
 
 const FRAME_MAGIC = 0x4a_6e_68_74
 const BASE = 1
@@ -67,7 +82,8 @@ const MARK_SHARED = 3
 const EXTEND = 4
 const OPEN = 5
 const CLOSE = 6
-const IDENTITY_SIZE = 36 + 32
+const HASH_AT = IDENTITY.at.hash
+const HASH_END = IDENTITY.at.transactionId
 
 /** The file is rewritten without what is durable once it is larger than this. */
 const REWRITE_SIZE = 8 * 1024 * 1024
@@ -88,6 +104,14 @@ export interface JournalState {
   clean: boolean
   /** It was thinfs, in this boot or before, that wrote this superblock or had opened it. */
   known: boolean
+  /** The last process to write the journal ended with an orderly shutdown, of whatever superblock. */
+  saysClean: boolean
+  /**
+   * Another program changed the metadata since thinfs had it, and nothing says that it is newer now: it
+   * may be an older copy that was put back. After a power cut a journal that does not know the
+   * superblock says nothing, unless it is CLEAN.
+   */
+  doubtful: boolean
   /** Frames of changes to replay on top of it. */
   changes: readonly Buffer[]
 }
@@ -107,6 +131,8 @@ export class Journal {
   #broken: unknown = null
   /** Whether the file lacks changes of the transaction sealed last, which is not durable. */
   #lacking = false
+  /** Whether it lacks the frame that names this transaction. */
+  #baseLost = false
 
   constructor(file: JournalFile) {
     this.#file = file
@@ -118,15 +144,22 @@ export class Journal {
     let clean = false
     let known = false
     let found = false
+    let saysClean = false
+    let last: Buffer | null = null
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
-      known ||= kind !== CHANGES && payload.subarray(36).equals(wanted.subarray(36))
+      saysClean = kind === CLEAN
       if (kind === CHANGES) {
         clean = false
         if (found) changes.push(payload)
-      } else if (kind === CLEAN) {
+        continue
+      }
+      last = payload
+      known ||= sameHash(payload, wanted)
+      if (kind === CLEAN) {
         // Of another boot, too: an orderly shutdown flushed everything.
-        clean = payload.subarray(36).equals(wanted.subarray(36))
+        clean = sameHash(payload, wanted)
+        if (clean) changes = []
       } else {
         clean = false
         if (payload.equals(wanted)) {
@@ -135,7 +168,9 @@ export class Journal {
         }
       }
     }
-    return { clean, known, changes }
+    const counts = saysClean || (last !== null && sameBoot(last, wanted))
+    const doubtful = !known && counts && !isNewer(wanted, last!)
+    return { clean, known, saysClean, doubtful, changes }
   }
 
   /** True while changes are noted that a death of this process would lose. */
@@ -146,6 +181,11 @@ export class Journal {
   /** Whether what is noted has to be safe before it is replied to: how often a device is open need not be. */
   get vital(): boolean {
     return this.#vital || this.#lacking
+  }
+
+  /** Whether the file can be appended to. */
+  get sound(): boolean {
+    return this.#broken === null
   }
 
   /** True when the file is about to be rewritten, once the transaction sealed next is durable. */
@@ -197,10 +237,12 @@ export class Journal {
   /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
   sealed(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
+    this.#baseLost = false
     try {
       this.settle()
       this.#append(base)
     } catch {
+      this.#baseLost = true
       // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
       // in the sealed transaction; its replies wait until that is durable.
       this.#lacking ||= this.#vital
@@ -220,7 +262,37 @@ export class Journal {
       this.#broken = null
     } catch (err) {
       this.#broken = err
+      if (isNoSpace(err)) this.#mend()
+      if (this.#broken !== null) this.#forsake()
     }
+  }
+
+  /** Goes on with the file that there is, in the room that it has: there is none for another. */
+  #mend(): void {
+    try {
+      if (!this.#baseLost) this.#file.cut(this.#fileSize)
+      else this.#restart(Buffer.concat(this.#tail))
+      this.#broken = null
+    } catch (err) {
+      this.#broken = err
+    }
+  }
+
+  /** Empties a file that speaks of a superblock that is no more: to say nothing takes no room. */
+  #forsake(): void {
+    try {
+      this.#file.cut(0)
+      this.#fileSize = 0
+      this.#baseLost = true
+    } catch {}
+  }
+
+  /** Writes the file anew in its own room: all that it has is durable. */
+  #restart(content: Buffer): void {
+    this.#file.cut(0)
+    this.#file.append(content, content.length)
+    this.#fileSize = content.length
+    this.#baseLost = false
   }
 
   /** Takes over the file of an earlier process: appends to what can be read of it. */
@@ -228,7 +300,7 @@ export class Journal {
     const file = this.#file.readAll()
     let end = 0
     for (const { payload } of frames(file)) end += FRAME.size + payload.length
-    if (end < file.length) this.#file.replace(file.subarray(0, end))
+    this.#file.cut(end)
     this.#fileSize = end
   }
 
@@ -236,11 +308,33 @@ export class Journal {
   begin(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
     this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
-    const file = Buffer.concat(this.#tail)
-    this.#file.replace(file)
+    const content = Buffer.concat(this.#tail)
+    this.#tailSize = content.length
+    this.#broken = null
+    this.#baseLost = false
+    try {
+      this.#file.replace(content)
+      this.#fileSize = content.length
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#beginInPlace(content, err)
+    }
     this.#emptied()
-    this.#tailSize = file.length
-    this.#fileSize = file.length
+  }
+
+  /** What is appended counts alone, as in a new file; without room for it, nothing that is there does. */
+  #beginInPlace(content: Buffer, cause: unknown): void {
+    try {
+      this.#file.append(content, content.length)
+      this.#fileSize += content.length
+    } catch {
+      try {
+        this.#restart(content)
+      } catch {
+        this.#broken = cause
+        this.#baseLost = true
+      }
+    }
   }
 
   /** Makes the file as it is now outlast a power cut. */
@@ -250,7 +344,13 @@ export class Journal {
 
   /** Orderly shutdown: everything is durable, every free data block is a hole. */
   end(superblock: Uint8Array): void {
-    this.#file.replace(frame(CLEAN, this.#identity(superblock)))
+    const clean = frame(CLEAN, this.#identity(superblock))
+    try {
+      this.#file.replace(clean)
+    } catch (err) {
+      if (!isNoSpace(err)) throw err
+      this.#file.append(clean, clean.length)
+    }
   }
 
   /** Nothing is pending any more. */
@@ -278,8 +378,12 @@ export class Journal {
   }
 
   #identity(superblock: Uint8Array): Buffer {
-    const hash = createHash('sha256').update(superblock).digest()
-    return Buffer.concat([Buffer.from(this.#file.bootId.padEnd(36).slice(0, 36)), hash])
+    const identity = Buffer.alloc(IDENTITY.size)
+    identity.write(this.#file.bootId.padEnd(36).slice(0, 36), IDENTITY.at.bootId)
+    createHash('sha256').update(superblock).digest().copy(identity, HASH_AT)
+    const { transactionId, time } = SUPERBLOCK.read(viewOf(superblock), 0)
+    IDENTITY.write(viewOf(identity), 0, { transactionId, time })
+    return identity
   }
 
   #change(kind: number, time: number, devId: number, first: number, second: number): void {
@@ -338,7 +442,7 @@ function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
     if (kind > CLEAN) {
       throw new ThinfsError('POOL_MISMATCH', `the journal has a frame of kind ${kind}`)
     }
-    if (kind !== CHANGES && length !== IDENTITY_SIZE) return
+    if (kind !== CHANGES && length !== IDENTITY.size) return
     yield { kind, payload }
     at += FRAME.size + length
   }
@@ -356,5 +460,20 @@ function writeFrame(out: Buffer, kind: number, length: number): void {
   FRAME.write(viewOf(out), 0, { magic: FRAME_MAGIC, kind, length, csum })
 }
 
-const viewOf = (buffer: Buffer): DataView =>
+const sameBoot = (one: Buffer, other: Buffer): boolean =>
+  one.compare(other, 0, HASH_AT, 0, HASH_AT) === 0
+
+const sameHash = (one: Buffer, other: Buffer): boolean =>
+  one.compare(other, HASH_AT, HASH_END, HASH_AT, HASH_END) === 0
+
+/** Whether `one` is of a superblock that can only have come after that of `other`. */
+function isNewer(one: Buffer, other: Buffer): boolean {
+  const [a, b] = [one, other].map(identity => IDENTITY.read(viewOf(identity), 0)) as [Age, Age]
+  if (a.transactionId < b.transactionId || a.time < b.time) return false
+  return a.transactionId > b.transactionId || a.time > b.time
+}
+
+type Age = { transactionId: number; time: number }
+
+const viewOf = (buffer: Uint8Array): DataView =>
   new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

@@ -1,3 +1,4 @@
+import type { Bytes } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { JournalFile } from './journal.js'
 
@@ -33,6 +34,8 @@ export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
   /** Free data blocks fell to the low water mark. Once per opening. */
   lowWater(free: number): void
+  /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
+  warning(what: string): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
   needsCheckCleared(): void
   /** A commit took long. */
@@ -49,6 +52,10 @@ export interface PoolOptions {
   readOnly: boolean
   /** Whether what a dead process of this boot had open is open still: its mount goes on. */
   takesOver?: boolean
+  /** Opens metadata that may be an older copy, and punches what is free according to it. */
+  acceptMetadata?: boolean
+  /** Bytes that the data store is grown to when it is smaller; default: it stays as it is. */
+  dataSize?: Bytes
   discards: Discards
   onFull: OnFull
   /** In data blocks. */

@@ -8,6 +8,8 @@ export class PoolState {
   #reason: string | null = null
   /** What flushes are answered with after a rollback: what came before it may be gone. */
   lost: ThinfsError | null = null
+  /** Whether the pool is being closed, or was: no request may do anything any more. */
+  #closed = false
   /** Whether a change of the metadata was left half done, and the rollback is yet to come. */
   halfWay = false
 
@@ -24,12 +26,20 @@ export class PoolState {
     return this.#reason
   }
 
-  /** Changes the mode, and tells whoever listens. */
+  /** Changes the mode, and tells whoever listens. A new reason for the same mode is only kept. */
   set(mode: PoolMode, reason: string | null): void {
-    if (mode === this.#mode) return
+    if (mode === this.#mode) {
+      if (this.writable) this.#reason = reason
+      return
+    }
     this.#mode = mode
     this.#reason = reason
     this.#events.mode(mode, reason)
+  }
+
+  /** From now on requests are errors; what closes the pool goes on. */
+  close(): void {
+    this.#closed = true
   }
 
   /** Whether metadata may change. */
@@ -37,8 +47,19 @@ export class PoolState {
     return this.#mode !== 'read_only' && this.#mode !== 'fail'
   }
 
-  /** @throws POOL_FAILED when the metadata cannot be relied on */
+  /** @throws POOL_FAILED when the metadata cannot be relied on, or the pool is closed */
   mustBeReadable(): void {
+    this.mustBeOpen()
+    this.mustBeSound()
+  }
+
+  /** @throws POOL_FAILED when the pool is closed */
+  mustBeOpen(): void {
+    if (this.#closed) throw new ThinfsError('POOL_FAILED', 'the pool is closed')
+  }
+
+  /** @throws POOL_FAILED when the metadata cannot be relied on; closing a pool needs no more */
+  mustBeSound(): void {
     if (this.#mode === 'fail' || this.halfWay) {
       throw new ThinfsError('POOL_FAILED', this.#reason ?? 'failed')
     }

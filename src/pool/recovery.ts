@@ -40,11 +40,15 @@ export function mustHold(pool: ThinMetadata, stores: { metadata: Store; data: St
   const must = (store: Store, blockSize: number, wanted: number): void => {
     const found = Math.floor(store.size / blockSize)
     if (found >= wanted) return
-    throw new ThinfsError('POOL_MISMATCH', `${store.path}: ${found} blocks, the pool has ${wanted}`)
+    const detail = `${store.path}: ${found} blocks, the pool has ${wanted}: the rest of it is missing`
+    throw new ThinfsError('POOL_MISMATCH', detail)
   }
   must(stores.data, blockSizeOf(pool), pool.nrDataBlocks)
   must(stores.metadata, METADATA_BLOCK_SIZE, pool.nrMetadataBlocks)
 }
+
+/** What a replay may fail of though the journal is that of the metadata. */
+const TELLS_NOTHING_OF_THE_JOURNAL: ReadonlySet<string> = new Set(['IO_ERROR', 'NO_METADATA_SPACE'])
 
 /** What a journal says beside mappings. */
 export interface Noted {
@@ -56,7 +60,8 @@ export interface Noted {
 
 /**
  * Makes the changes of a journal again.
- * @throws POOL_MISMATCH when they cannot be made to this pool; nothing may be committed then
+ * @throws POOL_MISMATCH when they cannot be made to this pool, NO_METADATA_SPACE when there is no
+ *   room for them; nothing may be committed then
  */
 export function replayChanges(
   changes: readonly Buffer[],
@@ -66,7 +71,8 @@ export function replayChanges(
   try {
     replayAll(changes, metadata, noted)
   } catch (err) {
-    if (!(err instanceof ThinfsError) || err.code === 'IO_ERROR') throw err
+    const fits = !(err instanceof ThinfsError) || TELLS_NOTHING_OF_THE_JOURNAL.has(err.code)
+    if (fits) throw err
     const detail = `the journal does not fit the metadata: ${err.message}`
     throw new ThinfsError('POOL_MISMATCH', detail, { cause: err })
   }
@@ -116,15 +122,48 @@ function replayAll(
   if (shares) metadata.markShared([...metadata.deviceIds()])
 }
 
+/**
+ * Refuses metadata that may be older than the data: what it calls free would be punched.
+ * @param metadata whose superblock the journal does not know, though it should
+ * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
+ */
+export function mustHaveHoles(metadata: ThinMetadata, data: Store, path: string): void {
+  const blockSize = blockSizeOf(metadata)
+  let count = 0
+  let last = -1
+  forEachFreeData(metadata, data, (from, to) => {
+    const first = Math.max(Math.floor(from / blockSize), last + 1)
+    last = Math.floor((to - 1) / blockSize)
+    count += last - first + 1
+  })
+  if (count === 0) return
+  const blocks = count === 1 ? 'a data block' : `${count} data blocks`
+  throw new ThinfsError(
+    'POOL_MISMATCH',
+    `${path}: ${blocks} that it calls free hold data, and another program wrote it since thinfs ` +
+      'had it: it may be an older copy. Put the right metadata back; or, where it is right, mount ' +
+      'with --accept-metadata, which discards those blocks',
+  )
+}
+
 /** Makes holes of the free blocks that a crash, or another program, left with something in them. */
 export function punchFree(metadata: ThinMetadata, data: Store): void {
+  forEachFreeData(metadata, data, (from, to) => data.punch(from, bytes(to - from)))
+}
+
+/** Calls `use` with the bytes [from, to) of free blocks that are not holes, ascending. */
+function forEachFreeData(
+  metadata: ThinMetadata,
+  data: Store,
+  use: (from: Bytes, to: Bytes) => void,
+): void {
   const blockSize = blockSizeOf(metadata)
   metadata.forEachFreeRun((first, last) => {
     const end = last * blockSize
     let from = data.nextData(bytes(first * blockSize))
     while (from < end) {
       const to = bytes(Math.min(data.nextHole(from), end))
-      data.punch(from, bytes(to - from))
+      use(from, to)
       from = to < end ? data.nextData(to) : to
     }
   })

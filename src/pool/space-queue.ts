@@ -7,6 +7,8 @@ const NO_SPACE_TIMEOUT = 60_000
 const HELD_MAX = 128 * 1024 * 1024
 
 interface Waiter {
+  /** On whose behalf it waits. */
+  owner: object
   resolve(): void
   reject(err: Error): void
 }
@@ -21,7 +23,7 @@ export class SpaceQueue {
   readonly #clock: Clock
   #waiting: Waiter[] = []
   #held = 0
-  #cancel: (() => void) | null = null
+  #stopClock: (() => void) | null = null
   #expired = false
 
   constructor(clock: Clock) {
@@ -32,46 +34,91 @@ export class SpaceQueue {
     return this.#waiting.length === 0
   }
 
+  /** How many wait. */
+  get length(): number {
+    return this.#waiting.length
+  }
+
   get expired(): boolean {
     return this.#expired
   }
 
   /**
    * Resolves when space came.
+   * @param owner on whose behalf: `cancel` ends all waits of one
    * @param held bytes kept meanwhile
-   * @throws NO_DATA_SPACE when time ran out, or too much is held already
+   * @param signal ends the wait
+   * @throws NO_DATA_SPACE when time ran out, or too much is held already; CANCELLED
    */
-  wait(held: number): Promise<void> {
+  wait(owner: object, held: number, signal?: AbortSignal): Promise<void> {
+    if (signal?.aborted) return Promise.reject(cancelled())
     if (this.#held + held > HELD_MAX) {
       return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
     }
     this.#held += held
-    this.#cancel ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
+    this.#stopClock ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
+      this.#stopClock = null
+      if (this.isEmpty) return // space came for all of them, one by one
       this.#expired = true
       this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
     })
-    const waited = new Promise<void>((resolve, reject) => this.#waiting.push({ resolve, reject }))
+    let onAbort = (): void => {}
+    const waited = new Promise<void>((resolve, reject) => {
+      const waiter = { owner, resolve, reject }
+      this.#waiting.push(waiter)
+      onAbort = () => this.#rejectSome(other => other === waiter, cancelled())
+      signal?.addEventListener('abort', onAbort)
+    })
     return waited.finally(() => {
       this.#held -= held
+      signal?.removeEventListener('abort', onAbort)
     })
+  }
+
+  /** Fails all that wait on behalf of `owner`. */
+  cancel(owner: object, err: Error): void {
+    this.#rejectSome(waiter => waiter.owner === owner, err)
   }
 
   /** Space came: all try again, in the order they came. */
   wake(): void {
     this.#expired = false
+    for (const waiter of this.#stop()) waiter.resolve()
+  }
+
+  /** Space may have come: all try again, and who waits again does so for the rest of his time. */
+  retry(): void {
     for (const waiter of this.#take()) waiter.resolve()
   }
 
   /** Fails all that wait. */
   reject(err: Error): void {
-    for (const waiter of this.#take()) waiter.reject(err)
+    for (const waiter of this.#stop()) waiter.reject(err)
+  }
+
+  #stop(): Waiter[] {
+    this.#stopClock?.()
+    this.#stopClock = null
+    return this.#take()
+  }
+
+  #rejectSome(isOne: (waiter: Waiter) => boolean, err: Error): void {
+    const rejected = this.#waiting.filter(isOne)
+    if (rejected.length === this.#waiting.length) {
+      this.reject(err)
+      return
+    }
+    this.#waiting = this.#waiting.filter(waiter => !isOne(waiter))
+    for (const waiter of rejected) waiter.reject(err)
   }
 
   #take(): Waiter[] {
-    this.#cancel?.()
-    this.#cancel = null
     const taken = this.#waiting
     this.#waiting = []
     return taken
   }
 }
+
+/** For whoever waits when the caller has gone. */
+export const cancelled = (): ThinfsError =>
+  new ThinfsError('CANCELLED', 'whoever asked for it does not wait any more')

@@ -11,6 +11,7 @@ import {
   bytes,
   type DataBlock,
   type DevId,
+  isNoSpace,
   KIB,
   MIB,
   ThinfsError,
@@ -20,6 +21,7 @@ import { MAX_TIME } from '../metadata/index.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import { Slice } from './slice.js'
+import { cancelled } from './space-queue.js'
 import type { ThinPool } from './thin-pool.js'
 
 /** Largest single read or write, in bytes. Longer ones are the caller's to split. */
@@ -27,6 +29,8 @@ export const MAX_IO = MIB
 const SMALLEST_BLOCK = 4 * KIB
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
 const PIECE_BLOCKS = 1024
+/** The end of a range of virtual blocks that ends nowhere. */
+const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
 const LAST_SHARE_TIME = MAX_TIME - 4096
 
@@ -53,6 +57,9 @@ const PROVISION = 2
 /** Really shared: gets a block, and the rest of the old one's content. */
 const UNSHARE = 3
 
+/** A range of bytes [from, to). */
+type Edge = readonly [from: number, to: number]
+
 /** What became of an attempt to write. */
 type Outcome = 'written' | 'no space' | 'not in memory'
 
@@ -64,6 +71,14 @@ export class ThinDevice {
   readonly table: LookupTable
   /** Virtual size. The end need not be the end of a block. */
   size: Bytes
+  /**
+   * True once the pool has deleted the device. Its id may belong to another device by then, so
+   * every call, and every continuation after an await, asks before it uses the id.
+   */
+  gone = false
+  /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
+  #endIsClear = false
+  #clearing: Promise<void> | null = null
   readonly #pool: ThinPool
   readonly #blockSize: number
 
@@ -81,7 +96,7 @@ export class ThinDevice {
    * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const end = offset + size
     while (offset < end) {
       const next = this.#findRun(offset, end)
@@ -96,7 +111,7 @@ export class ThinDevice {
 
   /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const end = offset + size
     const next = this.#findRun(offset, end)
     if (next === end && runBegin >= 0) return this.#readLater(buffer, at, size, runBegin)
@@ -110,15 +125,14 @@ export class ThinDevice {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
     const skip = offset - vblock * blockSize
     if (skip + size <= blockSize) {
       const entry = this.table.get(vblock)
       if (entry !== UNMAPPED && !isShared(entry)) {
-        this.#writeData(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
-        return
+        if (this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)) return
       }
     }
     const outcome = this.#tryWrite(offset, size, buffer, at, false)
@@ -129,28 +143,53 @@ export class ThinDevice {
 
   /** Makes the device longer, for what was written past its end. */
   extend(size: number): void {
-    if (size <= this.size) return
+    if (size <= this.size || this.gone) return
     this.size = bytes(size)
     this.#pool.extended(this.devId, this.size)
   }
 
   /**
-   * Makes a range read as zeros. Whole blocks are unmapped and go back to the pool with the next
-   * commit; the edges are zeroed in place. The end of the device ends its last block.
+   * Makes a range read as zeros. Whole blocks are unmapped first and go back to the pool with the
+   * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
+   * end of the device ends its last block.
+   * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @param signal ends the wait with CANCELLED
+   * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number): void | Promise<void> {
-    this.#pool.mustBeWritable()
+  discard(
+    offset: number,
+    length: number,
+    waits = true,
+    signal?: AbortSignal,
+  ): void | Promise<void> {
+    this.#mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.discard(offset, length))
+      return this.#pool
+        .makeRoomToUnmap()
+        .then(() => this.#discardNow(offset, length, waits, signal))
     }
+    return this.#discardNow(offset, length, waits, signal)
+  }
+
+  /**
+   * Makes everything past the end read as zeros; whoever makes the device longer calls it before.
+   * Something is there only when a process died, or a snapshot was taken, between a write past the
+   * end and the new size. Later writes past the end come after this call, so one is enough.
+   */
+  clearPastEnd(): void | Promise<void> {
+    if (this.#endIsClear) return
+    if (this.#clearing !== null) return this.#clearing
+    this.#mustBeWritable()
     const blockSize = this.#blockSize
-    const end = offset + length
-    const begin = Math.ceil(offset / blockSize)
-    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdge(offset, end)
-    const head = this.#zeroEdge(offset, begin * blockSize)
-    if (head === undefined) return this.#discardFrom(begin, last, end)
-    return head.then(() => this.#discardFrom(begin, last, end))
+    const edge = this.size % blockSize !== 0 && this.table.get(Math.floor(this.size / blockSize))
+    if (!edge && this.#nextMapped(Math.ceil(this.size / blockSize), ALL) === ALL) {
+      this.#endIsClear = true
+      return
+    }
+    this.#clearing = this.#clearPastEnd().finally(() => {
+      this.#clearing = null
+    })
+    return this.#clearing
   }
 
   /**
@@ -158,22 +197,23 @@ export class ThinDevice {
    * @throws NO_DATA_SPACE before anything is done when there are not enough
    */
   async preallocate(offset: number, length: number): Promise<void> {
-    this.#pool.mustBeWritable()
+    this.#mustBeWritable()
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
     const end = Math.ceil((offset + length) / blockSize)
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
-    if (missing > this.#pool.nrFreeDataBlocks) {
+    if (missing > this.#pool.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.nrFreeDataBlocks} are free`,
+        `${missing} blocks are wanted, ${this.#pool.nrWritableDataBlocks} are free`,
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
+      this.#mustBeHere()
       if (this.table.get(vblock) === UNMAPPED) {
         const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
-        if (!attempt()) await this.#pool.withSpace(0, attempt)
+        if (!attempt()) await this.#pool.withSpace(this, 0, attempt)
       }
       if (slice.isOver) await this.#pool.pause(slice)
     }
@@ -183,7 +223,7 @@ export class ThinDevice {
   async #countMapped(begin: number, end: number, slice: Slice): Promise<number> {
     let count = 0
     for (let at = begin; at < end; at += PIECE_BLOCKS) {
-      this.#pool.mustBeReadable()
+      this.#mustBeReadable()
       const until = Math.min(at + PIECE_BLOCKS, end)
       this.#pool.metadata.forEachMapping(this.devId, at, until, () => {
         count++
@@ -207,9 +247,10 @@ export class ThinDevice {
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
-      this.#pool.mustBeWritable()
       const room = (): true | null => this.#pool.hasMetadataRoom || null
-      if (!room()) await this.#pool.withSpace(0, room)
+      if (!room()) await this.#pool.withSpace(this, 0, room)
+      this.#mustBeWritable()
+      source.#mustBeHere()
       const vblock = (base + i) as VirtualBlock
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
@@ -236,7 +277,7 @@ export class ThinDevice {
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */
   nextData(offset: number): number {
-    this.#pool.mustBeReadable()
+    this.#mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
     const next = this.#pool.metadata.next(this.devId, vblock, mapping)
@@ -252,7 +293,7 @@ export class ThinDevice {
     const { metadata, clock } = this.#pool
     const slice = new Slice(clock)
     for (let at = Math.floor(offset / this.#blockSize); at * this.#blockSize < this.size; ) {
-      this.#pool.mustBeReadable()
+      this.#mustBeReadable()
       const piece = at + PIECE_BLOCKS
       at = metadata.mappedUntil(this.devId, at, piece)
       if (at < piece) return Math.min(Math.max(offset, at * this.#blockSize), this.size)
@@ -263,21 +304,36 @@ export class ThinDevice {
 
   // --- inside ---
 
+  /** @throws DEVICE_MISSING with ESTALE once the device was deleted */
+  #mustBeHere(): void {
+    if (this.gone) throw goneError(this.devId)
+  }
+
+  #mustBeReadable(): void {
+    this.#pool.mustBeReadable()
+    this.#mustBeHere()
+  }
+
+  #mustBeWritable(): void {
+    this.#pool.mustBeWritable()
+    this.#mustBeHere()
+  }
+
   async #writeLater(offset: number, size: number, bytes: Buffer, outcome: Outcome): Promise<void> {
     const attempt = (): true | null =>
       this.#tryWrite(offset, size, bytes, 0, true) === 'written' || null
     if (outcome === 'not in memory') {
       await this.#fetchKept(offset, offset + size)
-      // Meanwhile the pool may have failed.
-      this.#pool.mustBeReadable()
       if (attempt()) return
     }
-    await this.#pool.withSpace(size, attempt)
+    await this.#pool.withSpace(this, size, attempt)
   }
 
   /** @param waits reads what shared blocks hold even from a disk */
   #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number, waits: boolean): Outcome {
     assert(size <= MAX_IO, 'writes are split before they come here')
+    // The call may be the continuation of a wait.
+    this.#mustBeReadable()
     const blockSize = this.#blockSize
     const end = offset + size
     const first = Math.floor(offset / blockSize)
@@ -300,9 +356,11 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw err
+      this.#isRefused('write', err, target[0]!)
+      return 'no space'
     }
     this.#remap(first, last)
+    if (count > 0) this.#pool.provisioned()
     return 'written'
   }
 
@@ -376,13 +434,13 @@ export class ThinDevice {
   }
 
   /** Takes `count` blocks for those of the request that need one. @returns false when there are none */
-  #take(count: number, blocks: number): boolean {
-    if (!this.#pool.allocate(fresh, count)) return false
+  #take(count: number, blocks: number, discards = false): boolean {
+    if (!this.#pool.allocate(fresh, count, discards)) return false
     let taken = 0
     for (let i = 0; i < blocks; i++) {
       if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
       if (action[i] !== UNSHARE || target[i] !== shared[i]) continue
-      // The block stays taken, which it ought to be.
+      // The space map is wrong: all of them stay taken, for others may be somebody's too.
       const what = `data block ${shared[i]} is mapped by device ${this.devId}, and free`
       throw new ThinfsError('METADATA_CORRUPT', what)
     }
@@ -404,12 +462,8 @@ export class ThinDevice {
     const at = bytes(target[i]! * blockSize + from)
     const length = bytes(to - from)
     this.#pool.wrote()
-    try {
-      if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
-      else if (!freeMeansHole) data.zero(at, length)
-    } catch (err) {
-      throw this.#pool.ioError('copy', err, this.devId, target[i]!)
-    }
+    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
+    else if (!freeMeansHole) data.zero(at, length)
   }
 
   #writeRuns(
@@ -447,6 +501,8 @@ export class ThinDevice {
   }
 
   #tryProvision(vblock: number): boolean {
+    this.#mustBeWritable()
+    if (this.table.get(vblock) !== UNMAPPED) return true
     if (!this.#pool.allocate(fresh, 1)) return false
     action[0] = PROVISION
     target[0] = fresh[0]!
@@ -454,24 +510,64 @@ export class ThinDevice {
       this.#fillPart(0, 0, this.#blockSize)
     } catch (err) {
       this.#pool.giveBack(fresh, 1)
-      throw err
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
   }
 
-  #discardFrom(begin: number, last: number, end: number): void | Promise<void> {
-    const more = this.#unmapPiece(begin, last)
-    if (more >= last) return this.#zeroEdge(last * this.#blockSize, end)
-    return this.#discardRest(more, last, end)
+  async #clearPastEnd(): Promise<void> {
+    const blockSize = this.#blockSize
+    const end = this.size
+    const begin = Math.ceil(end / blockSize)
+    const edge = begin * blockSize - end
+    if (edge > 0) {
+      // Most edges are zeros, and zeroing one in a shared block would take a new block.
+      const found = Buffer.allocUnsafe(edge)
+      await this.readLater(end, edge, found, 0)
+      if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
+    }
+    this.#mustBeWritable()
+    const more = this.#unmapPiece(begin, ALL)
+    if (more < ALL) await this.#discardRest(more, ALL, [], true)
+    this.#endIsClear = true
   }
 
-  async #discardRest(begin: number, last: number, end: number): Promise<void> {
+  #discardNow(
+    offset: number,
+    length: number,
+    waits: boolean,
+    signal?: AbortSignal,
+  ): void | Promise<void> {
+    this.#mustBeWritable()
+    const blockSize = this.#blockSize
+    const end = offset + length
+    const begin = Math.ceil(offset / blockSize)
+    const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
+    if (begin > last) return this.#zeroEdges([[offset, end]], waits, signal)
+    const edges: Edge[] = [
+      [offset, begin * blockSize],
+      [last * blockSize, end],
+    ]
+    const more = this.#unmapPiece(begin, last)
+    if (more >= last) return this.#zeroEdges(edges, waits, signal)
+    return this.#discardRest(more, last, edges, waits, signal)
+  }
+
+  async #discardRest(
+    begin: number,
+    last: number,
+    edges: Edge[],
+    waits: boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let more = begin; more < last; more = this.#unmapPiece(more, last)) {
       await this.#pool.betweenSlices(slice)
+      if (signal?.aborted) throw cancelled()
+      this.#mustBeWritable()
     }
-    await this.#zeroEdge(last * this.#blockSize, end)
+    await this.#zeroEdges(edges, waits, signal)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
@@ -491,19 +587,34 @@ export class ThinDevice {
     return next < 0 ? last : Math.min(next, last)
   }
 
-  /** Zeroes [from, to), which lies within one block, if that is mapped. */
-  #zeroEdge(from: number, to: number): void | Promise<void> {
-    if (from >= to) return
-    const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
-    if (attempt()) return
-    return this.#pool.withSpace(0, attempt).then()
+  /** Zeroes ranges that lie within one block each, where that is mapped. */
+  #zeroEdges(edges: Edge[], waits: boolean, signal?: AbortSignal): void | Promise<void> {
+    const left = edges.filter(([from, to]) => from < to && !this.#tryZero(from, to))
+    if (left.length > 0) return this.#zeroLater(left, waits, signal)
+  }
+
+  async #zeroLater(edges: Edge[], waits: boolean, signal?: AbortSignal): Promise<void> {
+    let failure: unknown = null
+    for (const [from, to] of edges) {
+      const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
+      try {
+        await (waits
+          ? this.#pool.withSpace(this, 0, attempt, signal)
+          : this.#pool.withSpaceNow(this, attempt))
+      } catch (err) {
+        // The other one may find room.
+        failure ??= err
+      }
+    }
+    if (failure !== null) throw failure
   }
 
   #tryZero(from: number, to: number): boolean {
+    this.#mustBeWritable()
     const vblock = Math.floor(from / this.#blockSize)
     const count = this.#resolve(vblock, vblock)
     if (action[0] === PROVISION) return true
-    if (count > 0 && !this.#take(count, 1)) return false
+    if (count > 0 && !this.#take(count, 1, true)) return false
     const { data, freeMeansHole } = this.#pool
     try {
       this.#fillEdges(vblock, from, to)
@@ -517,7 +628,7 @@ export class ThinDevice {
       }
     } catch (err) {
       this.#pool.giveBack(fresh, count)
-      throw this.#pool.ioError('zero', err, this.devId, target[0]!)
+      return this.#isRefused('zero', err, target[0]!)
     }
     this.#remap(vblock, vblock)
     return true
@@ -572,16 +683,38 @@ export class ThinDevice {
     const read = this.#pool.data.readLater(buffer, at, length, offset as Bytes).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     })
-    this.#pool.reading(read)
+    const begin = Math.floor(offset / this.#blockSize)
+    this.#pool.reading(read, begin, Math.ceil((offset + length) / this.#blockSize))
     return read
   }
 
   #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {
     this.#pool.wrote()
+    this.#pool.data.write(buffer, at, length, offset as Bytes)
+  }
+
+  /** As `#writeData`, into a block that is mapped. @returns false when the host has no room for it */
+  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
     try {
-      this.#pool.data.write(buffer, at, length, offset as Bytes)
+      this.#writeData(buffer, at, length, offset)
+      return true
     } catch (err) {
-      throw this.#pool.ioError('write', err, this.devId, Math.floor(offset / this.#blockSize))
+      return this.#isRefused('write', err, Math.floor(offset / this.#blockSize))
     }
   }
+
+  /**
+   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
+   * had none. Whatever else it is, is told and thrown.
+   * @returns false
+   */
+  #isRefused(operation: string, err: unknown, block: number): false {
+    if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
+    this.#pool.hostRefused(err)
+    return false
+  }
 }
+
+/** The errno makes the kernel look the file's name up again. */
+export const goneError = (devId: DevId): ThinfsError =>
+  new ThinfsError('DEVICE_MISSING', `device ${devId} was deleted`, { errno: 'ESTALE' })

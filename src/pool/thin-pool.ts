@@ -30,15 +30,16 @@ import {
 } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
+import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
 import { Slice } from './slice.js'
-import { SpaceQueue } from './space-queue.js'
-import { ThinDevice } from './thin-device.js'
+import { cancelled, SpaceQueue } from './space-queue.js'
+import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
@@ -49,13 +50,31 @@ const RESERVE_PART = 10
 const RESERVE_MAX = 4096
 /** The least that is kept back: a change and its commit shadow so many blocks. */
 const RESERVE_MIN = 32
+/**
+ * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool is
+ * emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much back, for
+ * the same reason (spa_slop_shift). A pool that is too small for it to matter keeps nothing back.
+ */
+const DISCARD_PART = 32
+const DISCARD_MAX = 1024
+const DISCARD_FROM = 2048
+/** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
+const RELEASE_TIMEOUT = 60_000
+const NO_DATA_BLOCKS = 'no free data blocks'
+/** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
+const SECURED_MIN = 256
+/** The same before something is unmapped, which the host's full disk must not prevent. */
+const SECURED_TO_UNMAP = 64
 /** Leaves of a mapping tree that are emptied between two looks at the clock. */
 const DELETE_LEAVES = 4
 /**
- * Runs of data blocks that are unmapped before what was is committed: to write, flush and punch them
- * is what whoever flushes meanwhile has to wait for.
+ * Data blocks that are unmapped before what was is committed, and runs of neighbours among them: to
+ * commit and to punch them is work and memory.
  */
-const FREED_RUNS = 4096
+const FREED_BLOCKS = 65_536
+const FREED_RUNS = 8192
+/** So many may wait to be punched before more are unmapped. */
+const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
 export class ThinPool {
   readonly metadata: ThinMetadata
@@ -71,12 +90,20 @@ export class ThinPool {
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #queue: SpaceQueue
+  readonly #host: HostSpace
   #lowWaterSeen = false
+  /** Whether the host was told to have less than the low water mark. */
+  #hostLowSeen = false
+  /** Why the pool is smaller than its data file; null when it is not. */
+  #notGrown: string | null = null
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
   readonly #extended = new Map<DevId, Bytes>()
   /** The handles that have each device open, where there are any. */
   readonly #handles = new OpenHandles()
   #cancelWatch: (() => void) | null = null
+  #cancelSizes: (() => void) | null = null
+  /** Those who wait for freed blocks to be released. */
+  readonly #releaseWaits = new Set<() => void>()
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -87,6 +114,7 @@ export class ThinPool {
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
+    this.#host = new HostSpace(options.data, options.metadata, metadata)
     const { clock, events } = options
     this.#commits = new CommitPipeline(
       {
@@ -99,16 +127,28 @@ export class ThinPool {
         superblock,
         blockSize: this.blockSize,
         freeMeansHole: this.freeMeansHole,
+        mustBeWhole: () => this.#mustBeWhole(),
         clock,
         events,
       },
       {
-        committed: nrFreed => {
-          if (nrFreed > 0 || this.mode === 'out_of_metadata_space') this.#spaceCame()
+        committed: () => {
+          if (this.mode === 'out_of_metadata_space') this.#spaceCame()
+          this.#noteHostLow()
         },
-        failed: err => this.#queue.reject(err),
+        released: () => {
+          this.#spaceCame()
+          this.#endReleaseWaits()
+        },
+        failed: err => {
+          this.#queue.reject(err)
+          this.#endReleaseWaits()
+        },
         rolledBack: () => {
-          for (const device of this.#devices.values()) device.table.clear()
+          for (const device of this.#devices.values()) {
+            device.table.clear()
+            if (!this.metadata.hasDevice(device.devId)) this.#forget(device)
+          }
         },
       },
     )
@@ -157,6 +197,26 @@ export class ThinPool {
     return this.nrFreeDataBlocks <= this.#options.lowWaterMark
   }
 
+  /** How many writes wait for space. */
+  get writesWaiting(): number {
+    return this.#queue.length
+  }
+
+  /** Bytes that the host can still give to free data blocks; null where that is no question. */
+  get hostRoomForData(): number | null {
+    return this.#host.availableForData(this.metadata.nrAllocatedDataBlocks * this.blockSize)
+  }
+
+  /** The same for metadata. */
+  get hostRoomForMetadata(): number | null {
+    return this.#host.availableForMetadata
+  }
+
+  /** What whoever runs the pool should know, a sentence each. */
+  get warnings(): string[] {
+    return [this.#notGrown, this.#hostLow].filter(what => what !== null)
+  }
+
   get discards(): PoolOptions['discards'] {
     return this.#options.discards
   }
@@ -168,6 +228,18 @@ export class ThinPool {
 
   get lowWaterMark(): number {
     return this.#options.lowWaterMark
+  }
+
+  /** Data blocks kept back for the edges of discards. */
+  get discardReserve(): number {
+    const { nrDataBlocks } = this.metadata
+    if (nrDataBlocks < DISCARD_FROM) return 0
+    return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
+  }
+
+  /** Free data blocks that writes can have. */
+  get nrWritableDataBlocks(): number {
+    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve)
   }
 
   /** Metadata blocks kept back so that a commit always has room. */
@@ -214,12 +286,14 @@ export class ThinPool {
    * @param stop asked between slices; true ends it early
    * @returns whether it came to the end
    */
-  async emptyDevice(devId: DevId, stop: () => boolean): Promise<boolean> {
+  async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
+    const { devId } = device
     // Nobody looks anything up any more: pages of it would be work for every slice.
-    this.#devices.get(devId)?.table.clear()
+    device.table.clear()
     for (const slice = new Slice(this.clock); ; ) {
       await this.betweenSlices(slice)
       if (stop()) return false
+      if (device.gone) throw goneError(devId)
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       if (this.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
@@ -235,20 +309,33 @@ export class ThinPool {
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
   async betweenSlices(slice: Slice): Promise<void> {
-    if (this.metadata.nrFreedDataRuns >= FREED_RUNS) await this.commit()
+    const { metadata } = this
+    if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
+      await this.commit()
+      // Who is told to punch faster than the disk can has to wait, and nobody else.
+      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.#commits.punched
+    }
     if (slice.isOver) await slice.yield()
-    this.mustBeWritable()
     if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    this.mustBeWritable()
   }
 
   /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
   deleteDevice(devId: DevId): void {
     this.mustBeWritable()
     this.#commits.change(() => this.metadata.deleteDevice(devId))
-    this.#devices.get(devId)?.table.clear()
-    this.#devices.delete(devId)
+    const device = this.#devices.get(devId)
+    if (device) this.#forget(device)
     this.#extended.delete(devId)
     this.#handles.forget(devId)
+  }
+
+  /** Ends what waits on behalf of a device that the metadata has no more: its id is free. */
+  #forget(device: ThinDevice): void {
+    device.gone = true
+    device.table.clear()
+    this.#devices.delete(device.devId)
+    this.#queue.cancel(device, goneError(device.devId))
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -284,6 +371,7 @@ export class ThinPool {
   /** Maps a block that another mapping has already. */
   mapShared(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
     this.#commits.change(() => {
+      this.metadata.details(devId) // nothing is counted for a device that is not there
       this.metadata.incData(dataBlock)
       this.metadata.insert(devId, vblock, dataBlock, time)
     })
@@ -356,12 +444,15 @@ export class ThinPool {
 
   /**
    * Takes `count` data blocks into `out`, or none.
+   * @param discards whether they may be of those that are kept back for that
    * @returns false when there is no room; `withSpace` is the way to wait for it
    */
-  allocate(out: Float64Array, count: number): boolean {
+  allocate(out: Float64Array, count: number, discards = false): boolean {
     this.mustBeWritable()
     this.#noteLowWater(count)
-    if (!this.#hasRoom(count)) return false
+    const { nrAllocatableDataBlocks } = this.metadata
+    const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
+    if (available < count || !this.hasMetadataRoom) return false
     this.#commits.change(() => {
       for (let i = 0; i < count; i++) {
         const block = this.metadata.allocateData()
@@ -378,6 +469,23 @@ export class ThinPool {
     if (this.#lowWaterSeen || free - (wanted - 1) > this.#options.lowWaterMark) return
     this.#lowWaterSeen = true
     this.#options.events.lowWater(free)
+  }
+
+  /** The same for the space that the host has: the log has to say so before it is used up. */
+  #noteHostLow(): void {
+    const low = this.#hostLow
+    if (low !== null && !this.#hostLowSeen) this.#options.events.warning(low)
+    this.#hostLowSeen = low !== null
+  }
+
+  /** That the host can give less than the low water mark, and less than is free; null otherwise. */
+  get #hostLow(): string | null {
+    const room = this.hostRoomForData
+    if (room === null) return null
+    const blocks = Math.floor(room / this.blockSize)
+    if (blocks > this.#options.lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
+    const free = this.nrFreeDataBlocks * this.blockSize
+    return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
   }
 
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
@@ -400,32 +508,125 @@ export class ThinPool {
 
   /**
    * Tries again until there is space: after a commit that frees blocks, when the files have grown,
-   * and, with `on_full: queue`, whenever blocks become free within 60 s.
+   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within 60 s.
+   * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
-   * @throws NO_DATA_SPACE, NO_METADATA_SPACE
+   * @param signal ends the wait with CANCELLED
+   * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  async withSpace<T>(held: number, attempt: () => T | null): Promise<T> {
+  withSpace<T>(
+    device: ThinDevice,
+    held: number,
+    attempt: () => T | null,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#options.onFull === 'queue', signal)
+  }
+
+  /** As `withSpace`, but only with what is free already or becomes so with a commit. */
+  withSpaceNow<T>(device: ThinDevice, attempt: () => T | null): Promise<T> {
+    return this.#withSpace(device, 0, attempt, false)
+  }
+
+  async #withSpace<T>(
+    device: ThinDevice,
+    held: number,
+    attempt: () => T | null,
+    queues: boolean,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    let retries = true
+    let waitsForRelease = true
     for (;;) {
       this.#growToStores()
-      if (this.#frozen > 0) await this.commit()
+      if (this.#frozen > 0) await this.#commitForSpace()
       this.mustBeWritable()
+      if (device.gone) throw goneError(device.devId)
+      if (signal?.aborted) throw cancelled()
+      const wasFull = this.#host.dataFull !== null
+      this.#host.dataCame()
       const result = attempt()
-      if (result !== null) return result
-      if (!this.hasMetadataRoom) {
-        this.#state.set('out_of_metadata_space', 'no free metadata blocks')
-        throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
+      if (result !== null) {
+        if (wasFull) this.#spaceCame()
+        return result
       }
-      this.#state.set('out_of_data_space', 'no free data blocks')
-      if (this.onFull === 'error') throw new ThinfsError('NO_DATA_SPACE', this.data.path)
+      const isData = this.hasMetadataRoom
+      // What was freed comes by itself, when reads or punches that are under way end.
+      const { releasing, retrying } = this.#commits
+      const comes = releasing || (retrying && retries)
+      if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
+        retries = false
+        waitsForRelease = await this.#nextRelease()
+        continue
+      }
+      const why = this.#noteFull(isData)
+      if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
+        const path = isData ? this.data.path : this.#options.metadata.path
+        throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
+      }
       this.#watchStores()
-      await this.#queue.wait(held)
+      await this.#queue.wait(device, held, signal)
     }
   }
 
-  /** Has the blocks that `read` reads stay what they are until it ends, whoever unmaps them. */
-  reading(read: Promise<void>): void {
-    this.#commits.reading(read)
+  /** Resolves when some freed blocks were released: to false when that took too long. */
+  #nextRelease(): Promise<boolean> {
+    return new Promise(resolve => {
+      const cancel = this.clock.after(RELEASE_TIMEOUT, () => {
+        this.#releaseWaits.delete(ended)
+        resolve(false)
+      })
+      const ended = (): void => {
+        cancel()
+        resolve(true)
+      }
+      this.#releaseWaits.add(ended)
+    })
+  }
+
+  #endReleaseWaits(): void {
+    for (const ended of this.#releaseWaits) ended()
+    this.#releaseWaits.clear()
+  }
+
+  /** Commits, for what that frees. When the host has no room for it, that is what is waited for. */
+  async #commitForSpace(): Promise<void> {
+    try {
+      await this.commit()
+    } catch (err) {
+      if (!this.stalled) throw err
+    }
+  }
+
+  /** Changes the mode. @returns why there is no room */
+  #noteFull(isData: boolean): string {
+    const why = isData
+      ? (this.#host.dataFull ?? NO_DATA_BLOCKS)
+      : (this.#metadataFull ?? 'no free metadata blocks')
+    this.#state.set(isData ? 'out_of_data_space' : 'out_of_metadata_space', why)
+    return why
+  }
+
+  /** Why the host has no room for metadata; null when it has. */
+  get #metadataFull(): string | null {
+    return this.stalled ? this.reason : this.#host.metadataFull
+  }
+
+  /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
+  hostRefused(err: unknown): void {
+    this.#host.refused(err)
+    this.#watchStores()
+  }
+
+  /** Notes that new blocks were written: when the host had no room before, it has now. */
+  provisioned(): void {
+    if (this.#host.dataFull !== null) this.#spaceCame()
+  }
+
+  /** Has the data blocks [begin, end) that `read` reads stay what they are, whoever unmaps them. */
+  reading(read: Promise<void>, begin: number, end: number): void {
+    this.#commits.reading(read, begin, end)
   }
 
   /**
@@ -471,9 +672,11 @@ export class ThinPool {
 
   /**
    * Makes changes survive the death of this process.
-   * @throws once after a rollback: those who wait for this have lost theirs
+   * @param commit makes everything durable, sizes too where somebody keeps those
+   * @throws once after a rollback, and when neither the journal nor a commit can be written: those who
+   *   wait for this have lost theirs
    */
-  settle(): void | Promise<void> {
+  settle(commit: () => Promise<void> = () => this.commit()): void | Promise<void> {
     if (this.#state.lost) {
       this.#journal.drop()
       throw this.#state.lost
@@ -487,11 +690,21 @@ export class ThinPool {
         return
       }
       this.#options.events.ioError('journal', err)
-      return this.commit().catch(err => {
-        // Whoever waited is told, and nobody else shall wait for it.
-        this.#journal.drop()
-        throw err
-      })
+      return this.#settleByCommit(commit, err)
+    }
+  }
+
+  async #settleByCommit(commit: () => Promise<void>, cause: unknown): Promise<void> {
+    const sizes = [...this.#extended]
+    try {
+      await commit()
+      const unsaved = sizes.some(([devId, size]) => this.#extended.get(devId) === size)
+      // The commit may have mended the journal, which has the sizes then.
+      if (unsaved && !this.#journal.sound) throw cause
+    } catch (err) {
+      // Whoever waited is told, and nobody else shall wait for it.
+      this.#journal.drop()
+      throw err
     }
   }
 
@@ -529,7 +742,10 @@ export class ThinPool {
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
   close(): Promise<void> {
     this.#cancelWatch?.()
+    this.#cancelSizes?.()
+    this.#state.close()
     this.#queue.reject(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
+    this.#endReleaseWaits()
     return this.#commits.close()
   }
 
@@ -538,25 +754,33 @@ export class ThinPool {
   /** Blocks that are free but wait for a commit, of the kind that is short. */
   get #frozen(): number {
     const { metadata } = this
-    if (this.hasMetadataRoom) return this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+    if (this.hasMetadataRoom) {
+      const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+      return frozen - this.#commits.nrReleasing
+    }
     const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
     return free - metadata.nrAllocatableMetadataBlocks
   }
 
-  #hasRoom(count: number): boolean {
-    return this.metadata.nrAllocatableDataBlocks >= count && this.hasMetadataRoom
+  /** Data blocks that a write can be given now. */
+  get #nrAvailable(): number {
+    return this.metadata.nrAllocatableDataBlocks - this.discardReserve
   }
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   get hasMetadataRoom(): boolean {
-    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve
+    return this.#hasMetadata(1) && this.#host.secures(SECURED_MIN)
   }
 
   /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
   get hasRoomToUnmap(): boolean {
+    return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
+  }
+
+  /** @param share of the reserve that has to be left */
+  #hasMetadata(share: number): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve / 2
+    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve * share
   }
 
   /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
@@ -565,23 +789,31 @@ export class ThinPool {
     this.#mustHaveRoom(this.hasMetadataRoom)
   }
 
-  /** The same, until `hasRoomToUnmap`. */
+  /**
+   * The same, until `hasRoomToUnmap`. Where the host sets no space aside it is tried all the same:
+   * what comes of it may be all the room that there is to be had.
+   */
   async makeRoomToUnmap(): Promise<void> {
     await this.commit()
-    this.#mustHaveRoom(this.hasRoomToUnmap)
+    this.#mustHaveRoom(this.#hasMetadata(1 / 2))
   }
 
   #mustHaveRoom(has: boolean): void {
-    if (!has) throw new ThinfsError('NO_METADATA_SPACE', this.#options.metadata.path)
+    if (has) return
+    const why = this.#metadataFull
+    const { path } = this.#options.metadata
+    throw new ThinfsError('NO_METADATA_SPACE', why === null ? path : `${path}: ${why}`)
   }
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    mustHold(this.metadata, { metadata, data: this.data })
+    const inDoubt = doubtful && this.#mayDoubt
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
-    mustHold(this.metadata, { metadata, data: this.data })
+    if (inDoubt) mustHaveHoles(this.metadata, this.data, metadata.path)
     if (changes.length > 0) {
       replayChanges(changes, this.metadata, {
         extended: this.#extended,
@@ -589,6 +821,8 @@ export class ThinPool {
       })
     }
     if (this.mode !== 'write') return
+    const { dataSize } = this.#options
+    if (dataSize !== undefined && dataSize > this.data.size) this.data.grow(dataSize)
     const grew = this.#growToStores()
     if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
@@ -598,7 +832,8 @@ export class ThinPool {
       await metadata.sync()
     }
     try {
-      await this.#commits.start(clean)
+      await this.#commits.start(clean, saysClean)
+      this.#watchSizes()
     } catch (err) {
       events.ioError('open', err)
       if (err instanceof ThinfsError) throw err
@@ -607,6 +842,17 @@ export class ThinPool {
         errno: errnoOf(err),
       })
     }
+    this.#noteHostLow()
+  }
+
+  /**
+   * Whether metadata that the journal does not know can be an older copy that would cost data. Who
+   * takes over has had the file since; what set needs_check may have kept the journal from being written.
+   */
+  get #mayDoubt(): boolean {
+    const { readOnly, takesOver, acceptMetadata } = this.#options
+    const sure = readOnly || takesOver === true || acceptMetadata === true
+    return this.freeMeansHole && !sure && !this.metadata.needsCheck
   }
 
   /**
@@ -640,35 +886,90 @@ export class ThinPool {
     const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
     const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
     const growsMetadata = metadataWanted > this.metadata.nrMetadataBlocks
-    const growsData = dataBlocks > this.metadata.nrDataBlocks
     if (growsMetadata) {
       this.#commits.change(() => this.metadata.growMetadata(metadataWanted))
     }
+    const growsData = dataBlocks > this.metadata.nrDataBlocks && this.#canGrowData(dataBlocks)
     if (growsData) {
       this.wrote() // its length
       this.#commits.change(() => this.metadata.growData(dataBlocks))
     }
+    if (growsMetadata || growsData) this.#spaceCame()
     return growsMetadata || growsData
   }
 
-  /** While writes wait for space, looks every second whether somebody has made the files larger. */
+  /**
+   * Whether the metadata has room for the bitmaps of so many data blocks. Where it has not, the pool
+   * stays as large as it is, and says so. A new pool has to have it.
+   */
+  #canGrowData(dataBlocks: number): boolean {
+    if (this.stalled) return false
+    const cost = this.metadata.growDataCost(dataBlocks)
+    const { nrAllocatableMetadataBlocks: free, nrDataBlocks } = this.metadata
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    const before = this.#notGrown
+    if (nrDataBlocks === 0 || free - cost >= reserve) {
+      this.#notGrown = null
+      return true
+    }
+    this.#notGrown =
+      `${this.data.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
+      `that takes ${cost} metadata blocks, ${Math.max(0, free - reserve)} are free`
+    if (before === null) this.#options.events.warning(this.#notGrown)
+    return false
+  }
+
+  /**
+   * While writes wait for space, looks every second whether somebody has made the files larger or the
+   * host has room again.
+   */
   #watchStores(): void {
     this.#cancelWatch ??= this.#options.clock.after(WATCH_PERIOD, () => {
       this.#cancelWatch = null
-      if (this.#queue.isEmpty) return
+      if (this.#queue.isEmpty && this.#host.dataFull === null) return
       try {
-        if (this.#growToStores()) this.#spaceCame()
+        this.#growToStores()
       } catch {
         return // change() has failed the pool, and with it those who wait
       }
+      if (this.#host.dataFull !== null && this.#host.hasMore) this.#spaceCame()
+      else if (this.#host.dataFull !== null) this.#queue.retry()
+      else if (this.mode === 'out_of_metadata_space') this.#spaceCame()
       this.#watchStores()
     })
   }
 
+  /** @throws POOL_MISMATCH when somebody has cut off a store */
+  #mustBeWhole(): void {
+    const { metadata, data } = this.#options
+    data.measure()
+    metadata.measure()
+    mustHold(this.metadata, { metadata, data })
+  }
+
+  /** Looks every second whether somebody has cut off the stores. */
+  #watchSizes(): void {
+    this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
+      if (!this.writable) return
+      try {
+        this.#mustBeWhole()
+      } catch (err) {
+        void this.#commits.cutOff(err)
+        return
+      }
+      this.#watchSizes()
+    })
+  }
+
+  /** There may be space: the mode says so, and those who wait try again. */
   #spaceCame(): void {
     if (this.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    this.#host.dataCame()
     if (this.mode === 'out_of_data_space' || this.mode === 'out_of_metadata_space') {
-      if (this.metadata.nrAllocatableDataBlocks === 0) return
+      if (this.#nrAvailable <= 0) {
+        if (!this.#commits.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
+        return
+      }
       this.#state.set('write', null)
     }
     this.#queue.wake()

@@ -1,7 +1,8 @@
-import { readFileSync, statSync } from 'node:fs'
-import { open, rename, rm } from 'node:fs/promises'
+import { constants, existsSync, readFileSync, statSync } from 'node:fs'
+import { type FileHandle, link, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, KIB, ThinfsError } from '../base/index.js'
+import { reserveRoom } from './reserve-room.js'
 
 /**
  * A small text file that is only ever replaced as a whole: a reader, also one after a power cut,
@@ -32,22 +33,78 @@ export class AtomicFile {
   }
 
   /**
-   * Durable when it resolves: temporary file, fsync, rename, fsync of the folder. Mode 0600. What is in
-   * the temporary file's place, left by a crash or a link that somebody has put there, goes and is not
-   * followed.
+   * Durable when it resolves: spare file, fsync, rename, fsync of the folder. Mode 0600.
+   *
+   * The spare, PATH.new, is the file of the time before, so that a full disk has room for both. What is
+   * in its place, left by a crash or a link that somebody has put there, is not followed.
    */
   async replace(content: string): Promise<void> {
-    const next = `${this.path}.new`
-    await rm(next, { force: true })
-    const file = await open(next, 'wx', 0o600)
+    const bytes = Buffer.from(content)
+    const spare = await this.#openSpare()
     try {
-      await file.writeFile(content)
-      await file.sync()
+      await writeAll(spare, bytes)
+      await spare.truncate(bytes.length)
+      // When it is the spare again it will need room.
+      reserveRoom(spare.fd, roomFor(bytes.length))
+      await spare.sync()
     } finally {
-      await file.close()
+      await spare.close()
     }
-    await rename(next, this.path)
+    await this.#exchange()
     await syncFolder(this.path)
+    await this.reserve()
+  }
+
+  /** Sees to it, where the disk has room, that `replace` finds some when the disk is full. */
+  async reserve(): Promise<void> {
+    try {
+      const size = statSync(this.path, { throwIfNoEntry: false })?.size ?? 0
+      const spare = await this.#openSpare()
+      reserveRoom(spare.fd, roomFor(size))
+      await spare.close()
+    } catch {} // `replace` meets it again, and tells
+  }
+
+  /** The spare file, whatever is in it; made when there is none that is ours alone. */
+  async #openSpare(): Promise<FileHandle> {
+    const { O_RDWR, O_NOFOLLOW } = constants
+    const next = `${this.path}.new`
+    // A crash may have left it so.
+    if (!existsSync(next)) await rename(`${this.path}.old`, next).catch(() => {})
+    try {
+      const spare = await open(next, O_RDWR | O_NOFOLLOW)
+      const stat = await spare.stat()
+      const isOurs = stat.isFile() && stat.nlink === 1 && stat.uid === process.geteuid!()
+      if (isOurs && (stat.mode & 0o7777) === 0o600) return spare
+      await spare.close()
+    } catch (err) {
+      if (!['ENOENT', 'ELOOP'].includes(errnoOf(err))) throw err
+    }
+    await rm(next, { force: true })
+    return await open(next, 'wx', 0o600)
+  }
+
+  /** Puts the spare in the file's place, and the file in the spare's. */
+  async #exchange(): Promise<void> {
+    const { path } = this
+    const next = `${path}.new`
+    const old = `${path}.old`
+    await rm(old, { force: true })
+    const kept = await link(path, old).then(
+      () => true,
+      () => false, // there is none yet, or the file system has no links
+    )
+    await rename(next, path)
+    if (kept) await rename(old, next)
+  }
+}
+
+/** Bytes set aside for a content of `size`: a change may add as much as there is. */
+const roomFor = (size: number): number => 2 * size + 16 * KIB
+
+async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
+  for (let done = 0; done < bytes.length; ) {
+    done += (await file.write(bytes, done, bytes.length - done, done)).bytesWritten
   }
 }
 

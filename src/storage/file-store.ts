@@ -17,12 +17,14 @@ import {
   errnoOf,
   KIB,
   MIB,
+  SECTOR_SIZE,
   ThinfsError,
   whyNotTrusted,
 } from '../base/index.js'
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
-import type { Store } from './store.js'
+import { usersOf } from './device-users.js'
+import type { HostRoom, Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
 const KEEP_SIZE = 0x01
@@ -87,28 +89,48 @@ export class FileStore implements Store {
   }
 
   /**
-   * Opens `path`, for reading and writing unless `readOnly`.
+   * Opens `path`, for reading and writing unless `readOnly`. A block device is claimed: nobody mounts
+   * it, nor does device-mapper or another pool take it, until the last copy of the descriptor is closed.
    * @param create makes the file, with mode 0600, when it is missing
    * @param size extends the store to this size when it is smaller
-   * @throws NOT_TRUSTED for a file that other users own or may write to; IO_ERROR
+   * @throws NOT_TRUSTED for a file that other users own or may write to; POOL_IN_USE for a device that
+   *   is mounted or part of another; IO_ERROR
    */
   static open(
     path: string,
     options: { readOnly?: boolean; create?: boolean; size?: Bytes } = {},
   ): FileStore {
     const readOnly = options.readOnly ?? false
-    const access = readOnly ? constants.O_RDONLY : constants.O_RDWR
+    let flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
+    if (options.create) flags |= constants.O_CREAT
     let fd: number
     try {
       const stat = statSync(path, { throwIfNoEntry: false })
       if (stat !== undefined && !isStore(stat)) throw notAStore(path) // a FIFO's open waits
-      fd = openSync(path, access | (options.create ? constants.O_CREAT : 0), 0o600)
+      if (stat?.isBlockDevice()) flags |= constants.O_EXCL
+      fd = openSync(path, flags, 0o600)
     } catch (err) {
+      if (errnoOf(err) === 'EBUSY') {
+        throw new ThinfsError('POOL_IN_USE', `${path}: it is ${usersOf(path)}`, { cause: err })
+      }
       throw err instanceof ThinfsError ? err : ioError(path, 'open', err)
     }
+    return FileStore.of(fd, path, options)
+  }
+
+  /**
+   * The store behind a descriptor, which is its to close, on failure too.
+   * @param fd open for reading, and for writing unless `readOnly`
+   * @throws as `open`
+   */
+  static of(
+    fd: number,
+    path: string,
+    { readOnly = false, size }: { readOnly?: boolean; size?: Bytes } = {},
+  ): FileStore {
     try {
       const store = new FileStore(path, fd, readOnly)
-      if (options.size !== undefined && options.size > store.size) store.grow(options.size)
+      if (size !== undefined && size > store.size) store.grow(size)
       return store
     } catch (err) {
       closeSync(fd)
@@ -121,11 +143,18 @@ export class FileStore implements Store {
   }
 
   /**
-   * Takes the whole file for this store, or shares it with readers when it is read-only.
+   * Takes the whole file for this store, or shares it with readers when it is read-only. The lock is that
+   * of the open file: it is inherited with the descriptor and lasts until the last copy is closed.
+   * Source: fcntl(2), "Open file description locks".
    * @returns false when another has it
+   * @throws IO_ERROR where the file system has no locks
    */
   lock(): boolean {
-    return native.file_lock(this.fd, !this.#readOnly)
+    try {
+      return native.file_lock(this.fd, !this.#readOnly)
+    } catch (err) {
+      throw ioError(this.path, 'lock', err)
+    }
   }
 
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
@@ -236,9 +265,26 @@ export class FileStore implements Store {
     }
   }
 
+  hostRoom(): HostRoom | null {
+    if (this.#isDevice) return null
+    const { bavail, bsize } = statfsSync(this.path)
+    return { available: bavail * bsize, allocated: fstatSync(this.fd).blocks * SECTOR_SIZE }
+  }
+
+  reserve(offset: Bytes, length: Bytes): boolean {
+    this.#checkRange('reserve', offset, length)
+    if (this.#isDevice) return false
+    try {
+      native.file_allocate(this.fd, KEEP_SIZE, offset, length)
+      return true
+    } catch (err) {
+      if (errnoOf(err) === 'EOPNOTSUPP') return false
+      throw ioError(this.path, `reserving ${length} bytes at ${offset}`, err)
+    }
+  }
+
   measure(): void {
-    const size = native.file_seek(this.fd, 0, SEEK_END)
-    if (size > this.#size) this.#size = bytes(size)
+    this.#size = bytes(native.file_seek(this.fd, 0, SEEK_END))
   }
 
   grow(size: Bytes): void {
@@ -256,7 +302,9 @@ export class FileStore implements Store {
       try {
         ftruncateSync(this.fd, size)
       } catch (err) {
-        throw ioError(this.path, `growing to ${size} bytes`, err)
+        if (errnoOf(err) !== 'EFBIG') throw ioError(this.path, `growing to ${size} bytes`, err)
+        const detail = `${this.path}: no file there can have ${size} bytes`
+        throw new ThinfsError('BAD_ARGUMENT', detail, { cause: err, errno: 'EFBIG' })
       }
     }
     this.#size = size
@@ -337,13 +385,16 @@ export class FileStore implements Store {
     return found < 0 ? this.size : bytes(Math.min(found, this.size))
   }
 
+  /**
+   * Only a bug makes a range that is none. One past the end may come of a damaged block number.
+   * @throws IO_ERROR for a range that passes the end
+   */
   #checkRange(what: string, offset: number, length: number): void {
-    if (offset < 0 || length < 0 || offset + length > this.#size) {
-      throw new ThinfsError(
-        'IO_ERROR',
-        `${this.path}: ${what} of ${length} bytes at ${offset}, past the end at ${this.#size}`,
-      )
-    }
+    const end = offset + length
+    if (offset >= 0 && length >= 0 && end <= this.#size && Number.isInteger(end)) return
+    const detail = `${this.path}: ${what} of ${length} bytes at ${offset}`
+    assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
+    throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${this.#size}`)
   }
 }
 

@@ -3,6 +3,7 @@ import {
   constants,
   fstatSync,
   fsync,
+  ftruncateSync,
   openSync,
   readFileSync,
   renameSync,
@@ -11,12 +12,15 @@ import {
   writeSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
-import { errnoOf, GIB, ThinfsError } from '../base/index.js'
+import { errnoOf, GIB, KIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
+import { reserveRoom } from './reserve-room.js'
 
 const fsyncLater = promisify(fsync)
 /** It is rewritten at 8 MiB; what comes until a slow flush has ended stays far below this. */
 const MAX_FILE_SIZE = GIB
+/** Room set aside for what is appended, so that it finds some when the disk is full. */
+const ROOM = 256 * KIB
 
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
@@ -28,6 +32,7 @@ export class JournalFile {
   readonly path: string
   /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
   readonly bootId: string
+  /** -1: there is no such file, which is as good as an empty one to who only reads. */
   #fd: number
 
   private constructor(path: string, fd: number) {
@@ -41,19 +46,19 @@ export class JournalFile {
    * @throws POOL_MISMATCH when it is no journal, IO_ERROR
    */
   static open(path: string): JournalFile {
-    const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
-    if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
-    try {
-      const { O_RDWR, O_APPEND, O_CREAT, O_NOFOLLOW } = constants
-      return new JournalFile(path, openSync(path, O_RDWR | O_APPEND | O_CREAT | O_NOFOLLOW, 0o600))
-    } catch (err) {
-      const detail = `${path}: ${(err as Error).message}`
-      throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
-    }
+    const { O_RDWR, O_APPEND, O_CREAT } = constants
+    return new JournalFile(path, openJournal(path, O_RDWR | O_APPEND | O_CREAT))
+  }
+
+  /** Opens `path` to be read; a missing one is not made, and reads as an empty one. @throws as `open` */
+  static read(path: string): JournalFile {
+    const isThere = statSync(path, { throwIfNoEntry: false }) !== undefined
+    return new JournalFile(path, isThere ? openJournal(path, constants.O_RDONLY) : -1)
   }
 
   /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */
   readAll(): Buffer {
+    if (this.#fd < 0) return Buffer.alloc(0)
     const { size } = fstatSync(this.#fd)
     if (size <= MAX_FILE_SIZE) return readFileSync(this.path)
     throw new ThinfsError('POOL_MISMATCH', `${this.path}: ${size} bytes are too many`)
@@ -63,15 +68,27 @@ export class JournalFile {
     for (let done = 0; done < length; ) done += writeSync(this.#fd, bytes, done, length - done)
   }
 
+  cut(length: number): void {
+    const { size } = fstatSync(this.#fd)
+    if (size > length) ftruncateSync(this.#fd, length)
+    // Without it all goes on, in more and smaller commits.
+    reserveRoom(this.#fd, length + ROOM)
+  }
+
+  /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
   replace(bytes: Uint8Array): void {
     const next = `${this.path}.new`
     rmSync(next, { force: true })
     const fd = openSync(next, 'wx', 0o600)
     try {
       for (let done = 0; done < bytes.length; ) done += writeSync(fd, bytes, done)
+      if (!reserveRoom(fd, bytes.length + ROOM)) {
+        throw Object.assign(new Error('no room for the journal'), { code: 'ENOSPC' })
+      }
       renameSync(next, this.path)
     } catch (err) {
       closeSync(fd)
+      rmSync(next, { force: true })
       throw err
     }
     closeSync(this.#fd)
@@ -85,6 +102,18 @@ export class JournalFile {
   }
 
   close(): void {
-    closeSync(this.#fd)
+    if (this.#fd >= 0) closeSync(this.#fd)
+  }
+}
+
+/** @throws POOL_MISMATCH, IO_ERROR */
+function openJournal(path: string, flags: number): number {
+  const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
+  if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
+  try {
+    return openSync(path, flags | constants.O_NOFOLLOW, 0o600)
+  } catch (err) {
+    const detail = `${path}: ${(err as Error).message}`
+    throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
   }
 }

@@ -7,6 +7,14 @@
  */
 import type { Bytes } from '../base/index.js'
 
+/** What the file system below a store says of its space, in bytes. */
+export interface HostRoom {
+  /** What it can give to files that grow. */
+  available: number
+  /** What it has given to the store already. */
+  allocated: number
+}
+
 export interface Store {
   /** Names the store in messages: the file's path. */
   readonly path: string
@@ -42,7 +50,15 @@ export interface Store {
   nextHole(offset: Bytes): Bytes
   /** fdatasync: resolves when every write that returned before the call is durable. */
   sync(): Promise<void>
-  /** Takes note of a length that somebody else has extended. */
+  /** What the host has left; null where that is no question, as of a block device. */
+  hostRoom?(): HostRoom | null
+  /**
+   * Has the host set the space for a range aside, so that writes to it find room. Content stays.
+   * @returns false where it cannot do that
+   * @throws IO_ERROR, ENOSPC or EDQUOT when it has no room; some of the range may be set aside then
+   */
+  reserve?(offset: Bytes, length: Bytes): boolean
+  /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
   measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void

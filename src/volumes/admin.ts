@@ -40,8 +40,13 @@ export interface PoolStatus {
   needsCheck: boolean
   transactionId: number
   dataBlockSize: number
-  data: { path: string; blocks: number; usedBlocks: number }
-  metadata: { path: string; blocks: number; usedBlocks: number }
+  /** `hostFree`: bytes that the host can still give; null where that is no question. */
+  data: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
+  metadata: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
+  /** Writes that wait for space. */
+  writesWaiting: number
+  /** What to know before it becomes a failure: a sentence each. */
+  warnings: string[]
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -92,12 +97,26 @@ export interface DataReport {
   strayBlocks: number | null
 }
 
+/** An aborted `signal` says that nobody waits for the answer any more: what has not begun need not. */
 export interface PoolAdmin {
-  create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo>
-  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo>
-  remove(request: { names: string[] }): Promise<void>
+  create(
+    request: { name: string; size: number; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  snapshot(
+    request: { origin: string; name: string; devId?: number },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
+  remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
-  resize(request: { name: string; size: number }): Promise<VolumeInfo>
+  /**
+   * @param request.shrink cut off data past the new end, where there is some
+   * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
+   */
+  resize(
+    request: { name: string; size: number; shrink?: boolean },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>

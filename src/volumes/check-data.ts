@@ -64,10 +64,6 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
   }
 
   const problems: CheckProblem[] = []
-  if (data.size < wanted) {
-    const message = `${data.path}: ${data.size} bytes, wanted the pool's ${wanted}`
-    problems.push({ severity: 'error', message })
-  }
   if (unreadable.size > 0) problems.push(...(await owners(check, unreadable)))
   const shows = 'no hole: a new volume would show what is in it'
   problems.push(...stray.problems('error', shows))

@@ -1,37 +1,44 @@
 import { ThinfsError } from '../base/index.js'
 import { checkMetadataInSteps } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
-import type { CheckReport } from './admin.js'
+import type { CheckProblem, CheckReport } from './admin.js'
 import { checkData, type DataCheck } from './check-data.js'
 import { checkTable, readTable, type TableFile } from './volume-table.js'
 
+/** What a pool's metadata is held against. */
+export interface CheckedFiles {
+  /** The pool's name in pool.yaml. */
+  name: string
+  metadata: Store
+  /** Only its size is looked at. */
+  data: Pick<Store, 'path' | 'size'>
+  /** volumes.json. */
+  table: TableFile
+}
+
 /**
- * Verifies metadata as the last commit left it, and the volumes.json that goes with it, in steps of
- * some milliseconds. The first reads superblock and volumes.json; what the superblock leads to must not
- * change until the last.
+ * Verifies metadata as the last commit left it, the volumes.json that goes with it, and the size of the
+ * data, in steps of some milliseconds. The first reads superblock and volumes.json; what the superblock
+ * leads to must not change until the last.
  */
-export function* checkFiles(metadata: Store, file: TableFile): Generator<void, CheckReport, void> {
+export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, void> {
+  const { name, metadata, data, table: file } = files
   const steps = checkMetadataInSteps(metadata)
   let step = steps.next()
   const table = tryRead(file)
   for (; !step.done; step = steps.next()) yield
-  const { transactionId, devices, ...report } = step.value
-  // Without a readable superblock there is nothing to hold the names against.
-  const wrong =
-    table instanceof ThinfsError
-      ? [table.message]
-      : transactionId === null || table === null
-        ? []
-        : checkTable(file.path, table, transactionId, new Set(devices))
-  return {
-    ...report,
-    devices: devices.length,
-    problems: [
-      ...report.problems,
-      ...wrong.map(message => ({ severity: 'error' as const, message })),
-    ],
-    data: null,
+  const { transactionId, devices, dataSize, ...report } = step.value
+  const problems: CheckProblem[] = [...report.problems]
+  if (dataSize !== null && data.size < dataSize) {
+    const message = `${data.path}: ${data.size} bytes, wanted the pool's ${dataSize}`
+    problems.push({ severity: 'error', message })
   }
+  if (table instanceof ThinfsError) problems.push({ severity: 'error', message: table.message })
+  else if (transactionId !== null && table !== null) {
+    // Without a readable superblock there is nothing to hold the names against.
+    problems.push(...checkTable(file.path, table, { name, transactionId }, new Set(devices)))
+  }
+  return { ...report, devices: devices.length, problems, data: null }
 }
 
 function tryRead(file: TableFile) {
@@ -43,6 +50,7 @@ function tryRead(file: TableFile) {
   }
 }
 
+/** Whether metadata or names are damaged, or data is missing: what comes before a look at the data. */
 export const isDamaged = ({ problems }: CheckReport): boolean =>
   problems.some(({ severity }) => severity === 'error')
 

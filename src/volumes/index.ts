@@ -7,6 +7,8 @@ export type {
   PoolStatus,
   VolumeInfo,
 } from './admin.js'
-export { checkPool, initPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export { initPool } from './init-pool.js'
+export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export { type PoolDescriptors, PoolFiles } from './pool-files.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

@@ -8,6 +8,7 @@
 import { z } from 'zod'
 import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
+import type { CheckProblem } from './admin.js'
 
 /** A file larger than this is not ours: a million volumes take less. */
 const MAX_FILE_SIZE = 256 * 1024 * 1024
@@ -154,8 +155,14 @@ export class VolumeTable {
       undo,
       exchange,
     }
+    const text = `${JSON.stringify(table, null, 1)}\n`
+    if (Buffer.byteLength(text) > MAX_FILE_SIZE) {
+      revert()
+      const detail = `${this.#file.path} may have ${MAX_FILE_SIZE} bytes: too many volumes`
+      throw new ThinfsError('BAD_ARGUMENT', detail, { errno: 'EFBIG' })
+    }
     try {
-      await this.#file.replace(`${JSON.stringify(table, null, 1)}\n`)
+      await this.#file.replace(text)
     } catch (err) {
       revert()
       throw ioError(this.#file.path, err)
@@ -169,22 +176,70 @@ export class VolumeTable {
   }
 }
 
-/** What is wrong with what a volumes.json says, a sentence each; for `thinfs check`. */
+/** The pool that a volumes.json is held against. */
+export interface PoolIdentity {
+  /** Its name in pool.yaml. */
+  name: string
+  transactionId: number
+}
+
+/**
+ * Whether a volumes.json is that of the pool, by the rules of LVM and Docker, which refuse a pool whose
+ * transaction id is not the one that they have noted.
+ * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another pool,
+ *   or the metadata is older than it. A warning: it is behind, for another program went on.
+ */
+export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckProblem | null {
+  const ahead = table.transaction_id - pool.transactionId
+  const both = `${path}: transaction ${table.transaction_id}, the metadata is at ${pool.transactionId}`
+  if (table.pool !== pool.name) {
+    const message = `${path}: of the pool "${table.pool}", pool.yaml has the pool "${pool.name}"`
+    return { severity: 'error', message }
+  }
+  if (ahead > 1) {
+    const message = `${both}: the metadata is older than the names, as a copy that was put back is`
+    return { severity: 'error', message }
+  }
+  if (ahead >= 0) return null
+  const message = `${both}: another program went on, names and sizes may be older than the volumes`
+  return { severity: 'warning', message }
+}
+
+/**
+ * Refuses a volumes.json that is not that of the pool. Nothing is changed.
+ * @param warn is told of one that is behind
+ * @throws POOL_MISMATCH also when it is damaged; IO_ERROR
+ */
+export function mustBeOf(
+  file: TableFile,
+  pool: PoolIdentity,
+  warn: (message: string) => void,
+): void {
+  const table = readTable(file)
+  const problem = table === null ? null : whyNotOf(file.path, table, pool)
+  if (problem?.severity === 'warning') warn(problem.message)
+  if (problem?.severity !== 'error') return
+  const cure =
+    'put the files back that belong together; or, where they do, mount with --accept-metadata'
+  throw new ThinfsError('POOL_MISMATCH', `${problem.message}; ${cure}`)
+}
+
+/** What is wrong with a volumes.json; for `thinfs check`. */
 export function checkTable(
   path: string,
   table: Table,
-  transactionId: number,
+  pool: PoolIdentity,
   devices: Set<number>,
-): string[] {
-  const problems: string[] = []
-  const ahead = table.transaction_id - transactionId
-  if (ahead !== 0 && ahead !== 1) {
-    problems.push(`${path}: transaction ${table.transaction_id}, the pool is at ${transactionId}`)
-  }
-  for (const entry of table.volumes) {
-    if (!devices.has(entry.dev_id) && ahead !== 1) {
-      problems.push(`${path}: ${entry.name}: the pool has no device ${entry.dev_id}`)
-    }
+): CheckProblem[] {
+  const problems: CheckProblem[] = []
+  const problem = whyNotOf(path, table, pool)
+  if (problem !== null) problems.push(problem)
+  // A device that another program has deleted since takes its name along.
+  const ahead = table.transaction_id - pool.transactionId
+  const severity = ahead < 0 ? 'warning' : 'error'
+  for (const { name, dev_id } of table.volumes) {
+    if (devices.has(dev_id) || ahead === 1) continue
+    problems.push({ severity, message: `${path}: ${name}: the pool has no device ${dev_id}` })
   }
   return problems
 }

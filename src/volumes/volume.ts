@@ -9,6 +9,13 @@ export class Volume {
   entry: VolumeEntry
   /** Descriptors that have it open. */
   opens = 0
+  /**
+   * What a command is doing to the volume that nobody may open it for: set before the command's
+   * first await, so that what it saw of `opens` stays true.
+   */
+  claim: 'removal' | 'shrink' | null = null
+  /** Ends when the last change of its size that was asked for has ended. */
+  resized: Promise<unknown> = Promise.resolve()
   /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
   changed: number
   /** An array, for a number of its own would be allocated for every WRITE. */

@@ -14,7 +14,7 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { Slice, type ThinPool } from '../pool/index.js'
+import { cancelled, Slice, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
@@ -116,10 +116,15 @@ export class Volumes implements PoolAdmin {
 
   /**
    * @param handle tells this open from all others of the mount
-   * @throws VOLUME_MISSING for one whose name is gone and whose space follows it
+   * @throws VOLUME_MISSING for one whose name is gone and whose space follows it; VOLUME_BUSY while
+   *   a command makes it smaller
    */
   opened(volume: Volume, handle: number): void {
-    if (volume.entry.removed && volume.opens === 0) throw gone(volume)
+    const goes = volume.entry.removed || volume.claim === 'removal'
+    if (goes && volume.opens === 0) throw gone(volume)
+    if (volume.claim === 'shrink') {
+      throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
+    }
     this.pool.opened(volume.device.devId, handle)
     volume.opens = this.pool.openCount(volume.device.devId)
   }
@@ -150,17 +155,31 @@ export class Volumes implements PoolAdmin {
 
   /**
    * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
-   * the cut makes it longer again.
+   * the cut makes it longer again. Changes of one volume's size are made in the order they come.
+   * @param signal ends the wait for an earlier one, and for space, with CANCELLED
    * @throws what discarding the part beyond may throw
    */
-  async setSize(volume: Volume, size: number): Promise<void> {
-    for (let cut: Promise<void> | null = Promise.resolve(); cut !== null; ) {
-      await cut
-      // To discard much takes long, and others wait for their turn: it is done between two of ours.
-      ;[cut] = await this.#exclusive(() => this.#trySetSize(volume, size))
+  setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
+    return this.#inOrder(volume, () => this.#setSize(volume, size, signal))
+  }
+
+  async #setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
+    for (let wait: Promise<void> | null = Promise.resolve(); wait !== null; ) {
+      await wait
+      if (signal?.aborted)
+        throw cancelled()
+        // A large discard takes long: it runs while other changes have their turn.
+      ;[wait] = await this.#exclusive(() => this.#trySetSize(volume, size, signal))
     }
     volume.modified = Date.now()
     this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
+  }
+
+  /** Runs `change` when the changes of the volume's size before it have ended. */
+  #inOrder<T>(volume: Volume, change: () => Promise<T>): Promise<T> {
+    const result = volume.resized.then(change)
+    volume.resized = result.catch(() => {})
+    return result
   }
 
   /** Makes a volume durable, and what else has to be for that. */
@@ -211,7 +230,8 @@ export class Volumes implements PoolAdmin {
     for (const [name, { id, size }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#byDevId.get(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#byName.has(name)) continue
-      await this.#adopt(volume, name, size)
+      if (this.pool.writable) await this.#adopt(volume, name, size)
+      else this.#name(volume, volume.name, { ...volume.entry, name, size })
     }
   }
 
@@ -229,7 +249,7 @@ export class Volumes implements PoolAdmin {
       if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
       else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
-        await this.resize({ name, size: volume.size })
+        await this.resize({ name, size: volume.size, shrink: true })
       }
     }
   }
@@ -261,13 +281,8 @@ export class Volumes implements PoolAdmin {
       this.#checkNewName(request.name)
       const devId = this.#newDevId(request.devId)
       const from = origin.devId as DevId
-      const entry = {
-        ...this.#entry(request.name, devId, origin.device.size, from),
-        mode: origin.entry.mode,
-        uid: origin.entry.uid,
-        gid: origin.entry.gid,
-      }
       if (!this.pool.hasMetadataRoom) await this.pool.makeRoom()
+      const entry = this.#snapshotEntry(request.name, devId, origin)
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#add(devId))
@@ -277,9 +292,7 @@ export class Volumes implements PoolAdmin {
   async remove(request: { names: string[] }): Promise<void> {
     const volumes = await this.#exclusive(async () => {
       const found = [...new Set(request.names)].map(name => this.#must(name))
-      for (const volume of found) {
-        if (volume.opens > 0) throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is open`)
-      }
+      for (const volume of found) mustBeUnused(volume)
       await this.#unname(found)
       return found
     })
@@ -327,11 +340,29 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  async resize(request: { name: string; size: number }): Promise<VolumeInfo> {
-    checkSize(request.size)
-    const volume = this.#must(request.name)
-    await this.setSize(volume, request.size)
-    await this.#options.onResized(volume.devId, request.size)
+  async resize(
+    { name, size, shrink }: { name: string; size: number; shrink?: boolean },
+    signal?: AbortSignal,
+  ): Promise<VolumeInfo> {
+    checkSize(size)
+    const volume = this.#must(name)
+    await this.#inOrder(volume, async () => {
+      this.#mustBeThere(volume)
+      if (size >= volume.device.size) return await this.#setSize(volume, size, signal)
+      mustBeUnused(volume)
+      const beyond = volume.device.nextData(size)
+      if (!shrink && beyond < volume.device.size) {
+        const what = `${volume.name}: it has data from byte ${beyond} on, which would be lost`
+        throw new ThinfsError('HAS_DATA', `${what}; --shrink cuts it off`)
+      }
+      volume.claim = 'shrink'
+      try {
+        await this.#setSize(volume, size, signal)
+      } finally {
+        volume.claim = null
+      }
+    })
+    await this.#options.onResized(volume.devId, size)
     return this.#info(volume)
   }
 
@@ -371,12 +402,16 @@ export class Volumes implements PoolAdmin {
         path: pool.data.path,
         blocks: metadata.nrDataBlocks,
         usedBlocks: metadata.nrAllocatedDataBlocks,
+        hostFree: pool.hostRoomForData,
       },
       metadata: {
         path: this.#options.metadata.path,
         blocks: metadata.nrMetadataBlocks,
         usedBlocks: metadata.nrAllocatedMetadataBlocks,
+        hostFree: pool.hostRoomForMetadata,
       },
+      writesWaiting: pool.writesWaiting,
+      warnings: pool.warnings,
       lowWaterMarkBlocks: pool.lowWaterMark,
       belowLowWater: pool.belowLowWater,
       heldRoot: metadata.heldRoot,
@@ -406,9 +441,7 @@ export class Volumes implements PoolAdmin {
         case 'create_thin':
           return this.#makeUnnamed(message.devId, () => pool.createThin(message.devId))
         case 'create_snap':
-          return this.#makeUnnamed(message.devId, () =>
-            pool.createSnap(message.devId, message.origin),
-          )
+          return this.#snapshotUnnamed(message.devId, message.origin)
         case 'set_transaction_id':
           if (pool.metadata.transactionId !== message.current) {
             const found = pool.metadata.transactionId
@@ -417,7 +450,7 @@ export class Volumes implements PoolAdmin {
               `${message.current}, the pool is at ${found}`,
             )
           }
-          return this.#transaction(new Map(), () => {}, message.next)
+          return this.#jump(message.current, message.next)
         case 'reserve_metadata_snap':
           return pool.reserveMetadataSnap()
         case 'release_metadata_snap':
@@ -450,7 +483,8 @@ export class Volumes implements PoolAdmin {
 
   async #check(deep: boolean): Promise<CheckReport> {
     const { metadata, data } = this.pool
-    const steps = checkFiles(this.#options.metadata, this.#options.table)
+    const { name, metadata: store, table } = this.#options
+    const steps = checkFiles({ name, metadata: store, data, table })
     const held = await this.#exclusive(async () => {
       if (this.pool.writable) await this.pool.commit()
       const held = metadata.holdBlocks()
@@ -522,6 +556,31 @@ export class Volumes implements PoolAdmin {
     }
   }
 
+  /**
+   * Makes a snapshot by a message: as large as its origin, which the pool does not know but we do.
+   * The entry follows the commit. A crash between the two leaves a device without an entry, as any
+   * that another program made.
+   */
+  async #snapshotUnnamed(devId: DevId, from: DevId): Promise<void> {
+    const { pool } = this
+    const origin = this.#byDevId.get(from)
+    await this.#makeUnnamed(devId, () => pool.createSnap(devId, from))
+    if (!origin) return
+    const volume = this.#byDevId.get(devId)!
+    const entry = this.#snapshotEntry(unnamed(devId), devId, origin)
+    await this.#table.change(new Map([[devId, entry]]), pool.metadata.transactionId)
+    volume.entry = entry
+    volume.device.size = bytes(entry.size)
+  }
+
+  /** Sets the transaction id: the file is never further ahead of the pool than a crash leaves it. */
+  async #jump(current: number, next: number): Promise<void> {
+    if (next <= current + 1) return this.#transaction(new Map(), () => {}, next)
+    this.pool.setTransactionId(current, next)
+    await this.pool.commitOrUndo()
+    await this.#table.change(new Map(), next)
+  }
+
   /** Makes a device by a message. The transaction id is not ours to change then. */
   async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
     const { pool } = this
@@ -541,11 +600,16 @@ export class Volumes implements PoolAdmin {
       const before = volume.name
       const entry = { ...volume.entry, name, size }
       await this.#transaction(new Map([[volume.devId, entry]]))
-      volume.device.size = bytes(size)
-      this.#byName.delete(before)
-      this.#byName.set(name, volume)
+      this.#name(volume, before, entry)
       this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
     })
+  }
+
+  #name(volume: Volume, before: string, entry: VolumeEntry): void {
+    volume.entry = entry
+    volume.device.size = bytes(entry.size)
+    this.#byName.delete(before)
+    this.#byName.set(entry.name, volume)
   }
 
   async #rename(volume: Volume, to: string): Promise<void> {
@@ -559,22 +623,41 @@ export class Volumes implements PoolAdmin {
   /** Takes names away; what was there stays until it is reaped. */
   async #unname(volumes: Volume[]): Promise<void> {
     const gone = volumes.map(volume => [volume.devId, { ...volume.entry, removed: true }] as const)
-    await this.#transaction(new Map(gone))
+    await this.#claimed(volumes, () => this.#transaction(new Map(gone)))
+    for (const volume of volumes) this.#options.onChange('removed', volume.name, volume.devId)
+  }
+
+  /**
+   * Takes the names of volumes away for good if `act` succeeds. From the first moment on nobody can
+   * find or open them: `act` may rely on what the caller saw of who has them open.
+   */
+  async #claimed(volumes: readonly Volume[], act: () => Promise<void>): Promise<void> {
     for (const volume of volumes) {
+      volume.claim = 'removal'
       this.#byName.delete(volume.name)
-      this.#options.onChange('removed', volume.name, volume.devId)
+    }
+    try {
+      await act()
+    } catch (err) {
+      for (const volume of volumes) this.#byName.set(volume.name, volume)
+      throw err
+    } finally {
+      for (const volume of volumes) volume.claim = null
     }
   }
 
   /** One try to set a size. @returns what the next has to wait for; null when it is done */
-  async #trySetSize(volume: Volume, size: number): Promise<[wait: Promise<void> | null]> {
+  async #trySetSize(
+    volume: Volume,
+    size: number,
+    signal?: AbortSignal,
+  ): Promise<[wait: Promise<void> | null]> {
     this.#mustBeThere(volume)
     const { device } = volume
     const before = device.size
-    if (size < before) {
-      const cut = device.discard(size, before - size)
-      if (cut !== undefined) return [cut]
-    }
+    const ready =
+      size < before ? device.discard(size, before - size, true, signal) : device.clearPastEnd()
+    if (ready !== undefined) return [ready]
     // Now, while nothing is mapped past the end.
     device.size = bytes(size)
     try {
@@ -610,7 +693,7 @@ export class Volumes implements PoolAdmin {
   /** @param drop deletes the device and its entry */
   #reapNow(volume: Volume, drop: () => Promise<void>): Promise<void> {
     const reap = async (): Promise<void> => {
-      if (!(await this.pool.emptyDevice(volume.device.devId, () => this.#closing))) return
+      if (!(await this.pool.emptyDevice(volume.device, () => this.#closing))) return
       await this.#exclusive(async () => {
         if (this.#closing || this.#byDevId.get(volume.devId) !== volume) return
         await drop()
@@ -630,12 +713,14 @@ export class Volumes implements PoolAdmin {
       this.#table.change(new Map([[devId, entry]]), pool.metadata.transactionId)
     const volume = await this.#exclusive(async () => {
       const volume = this.#byDevId.get(devId)
-      if (!volume) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
-      if (volume.opens > 0) throw new ThinfsError('DEVICE_BUSY', `device ${devId}: it is open`)
+      // One whose name is gone is deleted by whoever took the name away.
+      if (!volume || volume.entry.removed) {
+        throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
+      }
+      mustBeUnused(volume, 'DEVICE_BUSY')
       const entry = { ...volume.entry, removed: true }
-      await change(entry)
+      await this.#claimed([volume], async () => void (await change(entry)))
       volume.entry = entry
-      this.#byName.delete(volume.name)
       this.#options.onChange('removed', volume.name, devId)
       return volume
     })
@@ -678,6 +763,12 @@ export class Volumes implements PoolAdmin {
       gid: this.#options.gid,
       removed: false,
     }
+  }
+
+  /** The size is the origin's now: a write that makes the origin longer meanwhile is not in it. */
+  #snapshotEntry(name: string, devId: number, origin: Volume): VolumeEntry {
+    const { mode, uid, gid } = origin.entry
+    return { ...this.#entry(name, devId, origin.device.size, origin.devId), mode, uid, gid }
   }
 
   #must(name: string): Volume {
@@ -753,6 +844,14 @@ export class Volumes implements PoolAdmin {
 /** The kernel looks the name up again when it is told that a file is stale. */
 const gone = (volume: Volume): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
+
+/** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
+function mustBeUnused(volume: Volume, code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY'): void {
+  if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
+  if (volume.claim === 'shrink') {
+    throw new ThinfsError(code, `${volume.name}: it is being made smaller`)
+  }
+}
 
 function checkSize(size: number): void {
   if (!Number.isInteger(size) || size < 0 || size > MAX_DEVICE_SIZE || size % SECTOR_SIZE !== 0) {

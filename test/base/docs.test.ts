@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { ERRORS } from '../../src/base/index.js'
 import * as format from '../../src/metadata/format.js'
-import { CHANGE, FRAME } from '../../src/pool/journal.js'
+import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
@@ -23,6 +23,7 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     INDEX_BLOCK,
     FRAME,
     CHANGE,
+    IDENTITY,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

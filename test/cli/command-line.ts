@@ -2,7 +2,7 @@ import { execFile } from 'node:child_process'
 import { resolve } from 'node:path'
 import type { Test } from 'tap'
 
-const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
+export const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 
 export interface Outcome {
   status: number

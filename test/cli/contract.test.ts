@@ -1,5 +1,5 @@
 import t from 'tap'
-import { done, refused, thinfs } from './command-line.js'
+import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 
 /** Each command with arguments that are right but for the pool, which is not there. */
 const COMMANDS = {
@@ -35,12 +35,40 @@ for (const [name, args] of Object.entries(COMMANDS)) {
     await refused(t, 2, /--frobnicate/, name, ...(args ?? ['/none']), '--frobnicate')
     await refused(t, 2, /missing required argument|required option/, name)
     if (args === null) return
-    await refused(t, 1, /^thinfs: \/none: .* \(ENOENT\)\n$/, name, ...args, '--json')
+    await refused(t, 1, /^thinfs: \/none: .* \(NOT_A_POOL\)\n$/, name, ...args)
+    const { status, stdout, stderr } = await thinfs(name, ...args, '--json')
+    t.same({ status, stdout }, { status: 1, stdout: '' })
+    t.match(JSON.parse(stderr), {
+      error: { code: 'NOT_A_POOL', errno: 'ENOENT', message: /^\/none: / },
+    })
   })
 }
 
 t.test('an unknown command is refused with the one it looks like', async t => {
   await refused(t, 2, /unknown command 'snapshto' \(Did you mean snapshot\?\)/, 'snapshto')
+})
+
+t.test('a command line that is wrong is JSON, too, when that was asked for', async t => {
+  const { status, stderr } = await thinfs('list', '/none', '--json', '--frobnicate')
+  t.equal(status, 2)
+  t.match(JSON.parse(stderr), {
+    error: { code: 'BAD_ARGUMENT', errno: 'EINVAL', message: /--frobnicate/ },
+  })
+})
+
+t.test('output that cannot be written is one line, and a reader that left is none', async t => {
+  const full = await run('sh', '-c', '"$0" "$@" > /dev/full', process.execPath, PROGRAM, '--help')
+  t.match(full, {
+    status: 1,
+    stderr: /^thinfs: standard output: no space left on device \(IO_ERROR\)\n$/,
+  })
+  const closed = await run('sh', '-c', '"$0" --help >&-', PROGRAM)
+  t.match(closed, {
+    status: 1,
+    stderr: 'thinfs: standard output: it is closed (IO_ERROR)\n',
+  })
+  const left = await run('sh', '-c', '"$0" "$@" | true', process.execPath, PROGRAM, '--help')
+  t.same(left, { status: 0, stdout: '', stderr: '' })
 })
 
 t.test('no command at all is a request for help that fails', async t => {

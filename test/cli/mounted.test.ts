@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { done, refused, run, thinfs } from './command-line.js'
 
-const FREEZE = resolve(import.meta.dirname, '../../dist/cli/freeze.js')
+const FREEZE = resolve(import.meta.dirname, '../../dist/host/freeze.js')
 
 /** A pool with a volume `web`, mounted at `mnt`, and a folder `fs` to mount a filesystem at. */
 async function mountedPool(t: Test) {
@@ -58,11 +58,11 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
     `${device}\n`,
     'a second device would have caches of its own',
   )
-  await refused(t, 1, /can be written to \(EBUSY\)/, 'attach', pool, 'web', '--read-only')
+  await refused(t, 1, /can be written to \(VOLUME_BUSY\)/, 'attach', pool, 'web', '--read-only')
   const outside = join(folder, 'outside')
   await writeFile(outside, Buffer.alloc(65536))
   for (const name of ['none', '../outside', '.', '..', outside, `${mnt}/web`, './web']) {
-    const line = `thinfs: ${name}: no volume has the name (ENOENT)`
+    const line = `thinfs: ${name}: no volume has the name (VOLUME_MISSING)`
     await refused(t, 1, line, 'attach', pool, name)
     await refused(t, 1, line, 'detach', pool, name)
     await refused(t, 1, line, 'snapshot', pool, name, 'x')
@@ -79,7 +79,7 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
   await refused(
     t,
     1,
-    /torn: a volume has the name \(EEXIST\)/,
+    /torn: a volume has the name \(VOLUME_EXISTS\)/,
     'snapshot',
     mnt,
     'web',
@@ -88,11 +88,13 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
     fs,
   )
   await must(t, 'timeout', '10', 'cp', join(fs, 'before'), join(fs, 'after'))
+  await done(t, 'snapshot', mnt, 'web', 'found', '--freeze')
+  t.equal(await needsRecovery(t, join(mnt, 'found')), false)
   await refused(t, 2, /the pool has files on it/, 'snapshot', mnt, 'web', 'x', '--freeze', pool)
   await refused(
     t,
-    1,
-    /cannot be frozen: fsfreeze: /,
+    2,
+    `/proc: its filesystem is proc (proc), not on web, whose is at ${fs} (BAD_ARGUMENT)`,
     'snapshot',
     mnt,
     'web',
@@ -101,19 +103,19 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
     '/proc',
   )
 
-  await refused(t, 1, `web: ${device} is mounted at ${fs} (EBUSY)`, 'detach', mnt, 'web')
-  await refused(t, 1, `held by ${device} (mounted at ${fs}) (EBUSY)`, 'umount', mnt)
-  await refused(t, 1, /web: .*open.* \(EBUSY\)/, 'remove', mnt, 'web')
-  await refused(t, 1, `at ${mnt} (EBUSY)`, 'mount', pool, fs)
+  await refused(t, 1, `web: ${device} is mounted at ${fs} (VOLUME_BUSY)`, 'detach', mnt, 'web')
+  await refused(t, 1, `held by ${device} (mounted at ${fs}) (MOUNT_BUSY)`, 'umount', mnt)
+  await refused(t, 1, /web: it is open, by .* \(VOLUME_BUSY\)/, 'remove', mnt, 'web')
+  await refused(t, 1, `at ${mnt} (POOL_IN_USE)`, 'mount', pool, fs)
   await must(t, 'umount', fs)
   t.strictSame(JSON.parse(await done(t, 'detach', mnt, 'web', '--json')), { detached: [device] })
   await refused(t, 1, /web: no loop device is attached/, 'detach', mnt, 'web')
-  t.match(await done(t, 'check', mnt), /^3 devices, /)
+  t.match(await done(t, 'check', mnt), /^4 devices, /)
   t.match(await done(t, 'status', mnt), new RegExp(`^mounted +${mnt}, process \\d+$`, 'm'))
 
   t.equal(await done(t, 'umount', mnt), '')
   await must(t, 'thin_check', join(pool, 'metadata'))
-  await refused(t, 1, /the pool is not mounted \(EINVAL\)/, 'umount', pool)
+  await refused(t, 1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'umount', pool)
 })
 
 t.test('a read-only mount and a read-only device', async t => {
@@ -123,7 +125,7 @@ t.test('a read-only mount and a read-only device', async t => {
   await done(t, 'detach', pool, 'web')
   await done(t, 'umount', pool)
   await done(t, 'mount', pool, mnt, '-o', 'ro')
-  await refused(t, 1, /\(EROFS\)/, 'create', mnt, 'x', '--size', '1G')
+  await refused(t, 1, /\(POOL_READ_ONLY\)/, 'create', mnt, 'x', '--size', '1G')
   await done(t, 'umount', pool)
   await refused(t, 2, /noexec is not one of/, 'mount', pool, mnt, '-o', 'ro,noexec')
 })

@@ -37,7 +37,9 @@ t.test('init makes sparse files, and a pool.yaml that it reads the same again', 
   const volumes = await list(t, pool)
   t.strictSame(volumes.get('web')!.size, 10 * GIB)
   t.strictSame(volumes.get('a=b')!.size, 512 * 1024)
-  await refused(t, 1, /data: .*not empty \(EEXIST\)/, 'init', pool)
+  const taken = /metadata: it is not empty: it has data; --force overwrites it/
+  await refused(t, 1, taken, 'init', pool)
+  await refused(t, 1, /\/volumes\.json: it is there already/, 'init', pool, '--force')
   await refused(t, 2, /pool\.yaml is there/, 'init', pool, '--data-size', '1G')
 })
 
@@ -70,7 +72,8 @@ t.test('init that is refused leaves nothing behind', async t => {
   // The data file is in the way only when pool.yaml has been written.
   mkdirSync(pool)
   writeFileSync(join(pool, 'data'), 'precious')
-  await refused(t, 1, /data: .*not empty \(EEXIST\)/, 'init', pool)
+  const taken = /data: it is not empty: it has data; --force overwrites it/
+  await refused(t, 1, taken, 'init', pool)
   t.notOk(existsSync(join(pool, 'pool.yaml')))
   t.equal(readFileSync(join(pool, 'data'), 'utf8'), 'precious')
 })
@@ -113,9 +116,13 @@ t.test('create, snapshot, rename, resize, remove', async t => {
     ['-512K', 19.5 * GIB],
   ]
   for (const [text, size] of sizes) {
-    t.equal(JSON.parse(await done(t, 'resize', pool, 'www', text, '--json')).size, size, text)
+    t.equal(
+      JSON.parse(await done(t, 'resize', pool, 'www', text, '--shrink', '--json')).size,
+      size,
+      text,
+    )
   }
-  t.equal(await done(t, 'resize', pool, 'www', '3G'), 'www: 3G\n')
+  t.equal(await done(t, 'resize', pool, 'www', '3G', '--shrink'), 'www: 3G\n')
   await devices(t, pool)
 
   const removed = JSON.parse(await done(t, 'remove', pool, 'www', 'db', '--json'))
@@ -131,18 +138,18 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
   const before = [await list(t, pool), await devices(t, pool)]
   const web = ['--size', '1G']
   const cases: [status: number, line: RegExp, ...args: string[]][] = [
-    [1, /web: a volume has the name \(EEXIST\)/, 'create', pool, 'web', ...web],
-    [1, /device id 0 is in use \(EEXIST\)/, 'create', pool, 'x', ...web, '--id', '0'],
-    [1, /none: no volume has the name \(ENOENT\)/, 'snapshot', pool, 'none', 'x'],
-    [1, /web: a volume has the name \(EEXIST\)/, 'snapshot', pool, 'web', 'web'],
-    [1, /none: no volume has the name \(ENOENT\)/, 'remove', pool, 'web', 'none'],
-    [1, /none: no volume has the name \(ENOENT\)/, 'rename', pool, 'none', 'x'],
-    [1, /none: no volume has the name \(ENOENT\)/, 'resize', pool, 'none', '1G'],
-    [1, /none: no volume has the name \(ENOENT\)/, 'resize', pool, 'none', '+1G'],
-    [1, /\(ENODATA\)/, 'message', pool, 'delete 9'],
-    [1, /the pool is not mounted \(EINVAL\)/, 'umount', pool],
-    [1, /the pool is not mounted \(EINVAL\)/, 'attach', pool, 'web'],
-    [1, /the pool is not mounted \(EINVAL\)/, 'detach', pool, 'web'],
+    [1, /web: a volume has the name \(VOLUME_EXISTS\)/, 'create', pool, 'web', ...web],
+    [1, /device id 0 is in use \(DEVICE_EXISTS\)/, 'create', pool, 'x', ...web, '--id', '0'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'snapshot', pool, 'none', 'x'],
+    [1, /web: a volume has the name \(VOLUME_EXISTS\)/, 'snapshot', pool, 'web', 'web'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'remove', pool, 'web', 'none'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'rename', pool, 'none', 'x'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '1G'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '+1G'],
+    [1, /\(DEVICE_MISSING\)/, 'message', pool, 'delete 9'],
+    [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'umount', pool],
+    [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'attach', pool, 'web'],
+    [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'detach', pool, 'web'],
     [2, /"a\/b": it has a '\/'/, 'create', pool, 'a/b', ...web],
     [2, /"thin-1": /, 'rename', pool, 'web', 'thin-1'],
     [2, /1Q is not a size/, 'create', pool, 'x', '--size', '1Q'],
@@ -182,10 +189,10 @@ t.test('messages in dm-thin words, and the status lines that they show in', asyn
   })
   await done(t, 'message', pool, `set_transaction_id ${id} 1000`)
   t.strictSame(await devices(t, pool), [4, 9])
-  await refused(t, 1, /\(EINVAL\)/, 'message', pool, 'set_transaction_id 999 1001')
-  await refused(t, 1, /\(EEXIST\)/, 'message', pool, 'create_thin 4')
+  await refused(t, 1, /\(TRANSACTION_MISMATCH\)/, 'message', pool, 'set_transaction_id 999 1001')
+  await refused(t, 1, /\(DEVICE_EXISTS\)/, 'message', pool, 'create_thin 4')
   await done(t, 'message', pool, 'reserve_metadata_snap')
-  await refused(t, 1, /\(EBUSY\)/, 'message', pool, 'reserve_metadata_snap')
+  await refused(t, 1, /\(SNAPSHOT_HELD\)/, 'message', pool, 'reserve_metadata_snap')
   t.match(await done(t, 'status', pool), /^metadata snapshot {2}block \d+$/m)
   t.match(await run('thin_check', join(pool, 'metadata')), { status: 0 })
   await done(t, 'message', pool, 'release_metadata_snap')
@@ -199,7 +206,7 @@ t.test('messages in dm-thin words, and the status lines that they show in', asyn
   t.match(
     dm.pool,
     new RegExp(
-      `^0 2097152 thin-pool ${transaction} \\d+/4096 0/16384 - rw discard_passdown queue_if_no_space - 1024 $`,
+      `^0 2097152 thin-pool ${transaction} \\d+/4096 0/16384 - ro no_discard_passdown queue_if_no_space - 1024 $`,
     ),
   )
   t.strictSame(dm.volumes, [{ name: 'thin-9', line: '0 0 thin 0 -' }])
@@ -214,8 +221,8 @@ t.test('status of a pool that is not mounted', async t => {
   const status = JSON.parse(await done(t, 'status', pool, '--json'))
   t.match(status, {
     name: 'pool',
-    mode: 'write',
-    reason: null,
+    mode: 'read_only',
+    reason: 'opened read-only',
     needsCheck: false,
     dataBlockSize: 131072,
     data: { path: join(pool, 'data'), blocks: 8192, usedBlocks: 0 },
@@ -241,7 +248,7 @@ t.test('check passes a good pool, and finds what thin_check finds', async t => {
   t.not((await run('thin_check', metadata)).status, 0)
   const { status, stderr } = await thinfs('check', pool)
   t.equal(status, 1)
-  t.match(stderr, /^thinfs: [^\n]+ \(EIO\)\n$/)
+  t.match(stderr, /^thinfs: [^\n]+ \(METADATA_CORRUPT\)\n$/)
 })
 
 t.test('a pool that another program made: names for its devices come from pool.yaml', async t => {
@@ -288,5 +295,11 @@ t.test('POOL is a pool.yaml, or the folder that has one', async t => {
   for (const reference of [pool, join(pool, 'pool.yaml'), resolve(pool, '../pool/')]) {
     t.equal(JSON.parse(await done(t, 'status', reference, '--json')).name, 'pool')
   }
-  await refused(t, 1, /: no pool\.yaml in that folder.*\(EINVAL\)/, 'status', resolve(pool, '..'))
+  await refused(
+    t,
+    1,
+    /: no pool\.yaml in that folder.*\(NOT_A_POOL\)/,
+    'status',
+    resolve(pool, '..'),
+  )
 })

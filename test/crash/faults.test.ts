@@ -174,7 +174,7 @@ class Run {
 
   async #delete(id: number): Promise<void> {
     const done = await this.#attempt(async () => {
-      await this.pool.emptyDevice(devId(id), () => false)
+      await this.pool.emptyDevice(this.#device(id), () => false)
       this.pool.deleteDevice(devId(id))
     })
     this.model.write(this.#step, id, 0, Array(NR_SECTORS).fill(0), false)

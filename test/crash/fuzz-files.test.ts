@@ -25,7 +25,7 @@ import { loadConfig, type PoolConfig } from '../../src/config/index.js'
 import { parseConfig } from '../../src/config/load.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { ThinPool } from '../../src/pool/index.js'
-import { CHANGE, FRAME } from '../../src/pool/journal.js'
+import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
 import { checkPool, openPool } from '../../src/volumes/index.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
 import { makePool } from '../support/pool-files.js'
@@ -223,7 +223,11 @@ t.test('a volumes.json that was once taken wrongly', async t => {
       }),
       'refused: POOL_MISMATCH',
     ],
-    ['far ahead', JSON.stringify({ ...names.table, transaction_id: id + 1e15 }), 'served'],
+    [
+      'far ahead',
+      JSON.stringify({ ...names.table, transaction_id: id + 1e15 }),
+      'refused: POOL_MISMATCH',
+    ],
     [
       'nothing in it that the pool has',
       JSON.stringify({ ...names.table, volumes: [{ ...web, dev_id: 99 }], undo: [] }),
@@ -343,7 +347,8 @@ const changeRecord = fc
     return change
   })
 const hash = createHash('sha256').update(left.metadata.subarray(0, BLOCK)).digest()
-const identity = Buffer.concat([Buffer.from('boot-1'.padEnd(36)), hash])
+const age = Buffer.alloc(IDENTITY.size - 68)
+const identity = Buffer.concat([Buffer.from('boot-1'.padEnd(36)), hash, age])
 const frame: fc.Arbitrary<Frame> = fc.oneof(
   {
     weight: 6,
@@ -386,7 +391,14 @@ async function replayed(journal: Buffer): Promise<{ outcome: string; image: Buff
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
+      events: {
+        mode() {},
+        lowWater() {},
+        warning() {},
+        slowCommit() {},
+        needsCheckCleared() {},
+        ioError() {},
+      },
     })
   })
   for (const size of pool?.unsavedSizes.values() ?? []) {

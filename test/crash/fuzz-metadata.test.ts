@@ -118,6 +118,7 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
       events: {
         mode: mode => modes.push(mode),
         lowWater() {},
+        warning() {},
         slowCommit() {},
         needsCheckCleared() {},
         ioError() {},

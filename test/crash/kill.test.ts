@@ -4,10 +4,17 @@
 // is compared with that of ordinary files. How long anybody had to wait is printed.
 import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'
 import type { VolumeEntry } from '../../src/volumes/volume-table.js'
-import { killEngines, starveEngines, stopEngines, takeovers } from '../support/engine-killer.js'
+import {
+  killEngines,
+  killServingEngines,
+  starveEngines,
+  stopEngines,
+  takeovers,
+} from '../support/engine-killer.js'
 import { fio, type Load, load, repeat, runLoad, STOP, type Tree } from '../support/load.js'
 import { MemoryCgroup } from '../support/memory-cgroup.js'
 import { MountedPool, needs, run, sh, thinfs, until } from '../support/mounted-pool.js'
@@ -90,6 +97,18 @@ t.test('ext4 and xfs on loop devices', onLoop, async t => {
   )
   await pool.close(t)
   tally(t, { 'kills survived': KILLS, 'bytes verified': bytes })
+})
+
+t.test('killed every 1.7 s, each after it has served', onLoop, async t => {
+  const { pool, probe } = await makePool(t, 'a: { size: 64M }, ext4: { size: 512M }')
+  const verified = fio(pool, join(pool.path, 'a'), '--size=64M --bs=4k --iodepth=16')
+  const system = await makeFileSystem(pool, 'ext4')
+  const kills = EFFORT === 1 ? 4 : 7 * EFFORT
+  await killServingEngines(pool, kills, () => delay(1700))
+  const bytes = (await verified.stop()) + (await system.stop(t)).bytes
+  await pauses(t, pool, probe)
+  await pool.close(t)
+  tally(t, { 'kills survived': kills, 'bytes verified': bytes })
 })
 
 /** Names of the volumes that were removed and whose space is not back yet. */

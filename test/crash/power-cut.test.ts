@@ -11,7 +11,13 @@ import { Random } from '../support/random.js'
 import { EFFORT, tally } from '../support/tally.js'
 import { thinCheck, thinRepair } from '../support/thin-tools.js'
 import { type Allowed, verifyFound } from '../support/volumes-model.js'
-import { type Opened, openVolumes, readVolumes, reaped } from '../support/volumes-on-disk.js'
+import {
+  type Opened,
+  openVolumes,
+  readVolumes,
+  reaped,
+  released,
+} from '../support/volumes-on-disk.js'
 import { BLOCK, VolumesWorkload } from '../support/volumes-workload.js'
 
 /** SEED=n tries one workload more, or again. The first few find what is hardest to find. */
@@ -94,6 +100,7 @@ async function recover(disk: PowerDisk, window: Allowed): Promise<number> {
   for (const { size } of found.values()) bytesVerified += size
   await reaped(opened)
   await volumes.commit()
+  await released(opened)
   verifyMetadata(disk)
   verifyHoles(opened, disk)
   const events = disk.events.length

@@ -2,7 +2,7 @@
  * An engine for the daemon's tests: a mount of one empty file `held`, served with the least of the
  * FUSE protocol, by the native addon alone. Its behaviour comes with its start parameters:
  *
- *   serve    serves; on unmount writes `committed` in the pool's folder and ends with status 0
+ *   serve    serves, and has got past all that an engine can die of; on unmount writes `committed` in the pool's folder and ends with status 0
  *   refuse   says why it fails, and ends
  *   vanish   ends without a word
  *   relapse  serves the first time; when it takes over, ends without a word
@@ -35,15 +35,19 @@ connection.onRequest('status', () => ({ pid: process.pid, mode: 'write', reason:
 connection.onRequest('create', () => {
   throw new ResponseError(-32000, 'web: taken', { code: 'VOLUME_EXISTS', errno: 'EEXIST' })
 })
-connection.onRequest('check', () => new Promise(() => {}))
+connection.onRequest('resize', () => new Promise(() => {}))
 connection.listen()
 
-const ready = () => connection.sendNotification('ready', { negotiated: { minor: 36 } })
+await connection.sendNotification('started')
+const ready = async () => {
+  await connection.sendNotification('ready', { negotiated: { minor: 36 } })
+  await connection.sendNotification('served')
+}
 if (start.behaviour === 'refuse') {
   const reason = { message: 'block 7: checksum', code: 'METADATA_CORRUPT', errno: 'EIO' }
   process.send({ jsonrpc: '2.0', method: 'failed', params: reason }, () => process.exit(1))
 } else if (start.behaviour === 'vanish' || (start.behaviour === 'relapse' && start.negotiated)) {
-  process.exit(7)
+  process.send({ jsonrpc: '2.0', method: 'started' }, () => process.exit(7))
 } else {
   // Watched for as long as the object is there.
   globalThis.watch = native.poll_watch(fuse, serve)

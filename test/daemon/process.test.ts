@@ -27,6 +27,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import { readIfThere } from '../support/mounted-pool.js'
 
 const PROGRAM = fileURLToPath(new URL('../../bin/thinfs.js', import.meta.url))
 
@@ -47,7 +48,8 @@ async function run(program: string, ...args: string[]): Promise<Result> {
 
 const thinfs = (...args: string[]): Promise<Result> => run(process.execPath, PROGRAM, ...args)
 const mountTable = (): string => readFileSync('/proc/self/mounts', 'utf8')
-const isRunning = (pid: number): boolean => existsSync(`/proc/${pid}/cmdline`)
+/** What has ended and was not waited for yet has no arguments any more. */
+const isRunning = (pid: number): boolean => readIfThere(`/proc/${pid}/cmdline`) !== ''
 
 /** Until it is so. What is waited for is another process's doing, and certain. */
 async function until(condition: () => boolean): Promise<void> {
@@ -220,7 +222,7 @@ t.test('where no engine stays, callers get EIO, until one does again', async t =
     t.match(stderr, /Input\/output error/)
   }
   const status = JSON.parse((await thinfs('status', pool, '--json')).stdout)
-  t.match(status, { mode: 'fail', reason: /the engine died 5 times .*volumes.json: not JSON/ })
+  t.match(status, { mode: 'fail', reason: /the engine died 6 times .*volumes.json: not JSON/ })
   t.match((await thinfs('restart', pool)).stderr, /volumes.json: not JSON/)
   t.match((await run('cat', join(mountPoint, 'web'))).stderr, /Input\/output error/)
 
@@ -271,6 +273,30 @@ t.test('when the daemon is killed its engine serves, and answers commands', asyn
   t.equal((await run('ls', mountPoint)).stdout, 'db\nweb\n')
   t.equal((await thinfs('umount', pool)).code, 0)
   t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+})
+
+t.test('an engine whose daemon is killed while it opens the pool answers afterwards', async t => {
+  const { pool, mountPoint, pid, log } = await mountPool(t)
+  const { enginePid } = await mountOf(pool)
+  const engines = (): number[] =>
+    readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').trim().split(' ').map(Number)
+  process.kill(enginePid, 'SIGKILL')
+  await until(() => engines().some(child => child !== 0 && child !== enginePid))
+  const engine = engines().find(child => child !== enginePid)!
+  process.kill(engine, 'SIGSTOP')
+  process.kill(pid, 'SIGKILL')
+  await until(() => !isRunning(pid))
+  t.notOk(
+    log().some(line => line.msg === 'took over'),
+    'it has not opened the pool',
+  )
+  process.kill(engine, 'SIGCONT')
+  await until(() => log().some(line => /the daemon is gone/.test(line.msg)))
+  t.equal((await run('ls', mountPoint)).stdout, 'web\n')
+  t.match(await mountOf(pool), { pid: null, enginePid: engine })
+  t.equal((await thinfs('mount', pool, mountPoint)).code, 0, 'and is taken over')
+  t.equal((await run('ls', mountPoint)).stdout, 'web\n')
+  t.equal((await thinfs('umount', pool)).code, 0)
 })
 
 t.test('mounting again where the daemon was killed takes over, and nobody notices', async t => {

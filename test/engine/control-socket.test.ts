@@ -17,6 +17,7 @@ import {
   adminOf,
   ControlSocket,
   connectControlSocket,
+  delegate,
   serveAdmin,
 } from '../../src/engine/index.js'
 import type { PoolAdmin } from '../../src/volumes/index.js'
@@ -71,6 +72,19 @@ t.test('the socket is for its owner alone, and replaces one that was left behind
   t.ok(statSync(path).isSocket())
   await close()
   t.throws(() => statSync(path), { code: 'ENOENT' })
+})
+
+t.test('resize carries the permission to shrink, which is true or false', async t => {
+  const { path } = await serve(t, echo)
+  const at = await peer(t, path)
+  const resize = (id: number, shrink: unknown): string => {
+    const params = { name: 'web', size: 512, shrink }
+    return `${JSON.stringify({ jsonrpc: '2.0', id, method: 'resize', params })}\n`
+  }
+  t.match(await ask(at, resize(1, true)), {
+    result: { method: 'resize', request: { name: 'web', size: 512, shrink: true } },
+  })
+  t.match(await ask(at, resize(2, 'yes')), { error: { data: { code: 'BAD_ARGUMENT' } } })
 })
 
 /** Connects as a user, asks, and prints what comes until the other end hangs up. */
@@ -254,6 +268,124 @@ t.test('nobody there is no error', async t => {
   const { path: socket, close } = await serve(t, echo)
   await close()
   t.equal(await connectControlSocket(socket), null)
+})
+
+/** A pool whose every method waits until its signal is aborted; `signals` has what was asked. */
+function waiting() {
+  const signals = new Map<string, AbortSignal>()
+  let nrAsked = 0
+  let onAsked = (): void => {}
+  const admin = adminOf(async (method, _request, signal) => {
+    signals.set(method, signal!)
+    nrAsked++
+    onAsked()
+    signal!.throwIfAborted()
+    await new Promise((_, reject) =>
+      signal!.addEventListener('abort', () => reject(signal!.reason), { once: true }),
+    )
+  })
+  async function asked(nr: number): Promise<void> {
+    while (nrAsked < nr) await new Promise<void>(resolve => (onAsked = resolve))
+  }
+  return { admin, signals, asked }
+}
+
+/** Until the signal is aborted. */
+const aborted = async (signal: AbortSignal): Promise<unknown> =>
+  signal.aborted || once(signal, 'abort')
+
+t.test('a request whose caller has gone is cancelled, wherever it waits', async t => {
+  const { admin, signals, asked } = waiting()
+  const engine = await connectControlSocket((await serve(t, admin)).path)
+  // As a daemon does.
+  const { path } = await serve(
+    t,
+    delegate(() => adminClient(engine!)),
+  )
+  const other = await connectControlSocket(path)
+  const staying = adminClient(other!).create({ name: 'a', size: 1 })
+  staying.catch(() => {})
+  const { socket } = await peer(t, path)
+  for (const [id, method, params] of [
+    [1, 'resize', { name: 'a', size: 1 }],
+    [2, 'remove', { names: ['a'] }],
+    [3, 'list', undefined],
+  ]) {
+    socket.write(`${JSON.stringify({ jsonrpc: '2.0', id, method, params })}\n`)
+  }
+  await asked(4)
+  socket.destroy()
+  for (const method of ['resize', 'remove', 'list']) {
+    const signal = signals.get(method)!
+    await aborted(signal)
+    t.match(signal.reason, { code: 'CANCELLED', errno: 'ECANCELED' }, method)
+  }
+  t.notOk(signals.get('create')!.aborted, 'those of others go on')
+  engine!.dispose()
+  await t.rejects(staying, { code: 'DAEMON_FAILED' })
+  other!.dispose()
+})
+
+t.test('connections that are idle keep nobody out', async t => {
+  const { path } = await serve(t, echo)
+  const first = await peer(t, path)
+  const ended = once(first.socket, 'close')
+  const list = '{"jsonrpc":"2.0","id":1,"method":"list"}\n'
+  // Each has been accepted before the next one comes.
+  const accepted = async () => {
+    const at = await peer(t, path)
+    t.match(await ask(at, list), { result: { method: 'list' } })
+    return at
+  }
+  const early = await accepted()
+  for (let nr = 0; nr < 62; nr++) await accepted()
+  t.match(await ask(early, list), { id: 1 })
+  for (let nr = 0; nr < 64; nr++) {
+    await accepted()
+    if (nr === 0) await ended
+    else if (nr === 61) t.match(await ask(early, list), { id: 1 }, 'who asked later stays longer')
+  }
+})
+
+t.test('when all wait for answers, one more is told so', async t => {
+  const { admin, asked, signals } = waiting()
+  const { path } = await serve(t, admin)
+  for (let nr = 1; nr <= 64; nr++) {
+    const { socket } = await peer(t, path)
+    socket.write('{"jsonrpc":"2.0","id":1,"method":"check"}\n')
+    await asked(nr)
+  }
+  const connection = await connectControlSocket(path)
+  await t.rejects(adminClient(connection!).list(), {
+    code: 'DAEMON_FAILED',
+    errno: 'EBUSY',
+    message: /too many connections: 64 others wait for answers/,
+  })
+  connection!.dispose()
+  t.notOk(signals.has('list'), 'the pool was not asked')
+})
+
+t.test('a request that is taken back is cancelled', async t => {
+  const { admin, signals, asked } = waiting()
+  const { path } = await serve(t, admin)
+  const connection = await connectControlSocket(path)
+  const controller = new AbortController()
+  const volume = { name: 'a', size: 1 }
+  const creating = adminClient(connection!).create(volume, controller.signal)
+  await asked(1)
+  controller.abort()
+  await t.rejects(creating, { code: 'CANCELLED', errno: 'ECANCELED' })
+  t.ok(signals.get('create')!.aborted)
+  await t.rejects(adminClient(connection!).resize(volume, AbortSignal.abort(new Error('late'))), {
+    message: 'late',
+  })
+  t.notOk(signals.has('resize'), 'nobody was asked')
+  connection!.dispose()
+
+  const at = await peer(t, path)
+  const text = `${JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'resize', params: volume })}
+{"jsonrpc":"2.0","method":"$/cancelRequest","params":{"id":1}}\n`
+  t.match(await ask(at, text), { id: 1, error: { data: { code: 'CANCELLED' } } }, 'in one piece')
 })
 
 t.test('closing answers what was asked, and what comes later is rejected', async t => {

@@ -245,6 +245,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
         blockSize: 65536,
         blocks: 2 ** 34,
         blocksFree: 3,
+        blocksAvailable: 2,
         files: 4,
         filesFree: 5,
         nameMax: 255,
@@ -252,7 +253,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
       payload: Buffer.concat([
         u64(2 ** 34),
         u64(3),
-        u64(3),
+        u64(2),
         u64(4),
         u64(5),
         u32(65536),
@@ -858,4 +859,37 @@ t.test('no bytes throw, hang or go without an answer', async t => {
     ),
     { numRuns: 300 },
   )
+})
+
+t.test('it has caught up when what was sent again is handled', async t => {
+  const kernel = new FakeKernel()
+  const handled: string[] = []
+  new FuseSession({
+    fd: -1,
+    device: kernel,
+    fileSystem: fileSystem({
+      getattr(ino) {
+        handled.push(`inode ${ino}`)
+        return ATTRIBUTES
+      },
+    }),
+    negotiated: { minor: 36, flags: 0, flags2: 0, maxWrite: 1 << 20 } as unknown as Negotiated,
+    onInitialized: () => {},
+    onCaughtUp: () => handled.push('caught up'),
+    onUnmounted: () => {},
+    onFatal: err => t.fail(String(err)),
+  })
+  const getattr = Buffer.alloc(16)
+  // More than one turn handles, so that there is always something that waits.
+  for (let nr = 1; nr <= 400; nr++) {
+    kernel.requestAs((1n << 63n) + BigInt(2 * nr), 3, nr, getattr)
+  }
+  for (let nr = 401; nr <= 1200; nr++) kernel.request(3, nr, getattr)
+  kernel.turn()
+  t.ok(handled.length < 400)
+  t.notOk(handled.includes('caught up'), 'there is more that was sent again')
+  kernel.run()
+  const at = handled.indexOf('caught up')
+  t.ok(at >= 400 && at < 1200, 'not as late as when nothing waits')
+  t.equal(handled.lastIndexOf('caught up'), at, 'once')
 })

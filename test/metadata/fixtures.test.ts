@@ -28,8 +28,8 @@ async function commit(metadata: ThinMetadata): Promise<void> {
   const sealed = metadata.seal()
   if (sealed === null) return
   await sealed.write()
-  sealed.releaseMetadata()
-  sealed.releaseData()
+  sealed.end()
+  metadata.releaseData(sealed.freed)
 }
 
 /** All that the engine knows of devices and mappings, in the form of a dump. */

@@ -16,8 +16,8 @@ async function commit(metadata: ThinMetadata): Promise<void> {
   const sealed = metadata.seal()
   if (sealed === null) return
   await sealed.write()
-  sealed.releaseMetadata()
-  sealed.releaseData()
+  sealed.end()
+  metadata.releaseData(sealed.freed)
 }
 
 /** Where two images differ: the first byte of each differing block. */

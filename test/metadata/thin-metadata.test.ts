@@ -252,8 +252,8 @@ class Pair {
     await transaction.write()
     this.durable = model
     this.sealed = null
-    transaction.releaseMetadata()
-    transaction.releaseData()
+    transaction.end()
+    this.metadata.releaseData(transaction.freed)
   }
 
   async commit(): Promise<void> {
@@ -752,8 +752,8 @@ t.test('a metadata snapshot that is released in part is one of what is left', as
     done = pair.metadata.releaseMetadataSnap(4)
     const sealed = pair.metadata.seal()!
     await sealed.write()
-    sealed.releaseMetadata()
-    sealed.releaseData()
+    sealed.end()
+    pair.metadata.releaseData(sealed.freed)
     withImage(pair.store.image, path => t.equal(thinCheck(path).status, 0, 'thin_check'))
     t.same(checkMetadata(pair.store).problems, [], 'our checker')
     if (done) break

@@ -3,6 +3,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { killServingEngines } from '../support/engine-killer.js'
 import { MountedPool, needs, run, sh, thinfs } from '../support/mounted-pool.js'
 
 const onMount = needs('/dev/fuse')
@@ -106,6 +107,22 @@ t.test('an engine that is killed is no error to anybody', onMount, async t => {
   await sh(pool.plain, 'cp ../mount/a a')
   await pool.remount()
   t.equal(await pool.sh('cmp a ../plain/a; ls'), 'a')
+  await pool.close(t)
+})
+
+t.test('nor are twelve that are killed as soon as each has served', onMount, async t => {
+  const pool = await MountedPool.make(
+    t,
+    'data: { size: 256M }\nvolumes: { a: { size: 64M }, b: { size: 1M } }',
+  )
+  const load = untilStopped(pool, fio('a', '--size=64M --bs=4k --iodepth=16 --fsync=32'))
+  await killServingEngines(pool, 12, () =>
+    pool.sh('dd if=/dev/urandom of=b bs=4k count=1 oflag=direct conv=notrunc,fsync status=none'),
+  )
+  await load.stop()
+  const deaths = pool.log().filter(({ msg }) => msg === 'engine died, starting another')
+  t.equal(deaths.length, 12)
+  t.same([...new Set(deaths.map(({ delayMs }) => delayMs))], [0], 'none had to wait for the next')
   await pool.close(t)
 })
 

@@ -43,7 +43,7 @@ os.fsync(f)`,
   // A tail that was cut is gone, wherever the cut went.
   await pool.sh(`${fill('c', 'C', 0, 8 * MIB)}; truncate -s 1000001 c; truncate -s 8M c`)
   await holds('c', { C: 1000001 })
-  await thinfs('resize', pool.folder, 'c', '512K')
+  await thinfs('resize', pool.folder, 'c', '512K', '--shrink')
   await thinfs('resize', pool.folder, 'c', '8M')
   await holds('c', { C: 512 * 1024 })
   await pool.sh('fallocate -p -o 100 -l 300000 c; fallocate -z -o 400000 -l 1 c; sync c')

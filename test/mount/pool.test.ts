@@ -305,7 +305,12 @@ t.test('--json: the same, mounted or not, from the folder or the mount point', o
   t.equal(dm.volumes.find(({ name }) => name === 'a')!.line, '0 16384 thin 640 639')
   await pool.umount()
   t.match(await json(pool.folder, 'list'), volumes)
-  t.match(await json(pool.folder, 'status'), { ...status, mount: null })
+  t.match(await json(pool.folder, 'status'), {
+    ...status,
+    mode: 'read_only',
+    reason: 'opened read-only',
+    mount: null,
+  })
   t.match(await json(pool.folder, 'check'), { problems: [], devices: 2, mappedBlocks: 5 })
   t.equal((await attempt('test', '-e', join(pool.folder, 'control.sock'))).status, 1)
   await pool.close(t)

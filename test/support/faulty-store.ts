@@ -187,6 +187,10 @@ class FaultyJournal implements JournalFile {
     this.#journal.append(content, length)
   }
 
+  cut(length: number): void {
+    this.#journal.cut(length)
+  }
+
   replace(content: Uint8Array): void {
     this.#faults.call('journal', 'replace', 'write')
     this.#journal.replace(content)

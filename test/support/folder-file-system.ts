@@ -48,6 +48,7 @@ export class FolderFileSystem implements FileSystem {
       blockSize: 65536,
       blocks: 4096,
       blocksFree: 1024,
+      blocksAvailable: 1024,
       files: 9,
       filesFree: 8,
       nameMax: 255,

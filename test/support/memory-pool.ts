@@ -21,6 +21,10 @@ export class MemoryJournal implements JournalFile {
     this.content = Buffer.concat([this.content, bytes.subarray(0, length)])
   }
 
+  cut(length: number): void {
+    this.content = this.content.subarray(0, length)
+  }
+
   replace(bytes: Uint8Array): void {
     this.content = Buffer.from(bytes)
   }
@@ -37,7 +41,11 @@ export class TestClock implements Clock {
   #now = 0
   readonly #timers = new Set<{ at: number; fn: () => void }>()
 
+  /** Milliseconds that pass with each look: with 1, long work gives way after two pieces. */
+  lookMs = 0
+
   now(): number {
+    this.#now += this.lookMs
     return this.#now
   }
 
@@ -72,6 +80,7 @@ export interface Recorded {
   modes: string[]
   errors: string[]
   lowWater: number[]
+  warnings: string[]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -96,7 +105,7 @@ export async function openFiles(
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
-  const recorded: Recorded = { modes: [], errors: [], lowWater: [], cleared: false }
+  const recorded: Recorded = { modes: [], errors: [], lowWater: [], warnings: [], cleared: false }
   const pool = await ThinPool.open({
     ...files,
     readOnly: false,
@@ -107,6 +116,7 @@ export async function openFiles(
     events: {
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
+      warning: what => recorded.warnings.push(what),
       needsCheckCleared: () => {
         recorded.cleared = true
       },

@@ -131,6 +131,12 @@ export class PowerDisk {
           const appended = Buffer.from(content.subarray(0, length))
           record({ kind: 'append', file: 'journal', content: appended })
         },
+        cut: length => {
+          const content = Buffer.from(this.now.journal.subarray(0, length))
+          if (content.length < this.now.journal.length) {
+            record({ kind: 'replace', file: 'journal', content })
+          }
+        },
         replace: content =>
           record({ kind: 'replace', file: 'journal', content: Buffer.from(content) }),
         sync: () => this.flush('journal', alive),

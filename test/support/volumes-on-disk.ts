@@ -27,7 +27,14 @@ export async function openVolumes(
     onFull: 'error',
     lowWaterMark: 0,
     clock,
-    events: { mode() {}, lowWater() {}, slowCommit() {}, needsCheckCleared() {}, ioError() {} },
+    events: {
+      mode() {},
+      lowWater() {},
+      warning() {},
+      slowCommit() {},
+      needsCheckCleared() {},
+      ioError() {},
+    },
   })
   const volumes = openTable(pool, handles.metadata, handles.table)
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
@@ -57,6 +64,14 @@ export function readVolumes({ volumes }: Opened): Found {
     found.set(name, { devId, size: device.size, content })
   }
   return found
+}
+
+/** Waits until what the last commit freed was passed down. */
+export async function released({ volumes: { pool } }: Opened): Promise<void> {
+  const { metadata } = pool
+  while (metadata.nrAllocatableDataBlocks < pool.nrFreeDataBlocks) {
+    await new Promise(resolve => setImmediate(resolve))
+  }
 }
 
 /** Waits until the space of removed volumes has gone back. */

@@ -206,13 +206,7 @@ export class VolumesWorkload {
     this.#flushing = Promise.resolve()
     this.kills++
     await this.#open()
-    const { sizes } = this.model.since(this.#acknowledged)
     this.#adoptFound()
-    // A write past the end that was cut short may have left its bytes behind the end, for the volume
-    // to show when it is made longer. The model knows nothing of what is there.
-    for (const volume of [...this.model.volumes.values()]) {
-      if (Math.max(...sizes(volume.id)) > volume.size) await this.#remove(volume)
-    }
   }
 
   // --- operations ---

@@ -1,14 +1,17 @@
 /** fsfreeze(8) around a call. */
-import { spawn } from 'node:child_process'
+import { execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { text } from 'node:stream/consumers'
+import { promisify } from 'node:util'
 import { ThinfsError } from '../base/index.js'
 
 /**
  * Freezes $1, says so, and thaws it when its standard input ends: when told to, and just as well when
- * this process is killed. In a session of its own, it does not hear the terminal's Ctrl-C.
+ * this process is killed, even before it could be told. In a session of its own, it does not hear the
+ * terminal's Ctrl-C, and ignores signals that are sent to all processes.
  */
-const GUARD = 'fsfreeze -f -- "$1" || exit 1; echo frozen; cat >/dev/null; exec fsfreeze -u -- "$1"'
+const GUARD =
+  'trap "" HUP INT TERM PIPE; fsfreeze -f -- "$1" || exit 1; echo frozen; cat >/dev/null; exec fsfreeze -u -- "$1"'
 
 /**
  * Calls `act` while the filesystem mounted at `folder` is frozen, and thaws it whatever happens.
@@ -34,7 +37,11 @@ async function mustThaw(
   complaint: Promise<string>,
 ) {
   const [status] = await ended
-  if (status !== 0) throw failure(folder, 'is still frozen', await complaint)
+  if (status === 0) return
+  // The guard was killed. What it leaves frozen is ours to thaw.
+  await promisify(execFile)('fsfreeze', ['-u', '--', folder]).catch(async (err: Error) => {
+    throw failure(folder, 'is still frozen', (await complaint) || err.message)
+  })
 }
 
 function failure(folder: string, what: string, complaint: string): ThinfsError {

@@ -1,0 +1,24 @@
+/** What to do about a pool that does not take all requests. */
+import type { PoolStatus } from '../volumes/index.js'
+
+/** In one sentence, with the commands; null for a pool that is as it should be. */
+export function adviceFor(status: PoolStatus): string | null {
+  const { mode, needsCheck, metadata, mount } = status
+  const pool = mount?.mountPoint ?? 'POOL'
+  const unmount = mount ? `thinfs umount ${pool}; ` : ''
+  if (needsCheck) {
+    // thin_repair writes into a file that is there, and large enough.
+    const repair = `cp ${metadata.path} REPAIRED; thin_repair -i ${metadata.path} -o REPAIRED, and put REPAIRED in its place`
+    return `${unmount}thin_check ${metadata.path}; if that finds damage, ${repair}; then thinfs mount, which clears the flag`
+  }
+  switch (mode) {
+    case 'out_of_data_space':
+      return `thinfs remove ${pool} NAME, or fstrim what is mounted, or a larger data.size in pool.yaml`
+    case 'out_of_metadata_space':
+      return `thinfs remove ${pool} NAME; or ${unmount}truncate --size=+100M ${metadata.path}; thinfs mount`
+    case 'fail':
+      return `${unmount}see thinfs.log beside pool.yaml and the host's disk; then thinfs mount`
+    default:
+      return null
+  }
+}

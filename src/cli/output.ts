@@ -1,0 +1,36 @@
+/** Standard output, which may be closed, or a file on a full disk. */
+import { once } from 'node:events'
+import { ThinfsError } from '../base/index.js'
+
+let failure: NodeJS.ErrnoException | null = null
+
+/** Keeps what goes wrong on the streams for `finishOutput`, instead of a stack trace. */
+export function watchOutput(): void {
+  // Set by bin/thinfs.js.
+  const isClosed = process.env.THINFS_STDOUT === 'closed'
+  delete process.env.THINFS_STDOUT
+  if (isClosed) {
+    process.stdout.write = () => {
+      failure = Object.assign(new Error('it is closed'), { code: 'EBADF' })
+      return false
+    }
+  }
+  process.stdout.on('error', err => {
+    failure ??= err
+  })
+  // Nobody could be told.
+  process.stderr.on('error', () => {})
+}
+
+/**
+ * Waits until all is written.
+ * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list | head`)
+ */
+export async function finishOutput(): Promise<void> {
+  if (process.stdout.writableLength > 0) await once(process.stdout, 'drain').catch(() => {})
+  // The stream tells of an error a turn of the loop after the write.
+  await new Promise(resolve => setImmediate(resolve))
+  if (failure === null || failure.code === 'EPIPE') return
+  const why = failure.message.replace(/^E[A-Z0-9]+: |, write$/g, '')
+  throw new ThinfsError('IO_ERROR', `standard output: ${why}`, { cause: failure })
+}

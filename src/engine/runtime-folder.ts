@@ -1,0 +1,28 @@
+import { createHash } from 'node:crypto'
+import { accessSync, constants, mkdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { errnoOf } from '../base/index.js'
+
+/**
+ * Where sockets, log and daemon.json of a mounted pool are: in its folder, or, where that is on a
+ * read-only file system, in a folder of its own below /run.
+ * @param folder the pool's
+ */
+export function runtimeFolder(folder: string): string {
+  try {
+    accessSync(folder, constants.W_OK)
+    return folder
+  } catch (err) {
+    if (errnoOf(err) !== 'EROFS') return folder
+  }
+  const uid = process.geteuid!()
+  const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
+  const name = createHash('sha256').update(folder).digest('hex').slice(0, 16)
+  const path = join(run, 'thinfs', name)
+  try {
+    mkdirSync(path, { recursive: true, mode: 0o700 })
+  } catch {
+    // Whoever needs it says so with a path.
+  }
+  return path
+}

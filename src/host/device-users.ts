@@ -1,0 +1,85 @@
+/**
+ * Who uses a block device: mounts in all namespaces, swap, loop and mapped devices on top of it,
+ * processes that have it open. A partition of it, and what is on top, count as the device.
+ *
+ * Source: Documentation/ABI/testing/sysfs-block (`holders`); proc(5), `swaps`.
+ */
+import { basename } from 'node:path'
+import type { LoopDevice } from './loop.js'
+import { type Mount, type MountNamespace, readNamespaces } from './mount-table.js'
+import { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+
+/** A mount of a filesystem on the device. */
+export interface DeviceMount {
+  mount: Mount
+  namespace: MountNamespace
+}
+
+/** The kernel's names of the device, its partitions, and all that is stacked on them. */
+export function stackOn(path: string, loops: readonly LoopDevice[]): string[] {
+  const names: string[] = []
+  const visit = (name: string): void => {
+    if (names.includes(name)) return
+    names.push(name)
+    const sys = `/sys/class/block/${name}`
+    const partitions = list(sys).filter(entry => read(`${sys}/${entry}/partition`) !== '')
+    const onIt = loops.filter(loop => loop.backingFile === `/dev/${name}`)
+    const above = [...list(`${sys}/holders`), ...onIt.map(loop => basename(loop.path))]
+    for (const next of [...partitions, ...above]) visit(next)
+  }
+  visit(basename(path))
+  return names
+}
+
+/** Mounts of what is on the device, in all namespaces. */
+export function mountsOn(
+  path: string,
+  loops: readonly LoopDevice[],
+  namespaces = readNamespaces(),
+): DeviceMount[] {
+  const names = stackOn(path, loops)
+  const numbers = names.map(name => read(`/sys/class/block/${name}/dev`).trimEnd())
+  // The mounts of btrfs have a device number of their own, and the device as their source.
+  const isOn = ({ device, source }: Mount): boolean =>
+    numbers.includes(device) || names.some(name => source === `/dev/${name}`)
+  return namespaces.flatMap(namespace =>
+    namespace.mounts.filter(isOn).map(mount => ({ mount, namespace })),
+  )
+}
+
+/** Uses that only somebody ends, for people: `mounted at /srv`, `swap`, `below /dev/dm-0`. */
+export function usersOf(path: string, loops: readonly LoopDevice[]): string[] {
+  const [, ...above] = stackOn(path, loops)
+  const isPartition = (name: string): boolean => read(`/sys/class/block/${name}/partition`) !== ''
+  const devices = new Set([path, ...above.map(name => `/dev/${name}`)])
+  const mounts = mountsOn(path, loops)
+  const places = new Set(
+    mounts.map(
+      ({ mount, namespace }) =>
+        `${mount.mountPoint}${namespace.isOwn ? '' : ` in ${namespaceName(namespace)}`}`,
+    ),
+  )
+  const swaps = read('/proc/swaps')
+    .split('\n')
+    .map(line => line.split(/\s/)[0] ?? '')
+    .filter(device => devices.has(device))
+  return [
+    ...(places.size === 0 ? [] : [`mounted at ${[...places].join(' and ')}`]),
+    ...swaps.map(device => (device === path ? 'used as swap' : `used as swap, by ${device}`)),
+    ...above.filter(name => !isPartition(name)).map(name => `below /dev/${name}`),
+  ]
+}
+
+/** `mount namespace 4026532211 of process 123 (sleep) and 2 more` */
+export function namespaceName({ id, pids }: MountNamespace): string {
+  const more = pids.length > 1 ? ` and ${pids.length - 1} more` : ''
+  return `mount namespace ${id} of ${nameOf(pids[0]!)}${more}`
+}
+
+/** Processes that have the device or a partition of it open. */
+export function openersOf(path: string): number[] {
+  const partition = new RegExp(`^${path}(p\\d+)?$`)
+  return otherProcesses().filter(pid => openFiles(pid).some(file => partition.test(file)))
+}
+
+export const namesOfUsers = (users: readonly string[]): string => users.join(', ')

@@ -1,0 +1,15 @@
+/** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
+export { connectionAborter, hasEnded } from './connection.js'
+export { findFilesystems } from './filesystems.js'
+export { whileFrozen } from './freeze.js'
+export { findFileHolders, isOn, loopsOnFile } from './holders.js'
+export { attachLoop, detachLoop, type LoopDevice, listLoops } from './loop.js'
+export {
+  canonicalMountPoint,
+  mustNotCover,
+  nameHolders,
+  prepareMountPoint,
+  unmount,
+  unmountLazily,
+} from './mount-point.js'
+export { type Mount, mountOf, readMounts, thinfsMountAt } from './mount-table.js'

@@ -1,0 +1,124 @@
+/** Loop devices on volumes: losetup(8) makes and ends them, /sys and /proc tell of them. */
+import { execFile } from 'node:child_process'
+import { readFileSync } from 'node:fs'
+import { basename } from 'node:path'
+import { setTimeout } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { ThinfsError } from '../base/index.js'
+import { namesOfUsers, openersOf, usersOf } from './device-users.js'
+import { list, nameOf, read } from './proc.js'
+
+export interface LoopDevice {
+  /** Such as `/dev/loop0`. */
+  path: string
+  /** Path of the file that it is on, as it was when it was attached; ` (deleted)` follows when it was removed. */
+  backingFile: string
+  /** That file itself: device number, as `0:64`, and inode. Null when nobody could say. */
+  backingId: { device: string; ino: number } | null
+}
+
+/** How long losetup may take to describe all devices: it asks the servers of their files. */
+const LIST_MS = 2000
+/** How long somebody else, udev for instance, may take to look at a device before he holds it. */
+const GRACE_MS = 2000
+const POLL_MS = 50
+
+/**
+ * Attaches a loop device to `file`, or finds the one that is: two on one file would not see each
+ * other's caches.
+ * @returns the device, such as `/dev/loop0`
+ * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not
+ */
+export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
+  const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
+  const device = await losetup([...flags, '--find', '--show', file])
+  if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
+    throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
+  }
+  return device
+}
+
+/**
+ * Takes the device away. The kernel takes a device that somebody still uses away later, in silence:
+ * so this looks before and after.
+ * @param label begins the messages
+ * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
+ */
+export async function detachLoop(path: string, label = ''): Promise<void> {
+  let held = usersOf(path, await listLoops())
+  if (held.length === 0) held = await openersAfterGrace(path)
+  if (held.length > 0) {
+    throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
+  }
+  await losetup(['--detach', path])
+  const deadline = Date.now() + GRACE_MS
+  while (isAttached(path)) {
+    if (Date.now() > deadline) {
+      const by = [...usersOf(path, await listLoops()), ...openersOf(path).map(openBy)]
+      const who = by.length === 0 ? 'in use by what /proc does not show' : namesOfUsers(by)
+      throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${who}: it detaches when that ends`)
+    }
+    await setTimeout(POLL_MS)
+  }
+}
+
+async function openersAfterGrace(path: string): Promise<string[]> {
+  const deadline = Date.now() + GRACE_MS
+  for (;;) {
+    const openers = openersOf(path)
+    if (openers.length === 0 || Date.now() > deadline) return openers.map(openBy)
+    await setTimeout(POLL_MS)
+  }
+}
+
+const openBy = (pid: number): string => `open by ${nameOf(pid)}`
+
+const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
+
+/** A device without a file has no such entry. */
+const backingFileOf = (name: string): string =>
+  read(`/sys/block/${name}/loop/backing_file`).slice(0, -1)
+
+/** All that are attached. */
+export async function listLoops(): Promise<LoopDevice[]> {
+  const ids = await readBackingIds()
+  return list('/sys/block')
+    .filter(name => name.startsWith('loop') && backingFileOf(name) !== '')
+    .map(name => ({
+      path: `/dev/${name}`,
+      backingFile: backingFileOf(name),
+      backingId: ids.get(`/dev/${name}`) ?? null,
+    }))
+}
+
+/** By device path. Empty when losetup is not there, may not look, or waits for a server that hangs. */
+async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
+  const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
+  const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }
+  try {
+    const args = ['--list', '--json', '--output', columns]
+    const { stdout } = await promisify(execFile)('losetup', args, options)
+    const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
+      stdout.trim() || '{"loopdevices":[]}',
+    )
+    const known = loopdevices.filter(entry => entry['back-maj:min'] && entry['back-ino'])
+    return new Map(
+      known.map(entry => [
+        String(entry.name),
+        { device: String(entry['back-maj:min']).trim(), ino: Number(entry['back-ino']) },
+      ]),
+    )
+  } catch {
+    return new Map()
+  }
+}
+
+async function losetup(args: string[]): Promise<string> {
+  try {
+    return (await promisify(execFile)('losetup', args)).stdout.trim()
+  } catch (err) {
+    const { stderr, code } = err as { stderr?: string; code?: string | number }
+    const detail = code === 'ENOENT' ? 'losetup is not installed' : stderr?.trim() || String(err)
+    throw new ThinfsError('TOOL_FAILED', detail, { cause: err })
+  }
+}

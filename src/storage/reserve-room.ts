@@ -1,0 +1,19 @@
+import { isNoSpace } from '../base/index.js'
+import { native } from '../native.js'
+
+/** fallocate(2): the length of the file stays. Source: linux/falloc.h. */
+const KEEP_SIZE = 0x01
+
+/**
+ * Sets the space for the first `length` bytes of a file aside, so that writes to them find room on a
+ * disk that is full.
+ * @returns false when there is no room. A file system that sets nothing aside is none of ours to mend.
+ */
+export function reserveRoom(fd: number, length: number): boolean {
+  try {
+    native.file_allocate(fd, KEEP_SIZE, 0, length)
+    return true
+  } catch (err) {
+    return !isNoSpace(err)
+  }
+}

@@ -1,0 +1,117 @@
+/** Making the files of a new pool. What holds something already is refused, as mkfs refuses it. */
+import { existsSync, rmSync, statSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { FileStore } from '../storage/index.js'
+import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
+import { mustDiffer } from './pool-files.js'
+import { signatureOf } from './signatures.js'
+
+/**
+ * Makes the files of a new pool and its first volumes. On failure nothing of what it made is left, and
+ * what was there is still there.
+ * @param options.force overwrites what files and devices hold; not what is in use
+ * @throws BAD_ARGUMENT for a file or device that holds something already, or a size that no file can
+ *   have; BAD_CONFIG for a new file without a size; NOT_A_POOL for a device that is not there;
+ *   POOL_IN_USE for one that is mounted or part of another; TOOL_FAILED, NOT_TRUSTED, IO_ERROR
+ */
+export async function initPool(
+  config: PoolConfig,
+  { force = false }: { force?: boolean } = {},
+): Promise<void> {
+  const { data, metadata, folder } = config
+  const volumesFile = join(folder, VOLUMES_FILE)
+  mustDiffer(config)
+  const made = [data.path, metadata.path, volumesFile, join(folder, JOURNAL_FILE)].filter(
+    path => !existsSync(path),
+  )
+  const stores: FileStore[] = []
+  const closeStores = (): void => {
+    for (const store of stores.splice(0)) store.close()
+  }
+  try {
+    const dataStore = openEmpty(data.path, force)
+    stores.push(dataStore)
+    const metadataStore = openEmpty(metadata.path, force)
+    stores.push(metadataStore)
+    if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
+    growTo(dataStore, data.size, 'data.size')
+    const auto = metadataSize(config, dataStore.size)
+    growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
+    await format(metadataStore, config, force)
+    closeStores()
+    // A journal that is left of another pool says nothing of this one.
+    const pool = await openPool(config, { makeVolumes: true, acceptMetadata: true })
+    await pool.close()
+  } catch (err) {
+    closeStores()
+    for (const path of made) rmSync(path, { force: true })
+    throw err
+  }
+}
+
+/** A store that is new, empty, or to be overwritten; and that nobody else has. */
+function openEmpty(path: string, force: boolean): FileStore {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (stat === undefined) {
+    if (isAmongDevices(path)) {
+      throw new ThinfsError('NOT_A_POOL', `${path}: no such device`, { errno: 'ENOENT' })
+    }
+    return FileStore.open(path, { create: true })
+  }
+  const store = FileStore.open(path)
+  try {
+    if (!store.lock()) throw new ThinfsError('POOL_IN_USE', `${path}: another process has it`)
+    if (force || (stat.isFile() && store.nextData(bytes(0)) === store.size)) return store
+    const found = signatureOf(path)
+    if (found === null && stat.isBlockDevice()) return store
+    throw isThere(path, `it is not empty: it has ${found ?? 'data'}; --force overwrites it`)
+  } catch (err) {
+    store.close()
+    throw err
+  }
+}
+
+/** Whether a file made at `path` would be one where the system has its devices. */
+function isAmongDevices(path: string): boolean {
+  if (!path.startsWith('/dev/')) return false
+  const folder = statSync(dirname(path), { throwIfNoEntry: false })
+  return folder === undefined || folder.dev === statSync('/dev').dev
+}
+
+/** @param size what pool.yaml says; null says nothing */
+function growTo(store: FileStore, size: number | null, key: string): void {
+  if (size === null && store.size === 0) {
+    throw new ThinfsError('BAD_CONFIG', `${store.path}: a new file needs a size (${key})`)
+  }
+  const isDevice = statSync(store.path).isBlockDevice()
+  if (size === null || size <= store.size || isDevice) return
+  store.grow(bytes(size))
+}
+
+async function format(store: FileStore, config: PoolConfig, force: boolean): Promise<void> {
+  const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
+  if (force) store.write(superblock, 0, superblock.length, bytes(0))
+  store.read(superblock, 0, superblock.length, bytes(0))
+  // The kernel's rule: only a block of zeros is unformatted.
+  if (superblock.some(byte => byte !== 0)) {
+    throw isThere(store.path, 'its first 4 KiB are not zeros; --force overwrites them')
+  }
+  ThinMetadata.format(store, { dataBlockSectors: config.dataBlockSize / SECTOR_SIZE })
+  await store.sync()
+}
+
+const isThere = (path: string, what: string): ThinfsError =>
+  new ThinfsError('BAD_ARGUMENT', `${path}: ${what}`, { errno: 'EEXIST' })
+
+/**
+ * Room for every data block to be mapped, and as much again three times for snapshots to differ.
+ * A mapping takes 16 to 32 bytes. The file is sparse: what is not needed takes no space.
+ */
+function metadataSize(config: PoolConfig, dataSize: Bytes): number {
+  const wanted = (dataSize / config.dataBlockSize) * 32 * 4
+  const size = Math.min(Math.max(wanted, 16 * MIB), MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
+  return Math.ceil(size / METADATA_BLOCK_SIZE) * METADATA_BLOCK_SIZE
+}

@@ -1,0 +1,101 @@
+/**
+ * Data and metadata of a pool, open and locked.
+ *
+ * One process at a time has a pool: the write lock on both of its files, and block devices claimed as
+ * mount and device-mapper claim them. All reads and writes go through the very descriptors that hold the
+ * locks: where a lock is lost, as on a network file system, so is the way to the file.
+ */
+import { existsSync, statSync } from 'node:fs'
+import { ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import { FileStore } from '../storage/index.js'
+
+/** The descriptors behind a pool's files, as a child process inherits them. */
+export interface PoolDescriptors {
+  metadata: number
+  data: number
+}
+
+export class PoolFiles {
+  readonly metadata: FileStore
+  readonly data: FileStore
+  /** Whether they were opened to be read; they then share their locks with other readers. */
+  readonly readOnly: boolean
+
+  private constructor(metadata: FileStore, data: FileStore, readOnly: boolean) {
+    this.metadata = metadata
+    this.data = data
+    this.readOnly = readOnly
+  }
+
+  /**
+   * Opens and locks both.
+   * @throws NOT_A_POOL when one is missing; POOL_IN_USE when another process has one, with its path as
+   *   the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
+   */
+  static open(config: PoolConfig, readOnly = false): PoolFiles {
+    mustDiffer(config)
+    const metadata = openStore(config.metadata.path, readOnly)
+    let data: FileStore | null = null
+    try {
+      data = openStore(config.data.path, readOnly)
+      lock(metadata, readOnly)
+      lock(data, readOnly)
+      return new PoolFiles(metadata, data, readOnly)
+    } catch (err) {
+      data?.close()
+      metadata.close()
+      throw err
+    }
+  }
+
+  /** Those that another process has opened and locked, by their inherited descriptors. */
+  static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
+    const metadata = FileStore.of(fds.metadata, config.metadata.path, { readOnly })
+    try {
+      const data = FileStore.of(fds.data, config.data.path, { readOnly })
+      return new PoolFiles(metadata, data, readOnly)
+    } catch (err) {
+      metadata.close()
+      throw err
+    }
+  }
+
+  get descriptors(): PoolDescriptors {
+    return { metadata: this.metadata.fd, data: this.data.fd }
+  }
+
+  /** Gives the locks up, where no other process has inherited them. */
+  close(): void {
+    this.data.close()
+    this.metadata.close()
+  }
+}
+
+/** Two names may be links to one file, or nodes of one device. @throws BAD_CONFIG */
+export function mustDiffer({ file, data, metadata }: PoolConfig): void {
+  const [one, two] = [data, metadata].map(({ path }) => statSync(path, { throwIfNoEntry: false }))
+  if (one === undefined || two === undefined) return
+  const areDevices = one.isBlockDevice() && two.isBlockDevice()
+  if (areDevices ? one.rdev !== two.rdev : one.dev !== two.dev || one.ino !== two.ino) return
+  const detail = `${file}: data (${data.path}) and metadata (${metadata.path}) are the same`
+  throw new ThinfsError('BAD_CONFIG', detail)
+}
+
+function openStore(path: string, readOnly: boolean): FileStore {
+  if (existsSync(path)) return FileStore.open(path, { readOnly })
+  throw new ThinfsError('NOT_A_POOL', `${path}: no such file; thinfs init makes it`, {
+    errno: 'ENOENT',
+  })
+}
+
+function lock(store: FileStore, readOnly: boolean): void {
+  try {
+    if (store.lock()) return
+  } catch (err) {
+    // Whoever only reads does without where there are no locks.
+    if (readOnly) return
+    throw err
+  }
+  throw new ThinfsError('POOL_IN_USE', `${store.path}: another process has it`)
+}

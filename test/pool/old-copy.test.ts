@@ -1,0 +1,137 @@
+// Goal: metadata that may be an older copy never costs a byte of data by itself. Method: copies of the
+// files of a pool at two moments, put together in every way that a person can, and the data compared
+// with what it was.
+import t, { type Test } from 'tap'
+import { bytes, type DevId } from '../../src/base/index.js'
+import { ThinMetadata } from '../../src/metadata/index.js'
+import { formatted, type MemoryFiles, MemoryJournal, openFiles } from '../support/memory-pool.js'
+import { MemoryStore } from '../support/memory-store.js'
+
+const BLOCK = 4096
+const DEV = 0 as DevId
+const SIZE = bytes(32 * BLOCK)
+
+const storeOf = (image: Buffer, path: string): MemoryStore =>
+  new MemoryStore(image.length, { path, image: Buffer.from(image) })
+
+async function write(files: MemoryFiles, begin: number, count: number, end: 'closed' | 'killed') {
+  const { pool } = await openFiles(files)
+  if (!pool.metadata.hasDevice(DEV)) pool.createThin(DEV)
+  const content = Buffer.alloc(count * BLOCK, 'content')
+  await pool.device(DEV, SIZE).write(begin * BLOCK, content.length, content, 0)
+  await pool.commit()
+  if (end === 'closed') await pool.close()
+}
+
+/** A pool with 4 blocks written, and two openings later with 8: no transaction id lies between the two. */
+async function twoMoments(end: 'closed' | 'killed') {
+  const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  await write(files, 0, 4, 'closed')
+  const old = Buffer.from(files.metadata.image)
+  await write(files, 4, 2, 'closed')
+  await write(files, 6, 2, end)
+  return { old, files, data: Buffer.from(files.data.image) }
+}
+
+const REFUSED = {
+  code: 'POOL_MISMATCH',
+  message: /^metadata: 4 data blocks that it calls free hold data.*older copy.*--accept-metadata/,
+}
+
+async function refused(t: Test, files: MemoryFiles): Promise<void> {
+  const before = [files.metadata.image, files.data.image, files.journal.content].map(b =>
+    Buffer.from(b),
+  )
+  await t.rejects(openFiles(files), REFUSED)
+  t.same([files.metadata.image, files.data.image, files.journal.content], before, 'as it was')
+}
+
+for (const end of ['closed', 'killed'] as const) {
+  t.test(`an older copy of the metadata beside a pool that was ${end}`, async t => {
+    const { old, files, data } = await twoMoments(end)
+    const mixed = { ...files, metadata: storeOf(old, 'metadata') }
+    await refused(t, mixed)
+    const { pool } = await openFiles(
+      { ...mixed, journal: files.journal.copy() },
+      { readOnly: true },
+    )
+    await pool.close()
+    t.ok(files.data.image.equals(data))
+
+    const accepted = { ...mixed, data: storeOf(data, 'data'), journal: files.journal.copy() }
+    const { pool: served } = await openFiles(accepted, { acceptMetadata: true })
+    t.equal(served.nrFreeDataBlocks, 60)
+    t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'the deliberate way round')
+
+    const { pool: right } = await openFiles(files)
+    t.equal(right.nrFreeDataBlocks, 56, 'the right metadata put back')
+  })
+}
+
+t.test('another boot', async t => {
+  const closed = await twoMoments('closed')
+  closed.files.journal.bootId = 'another boot'
+  await refused(t, { ...closed.files, metadata: storeOf(closed.old, 'metadata') })
+
+  const cut = await twoMoments('killed')
+  cut.files.journal.bootId = 'another boot'
+  const mixed = { ...cut.files, metadata: storeOf(cut.old, 'metadata') }
+  const { pool } = await openFiles(mixed)
+  t.equal(pool.nrFreeDataBlocks, 60, 'a power cut may have lost the journal, and is no doubt')
+})
+
+t.test('no journal, or nothing to lose, is no doubt', async t => {
+  const { old, files, data } = await twoMoments('closed')
+  await openFiles({
+    metadata: storeOf(old, 'metadata'),
+    data: storeOf(data, 'data'),
+    journal: new MemoryJournal(),
+  })
+  const holes = Buffer.from(data)
+  holes.fill(0, 4 * BLOCK)
+  const journal = files.journal.copy()
+  const metadata = storeOf(old, 'metadata')
+  const { pool } = await openFiles({ metadata, data: storeOf(holes, 'data'), journal })
+  // What the journal says now has to outlast a power cut: free blocks are written to.
+  t.equal(pool.mode, 'write')
+})
+
+t.test('another program that went on is no doubt where it shows', async t => {
+  for (const act of [
+    (metadata: ThinMetadata) => metadata.setTransactionId(0, 1),
+    (metadata: ThinMetadata) => metadata.createSnap(7 as DevId, DEV),
+  ]) {
+    const { files } = await twoMoments('closed')
+    const metadata = ThinMetadata.open(files.metadata)
+    act(metadata)
+    metadata.removeRange(DEV, 0, 2)
+    await metadata.seal()!.write()
+    const { pool } = await openFiles(files)
+    t.equal(pool.mode, 'write')
+  }
+})
+
+t.test('needs_check, which is set when the journal may not be written, is no doubt', async t => {
+  const { files } = await twoMoments('killed')
+  const metadata = ThinMetadata.open(files.metadata)
+  metadata.removeRange(DEV, 0, 2)
+  metadata.setNeedsCheck()
+  await metadata.seal()!.write()
+  const { pool } = await openFiles(files)
+  t.equal(pool.mode, 'write')
+})
+
+t.test('stores that are smaller than the pool are refused before they grow', async t => {
+  const { files } = await twoMoments('closed')
+  for (const size of [0, BLOCK, 63 * BLOCK]) {
+    const data = storeOf(files.data.image.subarray(0, size), 'data')
+    const short = { ...files, data }
+    await t.rejects(openFiles(short, { dataSize: bytes(64 * BLOCK) }), {
+      code: 'POOL_MISMATCH',
+      message: `data: ${size / BLOCK} blocks, the pool has 64: the rest of it is missing`,
+    })
+    t.equal(data.size, size)
+  }
+  const { pool } = await openFiles(files, { dataSize: bytes(100 * BLOCK) })
+  t.equal(pool.metadata.nrDataBlocks, 100)
+})
