@@ -9,5 +9,6 @@ export {
   type PoolOptions,
   SYSTEM_CLOCK,
 } from './options.js'
+export { Slice } from './slice.js'
 export { MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'
