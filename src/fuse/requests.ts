@@ -99,7 +99,6 @@ const BODY_SIZES = new Map<number, number>([
   [OPCODE.LISTXATTR, GETXATTR_IN.size],
   [OPCODE.FLUSH, FLUSH_IN.size],
   [OPCODE.INIT, INIT_IN.size],
-  [OPCODE.INTERRUPT, INTERRUPT_IN.size],
   [OPCODE.IOCTL, IOCTL_IN.size],
   [OPCODE.OPENDIR, OPEN_IN.size],
   [OPCODE.READDIR, READ_IN.size],
@@ -280,6 +279,7 @@ export class Requests {
         break // Not answered, and inodes here live without being looked up.
       case OPCODE.INTERRUPT:
         // All but an ioctl end soon without being told to.
+        if (restSize < INTERRUPT_IN.size) break
         this.#ioctls.get(this.#numberAt(at + INTERRUPT_IN.at.unique))?.abort()
         break
 
