@@ -1,2 +1,2 @@
-/** Device tables, as device-mapper has them. */
+/** Device tables: what device-mapper's targets do, for devices that go by their minor number. */
 export type { Extent, Source, TableEngine, TableEvents, Target } from './table-engine.js'

@@ -15,11 +15,10 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { Slice, type ThinPool } from '../pool/index.js'
+import { parseMessage, poolStatus, Slice, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
-import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Usage } from './usage.js'
 import { Volume } from './volume.js'
 import {
@@ -421,10 +420,10 @@ export class Volumes implements PoolAdmin {
       volumes: this.#byName.size,
       mount: null,
       dm: {
-        pool: poolStatusLine(pool),
+        pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
         volumes: [...this.#byName.values()].map(volume => ({
           name: volume.name,
-          line: thinStatusLine(pool, volume.devId as DevId, volume.device.size),
+          line: `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`,
         })),
       },
     }
@@ -862,3 +861,5 @@ function checkSize(size: number): void {
     )
   }
 }
+
+const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)
