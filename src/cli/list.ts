@@ -3,18 +3,25 @@ import type { VolumeInfo } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withPool } from './pool.js'
 
+interface Options extends Output {
+  exclusive?: true
+}
+
 const HEAD = ['NAME', 'ID', 'SIZE', 'MAPPED', 'DATA%', 'EXCLUSIVE', 'ORIGIN', 'CREATED', 'OPEN']
 const NUMBERS = [1, 2, 3, 4, 5]
 
 export const list = command(
   'list',
-  'List the volumes: size, space mapped, and space that removing would give back.',
+  'List the volumes: size, space mapped, origin, and when each was made.',
   'thinfs list /srv/pool',
 )
   .argument('<POOL>', POOL_HELP)
-  .action(async (pool: string, output: Output) => {
+  .option('--exclusive', 'count what removing each would give back: a look at every mapping')
+  .action(async (pool: string, { exclusive, ...output }: Options) => {
     const { table } = await import('./table.js')
-    const volumes = await withPool(pool, 'read', admin => admin.list())
+    const volumes = await withPool(pool, 'read', admin =>
+      admin.list({ exclusive: exclusive === true }),
+    )
     const rows = volumes.map(row)
     print(output, volumes, table([HEAD, ...rows], NUMBERS))
   })
@@ -27,7 +34,7 @@ function row(volume: VolumeInfo): string[] {
     formatSize(size),
     formatSize(mapped),
     size === 0 ? '-' : ((mapped / size) * 100).toFixed(2),
-    formatSize(exclusive),
+    exclusive === null ? '-' : formatSize(exclusive),
     origin ?? '-',
     created === null ? '-' : localTime(created),
     open ? 'yes' : 'no',
@@ -36,7 +43,7 @@ function row(volume: VolumeInfo): string[] {
 
 /** @param time seconds since 1970 */
 function localTime(time: number): string {
-  // toLocaleString() would load ICU's data first, which takes longer than all the rest of a list.
+  // Intl would load ICU's data first, which takes longer than all the rest of a list.
   const date = new Date(time * 1000)
   const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)
   return local.toISOString().slice(0, 'YYYY-MM-DDTHH:MM'.length).replace('T', ' ')

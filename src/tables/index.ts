@@ -1,0 +1,2 @@
+/** Device tables: what device-mapper's targets do, for devices that go by their minor number. */
+export type { Extent, Source, TableEngine, TableEvents, Target } from './table-engine.js'
