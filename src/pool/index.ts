@@ -1,5 +1,5 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
-export { Journal, type JournalFile } from './journal.js'
+export { Journal, type JournalFile, type JournalState } from './journal.js'
 export {
   type Clock,
   type Discards,
@@ -9,5 +9,6 @@ export {
   type PoolOptions,
   SYSTEM_CLOCK,
 } from './options.js'
+export { olderError } from './recovery.js'
 export { MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'

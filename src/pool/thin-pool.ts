@@ -37,7 +37,7 @@ import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 import { goneError, ThinDevice } from './thin-device.js'
 
@@ -762,9 +762,10 @@ export class ThinPool {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.data })
     const inDoubt = doubtful && this.#mayDoubt
+    if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
@@ -805,9 +806,12 @@ export class ThinPool {
    * takes over has had the file since; what set needs_check may have kept the journal from being written.
    */
   get #mayDoubt(): boolean {
+    return this.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+  }
+
+  get #isSure(): boolean {
     const { readOnly, takesOver, acceptMetadata } = this.#options
-    const sure = readOnly || takesOver === true || acceptMetadata === true
-    return this.freeMeansHole && !sure && !this.metadata.needsCheck
+    return readOnly || takesOver === true || acceptMetadata === true
   }
 
   /**
