@@ -159,6 +159,7 @@ t.test('a pool in use goes on, and gives no false alarm', async t => {
 t.test('metadata from before one change that was durable is told of, and refused', async t => {
   const config = await makePool(t.testdir())
   const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'first', size: BLOCK })
   const older = filesLeft(config, 'older')
   await volumes.create({ name: 'a', size: 16 * BLOCK })
   await fill(volumes, 'a', 1)
