@@ -2,7 +2,7 @@
 import { realpathSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
 import { connectDaemon, type DaemonClient, findPool, lockPool } from '../daemon/index.js'
 import { findFileHolders, type Mount, thinfsMountAt } from '../host/index.js'
@@ -127,12 +127,16 @@ export async function volumeFile(
 ): Promise<VolumeFile> {
   const { mount, dm } = await admin.status()
   if (!mount) throw notMounted(pool)
-  if (!dm.volumes.some(volume => volume.name === name)) {
-    throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
-  }
+  const missing = (cause?: unknown) =>
+    new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
+  if (!dm.volumes.some(volume => volume.name === name)) throw missing()
   const { mountPoint, device } = await mountOfPool(admin, pool)
   const path = join(mountPoint, name)
-  return { path, device, ino: (await stat(path)).ino }
+  const { ino } = await stat(path).catch((err: unknown) => {
+    // Somebody has renamed or removed it since.
+    throw errnoOf(err) === 'ENOENT' ? missing(err) : err
+  })
+  return { path, device, ino }
 }
 
 /** @param pool path of its pool.yaml */
