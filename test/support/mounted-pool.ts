@@ -21,7 +21,9 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { connectDaemon } from '../../src/daemon/index.js'
 import type { PoolStatus } from '../../src/volumes/index.js'
 import { thinDump } from './thin-tools.js'
 
@@ -88,9 +90,12 @@ export const thinfs = (...args: string[]): Promise<string> =>
 export const attemptThinfs = (...args: string[]): Promise<Outcome> =>
   attempt(process.execPath, PROGRAM, ...args)
 
+/** Milliseconds between two looks. */
+const LOOK_PERIOD = 10
+
 /** Until it is so. What is waited for is another process's doing, and certain. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await run('true')
+  while (!(await condition())) await delay(LOOK_PERIOD)
 }
 
 /** What a test that needs the devices says when it is skipped; where CI is set it fails instead. */
@@ -232,8 +237,18 @@ export class MountedPool {
     await thinfs('detach', this.folder, name)
   }
 
+  /** What `thinfs status` says; from its daemon where it is mounted, without starting a program. */
   async status(): Promise<PoolStatus> {
-    return JSON.parse(await thinfs('status', this.folder, '--json'))
+    const daemon = await connectDaemon({
+      file: join(this.folder, 'pool.yaml'),
+      folder: this.folder,
+    })
+    if (daemon === null) return JSON.parse(await thinfs('status', this.folder, '--json'))
+    try {
+      return await daemon.status()
+    } finally {
+      daemon.close()
+    }
   }
 
   async enginePid(): Promise<number> {
@@ -265,10 +280,14 @@ export class MountedPool {
    */
   async close(t: Test): Promise<void> {
     if (this.isMounted) await this.umount()
-    const { status, stderr } = await attempt('thin_check', this.metadata)
+    const [{ status, stderr }, check, stray] = await Promise.all([
+      attempt('thin_check', this.metadata),
+      attemptThinfs('check', this.folder),
+      this.strayData(),
+    ])
     t.equal(status, 0, `thin_check: ${stderr}`)
-    t.match(await attemptThinfs('check', this.folder), { status: 0, stderr: '' }, 'thinfs check')
-    t.same(await this.strayData(), [], 'every free data block is a hole')
+    t.match(check, { status: 0, stderr: '' }, 'thinfs check')
+    t.same(stray, [], 'every free data block is a hole')
   }
 
   /** Data blocks of the unmounted pool that are no hole though nothing maps them. */
