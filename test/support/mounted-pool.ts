@@ -133,6 +133,20 @@ print(json.dumps(ranges))`
   return JSON.parse(await run('python3', '-c', program))
 }
 
+/**
+ * What `thinfs status` says of the pool in `folder`; from its daemon where it is mounted, without
+ * starting a program.
+ */
+export async function statusOf(folder: string): Promise<PoolStatus> {
+  const daemon = await connectDaemon({ file: join(folder, 'pool.yaml'), folder })
+  if (daemon === null) return JSON.parse(await thinfs('status', folder, '--json'))
+  try {
+    return await daemon.status()
+  } finally {
+    daemon.close()
+  }
+}
+
 export class MountedPool {
   /** All that a test makes goes here: the pool's folder, the mount, and `plain`. */
   readonly base: string
@@ -237,18 +251,8 @@ export class MountedPool {
     await thinfs('detach', this.folder, name)
   }
 
-  /** What `thinfs status` says; from its daemon where it is mounted, without starting a program. */
-  async status(): Promise<PoolStatus> {
-    const daemon = await connectDaemon({
-      file: join(this.folder, 'pool.yaml'),
-      folder: this.folder,
-    })
-    if (daemon === null) return JSON.parse(await thinfs('status', this.folder, '--json'))
-    try {
-      return await daemon.status()
-    } finally {
-      daemon.close()
-    }
+  status(): Promise<PoolStatus> {
+    return statusOf(this.folder)
   }
 
   async enginePid(): Promise<number> {
@@ -262,16 +266,8 @@ export class MountedPool {
     await until(async () => (await this.enginePid()) !== pid)
   }
 
-  /** The lines of the pool's log; SIGKILL may cut a line short, and a reader may see half of one. */
-  log(): { name: string; level: number; msg: string; [field: string]: unknown }[] {
-    const text = readFileSync(join(this.folder, 'thinfs.log'), 'utf8')
-    return text.split('\n').flatMap(line => {
-      try {
-        return [JSON.parse(line)]
-      } catch {
-        return []
-      }
-    })
+  log(): LogLine[] {
+    return logLines(join(this.folder, 'thinfs.log'))
   }
 
   /**
@@ -360,6 +356,26 @@ function loopsWithin(folder: string): string[] {
   return readdirSync('/sys/block')
     .filter(name => readIfThere(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`))
     .map(name => `/dev/${name}`)
+}
+
+export interface LogLine {
+  name: string
+  level: number
+  msg: string
+  [field: string]: unknown
+}
+
+/** The lines of a pool's log; SIGKILL may cut a line short, and a reader may see half of one. */
+export function logLines(path: string): LogLine[] {
+  return readIfThere(path)
+    .split('\n')
+    .flatMap(line => {
+      try {
+        return [JSON.parse(line)]
+      } catch {
+        return []
+      }
+    })
 }
 
 /** A file's text; empty when it is not there, or a process's that has ended. */
