@@ -562,6 +562,11 @@ export class ThinPool {
     }
   }
 
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async released(): Promise<void> {
+    while (this.#commits.releasing) if (!(await this.#nextRelease())) return
+  }
+
   /** Resolves when some freed blocks were released: to false when that took too long. */
   #nextRelease(): Promise<boolean> {
     return new Promise(resolve => {
