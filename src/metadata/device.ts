@@ -27,6 +27,8 @@ export class Device implements DeviceDetails {
   changed = false
   /** The epoch in which the way to the tree's root was shadowed; see ThinMetadata. */
   epoch = -1
+  /** The epoch of the last change. */
+  changedIn = -1
 
   constructor(devId: number, tree: BTree, details: DeviceDetails) {
     this.devId = devId
@@ -48,6 +50,7 @@ export class Device implements DeviceDetails {
 
 /** A leaf of the top-level tree counts once for each device's root. */
 export class DeviceRefs implements ValueRefs {
+  readonly readsNoNode = false
   readonly #mappings: TreeInfo
 
   constructor(mappings: TreeInfo) {

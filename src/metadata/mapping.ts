@@ -30,6 +30,7 @@ export function writeMapping(view: DataView, at: number, dataBlock: DataBlock, t
 
 /** A leaf of a device's tree counts once for each of its data blocks. */
 export class MappingRefs implements ValueRefs {
+  readonly readsNoNode = true
   readonly #data: DataSpaceMap
 
   constructor(data: DataSpaceMap) {

@@ -1,6 +1,6 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
-export { Journal, type JournalFile } from './journal.js'
+export { Journal, type JournalFile, type JournalState } from './journal.js'
 export {
   type Clock,
   type Discards,
@@ -10,5 +10,7 @@ export {
   type PoolOptions,
   SYSTEM_CLOCK,
 } from './options.js'
+export { olderError } from './recovery.js'
+export { Slice } from './slice.js'
 export { MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'

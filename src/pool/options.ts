@@ -22,7 +22,10 @@ export interface Clock {
   now(): number
   /** Calls `fn` once after `ms`. @returns cancels it */
   after(ms: number, fn: () => void): () => void
-  /** Resolves after waiting requests had their turn: between the slices of long work. */
+  /**
+   * Resolves after waiting requests had their turn, and one at a time: between the slices of long
+   * work, of which there may be several. See `Slice`.
+   */
   yield(): Promise<void>
 }
 
@@ -61,6 +64,15 @@ export interface PoolOptions {
   events: PoolEvents
 }
 
+/** Long works that wait for their next slice: all of a process share its thread. */
+const waiting: (() => void)[] = []
+
+/** Lets one of them go on; requests have their turn before the next. */
+function nextTurn(): void {
+  waiting.shift()!()
+  if (waiting.length > 0) setImmediate(nextTurn)
+}
+
 /** The clock of the running process. Timers do not keep it alive. */
 export const SYSTEM_CLOCK: Clock = {
   now: () => performance.now(),
@@ -69,5 +81,8 @@ export const SYSTEM_CLOCK: Clock = {
     timer.unref()
     return () => clearTimeout(timer)
   },
-  yield: () => new Promise(resolve => setImmediate(resolve)),
+  yield: () =>
+    new Promise(resolve => {
+      if (waiting.push(resolve) === 1) setImmediate(nextTurn)
+    }),
 }

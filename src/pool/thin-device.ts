@@ -21,13 +21,14 @@ import {
 import { MAX_TIME } from '../metadata/index.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
+import { Slice } from './slice.js'
 import type { ThinPool } from './thin-pool.js'
 
 /** Largest single read or write, in bytes. Longer ones are the caller's to split. */
 export const MAX_IO = MIB
 const SMALLEST_BLOCK = 4 * KIB
-/** Virtual blocks that one slice of a long operation handles before others have their turn. */
-const SLICE_BLOCKS = 16384
+/** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
+const PIECE_BLOCKS = 1024
 /** The end of a range of virtual blocks that ends nowhere. */
 const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
@@ -200,15 +201,8 @@ export class ThinDevice {
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
     const end = Math.ceil((offset + length) / blockSize)
-    let missing = end - begin
-    this.#pool.metadata.forEachMapping(
-      this.devId,
-      begin as VirtualBlock,
-      end as VirtualBlock,
-      () => {
-        missing--
-      },
-    )
+    const slice = new Slice(this.#pool.clock)
+    const missing = end - begin - (await this.#countMapped(begin, end, slice))
     if (missing > this.#pool.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
@@ -221,8 +215,22 @@ export class ThinDevice {
         const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
         if (!attempt()) await this.#pool.withSpace(this, 0, attempt)
       }
-      if ((vblock - begin) % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
+      if (slice.isOver) await this.#pool.pause(slice)
     }
+  }
+
+  /** How many virtual blocks of [begin, end) are mapped, piece by piece. */
+  async #countMapped(begin: number, end: number, slice: Slice): Promise<number> {
+    let count = 0
+    for (let at = begin; at < end; at += PIECE_BLOCKS) {
+      this.#mustBeReadable()
+      const until = Math.min(at + PIECE_BLOCKS, end)
+      this.#pool.metadata.forEachMapping(this.devId, at, until, () => {
+        count++
+      })
+      if (slice.isOver) await slice.yield()
+    }
+    return count
   }
 
   /**
@@ -237,6 +245,7 @@ export class ThinDevice {
     assert(Number.isInteger(first) && Number.isInteger(base), 'shares whole blocks')
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const present = { dataBlock: 0 as DataBlock, time: 0 }
+    const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
       const room = (): true | null => this.#pool.hasMetadataRoom || null
       if (!room()) await this.#pool.withSpace(this, 0, room)
@@ -257,7 +266,7 @@ export class ThinDevice {
         this.#pool.mapShared(this.devId, vblock, mapping.dataBlock, mapping.time)
         this.table.setShared(vblock, mapping.dataBlock)
       }
-      if (i % SLICE_BLOCKS === SLICE_BLOCKS - 1) await this.#pool.clock.yield()
+      if (slice.isOver) await this.#pool.pause(slice)
     }
   }
 
@@ -276,13 +285,21 @@ export class ThinDevice {
     return Math.min(Math.max(offset, next * this.#blockSize), this.size)
   }
 
-  /** First byte at or after `offset` in an unmapped block; `size` when there is none. */
-  nextHole(offset: number): number {
-    this.#mustBeReadable()
-    let vblock = Math.floor(offset / this.#blockSize)
-    if (this.table.get(vblock) === UNMAPPED) return offset
-    while (vblock * this.#blockSize < this.size && this.table.get(vblock) !== UNMAPPED) vblock++
-    return Math.min(vblock * this.#blockSize, this.size)
+  /**
+   * First byte at or after `offset` in an unmapped block; `size` when there is none. Looks the mappings
+   * over piece by piece: what is far away is as it was when it was come to.
+   */
+  async nextHole(offset: number): Promise<number> {
+    const { metadata, clock } = this.#pool
+    const slice = new Slice(clock)
+    for (let at = Math.floor(offset / this.#blockSize); at * this.#blockSize < this.size; ) {
+      this.#mustBeReadable()
+      const piece = at + PIECE_BLOCKS
+      at = metadata.mappedUntil(this.devId, at, piece)
+      if (at < piece) return Math.min(Math.max(offset, at * this.#blockSize), this.size)
+      if (slice.isOver) await slice.yield()
+    }
+    return this.size
   }
 
   // --- inside ---
@@ -511,7 +528,7 @@ export class ThinDevice {
       if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
     }
     this.#mustBeWritable()
-    const more = this.#unmapSlice(begin, ALL)
+    const more = this.#unmapPiece(begin, ALL)
     if (more < ALL) await this.#discardRest(more, ALL, [], true)
     this.#endIsClear = true
   }
@@ -532,7 +549,7 @@ export class ThinDevice {
       [offset, begin * blockSize],
       [last * blockSize, end],
     ]
-    const more = this.#unmapSlice(begin, last)
+    const more = this.#unmapPiece(begin, last)
     if (more >= last) return this.#zeroEdges(edges, waits, signal)
     return this.#discardRest(more, last, edges, waits, signal)
   }
@@ -544,20 +561,20 @@ export class ThinDevice {
     waits: boolean,
     signal?: AbortSignal,
   ): Promise<void> {
-    for (let more = begin; more < last; more = this.#unmapSlice(more, last)) {
-      await this.#pool.clock.yield()
+    const slice = new Slice(this.#pool.clock)
+    for (let more = begin; more < last; more = this.#unmapPiece(more, last)) {
+      await this.#pool.betweenSlices(slice)
       if (signal?.aborted) throw cancelled()
-      if (!this.#pool.hasRoomToUnmap) await this.#pool.makeRoomToUnmap()
       this.#mustBeWritable()
     }
     await this.#zeroEdges(edges, waits, signal)
   }
 
   /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
-  #unmapSlice(begin: number, last: number): number {
+  #unmapPiece(begin: number, last: number): number {
     const next = this.#nextMapped(begin, last)
     if (next === last) return last
-    const end = Math.min(next + SLICE_BLOCKS, last)
+    const end = Math.min(next + PIECE_BLOCKS, last)
     this.#pool.unmap(this.devId, next, end)
     return this.#nextMapped(end, last)
   }

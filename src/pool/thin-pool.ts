@@ -37,7 +37,8 @@ import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
+import { Slice } from './slice.js'
 import { SpaceQueue } from './space-queue.js'
 import { goneError, ThinDevice } from './thin-device.js'
 
@@ -65,8 +66,16 @@ const NO_DATA_BLOCKS = 'no free data blocks'
 const SECURED_MIN = 256
 /** The same before something is unmapped, which the host's full disk must not prevent. */
 const SECURED_TO_UNMAP = 64
-/** Leaves of a mapping tree that one slice of a deletion visits. */
-const DELETE_LEAVES = 64
+/** Leaves of a mapping tree that are emptied between two looks at the clock. */
+const DELETE_LEAVES = 4
+/**
+ * Data blocks that are unmapped before what was is committed, and runs of neighbours among them: to
+ * commit and to punch them is work and memory.
+ */
+const FREED_BLOCKS = 65_536
+const FREED_RUNS = 8192
+/** So many may wait to be punched before more are unmapped. */
+const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
 export class ThinPool {
   readonly metadata: ThinMetadata
@@ -299,10 +308,11 @@ export class ThinPool {
    */
   async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
     const { devId } = device
-    for (;;) {
-      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    // Nobody looks anything up any more: pages of it would be work for every slice.
+    device.table.clear()
+    for (const slice = new Slice(this.clock); ; ) {
+      await this.betweenSlices(slice)
       if (stop()) return false
-      this.mustBeWritable()
       if (device.gone) throw goneError(devId)
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
@@ -310,8 +320,24 @@ export class ThinPool {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
         throw new ThinfsError('METADATA_CORRUPT', what)
       }
-      await this.#options.clock.yield()
     }
+  }
+
+  /**
+   * For who unmaps much, between two pieces of it: lets others have their turn when it is time, and
+   * commits when much was freed or room is short.
+   * @throws NO_METADATA_SPACE, or when no metadata may change any more
+   */
+  async betweenSlices(slice: Slice): Promise<void> {
+    const { metadata } = this
+    if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
+      await this.commit()
+      // Who is told to punch faster than the disk can has to wait, and nobody else.
+      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.#commits.punched
+    }
+    if (slice.isOver) await slice.yield()
+    if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    this.mustBeWritable()
   }
 
   /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
@@ -346,9 +372,11 @@ export class ThinPool {
     await this.commitOrUndo()
   }
 
+  /** In slices, which are committed one by one: what dies meanwhile leaves a part of it held. */
   async releaseMetadataSnap(): Promise<void> {
-    this.mustBeWritable()
-    this.#commits.change(() => this.metadata.releaseMetadataSnap())
+    const slice = new Slice(this.clock)
+    do await this.betweenSlices(slice)
+    while (!this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES)))
     await this.commitOrUndo()
   }
 
@@ -626,6 +654,15 @@ export class ThinPool {
     this.#commits.reading(read, begin, end)
   }
 
+  /**
+   * For who makes many changes within one request, when a slice is over: settles what is pending,
+   * which would be much at the end, and lets others have their turn.
+   */
+  async pause(slice: Slice): Promise<void> {
+    if (this.#state.lost === null) this.#commits.trySettle()
+    await slice.yield()
+  }
+
   /** Notes that the data store was written to. */
   wrote(): void {
     this.#commits.wrote()
@@ -703,6 +740,15 @@ export class ThinPool {
    */
   commit(): Promise<void> {
     return this.#commits.commit()
+  }
+
+  /**
+   * As `commit`, for one device: where nothing was changed about it that is not durable, what others
+   * changed need not be committed, and the data alone is flushed (the kernel's bio_triggers_commit).
+   */
+  flush(devId: DevId): Promise<void> {
+    if (!this.metadata.hasDevice(devId) || !this.metadata.isDurable(devId)) return this.commit()
+    return this.#commits.flushData()
   }
 
   /**
@@ -786,9 +832,10 @@ export class ThinPool {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.data })
     const inDoubt = doubtful && this.#mayDoubt
+    if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
@@ -829,9 +876,12 @@ export class ThinPool {
    * takes over has had the file since; what set needs_check may have kept the journal from being written.
    */
   get #mayDoubt(): boolean {
+    return this.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+  }
+
+  get #isSure(): boolean {
     const { readOnly, takesOver, acceptMetadata } = this.#options
-    const sure = readOnly || takesOver === true || acceptMetadata === true
-    return this.freeMeansHole && !sure && !this.metadata.needsCheck
+    return readOnly || takesOver === true || acceptMetadata === true
   }
 
   /**

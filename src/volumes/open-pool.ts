@@ -2,9 +2,16 @@ import { join } from 'node:path'
 import { bytes, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
-import { Journal, type PoolEvents, SYSTEM_CLOCK, ThinPool } from '../pool/index.js'
+import {
+  Journal,
+  type JournalState,
+  olderError,
+  type PoolEvents,
+  SYSTEM_CLOCK,
+  ThinPool,
+} from '../pool/index.js'
 import { AtomicFile, type FileStore, JournalFile } from '../storage/index.js'
-import type { CheckReport } from './admin.js'
+import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
@@ -148,9 +155,10 @@ export async function checkPool(
     const steps = checkFiles({ name: config.pool, metadata, data, table: tableOf(config) })
     let step = steps.next()
     while (!step.done) step = steps.next()
-    return options.deep && !isDamaged(step.value)
-      ? await checkDeep(config, files, step.value)
-      : step.value
+    const report = step.value
+    // Whatever else is wrong comes first: it may be the superblock.
+    if (!isDamaged(report)) report.problems.push(...checkJournal(config, metadata))
+    return options.deep && !isDamaged(report) ? await checkDeep(config, files, report) : report
   } finally {
     if (options.files === undefined) files.close()
   }
@@ -166,7 +174,8 @@ function checkDeep(
   return withData(report, {
     metadata: ThinMetadata.open(metadata),
     data,
-    freeMeansHole: endedOrderly(config, metadata),
+    // Closed in order, and as it was then: every free block is a hole.
+    freeMeansHole: stateOf(config, metadata).clean,
     nameOf: devId => names.get(devId) ?? `device ${devId}`,
     pause: async () => {},
   })
@@ -175,13 +184,23 @@ function checkDeep(
 const tableOf = (config: PoolConfig): AtomicFile =>
   new AtomicFile(join(config.folder, VOLUMES_FILE))
 
-/** Whether the pool was closed in order, and is as it was then: every free block is a hole. */
-function endedOrderly(config: PoolConfig, metadata: FileStore): boolean {
+function checkJournal(config: PoolConfig, metadata: FileStore): CheckProblem[] {
+  try {
+    if (!stateOf(config, metadata).older) return []
+    return [{ severity: 'error', message: olderError(metadata.path).message }]
+  } catch (err) {
+    if (!(err instanceof ThinfsError)) throw err
+    return [{ severity: 'error', message: err.message }]
+  }
+}
+
+/** What the journal says about the metadata as it is. */
+function stateOf(config: PoolConfig, metadata: FileStore): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
   const journal = JournalFile.read(join(config.folder, JOURNAL_FILE))
   try {
-    return new Journal(journal).read(superblock).clean
+    return new Journal(journal).read(superblock)
   } finally {
     journal.close()
   }

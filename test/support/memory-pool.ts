@@ -41,7 +41,11 @@ export class TestClock implements Clock {
   #now = 0
   readonly #timers = new Set<{ at: number; fn: () => void }>()
 
+  /** Milliseconds that pass with each look: with 1, long work gives way after two pieces. */
+  lookMs = 0
+
   now(): number {
+    this.#now += this.lookMs
     return this.#now
   }
 
