@@ -16,11 +16,10 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import type { ThinPool } from '../pool/index.js'
+import { parseMessage, poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
-import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Volume } from './volume.js'
 import {
   type EntryChanges,
@@ -380,10 +379,10 @@ export class Volumes implements PoolAdmin {
       volumes: this.#byName.size,
       mount: null,
       dm: {
-        pool: poolStatusLine(pool),
+        pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
         volumes: [...this.#byName.values()].map(volume => ({
           name: volume.name,
-          line: thinStatusLine(pool, volume.devId as DevId, volume.device.size),
+          line: `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`,
         })),
       },
     }
@@ -823,3 +822,5 @@ function checkSize(size: number): void {
     )
   }
 }
+
+const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)

@@ -3,7 +3,7 @@
  * prints. Source: drivers/md/dm-thin.c, and what Linux 6.1 was seen to print.
  */
 import { type DevId, MAX_DEV_ID, SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import type { ThinPool } from '../pool/index.js'
+import type { ThinPool } from './thin-pool.js'
 
 export type Message =
   | { kind: 'create_thin' | 'delete'; devId: DevId }
@@ -63,7 +63,7 @@ function devIdOf(text: string): DevId {
 }
 
 /** The kernel's metadata low water mark, in blocks. */
-const metadataLowWater = (pool: ThinPool): number =>
+export const metadataLowWater = (pool: ThinPool): number =>
   Math.min(1024, Math.floor(pool.metadata.nrMetadataBlocks / 4))
 
 /** Used metadata blocks as the kernel counts them: what is kept back for commits is used. */
@@ -73,12 +73,13 @@ export function usedMetadataBlocks(pool: ThinPool): number {
   return nrMetadataBlocks - Math.max(0, free - pool.metadataReserve)
 }
 
-/** The line that `dmsetup status` prints for the pool, with the trailing space it has there. */
-export function poolStatusLine(pool: ThinPool): string {
+/**
+ * What `dmsetup status` prints for the pool behind start, length and type, with the trailing space
+ * that it has there.
+ */
+export function poolStatus(pool: ThinPool): string {
   const { metadata } = pool
-  const length = (metadata.nrDataBlocks * pool.blockSize) / SECTOR_SIZE
-  const head = `0 ${length} thin-pool`
-  if (pool.mode === 'fail') return `${head} Fail`
+  if (pool.mode === 'fail') return 'Fail'
   const mode = { write: 'rw', out_of_data_space: 'out_of_data_space' }[pool.mode as string] ?? 'ro'
   const discard =
     pool.discards === 'ignore'
@@ -87,7 +88,6 @@ export function poolStatusLine(pool: ThinPool): string {
         ? 'discard_passdown'
         : 'no_discard_passdown'
   return [
-    head,
     metadata.transactionId,
     `${usedMetadataBlocks(pool)}/${metadata.nrMetadataBlocks}`,
     `${metadata.nrAllocatedDataBlocks}/${metadata.nrDataBlocks}`,
@@ -101,17 +101,16 @@ export function poolStatusLine(pool: ThinPool): string {
   ].join(' ')
 }
 
-/** The line that `dmsetup status` prints for a thin device of `size` bytes. */
-export function thinStatusLine(pool: ThinPool, devId: DevId, size: number): string {
-  const head = `0 ${Math.floor(size / SECTOR_SIZE)} thin`
-  if (pool.mode === 'fail') return `${head} Fail`
+/** What `dmsetup status` prints for a thin device behind start, length and type. */
+export function thinStatus(pool: ThinPool, devId: DevId): string {
+  if (pool.mode === 'fail') return 'Fail'
   const sectors = pool.blockSize / SECTOR_SIZE
   try {
     const mapped = pool.metadata.details(devId).mappedBlocks * sectors
     const highest = pool.metadata.highestMapped(devId)
-    return `${head} ${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
+    return `${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
   } catch (err) {
-    if (err instanceof ThinfsError) return `${head} Error`
+    if (err instanceof ThinfsError) return 'Error'
     throw err
   }
 }
