@@ -26,7 +26,7 @@ const TRIES_LATER = 200
 export function whyNotTold(): string | null {
   if (OPENING[process.arch] === undefined) return `thinfs dm does not know ${process.arch} as yet`
   try {
-    readFileSync('/proc/1/syscall')
+    readFileSync(`/proc/${process.ppid}/syscall`)
     return null
   } catch (err) {
     return `/proc/PID/syscall cannot be read: ${(err as Error).message}`

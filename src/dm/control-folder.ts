@@ -210,7 +210,7 @@ export class ControlFolder implements FileSystem {
   flush(): void {}
   syncfs(): void {}
   getxattr(): never {
-    throw refused('ENODATA', 'no attributes')
+    throw refused('ENOSYS', 'no attributes')
   }
   listxattr(): string[] {
     return []

@@ -6,17 +6,20 @@
  * it would wait for itself.
  */
 import { execFile } from 'node:child_process'
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmdirSync, rmSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  rmdirSync,
+  rmSync,
+} from 'node:fs'
 import { promisify } from 'node:util'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import {
-  ControlSocket,
-  type Logger,
-  spawnTableEngine,
-  toResponseError,
-} from '../engine/index.js'
-import { FuseSession, mountFuse, Refusal } from '../fuse/index.js'
+import { ControlSocket, type Logger, spawnTableEngine, toResponseError } from '../engine/index.js'
+import { FuseSession, mountFuse, type Refusal } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -103,8 +106,7 @@ export class DmService {
     })
     const machine = new KernelMachine(
       FILES,
-      ({ major, minor }) =>
-        major === LOOP_MAJOR && this.#devices.table.get(minor) !== undefined,
+      ({ major, minor }) => major === LOOP_MAJOR && this.#devices.table.get(minor) !== undefined,
       () => [process.pid, this.#link.pid],
     )
     this.#devices = new Devices(this.#link, machine)
@@ -138,7 +140,10 @@ export class DmService {
       if ((await this.#machine.openCount(device)) > 0) busy.push(device.name)
     }
     if (busy.length > 0) {
-      throw new ThinfsError('MOUNT_BUSY', `in use: ${busy.join(', ')}; unmount and close them first`)
+      throw new ThinfsError(
+        'MOUNT_BUSY',
+        `in use: ${busy.join(', ')}; unmount and close them first`,
+      )
     }
     for (const device of this.#devices.table.all()) {
       if (device.suspended && device.live) await this.#devices.resume(device, 0, 0)
