@@ -106,15 +106,15 @@ export class ControlFolder implements FileSystem {
     if (parent !== ROOT) throw refused('ENOTDIR', name)
     if (name === 'control') {
       const opens = isOpening(pid)
-      return opens instanceof Promise ? opens.then(controlFor) : controlFor(opens)
+      return opens instanceof Promise ? opens.then(is => this.#control(is)) : this.#control(opens)
     }
     return this.#named(name)
   }
 
   getattr(ino: number): Attributes {
     if (ino === ROOT) return this.#attributes(ROOT, { ...ROOT_OWNED, mode: S_IFDIR | 0o755 })
-    if (ino === CONTROL_NODE) return controlFor(false)
-    if (ino === CONTROL_FILE) return controlFor(true)
+    if (ino === CONTROL_NODE) return this.#control(false)
+    if (ino === CONTROL_FILE) return this.#control(true)
     if (ino >= FIRST_DEVICE) {
       const device = this.#options.table.get(ino - FIRST_DEVICE)
       if (device !== undefined) return this.#ofDevice(device)
@@ -142,7 +142,7 @@ export class ControlFolder implements FileSystem {
     const names = new Set(['control', ...devices.map(({ name }) => name), ...this.#others.keys()])
     return [...names].map(name => ({
       name,
-      attributes: name === 'control' ? controlFor(false) : this.#named(name),
+      attributes: name === 'control' ? this.#control(false) : this.#named(name),
     }))
   }
 
@@ -224,6 +224,13 @@ export class ControlFolder implements FileSystem {
     }
   }
 
+  /** What `control` is for who opens it, and for all others. */
+  #control(opens: boolean): Attributes {
+    if (opens) return this.#attributes(CONTROL_FILE, { ...ROOT_OWNED, mode: S_IFREG | 0o600 })
+    const node = this.#attributes(CONTROL_NODE, { ...ROOT_OWNED, mode: S_IFCHR | 0o600 })
+    return { ...node, rdev: encodeDevice(CONTROL_NUMBER) }
+  }
+
   #named(name: string): Attributes {
     const device = this.#options.table.byName(name)
     if (device?.ready) return this.#ofDevice(device)
@@ -267,20 +274,3 @@ export class ControlFolder implements FileSystem {
 }
 
 const ROOT_OWNED = { uid: 0, gid: 0 }
-
-const CONTROL: Omit<Attributes, 'ino' | 'mode'> = {
-  ...{ generation: 0, size: 0, blocks: 0, nlink: 1, ...ROOT_OWNED },
-  ...{ atime: 0, mtime: 0, ctime: 0, blockSize: 4096 },
-}
-
-/** What `control` is for who opens it, and for all others. */
-function controlFor(opens: boolean): Attributes {
-  return opens
-    ? { ...CONTROL, ino: CONTROL_FILE, mode: S_IFREG | 0o600 }
-    : {
-        ...CONTROL,
-        ino: CONTROL_NODE,
-        mode: S_IFCHR | 0o600,
-        rdev: encodeDevice(CONTROL_NUMBER),
-      }
-}

@@ -200,7 +200,8 @@ export class DmService {
         since: this.#since,
         onOpen: () => this.#procDevices?.refresh(),
         onRefused: (command, err) => {
-          const level = errnoOf(err) === 'ENXIO' ? 'debug' : 'info'
+          // Nobody is told by these that something is wrong.
+          const level = ['ENXIO', 'EINTR'].includes(errnoOf(err)) ? 'debug' : 'info'
           this.#log[level]({ command, err }, 'refused')
         },
       }),

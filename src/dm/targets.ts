@@ -11,7 +11,9 @@ import { type DeviceNumber, nameOfDevice } from './abi.js'
 
 /** Name and version of each target, in the order in which a list of them shows them. */
 export const TARGET_VERSIONS: readonly (readonly [name: string, version: readonly number[]])[] = [
-  // Listed because LVM asks for it before it snapshots a thin volume. Loading it is refused.
+  // Listed because LVM asks for them before it snapshots a thin volume. Loading them is refused.
+  ['snapshot-merge', [1, 5, 0]],
+  ['snapshot-origin', [1, 9, 0]],
   ['snapshot', [1, 16, 0]],
   ['zero', [1, 1, 0]],
   ['thin-pool', [1, 23, 0]],
