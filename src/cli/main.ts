@@ -9,6 +9,7 @@ import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { detach } from './detach.js'
+import { dm } from './dm.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { list } from './list.js'
@@ -28,6 +29,7 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
+  ...[dm],
 ]
 
 const { version } = createRequire(import.meta.url)('../../package.json') as { version: string }

@@ -16,13 +16,12 @@ import { ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Negotiated, type Transport } from '../fuse/index.js'
-import type { PoolEvents } from '../pool/index.js'
 import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger, reopenLog } from './log.js'
+import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
 import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
@@ -229,32 +228,4 @@ class Engine {
 function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {
   const options = mountOptions.filter(option => option.startsWith('transport='))
   return (options.at(-1)?.slice('transport='.length) as Transport | undefined) ?? config.transport
-}
-
-function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
-  const limit = new RateLimit(10, 10_000, suppressed =>
-    log.error({ suppressed }, 'more I/O errors were not logged'),
-  )
-  return {
-    mode(mode, reason) {
-      log.warn({ mode, reason }, 'mode changed')
-    },
-    lowWater(free) {
-      log.warn({ free }, 'free data blocks reached the low water mark')
-    },
-    warning(what) {
-      log.warn(what)
-    },
-    needsCheckCleared() {
-      log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
-    },
-    slowCommit(milliseconds) {
-      log.warn({ milliseconds: Math.round(milliseconds) }, 'slow commit')
-    },
-    ioError(operation, error, where) {
-      if (!limit.allows(Date.now())) return
-      const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
-      log.error({ operation, ...at, err: error }, 'I/O error')
-    },
-  }
 }

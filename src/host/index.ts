@@ -12,4 +12,5 @@ export {
   unmount,
   unmountLazily,
 } from './mount-point.js'
-export { type Mount, mountOf, readMounts, thinfsMountAt } from './mount-table.js'
+export { type Mount, mountOf, readMounts, readNamespaces, thinfsMountAt } from './mount-table.js'
+export { list, nameOf, openFiles, read } from './proc.js'

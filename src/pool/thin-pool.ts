@@ -84,7 +84,7 @@ export class ThinPool {
   readonly blockSize: number
   /** Where free data blocks are holes, a new block needs no zeroing. */
   readonly freeMeansHole: boolean
-  readonly #options: PoolOptions
+  #options: PoolOptions
   readonly #state: PoolState
   readonly #journal: Journal
   readonly #commits: CommitPipeline
@@ -203,6 +203,11 @@ export class ThinPool {
     return this.#queue.length
   }
 
+  /** How many of them are a device's. */
+  writesWaitingOf(device: ThinDevice): number {
+    return this.#queue.lengthOf(device)
+  }
+
   /** Bytes that the host can still give to free data blocks; null where that is no question. */
   get hostRoomForData(): number | null {
     return this.#host.availableForData(this.metadata.nrAllocatedDataBlocks * this.blockSize)
@@ -246,6 +251,20 @@ export class ThinPool {
   /** Metadata blocks kept back so that a commit always has room. */
   get metadataReserve(): number {
     return Math.min(RESERVE_MAX, Math.floor(this.metadata.nrMetadataBlocks / RESERVE_PART))
+  }
+
+  /**
+   * A new table says what a full pool does, and when that is told, and its stores may have become
+   * longer. As in the kernel all is told anew, and those who wait for space try again, or fail now.
+   */
+  async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
+    this.#options = { ...this.#options, ...changes }
+    this.#lowWaterSeen = false
+    const grew = this.#growToStores()
+    if (changes.onFull === 'queue') this.#queue.wake()
+    else
+      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', `${this.data.path}: ${NO_DATA_BLOCKS}`))
+    if (grew) await this.commit()
   }
 
   // --- devices ---
@@ -569,6 +588,11 @@ export class ThinPool {
       this.#watchStores()
       await this.#queue.wait(device, held, signal)
     }
+  }
+
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async released(): Promise<void> {
+    while (this.#commits.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
