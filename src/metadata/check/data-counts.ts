@@ -1,4 +1,4 @@
-import { ENTRIES_PER_BITMAP } from './format.js'
+import { ENTRIES_PER_BITMAP } from '../format.js'
 
 /**
  * How often each data block is mapped: a byte for each block of the bitmaps that have mappings, and

@@ -1,21 +1,20 @@
-export interface MetadataProblem {
-  severity: 'error' | 'warning'
-  /** One sentence: which block, what was found, what was wanted. */
-  message: string
-}
+import type { MetadataProblem } from './problems.js'
 
-/** Differences of counts, a run of blocks with the same difference as one problem. */
+/** Differences of counts: reports a run of blocks with the same difference as one problem. */
 export class Differences {
-  #map: string
-  #add: (severity: MetadataProblem['severity'], message: string) => void
+  readonly #map: string
+  readonly #report: (severity: MetadataProblem['severity'], message: string) => void
   #begin = 0
   #end = 0
   #found = 0
   #wanted = 0
 
-  constructor(map: string, add: (severity: MetadataProblem['severity'], message: string) => void) {
+  constructor(
+    map: string,
+    report: (severity: MetadataProblem['severity'], message: string) => void,
+  ) {
     this.#map = map
-    this.#add = add
+    this.#report = report
   }
 
   add(block: number, found: number, wanted: number): void {
@@ -28,6 +27,7 @@ export class Differences {
     this.#end = block + 1
   }
 
+  /** Reports the run at hand. Call it once after the last `add`. */
   flush(): void {
     if (this.#begin === this.#end) return
     const leak = this.#found > this.#wanted
@@ -35,7 +35,7 @@ export class Differences {
       this.#end - this.#begin === 1
         ? `block ${this.#begin} has`
         : `blocks ${this.#begin} to ${this.#end - 1} have`
-    this.#add(
+    this.#report(
       leak ? 'warning' : 'error',
       `${this.#map} ${blocks} count ${this.#found}, wanted ${this.#wanted}${leak ? ' (leak)' : ''}`,
     )
