@@ -12,4 +12,5 @@ export {
   unmount,
   unmountLazily,
 } from './mount-point.js'
-export { type Mount, mountOf, readMounts, thinfsMountAt } from './mount-table.js'
+export { MOUNT_TYPE, type Mount, mountOf, readMounts, thinfsMountAt } from './mount-table.js'
+export { openFiles, otherProcesses } from './proc.js'

@@ -1,5 +1,6 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
 export { AtomicFile } from './atomic-file.js'
 export { FileStore } from './file-store.js'
+export { HeldFolder } from './held-folder.js'
 export { JournalFile } from './journal-file.js'
 export type { HostRoom, Store } from './store.js'
