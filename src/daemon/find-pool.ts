@@ -45,7 +45,8 @@ export function findPool(reference: string): string {
  * another pool be where it was. Whoever serves the mount has the folder open.
  */
 function servedFrom({ mountPoint, source }: Mount): string {
-  if (readDaemonFile(dirname(source))?.mountPoint === mountPoint) return source
+  const daemon = readDaemonFile(dirname(source))
+  if (daemon !== null && openFiles(daemon.pid).includes(dirname(source))) return source
   const file = basename(source)
   const folders = otherProcesses().flatMap(pid => {
     const start = startOf(pid)
