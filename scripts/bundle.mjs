@@ -11,12 +11,13 @@ import { build } from 'rolldown'
 
 process.chdir(join(import.meta.dirname, '..'))
 
-const program = room => [`${room}/main`, `src/${room}/main.ts`]
+const PROGRAMS = ['cli/main', 'daemon/main', 'dm/main', 'engine/main', 'engine/tables-main']
+const program = name => [name, `src/${name}.ts`]
 const options = {
   platform: 'node',
   external: ['@node-rs/crc32', 'pino-pretty'],
   // Nothing in src/ has to be loaded for what it does alone, but the programs.
-  treeshake: { moduleSideEffects: id => !/\/src\//.test(id) || /\/main\.ts$/.test(id) },
+  treeshake: { moduleSideEffects: id => !/\/src\//.test(id) || /\b(tables-)?main\.ts$/.test(id) },
 }
 
 /** Modules of which a command that talks to a daemon needs something, for a chunk of their own. */
@@ -33,7 +34,7 @@ async function modulesOfACommand() {
 const shared = await modulesOfACommand()
 const { output } = await build({
   ...options,
-  input: { ...Object.fromEntries(['cli', 'daemon', 'engine'].map(program)), index: 'src/index.ts' },
+  input: { ...Object.fromEntries(PROGRAMS.map(program)), index: 'src/index.ts' },
   preserveEntrySignatures: 'allow-extension',
   output: {
     dir: 'dist',

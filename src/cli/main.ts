@@ -10,6 +10,7 @@ import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { detach } from './detach.js'
+import { dm } from './dm.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { list } from './list.js'
@@ -29,6 +30,7 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
+  ...[dm],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }

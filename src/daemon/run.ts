@@ -1,8 +1,10 @@
 /** Being the daemon until the pool is unmounted. */
+import { basename, dirname, join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { type Logger, makeLogger } from '../engine/index.js'
 import { native } from '../native.js'
+import { HeldFolder } from '../storage/index.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
 const SIGNALS = ['SIGINT', 'SIGTERM'] as const
@@ -10,7 +12,12 @@ const SIGNALS = ['SIGINT', 'SIGTERM'] as const
 /** Is the daemon: mounts the pool and answers signals, until `ended`. */
 export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
   const { logLevel: level, logFile: file, foreground, mountPoint } = options
-  const log = makeLogger({ process: 'daemon', level, file, pretty: foreground })
+  const log = makeLogger({
+    process: 'daemon',
+    level,
+    file: heldFile(config, file),
+    pretty: foreground,
+  })
   becomeIoFlusher(log)
   const starting = Daemon.start(config, options, log)
   const onSignal = (signal: string): void => {
@@ -32,6 +39,12 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
       process.off('SIGHUP', onHangUp)
     })
   return await starting
+}
+
+/** The log in the pool's folder by way of a descriptor that is never closed: the folder may be moved. */
+function heldFile({ folder }: PoolConfig, file: string | null): string | null {
+  if (file === null || dirname(file) !== folder) return file
+  return join(HeldFolder.open(folder).held, basename(file))
 }
 
 /**

@@ -5,7 +5,7 @@ import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, openLog, runtimeFolder, type WireError } from '../engine/index.js'
+import { fromWire, makeRuntimeFolder, openLog, type WireError } from '../engine/index.js'
 import type { DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = createRequire(import.meta.url).resolve('#daemon')
@@ -43,7 +43,7 @@ export async function startDaemon(
 ): Promise<{ pid: number }> {
   const { foreground } = options
   const logFile =
-    options.logFile ?? (foreground ? null : join(runtimeFolder(config.folder), 'thinfs.log'))
+    options.logFile ?? (foreground ? null : join(makeRuntimeFolder(config.folder), 'thinfs.log'))
   const settings: DaemonOptions = {
     ...options,
     mountPoint: resolve(options.mountPoint),

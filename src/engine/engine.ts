@@ -5,34 +5,30 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
+import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { basename, dirname, join } from 'node:path'
 import {
   createMessageConnection,
   IPCMessageReader,
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { ThinfsError } from '../base/index.js'
+import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Negotiated, type Transport } from '../fuse/index.js'
-import type { PoolEvents } from '../pool/index.js'
 import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger, reopenLog } from './log.js'
+import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
 import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
-  const log = makeLogger({
-    process: 'engine',
-    level: start.logLevel,
-    file: start.logFile,
-    pretty: start.foreground,
-  })
+  const log = openEngineLog(start)
   // The daemon unmounts; a signal to the process group must not end what unmounting needs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
@@ -76,7 +72,7 @@ class Engine {
   constructor(start: EngineStart, log: Logger, daemon: MessageConnection) {
     this.#start = start
     this.#daemon = daemon
-    this.#config = loadConfig(start.configFile)
+    this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
     this.#readOnly = start.mountOptions.includes('ro')
     this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
@@ -209,7 +205,7 @@ class Engine {
     void this.#commit()
     this.#control = listenAsOrphan({
       start: { ...this.#start, negotiated: this.#negotiated },
-      folder: this.#config.folder,
+      folder: this.#files.folder.held,
       pool: this.#volumes!,
       closed: this.#closed,
       stop: () => this.#stop(),
@@ -225,36 +221,51 @@ class Engine {
   }
 }
 
+/**
+ * The log, in the pool's folder wherever that is now. The pool is served without one: what is written to
+ * stderr goes where the daemon's goes.
+ */
+function openEngineLog(start: EngineStart): Logger {
+  const { logLevel: level, foreground: pretty, logFile, configFile } = start
+  const isInFolder = logFile !== null && dirname(logFile) === dirname(configFile)
+  const file = isInFolder ? join(heldPath(ENGINE_FD.folder), basename(logFile)) : logFile
+  try {
+    return makeLogger({ process: 'engine', level, file, pretty })
+  } catch (err) {
+    const log = makeLogger({ process: 'engine', level, file: null, pretty })
+    log.warn({ err }, 'the log is stderr')
+    return log
+  }
+}
+
+/**
+ * What pool.yaml says now. To who takes over, one that cannot be followed is no reason to end a mount:
+ * what it said when the pool was mounted counts; and which pool it is does not change while it is mounted.
+ * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
+ */
+function configOf(start: EngineStart, log: Logger): PoolConfig {
+  const { configFile, config: before } = start
+  try {
+    const folder = readlinkSync(heldPath(ENGINE_FD.folder))
+    const config = loadConfig(join(folder, basename(configFile)))
+    if (start.negotiated === null) return config
+    const { pool, dataBlockSize } = before
+    if (config.pool !== pool || config.dataBlockSize !== dataBlockSize) {
+      log.warn(
+        { pool },
+        'pool.yaml has another name or block size now: that counts when it is mounted',
+      )
+    }
+    return { ...config, pool, dataBlockSize }
+  } catch (err) {
+    if (start.negotiated === null) throw err
+    log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')
+    return before
+  }
+}
+
 /** What `mount -o` says wins, and of that what it says last. */
 function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {
   const options = mountOptions.filter(option => option.startsWith('transport='))
   return (options.at(-1)?.slice('transport='.length) as Transport | undefined) ?? config.transport
-}
-
-function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
-  const limit = new RateLimit(10, 10_000, suppressed =>
-    log.error({ suppressed }, 'more I/O errors were not logged'),
-  )
-  return {
-    mode(mode, reason) {
-      log.warn({ mode, reason }, 'mode changed')
-    },
-    lowWater(free) {
-      log.warn({ free }, 'free data blocks reached the low water mark')
-    },
-    warning(what) {
-      log.warn(what)
-    },
-    needsCheckCleared() {
-      log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
-    },
-    slowCommit(milliseconds) {
-      log.warn({ milliseconds: Math.round(milliseconds) }, 'slow commit')
-    },
-    ioError(operation, error, where) {
-      if (!limit.allows(Date.now())) return
-      const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
-      log.error({ operation, ...at, err: error }, 'I/O error')
-    },
-  }
 }

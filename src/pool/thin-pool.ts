@@ -20,9 +20,18 @@ import {
   type DevId,
   errnoOf,
   MIB,
+  Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
+import {
+  goneError,
+  PageCache,
+  type Provisioner,
+  type SpaceOwner,
+  ThinDevice,
+  WritePlan,
+} from '../device/index.js'
 import {
   checkMetadata,
   MAX_METADATA_BLOCKS,
@@ -35,12 +44,9 @@ import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
-import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
-import { Slice } from './slice.js'
 import { SpaceQueue } from './space-queue.js'
-import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
@@ -77,19 +83,20 @@ const FREED_RUNS = 8192
 /** So many may wait to be punched before more are unmapped. */
 const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
-export class ThinPool {
+export class ThinPool implements Provisioner {
   readonly metadata: ThinMetadata
   readonly data: Store
   /** Size of a data block in bytes. */
   readonly blockSize: number
   /** Where free data blocks are holes, a new block needs no zeroing. */
   readonly freeMeansHole: boolean
-  readonly #options: PoolOptions
+  #options: PoolOptions
   readonly #state: PoolState
   readonly #journal: Journal
   readonly #commits: CommitPipeline
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
+  readonly #plan: WritePlan
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   #lowWaterSeen = false
@@ -112,6 +119,7 @@ export class ThinPool {
     this.data = options.data
     this.blockSize = metadata.dataBlockSectors * 512
     this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.#plan = new WritePlan(this)
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
@@ -203,6 +211,11 @@ export class ThinPool {
     return this.#queue.length
   }
 
+  /** How many of them are a device's. */
+  writesWaitingOf(device: ThinDevice): number {
+    return this.#queue.lengthOf(device)
+  }
+
   /** Bytes that the host can still give to free data blocks; null where that is no question. */
   get hostRoomForData(): number | null {
     return this.#host.availableForData(this.metadata.nrAllocatedDataBlocks * this.blockSize)
@@ -248,6 +261,20 @@ export class ThinPool {
     return Math.min(RESERVE_MAX, Math.floor(this.metadata.nrMetadataBlocks / RESERVE_PART))
   }
 
+  /**
+   * A new table says what a full pool does, and when that is told, and its stores may have become
+   * longer. As in the kernel all is told anew, and those who wait for space try again, or fail now.
+   */
+  async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
+    this.#options = { ...this.#options, ...changes }
+    this.#lowWaterSeen = false
+    const grew = this.#growToStores()
+    if (changes.onFull === 'queue') this.#queue.wake()
+    else
+      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', `${this.data.path}: ${NO_DATA_BLOCKS}`))
+    if (grew) await this.commit()
+  }
+
   // --- devices ---
 
   /** The device for I/O. Its size is the caller's to know: dm-thin does not store it. */
@@ -257,7 +284,7 @@ export class ThinPool {
       if (!this.metadata.hasDevice(devId)) {
         throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
       }
-      device = new ThinDevice(this, devId, size, this.#pages)
+      device = new ThinDevice(this, devId, size, this.#pages, this.#plan)
       this.#devices.set(devId, device)
     }
     return device
@@ -517,7 +544,7 @@ export class ThinPool {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
   withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     signal?: AbortSignal,
@@ -526,12 +553,12 @@ export class ThinPool {
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
-  withSpaceNow<T>(device: ThinDevice, attempt: () => T | null): Promise<T> {
+  withSpaceNow<T>(device: SpaceOwner, attempt: () => T | null): Promise<T> {
     return this.#withSpace(device, 0, attempt, false)
   }
 
   async #withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     queues: boolean,
@@ -569,6 +596,11 @@ export class ThinPool {
       this.#watchStores()
       await this.#queue.wait(device, held, signal)
     }
+  }
+
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async released(): Promise<void> {
+    while (this.#commits.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
