@@ -40,8 +40,9 @@ export async function withDaemonOr<T>(
   useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
   const { connectDaemon, lockPool } = await import('../daemon/index.js')
-  const config = await configOf(reference)
-  const daemon = await connectDaemon(config)
+  const config = await configOf(reference, access === 'read')
+  // Of another user's copy nobody is asked, whoever listens there.
+  const daemon = config.ofUser === undefined ? await connectDaemon(config) : null
   if (daemon) {
     try {
       return await use(daemon, config)
@@ -75,11 +76,14 @@ export async function withDaemonOf(
   }
 }
 
-/** @throws NOT_A_POOL, BAD_CONFIG */
-export async function configOf(reference: string): Promise<PoolConfig> {
+/**
+ * @param reads nothing will be written: another user's copy will do for root
+ * @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED
+ */
+export async function configOf(reference: string, reads = false): Promise<PoolConfig> {
   const { findPool } = await import('../daemon/index.js')
   const { loadConfig } = await import('../config/index.js')
-  return loadConfig(findPool(reference))
+  return loadConfig(findPool(reference), { reads })
 }
 
 /**

@@ -24,6 +24,8 @@ export interface PoolConfig {
   spin: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
+  /** Set for another user's copy of a pool, which root only reads: his id. All of it has to be his. */
+  ofUser?: number
 }
 
 export interface VolumeConfig {
