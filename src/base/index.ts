@@ -1,5 +1,6 @@
 /** Units, layouts, errors, assertions: no I/O. Used by every room, imports none. */
 export * from './assert.js'
+export * from './clock.js'
 export * from './errors.js'
 export * from './held-path.js'
 export * from './later.js'

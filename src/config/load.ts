@@ -4,15 +4,7 @@
  * The file is read with YAML's failsafe schema, in which every scalar is the text that stands there:
  * a volume named `007` or `no` keeps its name. The first problem in the file is the one reported.
  */
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  openSync,
-  readFileSync,
-  realpathSync,
-  statSync,
-} from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import {
   Composer,
@@ -28,11 +20,12 @@ import {
   Parser,
   visit,
 } from 'yaml'
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { placeOf } from './place.js'
 import type { PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
-import { checkCopy, checkPoolFolder, mustBeOf, mustBeTrusted, otherOwner } from './trust.js'
+import { mustBeOf, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
 /** Problems that are looked up in the file, to tell of the first of them. */
@@ -49,10 +42,8 @@ const ALIASES_MAX = 100
  *   another user could have written it, or what thinfs keeps beside it
  */
 export function loadConfig(path: string, { reads = false } = {}): PoolConfig {
-  const { file, text, ofUser } = readText(path, reads)
-  if (ofUser === undefined) checkPoolFolder(dirname(file))
-  else checkCopy(dirname(file), ofUser)
-  const config = parseConfig(text, path, file)
+  const { file, ofUser } = placeOf(path, { reads })
+  const config = parseConfig(readText(file, path, ofUser), path, file)
   return ofUser === undefined ? config : { ...config, ofUser }
 }
 
@@ -108,19 +99,10 @@ function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
 
 const isToken = (token: CST.Token | null | undefined): token is CST.Token => !!token
 
-/** What stands in the file, and its absolute path without symbolic links. */
-function readText(
-  path: string,
-  reads: boolean,
-): { file: string; text: string; ofUser: number | undefined } {
+/** What stands in the file. */
+function readText(file: string, path: string, ofUser: number | undefined): string {
   try {
-    const file = realpathSync(path)
-    if (!statSync(file).isFile()) {
-      throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
-    }
-    const ofUser = reads ? otherOwner(dirname(file)) : undefined
-    const content = readTrusted(file, path, ofUser)
-    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(content), ofUser }
+    return new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path, ofUser))
   } catch (err) {
     if (err instanceof ThinfsError) throw err
     const isUtf8 = (err as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA'

@@ -106,7 +106,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
-  list: {},
+  list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },

@@ -1,6 +1,10 @@
 /** dm-thin's metadata: the engine that changes it, and the checker that trusts nobody. */
-export { checkMetadata, checkMetadataInSteps, type MetadataReport } from './check.js'
-export type { MetadataProblem } from './check-differences.js'
+export {
+  checkMetadata,
+  checkMetadataInSteps,
+  type MetadataProblem,
+  type MetadataReport,
+} from './check/index.js'
 export type { DeviceDetails } from './device.js'
 export * from './format.js'
 export type { Mapping } from './mapping.js'

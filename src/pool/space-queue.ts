@@ -1,5 +1,4 @@
-import { cancelled, ThinfsError } from '../base/index.js'
-import type { Clock } from './options.js'
+import { type Clock, cancelled, ThinfsError } from '../base/index.js'
 
 /** The kernel's no_space_timeout, in milliseconds. */
 const NO_SPACE_TIMEOUT = 60_000
@@ -37,6 +36,11 @@ export class SpaceQueue {
   /** How many wait. */
   get length(): number {
     return this.#waiting.length
+  }
+
+  /** How many of them on behalf of `owner`. */
+  lengthOf(owner: object): number {
+    return this.#waiting.filter(waiter => waiter.owner === owner).length
   }
 
   get expired(): boolean {

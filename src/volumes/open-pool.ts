@@ -1,14 +1,7 @@
-import { bytes, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
-import {
-  Journal,
-  type JournalState,
-  olderError,
-  type PoolEvents,
-  SYSTEM_CLOCK,
-  ThinPool,
-} from '../pool/index.js'
+import { Journal, type JournalState, olderError, type PoolEvents, ThinPool } from '../pool/index.js'
 import { AtomicFile, JournalFile } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'

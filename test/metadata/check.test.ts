@@ -12,7 +12,7 @@ import { crc32c } from '@node-rs/crc32'
 import fc from 'fast-check'
 import t from 'tap'
 import type { Bytes } from '../../src/base/index.js'
-import { checkMetadata, type MetadataReport } from '../../src/metadata/check.js'
+import { checkMetadata, type MetadataReport } from '../../src/metadata/check/index.js'
 import { MemoryStore } from '../support/memory-store.js'
 
 const BLOCK = 4096

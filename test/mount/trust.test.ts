@@ -37,8 +37,7 @@ const thinfsAs = (uid: number, ...args: string[]): Promise<Outcome> =>
   attempt(
     'setpriv',
     ...[`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups'],
-    // The test runner's own module, loaded by these, would write to folders of root's.
-    ...['env', '-u', 'NODE_OPTIONS', process.execPath, PROGRAM, ...args],
+    ...[process.execPath, PROGRAM, ...args],
   )
 
 /** A folder for all that a test makes, as open as /tmp. */

@@ -1,0 +1,3 @@
+/** The checker of dm-thin's metadata, which trusts nobody. */
+export { checkMetadata, checkMetadataInSteps, type MetadataReport } from './checker.js'
+export type { MetadataProblem } from './problems.js'
