@@ -106,7 +106,7 @@ export function tableEngineClient(
   }
 }
 
-const PROGRAM = fileURLToPath(new URL('../engine/tables-main.js', import.meta.url))
+const PROGRAM = fileURLToPath(new URL('../../dist/engine/tables-main.js', import.meta.url))
 
 /**
  * Starts the process, with an IPC channel. Its own process group keeps it from the terminal's
