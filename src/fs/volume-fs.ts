@@ -22,9 +22,10 @@ import {
   type DirectoryEntry,
   type FileSystem,
   type FileSystemStatistics,
+  later,
   WAITS,
 } from '../fuse/index.js'
-import { MAX_IO, type ThinPool } from '../pool/index.js'
+import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
 import type { Ownership, Volume, Volumes } from '../volumes/index.js'
 
 const ROOT = 1
@@ -62,12 +63,15 @@ const O_TRUNC = 0o1000
 const SHARE_MAX = 4 * GIB - MIB
 const COPY_MAX = 64 * MIB
 
+/** Always there, and counted only when it is asked for. */
+const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
+
 /** What of a volume is shown as `user.thinfs.*`. */
-const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => string | null> = {
+const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
   'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
   'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.mappedBytes(volume)),
-  'user.thinfs.exclusive_bytes': (fs, volume) => String(fs.volumes.exclusiveBytes(volume)),
+  [EXCLUSIVE]: (fs, volume) => fs.volumes.exclusiveBytes(volume).then(String),
   'user.thinfs.created': (_fs, { entry }) =>
     entry.created === null ? null : new Date(entry.created * 1000).toISOString(),
   'user.thinfs.creation_time': (fs, volume) => String(fs.details(volume).creationTime),
@@ -233,11 +237,11 @@ export class VolumeFs implements FileSystem {
     const written = device.write(offset, size, source, at)
     volume.modified = this.#time()
     if (written === undefined) {
-      device.extend(end)
+      if (end > device.size) this.#extend(device, end)
       return size
     }
     return written.then(() => {
-      device.extend(end)
+      this.#extend(device, end)
       return size
     })
   }
@@ -264,10 +268,10 @@ export class VolumeFs implements FileSystem {
     // A discard that waited for space would keep others from giving some back.
     const waits = what !== FALLOC_PUNCH_HOLE
     await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside, waits))
-    if (!keepsSize) device.extend(end)
+    if (!keepsSize) this.#extend(device, end)
   }
 
-  lseek(ino: number, offset: number, whence: number): number {
+  lseek(ino: number, offset: number, whence: number): Later<number> {
     const { device } = this.#volume(ino)
     if (offset >= device.size) throw failure('ENXIO', 'past the end')
     if (whence === SEEK_HOLE) return device.nextHole(offset)
@@ -298,7 +302,7 @@ export class VolumeFs implements FileSystem {
     }
     this.#pool.mustBeWritable()
     if (end > to.device.size) await to.device.clearPastEnd()
-    to.device.extend(end)
+    this.#extend(to.device, end)
     to.modified = this.#time()
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
     const whole = Math.floor((left - head) / blockSize) * blockSize
@@ -309,17 +313,14 @@ export class VolumeFs implements FileSystem {
     await this.#copy(from, sourceOffset, to, targetOffset, head)
     await to.device.share(from.device, sourceOffset + head, targetOffset + head, whole)
     const done = head + whole
-    to.device.extend(targetOffset + done)
+    this.#extend(to.device, targetOffset + done)
     await this.#copy(from, sourceOffset + done, to, targetOffset + done, left - done)
     return left
   }
 
-  fsync(): Promise<void> {
-    return this.volumes.commit()
-  }
-
-  flush(): Promise<void> {
-    return this.volumes.commit()
+  fsync(ino: number): Promise<void> {
+    const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
+    return volume ? this.volumes.flush(volume) : this.volumes.commit()
   }
 
   syncfs(): Promise<void> {
@@ -328,17 +329,20 @@ export class VolumeFs implements FileSystem {
 
   // --- attributes ---
 
-  getxattr(ino: number, name: string): Buffer {
+  getxattr(ino: number, name: string): Later<Buffer> {
     const isOurs = ino !== ROOT && Object.hasOwn(XATTRS, name)
     const value = isOurs ? XATTRS[name]?.(this, this.#volume(ino)) : null
     if (value === null || value === undefined) throw failure('ENODATA', name)
-    return Buffer.from(value)
+    return later(value, text => Buffer.from(text))
   }
 
+  /** Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing. */
   listxattr(ino: number): readonly string[] {
     if (ino === ROOT) return []
     const volume = this.#volume(ino)
-    return Object.keys(XATTRS).filter(name => XATTRS[name]?.(this, volume) !== null)
+    return Object.keys(XATTRS).filter(
+      name => name === EXCLUSIVE || XATTRS[name]!(this, volume) !== null,
+    )
   }
 
   details(volume: Volume): { creationTime: number; snapshottedTime: number } {
@@ -354,6 +358,12 @@ export class VolumeFs implements FileSystem {
   }
 
   // --- inside ---
+
+  #extend(device: ThinDevice, size: number): void {
+    if (size <= device.size) return
+    device.extend(size)
+    this.volumes.saveSizesSoon()
+  }
 
   #volume(ino: number): Volume {
     if (ino === ROOT) throw failure('EISDIR', 'the root of the mount')
@@ -435,7 +445,7 @@ export class VolumeFs implements FileSystem {
       }
       await to.device.write(target + done, size, buffer, 0)
       // Somebody may have cut the volume off meanwhile: what is written is not past its end.
-      to.device.extend(target + done + size)
+      this.#extend(to.device, target + done + size)
       done += size
       await this.#pool.clock.yield()
     }

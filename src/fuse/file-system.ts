@@ -147,8 +147,6 @@ export interface FileSystem {
     length: number,
   ): Later<number>
   fsync(ino: number, dataOnly: boolean): Later<void>
-  /** close(2) on a descriptor of the file. */
-  flush(ino: number): Later<void>
   syncfs(): Later<void>
   getxattr(ino: number, name: string): Later<Buffer>
   listxattr(ino: number): Later<readonly string[]>

@@ -385,9 +385,6 @@ export class Requests {
       case OPCODE.RELEASE:
         answer(fs.release(ino, slots.u64(at + RELEASE_IN.at.fh)), encodeNothing)
         break
-      case OPCODE.FLUSH:
-        answer(fs.flush(ino), encodeNothing)
-        break
       case OPCODE.FSYNC: {
         const dataOnly = (slots.u32(at + FSYNC_IN.at.fsyncFlags) & FSYNC_FDATASYNC) !== 0
         answer(fs.fsync(ino, dataOnly), encodeNothing)
@@ -445,7 +442,9 @@ export class Requests {
       }
 
       default:
-        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP.
+        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP, and
+        // FLUSH, which comes with every close(2). What was mapped and written to is written back
+        // before that all the same (fuse_flush in fs/fuse/file.c), and a WRITE is settled already.
         this.#refuse(base, REFUSALS.get(opcode) ?? ENOSYS)
     }
   }

@@ -1,9 +1,9 @@
 /** A thin device as the metadata knows it: the tree of its mappings, and its details. */
 import { readU64 } from '../base/index.js'
-import type { BTree } from './btree.js'
+import type { BTree } from './btree/btree.js'
+import { dropTree } from './btree/remove.js'
+import type { TreeInfo, ValueRefs } from './btree/tree.js'
 import { DEVICE_DETAILS } from './format.js'
-import type { TreeInfo, ValueRefs } from './tree-info.js'
-import { dropTree } from './tree-remove.js'
 
 export interface DeviceDetails {
   /** Entries in the device's tree. */
@@ -27,6 +27,8 @@ export class Device implements DeviceDetails {
   changed = false
   /** The epoch in which the way to the tree's root was shadowed; see ThinMetadata. */
   epoch = -1
+  /** The epoch of the last change. */
+  changedIn = -1
 
   constructor(devId: number, tree: BTree, details: DeviceDetails) {
     this.devId = devId
@@ -48,6 +50,7 @@ export class Device implements DeviceDetails {
 
 /** A leaf of the top-level tree counts once for each device's root. */
 export class DeviceRefs implements ValueRefs {
+  readonly readsNoNode = false
   readonly #mappings: TreeInfo
 
   constructor(mappings: TreeInfo) {

@@ -1,11 +1,11 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, type DataBlock, isNoSpace } from '../base/index.js'
+import { assert, bytes, isNoSpace } from '../base/index.js'
 import type { Store } from '../storage/index.js'
-import type { Block } from './block.js'
-import type { BlockCache } from './block-cache.js'
-import type { DataSpaceMap } from './data-space-map.js'
+import type { Block } from './blocks/block.js'
+import { type BlockCache, NO_PAUSES, type Pauses } from './blocks/block-cache.js'
 import { METADATA_BLOCK_SIZE, SUPERBLOCK_LOCATION } from './format.js'
-import type { MetadataSpaceMap } from './metadata-space-map.js'
+import type { DataSpaceMap } from './space/data-space-map.js'
+import type { MetadataSpaceMap } from './space/metadata-space-map.js'
 
 interface Parts {
   store: Store
@@ -18,18 +18,13 @@ export class SealedTransaction {
   /** The 4096 bytes of the superblock that will be written. */
   readonly superblock: Buffer
   /** Data blocks whose count fell to 0, ascending. */
-  readonly freed: readonly DataBlock[]
+  readonly freed: Float64Array
   readonly #parts: Parts
   readonly #blocks: readonly Block[]
   #state: 'sealed' | 'writing' | 'durable' | 'failed' = 'sealed'
   #over = false
 
-  constructor(
-    parts: Parts,
-    blocks: readonly Block[],
-    superblock: Buffer,
-    freed: readonly DataBlock[],
-  ) {
+  constructor(parts: Parts, blocks: readonly Block[], superblock: Buffer, freed: Float64Array) {
     this.#parts = parts
     this.#blocks = blocks
     this.superblock = superblock
@@ -46,22 +41,27 @@ export class SealedTransaction {
     return this.#state === 'sealed'
   }
 
+  get durable(): boolean {
+    return this.#state === 'durable'
+  }
+
   get writing(): boolean {
     return this.#state === 'writing'
   }
 
   /**
    * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
-   * has synced the data before.
+   * has synced the data before. Others have their turn when a slice of `pauses` is over: what is
+   * sealed does not change.
    * @throws what the store throws; then only `ThinMetadata.rollback` may follow, or another try
    *   when it `waits`
    */
-  async write(): Promise<void> {
+  async write(pauses = NO_PAUSES): Promise<void> {
     assert(this.#state === 'sealed', 'a sealed transaction is written once')
     const { store } = this.#parts
     this.#state = 'writing'
     try {
-      this.#writeBlocks()
+      await this.#writeBlocks(pauses)
       await store.sync()
       const at = bytes(SUPERBLOCK_LOCATION * METADATA_BLOCK_SIZE)
       store.write(this.superblock, 0, METADATA_BLOCK_SIZE, at)
@@ -73,9 +73,9 @@ export class SealedTransaction {
   }
 
   /** A store that is full took no flush with it: these blocks may be written again. */
-  #writeBlocks(): void {
+  async #writeBlocks(pauses: Pauses): Promise<void> {
     try {
-      this.#parts.cache.write(this.#blocks)
+      await this.#parts.cache.write(this.#blocks, pauses)
     } catch (err) {
       if (isNoSpace(err)) this.#state = 'sealed'
       throw err

@@ -16,10 +16,20 @@ import {
   writeU64,
 } from '../base/index.js'
 import type { Store } from '../storage/index.js'
-import { nodeKind, SUPERBLOCK_KIND } from './block.js'
-import { BlockCache } from './block-cache.js'
-import { BTree } from './btree.js'
-import { DataSpaceMap } from './data-space-map.js'
+import { type Block, nodeKind, SUPERBLOCK_KIND } from './blocks/block.js'
+import { BlockCache } from './blocks/block-cache.js'
+import { Transaction } from './blocks/transaction.js'
+import { BTree } from './btree/btree.js'
+import { dropTree } from './btree/remove.js'
+import { readNode, type TreeInfo } from './btree/tree.js'
+import {
+  dropCost,
+  isPathShared,
+  lastLeavesBegin,
+  runEnd,
+  walk,
+  walkExclusive,
+} from './btree/walk.js'
 import { Device, type DeviceDetails, DeviceRefs } from './device.js'
 import {
   DEVICE_DETAILS,
@@ -37,8 +47,9 @@ import {
   readMapping,
   writeMapping,
 } from './mapping.js'
-import { MetadataSpaceMap } from './metadata-space-map.js'
 import { SealedTransaction } from './sealed-transaction.js'
+import { DataSpaceMap } from './space/data-space-map.js'
+import { MetadataSpaceMap } from './space/metadata-space-map.js'
 import {
   decodeSuperblock,
   encodeSuperblock,
@@ -46,10 +57,6 @@ import {
   type Superblock,
   superblockImage,
 } from './superblock.js'
-import { Transaction } from './transaction.js'
-import { readNode, type TreeInfo } from './tree-info.js'
-import { dropTree } from './tree-remove.js'
-import { dropCost, isPathShared, lastLeavesBegin, walk, walkExclusive } from './tree-walk.js'
 
 const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 
@@ -77,6 +84,13 @@ export class ThinMetadata {
   #superblockChanged = false
   /** Counts the moments from which the way from the superblock to a device must be shadowed anew. */
   #epoch = 0
+  /** The epochs in which the running transaction, and the one sealed last, began. */
+  #runningSince = 0
+  #sealedSince = 0
+  /** Whether devices that the transaction sealed last had changed were let go of. */
+  #sealedForgot = false
+  /** Counts changes of mappings, of any device. */
+  #mappingChanges = 0
   #sealed: SealedTransaction | null = null
 
   /**
@@ -151,6 +165,21 @@ export class ThinMetadata {
   }
   get nrAllocatableMetadataBlocks(): number {
     return this.#metadataMap.nrAllocatable
+  }
+  /** Another number after any change of any device's mappings; for who keeps what they add up to. */
+  get mappingChanges(): number {
+    return this.#mappingChanges
+  }
+  get nrFreedDataBlocks(): number {
+    return this.#dataMap.nrFreed
+  }
+  /** Data blocks that wait for `releaseData`. */
+  get nrUnreleasedDataBlocks(): number {
+    return this.#dataMap.nrUnreleased
+  }
+  /** Runs of neighbours among the data blocks that the running transaction has freed. */
+  get nrFreedDataRuns(): number {
+    return this.#dataMap.nrFreedRuns
   }
   /** Whether the running transaction has changes that the last sealed one lacks. */
   get changed(): boolean {
@@ -239,18 +268,59 @@ export class ThinMetadata {
     this.#metadataMap.inc(this.#top.root)
     this.#metadataMap.inc(this.#details.root)
     this.#superblock.heldRoot = copy.nr
+    this.#mappingChanges++
     this.#epoch++
   }
 
-  /** @throws SNAPSHOT_NOT_HELD */
-  releaseMetadataSnap(): void {
+  /**
+   * Releases the metadata snapshot, or a part of it: what is left is a metadata snapshot with fewer
+   * mappings and devices, which a crash may leave. To be called until nothing is left.
+   * @param leaves of mapping trees to visit at most; default: all
+   * @returns whether nothing is left
+   * @throws SNAPSHOT_NOT_HELD
+   */
+  releaseMetadataSnap(leaves = POSITIVE_INFINITY): boolean {
     const { heldRoot } = this
     if (heldRoot === 0) throw new ThinfsError('SNAPSHOT_NOT_HELD', 'held root is 0')
-    const copy = decodeSuperblock(this.#cache.read(heldRoot, SUPERBLOCK_KIND))
-    dropTree(this.#top.info, copy.mappingRoot)
-    dropTree(this.#details.info, copy.detailsRoot)
-    this.#metadataMap.dec(heldRoot)
-    this.#superblock.heldRoot = 0
+    const held = this.#cache.read(heldRoot, SUPERBLOCK_KIND)
+    const copy = decodeSuperblock(held)
+    this.#mappingChanges++
+    const top = new BTree(this.#top.info, copy.mappingRoot)
+    // Who has other owners, as a whole, is given up with a count.
+    if (this.#metadataMap.isShared(top.root) || !top.last() || leaves === POSITIVE_INFINITY) {
+      dropTree(top.info, copy.mappingRoot)
+      dropTree(this.#details.info, copy.detailsRoot)
+      this.#metadataMap.dec(heldRoot)
+      this.#superblock.heldRoot = 0
+      return true
+    }
+    const details = new BTree(this.#details.info, copy.detailsRoot)
+    this.#releaseLastDevice(top, details, leaves)
+    const changed = this.#transaction.shadow(held)
+    encodeSuperblock(changed, { ...copy, mappingRoot: top.root, detailsRoot: details.root })
+    this.#superblock.heldRoot = changed.nr
+    return false
+  }
+
+  /** Takes the last device out of a metadata snapshot, or some of its mappings if it has many. */
+  #releaseLastDevice(top: BTree, details: BTree, leaves: number): void {
+    const devId = top.key
+    const tree = new BTree(this.#mappings, readU64(top.view, top.at))
+    const isShared = isPathShared(top.info, top.root, devId)
+    const begin = isShared ? 0 : this.#sliceBeginOf(readNode(this.#mappings, tree.root), leaves)
+    if (begin <= 0) {
+      top.remove(devId)
+      details.remove(devId)
+      return
+    }
+    if (!top.insert(devId) || !details.insert(devId)) {
+      throw new ThinfsError('METADATA_CORRUPT', `metadata snapshot: thin device ${devId} is gone`)
+    }
+    const removed = tree.removeRange(begin, POSITIVE_INFINITY)
+    writeU64(top.view, top.at, tree.root)
+    const found = DEVICE_DETAILS.read(details.view, details.at)
+    const mappedBlocks = found.mappedBlocks - removed
+    DEVICE_DETAILS.write(details.view, details.at, { ...found, mappedBlocks })
   }
 
   // --- devices ---
@@ -285,6 +355,7 @@ export class ThinMetadata {
     })
     origin.snapshottedTime = time
     origin.changed = true
+    origin.changedIn = this.#epoch
   }
 
   /**
@@ -293,6 +364,7 @@ export class ThinMetadata {
    */
   deleteDevice(devId: DevId): void {
     this.#device(devId)
+    this.#mappingChanges++
     this.#devices.delete(devId)
     this.#details.remove(devId)
     this.#top.remove(devId)
@@ -329,6 +401,7 @@ export class ThinMetadata {
     for (const device of devices) {
       device.snapshottedTime = time
       device.changed = true
+      device.changedIn = this.#epoch
     }
   }
 
@@ -340,6 +413,14 @@ export class ThinMetadata {
     if (!tree.search(vblock)) return false
     readMapping(tree.view, tree.at, out)
     return true
+  }
+
+  /**
+   * How far a device maps block after block. Costs a look at each leaf in between: `end` bounds it.
+   * @returns the first virtual block at or after `begin` that is not mapped, or `end`
+   */
+  mappedUntil(devId: DevId, begin: number, end: number): number {
+    return runEnd(this.#mappings, this.#root(devId), begin, end)
   }
 
   /** The first mapping at or after `vblock`. @returns its virtual block, or -1 */
@@ -372,17 +453,21 @@ export class ThinMetadata {
   }
 
   /**
-   * Visits those mappings, ascending, that are in leaves which no other tree can reach. The visitor
-   * must not change the metadata, nor visit mappings.
+   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach. The
+   * visitor must not change the metadata, nor visit mappings.
+   * @param leaves how many to visit at most
    * @param visit gets the data block's count too: when it is 1, the block is the device's alone
+   * @returns the virtual block to go on from; Infinity at the end
    */
   forEachExclusive(
     devId: DevId,
+    begin: number,
+    leaves: number,
     visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
-  ): void {
+  ): number {
     const root = this.#root(devId)
-    if (isPathShared(this.#top.info, this.#top.root, devId)) return
-    walkExclusive(this.#mappings, root, (vblock, { view }, at) => {
+    if (isPathShared(this.#top.info, this.#top.root, devId)) return POSITIVE_INFINITY
+    return walkExclusive(this.#mappings, root, begin, { leaves }, (vblock, { view }, at) => {
       const dataBlock = mappedBlock(view, at)
       visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
     })
@@ -448,6 +533,10 @@ export class ThinMetadata {
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)
     if (isPathShared(this.#top.info, this.#top.root, devId)) return 0
+    return this.#sliceBeginOf(root, leaves)
+  }
+
+  #sliceBeginOf(root: Block, leaves: number): number {
     if (dropCost(this.#mappings, root.nr, leaves) <= leaves) return 0
     return lastLeavesBegin(this.#mappings, root, leaves)
   }
@@ -484,7 +573,7 @@ export class ThinMetadata {
    * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more and
    * they were passed down. Those that a rollback has made free anyway may be among them.
    */
-  releaseData(dataBlocks: readonly DataBlock[]): void {
+  releaseData(dataBlocks: ArrayLike<number>): void {
     this.#dataMap.release(dataBlocks)
   }
 
@@ -524,7 +613,10 @@ export class ThinMetadata {
     this.#superblock.metadataSpaceMap = this.#metadataMap.root
     this.#superblockChanged = false
     this.#epoch++
-    if (this.#devices.size > MAX_DEVICES) this.#devices.clear()
+    this.#sealedSince = this.#runningSince
+    this.#runningSince = this.#epoch
+    this.#sealedForgot = this.#devices.size > MAX_DEVICES
+    if (this.#sealedForgot) this.#devices.clear()
     this.#metadataMap.seal()
     this.#sealed = new SealedTransaction(
       {
@@ -535,9 +627,20 @@ export class ThinMetadata {
       },
       this.#cache.seal(),
       superblockImage(this.#superblock),
-      this.#dataMap.seal() as DataBlock[],
+      this.#dataMap.seal(),
     )
     return this.#sealed
+  }
+
+  /**
+   * Whether all that was changed about a device is durable, and so a flush of it needs no commit: the
+   * kernel's dm_thin_changed_this_transaction.
+   */
+  isDurable(devId: DevId): boolean {
+    const isSealedDurable = this.#sealed === null || this.#sealed.durable
+    if (!isSealedDurable && this.#sealedForgot) return false
+    const since = isSealedDurable ? this.#runningSince : this.#sealedSince
+    return this.#device(devId).changedIn < since
   }
 
   /**
@@ -571,7 +674,9 @@ export class ThinMetadata {
     this.#details.root = this.#superblock.detailsRoot
     this.#devices.clear()
     this.#superblockChanged = false
+    this.#mappingChanges++
     this.#epoch++
+    this.#runningSince = this.#epoch
   }
 
   #device(devId: DevId): Device {
@@ -600,6 +705,8 @@ export class ThinMetadata {
   #writableDevice(devId: DevId): Device {
     const device = this.#device(devId)
     const { tree } = device
+    device.changedIn = this.#epoch
+    this.#mappingChanges++
     if (device.epoch === this.#epoch && this.#cache.peek(tree.root)?.writable) return device
     if (!this.#top.insert(devId)) {
       throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} is gone from the device tree`)
@@ -631,6 +738,8 @@ export class ThinMetadata {
     writeU64(this.#top.view, this.#top.at, tree.root)
     const device = new Device(devId, tree, details)
     device.changed = true
+    device.changedIn = this.#epoch
+    this.#mappingChanges++
     this.#devices.set(devId, device)
   }
 

@@ -18,17 +18,19 @@ import {
   assert,
   type Bytes,
   bytes,
+  type Clock,
   type DataBlock,
   type DevId,
   type ErrorCode,
   isNoSpace,
+  Slice,
   ThinfsError,
 } from '../base/index.js'
 import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
-import type { Clock, PoolEvents } from './options.js'
+import type { PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { punchFree } from './recovery.js'
 
@@ -91,6 +93,8 @@ export class CommitPipeline {
   /** Bumped by every write to the data store; a sync covers those before it. */
   #written = 0
   #synced = 0
+  /** The flush of the data store under way; null when there is none. */
+  #syncing: Promise<void> | null = null
   /** Reads of the data store that have not ended, and the data blocks [begin, end) that they read. */
   readonly #reads = new Map<Promise<void>, { begin: number; end: number }>()
   /** Data blocks that durable transactions freed and that are not released yet. */
@@ -218,6 +222,46 @@ export class CommitPipeline {
     return this.commit()
   }
 
+  /**
+   * Resolves when what was written to the data store before the call is durable: a flush of a device
+   * about which nothing has changed that is not. No commit is waited for.
+   * @throws after a rollback, for good
+   */
+  async flushData(): Promise<void> {
+    const { state } = this.#parts
+    state.mustBeReadable()
+    if (state.lost) throw state.lost
+    try {
+      await this.#syncData()
+    } catch (err) {
+      // The host tells of a failed flush once: no later one may be taken to have covered this.
+      await this.#fail('flush', err, this.#running)
+      throw err
+    }
+    if (state.lost) throw state.lost
+  }
+
+  /** Flushes what was written before the call. Those who come meanwhile share the next flush. */
+  async #syncData(): Promise<void> {
+    const written = this.#written
+    while (this.#synced < written) {
+      this.#syncing ??= this.#startSync()
+      await this.#syncing
+    }
+  }
+
+  #startSync(): Promise<void> {
+    const covers = this.#written
+    return this.#parts.data
+      .sync()
+      .then(() => {
+        this.#synced = covers
+      })
+      .finally(() => {
+        this.#syncing = null
+      })
+  }
+
   #begin(): Promise<void> {
     this.#next = null
     const undoes = this.#undoes
@@ -246,7 +290,7 @@ export class CommitPipeline {
     if (sealed) {
       journal.sealed(sealed.superblock)
       this.#noteAgain()
-      this.#trySettle()
+      this.trySettle()
       try {
         await this.#writeSealed(sealed)
       } catch (err) {
@@ -302,6 +346,11 @@ export class CommitPipeline {
     }
   }
 
+  /** Resolves when the punches that are under way have ended. */
+  get punched(): Promise<void> {
+    return this.#releasing ?? Promise.resolve()
+  }
+
   /** Resolves when no read and no punch is under way. */
   async #idle(): Promise<void> {
     while (this.#reads.size > 0 || this.#releasing !== null) {
@@ -312,7 +361,7 @@ export class CommitPipeline {
   // --- the stages ---
 
   async #commit(undoes: boolean): Promise<void> {
-    const { metadata, data, journal, state, clock, events } = this.#parts
+    const { metadata, journal, state, clock, events } = this.#parts
     state.mustBeSound()
     if (state.lost) throw state.lost
     const started = clock.now()
@@ -324,7 +373,6 @@ export class CommitPipeline {
     }
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
-      const written = this.#written
       const writable = state.mode !== 'read_only'
       const sealed = writable && metadata.changed ? metadata.seal() : null
       if (sealed) {
@@ -332,12 +380,9 @@ export class CommitPipeline {
         this.#cancelTimer = null
         journal.sealed(sealed.superblock)
         this.#noteAgain()
-        this.#trySettle()
+        this.trySettle()
       }
-      if (written !== this.#synced) {
-        await data.sync()
-        this.#synced = written
-      }
+      await this.#syncData()
       if (sealed !== null) await this.#write(sealed)
       else if (writable && this.#punchesFree) {
         this.#punchFree()
@@ -358,9 +403,9 @@ export class CommitPipeline {
   async #write(sealed: SealedTransaction): Promise<void> {
     await this.#writeSealed(sealed)
     this.#parts.journal.durable()
-    this.#trySettle()
+    this.trySettle()
     this.#punchFree()
-    for (const block of sealed.freed) this.#freed.push(block)
+    for (const block of sealed.freed) this.#freed.push(block as DataBlock)
     this.#release()
     if (this.#parts.metadata.changed) this.#commitSoon()
     this.#listener.committed()
@@ -369,7 +414,7 @@ export class CommitPipeline {
   async #writeSealed(sealed: SealedTransaction): Promise<void> {
     this.#stalled = null
     try {
-      await sealed.write()
+      await sealed.write(new Slice(this.#parts.clock))
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
@@ -465,8 +510,8 @@ export class CommitPipeline {
     for (const [devId, handle] of handles.all()) journal.open(devId, handle)
   }
 
-  /** Settles what no reply waits for; where that fails, the next reply that waits tells of it. */
-  #trySettle(): void {
+  /** Settles what no reply waits for yet; where that fails, the next reply that waits tells of it. */
+  trySettle(): void {
     try {
       this.#parts.journal.settle()
     } catch {}

@@ -1,4 +1,4 @@
-import type { Bytes } from '../base/index.js'
+import type { Bytes, Clock } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { JournalFile } from './journal.js'
 
@@ -15,16 +15,6 @@ export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 
 /** What a write that needs a block does when there is none: wait up to 60 s, or fail at once. */
 export type OnFull = 'queue' | 'error'
-
-/** Time, injected so that tests own it. */
-export interface Clock {
-  /** Milliseconds, monotonic. */
-  now(): number
-  /** Calls `fn` once after `ms`. @returns cancels it */
-  after(ms: number, fn: () => void): () => void
-  /** Resolves after waiting requests had their turn: between the slices of long work. */
-  yield(): Promise<void>
-}
 
 /** What a pool tells whoever runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
@@ -59,15 +49,4 @@ export interface PoolOptions {
   lowWaterMark: number
   clock: Clock
   events: PoolEvents
-}
-
-/** The clock of the running process. Timers do not keep it alive. */
-export const SYSTEM_CLOCK: Clock = {
-  now: () => performance.now(),
-  after(ms, fn) {
-    const timer = setTimeout(fn, ms)
-    timer.unref()
-    return () => clearTimeout(timer)
-  },
-  yield: () => new Promise(resolve => setImmediate(resolve)),
 }

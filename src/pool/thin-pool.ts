@@ -20,9 +20,18 @@ import {
   type DevId,
   errnoOf,
   MIB,
+  Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
+import {
+  goneError,
+  PageCache,
+  type Provisioner,
+  type SpaceOwner,
+  ThinDevice,
+  WritePlan,
+} from '../device/index.js'
 import {
   checkMetadata,
   MAX_METADATA_BLOCKS,
@@ -35,11 +44,9 @@ import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
-import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
-import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
@@ -65,10 +72,18 @@ const NO_DATA_BLOCKS = 'no free data blocks'
 const SECURED_MIN = 256
 /** The same before something is unmapped, which the host's full disk must not prevent. */
 const SECURED_TO_UNMAP = 64
-/** Leaves of a mapping tree that one slice of a deletion visits. */
-const DELETE_LEAVES = 64
+/** Leaves of a mapping tree that are emptied between two looks at the clock. */
+const DELETE_LEAVES = 4
+/**
+ * Data blocks that are unmapped before what was is committed, and runs of neighbours among them: to
+ * commit and to punch them is work and memory.
+ */
+const FREED_BLOCKS = 65_536
+const FREED_RUNS = 8192
+/** So many may wait to be punched before more are unmapped. */
+const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
-export class ThinPool {
+export class ThinPool implements Provisioner {
   readonly metadata: ThinMetadata
   readonly data: Store
   /** Size of a data block in bytes. */
@@ -81,6 +96,7 @@ export class ThinPool {
   readonly #commits: CommitPipeline
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
+  readonly #plan: WritePlan
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   #lowWaterSeen = false
@@ -103,6 +119,7 @@ export class ThinPool {
     this.data = options.data
     this.blockSize = metadata.dataBlockSectors * 512
     this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.#plan = new WritePlan(this)
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
@@ -267,7 +284,7 @@ export class ThinPool {
       if (!this.metadata.hasDevice(devId)) {
         throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
       }
-      device = new ThinDevice(this, devId, size, this.#pages)
+      device = new ThinDevice(this, devId, size, this.#pages, this.#plan)
       this.#devices.set(devId, device)
     }
     return device
@@ -299,10 +316,11 @@ export class ThinPool {
    */
   async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
     const { devId } = device
-    for (;;) {
-      if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    // Nobody looks anything up any more: pages of it would be work for every slice.
+    device.table.clear()
+    for (const slice = new Slice(this.clock); ; ) {
+      await this.betweenSlices(slice)
       if (stop()) return false
-      this.mustBeWritable()
       if (device.gone) throw goneError(devId)
       const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
@@ -310,8 +328,24 @@ export class ThinPool {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
         throw new ThinfsError('METADATA_CORRUPT', what)
       }
-      await this.#options.clock.yield()
     }
+  }
+
+  /**
+   * For who unmaps much, between two pieces of it: lets others have their turn when it is time, and
+   * commits when much was freed or room is short.
+   * @throws NO_METADATA_SPACE, or when no metadata may change any more
+   */
+  async betweenSlices(slice: Slice): Promise<void> {
+    const { metadata } = this
+    if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
+      await this.commit()
+      // Who is told to punch faster than the disk can has to wait, and nobody else.
+      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.#commits.punched
+    }
+    if (slice.isOver) await slice.yield()
+    if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    this.mustBeWritable()
   }
 
   /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
@@ -346,9 +380,11 @@ export class ThinPool {
     await this.commitOrUndo()
   }
 
+  /** In slices, which are committed one by one: what dies meanwhile leaves a part of it held. */
   async releaseMetadataSnap(): Promise<void> {
-    this.mustBeWritable()
-    this.#commits.change(() => this.metadata.releaseMetadataSnap())
+    const slice = new Slice(this.clock)
+    do await this.betweenSlices(slice)
+    while (!this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES)))
     await this.commitOrUndo()
   }
 
@@ -508,7 +544,7 @@ export class ThinPool {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
   withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     signal?: AbortSignal,
@@ -517,12 +553,12 @@ export class ThinPool {
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
-  withSpaceNow<T>(device: ThinDevice, attempt: () => T | null): Promise<T> {
+  withSpaceNow<T>(device: SpaceOwner, attempt: () => T | null): Promise<T> {
     return this.#withSpace(device, 0, attempt, false)
   }
 
   async #withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     queues: boolean,
@@ -560,6 +596,11 @@ export class ThinPool {
       this.#watchStores()
       await this.#queue.wait(device, held, signal)
     }
+  }
+
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async released(): Promise<void> {
+    while (this.#commits.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
@@ -619,6 +660,15 @@ export class ThinPool {
   /** Has the data blocks [begin, end) that `read` reads stay what they are, whoever unmaps them. */
   reading(read: Promise<void>, begin: number, end: number): void {
     this.#commits.reading(read, begin, end)
+  }
+
+  /**
+   * For who makes many changes within one request, when a slice is over: settles what is pending,
+   * which would be much at the end, and lets others have their turn.
+   */
+  async pause(slice: Slice): Promise<void> {
+    if (this.#state.lost === null) this.#commits.trySettle()
+    await slice.yield()
   }
 
   /** Notes that the data store was written to. */
@@ -698,6 +748,15 @@ export class ThinPool {
    */
   commit(): Promise<void> {
     return this.#commits.commit()
+  }
+
+  /**
+   * As `commit`, for one device: where nothing was changed about it that is not durable, what others
+   * changed need not be committed, and the data alone is flushed (the kernel's bio_triggers_commit).
+   */
+  flush(devId: DevId): Promise<void> {
+    if (!this.metadata.hasDevice(devId) || !this.metadata.isDurable(devId)) return this.commit()
+    return this.#commits.flushData()
   }
 
   /**
@@ -781,9 +840,10 @@ export class ThinPool {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.data })
     const inDoubt = doubtful && this.#mayDoubt
+    if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
@@ -824,9 +884,12 @@ export class ThinPool {
    * takes over has had the file since; what set needs_check may have kept the journal from being written.
    */
   get #mayDoubt(): boolean {
+    return this.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+  }
+
+  get #isSure(): boolean {
     const { readOnly, takesOver, acceptMetadata } = this.#options
-    const sure = readOnly || takesOver === true || acceptMetadata === true
-    return this.freeMeansHole && !sure && !this.metadata.needsCheck
+    return readOnly || takesOver === true || acceptMetadata === true
   }
 
   /**

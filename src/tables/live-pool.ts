@@ -7,15 +7,16 @@
  */
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { bytes, type DevId, SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
 import {
-  metadataLowWater,
-  type PoolEvents,
-  type PoolOptions,
+  bytes,
+  type DevId,
+  errnoOf,
+  SECTOR_SIZE,
   SYSTEM_CLOCK,
-  ThinPool,
-} from '../pool/index.js'
+  ThinfsError,
+} from '../base/index.js'
+import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
+import { metadataLowWater, type PoolEvents, type PoolOptions, ThinPool } from '../pool/index.js'
 import {
   ExtentStore,
   idOf,
@@ -27,7 +28,7 @@ import {
 import { Gate } from './gate.js'
 import { type OpenExtents, openExtents, trimmed } from './source.js'
 import { StoreDevice } from './store-device.js'
-import type { Target } from './table-engine.js'
+import type { Extent, Target } from './table-engine.js'
 import { refused } from './target-device.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
@@ -190,10 +191,10 @@ export class LivePool {
       table.noDiscardPassdown !== noDiscardPassdown
     if (isOther) await this.#reopen(table)
     const { files } = this.#options
-    const metadata = openExtents(table.metadata, files, table.readOnly)
+    const metadata = openOf(table, table.metadata, files)
     let data: OpenExtents | null = null
     try {
-      data = openExtents(table.data, files, table.readOnly)
+      data = openOf(table, table.data, files)
       await this.#growTo(metadata, data, size)
     } catch (err) {
       metadata.close()
@@ -318,9 +319,9 @@ async function openStores(
   const { readOnly } = table
   const closers: (() => void)[] = []
   try {
-    const metadata = openExtents(table.metadata, options.files, readOnly)
+    const metadata = openOf(table, table.metadata, options.files)
     closers.push(metadata.close)
-    const data = openExtents(table.data, options.files, readOnly)
+    const data = openOf(table, table.data, options.files)
     closers.push(data.close)
     mustDiffer(metadata, data)
     const folder = join(options.folder, 'pools')
@@ -357,6 +358,20 @@ async function openStores(
     return { pool, metadata, data, device: new StoreDevice(data.store), journal }
   } catch (err) {
     for (const close of closers.reverse()) close()
+    throw err
+  }
+}
+
+/**
+ * A read_only pool, too, writes to blocks that one device alone has, where what is below can be written.
+ */
+function openOf({ readOnly }: PoolTable, extents: Extent[], files: SharedFiles): OpenExtents {
+  try {
+    return openExtents(extents, files, false)
+  } catch (err) {
+    if (readOnly && ['EROFS', 'EACCES'].includes(errnoOf(err))) {
+      return openExtents(extents, files, true)
+    }
     throw err
   }
 }

@@ -81,7 +81,11 @@ export class PoolTarget implements TargetDevice {
 
   async status(flush: boolean): Promise<string> {
     const { pool } = this.live
-    if (flush) await pool.commit().catch(() => {})
+    if (flush) {
+      await pool.commit().catch(() => {})
+      // What was freed is free for whoever asks.
+      if (pool.mode === 'out_of_data_space') await pool.released()
+    }
     return poolStatus(pool)
   }
 

@@ -69,11 +69,11 @@ export class ThinTarget implements TargetDevice {
     await gate.track(this.#live.pool.commit())
   }
 
-  nextData(offset: number): number {
+  nextData(offset: number): Later<number> {
     return this.#thin.nextData(offset)
   }
 
-  nextHole(offset: number): number {
+  nextHole(offset: number): Later<number> {
     return this.#thin.nextHole(offset)
   }
 

@@ -12,8 +12,11 @@ export interface VolumeInfo {
   size: number
   /** Bytes of the data blocks mapped, shared ones included. */
   mapped: number
-  /** Bytes of the data blocks that no other volume maps: what removing it gives back. */
-  exclusive: number
+  /**
+   * Bytes of the data blocks that no other volume maps: what removing it gives back. Null unless asked
+   * for: to count them is a look at every mapping.
+   */
+  exclusive: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
   /** Seconds since 1970, null when it is not known (made by another program). */
@@ -54,6 +57,8 @@ export interface PoolStatus {
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
     mountPoint: string
+    /** Path of pool.yaml when it was mounted: what the mount table has. */
+    source: string
     /** The daemon's; null when it has died and the engine serves without it. */
     pid: number | null
     since: number
@@ -114,7 +119,8 @@ export interface PoolAdmin {
     request: { name: string; size: number; shrink?: boolean },
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
-  list(): Promise<VolumeInfo[]>
+  /** @param request.exclusive counts what each volume has for itself */
+  list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
   message(request: { message: string }): Promise<void>

@@ -8,11 +8,11 @@
 import {
   bytes,
   cancelled,
-  type DataBlock,
   type DevId,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   SECTOR_SIZE,
+  Slice,
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
@@ -20,6 +20,7 @@ import { parseMessage, poolStatus, type ThinPool, thinStatus } from '../pool/ind
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
+import { Usage } from './usage.js'
 import { Volume } from './volume.js'
 import {
   type EntryChanges,
@@ -54,22 +55,28 @@ export interface Ownership {
   gid?: number
 }
 
+/** Milliseconds after which sizes are saved: what Linux filesystems take to commit. */
+const SAVE_PERIOD = 5000
+
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #byName = new Map<string, Volume>()
   readonly #byDevId = new Map<number, Volume>()
+  readonly #usage: Usage
   #lock: Promise<unknown> = Promise.resolve()
   readonly #reaping = new Set<Promise<void>>()
   /** The check under way: one at a time. */
   #checking: Promise<unknown> = Promise.resolve()
   #closing = false
+  #cancelSave: (() => void) | null = null
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     this.#options = options
     this.pool = options.pool
     this.#table = table
+    this.#usage = new Usage(options.pool, () => this.#mustNotBeClosing())
   }
 
   /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
@@ -84,6 +91,7 @@ export class Volumes implements PoolAdmin {
         void volumes.#reap(volume)
       }
     }
+    if (options.pool.unsavedSizes.size > 0) volumes.saveSizesSoon()
     return volumes
   }
 
@@ -173,6 +181,24 @@ export class Volumes implements PoolAdmin {
     const result = volume.resized.then(change)
     volume.resized = result.catch(() => {})
     return result
+  }
+
+  /** Makes a volume durable, and what else has to be for that. */
+  flush({ device: { devId } }: Volume): Promise<void> {
+    return this.pool.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
+  }
+
+  /**
+   * Sees to it that sizes which writes have changed are durable some seconds later, though nobody
+   * should ask for that.
+   */
+  saveSizesSoon(): void {
+    if (this.#cancelSave !== null || this.#closing) return
+    this.#cancelSave = this.pool.clock.after(SAVE_PERIOD, () => {
+      this.#cancelSave = null
+      // What goes wrong is told to whoever flushes.
+      if (this.pool.writable) this.commit().catch(() => {})
+    })
   }
 
   /** Makes everything durable, sizes too. */
@@ -341,10 +367,26 @@ export class Volumes implements PoolAdmin {
     return this.#info(volume)
   }
 
-  async list(): Promise<VolumeInfo[]> {
-    return [...this.#byName.values()]
-      .map(volume => this.#info(volume))
-      .sort((a, b) => (a.name < b.name ? -1 : 1))
+  async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {
+    const volumes = [...this.#byName.values()].sort((a, b) => (a.name < b.name ? -1 : 1))
+    const infos: VolumeInfo[] = []
+    const slice = new Slice(this.pool.clock)
+    for (const volume of volumes) {
+      if (slice.isOver) await slice.yield()
+      // Some may be removed, or renamed, between two slices.
+      if (this.#byName.get(volume.name) !== volume) continue
+      const info = this.#info(volume)
+      if (exclusive) {
+        try {
+          info.exclusive = await this.exclusiveBytes(volume)
+        } catch (err) {
+          if (this.#byName.get(volume.name) === volume) throw err
+          continue
+        }
+      }
+      infos.push(info)
+    }
+    return infos
   }
 
   async status(): Promise<PoolStatus> {
@@ -427,6 +469,7 @@ export class Volumes implements PoolAdmin {
   /** Waits for changes under way, leaves removals to the next opening, and closes the pool. */
   async close(): Promise<void> {
     this.#closing = true
+    this.#cancelSave?.()
     await this.#checking
     await this.#exclusive(async () => {})
     await Promise.allSettled(this.#reaping)
@@ -474,6 +517,10 @@ export class Volumes implements PoolAdmin {
   /** Between two slices of a check. @throws NOT_MOUNTED when the pool is being closed */
   async #turnOfOthers(): Promise<void> {
     await this.pool.clock.yield()
+    this.#mustNotBeClosing()
+  }
+
+  #mustNotBeClosing(): void {
     if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
   }
 
@@ -770,7 +817,7 @@ export class Volumes implements PoolAdmin {
       devId: volume.devId,
       size: volume.device.size,
       mapped: this.mappedBytes(volume),
-      exclusive: this.exclusiveBytes(volume),
+      exclusive: null,
       origin: this.originOf(volume),
       created: entry.created,
       open: volume.opens > 0,
@@ -789,16 +836,9 @@ export class Volumes implements PoolAdmin {
     return this.pool.metadata.details(volume.devId as DevId).mappedBlocks * this.pool.blockSize
   }
 
-  /** Bytes of those that nothing else maps. Visits all mappings that are not shared as a tree. */
-  exclusiveBytes(volume: Volume): number {
-    let blocks = 0
-    this.pool.metadata.forEachExclusive(
-      volume.devId as DevId,
-      (_vblock: number, _dataBlock: DataBlock, count: number) => {
-        if (count === 1) blocks++
-      },
-    )
-    return blocks * this.pool.blockSize
+  /** Bytes of those that nothing else maps; see `Usage`. */
+  exclusiveBytes(volume: Volume): Promise<number> {
+    return this.#usage.exclusiveBytes(volume)
   }
 }
 

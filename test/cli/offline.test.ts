@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'no
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'
-import { done, refused, run, thinfs } from './command-line.js'
+import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 
 const GIB = 2 ** 30
 
@@ -24,8 +24,8 @@ async function devices(t: Test, pool: string): Promise<number[]> {
   return [...stdout.matchAll(/<device dev_id="(\d+)"/g)].map(([, id]) => Number(id))
 }
 
-async function list(t: Test, pool: string): Promise<Map<string, VolumeInfo>> {
-  const volumes: VolumeInfo[] = JSON.parse(await done(t, 'list', pool, '--json'))
+async function list(t: Test, pool: string, ...options: string[]): Promise<Map<string, VolumeInfo>> {
+  const volumes: VolumeInfo[] = JSON.parse(await done(t, 'list', pool, '--json', ...options))
   return new Map(volumes.map(volume => [volume.name, volume]))
 }
 
@@ -91,7 +91,7 @@ t.test('create, snapshot, rename, resize, remove', async t => {
     devId: 77,
     size: 1.5 * GIB,
     mapped: 0,
-    exclusive: 0,
+    exclusive: null,
     origin: null,
     open: false,
   })
@@ -173,11 +173,16 @@ t.test('a pool.yaml that is wrong is named with line and column', async t => {
 t.test('list: a table like that of lvs', async t => {
   const pool = await makePool(t, '--volume', 'web=10G')
   await done(t, 'snapshot', pool, 'web', 'copy')
-  const lines = (await done(t, 'list', pool)).trimEnd().split('\n')
-  const cells = lines.map(line => line.split(/ {2,}/))
-  t.strictSame(cells[0], 'NAME,ID,SIZE,MAPPED,DATA%,EXCLUSIVE,ORIGIN,CREATED,OPEN'.split(','))
-  t.match(cells[1]!.join(), /^copy,1,10G,0,0\.00,0,web,\d{4}-\d\d-\d\d \d\d:\d\d,no$/)
-  t.match(cells[2]!.join(), /^web,0,10G,0,0\.00,0,-,\d{4}-\d\d-\d\d \d\d:\d\d,no$/)
+  const listed = async (...options: string[]): Promise<string[]> => {
+    const lines = (await done(t, 'list', pool, ...options)).trimEnd().split('\n')
+    return lines.map(line => line.split(/ {2,}/).join())
+  }
+  const [head, copy, web] = await listed()
+  t.equal(head, 'NAME,ID,SIZE,MAPPED,DATA%,EXCLUSIVE,ORIGIN,CREATED,OPEN')
+  t.match(copy, /^copy,1,10G,0,0\.00,-,web,\d{4}-\d\d-\d\d \d\d:\d\d,no$/)
+  t.match(web, /^web,0,10G,0,0\.00,-,-,\d{4}-\d\d-\d\d \d\d:\d\d,no$/)
+  const counted = await listed('--exclusive')
+  t.match(counted[1], /^copy,1,10G,0,0\.00,0,web,/)
 })
 
 t.test('messages in dm-thin words, and the status lines that they show in', async t => {
@@ -277,7 +282,7 @@ t.test('a pool that another program made: names for its devices come from pool.y
   )
 
   await done(t, 'status', folder)
-  const volumes = await list(t, folder)
+  const volumes = await list(t, folder, '--exclusive')
   t.strictSame([...volumes.keys()].sort(), ['root', 'thin-8'])
   t.match(volumes.get('root'), {
     devId: 3,
@@ -302,4 +307,18 @@ t.test('POOL is a pool.yaml, or the folder that has one', async t => {
     'status',
     resolve(pool, '..'),
   )
+})
+
+t.test('too few open files: one line, which names the limit', async t => {
+  const pool = await makePool(t)
+  for (const limit of [40, 30, 22]) {
+    const program = `ulimit -n ${limit}; exec "$0" "$1" list "$2"`
+    const { status, stdout, stderr } = await run(
+      'bash',
+      ...['-c', program, process.execPath, PROGRAM, pool],
+    )
+    t.match({ status, stdout }, { status: 1, stdout: '' })
+    t.match(stderr, /^thinfs: .*too many open files.*ulimit -n 1024.*\n$/, `${limit}`)
+    t.equal(stderr.split('\n').length, 2)
+  }
 })

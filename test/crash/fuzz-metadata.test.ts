@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 import { bytes, type ErrorCode, ThinfsError } from '../../src/base/index.js'
-import { BlockCache } from '../../src/metadata/block-cache.js'
+import { BlockCache } from '../../src/metadata/blocks/block-cache.js'
 import { checkMetadata, METADATA_BLOCK_SIZE } from '../../src/metadata/index.js'
 import { Journal, type PoolMode, ThinPool } from '../../src/pool/index.js'
 import { AtomicFile } from '../../src/storage/index.js'
@@ -140,18 +140,18 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
 async function useVolumes(volumes: Volumes): Promise<void> {
   const { pool } = volumes
   const buffer = Buffer.alloc(128 * 1024)
-  await attempt(() => volumes.list())
+  await attempt(() => volumes.list({ exclusive: true }))
   await attempt(() => volumes.status())
   await attempt(() => volumes.check())
   const all = [...volumes.all()].slice(0, 6)
   for (const { device, name } of all) {
     const places = [0]
-    await attempt(() => {
+    await attempt(async () => {
       for (let at = 0; places.length < 12 && at < device.size; ) {
         const data = device.nextData(at)
         if (data >= device.size) break
         places.push(data)
-        at = device.nextHole(data)
+        at = await device.nextHole(data)
       }
     })
     places.push(device.size - 4096, device.size)

@@ -142,10 +142,10 @@ t.test('requests and answers are JSON-RPC 2.0, one line each', async t => {
     ),
     { jsonrpc: '2.0', id: 7, result: { method: 'create', request: volume } },
   )
-  t.same(await ask(at, '{"jsonrpc":"2.0","id":"a","method":"list"}\n'), {
+  t.same(await ask(at, '{"jsonrpc":"2.0","id":"a","method":"status"}\n'), {
     jsonrpc: '2.0',
     id: 'a',
-    result: { method: 'list', request: null },
+    result: { method: 'status', request: null },
   })
   t.match(await ask(at, '{"jsonrpc":"2.0","id":8,"method":"nothing"}\n'), {
     id: 8,

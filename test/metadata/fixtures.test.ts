@@ -2,7 +2,7 @@
 import { crc32c } from '@node-rs/crc32'
 import t from 'tap'
 import { bytes, type DataBlock, type DevId, writeU64 } from '../../src/base/index.js'
-import { checksum } from '../../src/metadata/checksum.js'
+import { checksum } from '../../src/metadata/blocks/checksum.js'
 import { checkMetadata, SALT, ThinMetadata } from '../../src/metadata/index.js'
 import { MemoryStore } from '../support/memory-store.js'
 import {
@@ -332,7 +332,8 @@ t.test('trees that are no trees end in an error', async t => {
     m => m.next(id, 5, out),
     m => m.highestMapped(id),
     m => m.forEachMapping(id, 0, ALL, () => {}),
-    m => m.forEachExclusive(id, () => {}),
+    m => m.forEachExclusive(id, 0, ALL, () => {}),
+    m => m.mappedUntil(id, 5, ALL),
     m => m.isReallyShared(id, 5),
     m => m.insert(id, 5, m.allocateData() as DataBlock),
     m => m.removeRange(id, 5, 9),

@@ -204,7 +204,9 @@ class Pair {
       this.t.throws(() => this.metadata.releaseMetadataSnap(), { code: 'SNAPSHOT_NOT_HELD' })
       return
     }
-    this.metadata.releaseMetadataSnap()
+    while (!this.metadata.releaseMetadataSnap(1)) {
+      if (this.metadata.heldRoot === 0) this.t.fail('a part is left, and not held')
+    }
     this.live.held = null
   }
 
@@ -321,6 +323,9 @@ class Pair {
         if (metadata.next(devId, next, this.#mapping) !== vblock) wrong++
         if (this.#mapping.dataBlock !== dataBlock) wrong++
         next = vblock + 1
+        const runEnd = metadata.mappedUntil(devId, vblock, vblock + 300)
+        const gap = [...range(vblock, 300)].find(v => !device.mappings.has(v)) ?? vblock + 300
+        if (runEnd !== gap || metadata.mappedUntil(devId, runEnd, runEnd + 1) < runEnd) wrong++
         const shared = counts.get(dataBlock)! > 1
         const said = metadata.isReallyShared(devId, vblock)
         // Of what changed since the last durable commit it may say so although it is no more.
@@ -328,9 +333,12 @@ class Pair {
       }
       if (metadata.next(devId, next, this.#mapping) !== -1) wrong++
       const exclusive: number[] = []
-      metadata.forEachExclusive(devId, (vblock, _, count) => {
-        if (count === 1) exclusive.push(vblock)
-      })
+      for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
+        at = metadata.forEachExclusive(devId, at, 1, (vblock, _, count) => {
+          if (count === 1) exclusive.push(vblock)
+        })
+      }
+      if (metadata.mappedUntil(devId, next, next + 9) !== next) wrong++
       const alone = wanted.filter(([, { dataBlock }]) => counts.get(dataBlock) === 1)
       t.same(
         exclusive,
@@ -717,4 +725,44 @@ t.test('power lost at any moment of a commit: the state before it, or after', as
     const flushed = pair.store.crash(() => false)
     t.equal(contents(ThinMetadata.open(flushed)) === states[1], true, 'what was written lasts')
   }
+})
+
+t.test('a metadata snapshot that is released in part is one of what is left', async t => {
+  const pair = new Pair(t, { metadataBlocks: 4096, dataBlocks: 40_000 })
+  for (const id of [1, 2, 3] as DevId[]) {
+    pair.create(id)
+    pair.write(id, range(0, 5000, id))
+  }
+  pair.snap(4 as DevId, 2 as DevId)
+  await pair.commit()
+  pair.reserve()
+  await pair.commit()
+  // One is held alone, one together with a live device, of one parts are.
+  pair.delete(1 as DevId)
+  pair.discard(3 as DevId, 6000, 9000)
+  await pair.commit()
+  const mapped = (): number => {
+    const dumps = withImage(pair.store.image, path => [...thinDump(path, '-m').devices.values()])
+    return dumps.reduce((sum, { mappings }) => sum + mappings.size, 0)
+  }
+  let before = mapped()
+  t.equal(before, 4 * 5000)
+  let steps = 0
+  for (let done = false; !done; steps++) {
+    done = pair.metadata.releaseMetadataSnap(4)
+    const sealed = pair.metadata.seal()!
+    await sealed.write()
+    sealed.end()
+    pair.metadata.releaseData(sealed.freed)
+    withImage(pair.store.image, path => t.equal(thinCheck(path).status, 0, 'thin_check'))
+    t.same(checkMetadata(pair.store).problems, [], 'our checker')
+    if (done) break
+    const after = mapped()
+    t.ok(after < before, `${after} mappings are left, fewer than ${before}`)
+    before = after
+  }
+  t.ok(steps > 5, 'in many steps')
+  t.equal(pair.metadata.heldRoot, 0)
+  pair.live.held = null
+  pair.verifyLive()
 })

@@ -154,7 +154,6 @@ export function fileSystem(methods: Partial<FileSystem>): FileSystem {
     lseek: refuse,
     copyFileRange: refuse,
     fsync: refuse,
-    flush: refuse,
     syncfs: refuse,
     getxattr: refuse,
     listxattr: refuse,

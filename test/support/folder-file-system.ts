@@ -152,7 +152,6 @@ export class FolderFileSystem implements FileSystem {
     return this.#store(ino).sync()
   }
 
-  flush(): void {}
   syncfs(): void {}
 
   getxattr(ino: number, name: string): Buffer {

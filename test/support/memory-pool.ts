@@ -1,6 +1,6 @@
-import type { Bytes, DevId } from '../../src/base/index.js'
+import type { Bytes, Clock, DevId } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
-import { type Clock, type JournalFile, type PoolOptions, ThinPool } from '../../src/pool/index.js'
+import { type JournalFile, type PoolOptions, ThinPool } from '../../src/pool/index.js'
 import { MemoryStore } from './memory-store.js'
 
 /** A journal in memory. `reboot` gives it to the next boot, which must ignore its changes. */
@@ -41,7 +41,11 @@ export class TestClock implements Clock {
   #now = 0
   readonly #timers = new Set<{ at: number; fn: () => void }>()
 
+  /** Milliseconds that pass with each look: with 1, long work gives way after two pieces. */
+  lookMs = 0
+
   now(): number {
+    this.#now += this.lookMs
     return this.#now
   }
 

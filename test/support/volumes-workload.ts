@@ -346,14 +346,14 @@ export class VolumesWorkload {
     message: () => this.#message(),
     flush: async () => {
       const { version } = this.model
-      if (await this.#does(() => this.#opened.fs.fsync())) {
+      if (await this.#does(() => this.#opened.fs.syncfs())) {
         this.model.flushed(this.disk.events.length, version)
       }
     },
     flushLater: async () => {
       const { version } = this.model
       const handles = this.#handles
-      const flushed = this.#opened.fs.fsync().then(
+      const flushed = this.#opened.fs.syncfs().then(
         () => {
           if (handles.alive()) this.model.flushed(this.disk.events.length, version)
         },

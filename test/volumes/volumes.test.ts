@@ -7,6 +7,7 @@ import { bytes, type DevId, MIB, ThinfsError } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
 import { FileStore } from '../../src/storage/index.js'
 import { checkPool, openPool, type Volume, type Volumes } from '../../src/volumes/index.js'
+import { VolumeTable } from '../../src/volumes/volume-table.js'
 import { filesLeft, makePool } from '../support/pool-files.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
 
@@ -188,6 +189,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     await volumes.create({ name: 'b', size: MIB })
     const before = state(volumes)
     const metadata = readFileSync(config.metadata.path)
+    const journal = readFileSync(join(config.folder, 'journal'))
     // Open: what is removed is not reclaimed yet, which would be a second change.
     for (const volume of volumes.all()) volumes.opened(volume, 1)
     await change(volumes)
@@ -201,6 +203,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     await half.close()
     const cut = filesLeft(config, 'cut')
     writeFileSync(cut.metadata.path, metadata)
+    writeFileSync(join(cut.folder, 'journal'), journal)
     t.same((await checkPool(cut)).problems, [], `${what}: what is half done is no damage`)
     const back = await openPool(cut)
     t.same(state(back.volumes), before, `${what}: taken back`)
@@ -486,4 +489,47 @@ t.test('a pool that cannot be opened as described is left as it was', async t =>
   cpSync(config.metadata.path, join(config.folder, 'again'))
   t.ok(readFileSync(config.metadata.path).equals(before))
   t.equal(bytes(before.length), 4 * MIB)
+})
+
+t.test('volumes.json is the same text, whatever of it was encoded before', async t => {
+  const file = { path: 'volumes.json', text: '' }
+  const table = VolumeTable.load(
+    {
+      path: file.path,
+      read: () => null,
+      replace: async content => {
+        file.text = content
+      },
+    },
+    'main',
+    0,
+  )
+  const entry = (devId: number, name: string) => ({
+    ...{ name, dev_id: devId, size: 4096, origin: null, created: 1.5, mode: 0o600, uid: 0, gid: 0 },
+    removed: false,
+  })
+  const changes: Map<number, ReturnType<typeof entry> | null>[] = [
+    new Map(),
+    new Map([[1, entry(1, 'one')]]),
+    new Map([
+      [2, entry(2, 'tw"o\\')],
+      [3, entry(3, 'three')],
+    ]),
+    new Map([[1, entry(1, 'another')]]),
+    new Map([[3, null]]),
+  ]
+  const names: string[][] = []
+  for (const [i, change] of changes.entries()) {
+    await table.change(change, i + 1)
+    const parsed = JSON.parse(file.text) as { volumes: { name: string }[] }
+    t.equal(file.text, `${JSON.stringify(parsed, null, 1)}\n`)
+    names.push(parsed.volumes.map(({ name }) => name))
+  }
+  t.same(names, [
+    [],
+    ['one'],
+    ['one', 'tw"o\\', 'three'],
+    ['another', 'tw"o\\', 'three'],
+    ['another', 'tw"o\\'],
+  ])
 })

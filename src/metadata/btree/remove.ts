@@ -6,8 +6,7 @@
  * single child. So then both paths are mended from the root down: before the walk goes into a node
  * it is given a minimum, and one to spare, by its neighbours.
  */
-import type { Block } from './block.js'
-import { NODE_LEAF } from './format.js'
+import type { Block } from '../blocks/block.js'
 import {
   checkSiblings,
   childAt,
@@ -24,9 +23,17 @@ import {
   slotFrom,
   slotOf,
   valueAt,
-} from './node.js'
-import { checkDepth, incChildren, readNode, shadowChild, type TreeInfo } from './tree-info.js'
-import { childEnd, countEntries, readBounded } from './tree-walk.js'
+} from '../blocks/node.js'
+import { NODE_LEAF } from '../format.js'
+import {
+  checkDepth,
+  dropReader,
+  incChildren,
+  readNode,
+  shadowChild,
+  type TreeInfo,
+} from './tree.js'
+import { childEnd, countEntries, readBounded } from './walk.js'
 
 const { POSITIVE_INFINITY } = Number
 
@@ -80,7 +87,7 @@ function dropContent(
         counts.dec(childAt(node, slot))
         continue
       }
-      const child = readBounded(info, node, slot, childBound)
+      const child = readBounded(info, node, slot, childBound, dropReader(info))
       entries += counting
         ? dropCounted(info, child, childBound, depth + 1)
         : dropContent(info, child, childBound, false, depth + 1)
@@ -116,8 +123,9 @@ function removeBelow(
   const first = Math.max(slotOf(node, begin), 0)
   for (let slot = slotFrom(node, end) - 1; slot >= first; slot--) {
     const childBound = childEnd(node, slot, bound)
-    const child = readBounded(info, node, slot, childBound)
-    if (keyAt(node, slot) >= begin && childBound <= end) {
+    const isWhole = keyAt(node, slot) >= begin && childBound <= end
+    const child = readBounded(info, node, slot, childBound, isWhole ? dropReader(info) : readNode)
+    if (isWhole) {
       removed += dropCounted(info, child, childBound, depth + 1)
       removeSlots(node, slot, 1)
     } else if (!isLeaf(child) || slotFrom(child, begin) < slotFrom(child, end)) {

@@ -1,8 +1,17 @@
 /** Visits of whole subtrees, which change nothing. */
-import { ThinfsError } from '../base/index.js'
-import type { Block } from './block.js'
-import { childAt, isLeaf, keyAt, nrEntries, slotFrom, slotOf, valueAt, valueSize } from './node.js'
-import { checkDepth, passNode, readNode, type TreeInfo } from './tree-info.js'
+import { ThinfsError } from '../../base/index.js'
+import type { Block } from '../blocks/block.js'
+import {
+  childAt,
+  isLeaf,
+  keyAt,
+  nrEntries,
+  slotFrom,
+  slotOf,
+  valueAt,
+  valueSize,
+} from '../blocks/node.js'
+import { checkDepth, passNode, readNode, type TreeInfo } from './tree.js'
 
 /** @param at byte offset of the value in the leaf */
 export type VisitEntry = (key: number, leaf: Block, at: number) => void
@@ -67,27 +76,83 @@ export function walk(
 }
 
 /**
+ * How far keys follow each other without a gap.
+ * @returns the first key at or after `begin` that has no entry, or `end`
+ */
+export function runEnd(
+  info: TreeInfo,
+  node: Block,
+  begin: number,
+  end: number,
+  bound = Number.POSITIVE_INFINITY,
+  depth = 0,
+): number {
+  if (isLeaf(node)) return Math.min(runEndInLeaf(node, begin), end)
+  checkDepth(info, node.nr, depth)
+  let at = begin
+  for (let slot = Math.max(slotOf(node, begin), 0); slot < nrEntries(node) && at < end; slot++) {
+    const childBound = childEnd(node, slot, bound)
+    const child = readBounded(info, node, slot, childBound, passNode)
+    at = runEnd(info, child, at, end, childBound, depth + 1)
+    if (at < childBound) break
+  }
+  return at
+}
+
+/** The first key at or after `begin` that a leaf has no entry for. */
+function runEndInLeaf(leaf: Block, begin: number): number {
+  const slot = slotOf(leaf, begin)
+  if (slot < 0 || keyAt(leaf, slot) !== begin) return begin
+  // Keys ascend: where the n-th from here is larger by n, no key in between is missing.
+  let low = slot
+  let high = nrEntries(leaf)
+  while (high - low > 1) {
+    const middle = (low + high) >>> 1
+    if (keyAt(leaf, middle) - begin === middle - slot) low = middle
+    else high = middle
+  }
+  return begin + (low - slot) + 1
+}
+
+/** What a look at a child that is shared costs, in leaves. */
+const SKIP_COST = 1 / 32
+
+/**
  * Visits the entries of those leaves that no other tree can reach: each node has one owner. The
  * visitor must not walk itself.
+ * @param begin the first key to visit
+ * @param budget leaves that may be visited; counted down
+ * @returns the key to go on from, or `bound`
  */
 export function walkExclusive(
   info: TreeInfo,
   node: Block,
+  begin: number,
+  budget: { leaves: number },
   visit: VisitEntry,
   bound = Number.POSITIVE_INFINITY,
   depth = 0,
-): void {
-  if (info.transaction.counts.isShared(node.nr)) return
+): number {
+  const { counts } = info.transaction
+  if (counts.isShared(node.nr)) return bound
   if (isLeaf(node)) {
-    walk(info, node, 0, Number.POSITIVE_INFINITY, visit)
-    return
+    budget.leaves--
+    walk(info, node, begin, Number.POSITIVE_INFINITY, visit)
+    return bound
   }
   checkDepth(info, node.nr, depth)
-  for (let slot = 0; slot < nrEntries(node); slot++) {
+  for (let slot = Math.max(slotOf(node, begin), 0); slot < nrEntries(node); slot++) {
+    if (budget.leaves <= 0) return keyAt(node, slot)
+    if (counts.isShared(childAt(node, slot))) {
+      budget.leaves -= SKIP_COST
+      continue
+    }
     const childBound = childEnd(node, slot, bound)
     const child = readBounded(info, node, slot, childBound, passNode)
-    walkExclusive(info, child, visit, childBound, depth + 1)
+    const next = walkExclusive(info, child, begin, budget, visit, childBound, depth + 1)
+    if (next < childBound) return next
   }
+  return bound
 }
 
 /** Whether a node on the way to `key`, the leaf included, has more owners than one. */
@@ -114,7 +179,8 @@ export function countEntries(
   let count = 0
   for (let slot = 0; slot < nrEntries(node); slot++) {
     const childBound = childEnd(node, slot, bound)
-    count += countEntries(info, readBounded(info, node, slot, childBound), childBound, depth + 1)
+    const child = readBounded(info, node, slot, childBound, passNode)
+    count += countEntries(info, child, childBound, depth + 1)
   }
   return count
 }

@@ -1,4 +1,4 @@
-import { ENTRIES_PER_BITMAP } from './format.js'
+import { ENTRIES_PER_BITMAP } from '../format.js'
 
 const WORDS = ENTRIES_PER_BITMAP / 32
 
@@ -6,9 +6,15 @@ const WORDS = ENTRIES_PER_BITMAP / 32
 export class BlockSet {
   readonly #parts = new Map<number, Uint32Array>()
   #size = 0
+  #nrRuns = 0
 
   get size(): number {
     return this.#size
+  }
+
+  /** How many runs of neighbours the blocks make up. */
+  get nrRuns(): number {
+    return this.#nrRuns
   }
 
   has(block: number): boolean {
@@ -30,6 +36,7 @@ export class BlockSet {
     const bit = block % ENTRIES_PER_BITMAP
     part[bit >>> 5]! |= 1 << (bit & 31)
     this.#size++
+    this.#nrRuns += 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
   }
 
   /** Takes a block out. One that is not in the set may be named, too. */
@@ -39,18 +46,22 @@ export class BlockSet {
     const bit = block % ENTRIES_PER_BITMAP
     part[bit >>> 5]! &= ~(1 << (bit & 31))
     this.#size--
-    if (this.#size === 0) this.#parts.clear()
+    this.#nrRuns -= 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
+    if (this.#size > 0) return
+    this.#parts.clear()
+    this.#nrRuns = 0
   }
 
   /** All blocks, ascending. */
-  toArray(): number[] {
-    const blocks: number[] = []
+  toArray(): Float64Array {
+    const blocks = new Float64Array(this.#size)
+    let nr = 0
     for (const index of [...this.#parts.keys()].sort((a, b) => a - b)) {
       const part = this.#parts.get(index)!
       for (let word = 0; word < WORDS; word++) {
         for (let bits = part[word]!; bits !== 0; bits = (bits & (bits - 1)) >>> 0) {
           const bit = 31 - Math.clz32(bits & -bits)
-          blocks.push(index * ENTRIES_PER_BITMAP + word * 32 + bit)
+          blocks[nr++] = index * ENTRIES_PER_BITMAP + word * 32 + bit
         }
       }
     }

@@ -4,17 +4,27 @@
  * A clock: blocks that are not dirty or sealed leave in the order they came, those that were used
  * meanwhile get a second round.
  */
-import { bytes, readU64, ThinfsError, writeU64 } from '../base/index.js'
-import type { Store } from '../storage/index.js'
+import { bytes, readU64, ThinfsError, writeU64 } from '../../base/index.js'
+import type { Store } from '../../storage/index.js'
+import { METADATA_BLOCK_SIZE } from '../format.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
 import { checksum } from './checksum.js'
-import { METADATA_BLOCK_SIZE } from './format.js'
 import { checkNode, isLeaf } from './node.js'
 
 /** Blocks looked at for one that can leave, each time one comes. */
 const HAND_STEPS = 16
 /** Blocks that one write to the store takes at most. */
 const RUN_BLOCKS = 64
+
+/** How long work is cut into slices, between which others have their turn. */
+export interface Pauses {
+  /** Whether it is time for the others. */
+  readonly isOver: boolean
+  yield(): Promise<void>
+}
+
+/** For who has nobody to wait for. */
+export const NO_PAUSES: Pauses = { isOver: false, yield: async () => {} }
 
 export class BlockCache {
   readonly #store: Store
@@ -79,25 +89,25 @@ export class BlockCache {
     return block
   }
 
-  /** Ends the running transaction. @returns its blocks, ascending, with location and checksum */
+  /** Ends the running transaction. @returns its blocks, ascending */
   seal(): Block[] {
     const sealed = this.#dirty.sort((a, b) => a.nr - b.nr)
     this.#dirty = []
     for (const block of sealed) {
-      stamp(block)
       block.state = SEALED
       block.writable = false
     }
     return sealed
   }
 
-  /** Writes blocks that `seal` returned. */
-  write(sealed: readonly Block[]): void {
+  /** Writes blocks that `seal` returned, with location and checksum. */
+  async write(sealed: readonly Block[], pauses: Pauses): Promise<void> {
     const run = Buffer.allocUnsafe(RUN_BLOCKS * METADATA_BLOCK_SIZE)
     for (let i = 0; i < sealed.length; ) {
       const first = sealed[i]!.nr
       let length = 0
       do {
+        stamp(sealed[i]!)
         sealed[i]!.bytes.copy(run, length)
         length += METADATA_BLOCK_SIZE
         i++
@@ -107,6 +117,7 @@ export class BlockCache {
         sealed[i]!.nr === first + length / METADATA_BLOCK_SIZE
       )
       this.#store.write(run, 0, length, bytes(first * METADATA_BLOCK_SIZE))
+      if (pauses.isOver) await pauses.yield()
     }
     for (const block of sealed) block.state = CLEAN
   }

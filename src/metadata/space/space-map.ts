@@ -7,12 +7,12 @@
  * differ in where the entries that describe their bitmaps are kept.
  * Source: drivers/md/persistent-data/dm-space-map-common.c.
  */
-import { ThinfsError } from '../base/index.js'
-import { BITMAP_ENTRIES_AT, BITMAP_KIND, type Block, type BlockKind } from './block.js'
+import { ThinfsError } from '../../base/index.js'
+import { BITMAP_ENTRIES_AT, BITMAP_KIND, type Block, type BlockKind } from '../blocks/block.js'
+import type { Transaction } from '../blocks/transaction.js'
+import { BTree } from '../btree/btree.js'
+import { ENTRIES_PER_BITMAP } from '../format.js'
 import { BlockSet } from './block-set.js'
-import { BTree } from './btree.js'
-import { ENTRIES_PER_BITMAP } from './format.js'
-import type { Transaction } from './transaction.js'
 
 export interface SpaceMapRoot {
   nrBlocks: number
@@ -86,6 +86,21 @@ export abstract class SpaceMap {
     return this.#disowned || this.#disownedFrozen
   }
 
+  /** Blocks that the running transaction freed. */
+  get nrFreed(): number {
+    return this.#freed.size
+  }
+
+  /** Runs of neighbours among the blocks that the running transaction freed. */
+  get nrFreedRuns(): number {
+    return this.#freed.nrRuns
+  }
+
+  /** Blocks that earlier transactions freed and that are not released. */
+  get nrUnreleased(): number {
+    return this.#frozen.size
+  }
+
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
   get nrAllocatable(): number {
     const taken = this.#freed.size + this.#frozen.size + (this.#held?.size ?? 0)
@@ -93,7 +108,7 @@ export abstract class SpaceMap {
   }
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
-  seal(): number[] {
+  seal(): Float64Array {
     const freed = this.#freed.toArray()
     if (this.#frozen.size === 0) this.#frozen = this.#freed
     else for (const block of freed) this.#frozen.add(block)
@@ -109,9 +124,9 @@ export abstract class SpaceMap {
   }
 
   /** Makes blocks that a durable transaction freed allocatable: these, or all. */
-  release(blocks?: readonly number[]): void {
+  release(blocks?: ArrayLike<number>): void {
     if (blocks !== undefined) {
-      for (const block of blocks) this.#frozen.delete(block)
+      for (let i = 0; i < blocks.length; i++) this.#frozen.delete(blocks[i]!)
       return
     }
     if (this.#held !== null) for (const block of this.#frozen.toArray()) this.#held.add(block)

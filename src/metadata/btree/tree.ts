@@ -1,13 +1,15 @@
 /** What the parts of the B-tree share: what a tree is made of, and copy on write of its nodes. */
-import { ThinfsError } from '../base/index.js'
-import type { Block, BlockKind } from './block.js'
-import { childAt, initNode, isLeaf, nrEntries, setChildAt, valueAt } from './node.js'
-import type { Transaction } from './transaction.js'
+import { ThinfsError } from '../../base/index.js'
+import type { Block, BlockKind } from '../blocks/block.js'
+import { childAt, initNode, isLeaf, nrEntries, setChildAt, valueAt } from '../blocks/node.js'
+import type { Transaction } from '../blocks/transaction.js'
 
 /** Counts what the values of a tree's leaves refer to. */
 export interface ValueRefs {
   inc(view: DataView, at: number): void
   dec(view: DataView, at: number): void
+  /** Whether to count one reads no node: a leaf that does not come to stay is still good then. */
+  readonly readsNoNode: boolean
 }
 
 /** Kind of tree; the kernel's dm_btree_info. */
@@ -35,6 +37,10 @@ export const readNode = (info: TreeInfo, nr: number): Block =>
 /** As `readNode`, for walks: a leaf is good until the next call, whatever tree that is for. */
 export const passNode = (info: TreeInfo, nr: number): Block =>
   info.transaction.cache.readPassing(nr, info.kind)
+
+/** How to read a node that is dropped with all that it refers to. */
+export const dropReader = (info: TreeInfo): typeof readNode =>
+  info.refs === null || info.refs.readsNoNode ? passNode : readNode
 
 /** A new, empty node. */
 export function newNode(info: TreeInfo, flags: number, valueSize: number): Block {

@@ -1,0 +1,61 @@
+/** What volumes have for themselves, counted in slices and kept for as long as it is so. */
+import { type DataBlock, Slice } from '../base/index.js'
+import type { ThinPool } from '../pool/index.js'
+import type { Volume } from './volume.js'
+
+/** Leaves of a mapping tree that are counted between two looks at the clock. */
+const PIECE_LEAVES = 1
+
+interface Count {
+  bytes: Promise<number>
+  /** `mappingChanges` when counting began. */
+  asOf: number
+}
+
+export class Usage {
+  readonly #pool: ThinPool
+  /** Throws when counting has to end. */
+  readonly #mustGoOn: () => void
+  /** Counted last, or being counted. */
+  readonly #counts = new WeakMap<Volume, Count>()
+
+  constructor(pool: ThinPool, mustGoOn: () => void) {
+    this.#pool = pool
+    this.#mustGoOn = mustGoOn
+  }
+
+  /**
+   * Bytes of the data blocks that a volume maps and nothing else does. Looks at all its mappings that
+   * are not shared as a tree: seconds for one of terabytes, between which others have their turn. Where
+   * mappings change meanwhile it is near what is so.
+   * @throws DEVICE_MISSING when the volume is removed meanwhile
+   */
+  exclusiveBytes(volume: Volume): Promise<number> {
+    const asOf = this.#pool.metadata.mappingChanges
+    const last = this.#counts.get(volume)
+    if (last?.asOf === asOf) return last.bytes
+    const bytes = this.#count(volume)
+    const count = { bytes, asOf }
+    this.#counts.set(volume, count)
+    bytes.catch(() => {
+      if (this.#counts.get(volume) === count) this.#counts.delete(volume)
+    })
+    return bytes
+  }
+
+  async #count({ device: { devId } }: Volume): Promise<number> {
+    const { metadata, clock, blockSize } = this.#pool
+    const slice = new Slice(clock)
+    let blocks = 0
+    const visit = (_vblock: number, _dataBlock: DataBlock, count: number): void => {
+      if (count === 1) blocks++
+    }
+    for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
+      this.#mustGoOn()
+      this.#pool.mustBeReadable()
+      at = metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+      if (slice.isOver) await slice.yield()
+    }
+    return blocks * blockSize
+  }
+}
