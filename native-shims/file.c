@@ -175,6 +175,7 @@ static napi_value file_allocate_async(napi_env env, napi_callback_info info) {
       napi_create_async_work(env, NULL, name, allocation_execute, allocation_complete, request,
                              &request->work) != napi_ok ||
       napi_queue_async_work(env, request->work) != napi_ok) {
+    if (request->work != NULL) napi_delete_async_work(env, request->work);
     free(request);
     return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
   }

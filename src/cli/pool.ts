@@ -1,5 +1,4 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
-import { realpathSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
@@ -92,18 +91,9 @@ export async function mountOfPool(admin: PoolAdmin, pool: string): Promise<Mount
   const { mount } = await admin.status()
   if (!mount) throw notMounted(pool)
   const found = thinfsMountAt(mount.mountPoint)
-  if (found !== null && isSameFile(found.source, pool)) return found
+  if (found !== null && found.source === mount.source) return found
   const detail = `${pool}: its mount at ${mount.mountPoint} is not seen from this mount namespace`
   throw new ThinfsError('NOT_MOUNTED', detail)
-}
-
-/** Also when they cannot be told apart, because the pool's folder was renamed while it is mounted. */
-function isSameFile(a: string, b: string): boolean {
-  try {
-    return realpathSync(a) === realpathSync(b)
-  } catch {
-    return true
-  }
 }
 
 /** The file of a volume in the mount, by name and by what it keeps when it is renamed. */

@@ -1,7 +1,7 @@
 /** Starting a daemon, as this process or as one of its own; and being it until the pool is unmounted. */
 import { spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
@@ -9,11 +9,12 @@ import {
   fromWire,
   type Logger,
   makeLogger,
+  makeRuntimeFolder,
   openLog,
-  runtimeFolder,
   type WireError,
 } from '../engine/index.js'
 import { native } from '../native.js'
+import { HeldFolder } from '../storage/index.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
@@ -52,7 +53,7 @@ export async function startDaemon(
 ): Promise<{ pid: number }> {
   const { foreground } = options
   const logFile =
-    options.logFile ?? (foreground ? null : join(runtimeFolder(config.folder), 'thinfs.log'))
+    options.logFile ?? (foreground ? null : join(makeRuntimeFolder(config.folder), 'thinfs.log'))
   const settings: DaemonOptions = {
     ...options,
     mountPoint: resolve(options.mountPoint),
@@ -69,7 +70,12 @@ export async function startDaemon(
 /** Is the daemon: mounts the pool and answers signals, until `ended`. */
 export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
   const { logLevel: level, logFile: file, foreground, mountPoint } = options
-  const log = makeLogger({ process: 'daemon', level, file, pretty: foreground })
+  const log = makeLogger({
+    process: 'daemon',
+    level,
+    file: heldFile(config, file),
+    pretty: foreground,
+  })
   becomeIoFlusher(log)
   const starting = Daemon.start(config, options, log)
   const onSignal = (signal: string): void => {
@@ -91,6 +97,12 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
       process.off('SIGHUP', onHangUp)
     })
   return await starting
+}
+
+/** The log in the pool's folder by way of a descriptor that is never closed: the folder may be moved. */
+function heldFile({ folder }: PoolConfig, file: string | null): string | null {
+  if (file === null || dirname(file) !== folder) return file
+  return join(HeldFolder.open(folder).held, basename(file))
 }
 
 /**

@@ -137,7 +137,7 @@ export class Supervisor {
     return this.#negotiated
   }
 
-  /** Process id of the engine that was started last. */
+  /** Process id of the engine; 0 while there is none. */
   get enginePid(): number {
     return this.#enginePid
   }
@@ -201,6 +201,7 @@ export class Supervisor {
     })
     child.once('close', (code, signal) => {
       connection.dispose()
+      this.#enginePid = 0
       if (life.serves) this.#engine = new Deferred()
       if (stopping) {
         this.#launch()

@@ -5,14 +5,16 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
+import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { basename, dirname, join } from 'node:path'
 import {
   createMessageConnection,
   IPCMessageReader,
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { ThinfsError } from '../base/index.js'
+import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import { FuseSession, type Negotiated, type Transport } from '../fuse/index.js'
@@ -26,12 +28,7 @@ import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
-  const log = makeLogger({
-    process: 'engine',
-    level: start.logLevel,
-    file: start.logFile,
-    pretty: start.foreground,
-  })
+  const log = openEngineLog(start)
   // The daemon unmounts; a signal to the process group must not end what unmounting needs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
@@ -75,7 +72,7 @@ class Engine {
   constructor(start: EngineStart, log: Logger, daemon: MessageConnection) {
     this.#start = start
     this.#daemon = daemon
-    this.#config = loadConfig(start.configFile)
+    this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
     this.#readOnly = start.mountOptions.includes('ro')
     this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
@@ -208,7 +205,7 @@ class Engine {
     void this.#commit()
     this.#control = listenAsOrphan({
       start: { ...this.#start, negotiated: this.#negotiated },
-      folder: this.#config.folder,
+      folder: this.#files.folder.held,
       pool: this.#volumes!,
       closed: this.#closed,
       stop: () => this.#stop(),
@@ -221,6 +218,49 @@ class Engine {
   /** Commits what it can. */
   async #commit(): Promise<void> {
     await this.#volumes?.commit().catch(() => {})
+  }
+}
+
+/**
+ * The log, in the pool's folder wherever that is now. The pool is served without one: what is written to
+ * stderr goes where the daemon's goes.
+ */
+function openEngineLog(start: EngineStart): Logger {
+  const { logLevel: level, foreground: pretty, logFile, configFile } = start
+  const isInFolder = logFile !== null && dirname(logFile) === dirname(configFile)
+  const file = isInFolder ? join(heldPath(ENGINE_FD.folder), basename(logFile)) : logFile
+  try {
+    return makeLogger({ process: 'engine', level, file, pretty })
+  } catch (err) {
+    const log = makeLogger({ process: 'engine', level, file: null, pretty })
+    log.warn({ err }, 'the log is stderr')
+    return log
+  }
+}
+
+/**
+ * What pool.yaml says now. To who takes over, one that cannot be followed is no reason to end a mount:
+ * what it said when the pool was mounted counts; and which pool it is does not change while it is mounted.
+ * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
+ */
+function configOf(start: EngineStart, log: Logger): PoolConfig {
+  const { configFile, config: before } = start
+  try {
+    const folder = readlinkSync(heldPath(ENGINE_FD.folder))
+    const config = loadConfig(join(folder, basename(configFile)))
+    if (start.negotiated === null) return config
+    const { pool, dataBlockSize } = before
+    if (config.pool !== pool || config.dataBlockSize !== dataBlockSize) {
+      log.warn(
+        { pool },
+        'pool.yaml has another name or block size now: that counts when it is mounted',
+      )
+    }
+    return { ...config, pool, dataBlockSize }
+  } catch (err) {
+    if (start.negotiated === null) throw err
+    log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')
+    return before
   }
 }
 

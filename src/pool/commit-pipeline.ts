@@ -18,20 +18,21 @@ import {
   assert,
   type Bytes,
   bytes,
+  type Clock,
   type DataBlock,
   type DevId,
   type ErrorCode,
   isNoSpace,
+  Slice,
   ThinfsError,
 } from '../base/index.js'
 import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
-import type { Clock, PoolEvents } from './options.js'
+import type { PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { punchFree } from './recovery.js'
-import { Slice } from './slice.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000

@@ -1,16 +1,13 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
+export { MAX_IO, ThinDevice } from '../device/index.js'
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
 export { Journal, type JournalFile, type JournalState } from './journal.js'
-export {
-  type Clock,
-  type Discards,
-  type OnFull,
-  type PoolEvents,
-  type PoolMode,
-  type PoolOptions,
-  SYSTEM_CLOCK,
+export type {
+  Discards,
+  OnFull,
+  PoolEvents,
+  PoolMode,
+  PoolOptions,
 } from './options.js'
 export { olderError } from './recovery.js'
-export { Slice } from './slice.js'
-export { MAX_IO, ThinDevice } from './thin-device.js'
 export { ThinPool } from './thin-pool.js'

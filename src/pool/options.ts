@@ -1,4 +1,4 @@
-import type { Bytes } from '../base/index.js'
+import type { Bytes, Clock } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { JournalFile } from './journal.js'
 
@@ -15,19 +15,6 @@ export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 
 /** What a write that needs a block does when there is none: wait up to 60 s, or fail at once. */
 export type OnFull = 'queue' | 'error'
-
-/** Time, injected so that tests own it. */
-export interface Clock {
-  /** Milliseconds, monotonic. */
-  now(): number
-  /** Calls `fn` once after `ms`. @returns cancels it */
-  after(ms: number, fn: () => void): () => void
-  /**
-   * Resolves after waiting requests had their turn, and one at a time: between the slices of long
-   * work, of which there may be several. See `Slice`.
-   */
-  yield(): Promise<void>
-}
 
 /** What a pool tells whoever runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
@@ -62,27 +49,4 @@ export interface PoolOptions {
   lowWaterMark: number
   clock: Clock
   events: PoolEvents
-}
-
-/** Long works that wait for their next slice: all of a process share its thread. */
-const waiting: (() => void)[] = []
-
-/** Lets one of them go on; requests have their turn before the next. */
-function nextTurn(): void {
-  waiting.shift()!()
-  if (waiting.length > 0) setImmediate(nextTurn)
-}
-
-/** The clock of the running process. Timers do not keep it alive. */
-export const SYSTEM_CLOCK: Clock = {
-  now: () => performance.now(),
-  after(ms, fn) {
-    const timer = setTimeout(fn, ms)
-    timer.unref()
-    return () => clearTimeout(timer)
-  },
-  yield: () =>
-    new Promise(resolve => {
-      if (waiting.push(resolve) === 1) setImmediate(nextTurn)
-    }),
 }

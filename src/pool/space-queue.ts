@@ -1,5 +1,4 @@
-import { cancelled, ThinfsError } from '../base/index.js'
-import type { Clock } from './options.js'
+import { type Clock, cancelled, ThinfsError } from '../base/index.js'
 
 /** The kernel's no_space_timeout, in milliseconds. */
 const NO_SPACE_TIMEOUT = 60_000

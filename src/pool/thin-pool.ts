@@ -20,9 +20,18 @@ import {
   type DevId,
   errnoOf,
   MIB,
+  Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
+import {
+  goneError,
+  PageCache,
+  type Provisioner,
+  type SpaceOwner,
+  ThinDevice,
+  WritePlan,
+} from '../device/index.js'
 import {
   checkMetadata,
   MAX_METADATA_BLOCKS,
@@ -35,12 +44,9 @@ import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
-import { PageCache } from './page-cache.js'
 import { PoolState } from './pool-state.js'
 import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
-import { Slice } from './slice.js'
 import { SpaceQueue } from './space-queue.js'
-import { goneError, ThinDevice } from './thin-device.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
@@ -77,7 +83,7 @@ const FREED_RUNS = 8192
 /** So many may wait to be punched before more are unmapped. */
 const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
-export class ThinPool {
+export class ThinPool implements Provisioner {
   readonly metadata: ThinMetadata
   readonly data: Store
   /** Size of a data block in bytes. */
@@ -90,6 +96,7 @@ export class ThinPool {
   readonly #commits: CommitPipeline
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
+  readonly #plan: WritePlan
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   #lowWaterSeen = false
@@ -112,6 +119,7 @@ export class ThinPool {
     this.data = options.data
     this.blockSize = metadata.dataBlockSectors * 512
     this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.#plan = new WritePlan(this)
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
@@ -276,7 +284,7 @@ export class ThinPool {
       if (!this.metadata.hasDevice(devId)) {
         throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
       }
-      device = new ThinDevice(this, devId, size, this.#pages)
+      device = new ThinDevice(this, devId, size, this.#pages, this.#plan)
       this.#devices.set(devId, device)
     }
     return device
@@ -536,7 +544,7 @@ export class ThinPool {
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
   withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     signal?: AbortSignal,
@@ -545,12 +553,12 @@ export class ThinPool {
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
-  withSpaceNow<T>(device: ThinDevice, attempt: () => T | null): Promise<T> {
+  withSpaceNow<T>(device: SpaceOwner, attempt: () => T | null): Promise<T> {
     return this.#withSpace(device, 0, attempt, false)
   }
 
   async #withSpace<T>(
-    device: ThinDevice,
+    device: SpaceOwner,
     held: number,
     attempt: () => T | null,
     queues: boolean,

@@ -15,6 +15,7 @@ import {
   type Bytes,
   bytes,
   errnoOf,
+  heldPath,
   KIB,
   MIB,
   SECTOR_SIZE,
@@ -84,7 +85,7 @@ export class FileStore implements Store {
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
-    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(path).type)
+    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(heldPath(fd)).type)
     this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
   }
 
@@ -267,7 +268,7 @@ export class FileStore implements Store {
 
   hostRoom(): HostRoom | null {
     if (this.#isDevice) return null
-    const { bavail, bsize } = statfsSync(this.path)
+    const { bavail, bsize } = statfsSync(heldPath(this.fd))
     return { available: bavail * bsize, allocated: fstatSync(this.fd).blocks * SECTOR_SIZE }
   }
 

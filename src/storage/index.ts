@@ -2,6 +2,7 @@
 export { AtomicFile } from './atomic-file.js'
 export { ExtentStore, type StorePart } from './extent-store.js'
 export { FileStore } from './file-store.js'
+export { HeldFolder } from './held-folder.js'
 export { JournalFile } from './journal-file.js'
 export { idOf, SharedFiles } from './shared-files.js'
 export type { HostRoom, Store } from './store.js'

@@ -7,15 +7,16 @@
  */
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { bytes, type DevId, errnoOf, SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
 import {
-  metadataLowWater,
-  type PoolEvents,
-  type PoolOptions,
+  bytes,
+  type DevId,
+  errnoOf,
+  SECTOR_SIZE,
   SYSTEM_CLOCK,
-  ThinPool,
-} from '../pool/index.js'
+  ThinfsError,
+} from '../base/index.js'
+import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
+import { metadataLowWater, type PoolEvents, type PoolOptions, ThinPool } from '../pool/index.js'
 import {
   ExtentStore,
   idOf,

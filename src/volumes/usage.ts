@@ -1,6 +1,6 @@
 /** What volumes have for themselves, counted in slices and kept for as long as it is so. */
-import type { DataBlock } from '../base/index.js'
-import { Slice, type ThinPool } from '../pool/index.js'
+import { type DataBlock, Slice } from '../base/index.js'
+import type { ThinPool } from '../pool/index.js'
 import type { Volume } from './volume.js'
 
 /** Leaves of a mapping tree that are counted between two looks at the clock. */

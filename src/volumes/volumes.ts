@@ -12,10 +12,11 @@ import {
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   SECTOR_SIZE,
+  Slice,
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { parseMessage, poolStatus, Slice, type ThinPool, thinStatus } from '../pool/index.js'
+import { parseMessage, poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'no
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'
-import { done, refused, run, thinfs } from './command-line.js'
+import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 
 const GIB = 2 ** 30
 
@@ -307,4 +307,18 @@ t.test('POOL is a pool.yaml, or the folder that has one', async t => {
     'status',
     resolve(pool, '..'),
   )
+})
+
+t.test('too few open files: one line, which names the limit', async t => {
+  const pool = await makePool(t)
+  for (const limit of [40, 30, 22]) {
+    const program = `ulimit -n ${limit}; exec "$0" "$1" list "$2"`
+    const { status, stdout, stderr } = await run(
+      'bash',
+      ...['-c', program, process.execPath, PROGRAM, pool],
+    )
+    t.match({ status, stdout }, { status: 1, stdout: '' })
+    t.match(stderr, /^thinfs: .*too many open files.*ulimit -n 1024.*\n$/, `${limit}`)
+    t.equal(stderr.split('\n').length, 2)
+  }
 })

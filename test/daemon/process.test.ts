@@ -244,6 +244,7 @@ t.test('when the daemon is killed its engine serves, and answers commands', asyn
   t.equal((await thinfs('create', mountPoint, 'db', '--size', '1G')).code, 0)
   t.same(await mountOf(pool), {
     mountPoint,
+    source: join(pool, 'pool.yaml'),
     pid: null,
     since,
     enginePid,

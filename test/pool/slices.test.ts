@@ -5,9 +5,10 @@
  * the metadata is checked.
  */
 import t from 'tap'
-import { bytes, type DevId } from '../../src/base/index.js'
+import { bytes, type DevId, Slice, SYSTEM_CLOCK } from '../../src/base/index.js'
+import type { ThinDevice } from '../../src/device/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
-import { Slice, SYSTEM_CLOCK, type ThinDevice, type ThinPool } from '../../src/pool/index.js'
+import type { ThinPool } from '../../src/pool/index.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
 import { filled } from '../support/thin-devices.js'

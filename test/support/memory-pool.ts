@@ -1,6 +1,6 @@
-import type { Bytes, DevId } from '../../src/base/index.js'
+import type { Bytes, Clock, DevId } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
-import { type Clock, type JournalFile, type PoolOptions, ThinPool } from '../../src/pool/index.js'
+import { type JournalFile, type PoolOptions, ThinPool } from '../../src/pool/index.js'
 import { MemoryStore } from './memory-store.js'
 
 /** A journal in memory. `reboot` gives it to the next boot, which must ignore its changes. */

@@ -6,8 +6,7 @@
  * single child. So then both paths are mended from the root down: before the walk goes into a node
  * it is given a minimum, and one to spare, by its neighbours.
  */
-import type { Block } from './block.js'
-import { NODE_LEAF } from './format.js'
+import type { Block } from '../blocks/block.js'
 import {
   checkSiblings,
   childAt,
@@ -24,7 +23,8 @@ import {
   slotFrom,
   slotOf,
   valueAt,
-} from './node.js'
+} from '../blocks/node.js'
+import { NODE_LEAF } from '../format.js'
 import {
   checkDepth,
   dropReader,
@@ -32,8 +32,8 @@ import {
   readNode,
   shadowChild,
   type TreeInfo,
-} from './tree-info.js'
-import { childEnd, countEntries, readBounded } from './tree-walk.js'
+} from './tree.js'
+import { childEnd, countEntries, readBounded } from './walk.js'
 
 const { POSITIVE_INFINITY } = Number
 

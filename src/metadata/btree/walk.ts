@@ -1,8 +1,17 @@
 /** Visits of whole subtrees, which change nothing. */
-import { ThinfsError } from '../base/index.js'
-import type { Block } from './block.js'
-import { childAt, isLeaf, keyAt, nrEntries, slotFrom, slotOf, valueAt, valueSize } from './node.js'
-import { checkDepth, passNode, readNode, type TreeInfo } from './tree-info.js'
+import { ThinfsError } from '../../base/index.js'
+import type { Block } from '../blocks/block.js'
+import {
+  childAt,
+  isLeaf,
+  keyAt,
+  nrEntries,
+  slotFrom,
+  slotOf,
+  valueAt,
+  valueSize,
+} from '../blocks/node.js'
+import { checkDepth, passNode, readNode, type TreeInfo } from './tree.js'
 
 /** @param at byte offset of the value in the leaf */
 export type VisitEntry = (key: number, leaf: Block, at: number) => void

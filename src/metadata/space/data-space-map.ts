@@ -3,12 +3,12 @@
  * they are needed and written back when a transaction ends.
  * Source: drivers/md/persistent-data/dm-space-map-disk.c.
  */
-import { ThinfsError } from '../base/index.js'
-import { BITMAP_KIND, nodeKind } from './block.js'
-import { BTree } from './btree.js'
-import { ENTRIES_PER_BITMAP, INDEX_ENTRY, MAX_DATA_BLOCKS } from './format.js'
+import { ThinfsError } from '../../base/index.js'
+import { BITMAP_KIND, nodeKind } from '../blocks/block.js'
+import type { Transaction } from '../blocks/transaction.js'
+import { BTree } from '../btree/btree.js'
+import { ENTRIES_PER_BITMAP, INDEX_ENTRY, MAX_DATA_BLOCKS } from '../format.js'
 import { type IndexEntry, SpaceMap, type SpaceMapRoot } from './space-map.js'
-import type { Transaction } from './transaction.js'
 
 export class DataSpaceMap extends SpaceMap {
   readonly #index: BTree

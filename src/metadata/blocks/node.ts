@@ -5,9 +5,9 @@
  * number of entries hold leftovers, which is how the kernel leaves them.
  * Source: drivers/md/persistent-data/dm-btree-internal.h.
  */
-import { readU64, ThinfsError, writeU64 } from '../base/index.js'
+import { readU64, ThinfsError, writeU64 } from '../../base/index.js'
+import { maxEntries, NODE, NODE_INTERNAL, NODE_LEAF } from '../format.js'
 import type { Block } from './block.js'
-import { maxEntries, NODE, NODE_INTERNAL, NODE_LEAF } from './format.js'
 
 const KEYS_AT = NODE.size
 /** Where the values of every internal node begin. */

@@ -4,15 +4,15 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { bytes, type DataBlock, type DevId, readU64 } from '../../src/base/index.js'
-import { METADATA_BLOCK_SIZE, NODE, NODE_LEAF } from '../../src/metadata/format.js'
 import {
   dataBlockOf,
   isShared,
   LookupTable,
   type MappingSource,
   UNMAPPED,
-} from '../../src/pool/lookup-table.js'
-import { PAGE_ENTRIES, PageCache } from '../../src/pool/page-cache.js'
+} from '../../src/device/lookup-table.js'
+import { PAGE_ENTRIES, PageCache } from '../../src/device/page-cache.js'
+import { METADATA_BLOCK_SIZE, NODE, NODE_LEAF } from '../../src/metadata/format.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 
 const PAGES = 4

@@ -13,20 +13,17 @@ import {
   type DataBlock,
   type DevId,
   isNoSpace,
-  KIB,
-  MIB,
+  Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
 import { MAX_TIME } from '../metadata/index.js'
+import type { BlockDevice } from './block-device.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
-import { Slice } from './slice.js'
-import type { ThinPool } from './thin-pool.js'
+import type { Provisioner } from './provisioner.js'
+import { MAX_IO, type WritePlan } from './write-plan.js'
 
-/** Largest single read or write, in bytes. Longer ones are the caller's to split. */
-export const MAX_IO = MIB
-const SMALLEST_BLOCK = 4 * KIB
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
 const PIECE_BLOCKS = 1024
 /** The end of a range of virtual blocks that ends nowhere. */
@@ -34,39 +31,13 @@ const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
 const LAST_SHARE_TIME = MAX_TIME - 4096
 
-const MAX_BLOCKS = MAX_IO / SMALLEST_BLOCK + 1
-// What resolve() found out about the request at hand. One request is resolved and executed at a
-// time, so all devices share it.
-/** Data block that the bytes go to. */
-const target = new Float64Array(MAX_BLOCKS)
-/** What has to happen to the mapping. */
-const action = new Uint8Array(MAX_BLOCKS)
-/** For UNSHARE: the data block that is shared. */
-const shared = new Float64Array(MAX_BLOCKS)
-/** Blocks taken for the request. */
-const fresh = new Float64Array(MAX_BLOCKS)
-/** What a shared block holds. */
-const whole = new Uint8Array(MAX_IO)
-
-/** Mapped by this device alone: written in place. */
-const IN_PLACE = 0
-/** Looks shared by its time, but nobody shares it any more: gets a new time. */
-const RESTAMP = 1
-/** Unmapped: gets a block. */
-const PROVISION = 2
-/** Really shared: gets a block, and the rest of the old one's content. */
-const UNSHARE = 3
-
 /** A range of bytes [from, to). */
 type Edge = readonly [from: number, to: number]
 
 /** What became of an attempt to write. */
 type Outcome = 'written' | 'no space' | 'not in memory'
 
-/** What #findRun found: a byte offset in the data store, or -1 for a hole. */
-let runBegin = -1
-
-export class ThinDevice {
+export class ThinDevice implements BlockDevice {
   readonly devId: DevId
   readonly table: LookupTable
   /** Virtual size. The end need not be the end of a block. */
@@ -79,11 +50,19 @@ export class ThinDevice {
   /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
   #endIsClear = false
   #clearing: Promise<void> | null = null
-  readonly #pool: ThinPool
+  readonly #pool: Provisioner
+  readonly #plan: WritePlan
   readonly #blockSize: number
+  /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
+  #runBegin = -1
 
-  constructor(pool: ThinPool, devId: DevId, size: Bytes, pages: PageCache) {
+  /**
+   * @param pages the pool's, which all of its devices share
+   * @param plan the same
+   */
+  constructor(pool: Provisioner, devId: DevId, size: Bytes, pages: PageCache, plan: WritePlan) {
     this.#pool = pool
+    this.#plan = plan
     this.devId = devId
     this.size = size
     this.#blockSize = pool.blockSize
@@ -101,8 +80,8 @@ export class ThinDevice {
     while (offset < end) {
       const next = this.#findRun(offset, end)
       const length = next - offset
-      if (runBegin < 0) buffer.fill(0, at, at + length)
-      else if (!this.#readNow(buffer, at, length, runBegin)) return false
+      if (this.#runBegin < 0) buffer.fill(0, at, at + length)
+      else if (!this.#readNow(buffer, at, length, this.#runBegin)) return false
       at += length
       offset = next
     }
@@ -114,7 +93,8 @@ export class ThinDevice {
     this.#mustBeReadable()
     const end = offset + size
     const next = this.#findRun(offset, end)
-    if (next === end && runBegin >= 0) return this.#readLater(buffer, at, size, runBegin)
+    if (next === end && this.#runBegin >= 0)
+      return this.#readLater(buffer, at, size, this.#runBegin)
     return this.#readRuns(offset, end, buffer, at)
   }
 
@@ -169,6 +149,16 @@ export class ThinDevice {
         .then(() => this.#discardNow(offset, length, waits, signal))
     }
     return this.#discardNow(offset, length, waits, signal)
+  }
+
+  /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
+  zero(offset: number, length: number): void | Promise<void> {
+    return this.discard(offset, length)
+  }
+
+  /** Makes everything that was acknowledged before the call durable. */
+  flush(): Promise<void> {
+    return this.#pool.flush(this.devId)
   }
 
   /**
@@ -334,66 +324,31 @@ export class ThinDevice {
     assert(size <= MAX_IO, 'writes are split before they come here')
     // The call may be the continuation of a wait.
     this.#mustBeReadable()
-    const blockSize = this.#blockSize
+    const plan = this.#plan
     const end = offset + size
-    const first = Math.floor(offset / blockSize)
-    const last = Math.floor((end - 1) / blockSize)
-    const count = this.#resolve(first, last)
-    const within = first === last && size < blockSize && this.#readsShared(0)
-    const hasKept = within
-      ? this.#readShared(0, 0, blockSize, waits)
-      : waits || this.#hasKept(first, offset, end)
-    if (!hasKept) return 'not in memory'
-    if (count > 0 && !this.#take(count, last - first + 1)) return 'no space'
+    plan.resolve(
+      this,
+      Math.floor(offset / this.#blockSize),
+      Math.floor((end - 1) / this.#blockSize),
+    )
+    if (!plan.readKept(offset, end, waits)) return 'not in memory'
+    if (!plan.take()) return 'no space'
     try {
-      if (within) {
-        // Read, changed and written as a whole: two system calls, not five.
-        whole.set(buffer.subarray(at, at + size), offset - first * blockSize)
-        this.#writeData(whole, 0, blockSize, target[0]! * blockSize)
-      } else {
-        this.#fillEdges(first, offset, end)
-        this.#writeRuns(first, last, offset, size, buffer, at)
-      }
+      plan.write(offset, size, buffer, at)
     } catch (err) {
-      this.#pool.giveBack(fresh, count)
-      this.#isRefused('write', err, target[0]!)
+      plan.giveBack()
+      this.#isRefused('write', err, plan.firstTarget)
       return 'no space'
     }
-    this.#remap(first, last)
-    if (count > 0) this.#pool.provisioned()
+    plan.remap()
+    if (plan.nrWanted > 0) this.#pool.provisioned()
     return 'written'
   }
 
-  /** Whether what a block keeps is read here, and not left to a store that shares it. */
-  #readsShared(i: number): boolean {
-    return action[i] === UNSHARE && !this.#pool.data.copiesShare && this.#blockSize <= MAX_IO
-  }
-
-  /** Whether what the outer blocks of [offset, end) keep of those that they share is in memory. */
-  #hasKept(first: number, offset: number, end: number): boolean {
-    const blockSize = this.#blockSize
-    const i = Math.floor((end - 1) / blockSize) - first
-    const before = offset - first * blockSize
-    const behind = (first + i + 1) * blockSize - end
-    if (before > 0 && this.#readsShared(0) && !this.#readShared(0, 0, before, false)) return false
-    if (behind === 0 || !this.#readsShared(i)) return true
-    return this.#readShared(i, blockSize - behind, behind, false)
-  }
-
-  /** Reads a part of a shared block. @returns false when it waits for a disk, which it may only if `waits` */
-  #readShared(i: number, skip: number, length: number, waits: boolean): boolean {
-    const { data } = this.#pool
-    const from = bytes(shared[i]! * this.#blockSize + skip)
-    try {
-      if (!waits) return data.readNow(whole, 0, length, from)
-      data.read(whole, 0, length, from)
-      return true
-    } catch (err) {
-      throw this.#pool.ioError('copy', err, this.devId, shared[i]!)
-    }
-  }
-
-  /** Has the store's cache hold the outer blocks of [offset, end). What cannot be read is met again. */
+  /**
+   * Brings what the outer blocks of [offset, end) hold into the store's cache. Ignores errors: the
+   * write itself meets them again, and tells of them.
+   */
   async #fetchKept(offset: number, end: number): Promise<void> {
     const blockSize = this.#blockSize
     const first = Math.floor(offset / blockSize)
@@ -407,112 +362,20 @@ export class ThinDevice {
     await Promise.allSettled(reads)
   }
 
-  /** Fills target, action and shared for the blocks. @returns how many need a data block */
-  #resolve(first: number, last: number): number {
-    const { mode, hasMetadataRoom } = this.#pool
-    const restamps = mode !== 'read_only' && mode !== 'fail' && hasMetadataRoom
-    let count = 0
-    for (let vblock = first; vblock <= last; vblock++) {
-      const i = vblock - first
-      const entry = this.table.get(vblock)
-      if (entry === UNMAPPED) {
-        action[i] = PROVISION
-        count++
-      } else if (!isShared(entry)) {
-        action[i] = IN_PLACE
-        target[i] = dataBlockOf(entry)
-      } else if (this.#pool.metadata.isReallyShared(this.devId, vblock as VirtualBlock)) {
-        action[i] = UNSHARE
-        shared[i] = dataBlockOf(entry)
-        count++
-      } else {
-        action[i] = restamps ? RESTAMP : IN_PLACE
-        target[i] = dataBlockOf(entry)
-      }
-    }
-    return count
-  }
-
-  /** Takes `count` blocks for those of the request that need one. @returns false when there are none */
-  #take(count: number, blocks: number, discards = false): boolean {
-    if (!this.#pool.allocate(fresh, count, discards)) return false
-    let taken = 0
-    for (let i = 0; i < blocks; i++) {
-      if (action[i]! >= PROVISION) target[i] = fresh[taken++]!
-      if (action[i] !== UNSHARE || target[i] !== shared[i]) continue
-      // The space map is wrong: all of them stay taken, for others may be somebody's too.
-      const what = `data block ${shared[i]} is mapped by device ${this.devId}, and free`
-      throw new ThinfsError('METADATA_CORRUPT', what)
-    }
-    return true
-  }
-
-  /** Fills what a new block holds outside of [offset, end): only the outer blocks have such parts. */
-  #fillEdges(first: number, offset: number, end: number): void {
-    const blockSize = this.#blockSize
-    const last = Math.floor((end - 1) / blockSize)
-    this.#fillPart(0, 0, offset - first * blockSize)
-    this.#fillPart(last - first, end - last * blockSize, blockSize)
-  }
-
-  #fillPart(i: number, from: number, to: number): void {
-    if (from >= to || action[i]! < PROVISION) return
-    const blockSize = this.#blockSize
-    const { data, freeMeansHole } = this.#pool
-    const at = bytes(target[i]! * blockSize + from)
-    const length = bytes(to - from)
-    this.#pool.wrote()
-    if (action[i] === UNSHARE) data.copy(bytes(shared[i]! * blockSize + from), at, length)
-    else if (!freeMeansHole) data.zero(at, length)
-  }
-
-  #writeRuns(
-    first: number,
-    last: number,
-    offset: number,
-    size: number,
-    buffer: Uint8Array,
-    at: number,
-  ): void {
-    const blockSize = this.#blockSize
-    const end = offset + size
-    let vblock = first
-    while (vblock <= last) {
-      const i = vblock - first
-      let run = 1
-      while (vblock + run <= last && target[i + run] === target[i]! + run) run++
-      const from = Math.max(offset, vblock * blockSize)
-      const to = Math.min(end, (vblock + run) * blockSize)
-      const where = target[i]! * blockSize + (from - vblock * blockSize)
-      this.#writeData(buffer, at + (from - offset), to - from, where)
-      vblock += run
-    }
-  }
-
-  /** Puts the mappings of the request in place. */
-  #remap(first: number, last: number): void {
-    for (let vblock = first; vblock <= last; vblock++) {
-      const i = vblock - first
-      if (action[i] === IN_PLACE) continue
-      const { time } = this.#pool.metadata
-      this.#pool.map(this.devId, vblock as VirtualBlock, target[i] as DataBlock, time)
-      this.table.set(vblock, target[i]!)
-    }
-  }
-
   #tryProvision(vblock: number): boolean {
     this.#mustBeWritable()
-    if (this.table.get(vblock) !== UNMAPPED) return true
-    if (!this.#pool.allocate(fresh, 1)) return false
-    action[0] = PROVISION
-    target[0] = fresh[0]!
+    const plan = this.#plan
+    plan.resolve(this, vblock, vblock)
+    if (!plan.startsUnmapped) return true
+    if (!plan.take()) return false
+    const end = (vblock + 1) * this.#blockSize
     try {
-      this.#fillPart(0, 0, this.#blockSize)
+      plan.fillAround(end, end)
     } catch (err) {
-      this.#pool.giveBack(fresh, 1)
-      return this.#isRefused('zero', err, target[0]!)
+      plan.giveBack()
+      return this.#isRefused('zero', err, plan.firstTarget)
     }
-    this.#remap(vblock, vblock)
+    plan.remap()
     return true
   }
 
@@ -611,30 +474,23 @@ export class ThinDevice {
 
   #tryZero(from: number, to: number): boolean {
     this.#mustBeWritable()
+    const plan = this.#plan
     const vblock = Math.floor(from / this.#blockSize)
-    const count = this.#resolve(vblock, vblock)
-    if (action[0] === PROVISION) return true
-    if (count > 0 && !this.#take(count, 1, true)) return false
-    const { data, freeMeansHole } = this.#pool
+    plan.resolve(this, vblock, vblock)
+    if (plan.startsUnmapped) return true
+    plan.readKept(from, to, true)
+    if (!plan.take(true)) return false
     try {
-      this.#fillEdges(vblock, from, to)
-      const skip = from - vblock * this.#blockSize
-      const at = bytes(target[0]! * this.#blockSize + skip)
-      // A new block is a hole there already.
-      if (action[0] !== UNSHARE || !freeMeansHole) {
-        this.#pool.wrote()
-        if (freeMeansHole) data.punch(at, bytes(to - from))
-        else data.zero(at, bytes(to - from))
-      }
+      plan.zero(from, to)
     } catch (err) {
-      this.#pool.giveBack(fresh, count)
-      return this.#isRefused('zero', err, target[0]!)
+      plan.giveBack()
+      return this.#isRefused('zero', err, plan.firstTarget)
     }
-    this.#remap(vblock, vblock)
+    plan.remap()
     return true
   }
 
-  /** Sets runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
+  /** Sets #runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
   #findRun(offset: number, end: number): number {
     const blockSize = this.#blockSize
     let vblock = Math.floor(offset / blockSize)
@@ -651,7 +507,7 @@ export class ThinDevice {
       run++
       offset += blockSize
     }
-    runBegin = block < 0 ? -1 : block * blockSize + skip
+    this.#runBegin = block < 0 ? -1 : block * blockSize + skip
     return Math.min(offset, end)
   }
 
@@ -668,8 +524,8 @@ export class ThinDevice {
     while (offset < end) {
       const next = this.#findRun(offset, end)
       const length = next - offset
-      if (runBegin < 0) buffer.fill(0, at, at + length)
-      else reads.push(this.#readLater(buffer, at, length, runBegin))
+      if (this.#runBegin < 0) buffer.fill(0, at, at + length)
+      else reads.push(this.#readLater(buffer, at, length, this.#runBegin))
       at += length
       offset = next
     }

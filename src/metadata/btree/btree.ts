@@ -5,8 +5,7 @@
  * there (`view` at `at`) before the tree is used again. So a lookup allocates nothing.
  * Source: drivers/md/persistent-data/dm-btree.c.
  */
-import type { Block } from './block.js'
-import { NODE_LEAF } from './format.js'
+import type { Block } from '../blocks/block.js'
 import {
   capacity,
   childAt,
@@ -19,10 +18,11 @@ import {
   slotFrom,
   slotOf,
   valueAt,
-} from './node.js'
-import { checkDepth, newNode, readNode, shadowNode, type TreeInfo } from './tree-info.js'
-import { removeRange } from './tree-remove.js'
-import { makeRoom, splitRoot } from './tree-room.js'
+} from '../blocks/node.js'
+import { NODE_LEAF } from '../format.js'
+import { removeRange } from './remove.js'
+import { makeRoom, splitRoot } from './room.js'
+import { checkDepth, newNode, readNode, shadowNode, type TreeInfo } from './tree.js'
 
 const NO_VIEW = new DataView(new ArrayBuffer(0))
 

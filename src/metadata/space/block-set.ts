@@ -1,4 +1,4 @@
-import { ENTRIES_PER_BITMAP } from './format.js'
+import { ENTRIES_PER_BITMAP } from '../format.js'
 
 const WORDS = ENTRIES_PER_BITMAP / 32
 

@@ -4,11 +4,11 @@
  * A clock: blocks that are not dirty or sealed leave in the order they came, those that were used
  * meanwhile get a second round.
  */
-import { bytes, readU64, ThinfsError, writeU64 } from '../base/index.js'
-import type { Store } from '../storage/index.js'
+import { bytes, readU64, ThinfsError, writeU64 } from '../../base/index.js'
+import type { Store } from '../../storage/index.js'
+import { METADATA_BLOCK_SIZE } from '../format.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
 import { checksum } from './checksum.js'
-import { METADATA_BLOCK_SIZE } from './format.js'
 import { checkNode, isLeaf } from './node.js'
 
 /** Blocks looked at for one that can leave, each time one comes. */

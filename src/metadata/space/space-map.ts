@@ -7,12 +7,12 @@
  * differ in where the entries that describe their bitmaps are kept.
  * Source: drivers/md/persistent-data/dm-space-map-common.c.
  */
-import { ThinfsError } from '../base/index.js'
-import { BITMAP_ENTRIES_AT, BITMAP_KIND, type Block, type BlockKind } from './block.js'
+import { ThinfsError } from '../../base/index.js'
+import { BITMAP_ENTRIES_AT, BITMAP_KIND, type Block, type BlockKind } from '../blocks/block.js'
+import type { Transaction } from '../blocks/transaction.js'
+import { BTree } from '../btree/btree.js'
+import { ENTRIES_PER_BITMAP } from '../format.js'
 import { BlockSet } from './block-set.js'
-import { BTree } from './btree.js'
-import { ENTRIES_PER_BITMAP } from './format.js'
-import type { Transaction } from './transaction.js'
 
 export interface SpaceMapRoot {
   nrBlocks: number

@@ -5,8 +5,7 @@
  * always, because it was handled on the way down.
  * Source: drivers/md/persistent-data/dm-btree.c.
  */
-import type { Block } from './block.js'
-import { NODE, NODE_INTERNAL } from './format.js'
+import type { Block } from '../blocks/block.js'
 import {
   capacity,
   checkSiblings,
@@ -21,8 +20,9 @@ import {
   setNrEntries,
   shareOut,
   valueSize,
-} from './node.js'
-import { newNode, readNode, shadowChild, type TreeInfo } from './tree-info.js'
+} from '../blocks/node.js'
+import { NODE, NODE_INTERNAL } from '../format.js'
+import { newNode, readNode, shadowChild, type TreeInfo } from './tree.js'
 
 /** A sibling takes entries over when it has this much room. */
 const SIBLING_ROOM = 8

@@ -5,9 +5,10 @@
  * allocated in this transaction and has one owner; else its shadow is, a copy at a new place.
  * Source: drivers/md/persistent-data/dm-transaction-manager.c.
  */
+
+import { METADATA_BLOCK_SIZE } from '../format.js'
 import { type Block, type BlockKind, DIRTY } from './block.js'
 import type { BlockCache } from './block-cache.js'
-import { METADATA_BLOCK_SIZE } from './format.js'
 
 /** Reference counts of metadata blocks; what the metadata space map is to a transaction. */
 export interface MetadataCounts {

@@ -1,4 +1,4 @@
-import { BITMAP, INDEX_BLOCK, METADATA_BLOCK_SIZE, SALT } from './format.js'
+import { BITMAP, INDEX_BLOCK, METADATA_BLOCK_SIZE, SALT } from '../format.js'
 
 /** What a metadata block is used as. A block has one use: found in another one, it is corruption. */
 export interface BlockKind {

@@ -1,8 +1,8 @@
 /** What the parts of the B-tree share: what a tree is made of, and copy on write of its nodes. */
-import { ThinfsError } from '../base/index.js'
-import type { Block, BlockKind } from './block.js'
-import { childAt, initNode, isLeaf, nrEntries, setChildAt, valueAt } from './node.js'
-import type { Transaction } from './transaction.js'
+import { ThinfsError } from '../../base/index.js'
+import type { Block, BlockKind } from '../blocks/block.js'
+import { childAt, initNode, isLeaf, nrEntries, setChildAt, valueAt } from '../blocks/node.js'
+import type { Transaction } from '../blocks/transaction.js'
 
 /** Counts what the values of a tree's leaves refer to. */
 export interface ValueRefs {

@@ -1,0 +1,66 @@
+/**
+ * Time, and how the work of one thread is shared out: requests first, long work in slices.
+ */
+
+/** Time, injected so that tests own it. */
+export interface Clock {
+  /** Milliseconds, monotonic. */
+  now(): number
+  /** Calls `fn` once after `ms`. @returns cancels it */
+  after(ms: number, fn: () => void): () => void
+  /**
+   * Resolves after waiting requests had their turn, and one at a time: between the slices of long
+   * work, of which there may be several. See `Slice`.
+   */
+  yield(): Promise<void>
+}
+
+/** How long work that is not a request keeps requests waiting, in milliseconds. */
+const SLICE_MS = 2
+
+/**
+ * Cuts long work by time: `if (slice.isOver) await slice.yield()` between two pieces, each of which
+ * takes far less than a slice. Whoever continues asks again whether what it works on is still there.
+ */
+export class Slice {
+  readonly #clock: Clock
+  #end: number
+
+  constructor(clock: Clock) {
+    this.#clock = clock
+    this.#end = clock.now() + SLICE_MS
+  }
+
+  get isOver(): boolean {
+    return this.#clock.now() >= this.#end
+  }
+
+  /** Lets requests that wait have their turn. */
+  async yield(): Promise<void> {
+    await this.#clock.yield()
+    this.#end = this.#clock.now() + SLICE_MS
+  }
+}
+
+/** Long works that wait for their next slice: all of a process share its thread. */
+const waiting: (() => void)[] = []
+
+/** Lets one of them go on; requests have their turn before the next. */
+function nextTurn(): void {
+  waiting.shift()!()
+  if (waiting.length > 0) setImmediate(nextTurn)
+}
+
+/** The clock of the running process. Timers do not keep it alive. */
+export const SYSTEM_CLOCK: Clock = {
+  now: () => performance.now(),
+  after(ms, fn) {
+    const timer = setTimeout(fn, ms)
+    timer.unref()
+    return () => clearTimeout(timer)
+  },
+  yield: () =>
+    new Promise(resolve => {
+      if (waiting.push(resolve) === 1) setImmediate(nextTurn)
+    }),
+}
