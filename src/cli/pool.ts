@@ -39,8 +39,10 @@ export async function withDaemonOr<T>(
   use: (admin: PoolAdmin, place: PoolPlace) => Promise<T>,
   useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
-  const place = placeOfPool(reference)
-  const daemon = await connectDaemon(place)
+  const reads = access === 'read'
+  const place = placeOf(findPool(reference), { reads })
+  // Of another user's copy nobody is asked, whoever listens there.
+  const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
   if (daemon) {
     try {
       return await use(daemon, place)
@@ -48,8 +50,8 @@ export async function withDaemonOr<T>(
       daemon.close()
     }
   }
-  const config = await configOf(reference)
-  const files = lockPool(config, access === 'read')
+  const config = await configOf(reference, reads)
+  const files = lockPool(config, reads)
   try {
     return await useFiles(config, files)
   } finally {
@@ -77,10 +79,13 @@ export async function withDaemonOf(
 /** @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED */
 export const placeOfPool = (reference: string): PoolPlace => placeOf(findPool(reference))
 
-/** @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED */
-export async function configOf(reference: string): Promise<PoolConfig> {
+/**
+ * @param reads nothing will be written: another user's copy will do for root
+ * @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED
+ */
+export async function configOf(reference: string, reads = false): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')
-  return loadConfig(findPool(reference))
+  return loadConfig(findPool(reference), { reads })
 }
 
 /**

@@ -25,7 +25,7 @@ import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
 import type { PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
-import { mustBeTrusted } from './trust.js'
+import { mustBeOf, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
 /** Problems that are looked up in the file, to tell of the first of them. */
@@ -37,12 +37,14 @@ const ALIASES_MAX = 100
 
 /**
  * Reads and checks a pool.yaml.
+ * @param options.reads nothing will be written, nor anybody asked: root may read another user's copy
  * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed; NOT_TRUSTED when
  *   another user could have written it, or what thinfs keeps beside it
  */
-export function loadConfig(path: string): PoolConfig {
-  const { file } = placeOf(path)
-  return parseConfig(readText(file, path), path, file)
+export function loadConfig(path: string, { reads = false } = {}): PoolConfig {
+  const { file, ofUser } = placeOf(path, { reads })
+  const config = parseConfig(readText(file, path, ofUser), path, file)
+  return ofUser === undefined ? config : { ...config, ofUser }
 }
 
 /**
@@ -98,9 +100,9 @@ function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
 const isToken = (token: CST.Token | null | undefined): token is CST.Token => !!token
 
 /** What stands in the file. */
-function readText(file: string, path: string): string {
+function readText(file: string, path: string, ofUser: number | undefined): string {
   try {
-    return new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path))
+    return new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path, ofUser))
   } catch (err) {
     if (err instanceof ThinfsError) throw err
     const isUtf8 = (err as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA'
@@ -111,11 +113,13 @@ function readText(file: string, path: string): string {
   }
 }
 
-function readTrusted(file: string, path: string): Buffer {
-  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+function readTrusted(file: string, path: string, ofUser: number | undefined): Buffer {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+  const fd = openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
   try {
     const stat = fstatSync(fd)
-    mustBeTrusted(path, stat)
+    if (ofUser === undefined) mustBeTrusted(path, stat)
+    else mustBeOf(ofUser, path, stat)
     if (stat.size > FILE_SIZE_MAX) {
       throw new ThinfsError('BAD_CONFIG', `${path}: has ${stat.size} bytes; 1 MiB is allowed`)
     }

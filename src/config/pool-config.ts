@@ -7,6 +7,8 @@ export interface PoolPlace {
   file: string
   /** Its folder: volumes.json, journal, log and control socket live there. */
   folder: string
+  /** Set for another user's copy of a pool, which root only reads: his id. All of it has to be his. */
+  ofUser?: number
 }
 
 export interface PoolConfig extends PoolPlace {

@@ -41,6 +41,8 @@ export interface Machine {
    * @returns what thaws it; null when there is none
    */
   freeze(device: Device): Promise<(() => Promise<void>) | null>
+  /** Thaws what a service has frozen that was killed. */
+  thaw(device: Device): Promise<void>
   /** How many have the device open; tables that name it not counted. */
   openCount(device: Device): Promise<number>
   /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
@@ -66,14 +68,15 @@ export interface Line {
 type Flags = number
 
 export class Devices {
-  readonly table = new DeviceTable()
+  readonly table: DeviceTable
   readonly #engine: TableEngine
   readonly #machine: Machine
   readonly #below: Below
-  /** Called when a device is there, has other tables, or is gone. */
-  onChange: () => void = () => {}
+  /** Called when a device is there, has changed, or is gone, before who has asked for that is told. */
+  onChange: (device: Device) => void = () => {}
 
-  constructor(engine: TableEngine, machine: Machine) {
+  constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
+    this.table = table
     this.#engine = engine
     this.#machine = machine
     this.#below = {
@@ -96,11 +99,11 @@ export class Devices {
       (minor !== null && this.table.get(minor) !== undefined)
     if (isTaken) throw refused('EBUSY', `${name}: name, uuid or number is in use`)
     for (let nr = minor ?? this.table.freeMinor(); ; nr = this.table.freeMinor(nr + 1)) {
-      const device = new Device(nr, name, uuid)
+      const device = new Device({ major: this.table.major, minor: nr }, name, uuid)
       this.table.add(device)
       try {
         await device.exclusively(() => this.#bring(device))
-        this.onChange()
+        this.onChange(device)
         return device
       } catch (err) {
         this.table.delete(device)
@@ -171,7 +174,11 @@ export class Devices {
 
   async #suspend(device: Device, flags: Flags): Promise<void> {
     if ((flags & DM_FLAG.SKIP_LOCKFS) === 0 && device.live !== null) {
+      // Whoever follows a service that is killed meanwhile has to know that it may be frozen.
+      device.freezing = true
+      this.onChange(device)
       device.thaw = await this.#machine.freeze(device)
+      device.freezing = device.thaw !== null
       if (device.thaw === null) await this.#machine.loops.sync(device.minor)
     }
     try {
@@ -235,6 +242,7 @@ export class Devices {
     const { thaw } = device
     device.thaw = null
     await thaw?.()
+    device.freezing = false
   }
 
   /**
@@ -288,20 +296,22 @@ export class Devices {
     this.table.delete(device)
     this.#machine.linkDown(device)
     device.event()
-    for (const table of tables) this.#drop(table)
-    this.onChange()
+    this.onChange(device)
+    await Promise.all(tables.map(table => this.#dropped(table)))
   }
 
   /** Nobody has the device's file open any more: its loop device is gone. */
   closed(minor: number): void {
     const device = this.table.get(minor)
-    if (device?.deferredRemove) this.#removeLater(device)
+    if (device?.deferredRemove) void this.#removeLater(device)
   }
 
-  #removeLater(device: Device): void {
-    this.#change(device, async () => {
+  /** Never fails: whoever has it keeps it. */
+  async #removeLater(device: Device): Promise<void> {
+    const done = this.#change(device, async () => {
       if (device.deferredRemove) await this.#tryRemove(device, true)
-    }).catch(() => {})
+    })
+    await done.catch(() => {})
   }
 
   /** @throws EBUSY when it is going already */
@@ -321,7 +331,7 @@ export class Devices {
     device.names.add(name)
     this.#machine.linkUp(device, udevFlags)
     device.event()
-    this.onChange()
+    this.onChange(device)
   }
 
   setUuid(device: Device, uuid: string): void {
@@ -329,7 +339,7 @@ export class Devices {
     if (this.table.byUuid(uuid) !== undefined) throw refused('EBUSY', `${uuid} is in use`)
     device.uuid = uuid
     device.event()
-    this.onChange()
+    this.onChange(device)
   }
 
   /** @returns the target's answer, if it gives one */
@@ -352,8 +362,10 @@ export class Devices {
     return plain.map((line, i) => line ?? lines[i] ?? '')
   }
 
-  async openCount(device: Device): Promise<number> {
-    return this.table.holdersOf(device.number) + (await this.#machine.openCount(device))
+  /** @param isNeeded whether who asks wants to know: to look for openers takes time */
+  async openCount(device: Device, isNeeded = true): Promise<number> {
+    const holders = this.table.holdersOf(device.number)
+    return isNeeded ? holders + (await this.#machine.openCount(device)) : holders
   }
 
   /**
@@ -384,6 +396,22 @@ export class Devices {
     for (const { suspended, minor } of all) if (suspended) await engine.suspend(minor, false)
   }
 
+  /** Puts a device of an earlier service in its place, before the engine is told. */
+  async restore(device: Device): Promise<void> {
+    this.table.add(device)
+    for (const table of [device.live, device.inactive]) if (table !== null) await this.#hold(table)
+  }
+
+  /** Goes on where the earlier service has stopped, when the engine serves. */
+  async restored(device: Device): Promise<void> {
+    if (device.freezing) {
+      device.thaw = async () => await this.#machine.thaw(device)
+      if (!device.suspended) await this.#thaw(device)
+    }
+    if (device.deferredRemove) await this.#removeLater(device)
+    if (!device.gone) await this.#machine.loops.ensure(device.minor)
+  }
+
   /** @throws ENXIO when it went before its turn came */
   #change<T>(device: Device, act: () => Promise<T>): Promise<T> {
     return device.exclusively(async () => {
@@ -391,7 +419,7 @@ export class Devices {
       try {
         return await act()
       } finally {
-        this.onChange()
+        this.onChange(device)
       }
     })
   }
@@ -411,15 +439,23 @@ export class Devices {
     this.table.hold(table)
   }
 
+  /** A table is no more. */
   #drop(table: Table): void {
+    void this.#dropped(table)
+  }
+
+  /** As `#drop`; resolves when the devices are removed that had waited for it. */
+  async #dropped(table: Table): Promise<void> {
     const free = this.table.release(table)
     for (const device of dependenciesOf(table)) {
       if (this.table.at(device) === undefined) this.#machine.unclaim(device)
     }
-    for (const number of free) {
-      const device = this.table.at(number)
-      if (device?.deferredRemove) this.#removeLater(device)
-    }
+    await Promise.all(
+      free.map(async number => {
+        const device = this.table.at(number)
+        if (device?.deferredRemove) await this.#removeLater(device)
+      }),
+    )
   }
 
   #resolve(targets: readonly LineTarget[]): Promise<Target[]> {
@@ -565,8 +601,9 @@ function mustMix(target: LineTarget, before: readonly LineTarget[], readOnly: bo
   }
 }
 
-/** A pool stays a pool. */
+/** A pool stays a pool, or becomes an error. */
 function mustReplace(targets: readonly LineTarget[], live: Table | null): void {
-  if (live?.targets[0]?.type !== 'thin-pool' || targets[0]?.type === 'thin-pool') return
+  const fits = targets.some(({ type }) => type === 'thin-pool' || type === 'error')
+  if (live?.targets[0]?.type !== 'thin-pool' || fits) return
   throw refused('EINVAL', "can't replace immutable target type thin-pool")
 }

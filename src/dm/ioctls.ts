@@ -27,6 +27,7 @@ import {
 } from './abi.js'
 import { type Device, dependenciesOf, type Table } from './device-table.js'
 import type { Devices, Line, Machine } from './devices.js'
+import { isDoneAlready } from './engine-link.js'
 import { LOOP_MAJOR } from './loops.js'
 import { paramsOf, refused, splitWords, TARGET_VERSIONS } from './targets.js'
 
@@ -39,6 +40,8 @@ export interface Caller {
   pid: number
   /** Aborted when it has got a signal. */
   signal: AbortSignal
+  /** A service that was killed may have carried the call out. */
+  isResent?: boolean
   /** So many bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
   readBehind(length: number): Promise<Buffer>
 }
@@ -64,6 +67,7 @@ export interface Answer {
 interface Call {
   pid: number
   signal: AbortSignal
+  isResent: boolean
   flags: number
   eventNr: number
   targetCount: number
@@ -77,6 +81,8 @@ interface Call {
   /** Bytes that the payload of the answer may have. */
   room: number
   payload: Buffer | null
+  /** What the answer says for `dataSize` without a payload. */
+  answerSize: number
 }
 
 /** Loop devices that are not ours: LVM takes them for devices of device-mapper. */
@@ -123,17 +129,24 @@ export class Ioctls {
       await this.#run(command, call)
       return { errno: 0, header: encode(header, call), payload: call.payload }
     } catch (err) {
+      if (caller.isResent && isDone(command, errnoOf(err))) {
+        return { errno: 0, header, payload: null }
+      }
       onError(command, err)
       const errno = ERRNOS[errnoOf(err)] ?? constants.errno.EIO
       return { errno, header, payload: null }
     }
   }
 
-  #callOf(given: ReturnType<typeof DM_IOCTL.read>, buffer: Buffer, { pid, signal }: Caller): Call {
+  #callOf(
+    given: ReturnType<typeof DM_IOCTL.read>,
+    buffer: Buffer,
+    { pid, signal, isResent }: Caller,
+  ): Call {
     const { dataSize, dataStart } = given
     const { BUFFER_FULL, UEVENT_GENERATED, SECURE_DATA, DATA_OUT } = DM_FLAG
     return {
-      ...{ pid, signal },
+      ...{ pid, signal, isResent: isResent ?? false },
       flags: given.flags & ~(BUFFER_FULL | UEVENT_GENERATED | SECURE_DATA | DATA_OUT),
       eventNr: given.eventNr,
       targetCount: given.targetCount,
@@ -145,6 +158,7 @@ export class Ioctls {
       data: dataStart < DM_IOCTL_DATA ? Buffer.alloc(0) : buffer.subarray(dataStart, dataSize),
       room: Math.max(0, dataSize - DM_IOCTL.size),
       payload: null,
+      answerSize: DM_IOCTL_DATA,
     }
   }
 
@@ -152,7 +166,9 @@ export class Ioctls {
     const devices = this.#devices
     switch (command) {
       case 'REMOVE_ALL':
-        return await devices.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        await devices.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        call.answerSize = call.room + DM_IOCTL.size
+        return
       case 'LIST_DEVICES':
         return this.#list(call)
       case 'LIST_VERSIONS':
@@ -165,7 +181,11 @@ export class Ioctls {
       case 'DEV_CREATE': {
         const isAsked = (call.flags & DM_FLAG.PERSISTENT_DEV) !== 0
         const minor = isAsked ? decodeDevice(call.dev).minor : null
-        const device = await devices.create(call.name, call.uuid, minor)
+        const earlier = call.isResent ? devices.table.byName(call.name) : undefined
+        const device =
+          earlier?.ready && earlier.uuid === call.uuid
+            ? earlier
+            : await devices.create(call.name, call.uuid, minor)
         call.flags &= ~DM_FLAG.INACTIVE_PRESENT
         return await this.#describe(call, device)
       }
@@ -250,7 +270,7 @@ export class Ioctls {
   /** What all commands on a device say about it. */
   async #describe(call: Call, device: Device): Promise<void> {
     const isCounted = (call.flags & DM_FLAG.SKIP_BDGET) === 0
-    call.openCount = isCounted ? await this.#devices.openCount(device) : 0
+    call.openCount = await this.#devices.openCount(device, isCounted)
     const queriesInactive = (call.flags & DM_FLAG.QUERY_INACTIVE_TABLE) !== 0
     const shown = queriesInactive ? device.inactive : device.live
     set(call, DM_FLAG.SUSPEND, device.suspended)
@@ -276,7 +296,10 @@ export class Ioctls {
       ? table.targets.map(paramsOf)
       : await this.#devices.statusLines(device, table, flush)
     call.targetCount = table.targets.length
-    fill(call, specsOf(table.targets.map((target, i) => ({ ...target, params: lines[i]! }))))
+    fillLines(
+      call,
+      table.targets.map((target, i) => ({ ...target, params: lines[i]! })),
+    )
   }
 
   async #dependencies(call: Call): Promise<void> {
@@ -315,7 +338,7 @@ export class Ioctls {
     call.targetCount = 1
     call.openCount = 1
     call.eventNr = 0
-    fill(call, specsOf([{ start: 0, length: size, type: 'linear', params: '' }]))
+    fillLines(call, [{ start: 0, length: size, type: 'linear', params: '' }])
   }
 
   #list(call: Call): void {
@@ -326,7 +349,9 @@ export class Ioctls {
         return isWanted && ready && !gone
       })
       .sort((a, b) => (a.name < b.name ? -1 : 1))
-    fill(call, namesOf(devices))
+    // A number of 0, which says that there is none, has to fit all the same.
+    if (devices.length === 0 && call.room < 8) call.flags |= DM_FLAG.BUFFER_FULL
+    else fill(call, namesOf(devices, (call.flags & DM_FLAG.UUID) !== 0))
   }
 
   async #rename(call: Call): Promise<void> {
@@ -341,6 +366,8 @@ export class Ioctls {
     if (setsUuid) this.#devices.setUuid(device, name)
     else this.#devices.rename(device, name, udevFlags)
     await this.#describe(call, device)
+    // The kernel does not look for another table here.
+    call.flags &= ~DM_FLAG.INACTIVE_PRESENT
   }
 
   async #message(call: Call): Promise<void> {
@@ -358,7 +385,10 @@ export class Ioctls {
       }
       await this.#devices.keep(device)
     } else {
-      answer = await this.#devices.message(device, sector, words)
+      answer = await this.#devices.message(device, sector, words).catch(err => {
+        if (call.isResent && isDoneAlready(words, errnoOf(err))) return null
+        throw err
+      })
     }
     await this.#describe(call, device)
     if (answer === null) return
@@ -366,6 +396,10 @@ export class Ioctls {
     fill(call, Buffer.from(`${answer}\0`))
   }
 }
+
+/** Whether the error of a call that comes again says that it was carried out. */
+const isDone = (command: DmCommand, errno: string): boolean =>
+  (command === 'DEV_REMOVE' || command === 'DEV_RENAME') && errno === 'ENXIO'
 
 async function interruptible(device: Device, signal: AbortSignal): Promise<void> {
   try {
@@ -406,32 +440,41 @@ function linesOf({ data, targetCount }: Call): Line[] {
   return lines
 }
 
-function specsOf(lines: readonly Line[]): Buffer {
+/** Lines as records, as far as there is room. */
+function fillLines(call: Call, lines: readonly Line[]): void {
+  const parts: Buffer[] = []
   let next = 0
-  const parts = lines.map(({ start, length, type, params }) => {
+  let end = 0
+  for (const { start, length, type, params } of lines) {
     const text = Buffer.from(`${params}\0`)
+    end = next + DM_TARGET_SPEC.size + text.length
+    if (end > call.room) {
+      call.flags |= DM_FLAG.BUFFER_FULL
+      break
+    }
     const spec = Buffer.alloc(align(DM_TARGET_SPEC.size + text.length))
     next += spec.length
     DM_TARGET_SPEC.write(viewOf(spec), 0, { sectorStart: start, length, status: 0, next })
     spec.write(type, DM_TARGET_SPEC.at.targetType, 15)
     text.copy(spec, DM_TARGET_SPEC.size)
-    return spec
-  })
-  return Buffer.concat(parts)
+    parts.push(spec)
+    call.payload = Buffer.concat(parts).subarray(0, end)
+  }
 }
 
-function namesOf(devices: readonly Device[]): Buffer {
-  if (devices.length === 0) return Buffer.alloc(align(DM_NAME_LIST.size))
+/** @param withUuids who asks knows that they can follow */
+function namesOf(devices: readonly Device[], withUuids: boolean): Buffer {
   return chain(devices, ({ name, uuid, eventNr, number }) => {
     const head = DM_NAME_LIST.size + Buffer.byteLength(name) + 1
     const event = align(head)
     const end = event + DM_NAME_LIST_EVENT.size
-    const record = Buffer.alloc(uuid === '' ? end : align(end + Buffer.byteLength(uuid) + 1))
+    const hasUuid = withUuids && uuid !== ''
+    const record = Buffer.alloc(hasUuid ? align(end + Buffer.byteLength(uuid) + 1) : end)
     const view = viewOf(record)
     DM_NAME_LIST.write(view, 0, { dev: encodeDevice(number) })
     record.write(name, DM_NAME_LIST.size)
-    DM_NAME_LIST_EVENT.write(view, event, { eventNr, flags: uuid === '' ? 2 : 1 })
-    record.write(uuid, end)
+    DM_NAME_LIST_EVENT.write(view, event, { eventNr, flags: withUuids ? (hasUuid ? 1 : 2) : 0 })
+    if (hasUuid) record.write(uuid, end)
     return { record, nextAt: DM_NAME_LIST.at.next }
   })
 }
@@ -474,9 +517,9 @@ function fill(call: Call, payload: Buffer): void {
 }
 
 function encode(header: Buffer, call: Call): Buffer {
-  const { payload, targetCount, openCount, flags, eventNr, dev, name, uuid } = call
+  const { payload, targetCount, openCount, flags, eventNr, dev, name, uuid, answerSize } = call
   DM_IOCTL.write(viewOf(header), 0, {
-    dataSize: payload === null ? DM_IOCTL_DATA : DM_IOCTL.size + payload.length,
+    dataSize: payload === null ? answerSize : DM_IOCTL.size + payload.length,
     dataStart: payload === null ? call.dataStart : DM_IOCTL.size,
     ...{ targetCount, openCount, flags: flags >>> 0, eventNr, dev },
   })
