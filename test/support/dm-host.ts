@@ -12,15 +12,17 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { Test } from 'tap'
 import type { DmStatus } from '../../src/dm/index.js'
+import { LET_GO } from './mount-namespace.js'
 import { attempt, type Outcome } from './mounted-pool.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** LVM's archives are not for tests, and its monitor is a process that stays. */
-const NAMESPACE = `
+const NAMESPACE = `${LET_GO}
 mount -t tmpfs thinfs-test /run
 for folder in /etc/lvm/archive /etc/lvm/backup; do
   [ ! -d $folder ] || mount -t tmpfs thinfs-test $folder
 done
+let_go /none
 echo
 exec sleep 1000
 `
