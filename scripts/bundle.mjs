@@ -5,7 +5,7 @@
  * The native addon of crc32 stays outside, and so does pino-pretty, which a foreground mount alone
  * loads. dist/LICENSES has the licences of all that went in.
  */
-import { readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'rolldown'
 
@@ -38,7 +38,6 @@ const { output } = await build({
   preserveEntrySignatures: 'allow-extension',
   output: {
     dir: 'dist',
-    cleanDir: true,
     format: 'esm',
     sourcemap: true,
     chunkFileNames: 'chunks/[name]-[hash].js',
@@ -48,6 +47,12 @@ const { output } = await build({
     },
   },
 })
+
+// Not before the new ones are there: somebody may be running what is built.
+const written = new Set(output.flatMap(({ fileName }) => [fileName, `${fileName}.map`]))
+for (const name of readdirSync('dist/chunks').map(name => `chunks/${name}`)) {
+  if (!written.has(name)) rmSync(join('dist', name))
+}
 
 const modules = output.flatMap(({ modules }) => Object.keys(modules ?? {}))
 const packages = modules.flatMap(id => /\/node_modules\/((@[^/]+\/)?[^/]+)/.exec(id)?.[1] ?? [])

@@ -32,7 +32,7 @@ export function dependenciesOf(table: Table | null): DeviceNumber[] {
 }
 
 export class Device {
-  readonly minor: number
+  readonly number: DeviceNumber
   name: string
   uuid: string
   live: Table | null = null
@@ -52,15 +52,15 @@ export class Device {
   #last: Promise<unknown> = Promise.resolve()
   readonly #waiters = new Set<() => void>()
 
-  constructor(minor: number, name: string, uuid: string) {
-    this.minor = minor
+  constructor(number: DeviceNumber, name: string, uuid: string) {
+    this.number = number
     this.name = name
     this.uuid = uuid
     this.names = new Set([name])
   }
 
-  get number(): DeviceNumber {
-    return { major: LOOP_MAJOR, minor: this.minor }
+  get minor(): number {
+    return this.number.minor
   }
 
   /** One change at a time, in the order in which they were asked for. */
@@ -102,6 +102,14 @@ export class DeviceTable {
   readonly #devices = new Map<number, Device>()
   /** How many tables name a device, by its number. */
   readonly #holders = new Map<string, number>()
+  /** Of all our devices. */
+  readonly major: number
+  readonly #firstMinor: number
+
+  constructor(major = LOOP_MAJOR, firstMinor = FIRST_MINOR) {
+    this.major = major
+    this.#firstMinor = firstMinor
+  }
 
   get(minor: number): Device | undefined {
     return this.#devices.get(minor)
@@ -109,7 +117,7 @@ export class DeviceTable {
 
   /** The device that a number names, if it is ours. */
   at({ major, minor }: DeviceNumber): Device | undefined {
-    return major === LOOP_MAJOR ? this.get(minor) : undefined
+    return major === this.major ? this.get(minor) : undefined
   }
 
   byName(name: string): Device | undefined {
@@ -133,7 +141,7 @@ export class DeviceTable {
   }
 
   /** The lowest minor of ours that nobody has, from `from` on. */
-  freeMinor(from = FIRST_MINOR): number {
+  freeMinor(from = this.#firstMinor): number {
     let minor = from
     while (this.#devices.has(minor)) minor++
     return minor

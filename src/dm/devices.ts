@@ -66,14 +66,15 @@ export interface Line {
 type Flags = number
 
 export class Devices {
-  readonly table = new DeviceTable()
+  readonly table: DeviceTable
   readonly #engine: TableEngine
   readonly #machine: Machine
   readonly #below: Below
   /** Called when a device is there, has other tables, or is gone. */
   onChange: () => void = () => {}
 
-  constructor(engine: TableEngine, machine: Machine) {
+  constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
+    this.table = table
     this.#engine = engine
     this.#machine = machine
     this.#below = {
@@ -96,7 +97,7 @@ export class Devices {
       (minor !== null && this.table.get(minor) !== undefined)
     if (isTaken) throw refused('EBUSY', `${name}: name, uuid or number is in use`)
     for (let nr = minor ?? this.table.freeMinor(); ; nr = this.table.freeMinor(nr + 1)) {
-      const device = new Device(nr, name, uuid)
+      const device = new Device({ major: this.table.major, minor: nr }, name, uuid)
       this.table.add(device)
       try {
         await device.exclusively(() => this.#bring(device))
@@ -288,20 +289,22 @@ export class Devices {
     this.table.delete(device)
     this.#machine.linkDown(device)
     device.event()
-    for (const table of tables) this.#drop(table)
     this.onChange()
+    await Promise.all(tables.map(table => this.#dropped(table)))
   }
 
   /** Nobody has the device's file open any more: its loop device is gone. */
   closed(minor: number): void {
     const device = this.table.get(minor)
-    if (device?.deferredRemove) this.#removeLater(device)
+    if (device?.deferredRemove) void this.#removeLater(device)
   }
 
-  #removeLater(device: Device): void {
-    this.#change(device, async () => {
+  /** Never fails: whoever has it keeps it. */
+  async #removeLater(device: Device): Promise<void> {
+    const done = this.#change(device, async () => {
       if (device.deferredRemove) await this.#tryRemove(device, true)
-    }).catch(() => {})
+    })
+    await done.catch(() => {})
   }
 
   /** @throws EBUSY when it is going already */
@@ -352,8 +355,10 @@ export class Devices {
     return plain.map((line, i) => line ?? lines[i] ?? '')
   }
 
-  async openCount(device: Device): Promise<number> {
-    return this.table.holdersOf(device.number) + (await this.#machine.openCount(device))
+  /** @param isNeeded whether who asks wants to know: to look for openers takes time */
+  async openCount(device: Device, isNeeded = true): Promise<number> {
+    const holders = this.table.holdersOf(device.number)
+    return isNeeded ? holders + (await this.#machine.openCount(device)) : holders
   }
 
   /**
@@ -411,15 +416,23 @@ export class Devices {
     this.table.hold(table)
   }
 
+  /** A table is no more. */
   #drop(table: Table): void {
+    void this.#dropped(table)
+  }
+
+  /** As `#drop`; resolves when the devices are removed that had waited for it. */
+  async #dropped(table: Table): Promise<void> {
     const free = this.table.release(table)
     for (const device of dependenciesOf(table)) {
       if (this.table.at(device) === undefined) this.#machine.unclaim(device)
     }
-    for (const number of free) {
-      const device = this.table.at(number)
-      if (device?.deferredRemove) this.#removeLater(device)
-    }
+    await Promise.all(
+      free.map(async number => {
+        const device = this.table.at(number)
+        if (device?.deferredRemove) await this.#removeLater(device)
+      }),
+    )
   }
 
   #resolve(targets: readonly LineTarget[]): Promise<Target[]> {
@@ -565,8 +578,9 @@ function mustMix(target: LineTarget, before: readonly LineTarget[], readOnly: bo
   }
 }
 
-/** A pool stays a pool. */
+/** A pool stays a pool, or becomes an error. */
 function mustReplace(targets: readonly LineTarget[], live: Table | null): void {
-  if (live?.targets[0]?.type !== 'thin-pool' || targets[0]?.type === 'thin-pool') return
+  const fits = targets.some(({ type }) => type === 'thin-pool' || type === 'error')
+  if (live?.targets[0]?.type !== 'thin-pool' || fits) return
   throw refused('EINVAL', "can't replace immutable target type thin-pool")
 }

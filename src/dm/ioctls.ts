@@ -77,6 +77,8 @@ interface Call {
   /** Bytes that the payload of the answer may have. */
   room: number
   payload: Buffer | null
+  /** What the answer says for `dataSize` without a payload. */
+  answerSize: number
 }
 
 /** Loop devices that are not ours: LVM takes them for devices of device-mapper. */
@@ -145,6 +147,7 @@ export class Ioctls {
       data: dataStart < DM_IOCTL_DATA ? Buffer.alloc(0) : buffer.subarray(dataStart, dataSize),
       room: Math.max(0, dataSize - DM_IOCTL.size),
       payload: null,
+      answerSize: DM_IOCTL_DATA,
     }
   }
 
@@ -152,7 +155,9 @@ export class Ioctls {
     const devices = this.#devices
     switch (command) {
       case 'REMOVE_ALL':
-        return await devices.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        await devices.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        call.answerSize = call.room + DM_IOCTL.size
+        return
       case 'LIST_DEVICES':
         return this.#list(call)
       case 'LIST_VERSIONS':
@@ -250,7 +255,7 @@ export class Ioctls {
   /** What all commands on a device say about it. */
   async #describe(call: Call, device: Device): Promise<void> {
     const isCounted = (call.flags & DM_FLAG.SKIP_BDGET) === 0
-    call.openCount = isCounted ? await this.#devices.openCount(device) : 0
+    call.openCount = await this.#devices.openCount(device, isCounted)
     const queriesInactive = (call.flags & DM_FLAG.QUERY_INACTIVE_TABLE) !== 0
     const shown = queriesInactive ? device.inactive : device.live
     set(call, DM_FLAG.SUSPEND, device.suspended)
@@ -276,7 +281,10 @@ export class Ioctls {
       ? table.targets.map(paramsOf)
       : await this.#devices.statusLines(device, table, flush)
     call.targetCount = table.targets.length
-    fill(call, specsOf(table.targets.map((target, i) => ({ ...target, params: lines[i]! }))))
+    fillLines(
+      call,
+      table.targets.map((target, i) => ({ ...target, params: lines[i]! })),
+    )
   }
 
   async #dependencies(call: Call): Promise<void> {
@@ -315,7 +323,7 @@ export class Ioctls {
     call.targetCount = 1
     call.openCount = 1
     call.eventNr = 0
-    fill(call, specsOf([{ start: 0, length: size, type: 'linear', params: '' }]))
+    fillLines(call, [{ start: 0, length: size, type: 'linear', params: '' }])
   }
 
   #list(call: Call): void {
@@ -326,7 +334,9 @@ export class Ioctls {
         return isWanted && ready && !gone
       })
       .sort((a, b) => (a.name < b.name ? -1 : 1))
-    fill(call, namesOf(devices))
+    // A number of 0, which says that there is none, has to fit all the same.
+    if (devices.length === 0 && call.room < 8) call.flags |= DM_FLAG.BUFFER_FULL
+    else fill(call, namesOf(devices, (call.flags & DM_FLAG.UUID) !== 0))
   }
 
   async #rename(call: Call): Promise<void> {
@@ -341,6 +351,8 @@ export class Ioctls {
     if (setsUuid) this.#devices.setUuid(device, name)
     else this.#devices.rename(device, name, udevFlags)
     await this.#describe(call, device)
+    // The kernel does not look for another table here.
+    call.flags &= ~DM_FLAG.INACTIVE_PRESENT
   }
 
   async #message(call: Call): Promise<void> {
@@ -406,32 +418,41 @@ function linesOf({ data, targetCount }: Call): Line[] {
   return lines
 }
 
-function specsOf(lines: readonly Line[]): Buffer {
+/** Lines as records, as far as there is room. */
+function fillLines(call: Call, lines: readonly Line[]): void {
+  const parts: Buffer[] = []
   let next = 0
-  const parts = lines.map(({ start, length, type, params }) => {
+  let end = 0
+  for (const { start, length, type, params } of lines) {
     const text = Buffer.from(`${params}\0`)
+    end = next + DM_TARGET_SPEC.size + text.length
+    if (end > call.room) {
+      call.flags |= DM_FLAG.BUFFER_FULL
+      break
+    }
     const spec = Buffer.alloc(align(DM_TARGET_SPEC.size + text.length))
     next += spec.length
     DM_TARGET_SPEC.write(viewOf(spec), 0, { sectorStart: start, length, status: 0, next })
     spec.write(type, DM_TARGET_SPEC.at.targetType, 15)
     text.copy(spec, DM_TARGET_SPEC.size)
-    return spec
-  })
-  return Buffer.concat(parts)
+    parts.push(spec)
+    call.payload = Buffer.concat(parts).subarray(0, end)
+  }
 }
 
-function namesOf(devices: readonly Device[]): Buffer {
-  if (devices.length === 0) return Buffer.alloc(align(DM_NAME_LIST.size))
+/** @param withUuids who asks knows that they can follow */
+function namesOf(devices: readonly Device[], withUuids: boolean): Buffer {
   return chain(devices, ({ name, uuid, eventNr, number }) => {
     const head = DM_NAME_LIST.size + Buffer.byteLength(name) + 1
     const event = align(head)
     const end = event + DM_NAME_LIST_EVENT.size
-    const record = Buffer.alloc(uuid === '' ? end : align(end + Buffer.byteLength(uuid) + 1))
+    const hasUuid = withUuids && uuid !== ''
+    const record = Buffer.alloc(hasUuid ? align(end + Buffer.byteLength(uuid) + 1) : end)
     const view = viewOf(record)
     DM_NAME_LIST.write(view, 0, { dev: encodeDevice(number) })
     record.write(name, DM_NAME_LIST.size)
-    DM_NAME_LIST_EVENT.write(view, event, { eventNr, flags: uuid === '' ? 2 : 1 })
-    record.write(uuid, end)
+    DM_NAME_LIST_EVENT.write(view, event, { eventNr, flags: withUuids ? (hasUuid ? 1 : 2) : 0 })
+    if (hasUuid) record.write(uuid, end)
     return { record, nextAt: DM_NAME_LIST.at.next }
   })
 }
@@ -474,9 +495,9 @@ function fill(call: Call, payload: Buffer): void {
 }
 
 function encode(header: Buffer, call: Call): Buffer {
-  const { payload, targetCount, openCount, flags, eventNr, dev, name, uuid } = call
+  const { payload, targetCount, openCount, flags, eventNr, dev, name, uuid, answerSize } = call
   DM_IOCTL.write(viewOf(header), 0, {
-    dataSize: payload === null ? DM_IOCTL_DATA : DM_IOCTL.size + payload.length,
+    dataSize: payload === null ? answerSize : DM_IOCTL.size + payload.length,
     dataStart: payload === null ? call.dataStart : DM_IOCTL.size,
     ...{ targetCount, openCount, flags: flags >>> 0, eventNr, dev },
   })

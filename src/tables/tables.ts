@@ -8,6 +8,7 @@ import { type DevId, MAX_DEV_ID, SECTOR_SIZE, ThinfsError } from '../base/index.
 import type { PoolEvents } from '../pool/index.js'
 import { SharedFiles } from '../storage/index.js'
 import { ErrorTarget } from './error.js'
+import { ThinWithOrigin } from './external-origin.js'
 import { GatedDevice } from './gated-device.js'
 import { LinearTarget } from './linear.js'
 import { LivePools } from './live-pool.js'
@@ -15,7 +16,7 @@ import { checkPoolTable, PoolTarget } from './pool-target.js'
 import { type OpenSource, openSource } from './source.js'
 import { StripedTarget } from './striped.js'
 import { Table } from './table.js'
-import type { TableEngine, TableEvents, Target } from './table-engine.js'
+import type { Source, TableEngine, TableEvents, Target } from './table-engine.js'
 import { refused, type TargetDevice } from './target-device.js'
 import { ThinTarget } from './thin-target.js'
 import { ZeroTarget } from './zero.js'
@@ -197,8 +198,22 @@ export class Tables implements TableEngine {
         const pool = this.device(target.pool).live?.targets[0]
         const isPool = pool instanceof PoolTarget && pool.live.pool.mode !== 'fail'
         if (!isPool) throw refused(`device ${target.pool} is no pool that serves`)
-        return new ThinTarget(size, pool.live, target.devId as DevId, this.#pools)
+        const thin = new ThinTarget(size, pool.live, target.devId as DevId, this.#pools)
+        if (target.externalOrigin === undefined) return thin
+        return this.#withOrigin(thin, target.externalOrigin)
       }
+    }
+  }
+
+  async #withOrigin(thin: ThinTarget, source: Source): Promise<ThinWithOrigin> {
+    let origin: OpenSource | null = null
+    try {
+      origin = openSource(source, this, this.#files, true)
+      return new ThinWithOrigin(thin, origin)
+    } catch (err) {
+      origin?.close()
+      await thin.close()
+      throw err
     }
   }
 

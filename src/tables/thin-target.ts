@@ -24,6 +24,11 @@ export class ThinTarget implements TargetDevice {
     this.#pools = pools
   }
 
+  /** Bytes of a data block. */
+  get blockSize(): number {
+    return this.#live.pool.blockSize
+  }
+
   get gone(): boolean {
     return !this.#live.pool.metadata.hasDevice(this.#devId)
   }

@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { BlockDevice } from '../../src/device/index.js'
 import type { PoolEvents } from '../../src/pool/index.js'
-import { type Extent, Tables, type Target } from '../../src/tables/index.js'
+import { type Extent, type Source, Tables, type Target } from '../../src/tables/index.js'
 
 export const SECTOR = 512
 
@@ -115,10 +115,16 @@ export function poolLine(
   }
 }
 
-export const thinLine = (pool: number, devId: number, length: number): Target => ({
+export const thinLine = (
+  pool: number,
+  devId: number,
+  length: number,
+  externalOrigin?: Source,
+): Target => ({
   type: 'thin',
   start: 0,
   length,
   pool,
   devId,
+  ...(externalOrigin && { externalOrigin }),
 })
