@@ -120,12 +120,10 @@ export interface Binding {
 export const native: Binding = load()
 
 function load(): Binding {
-  const path = '../native-shims/build/thinfs.node'
   try {
-    return createRequire(import.meta.url)(path) as Binding
+    return createRequire(import.meta.url)('#native') as Binding
   } catch (cause) {
-    throw new ThinfsError('NATIVE_MISSING', `${path} does not load: run "npm run native"`, {
-      cause,
-    })
+    const detail = 'native-shims/build/thinfs.node does not load: run "npm run native"'
+    throw new ThinfsError('NATIVE_MISSING', detail, { cause })
   }
 }

@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { createRequire } from 'node:module'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
@@ -78,7 +78,7 @@ export type SpawnEngine = (
   fds: { fuse: number } & PoolDescriptors,
 ) => ChildProcess
 
-const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.url))
+const ENGINE_PROGRAM = createRequire(import.meta.url).resolve('#engine')
 
 /**
  * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to

@@ -30,7 +30,7 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
 
 /** Whoever has the pool's data or metadata open; null when that cannot be seen. */
 function owner(config: PoolConfig): string | null {
-  const daemon = readDaemonFile(config.folder)
+  const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
   if (daemon !== null && existsSync(`/proc/${daemon.pid}`)) {
     return `process ${daemon.pid} at ${daemon.mountPoint}`
   }

@@ -2,8 +2,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, mkdirSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { dirname } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import {
@@ -18,7 +18,7 @@ import {
 import { DM_STATUS, DM_STOP, type DmStatus } from './protocol.js'
 import { CONTROL_SOCKET, DmService, type DmServiceOptions } from './service.js'
 
-const PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
+const PROGRAM = createRequire(import.meta.url).resolve('#dm')
 const DEFAULT_LOG = '/var/log/thinfs-dm.log'
 /** Calls that wait for a freeze or a loop device hold a thread each. */
 const THREADS = '32'

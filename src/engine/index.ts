@@ -2,6 +2,7 @@
 export { ControlSocket, connectControlSocket, controlSocketPath } from './control-socket.js'
 export { DescriptorInbox } from './hand-over.js'
 export * from './log.js'
+export { openLog } from './open-log.js'
 export * from './protocol.js'
 export * from './rpc.js'
 export { makeRuntimeFolder, runtimeFolder } from './runtime-folder.js'

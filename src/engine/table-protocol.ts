@@ -6,7 +6,7 @@
  * between a pool's daemon and its engine (protocol.ts).
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { fileURLToPath } from 'node:url'
+import { createRequire } from 'node:module'
 import {
   type MessageConnection,
   NotificationType,
@@ -106,7 +106,7 @@ export function tableEngineClient(
   }
 }
 
-const PROGRAM = fileURLToPath(new URL('../../dist/engine/tables-main.js', import.meta.url))
+const PROGRAM = createRequire(import.meta.url).resolve('#table-engine')
 
 /**
  * Starts the process, with an IPC channel. Its own process group keeps it from the terminal's

@@ -1,4 +1,12 @@
-import { constants, existsSync, readFileSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  statSync,
+} from 'node:fs'
 import { type FileHandle, link, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errnoOf, KIB, ThinfsError } from '../base/index.js'
@@ -28,10 +36,18 @@ export class AtomicFile {
    */
   read(most: number): string | null {
     try {
-      const stat = statSync(this.#at)
-      if (!stat.isFile()) throw new ThinfsError('BAD_ARGUMENT', 'is not a regular file')
-      if (stat.size > most) throw new ThinfsError('BAD_ARGUMENT', `${stat.size} bytes are too many`)
-      return readFileSync(this.#at, 'utf8')
+      const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+      const fd = openSync(this.#at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      try {
+        const stat = fstatSync(fd)
+        if (!stat.isFile()) throw new ThinfsError('BAD_ARGUMENT', 'is not a regular file')
+        if (stat.size > most) {
+          throw new ThinfsError('BAD_ARGUMENT', `${stat.size} bytes are too many`)
+        }
+        return readFileSync(fd, 'utf8')
+      } finally {
+        closeSync(fd)
+      }
     } catch (err) {
       if (errnoOf(err) === 'ENOENT') return null
       throw err

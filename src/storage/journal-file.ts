@@ -56,7 +56,11 @@ export class JournalFile {
   /** Opens `path` to be read; a missing one is not made, and reads as an empty one. @throws as `open` */
   static read(path: string, at = path): JournalFile {
     const isThere = statSync(at, { throwIfNoEntry: false }) !== undefined
-    return new JournalFile(path, at, isThere ? openJournal(path, at, constants.O_RDONLY) : -1)
+    return new JournalFile(
+      path,
+      at,
+      isThere ? openJournal(path, at, constants.O_RDONLY | constants.O_NONBLOCK) : -1,
+    )
   }
 
   /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */

@@ -42,10 +42,10 @@ export class PoolFiles {
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
     mustDiffer(config)
-    const metadata = openStore(config.metadata.path, readOnly)
+    const metadata = openStore(config.metadata.path, readOnly, config.ofUser)
     let data: FileStore | null = null
     try {
-      data = openStore(config.data.path, readOnly)
+      data = openStore(config.data.path, readOnly, config.ofUser)
       lock(metadata, readOnly)
       lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
@@ -92,8 +92,10 @@ export function mustDiffer({ file, data, metadata }: PoolConfig): void {
   throw new ThinfsError('BAD_CONFIG', detail)
 }
 
-function openStore(path: string, readOnly: boolean): FileStore {
-  if (existsSync(path)) return FileStore.open(path, { readOnly })
+function openStore(path: string, readOnly: boolean, ofUser: number | undefined): FileStore {
+  if (existsSync(path)) {
+    return FileStore.open(path, { readOnly, ...(ofUser !== undefined && { ofUser }) })
+  }
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file; thinfs init makes it`, {
     errno: 'ENOENT',
   })

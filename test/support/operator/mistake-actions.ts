@@ -9,9 +9,6 @@ import { killBoth } from './kill-actions.js'
 import type { Action, Operator } from './operator.js'
 import { Violation } from './world.js'
 
-/** Of a volume that is made while files are away, bytes. */
-const MADE_SIZE = 1 << 20
-
 /** A file of the pool, or its absence, in the place of the right one. */
 interface Mistake {
   name: string
@@ -182,18 +179,24 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const isKilled = random.chance(0.5)
   if (isKilled) await world.killing(() => world.killEngine())
   const made = operator.newName()
-  const args = ['create', world.pool.folder, made, '--size', `${MADE_SIZE}`]
+  const args = ['create', world.pool.folder, made, '--size', '1M']
   const { status } = await operator.command(args)
-  // What was written meanwhile is newer.
-  if (existsSync(file) && name !== 'data' && name !== 'metadata') rmSync(aside)
+  // What was written meanwhile is newer; but an engine that began without names did not know them.
+  const lostNames = isKilled && name === 'volumes.json'
+  const isNewer = existsSync(file) && (name === 'volumes.json' || name === 'journal')
+  if (isNewer && !lostNames) rmSync(aside)
   else renameSync(aside, file)
   await world.mustSucceed('restart', world.pool.folder)
   // What could not be made has left nothing.
-  const found = (await world.list()).find(info => info.name === made)
-  if (status === 0 || found) {
-    world.model.add(world.model.draft(operator.id, made, found?.devId ?? null, MADE_SIZE))
+  const found = (await world.list()).find(info => world.model.find(info.name) === undefined)
+  if (found) {
+    if (!lostNames && found.name !== made) throw new Violation(`${found.name}: nobody made it`)
+    world.model.add(world.model.draft(operator.id, found.name, found.devId, found.size))
+  } else if (status === 0) {
+    throw new Violation(`${made}: it was made, and is not there`)
   }
-  await world.quietPoint({ unmount: random.chance(0.3) })
+  const withoutJournal = isKilled && name === 'journal'
+  await world.quietPoint({ unmount: random.chance(0.3), withoutJournal })
 }
 
 export const MISTAKE_ACTIONS: readonly Action[] = [
