@@ -18,6 +18,9 @@ import { attempt, loopsWithin, type Outcome } from './mounted-pool.js'
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** LVM's archives are not for tests, and its monitor is a process that stays. */
 const NAMESPACE = `${LET_GO}
+let_go /none
+mount --make-rprivate /
+let_go /none
 mount -t tmpfs thinfs-test /run
 for folder in /etc/lvm/archive /etc/lvm/backup; do
   [ ! -d $folder ] || mount -t tmpfs thinfs-test $folder
@@ -43,7 +46,7 @@ export class DmHost {
     // A folder that one service makes and removes would take the mounts of others with it.
     if (!existsSync('/dev/mapper')) mkdirSync('/dev/mapper')
     const folder = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-dm-')))
-    const holder = spawn('unshare', ['-m', '--propagation', 'private', 'sh', '-c', NAMESPACE], {
+    const holder = spawn('unshare', ['-m', '--propagation', 'slave', 'sh', '-c', NAMESPACE], {
       stdio: ['ignore', 'pipe', 'inherit'],
     })
     await once(holder.stdout!, 'data')
