@@ -115,6 +115,8 @@ export interface Binding {
 
   /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */
   process_set_io_flusher(): void
+  /** A duplicate of a descriptor of another process (pidfd_getfd(2)), closed on exec. */
+  process_descriptor(pid: number, fd: number): number
 }
 
 export const native: Binding = load()

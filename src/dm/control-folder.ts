@@ -90,7 +90,7 @@ export class ControlFolder implements FileSystem {
         input,
         {
           pid: caller.pid,
-          signal,
+          ...{ signal, isResent: request.isResent },
           readBehind: length => memory.read(argument + size, length),
         },
         (name, err) => this.#options.onRefused(name, err),

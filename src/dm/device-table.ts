@@ -47,6 +47,8 @@ export class Device {
   gone = false
   /** Names that it has had: those who opened it by one still have it open. */
   readonly names: Set<string>
+  /** Its filesystem is frozen by us, or about to be. */
+  freezing = false
   /** Undoes the freezing of its filesystem. */
   thaw: (() => Promise<void>) | null = null
   #last: Promise<unknown> = Promise.resolve()

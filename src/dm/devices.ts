@@ -41,6 +41,8 @@ export interface Machine {
    * @returns what thaws it; null when there is none
    */
   freeze(device: Device): Promise<(() => Promise<void>) | null>
+  /** Thaws what a service has frozen that was killed. */
+  thaw(device: Device): Promise<void>
   /** How many have the device open; tables that name it not counted. */
   openCount(device: Device): Promise<number>
   /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
@@ -70,8 +72,8 @@ export class Devices {
   readonly #engine: TableEngine
   readonly #machine: Machine
   readonly #below: Below
-  /** Called when a device is there, has other tables, or is gone. */
-  onChange: () => void = () => {}
+  /** Called when a device is there, has changed, or is gone, before who has asked for that is told. */
+  onChange: (device: Device) => void = () => {}
 
   constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
     this.table = table
@@ -101,7 +103,7 @@ export class Devices {
       this.table.add(device)
       try {
         await device.exclusively(() => this.#bring(device))
-        this.onChange()
+        this.onChange(device)
         return device
       } catch (err) {
         this.table.delete(device)
@@ -172,7 +174,11 @@ export class Devices {
 
   async #suspend(device: Device, flags: Flags): Promise<void> {
     if ((flags & DM_FLAG.SKIP_LOCKFS) === 0 && device.live !== null) {
+      // Whoever follows a service that is killed meanwhile has to know that it may be frozen.
+      device.freezing = true
+      this.onChange(device)
       device.thaw = await this.#machine.freeze(device)
+      device.freezing = device.thaw !== null
       if (device.thaw === null) await this.#machine.loops.sync(device.minor)
     }
     try {
@@ -236,6 +242,7 @@ export class Devices {
     const { thaw } = device
     device.thaw = null
     await thaw?.()
+    device.freezing = false
   }
 
   /**
@@ -289,7 +296,7 @@ export class Devices {
     this.table.delete(device)
     this.#machine.linkDown(device)
     device.event()
-    this.onChange()
+    this.onChange(device)
     await Promise.all(tables.map(table => this.#dropped(table)))
   }
 
@@ -324,7 +331,7 @@ export class Devices {
     device.names.add(name)
     this.#machine.linkUp(device, udevFlags)
     device.event()
-    this.onChange()
+    this.onChange(device)
   }
 
   setUuid(device: Device, uuid: string): void {
@@ -332,7 +339,7 @@ export class Devices {
     if (this.table.byUuid(uuid) !== undefined) throw refused('EBUSY', `${uuid} is in use`)
     device.uuid = uuid
     device.event()
-    this.onChange()
+    this.onChange(device)
   }
 
   /** @returns the target's answer, if it gives one */
@@ -389,6 +396,22 @@ export class Devices {
     for (const { suspended, minor } of all) if (suspended) await engine.suspend(minor, false)
   }
 
+  /** Puts a device of an earlier service in its place, before the engine is told. */
+  async restore(device: Device): Promise<void> {
+    this.table.add(device)
+    for (const table of [device.live, device.inactive]) if (table !== null) await this.#hold(table)
+  }
+
+  /** Goes on where the earlier service has stopped, when the engine serves. */
+  async restored(device: Device): Promise<void> {
+    if (device.freezing) {
+      device.thaw = async () => await this.#machine.thaw(device)
+      if (!device.suspended) await this.#thaw(device)
+    }
+    if (device.deferredRemove) await this.#removeLater(device)
+    if (!device.gone) await this.#machine.loops.ensure(device.minor)
+  }
+
   /** @throws ENXIO when it went before its turn came */
   #change<T>(device: Device, act: () => Promise<T>): Promise<T> {
     return device.exclusively(async () => {
@@ -396,7 +419,7 @@ export class Devices {
       try {
         return await act()
       } finally {
-        this.onChange()
+        this.onChange(device)
       }
     })
   }

@@ -25,6 +25,8 @@ export interface EngineLinkOptions {
   spawn(negotiated: Negotiated | null): ChildProcess
   /** Tells a new engine about all devices, before it serves. */
   replay(engine: TableEngine): Promise<void>
+  /** An engine serves. */
+  onServes(pid: number, negotiated: Negotiated): void
   events: TableEvents
   log: Logger
 }
@@ -48,8 +50,12 @@ export class EngineLink implements TableEngine {
     this.#options = options
   }
 
-  /** Starts the first engine; resolves when it serves. */
-  async start(): Promise<void> {
+  /**
+   * Starts the first engine; resolves when it serves.
+   * @param negotiated by an engine of an earlier service; null for a connection that is new
+   */
+  async start(negotiated: Negotiated | null): Promise<void> {
+    this.#negotiated = negotiated
     this.#running = this.#launch()
     await this.#running
   }
@@ -135,7 +141,7 @@ export class EngineLink implements TableEngine {
         connection.dispose()
         const how = signal === null ? `with status ${status}` : `by ${signal}`
         if (!this.#stopped) {
-          log.warn({ pid: child.pid, how }, 'the engine has ended')
+          log.warn({ engine: child.pid, how }, 'the engine has ended')
           this.#running = this.#relaunch()
           this.#running.catch(err => log.error({ err }, 'no engine stays'))
         }
@@ -157,7 +163,8 @@ export class EngineLink implements TableEngine {
     await Promise.race([replay(running.client), exited])
     await Promise.race([running.client.serve(), exited])
     await Promise.race([ready, exited])
-    log.info({ pid: child.pid }, 'an engine serves')
+    this.#options.onServes(child.pid!, this.#negotiated!)
+    log.info({ engine: child.pid }, 'an engine serves')
     return running
   }
 
@@ -171,7 +178,8 @@ export class EngineLink implements TableEngine {
   }
 }
 
-function isDoneAlready([word]: string[], errno: string): boolean {
+/** Whether the error of a message that is sent again says that it was carried out. */
+export function isDoneAlready([word]: string[], errno: string): boolean {
   const [name, wanted] = [word?.toLowerCase(), errno]
   if (name === 'create_thin' || name === 'create_snap') return wanted === 'EEXIST'
   if (name === 'delete') return wanted === 'ENODATA'

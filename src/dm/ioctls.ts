@@ -27,6 +27,7 @@ import {
 } from './abi.js'
 import { type Device, dependenciesOf, type Table } from './device-table.js'
 import type { Devices, Line, Machine } from './devices.js'
+import { isDoneAlready } from './engine-link.js'
 import { LOOP_MAJOR } from './loops.js'
 import { paramsOf, refused, splitWords, TARGET_VERSIONS } from './targets.js'
 
@@ -39,6 +40,8 @@ export interface Caller {
   pid: number
   /** Aborted when it has got a signal. */
   signal: AbortSignal
+  /** A service that was killed may have carried the call out. */
+  isResent?: boolean
   /** So many bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
   readBehind(length: number): Promise<Buffer>
 }
@@ -64,6 +67,7 @@ export interface Answer {
 interface Call {
   pid: number
   signal: AbortSignal
+  isResent: boolean
   flags: number
   eventNr: number
   targetCount: number
@@ -125,17 +129,24 @@ export class Ioctls {
       await this.#run(command, call)
       return { errno: 0, header: encode(header, call), payload: call.payload }
     } catch (err) {
+      if (caller.isResent && isDone(command, errnoOf(err))) {
+        return { errno: 0, header, payload: null }
+      }
       onError(command, err)
       const errno = ERRNOS[errnoOf(err)] ?? constants.errno.EIO
       return { errno, header, payload: null }
     }
   }
 
-  #callOf(given: ReturnType<typeof DM_IOCTL.read>, buffer: Buffer, { pid, signal }: Caller): Call {
+  #callOf(
+    given: ReturnType<typeof DM_IOCTL.read>,
+    buffer: Buffer,
+    { pid, signal, isResent }: Caller,
+  ): Call {
     const { dataSize, dataStart } = given
     const { BUFFER_FULL, UEVENT_GENERATED, SECURE_DATA, DATA_OUT } = DM_FLAG
     return {
-      ...{ pid, signal },
+      ...{ pid, signal, isResent: isResent ?? false },
       flags: given.flags & ~(BUFFER_FULL | UEVENT_GENERATED | SECURE_DATA | DATA_OUT),
       eventNr: given.eventNr,
       targetCount: given.targetCount,
@@ -170,7 +181,11 @@ export class Ioctls {
       case 'DEV_CREATE': {
         const isAsked = (call.flags & DM_FLAG.PERSISTENT_DEV) !== 0
         const minor = isAsked ? decodeDevice(call.dev).minor : null
-        const device = await devices.create(call.name, call.uuid, minor)
+        const earlier = call.isResent ? devices.table.byName(call.name) : undefined
+        const device =
+          earlier?.ready && earlier.uuid === call.uuid
+            ? earlier
+            : await devices.create(call.name, call.uuid, minor)
         call.flags &= ~DM_FLAG.INACTIVE_PRESENT
         return await this.#describe(call, device)
       }
@@ -370,7 +385,10 @@ export class Ioctls {
       }
       await this.#devices.keep(device)
     } else {
-      answer = await this.#devices.message(device, sector, words)
+      answer = await this.#devices.message(device, sector, words).catch(err => {
+        if (call.isResent && isDoneAlready(words, errnoOf(err))) return null
+        throw err
+      })
     }
     await this.#describe(call, device)
     if (answer === null) return
@@ -378,6 +396,10 @@ export class Ioctls {
     fill(call, Buffer.from(`${answer}\0`))
   }
 }
+
+/** Whether the error of a call that comes again says that it was carried out. */
+const isDone = (command: DmCommand, errno: string): boolean =>
+  (command === 'DEV_REMOVE' || command === 'DEV_RENAME') && errno === 'ENXIO'
 
 async function interruptible(device: Device, signal: AbortSignal): Promise<void> {
   try {

@@ -44,16 +44,20 @@ export class KernelMachine implements Machine {
   }
 
   async freeze({ minor }: Device): Promise<(() => Promise<void>) | null> {
-    const number = nameOfDevice({ major: LOOP_MAJOR, minor })
-    for (const { isOwn, pids, mounts } of readNamespaces()) {
-      for (const { device, mountPoint, source } of mounts) {
-        if (device !== number && source !== loopPath(minor)) continue
-        const root = isOwn ? '' : `/proc/${pids[0]}/root`
-        const thaw = await freezeAt(`${root}${mountPoint}`)
-        if (thaw !== null) return thaw
-      }
+    for (const folder of foldersOn(minor)) {
+      const thaw = await freezeAt(folder)
+      if (thaw !== null) return thaw
     }
     return null
+  }
+
+  async thaw({ minor }: Device): Promise<void> {
+    for (const folder of foldersOn(minor)) {
+      const file = await open(folder, 'r').catch(() => null)
+      // It may not be frozen: EINVAL.
+      if (file !== null) await native.file_ioctl_async(file.fd, FITHAW, 0).catch(() => {})
+      await file?.close()
+    }
   }
 
   async openCount(device: Device): Promise<number> {
@@ -159,6 +163,16 @@ async function fileBelow(minor: number, folder: string): Promise<string | null> 
   } catch {
     return null
   }
+}
+
+/** Where filesystems of the loop device are mounted, in this namespace and in others. */
+function foldersOn(minor: number): string[] {
+  const number = nameOfDevice({ major: LOOP_MAJOR, minor })
+  return readNamespaces().flatMap(({ isOwn, pids, mounts }) =>
+    mounts
+      .filter(({ device, source }) => device === number || source === loopPath(minor))
+      .map(({ mountPoint }) => `${isOwn ? '' : `/proc/${pids[0]}/root`}${mountPoint}`),
+  )
 }
 
 async function freezeAt(folder: string): Promise<(() => Promise<void>) | null> {

@@ -60,6 +60,8 @@ export interface Loops {
    * away with its last close.
    */
   detach(minor: number, deferred: boolean): Promise<Detached>
+  /** Makes it again if it is not there. */
+  ensure(minor: number): Promise<void>
   /** The kernel does not take it away any more. @throws EBUSY when it has */
   keep(minor: number): Promise<void>
   /** Takes the size of the file, and whether it can be written to. */
@@ -107,6 +109,14 @@ export class KernelLoops implements Loops {
     // It stays when somebody has just opened it, which hurts nobody.
     await onControl(LOOP_CTL_REMOVE, minor).catch(() => {})
     return 'gone'
+  }
+
+  async ensure(minor: number): Promise<void> {
+    try {
+      await onLoop(minor, statusOf)
+    } catch {
+      await this.attach(minor)
+    }
   }
 
   async keep(minor: number): Promise<void> {

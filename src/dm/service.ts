@@ -15,11 +15,18 @@ import {
   rmdirSync,
   rmSync,
 } from 'node:fs'
+import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { ControlSocket, type Logger, spawnTableEngine, toResponseError } from '../engine/index.js'
-import { FuseSession, mountFuse, type Refusal } from '../fuse/index.js'
+import {
+  ControlSocket,
+  type Logger,
+  spawnTableEngine,
+  TABLE_ENGINE_FD,
+  toResponseError,
+} from '../engine/index.js'
+import { FuseSession, mountFuse, type Negotiated } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -32,6 +39,7 @@ import { KernelMachine } from './kernel-machine.js'
 import { LOOP_MAJOR } from './loops.js'
 import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
 import { DM_STATUS, DM_STOP, type DmStatus } from './protocol.js'
+import { type SavedService, SavedState } from './saved-state.js'
 import { statusOf } from './status.js'
 
 /** What the service keeps is here, and the private mount of the engine's files. */
@@ -39,6 +47,7 @@ export const RUN_FOLDER = '/run/thinfs-dm'
 export const CONTROL_SOCKET = `${RUN_FOLDER}/control.sock`
 const FILES = `${RUN_FOLDER}/dev`
 const LOCK = `${RUN_FOLDER}/lock`
+const STATE = `${RUN_FOLDER}/state`
 const MAPPER = '/dev/mapper'
 /** The types of its mounts are `fuse.` and these. */
 const MAPPER_TYPE = 'thinfs-mapper'
@@ -56,7 +65,10 @@ export class DmService {
   readonly #log: Logger
   readonly #link: EngineLink
   readonly #devices: Devices
-  readonly #since = Math.floor(Date.now() / 1000)
+  #since = Math.floor(Date.now() / 1000)
+  #saved: SavedState | null = null
+  #engine: { enginePid: number; files: Negotiated } | null = null
+  #mapper: Negotiated | null = null
   #lock = -1
   #filesFd = -1
   #mapperFd = -1
@@ -64,7 +76,6 @@ export class DmService {
   #session: FuseSession | null = null
   #procDevices: ProcDevices | null = null
   #control: ControlSocket | null = null
-  #refusal: Refusal | null = null
   #stopping: Promise<void> | null = null
   #end: () => void = () => {}
   readonly #ended = new Promise<void>(resolve => {
@@ -99,8 +110,12 @@ export class DmService {
       spawn: negotiated =>
         spawnTableEngine(
           { ...this.#options, negotiated, folder: RUN_FOLDER },
-          { fuse: this.#filesFd },
+          { fuse: this.#filesFd, mapper: this.#mapperFd },
         ),
+      onServes: (enginePid, files) => {
+        this.#engine = { enginePid, files }
+        this.#save()
+      },
       replay: engine => this.#devices.replay(engine),
       ...{ events, log },
     })
@@ -157,28 +172,69 @@ export class DmService {
   }
 
   async #start(): Promise<void> {
-    mkdirSync(FILES, { recursive: true, mode: 0o700 })
+    mkdirSync(RUN_FOLDER, { recursive: true, mode: 0o700 })
     this.#takeLock()
+    this.#saved = new SavedState(STATE)
+    const earlier = await this.#takeOver()
+    if (earlier === null) await this.#mount()
+    this.#devices.onChange = device => this.#saved?.saveDevice(device)
+    const restored = earlier === null ? [] : this.#saved.devices()
+    for (const device of restored) await this.#devices.restore(device)
+    await this.#link.start(earlier?.files ?? null)
+    if (earlier !== null) await detachStray(minor => this.#devices.table.get(minor) !== undefined)
+    await Promise.all(restored.map(device => this.#devices.restored(device)))
+    this.#procDevices = new ProcDevices(`${RUN_FOLDER}/devices`)
+    this.#serveMapper(earlier?.mapper ?? null)
+    this.#control = await ControlSocket.listen(CONTROL_SOCKET, connection =>
+      this.#serve(connection),
+    )
+    this.#log.info({ folder: MAPPER }, earlier === null ? 'ready' : 'took over')
+  }
+
+  async #mount(): Promise<void> {
     await clearUp(this.#log)
-    const mountOptions = { source: 'thinfs-dm', allowOther: false, readOnly: false }
-    this.#filesFd = await mountFuse(FILES, { ...mountOptions, subtype: FILES_TYPE })
-    await this.#link.start()
+    mkdirSync(FILES, { recursive: true, mode: 0o700 })
+    rmSync(STATE, { recursive: true })
+    this.#saved = new SavedState(STATE)
     if (!existsSync(MAPPER)) {
       mkdirSync(MAPPER, 0o755)
       this.#madeMapper = true
     }
+    const mountOptions = { source: 'thinfs-dm', allowOther: false, readOnly: false }
+    this.#filesFd = await mountFuse(FILES, { ...mountOptions, subtype: FILES_TYPE })
     this.#mapperFd = await mountFuse(MAPPER, {
       ...mountOptions,
       subtype: MAPPER_TYPE,
       allowOther: true,
       devices: true,
     })
-    this.#serveMapper()
-    this.#procDevices = new ProcDevices(`${RUN_FOLDER}/devices`)
-    this.#control = await ControlSocket.listen(CONTROL_SOCKET, connection =>
-      this.#serve(connection),
-    )
-    this.#log.info({ folder: MAPPER }, 'ready')
+  }
+
+  /**
+   * Takes both connections from the engine of a service that was killed, and ends that engine: the next
+   * one goes on as after any engine's death. Null when there is none.
+   */
+  async #takeOver(): Promise<SavedService | null> {
+    const earlier = this.#saved?.service() ?? null
+    if (earlier === null || !isEngine(earlier.enginePid)) return null
+    if (![FILES, MAPPER].every(path => mountsAt(path).length > 0)) return null
+    this.#log.warn({ engine: earlier.enginePid }, 'an earlier service was killed: taking over')
+    this.#filesFd = native.process_descriptor(earlier.enginePid, TABLE_ENGINE_FD.fuse)
+    this.#mapperFd = native.process_descriptor(earlier.enginePid, TABLE_ENGINE_FD.mapper)
+    this.#madeMapper = earlier.madeMapper
+    this.#since = earlier.since
+    this.#mapper = earlier.mapper
+    process.kill(earlier.enginePid, 'SIGKILL')
+    while (isEngine(earlier.enginePid)) await setTimeout(10)
+    await uncoverProcDevices()
+    return earlier
+  }
+
+  #save(): void {
+    const { enginePid, files, mapper } = { ...this.#engine, mapper: this.#mapper }
+    if (enginePid === undefined || files === undefined || mapper === null) return
+    const service = { enginePid, files, mapper, since: this.#since, madeMapper: this.#madeMapper }
+    this.#saved?.saveService(service)
   }
 
   /** @throws MOUNT_BUSY when another one has it */
@@ -190,7 +246,7 @@ export class DmService {
     throw new ThinfsError('MOUNT_BUSY', 'thinfs dm is running already: thinfs dm --status')
   }
 
-  #serveMapper(): void {
+  #serveMapper(negotiated: Negotiated | null): void {
     const ioctls = new Ioctls(this.#devices, this.#machine)
     this.#session = new FuseSession({
       fd: this.#mapperFd,
@@ -205,7 +261,11 @@ export class DmService {
           this.#log[level]({ command, err }, 'refused')
         },
       }),
-      onInitialized: () => {},
+      ...(negotiated && { negotiated }),
+      onInitialized: agreed => {
+        this.#mapper = agreed
+        this.#save()
+      },
       onUnmounted: () => this.#log.warn(`${MAPPER} was unmounted by somebody`),
       onFatal: err => {
         this.#log.fatal({ err }, 'stopped')
@@ -213,6 +273,7 @@ export class DmService {
       },
       onError: (operation, ino, err) => this.#log.debug({ operation, ino, err }, 'request failed'),
     })
+    if (negotiated !== null) this.#session.resend()
   }
 
   #serve(connection: MessageConnection): void {
@@ -243,7 +304,6 @@ export class DmService {
     if (this.#madeMapper) rmdirSync(MAPPER)
     await this.#procDevices?.close()
     const engineEnded = this.#link.ended()
-    this.#refusal?.close()
     if (this.#filesFd >= 0) {
       await unmountAt(FILES, FILES_TYPE)
       closeSync(this.#filesFd)
@@ -289,19 +349,31 @@ async function hasDeviceMapper(): Promise<boolean> {
   }
 }
 
-/** Takes away what a service that was killed has left; the caller has the lock. */
+/** Whether the process is an engine of ours: its number may be somebody else's by now. */
+const isEngine = (pid: number): boolean => {
+  const [, ...words] = read(`/proc/${pid}/cmdline`).split('\0')
+  return words.some(word => word.endsWith('/engine/tables-main.js')) && !isZombie(pid)
+}
+const isZombie = (pid: number): boolean => /^State:\tZ/m.test(read(`/proc/${pid}/status`))
+
+/** Takes away what a service that was killed, and its engine, have left; the caller has the lock. */
 async function clearUp(log: Logger): Promise<void> {
   await uncoverProcDevices()
   const isMounted = [MAPPER, FILES].some(path => mountsAt(path).length > 0)
   if (!isMounted) return
   log.warn('an earlier service was killed: clearing up')
   await unmountAt(MAPPER, MAPPER_TYPE)
+  await detachStray(() => false)
+  await unmountAt(FILES, FILES_TYPE)
+}
+
+/** Detaches loop devices on the engine's files that no device has. */
+async function detachStray(isKnown: (minor: number) => boolean): Promise<void> {
   for (const name of list('/sys/block')) {
     const file = read(`/sys/block/${name}/loop/backing_file`)
-    if (!file.startsWith(`${FILES}/`) && !/^\/dm-\d+\n$/.test(file)) continue
+    if (!file.startsWith(`${FILES}/`) || isKnown(Number(name.slice('loop'.length)))) continue
     await promisify(execFile)('losetup', ['-d', `/dev/${name}`]).catch(() => {})
   }
-  await unmountAt(FILES, FILES_TYPE)
 }
 
 const mountsAt = (path: string): string[] =>

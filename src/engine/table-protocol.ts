@@ -23,6 +23,8 @@ import { fromResponseError, toResponseError } from './rpc.js'
 export const TABLE_ENGINE_FD = {
   /** The connection of the private mount, non-blocking. The service keeps it open too. */
   fuse: 3,
+  /** The connection of /dev/mapper, which it only holds: the service that follows a killed one takes it. */
+  mapper: 5,
 } as const
 
 /** What it is started with, as JSON in its first argument. */
@@ -112,12 +114,17 @@ const PROGRAM = createRequire(import.meta.url).resolve('#table-engine')
  * Starts the process, with an IPC channel. Its own process group keeps it from the terminal's
  * signals, which are for the service.
  */
-export function spawnTableEngine(start: TableEngineStart, fds: { fuse: number }): ChildProcess {
+export function spawnTableEngine(
+  start: TableEngineStart,
+  fds: { fuse: number; mapper?: number },
+): ChildProcess {
   const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
   stdio[TABLE_ENGINE_FD.fuse] = fds.fuse
+  stdio[4] = 'ipc'
+  if (fds.mapper !== undefined) stdio[TABLE_ENGINE_FD.mapper] = fds.mapper
   // So many cold reads are under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
-  const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
+  const options = { stdio, detached: true, env }
   // As a pool's engine: nothing but garbage collection would make it stop for long.
   const heap = ['--no-memory-reducer', '--initial-old-space-size=64']
   return spawn(process.execPath, [...heap, PROGRAM, JSON.stringify(start)], options)

@@ -75,6 +75,8 @@ export interface IoctlRequest {
   /** Bytes that the answer's `output` may have. */
   outputSize: number
   caller: Caller
+  /** The process that had the request has died: it may have carried it out. */
+  isResent: boolean
   /** Aborted when the caller has got a signal; the request still needs an answer. */
   signal: AbortSignal
 }

@@ -342,7 +342,10 @@ export class Requests {
           break
         }
         const input = Buffer.from(slots.buffer.subarray(rest, rest + inSize))
-        const call = { command, argument, input, outputSize: outSize, caller: this.#caller(base) }
+        const call = {
+          ...{ command, argument, input, outputSize: outSize },
+          ...{ caller: this.#caller(base), isResent: this.isResent(base) },
+        }
         const number = this.#requestNumber(base)
         const controller = new AbortController()
         this.#ioctls.set(number, controller)

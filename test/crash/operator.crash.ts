@@ -1,4 +1,4 @@
-// Run by hand: node --import=@tapjs/typescript/import test/crash/operator.crash.ts (TAP_TIMEOUT=600).
+// Run by hand: TAP_TIMEOUT=600 node --import=tsx test/crash/operator.crash.ts
 // Goal: whatever people do to a pool, nothing that was flushed is lost, nothing hangs, and what is
 // refused is refused in one clear line with all left as it was. Method: two operators at once do, on
 // a real mount, what their seeds decide: commands, files, mistakes, full disks, kills. A model knows

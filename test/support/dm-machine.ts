@@ -32,6 +32,7 @@ export class FakeMachine implements Machine {
       if (deferred) this.#autoclear.add(minor)
       return 'in use'
     },
+    ensure: async () => {},
     keep: async minor => {
       this.#autoclear.delete(minor)
     },
@@ -51,6 +52,7 @@ export class FakeMachine implements Machine {
   async freeze(): Promise<null> {
     return null
   }
+  async thaw(): Promise<void> {}
   async openCount({ minor }: Device): Promise<number> {
     return this.open.has(minor) ? 1 : 0
   }

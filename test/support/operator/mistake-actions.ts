@@ -112,6 +112,8 @@ async function foldersOf({ world }: Operator): Promise<Folders> {
 async function mistake(operator: Operator, what: Mistake): Promise<void> {
   const { world, random } = operator
   const { folder, path } = world.pool
+  // A pool that never had a volume has no names.
+  if (!existsSync(join(folder, what.file))) return
   const folders = await foldersOf(operator)
   const isKilled = random.chance(0.3)
   if (isKilled) await killBoth(operator)
@@ -174,6 +176,7 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const name = random.of(['data', 'metadata', 'volumes.json', 'journal'])
   const file = join(world.pool.folder, name)
   const aside = `${file}.aside`
+  if (!existsSync(file)) return
   operator.say(`mv ${name} away while mounted`)
   renameSync(file, aside)
   const isKilled = random.chance(0.5)
