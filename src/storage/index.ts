@@ -2,4 +2,4 @@
 export { AtomicFile } from './atomic-file.js'
 export { FileStore } from './file-store.js'
 export { JournalFile } from './journal-file.js'
-export type { HostRoom, Store } from './store.js'
+export type { DataStore, HostRoom, Store } from './store.js'
