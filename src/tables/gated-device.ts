@@ -70,7 +70,8 @@ export class GatedDevice implements BlockDevice {
 
   async flush(): Promise<void> {
     await this.#gate.pass()
-    await this.#gate.track(this.#table.flush())
+    // Without a table nothing was acknowledged.
+    if (this.#live !== null) await this.#gate.track(this.#live.flush())
   }
 
   async nextData(offset: number): Promise<number> {

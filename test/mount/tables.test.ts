@@ -3,7 +3,15 @@
 // own, loop devices over its files; what was written is compared, and thin_check judges the metadata.
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { closeSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -12,7 +20,7 @@ import { MIB } from '../../src/base/index.js'
 import { READY, spawnTableEngine, tableEngineClient } from '../../src/engine/index.js'
 import { mountFuse, type Negotiated } from '../../src/fuse/index.js'
 import type { Extent, Target } from '../../src/tables/index.js'
-import { needs, python, run, sh } from '../support/mounted-pool.js'
+import { needs, python, run, until } from '../support/mounted-pool.js'
 import { poolLine, thinLine } from '../support/tables.js'
 import { thinCheck } from '../support/thin-tools.js'
 
@@ -130,6 +138,20 @@ class Served {
 
 const BLOCKS = 2 * 1024 * 128
 
+/** A filesystem is filled, written to while its device is suspended, and given back to. */
+const session = (loop: string): string => `
+await() { until [ -e $1 ]; do sleep 0.02; done; }
+mkdir mounted; mount ${loop} mounted
+head -c 20M /dev/urandom > mounted/a; cd mounted; sha256sum a > ../sum; cd ..; sync -f mounted
+touch filled; await suspended
+dd if=/dev/zero of=mounted/b bs=1M count=4 conv=fsync
+touch written; await counted
+rm mounted/b; sync -f mounted; fstrim mounted
+umount mounted; mount ${loop} mounted
+cd mounted; sha256sum -c ../sum; cd ..
+umount mounted
+`
+
 t.test(
   'a filesystem on a linear device over a thin one',
   needs('/dev/fuse', '/dev/loop-control'),
@@ -148,26 +170,28 @@ t.test(
     })
     const loop = await served.attach(t, path)
     await run('mkfs.ext4', '-q', loop)
-    const mounted = join(served.folder, 'mounted')
-    await sh(
-      served.folder,
-      `mkdir mounted; mount ${loop} mounted
-    head -c 20M /dev/urandom > mounted/a; sha256sum mounted/a > sum; sync`,
-    )
-    t.teardown(() => run('umount', mounted).catch(() => {}))
+    // Mounted where no other test's mount namespace copies the mount, and so holds the device.
+    const using = run('unshare', '-m', 'env', '-C', served.folder, 'sh', '-ec', session(loop))
+    const happened = (what: string): Promise<void> =>
+      Promise.race([until(() => existsSync(join(served.folder, what))), using.then(() => {})])
+    const happens = (what: string): void => writeFileSync(join(served.folder, what), '')
+    const usedBlocks = async (): Promise<number> =>
+      Number.parseInt((await served.client.status(1, true))[0]!.split(' ')[2]!, 10)
+    await happened('filled')
     await served.client.suspend(3, true)
-    const written = run('dd', 'if=/dev/zero', `of=${mounted}/b`, 'bs=1M', 'count=4', 'conv=fsync')
+    happens('suspended')
+    await new Promise(resolve => setTimeout(resolve, 100))
+    t.notOk(existsSync(join(served.folder, 'written')))
     await served.client.resume(3)
-    await written
-    const [before] = (await served.client.status(1, true))[0]!.split(' ').slice(2)
-    await sh(served.folder, 'rm mounted/b; sync; fstrim mounted; echo 3 > /proc/sys/vm/drop_caches')
-    const [after] = (await served.client.status(1, true))[0]!.split(' ').slice(2)
-    t.ok(Number.parseInt(after!, 10) < Number.parseInt(before!, 10), `${before} → ${after}`)
-    await sh(served.folder, `sha256sum -c sum; umount mounted; e2fsck -fn ${loop}`)
+    await happened('written')
+    const before = await usedBlocks()
+    happens('counted')
+    t.match(await using, /a: OK/)
+    const after = await usedBlocks()
+    t.ok(after < before, `${before} → ${after} blocks`)
+    await run('e2fsck', '-fn', loop)
     await run('losetup', '--detach', loop)
-    for (let i = 0; i < 100 && served.closed.length === 0; i++) {
-      await new Promise(resolve => setTimeout(resolve, 50))
-    }
+    await until(() => served.closed.length > 0)
     t.same(served.closed, [3])
     await served.removeAll()
     t.equal(thinCheck(metadata.path).status, 0)

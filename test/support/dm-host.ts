@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path'
 import type { Test } from 'tap'
 import type { DmStatus } from '../../src/dm/index.js'
 import { LET_GO } from './mount-namespace.js'
-import { attempt, type Outcome } from './mounted-pool.js'
+import { attempt, loopsWithin, type Outcome } from './mounted-pool.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** LVM's archives are not for tests, and its monitor is a process that stays. */
@@ -25,6 +25,7 @@ mount -t tmpfs thinfs-test /run
 for folder in /etc/lvm/archive /etc/lvm/backup; do
   [ ! -d $folder ] || mount -t tmpfs thinfs-test $folder
 done
+let_go /none
 echo
 exec sleep 1000
 `
@@ -33,7 +34,6 @@ export class DmHost {
   readonly folder: string
   readonly log: string
   readonly #holder: ChildProcess
-  readonly #loops: string[] = []
 
   private constructor(folder: string, holder: ChildProcess) {
     this.folder = folder
@@ -99,7 +99,6 @@ export class DmHost {
   async loop(name: string, size: string): Promise<string> {
     await this.run('truncate', '-s', size, name)
     const path = (await this.run('losetup', '--find', '--show', name)).trim()
-    this.#loops.push(path)
     return path
   }
 
@@ -109,7 +108,8 @@ export class DmHost {
     // What a failed test has left suspended would be waited for.
     const { status } = await this.attempt('sh', '-c', `timeout 20 ${dm} --stop`)
     if (status !== 0) await this.#kill()
-    for (const loop of this.#loops) await attempt('losetup', '-d', loop)
+    // By their files: a number may be somebody else's by now.
+    for (const loop of loopsWithin(this.folder)) await attempt('losetup', '-d', loop)
     this.#holder.kill()
     rmSync(this.folder, { recursive: true, force: true })
   }

@@ -352,7 +352,8 @@ function mountsWithin(folder: string): string[] {
     .filter(place => place === folder || place.startsWith(`${folder}/`))
 }
 
-function loopsWithin(folder: string): string[] {
+/** Loop devices on files of a folder. */
+export function loopsWithin(folder: string): string[] {
   return readdirSync('/sys/block')
     .filter(name => readIfThere(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`))
     .map(name => `/dev/${name}`)

@@ -123,6 +123,13 @@ t.test('what waits for a device that is removed fails', async t => {
   await t.rejects(async () => put(gated, 0, Buffer.from('x')), errno('EIO'))
 })
 
+t.test('a device without a table fails what is not a flush', async t => {
+  const gated = new GatedDevice(0)
+  await gated.flush()
+  await t.rejects(async () => get(gated, 0, 1), errno('EIO'))
+  await t.rejects(async () => put(gated, 0, Buffer.from('x')), errno('EIO'))
+})
+
 t.test('a table that was loaded and is not used is closed', async t => {
   const { device: gated, target } = await device()
   const unused = new SlowTarget()

@@ -60,7 +60,8 @@ const MISTAKES: readonly Mistake[] = [
   { name: 'no data', file: 'data', wrong: none, isRefused: true },
   { name: 'no names', file: 'volumes.json', wrong: none, isRefused: false },
   { name: 'no journal', file: 'journal', wrong: none, isRefused: false },
-  { name: 'metadata of another pool', file: 'metadata', wrong: other, isRefused: true },
+  // Not the metadata of another pool: dm-thin's format has no name of its pool, so that those with a
+  // higher transaction look like ours after another program went on with them.
   { name: 'names of another pool', file: 'volumes.json', wrong: other, isRefused: true },
   { name: 'journal of another pool', file: 'journal', wrong: other, isRefused: false },
   {
@@ -112,6 +113,8 @@ async function foldersOf({ world }: Operator): Promise<Folders> {
 async function mistake(operator: Operator, what: Mistake): Promise<void> {
   const { world, random } = operator
   const { folder, path } = world.pool
+  // A pool that never had a volume has no names.
+  if (!existsSync(join(folder, what.file))) return
   const folders = await foldersOf(operator)
   const isKilled = random.chance(0.3)
   if (isKilled) await killBoth(operator)
@@ -174,6 +177,7 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const name = random.of(['data', 'metadata', 'volumes.json', 'journal'])
   const file = join(world.pool.folder, name)
   const aside = `${file}.aside`
+  if (!existsSync(file)) return
   operator.say(`mv ${name} away while mounted`)
   renameSync(file, aside)
   const isKilled = random.chance(0.5)
@@ -191,7 +195,8 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const found = (await world.list()).find(info => world.model.find(info.name) === undefined)
   if (found) {
     if (!lostNames && found.name !== made) throw new Violation(`${found.name}: nobody made it`)
-    world.model.add(world.model.draft(operator.id, found.name, found.devId, found.size))
+    if (lostNames) await world.mustSucceed('rename', world.pool.folder, found.name, made)
+    world.model.add(world.model.draft(operator.id, made, found.devId, found.size))
   } else if (status === 0) {
     throw new Violation(`${made}: it was made, and is not there`)
   }
