@@ -17,7 +17,6 @@ t.test('dmeventd extends a pool that is 80 % full', async t => {
   writeFileSync(`${host.folder}/lvm/lvm.conf`, conf.join('\n'))
   const lvm = (line: string): Promise<string> =>
     host.sh(`export LVM_SYSTEM_DIR=$PWD/lvm; ${line.replaceAll('VG', vg)}`)
-  t.teardown(() => host.attempt('sh', '-c', 'kill $(cat /run/dmeventd.pid)'))
   await lvm(`pvcreate ${disk}; vgcreate VG ${disk}`)
   await lvm('lvcreate -L 100M -c 512K -T VG/pool -V 90M -n one 2>&1')
   t.match(await lvm('lvs --noheadings -o seg_monitor VG/pool'), /^ *monitored/)
