@@ -79,7 +79,9 @@ t.test('layers, snapshots, containers', async t => {
   await snapshots('commit done work')
   t.match(await snapshots('usage'), /done/)
   await snapshots('prepare again done')
-  const again = await host.sh(`mount ${await deviceOf('again')} m; cat m/new m/etc/second; umount m`)
+  const again = await host.sh(
+    `mount ${await deviceOf('again')} m; cat m/new m/etc/second; umount m`,
+  )
   t.equal(again, 'new\nsecond layer\n', 'a commit has what was written')
   await snapshots('rm again')
   await snapshots('rm done')
