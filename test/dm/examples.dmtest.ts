@@ -12,10 +12,13 @@ t.test('examples/containerd.sh, docker-loop-lvm.sh and docker-direct-lvm.sh', as
   const run = (name: string, reference: string): Promise<string> =>
     host.run('sh', `${EXAMPLES}/${name}`, 'image.tar', reference)
   const containerd = await run('containerd.sh', 'docker.io/library/bb:1')
-  t.match(containerd, /Committed[^]*\nhello from a thin device\n/)
+  t.match(containerd, /Committed[\s\S]*\nhello from a thin device\n/)
   const loop = await run('docker-loop-lvm.sh', 'bb:1')
-  t.match(loop, /Storage Driver: devicemapper\n[^]*hello from a thin device\n/)
+  t.match(loop, /Storage Driver: devicemapper\n[\s\S]*hello from a thin device\n/)
   const direct = await run('docker-direct-lvm.sh', 'bb:1')
-  t.match(direct, /Pool Name: thinfs_docker_[^]*hello from a thin device\n[^]*thinpool +twi-a/)
+  t.match(
+    direct,
+    /Pool Name: thinfs_docker_[\s\S]*hello from a thin device\n[\s\S]*thinpool +twi-a/,
+  )
   t.equal(await host.sh('dmsetup ls'), 'No devices found\n')
 })
