@@ -48,13 +48,14 @@ export const mount = command(
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')
   })
 
-/** Says so when the pool came up in another mode than the one asked for. */
+/** Says so when the pool came up in another mode than the one asked for, and what else to know. */
 async function warnOfMode(pool: PoolPlace, readOnly: boolean): Promise<void> {
   const daemon = await connectDaemon(pool)
   if (daemon === null) return
   try {
     const status = await daemon.status()
-    const { mode, reason } = status
+    const { mode, reason, warnings } = status
+    for (const warning of warnings) process.stderr.write(`thinfs: ${warning}\n`)
     if (mode === 'write' || (readOnly && mode === 'read_only')) return
     const advice = adviceFor(status)
     const toDo = advice === null ? '' : `. To do: ${advice}`

@@ -17,7 +17,7 @@ export const status = command(
   .option('--dm', "the kernel's own status lines, as dmsetup status prints them, field by field")
   .action(async (pool: string, options: Options) => {
     const { table } = await import('./table.js')
-    const status = await withPool(pool, 'read', admin => admin.status())
+    const status = whenMounted(await withPool(pool, 'read', admin => admin.status()))
     if (options.dm) print(options, status.dm, describeDm(status.dm, table))
     else print(options, status, table(describe(status)))
   })
@@ -29,7 +29,7 @@ function describe(status: PoolStatus): string[][] {
   const mark = formatSize(status.lowWaterMarkBlocks * blockSize)
   return [
     ['pool', status.name],
-    ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
+    ['mode', modeOf(status)],
     ...(status.needsCheck ? [['needs check', 'yes']] : []),
     ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
@@ -46,6 +46,22 @@ function describe(status: PoolStatus): string[][] {
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
   ]
+}
+
+/**
+ * The mode of a pool that is not mounted is the one that it would come up in: this command opened it only
+ * to read it.
+ */
+function whenMounted(status: PoolStatus): PoolStatus {
+  if (status.mount !== null) return status
+  return status.needsCheck
+    ? { ...status, reason: 'needs_check is set: mounting it checks all of its metadata' }
+    : { ...status, mode: 'write', reason: null }
+}
+
+function modeOf({ mode, reason, mount }: PoolStatus): string {
+  const when = mount === null ? `${mode}, when it is mounted` : mode
+  return reason === null ? when : `${when}: ${reason}`
 }
 
 /** What the file systems of the pool's files can still give. */

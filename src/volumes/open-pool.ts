@@ -57,12 +57,17 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   const { metadata, data } = files
   let journal: JournalFile | null = null
   let opened: ThinPool | Volumes | null = null
+  const warnings: string[] = []
+  const warn = (message: string): void => {
+    warnings.push(message)
+    options.onWarning?.(message)
+  }
   const closeFiles = (): void => {
     journal?.close()
     if (options.files === undefined) files.close()
   }
   try {
-    mustBelong(config, files, options)
+    mustBelong(config, files, { ...options, onWarning: warn })
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
@@ -88,6 +93,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
+      warnings,
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,

@@ -44,6 +44,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** What was odd when the pool was opened, a sentence each. */
+  warnings?: readonly string[]
   /** A command has set a size: whoever caches content has to know before it is answered. */
   onResized: (devId: number, size: number) => Promise<void>
 }
@@ -412,7 +414,7 @@ export class Volumes implements PoolAdmin {
         hostFree: pool.hostRoomForMetadata,
       },
       writesWaiting: pool.writesWaiting,
-      warnings: pool.warnings,
+      warnings: [...(this.#options.warnings ?? []), ...pool.warnings],
       lowWaterMarkBlocks: pool.lowWaterMark,
       belowLowWater: pool.belowLowWater,
       heldRoot: metadata.heldRoot,

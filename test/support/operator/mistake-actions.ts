@@ -60,7 +60,8 @@ const MISTAKES: readonly Mistake[] = [
   { name: 'no data', file: 'data', wrong: none, isRefused: true },
   { name: 'no names', file: 'volumes.json', wrong: none, isRefused: false },
   { name: 'no journal', file: 'journal', wrong: none, isRefused: false },
-  { name: 'metadata of another pool', file: 'metadata', wrong: other, isRefused: true },
+  // Not the metadata of another pool: dm-thin's format has no name of its pool, so that those with a
+  // higher transaction look like ours after another program went on with them.
   { name: 'names of another pool', file: 'volumes.json', wrong: other, isRefused: true },
   { name: 'journal of another pool', file: 'journal', wrong: other, isRefused: false },
   {
@@ -194,7 +195,8 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const found = (await world.list()).find(info => world.model.find(info.name) === undefined)
   if (found) {
     if (!lostNames && found.name !== made) throw new Violation(`${found.name}: nobody made it`)
-    world.model.add(world.model.draft(operator.id, found.name, found.devId, found.size))
+    if (lostNames) await world.mustSucceed('rename', world.pool.folder, found.name, made)
+    world.model.add(world.model.draft(operator.id, made, found.devId, found.size))
   } else if (status === 0) {
     throw new Violation(`${made}: it was made, and is not there`)
   }

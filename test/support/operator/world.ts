@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { CheckReport, PoolStatus, VolumeInfo } from '../../../src/volumes/index.js'
 import { daemonOf, runningEngine, serving } from '../engine-killer.js'
-import { type MountedPool, readIfThere } from '../mounted-pool.js'
+import { loopsWithin, type MountedPool, readIfThere } from '../mounted-pool.js'
 import { Gate } from './gate.js'
 import { type Ended, FileHands, runProgram, runThinfs } from './hands.js'
 import { Deed, Model, type ModelVolume, UNIT } from './model.js'
@@ -189,6 +189,8 @@ export class World {
 
   /** Takes a loop device away that no command would. */
   async detach(device: string): Promise<void> {
+    // The number may be somebody else's by now.
+    if (!loopsWithin(this.pool.base).includes(device)) return
     await runProgram('losetup', ['--detach', device])
   }
 
