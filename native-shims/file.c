@@ -1,10 +1,11 @@
-/* Files and block devices: whole reads and writes, fallocate(2), holes, locks. */
+/* Files and block devices: whole reads and writes, fallocate(2), holes, locks, ioctl(2). */
 #define _GNU_SOURCE
 #include "napi.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -174,6 +175,7 @@ static napi_value file_allocate_async(napi_env env, napi_callback_info info) {
       napi_create_async_work(env, NULL, name, allocation_execute, allocation_complete, request,
                              &request->work) != napi_ok ||
       napi_queue_async_work(env, request->work) != napi_ok) {
+    if (request->work != NULL) napi_delete_async_work(env, request->work);
     free(request);
     return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
   }
@@ -210,6 +212,78 @@ static napi_value file_lock(napi_env env, napi_callback_info info) {
   return thinfs_throw(env, errno, "fcntl");
 }
 
+typedef struct {
+  napi_async_work work;
+  napi_deferred deferred;
+  napi_ref buffer;
+  char *bytes;
+  int64_t command, number;
+  int fd, error;
+} control;
+
+static void control_execute(napi_env env, void *data) {
+  control *request = data;
+  (void)env;
+  void *argument = request->bytes != NULL ? request->bytes : (void *)(intptr_t)request->number;
+  request->error =
+      ioctl(request->fd, (unsigned long)request->command, argument) < 0 ? errno : 0;
+}
+
+static void control_complete(napi_env env, napi_status status, void *data) {
+  control *request = data;
+  if (status == napi_cancelled) request->error = ECANCELED;
+  if (request->error == 0) {
+    napi_resolve_deferred(env, request->deferred, thinfs_undefined(env));
+  } else {
+    napi_reject_deferred(env, request->deferred, thinfs_error(env, request->error, "ioctl"));
+  }
+  if (request->buffer != NULL) napi_delete_reference(env, request->buffer);
+  napi_delete_async_work(env, request->work);
+  free(request);
+}
+
+/*
+ * file_ioctl_async(fd, command, argument): ioctl(2) on the thread pool; a promise. The argument is a
+ * Buffer that is large enough for the command, or a number.
+ */
+static napi_value file_ioctl_async(napi_env env, napi_callback_info info) {
+  napi_value arguments[3], promise, name;
+  napi_valuetype type;
+  void *whole;
+  control *request = calloc(1, sizeof *request);
+  if (request == NULL) return thinfs_throw(env, ENOMEM, "malloc");
+  if (!thinfs_arguments(env, info, 3, arguments) ||
+      !thinfs_int(env, arguments[0], &request->fd) ||
+      !thinfs_integer(env, arguments[1], &request->command) ||
+      napi_typeof(env, arguments[2], &type) != napi_ok) {
+    free(request);
+    return NULL;
+  }
+  if (type == napi_number) {
+    if (!thinfs_integer(env, arguments[2], &request->number)) {
+      free(request);
+      return NULL;
+    }
+  } else if (napi_get_buffer_info(env, arguments[2], &whole, NULL) != napi_ok ||
+             napi_create_reference(env, arguments[2], 1, &request->buffer) != napi_ok) {
+    free(request);
+    napi_throw_type_error(env, NULL, "a Buffer or a number is expected");
+    return NULL;
+  } else {
+    request->bytes = whole;
+  }
+  if (napi_create_string_utf8(env, "thinfs:ioctl", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_promise(env, &request->deferred, &promise) != napi_ok ||
+      napi_create_async_work(env, NULL, name, control_execute, control_complete, request,
+                             &request->work) != napi_ok ||
+      napi_queue_async_work(env, request->work) != napi_ok) {
+    if (request->buffer != NULL) napi_delete_reference(env, request->buffer);
+    free(request);
+    return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
+  }
+  return promise;
+}
+
 bool thinfs_file_exports(napi_env env, napi_value exports) {
   static const thinfs_export functions[] = {
       {"file_read", file_read},
@@ -220,6 +294,7 @@ bool thinfs_file_exports(napi_env env, napi_value exports) {
       {"file_allocate_async", file_allocate_async},
       {"file_seek", file_seek},
       {"file_lock", file_lock},
+      {"file_ioctl_async", file_ioctl_async},
   };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

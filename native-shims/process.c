@@ -1,8 +1,16 @@
-/* What a process says of itself to the kernel. */
+/* What a process says of itself to the kernel, and takes from another. */
+#define _GNU_SOURCE
 #include "napi.h"
 
 #include <errno.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#ifndef SYS_pidfd_getfd
+#define SYS_pidfd_open 434
+#define SYS_pidfd_getfd 438
+#endif
 
 #ifndef PR_SET_IO_FLUSHER
 #define PR_SET_IO_FLUSHER 57
@@ -18,7 +26,25 @@ static napi_value process_set_io_flusher(napi_env env, napi_callback_info info) 
   return NULL;
 }
 
+/* process_descriptor(pid, fd): a duplicate of a descriptor of another process, closed on exec. */
+static napi_value process_descriptor(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  int pid, theirs;
+  if (!thinfs_arguments(env, info, 2, arguments) || !thinfs_int(env, arguments[0], &pid) ||
+      !thinfs_int(env, arguments[1], &theirs))
+    return NULL;
+  int process = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (process < 0) return thinfs_throw(env, errno, "pidfd_open");
+  int ours = (int)syscall(SYS_pidfd_getfd, process, theirs, 0);
+  int error = errno;
+  close(process);
+  return ours < 0 ? thinfs_throw(env, error, "pidfd_getfd") : thinfs_number(env, ours);
+}
+
 bool thinfs_process_exports(napi_env env, napi_value exports) {
-  static const thinfs_export functions[] = {{"process_set_io_flusher", process_set_io_flusher}};
+  static const thinfs_export functions[] = {
+      {"process_set_io_flusher", process_set_io_flusher},
+      {"process_descriptor", process_descriptor},
+  };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

@@ -35,6 +35,11 @@ export interface Binding {
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
   file_lock(fd: number, exclusive: boolean): boolean
+  /**
+   * ioctl(2), whose result is 0 for success.
+   * @param argument a Buffer that is large enough for the command and is changed by it, or a number
+   */
+  file_ioctl_async(fd: number, command: number, argument: Buffer | number): Promise<void>
 
   /**
    * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of
@@ -110,17 +115,17 @@ export interface Binding {
 
   /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */
   process_set_io_flusher(): void
+  /** A duplicate of a descriptor of another process (pidfd_getfd(2)), closed on exec. */
+  process_descriptor(pid: number, fd: number): number
 }
 
 export const native: Binding = load()
 
 function load(): Binding {
-  const path = '../native-shims/build/thinfs.node'
   try {
-    return createRequire(import.meta.url)(path) as Binding
+    return createRequire(import.meta.url)('#native') as Binding
   } catch (cause) {
-    throw new ThinfsError('NATIVE_MISSING', `${path} does not load: run "npm run native"`, {
-      cause,
-    })
+    const detail = 'native-shims/build/thinfs.node does not load: run "npm run native"'
+    throw new ThinfsError('NATIVE_MISSING', detail, { cause })
   }
 }

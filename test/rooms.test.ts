@@ -10,9 +10,9 @@ interface Override {
   }
 }
 
-/** `../../base/index.js` → `base`, `../native.js` → `native`. */
+/** `../../base/index.js` → `base`, `../native.js` → `native`, `../blocks/*.js` → `blocks`. */
 const roomOf = (pattern: string): string =>
-  pattern.replace(/^!(\.\.\/)+/, '').replace(/(\/index)?\.js$/, '')
+  pattern.replace(/^!(\.\.\/)+/, '').replace(/(\/index|\/\*)?\.js$/, '')
 
 const { overrides } = JSON.parse(readFileSync('biome.json', 'utf8')) as { overrides: Override[] }
 const enforced = new Map(

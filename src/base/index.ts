@@ -2,6 +2,7 @@
 export * from './assert.js'
 export * from './clock.js'
 export * from './errors.js'
+export * from './held-path.js'
 export * from './later.js'
 export * from './layout.js'
 export * from './trust.js'

@@ -17,3 +17,10 @@ export function whyNotTrusted(stat: { uid: number; mode: number }, uid: number):
   if ((stat.mode & GROUP_OR_OTHERS_WRITE) === 0) return null
   return `has mode ${(stat.mode & 0o7777).toString(8)}, wanted one that lets no others write (chmod go-w)`
 }
+
+/** Why what is there is no regular file of user `uid`; null when it is. @param stat of a link itself */
+export function whyNotOf(stat: { uid: number; isFile(): boolean }, uid: number): string | null {
+  if (!stat.isFile())
+    return `is not a regular file, as everything in a copy of user ${uid} has to be`
+  return stat.uid === uid ? null : `belongs to user ${stat.uid}, in a copy of user ${uid}`
+}

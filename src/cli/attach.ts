@@ -15,9 +15,7 @@ export const attach = command(
   .argument('<NAME>', 'of the volume')
   .option('--read-only', 'a device that cannot be written to')
   .action(async (pool: string, name: string, options: Options) => {
-    const file = await withPool(pool, 'read', (admin, config) =>
-      volumeFile(admin, config.file, name),
-    )
+    const file = await withPool(pool, 'read', (admin, place) => volumeFile(admin, place.file, name))
     const device = await attachLoop(file.path, options.readOnly ?? false)
     print(options, { device }, device)
   })

@@ -1,3 +1,4 @@
+import { formatSize, parseSize } from '../config/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
 import { withPool } from './pool.js'
@@ -17,7 +18,6 @@ export const create = command(
   .requiredOption('--size <size>', 'virtual size: a multiple of 512 bytes')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
   .action(async (pool: string, name: string, options: Options) => {
-    const { formatSize, parseSize } = await import('../config/index.js')
     const size = parseSize(options.size)
     const request = { name, size, ...(options.id !== undefined && { devId: options.id }) }
     const volume = await withPool(pool, 'write', admin => admin.create(request))

@@ -12,10 +12,10 @@ export const detach = command(
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME|/dev/loopN>', 'the volume; or a device, also of a volume that was removed')
   .action(async (pool: string, name: string, output: Output) => {
-    const devices = await withPool(pool, 'read', (admin, config) =>
+    const devices = await withPool(pool, 'read', (admin, place) =>
       name.startsWith('/dev/')
-        ? deviceOf(admin, config.file, name)
-        : devicesOf(admin, config.file, name),
+        ? deviceOf(admin, place.file, name)
+        : devicesOf(admin, place.file, name),
     )
     for (const device of devices) await detachLoop(device, device === name ? '' : `${name}: `)
     print(output, { detached: devices }, '')

@@ -18,7 +18,8 @@ export function exitCodeOf(err: unknown): number {
  */
 export function lineOf(err: unknown, asJson: boolean): string {
   const code = err instanceof ThinfsError ? err.code : null
-  const [errno, message] = [errnoOf(err), messageOf(err)]
+  const errno = errnoOf(err)
+  const message = `${messageOf(err)}${adviceOn(errno)}`
   return asJson ? jsonOf({ code, errno, message }) : `thinfs: ${message} (${code ?? errno})`
 }
 
@@ -44,3 +45,7 @@ function messageOf(err: unknown): string {
   const where = typeof path === 'string' && message.startsWith('E') ? `${path}: ` : ''
   return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }
+
+/** What helps where the message names a file that has nothing to do with it. */
+const adviceOn = (errno: string): string =>
+  errno === 'EMFILE' ? '; raise the limit of open files, as with ulimit -n 1024' : ''

@@ -1,7 +1,14 @@
 import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
-import type { PoolConfig, VolumeConfig } from '../config/index.js'
+import {
+  DEFAULTS,
+  formatSize,
+  type PoolConfig,
+  parseSize,
+  renderConfig,
+  type VolumeConfig,
+} from '../config/index.js'
 import { command, type Output, print } from './command.js'
 
 interface Options extends Output {
@@ -26,7 +33,6 @@ export const init = command(
   .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
   .option('--force', 'overwrite what the files or devices hold; not those in use')
   .action(async (target: string, options: Options) => {
-    const { formatSize } = await import('../config/index.js')
     const file = isFolder(target) ? join(target, 'pool.yaml') : target
     const isNew = !existsSync(file)
     if (isNew) await writeConfig(file, options)
@@ -49,7 +55,6 @@ export const init = command(
 /** The data file is sparse: it is made where there is no room for all that it may hold. */
 async function noteSmallHost({ data }: PoolConfig): Promise<void> {
   if (data.size === null) return
-  const { formatSize } = await import('../config/index.js')
   const { bavail, bsize } = statfsSync(data.path)
   if (bavail * bsize >= data.size) return
   const left = formatSize(bavail * bsize)
@@ -75,7 +80,7 @@ function isFolder(target: string): boolean {
 
 /** Writes a pool.yaml made of the options, after the check that it passes when it is read. */
 async function writeConfig(file: string, options: Options): Promise<void> {
-  const { DEFAULTS, parseConfig, parseSize, renderConfig } = await import('../config/index.js')
+  const { parseConfig } = await import('../config/index.js')
   const path = resolve(file)
   const folder = dirname(path)
   const config: PoolConfig = {
@@ -96,7 +101,7 @@ async function writeConfig(file: string, options: Options): Promise<void> {
     onFull: DEFAULTS.onFull,
     transport: DEFAULTS.transport,
     spin: DEFAULTS.spin,
-    volumes: Object.fromEntries((options.volume ?? []).map(text => volumeOf(text, parseSize))),
+    volumes: Object.fromEntries((options.volume ?? []).map(volumeOf)),
   }
   const text = renderConfig(config)
   try {
@@ -117,7 +122,7 @@ function poolName(folder: string): string {
   return name.slice(0, 127) || 'pool'
 }
 
-function volumeOf(text: string, parseSize: (text: string) => number): [string, VolumeConfig] {
+function volumeOf(text: string): [string, VolumeConfig] {
   const [, name, size] = /^(.*)=([^=]*)$/.exec(text) ?? []
   if (name === undefined || size === undefined) {
     throw new ThinfsError('BAD_ARGUMENT', `--volume ${text}: NAME=SIZE is what it takes`)

@@ -1,7 +1,8 @@
 /**
  * The command line: one file a command, each parses, calls the pool or its daemon, and prints.
  *
- * Heavy modules are imported when a command runs, so that help is quick.
+ * A command to a mounted pool loads what talks to a daemon and no more. The rest is imported when it is
+ * needed; scripts/bundle.mjs keeps the two apart.
  */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
@@ -9,6 +10,7 @@ import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { detach } from './detach.js'
+import { dm } from './dm.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { list } from './list.js'
@@ -28,9 +30,10 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
+  ...[dm],
 ]
 
-const { version } = createRequire(import.meta.url)('../../package.json') as { version: string }
+const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
 
 /** Runs a command line without the program's name. Returns its exit code; never throws. */
 export async function run(args: string[]): Promise<number> {

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path'
-import type { PoolConfig } from '../config/index.js'
+import type { PoolPlace } from '../config/index.js'
+import { connectDaemon, startDaemon } from '../daemon/index.js'
 import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
 import { configOf } from './pool.js'
@@ -33,7 +34,6 @@ export const mount = command(
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
-    const { startDaemon } = await import('../daemon/index.js')
     const config = await configOf(pool)
     const { pid } = await startDaemon(config, {
       mountPoint,
@@ -48,14 +48,14 @@ export const mount = command(
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')
   })
 
-/** Says so when the pool came up in another mode than the one asked for. */
-async function warnOfMode(config: PoolConfig, readOnly: boolean): Promise<void> {
-  const { connectDaemon } = await import('../daemon/index.js')
-  const daemon = await connectDaemon(config)
+/** Says so when the pool came up in another mode than the one asked for, and what else to know. */
+async function warnOfMode(pool: PoolPlace, readOnly: boolean): Promise<void> {
+  const daemon = await connectDaemon(pool)
   if (daemon === null) return
   try {
     const status = await daemon.status()
-    const { mode, reason } = status
+    const { mode, reason, warnings } = status
+    for (const warning of warnings) process.stderr.write(`thinfs: ${warning}\n`)
     if (mode === 'write' || (readOnly && mode === 'read_only')) return
     const advice = adviceFor(status)
     const toDo = advice === null ? '' : `. To do: ${advice}`

@@ -1,10 +1,9 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
-import { realpathSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { ThinfsError } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
-import type { DaemonClient } from '../daemon/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
+import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
+import { connectDaemon, type DaemonClient, findPool, lockPool } from '../daemon/index.js'
 import { findFileHolders, type Mount, thinfsMountAt } from '../host/index.js'
 import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 
@@ -17,7 +16,7 @@ import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 export async function withPool<T>(
   reference: string,
   access: 'read' | 'write',
-  use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
+  use: (admin: PoolAdmin, place: PoolPlace) => Promise<T>,
 ): Promise<T> {
   return withDaemonOr(reference, access, use, async (config, files) => {
     const { openPool } = await import('../volumes/index.js')
@@ -37,20 +36,22 @@ export async function withPool<T>(
 export async function withDaemonOr<T>(
   reference: string,
   access: 'read' | 'write',
-  use: (admin: PoolAdmin, config: PoolConfig) => Promise<T>,
+  use: (admin: PoolAdmin, place: PoolPlace) => Promise<T>,
   useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
-  const { connectDaemon, lockPool } = await import('../daemon/index.js')
-  const config = await configOf(reference)
-  const daemon = await connectDaemon(config)
+  const reads = access === 'read'
+  const place = placeOf(findPool(reference), { reads })
+  // Of another user's copy nobody is asked, whoever listens there.
+  const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
   if (daemon) {
     try {
-      return await use(daemon, config)
+      return await use(daemon, place)
     } finally {
       daemon.close()
     }
   }
-  const files = lockPool(config, access === 'read')
+  const config = await configOf(reference, reads)
+  const files = lockPool(config, reads)
   try {
     return await useFiles(config, files)
   } finally {
@@ -63,12 +64,11 @@ export async function withDaemonOr<T>(
  * @throws NOT_MOUNTED, and what `use` throws
  */
 export async function withDaemonOf(
-  config: PoolConfig,
+  place: PoolPlace,
   use: (daemon: DaemonClient) => Promise<void>,
 ): Promise<void> {
-  const { connectDaemon } = await import('../daemon/index.js')
-  const daemon = await connectDaemon(config)
-  if (!daemon) throw notMounted(config.file)
+  const daemon = await connectDaemon(place)
+  if (!daemon) throw notMounted(place.file)
   try {
     await use(daemon)
   } finally {
@@ -76,11 +76,16 @@ export async function withDaemonOf(
   }
 }
 
-/** @throws NOT_A_POOL, BAD_CONFIG */
-export async function configOf(reference: string): Promise<PoolConfig> {
-  const { findPool } = await import('../daemon/index.js')
+/** @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED */
+export const placeOfPool = (reference: string): PoolPlace => placeOf(findPool(reference))
+
+/**
+ * @param reads nothing will be written: another user's copy will do for root
+ * @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED
+ */
+export async function configOf(reference: string, reads = false): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')
-  return loadConfig(findPool(reference))
+  return loadConfig(findPool(reference), { reads })
 }
 
 /**
@@ -92,18 +97,9 @@ export async function mountOfPool(admin: PoolAdmin, pool: string): Promise<Mount
   const { mount } = await admin.status()
   if (!mount) throw notMounted(pool)
   const found = thinfsMountAt(mount.mountPoint)
-  if (found !== null && isSameFile(found.source, pool)) return found
+  if (found !== null && found.source === mount.source) return found
   const detail = `${pool}: its mount at ${mount.mountPoint} is not seen from this mount namespace`
   throw new ThinfsError('NOT_MOUNTED', detail)
-}
-
-/** Also when they cannot be told apart, because the pool's folder was renamed while it is mounted. */
-function isSameFile(a: string, b: string): boolean {
-  try {
-    return realpathSync(a) === realpathSync(b)
-  } catch {
-    return true
-  }
 }
 
 /** The file of a volume in the mount, by name and by what it keeps when it is renamed. */
@@ -126,12 +122,16 @@ export async function volumeFile(
 ): Promise<VolumeFile> {
   const { mount, dm } = await admin.status()
   if (!mount) throw notMounted(pool)
-  if (!dm.volumes.some(volume => volume.name === name)) {
-    throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
-  }
+  const missing = (cause?: unknown) =>
+    new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
+  if (!dm.volumes.some(volume => volume.name === name)) throw missing()
   const { mountPoint, device } = await mountOfPool(admin, pool)
   const path = join(mountPoint, name)
-  return { path, device, ino: (await stat(path)).ino }
+  const { ino } = await stat(path).catch((err: unknown) => {
+    // Somebody has renamed or removed it since.
+    throw errnoOf(err) === 'ENOENT' ? missing(err) : err
+  })
+  return { path, device, ino }
 }
 
 /** @param pool path of its pool.yaml */

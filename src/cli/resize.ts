@@ -1,4 +1,5 @@
 import { ThinfsError } from '../base/index.js'
+import { formatSize, parseSize } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { namingHolders, withPool } from './pool.js'
@@ -17,7 +18,6 @@ export const resize = command(
   .argument('<SIZE>', 'as in 20G; +5G and -5G are relative')
   .option('--shrink', 'may become smaller: what is cut off is discarded; not while it is open')
   .action(async (pool: string, name: string, text: string, { shrink, ...output }: Options) => {
-    const { formatSize, parseSize } = await import('../config/index.js')
     const sign = /^[+-](?=\d)/.exec(text)?.[0] ?? ''
     const change = parseSize(text.slice(sign.length))
     const volume = await withPool(pool, 'write', async (admin, { file }) => {

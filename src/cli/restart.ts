@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { configOf, withDaemonOf } from './pool.js'
+import { placeOfPool, withDaemonOf } from './pool.js'
 
 export const restart = command(
   'restart',
@@ -8,7 +8,7 @@ export const restart = command(
 )
   .argument('<POOL>', POOL_HELP)
   .action(async (pool: string, output: Output) => {
-    const config = await configOf(pool)
-    await withDaemonOf(config, daemon => daemon.restart())
-    print(output, { file: config.file }, '')
+    const place = placeOfPool(pool)
+    await withDaemonOf(place, daemon => daemon.restart())
+    print(output, { file: place.file }, '')
   })

@@ -5,7 +5,7 @@ import { stat } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
+import { formatSize, type PoolPlace } from '../config/index.js'
 import { findFilesystems, whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
@@ -31,19 +31,18 @@ export const snapshot = command(
     'fsfreeze(8) the filesystem on the origin meanwhile: all that are mounted, or the one of this folder',
   )
   .action(async (pool: string, origin: string, name: string, options: Options) => {
-    const { formatSize } = await import('../config/index.js')
     const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
     const { freeze } = options
-    const volume = await withPool(pool, 'write', async (admin, config) => {
+    const volume = await withPool(pool, 'write', async (admin, place) => {
       const take = async () => {
-        await flush(admin, config, origin)
+        await flush(admin, place, origin)
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
-      if (freeze !== true) await mustNotHold(freeze, config)
-      const file = await volumeFile(admin, config.file, origin)
+      if (freeze !== true) await mustNotHold(freeze, place)
+      const file = await volumeFile(admin, place.file, origin)
       const folders = await findFilesystems(origin, file, freeze === true ? null : freeze)
-      for (const folder of folders) await mustNotHold(folder, config)
+      for (const folder of folders) await mustNotHold(folder, place)
       return await whileAllFrozen(folders, take)
     })
     const size = formatSize(volume.size)
@@ -59,10 +58,10 @@ function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T>
 }
 
 /** Has the kernel write back what programs changed in a memory map of the volume's file. */
-async function flush(admin: PoolAdmin, config: PoolConfig, origin: string): Promise<void> {
+async function flush(admin: PoolAdmin, place: PoolPlace, origin: string): Promise<void> {
   let path: string
   try {
-    path = (await volumeFile(admin, config.file, origin)).path
+    path = (await volumeFile(admin, place.file, origin)).path
   } catch (err) {
     // Nothing is mapped where nothing is mounted, and what is not there the pool names better.
     if (['NOT_MOUNTED', 'VOLUME_MISSING'].includes((err as { code: string }).code)) return
@@ -102,7 +101,9 @@ async function sync(path: string, isFull: () => Promise<boolean>): Promise<void>
 }
 
 /** Frozen, the filesystem of the pool's own files would block the snapshot forever. */
-async function mustNotHold(folder: string, config: PoolConfig): Promise<void> {
+async function mustNotHold(folder: string, place: PoolPlace): Promise<void> {
+  const { loadConfig } = await import('../config/index.js')
+  const config = loadConfig(place.file)
   const { dev } = await stat(folder)
   for (const own of [config.folder, dirname(config.data.path), dirname(config.metadata.path)]) {
     if ((await stat(own)).dev === dev) {

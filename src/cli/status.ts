@@ -1,3 +1,4 @@
+import { formatSize } from '../config/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { adviceFor } from './advice.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
@@ -15,31 +16,30 @@ export const status = command(
   .argument('<POOL>', POOL_HELP)
   .option('--dm', "the kernel's own status lines, as dmsetup status prints them, field by field")
   .action(async (pool: string, options: Options) => {
-    const { formatSize } = await import('../config/index.js')
     const { table } = await import('./table.js')
-    const status = await withPool(pool, 'read', admin => admin.status())
+    const status = whenMounted(await withPool(pool, 'read', admin => admin.status()))
     if (options.dm) print(options, status.dm, describeDm(status.dm, table))
-    else print(options, status, table(describe(status, formatSize)))
+    else print(options, status, table(describe(status)))
   })
 
-function describe(status: PoolStatus, size: (bytes: number) => string): string[][] {
+function describe(status: PoolStatus): string[][] {
   const { data, metadata, mount, dataBlockSize: blockSize } = status
   const advice = adviceFor(status)
   const free = (data.blocks - data.usedBlocks) * blockSize
-  const mark = size(status.lowWaterMarkBlocks * blockSize)
+  const mark = formatSize(status.lowWaterMarkBlocks * blockSize)
   return [
     ['pool', status.name],
-    ['mode', status.reason === null ? status.mode : `${status.mode}: ${status.reason}`],
+    ['mode', modeOf(status)],
     ...(status.needsCheck ? [['needs check', 'yes']] : []),
     ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],
-    ['data', `${usage(data, blockSize, size)}, ${data.path}`],
-    ['data block', size(blockSize)],
-    ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE, size)}, ${metadata.path}`],
-    ['host', hostRoom(status, size)],
-    ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${size(free)} free`],
+    ['data', `${usage(data, blockSize)}, ${data.path}`],
+    ['data block', formatSize(blockSize)],
+    ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
+    ['host', hostRoom(status)],
+    ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${formatSize(free)} free`],
     ['discards', status.discards],
     ['on full', `${status.onFull}${waiting(status)}`],
     ...status.warnings.map(what => ['warning', what]),
@@ -48,11 +48,27 @@ function describe(status: PoolStatus, size: (bytes: number) => string): string[]
   ]
 }
 
+/**
+ * The mode of a pool that is not mounted is the one that it would come up in: this command opened it only
+ * to read it.
+ */
+function whenMounted(status: PoolStatus): PoolStatus {
+  if (status.mount !== null) return status
+  return status.needsCheck
+    ? { ...status, reason: 'needs_check is set: mounting it checks all of its metadata' }
+    : { ...status, mode: 'write', reason: null }
+}
+
+function modeOf({ mode, reason, mount }: PoolStatus): string {
+  const when = mount === null ? `${mode}, when it is mounted` : mode
+  return reason === null ? when : `${when}: ${reason}`
+}
+
 /** What the file systems of the pool's files can still give. */
-function hostRoom({ data, metadata }: PoolStatus, size: (bytes: number) => string): string {
+function hostRoom({ data, metadata }: PoolStatus): string {
   const parts = [
-    ...(data.hostFree === null ? [] : [`${size(data.hostFree)} left for data`]),
-    ...(metadata.hostFree === null ? [] : [`${size(metadata.hostFree)} for metadata`]),
+    ...(data.hostFree === null ? [] : [`${formatSize(data.hostFree)} left for data`]),
+    ...(metadata.hostFree === null ? [] : [`${formatSize(metadata.hostFree)} for metadata`]),
   ]
   return parts.join(', ') || 'block devices'
 }
@@ -73,10 +89,9 @@ const METADATA_BLOCK_SIZE = 4096
 function usage(
   { usedBlocks, blocks }: { usedBlocks: number; blocks: number },
   blockSize: number,
-  size: (bytes: number) => string,
 ): string {
   const percent = blocks === 0 ? '-' : ((usedBlocks / blocks) * 100).toFixed(2)
-  return `${size(usedBlocks * blockSize)} of ${size(blocks * blockSize)} (${percent}%)`
+  return `${formatSize(usedBlocks * blockSize)} of ${formatSize(blocks * blockSize)} (${percent}%)`
 }
 
 /** Meaning of the fields of a status line. Linux, Documentation/admin-guide/device-mapper. */

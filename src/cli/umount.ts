@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { configOf, withDaemonOf } from './pool.js'
+import { placeOfPool, withDaemonOf } from './pool.js'
 
 interface Options extends Output {
   force?: true
@@ -16,9 +16,9 @@ export const umount = command(
     'also while somebody uses it, who gets I/O errors; what was acknowledged is committed',
   )
   .action(async (pool: string, { force, ...output }: Options) => {
-    const config = await configOf(pool)
+    const place = placeOfPool(pool)
     // This command must not hold the mount that it stands in.
     process.chdir('/')
-    await withDaemonOf(config, daemon => (force ? daemon.umountForcibly() : daemon.umount()))
-    print(output, { file: config.file }, '')
+    await withDaemonOf(place, daemon => (force ? daemon.umountForcibly() : daemon.umount()))
+    print(output, { file: place.file }, '')
   })

@@ -1,11 +1,13 @@
 /** pool.yaml: its keys, sizes with units, errors that name line and column. Knows no other room. */
 export * from './load.js'
 export { checkVolumeName, UNNAMED_PREFIX, whyNotAName } from './names.js'
+export { placeOf } from './place.js'
 export {
   DEFAULTS,
   type LowWaterMark,
   lowWaterMarkBlocks,
   type PoolConfig,
+  type PoolPlace,
   type VolumeConfig,
 } from './pool-config.js'
 export * from './render.js'

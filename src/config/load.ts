@@ -4,15 +4,7 @@
  * The file is read with YAML's failsafe schema, in which every scalar is the text that stands there:
  * a volume named `007` or `no` keeps its name. The first problem in the file is the one reported.
  */
-import {
-  closeSync,
-  constants,
-  fstatSync,
-  openSync,
-  readFileSync,
-  realpathSync,
-  statSync,
-} from 'node:fs'
+import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import {
   Composer,
@@ -28,11 +20,12 @@ import {
   Parser,
   visit,
 } from 'yaml'
-import type { z } from 'zod'
+import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { placeOf } from './place.js'
 import type { PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
-import { checkPoolFolder, mustBeTrusted } from './trust.js'
+import { mustBeOf, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
 /** Problems that are looked up in the file, to tell of the first of them. */
@@ -44,13 +37,14 @@ const ALIASES_MAX = 100
 
 /**
  * Reads and checks a pool.yaml.
+ * @param options.reads nothing will be written, nor anybody asked: root may read another user's copy
  * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed; NOT_TRUSTED when
  *   another user could have written it, or what thinfs keeps beside it
  */
-export function loadConfig(path: string): PoolConfig {
-  const { file, text } = readText(path)
-  checkPoolFolder(dirname(file))
-  return parseConfig(text, path, file)
+export function loadConfig(path: string, { reads = false } = {}): PoolConfig {
+  const { file, ofUser } = placeOf(path, { reads })
+  const config = parseConfig(readText(file, path, ofUser), path, file)
+  return ofUser === undefined ? config : { ...config, ofUser }
 }
 
 /**
@@ -105,14 +99,10 @@ function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
 
 const isToken = (token: CST.Token | null | undefined): token is CST.Token => !!token
 
-/** What stands in the file, and its absolute path without symbolic links. */
-function readText(path: string): { file: string; text: string } {
+/** What stands in the file. */
+function readText(file: string, path: string, ofUser: number | undefined): string {
   try {
-    const file = realpathSync(path)
-    if (!statSync(file).isFile()) {
-      throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
-    }
-    return { file, text: new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path)) }
+    return new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path, ofUser))
   } catch (err) {
     if (err instanceof ThinfsError) throw err
     const isUtf8 = (err as NodeJS.ErrnoException).code !== 'ERR_ENCODING_INVALID_ENCODED_DATA'
@@ -123,11 +113,13 @@ function readText(path: string): { file: string; text: string } {
   }
 }
 
-function readTrusted(file: string, path: string): Buffer {
-  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW)
+function readTrusted(file: string, path: string, ofUser: number | undefined): Buffer {
+  const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+  const fd = openSync(file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
   try {
     const stat = fstatSync(fd)
-    mustBeTrusted(path, stat)
+    if (ofUser === undefined) mustBeTrusted(path, stat)
+    else mustBeOf(ofUser, path, stat)
     if (stat.size > FILE_SIZE_MAX) {
       throw new ThinfsError('BAD_CONFIG', `${path}: has ${stat.size} bytes; 1 MiB is allowed`)
     }

@@ -1,11 +1,17 @@
 /** What pool.yaml says, in bytes and absolute paths. */
 import { KIB } from '../base/index.js'
 
-export interface PoolConfig {
+/** Where a pool is: all that its daemon is found by. */
+export interface PoolPlace {
   /** Absolute path of pool.yaml, symbolic links resolved. */
   file: string
   /** Its folder: volumes.json, journal, log and control socket live there. */
   folder: string
+  /** Set for another user's copy of a pool, which root only reads: his id. All of it has to be his. */
+  ofUser?: number
+}
+
+export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
   /** `size` null: as large as the file or device is. */

@@ -5,7 +5,7 @@
  * its place; problem.ts adds where and what was found.
  */
 import { normalize } from 'node:path'
-import { z } from 'zod'
+import * as z from 'zod'
 import { isDataBlockSize, KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
 import { whyNotAName } from './names.js'
 import {

@@ -5,7 +5,7 @@
  */
 import { lstatSync, type Stats, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { ThinfsError, whyNotTrusted } from '../base/index.js'
+import { ThinfsError, whyNotOf, whyNotTrusted } from '../base/index.js'
 
 /** What thinfs itself keeps beside pool.yaml. Opened by name: the folder's owner vouches for them. */
 const OWN_FILES = ['volumes.json', 'journal', 'daemon.json', 'thinfs.log']
@@ -35,6 +35,31 @@ export function checkPoolFolder(folder: string): void {
     }
     if (above === '/') return
   }
+}
+
+/** The user whose folder it is, for root, who is another; undefined for root's own and for other users. */
+export function otherOwner(folder: string): number | undefined {
+  const { uid } = statSync(folder)
+  return process.geteuid!() === 0 && uid !== 0 ? uid : undefined
+}
+
+/**
+ * Checks the folder of another user's copy of a pool, which is only read: what thinfs keeps in it are
+ * files of his, so that no more is read than he could read himself.
+ * @throws NOT_TRUSTED
+ */
+export function checkCopy(folder: string, uid: number): void {
+  for (const name of OWN_FILES) {
+    const path = join(folder, name)
+    const stat = lstatSync(path, { throwIfNoEntry: false })
+    if (stat !== undefined) mustBeOf(uid, path, stat)
+  }
+}
+
+/** @throws NOT_TRUSTED for what is not a regular file of the user's */
+export function mustBeOf(uid: number, path: string, stat: Stats): void {
+  const why = whyNotOf(stat, uid)
+  if (why !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${why}`)
 }
 
 /** @throws NOT_TRUSTED */

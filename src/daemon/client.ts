@@ -1,6 +1,6 @@
 /** The daemon of a pool, as seen from a command. */
 import { ThinfsError } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
+import type { PoolPlace } from '../config/index.js'
 import {
   adminClient,
   connectControlSocket,
@@ -45,8 +45,8 @@ export interface DaemonClient extends PoolAdmin {
  * @returns null when there is none
  * @throws DAEMON_FAILED when its socket cannot be reached for another reason
  */
-export async function connectDaemon(config: PoolConfig): Promise<DaemonClient | null> {
-  const connection = await connectControlSocket(controlSocketPath(config.folder))
+export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | null> {
+  const connection = await connectControlSocket(controlSocketPath(pool.folder))
   if (connection === null) return null
   const failed = (err: unknown): never => {
     throw fromResponseError(err)

@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
+import { createRequire } from 'node:module'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
@@ -20,6 +20,7 @@ import {
   ENGINE_FD,
   type EngineStart,
   type Logger,
+  makeRuntimeFolder,
   PING,
   RESTART,
   refuseToMove,
@@ -43,7 +44,7 @@ import {
   unmount,
   unmountLazily,
 } from '../host/index.js'
-import type { PoolFiles, PoolStatus } from '../volumes/index.js'
+import type { PoolDescriptors, PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { lockPool } from './pool-lock.js'
@@ -74,10 +75,10 @@ export interface DaemonOptions {
 /** Starts an engine that inherits the descriptors, with an IPC channel. */
 export type SpawnEngine = (
   start: EngineStart,
-  fds: { fuse: number; metadata: number; data: number },
+  fds: { fuse: number } & PoolDescriptors,
 ) => ChildProcess
 
-const ENGINE_PROGRAM = fileURLToPath(new URL('../engine/main.js', import.meta.url))
+const ENGINE_PROGRAM = createRequire(import.meta.url).resolve('#engine')
 
 /**
  * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to
@@ -91,6 +92,7 @@ export const spawnEngine: SpawnEngine = (start, fds) => {
   stdio[ENGINE_FD.fuse] = fds.fuse
   stdio[ENGINE_FD.metadata] = fds.metadata
   stdio[ENGINE_FD.data] = fds.data
+  stdio[ENGINE_FD.folder] = fds.folder
   // So many cold reads are under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
@@ -103,6 +105,8 @@ export class Daemon {
   readonly #log: Logger
   readonly #spawn: SpawnEngine
   #supervisor: Supervisor
+  /** Path of pool.yaml when the pool was mounted: what the mount table has. */
+  #source: string
   /** Settled when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
@@ -147,6 +151,7 @@ export class Daemon {
     this.#options = options
     this.#log = log
     this.#spawn = spawn
+    this.#source = config.file
     this.#supervisor = this.#makeSupervisor(null)
   }
 
@@ -154,7 +159,8 @@ export class Daemon {
     const start = {
       ...this.#options,
       acceptMetadata: this.#options.acceptMetadata ?? false,
-      configFile: this.#config.file,
+      configFile: this.#source,
+      config: { ...this.#config, volumes: {} },
     }
     return new Supervisor({
       negotiated,
@@ -258,7 +264,7 @@ export class Daemon {
   }
 
   async #mount(): Promise<void> {
-    const { folder, file } = this.#config
+    const { file } = this.#config
     const { mountPoint, mountOptions } = this.#options
     const handedOver = await this.#lock()
     if (handedOver === null) {
@@ -272,6 +278,8 @@ export class Daemon {
       })
     }
     this.#mountRecord = thinfsMountAt(mountPoint)
+    const folder = this.#files!.folder.held
+    makeRuntimeFolder(folder)
     writeDaemonFile(folder, { pid: process.pid, mountPoint, since: this.#since })
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
@@ -321,6 +329,7 @@ export class Daemon {
       this.#files = handedOver.files
       this.#fuseFd = handedOver.fuseFd
       this.#since = handedOver.start.mountedAt
+      this.#source = handedOver.start.configFile
       this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
       return handedOver
     }
@@ -361,6 +370,7 @@ export class Daemon {
     const { failure } = this
     const mount = {
       mountPoint: this.#options.mountPoint,
+      source: this.#source,
       pid: process.pid,
       since: this.#since,
       enginePid: this.#supervisor.enginePid,
@@ -372,7 +382,7 @@ export class Daemon {
   }
 
   get #isMounted(): boolean {
-    return thinfsMountAt(this.#options.mountPoint)?.source === this.#config.file
+    return thinfsMountAt(this.#options.mountPoint)?.source === this.#source
   }
 
   /**
@@ -402,7 +412,7 @@ export class Daemon {
     }
     if (this.#files === null) return
     this.#control?.close()
-    removeDaemonFile(this.#config.folder)
+    removeDaemonFile(this.#files.folder.held)
     this.#files.close()
     this.#files = null
   }

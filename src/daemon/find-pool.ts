@@ -1,8 +1,17 @@
 /** Which pool a person means. */
-import { realpathSync, statSync } from 'node:fs'
+import { existsSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { thinfsMountAt } from '../host/index.js'
+import {
+  MOUNT_TYPE,
+  type Mount,
+  openFiles,
+  otherProcesses,
+  readMounts,
+  thinfsMountAt,
+} from '../host/index.js'
+import { readDaemonFile } from './daemon-file.js'
+import { startOf } from './pool-lock.js'
 
 /**
  * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount is
@@ -13,18 +22,42 @@ export function findPool(reference: string): string {
   const path = resolve(reference)
   try {
     const mount = thinfsMountAt(join(realpathSync(dirname(path)), basename(path)))
-    if (mount !== null) return mount.source
+    if (mount !== null) return servedFrom(mount)
     const real = realpathSync(path)
     const linked = thinfsMountAt(real)
-    if (linked !== null) return linked.source
+    if (linked !== null) return servedFrom(linked)
     if (!statSync(real).isDirectory()) return path
     const file = join(path, 'pool.yaml')
     if (statSync(file, { throwIfNoEntry: false })?.isFile()) return file
   } catch (err) {
     const errno = errnoOf(err)
-    const what = errno === 'ENOENT' ? 'no such file or folder' : (err as Error).message
+    const moved = errno === 'ENOENT' ? mountFrom(path) : undefined
+    const where = moved ? `; the pool that was there is mounted at ${moved.mountPoint}` : ''
+    const what = errno === 'ENOENT' ? `no such file or folder${where}` : (err as Error).message
     throw new ThinfsError('NOT_A_POOL', `${reference}: ${what}`, { cause: err, errno })
   }
   const detail = `${reference}: no pool.yaml in that folder, and no pool is mounted there`
   throw new ThinfsError('NOT_A_POOL', detail)
 }
+
+/**
+ * The pool.yaml of a mount: where it is now, for the pool's folder may have been moved since, and
+ * another pool be where it was. Whoever serves the mount has the folder open.
+ */
+function servedFrom({ mountPoint, source }: Mount): string {
+  const daemon = readDaemonFile(dirname(source))
+  if (daemon !== null && openFiles(daemon.pid).includes(dirname(source))) return source
+  const file = basename(source)
+  const folders = otherProcesses().flatMap(pid => {
+    const start = startOf(pid)
+    const serves = start?.mountPoint === mountPoint && start.configFile === source
+    return serves ? openFiles(pid).filter(path => existsSync(join(path, file))) : []
+  })
+  return join(folders[0] ?? dirname(source), file)
+}
+
+/** The mount of a pool whose folder, or pool.yaml, was at `path`. */
+const mountFrom = (path: string): Mount | undefined =>
+  readMounts().find(
+    ({ type, source }) => type === MOUNT_TYPE && (source === path || dirname(source) === path),
+  )

@@ -1,7 +1,8 @@
 /** The daemon's own program: `node main.js START`, see DaemonStart. */
 import { loadConfig } from '../config/index.js'
 import { toWire } from '../engine/index.js'
-import { type DaemonStart, type DaemonStarted, runDaemon } from './start.js'
+import { runDaemon } from './run.js'
+import type { DaemonStart, DaemonStarted } from './start.js'
 
 const { configFile, options }: DaemonStart = JSON.parse(process.argv[2]!)
 

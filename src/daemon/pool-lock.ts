@@ -30,7 +30,7 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
 
 /** Whoever has the pool's data or metadata open; null when that cannot be seen. */
 function owner(config: PoolConfig): string | null {
-  const daemon = readDaemonFile(config.folder)
+  const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
   if (daemon !== null && existsSync(`/proc/${daemon.pid}`)) {
     return `process ${daemon.pid} at ${daemon.mountPoint}`
   }
@@ -60,7 +60,7 @@ function processWith(paths: string[]): { pid: number; configFile: string | null 
         const stat = statSync(link, { throwIfNoEntry: false })
         return stat !== undefined && files.some(file => isSame(file, stat))
       })
-      if (has) return { pid: Number(pid), configFile: configFileOf(pid) }
+      if (has) return { pid: Number(pid), configFile: startOf(Number(pid))?.configFile ?? null }
     } catch {
       // It has ended, or is another user's.
     }
@@ -73,11 +73,12 @@ type Identity = { dev: number; ino: number; rdev: number }
 const isSame = (one: Identity, other: Identity): boolean =>
   one.rdev !== 0 ? one.rdev === other.rdev : one.dev === other.dev && one.ino === other.ino
 
-/** Of a daemon or an engine, whose first argument is JSON. */
-function configFileOf(pid: string): string | null {
+/** What a daemon or an engine was started with: its first argument is JSON. Null for another process. */
+export function startOf(pid: number): { configFile: string; mountPoint: string } | null {
   try {
     const [, json] = /\0(\{.*\})\0/.exec(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))!
-    return JSON.parse(json!).configFile ?? null
+    const { configFile, mountPoint, options } = JSON.parse(json!)
+    return { configFile, mountPoint: mountPoint ?? options.mountPoint }
   } catch {
     return null
   }

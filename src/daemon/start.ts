@@ -1,23 +1,14 @@
-/** Starting a daemon, as this process or as one of its own; and being it until the pool is unmounted. */
+/** Starting a daemon, as this process or as one of its own. */
 import { spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import {
-  fromWire,
-  type Logger,
-  makeLogger,
-  openLog,
-  runtimeFolder,
-  type WireError,
-} from '../engine/index.js'
-import { native } from '../native.js'
-import { Daemon, type DaemonOptions } from './daemon.js'
+import { fromWire, makeRuntimeFolder, openLog, type WireError } from '../engine/index.js'
+import type { DaemonOptions } from './daemon.js'
 
-const DAEMON_PROGRAM = fileURLToPath(new URL('./main.js', import.meta.url))
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const
+const DAEMON_PROGRAM = createRequire(import.meta.url).resolve('#daemon')
 
 export interface StartOptions {
   mountPoint: string
@@ -52,59 +43,19 @@ export async function startDaemon(
 ): Promise<{ pid: number }> {
   const { foreground } = options
   const logFile =
-    options.logFile ?? (foreground ? null : join(runtimeFolder(config.folder), 'thinfs.log'))
+    options.logFile ?? (foreground ? null : join(makeRuntimeFolder(config.folder), 'thinfs.log'))
   const settings: DaemonOptions = {
     ...options,
     mountPoint: resolve(options.mountPoint),
     logFile: logFile === null ? null : resolve(logFile),
   }
   if (foreground) {
+    const { runDaemon } = await import('./run.js')
     const daemon = await runDaemon(config, settings)
     await daemon.ended()
     return { pid: process.pid }
   }
   return await spawnDaemon({ configFile: config.file, options: settings })
-}
-
-/** Is the daemon: mounts the pool and answers signals, until `ended`. */
-export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
-  const { logLevel: level, logFile: file, foreground, mountPoint } = options
-  const log = makeLogger({ process: 'daemon', level, file, pretty: foreground })
-  becomeIoFlusher(log)
-  const starting = Daemon.start(config, options, log)
-  const onSignal = (signal: string): void => {
-    log.info({ signal }, 'unmounting')
-    starting.then(daemon => daemon.umount()).catch(err => log.warn({ err }, 'still mounted'))
-  }
-  for (const signal of SIGNALS) process.on(signal, onSignal)
-  // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
-  const onHangUp = (): void => {
-    starting.then(daemon => daemon.reopenLog()).catch(() => {})
-  }
-  process.on('SIGHUP', onHangUp)
-  starting
-    .then(daemon => daemon.ended())
-    .then(() => log.info({ mountPoint }, 'unmounted'))
-    .catch(err => log.error({ err, mountPoint }, 'ended'))
-    .finally(() => {
-      for (const signal of SIGNALS) process.off(signal, onSignal)
-      process.off('SIGHUP', onHangUp)
-    })
-  return await starting
-}
-
-/**
- * Memory that the engine allocates must not wait for writes to its own volumes: a loop device over
- * them would deadlock when memory is short. This is a property of threads, which those that they start
- * and their programs inherit; an engine that asked for it itself would be too late for the threads of
- * Node that flush its files. Nor may who starts engines wait for one. Needs CAP_SYS_RESOURCE.
- */
-function becomeIoFlusher(log: Logger): void {
-  try {
-    native.process_set_io_flusher()
-  } catch (err) {
-    log.debug({ errno: errnoOf(err) }, 'not marked as I/O flusher')
-  }
 }
 
 async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {

@@ -83,6 +83,8 @@ export class Supervisor {
   /** Deaths without progress in between. */
   #deaths = 0
   #trouble: ThinfsError | null = null
+  /** Starts the next engine, while that waits for its time. */
+  #next: (() => void) | null = null
 
   constructor(options: SupervisorOptions) {
     this.#options = options
@@ -111,8 +113,18 @@ export class Supervisor {
     await this.#engine.promise
   }
 
-  /** Replaces the engine; resolves when the next one serves. Callers of the mount only wait. */
+  /**
+   * Replaces the engine; resolves when the next one serves. Callers of the mount only wait.
+   * @throws `trouble` when the next one dies as well
+   */
   async restart(): Promise<void> {
+    if (this.#next !== null) {
+      // Whoever asks has mended what was wrong, most likely.
+      this.#trouble = null
+      this.#engine = new Deferred()
+      this.#next()
+      return void (await this.#engine.promise)
+    }
     await this.#engine.promise
     // An engine that died first is replaced as well.
     await this.#stop().catch(() => {})
@@ -137,7 +149,7 @@ export class Supervisor {
     return this.#negotiated
   }
 
-  /** Process id of the engine that was started last. */
+  /** Process id of the engine; 0 while there is none. */
   get enginePid(): number {
     return this.#enginePid
   }
@@ -201,6 +213,7 @@ export class Supervisor {
     })
     child.once('close', (code, signal) => {
       connection.dispose()
+      this.#enginePid = 0
       if (life.serves) this.#engine = new Deferred()
       if (stopping) {
         this.#launch()
@@ -257,8 +270,14 @@ export class Supervisor {
       })
       this.#fail(this.#trouble)
     }
-    if (delayMs === 0) this.#launch()
-    else after(delayMs, () => this.#launch())
+    const next = (): void => {
+      if (this.#next !== next) return
+      this.#next = null
+      this.#launch()
+    }
+    this.#next = next
+    if (delayMs === 0) next()
+    else after(delayMs, next)
   }
 
   /** Has callers of `admin` get the error, until an engine serves. */

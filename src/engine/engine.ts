@@ -5,35 +5,31 @@
  * turns. It keeps nothing that the next engine could not pick up: mappings are in the metadata and
  * the journal, inode numbers follow from device ids.
  */
+import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
+import { basename, dirname, join } from 'node:path'
 import {
   createMessageConnection,
   IPCMessageReader,
   IPCMessageWriter,
   type MessageConnection,
 } from 'vscode-jsonrpc/node'
-import { ThinfsError } from '../base/index.js'
+import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
-import { FuseSession, type Transport } from '../fuse/index.js'
-import type { PoolEvents } from '../pool/index.js'
-import { openPool, PoolFiles, type Volumes } from '../volumes/index.js'
+import { FuseSession, type Negotiated, type Transport } from '../fuse/index.js'
+import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
 import type { ControlSocket } from './control-socket.js'
 import { type Logger, makeLogger, reopenLog } from './log.js'
+import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
 import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
-  const log = makeLogger({
-    process: 'engine',
-    level: start.logLevel,
-    file: start.logFile,
-    pretty: start.foreground,
-  })
-  // Unmounting is the daemon's to do; a signal to the group must not end what it is about to need.
+  const log = openEngineLog(start)
+  // The daemon unmounts; a signal to the process group must not end what unmounting needs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
   const daemon = createMessageConnection(
@@ -43,7 +39,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
   daemon.listen()
   tell(daemon.sendNotification(STARTED))
   try {
-    await serve(start, log, daemon)
+    await new Engine(start, log, daemon).serve()
   } catch (err) {
     log.error({ err }, 'cannot serve the pool')
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
@@ -51,129 +47,220 @@ export async function runEngine(start: EngineStart): Promise<void> {
   }
 }
 
-/** A daemon that is gone needs no word, and its engine goes on. */
+/** Sends word to the daemon, whose death is no reason for the engine to stop. */
 function tell(said: Promise<void>): void {
   said.catch(() => {})
 }
 
-async function serve(start: EngineStart, log: Logger, daemon: MessageConnection): Promise<void> {
-  const config = loadConfig(start.configFile)
-  const readOnly = start.mountOptions.includes('ro')
-  const files = PoolFiles.inherit(config, ENGINE_FD, readOnly)
-  let volumes: Volumes | null = null
-  let session: FuseSession | null = null
-  const nameOf = (devId: number): string => volumes?.byDevId(devId)?.name ?? `device ${devId}`
-  const open = await openPool(config, {
-    readOnly,
-    files,
-    acceptMetadata: start.acceptMetadata,
-    onWarning: message => log.warn({ pool: config.pool }, message),
-    // Who takes over finds what there was, and removed volumes stay removed.
-    takesOver: start.negotiated !== null,
-    makeVolumes: start.negotiated === null,
-    events: logEvents(log.child({ pool: config.pool }), nameOf),
-    onChange(what, volume, devId) {
-      log.info({ pool: config.pool, volume, devId }, `volume ${what}`)
-    },
-    onResized: async (devId, size) => session?.invalidate(inodeOf(devId), size),
-  })
-  volumes = open.volumes
-  let { negotiated } = start
-  const ready = (): void => tell(daemon.sendNotification(READY, { negotiated: negotiated! }))
-  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
-  const served = (err?: unknown): void => {
-    if (err !== undefined && !(err instanceof ThinfsError)) throw err
-    tell(daemon.sendNotification(SERVED))
+class Engine {
+  readonly #start: EngineStart
+  readonly #log: Logger
+  readonly #daemon: MessageConnection
+  readonly #config: PoolConfig
+  readonly #readOnly: boolean
+  readonly #files: PoolFiles
+  /** What INIT settled, with this engine or an earlier one. */
+  #negotiated: Negotiated | null
+  #volumes: Volumes | null = null
+  #session: FuseSession | null = null
+  /** Answers commands once there is no daemon; null when it could not be made. */
+  #control: Promise<ControlSocket | null> = Promise.resolve(null)
+  /** Settles when the file system was unmounted and the pool is closed. */
+  #closed: Promise<void> = Promise.resolve()
+
+  /** @param daemon its connection; the daemon may be gone already */
+  constructor(start: EngineStart, log: Logger, daemon: MessageConnection) {
+    this.#start = start
+    this.#daemon = daemon
+    this.#config = configOf(start, log)
+    this.#log = log.child({ pool: this.#config.pool })
+    this.#readOnly = start.mountOptions.includes('ro')
+    this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
+    this.#negotiated = start.negotiated
   }
-  let onUnmounted = (): void => {}
-  const unmounted = new Promise<void>(resolve => {
-    onUnmounted = resolve
-  })
-  const owner = { uid: process.getuid!(), gid: process.getgid!() }
-  session = new FuseSession({
-    fd: ENGINE_FD.fuse,
-    // With one CPU nobody could send a request meanwhile.
-    spin: availableParallelism() > 1 ? config.spin : 0,
-    transport: wantedTransport(start.mountOptions, config),
-    fileSystem: new VolumeFs(volumes, owner, start.mountedAt),
-    ...(start.negotiated ? { negotiated: start.negotiated } : {}),
-    onInitialized(settled) {
-      log.debug({ pool: config.pool, protocol: settled }, 'connection initialised')
-      const { whyDev: reason } = settled
-      if (reason)
-        log.warn({ pool: config.pool, reason }, 'transport uring cannot be had: dev serves')
-      negotiated = settled
-      ready()
-    },
-    onCaughtUp: () => void open.volumes.commit().then(served, served),
-    onUnmounted,
-    onFatal(err) {
-      // A bug: what is in memory cannot be trusted, the journal and the last commit can.
-      log.fatal({ pool: config.pool, err }, 'stopped')
-      process.exit(1)
-    },
-    onError(operation, ino, err) {
-      log.debug({ pool: config.pool, operation, ino, err }, 'request failed')
-    },
-  })
-  let control: Promise<ControlSocket | null> = Promise.resolve(null)
-  const close = async (): Promise<void> => {
+
+  /** Opens the pool, then serves. Resolves when it does. */
+  async serve(): Promise<void> {
+    const open = await this.#open()
+    this.#volumes = open.volumes
+    const unmounted = new Promise<void>(resolve => {
+      this.#session = this.#connect(open.volumes, resolve)
+    })
+    this.#closed = unmounted.then(() => this.#close(open))
+    this.#closed.then(
+      () => this.#exit(open.volumes.pool),
+      err => this.#exitFailed(err),
+    )
+    this.#daemon.onNotification(STOP, () => this.#stop())
+    // The daemon may have gone while the pool was being opened, which can take long.
+    if (process.connected) process.on('disconnect', () => this.#goOnAlone())
+    else this.#goOnAlone()
+    serveAdmin(this.#daemon, open.volumes)
+    if (this.#start.negotiated) {
+      this.#session!.resend()
+      this.#log.info('took over')
+      this.#ready()
+    }
+  }
+
+  #open(): Promise<OpenPool> {
+    const { negotiated, acceptMetadata } = this.#start
+    const nameOf = (devId: number): string =>
+      this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`
+    return openPool(this.#config, {
+      readOnly: this.#readOnly,
+      files: this.#files,
+      acceptMetadata,
+      onWarning: message => this.#log.warn(message),
+      // An engine that takes over finds the volumes there were; removed ones stay removed.
+      takesOver: negotiated !== null,
+      makeVolumes: negotiated === null,
+      events: logEvents(this.#log, nameOf),
+      onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
+      onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
+    })
+  }
+
+  #connect(volumes: Volumes, onUnmounted: () => void): FuseSession {
+    const { mountOptions, mountedAt, negotiated } = this.#start
+    const owner = { uid: process.getuid!(), gid: process.getgid!() }
+    return new FuseSession({
+      fd: ENGINE_FD.fuse,
+      // With one CPU nobody could send a request while this thread looks for one.
+      spin: availableParallelism() > 1 ? this.#config.spin : 0,
+      transport: wantedTransport(mountOptions, this.#config),
+      fileSystem: new VolumeFs(volumes, owner, mountedAt),
+      ...(negotiated ? { negotiated } : {}),
+      onInitialized: settled => {
+        this.#log.debug({ protocol: settled }, 'connection initialised')
+        const { whyDev: reason } = settled
+        if (reason) this.#log.warn({ reason }, 'transport uring cannot be had: dev serves')
+        this.#negotiated = settled
+        this.#ready()
+      },
+      onCaughtUp: () =>
+        void volumes.commit().then(
+          () => this.#served(),
+          err => this.#served(err),
+        ),
+      onUnmounted,
+      onFatal: err => {
+        // A bug: what is in memory cannot be trusted, the journal and the last commit can.
+        this.#log.fatal({ err }, 'stopped')
+        process.exit(1)
+      },
+      onError: (operation, ino, err) => {
+        this.#log.debug({ operation, ino, err }, 'request failed')
+      },
+    })
+  }
+
+  #ready(): void {
+    tell(this.#daemon.sendNotification(READY, { negotiated: this.#negotiated! }))
+  }
+
+  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
+  #served(err?: unknown): void {
+    if (err !== undefined && !(err instanceof ThinfsError)) throw err
+    tell(this.#daemon.sendNotification(SERVED))
+  }
+
+  async #close(open: OpenPool): Promise<void> {
     try {
       await open.close()
     } finally {
-      const socket = await control
-      // Whoever waits for the end may mount again at once.
+      const socket = await this.#control
+      // A client that waits for the end may mount again at once.
       socket?.close()
-      if (socket) files.close()
+      if (socket) this.#files.close()
     }
   }
-  const closed = unmounted.then(close)
-  closed.then(
-    async () => {
-      const { writable, mode, reason } = open.volumes.pool
-      if (!writable && !readOnly) {
-        log.error({ pool: config.pool, mode, reason }, 'unmounted, as of the last good commit')
-      } else {
-        // The daemon's line to write, where there is one.
-        const level = process.connected ? 'debug' : 'info'
-        log[level]({ pool: config.pool }, 'unmounted, all is committed')
-      }
-      await (await control)?.closed
-      process.exit(0)
-    },
-    async err => {
-      log.error({ pool: config.pool, err }, 'the last commit failed')
-      await (await control)?.closed
-      process.exit(1)
-    },
-  )
-  const stop = (): void => {
-    // What is not answered yet comes again to the next engine. The commit spares it the replay.
-    session?.close()
-    void open.volumes
-      .commit()
-      .catch(() => {})
-      .then(() => process.exit(0))
+
+  async #exit({ writable, mode, reason }: Volumes['pool']): Promise<void> {
+    if (!writable && !this.#readOnly) {
+      this.#log.error({ mode, reason }, 'unmounted, as of the last good commit')
+    } else {
+      // The daemon writes this line where there is one.
+      this.#log[process.connected ? 'debug' : 'info']('unmounted, all is committed')
+    }
+    await (await this.#control)?.closed
+    process.exit(0)
   }
-  daemon.onNotification(STOP, stop)
-  const goOnAlone = (): void => {
-    log.warn({ pool: config.pool }, 'the daemon is gone; serving goes on without it')
-    void open.volumes.commit().catch(() => {})
-    const { folder } = config
-    const orphan = { start: { ...start, negotiated }, folder, pool: open.volumes, closed, stop }
-    control = listenAsOrphan(orphan).catch(err => {
-      log.error({ pool: config.pool, err }, 'no commands can be answered')
+
+  async #exitFailed(err: unknown): Promise<void> {
+    this.#log.error({ err }, 'the last commit failed')
+    await (await this.#control)?.closed
+    process.exit(1)
+  }
+
+  /** Ends the process for another engine. Requests that are not answered yet come again to that one. */
+  #stop(): void {
+    this.#session?.close()
+    // A commit spares the next engine the replay.
+    void this.#commit().then(() => process.exit(0))
+  }
+
+  #goOnAlone(): void {
+    this.#log.warn('the daemon is gone; serving goes on without it')
+    void this.#commit()
+    this.#control = listenAsOrphan({
+      start: { ...this.#start, negotiated: this.#negotiated },
+      folder: this.#files.folder.held,
+      pool: this.#volumes!,
+      closed: this.#closed,
+      stop: () => this.#stop(),
+    }).catch(err => {
+      this.#log.error({ err }, 'no commands can be answered')
       return null
     })
   }
-  // It may have gone while the pool was being opened, which can take long.
-  if (process.connected) process.on('disconnect', goOnAlone)
-  else goOnAlone()
-  serveAdmin(daemon, open.volumes)
-  if (start.negotiated) {
-    session.resend()
-    log.info({ pool: config.pool }, 'took over')
-    ready()
+
+  /** Commits what it can. */
+  async #commit(): Promise<void> {
+    await this.#volumes?.commit().catch(() => {})
+  }
+}
+
+/**
+ * The log, in the pool's folder wherever that is now. The pool is served without one: what is written to
+ * stderr goes where the daemon's goes.
+ */
+function openEngineLog(start: EngineStart): Logger {
+  const { logLevel: level, foreground: pretty, logFile, configFile } = start
+  const isInFolder = logFile !== null && dirname(logFile) === dirname(configFile)
+  const file = isInFolder ? join(heldPath(ENGINE_FD.folder), basename(logFile)) : logFile
+  try {
+    return makeLogger({ process: 'engine', level, file, pretty })
+  } catch (err) {
+    const log = makeLogger({ process: 'engine', level, file: null, pretty })
+    log.warn({ err }, 'the log is stderr')
+    return log
+  }
+}
+
+/**
+ * What pool.yaml says now. To who takes over, one that cannot be followed is no reason to end a mount:
+ * what it said when the pool was mounted counts; and which pool it is does not change while it is mounted.
+ * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
+ */
+function configOf(start: EngineStart, log: Logger): PoolConfig {
+  const { configFile, config: before } = start
+  try {
+    const folder = readlinkSync(heldPath(ENGINE_FD.folder))
+    const config = loadConfig(join(folder, basename(configFile)))
+    if (start.negotiated === null) return config
+    const { pool, dataBlockSize } = before
+    if (config.pool !== pool || config.dataBlockSize !== dataBlockSize) {
+      log.warn(
+        { pool },
+        'pool.yaml has another name or block size now: that counts when it is mounted',
+      )
+    }
+    return { ...config, pool, dataBlockSize }
+  } catch (err) {
+    if (start.negotiated === null) throw err
+    log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')
+    return before
   }
 }
 
@@ -181,32 +268,4 @@ async function serve(start: EngineStart, log: Logger, daemon: MessageConnection)
 function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {
   const options = mountOptions.filter(option => option.startsWith('transport='))
   return (options.at(-1)?.slice('transport='.length) as Transport | undefined) ?? config.transport
-}
-
-function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {
-  const limit = new RateLimit(10, 10_000, suppressed =>
-    log.error({ suppressed }, 'more I/O errors were not logged'),
-  )
-  return {
-    mode(mode, reason) {
-      log.warn({ mode, reason }, 'mode changed')
-    },
-    lowWater(free) {
-      log.warn({ free }, 'free data blocks reached the low water mark')
-    },
-    warning(what) {
-      log.warn(what)
-    },
-    needsCheckCleared() {
-      log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
-    },
-    slowCommit(milliseconds) {
-      log.warn({ milliseconds: Math.round(milliseconds) }, 'slow commit')
-    },
-    ioError(operation, error, where) {
-      if (!limit.allows(Date.now())) return
-      const at = where ? { volume: nameOf(where.devId), block: where.block } : {}
-      log.error({ operation, ...at, err: error }, 'I/O error')
-    },
-  }
 }

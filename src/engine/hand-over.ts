@@ -19,6 +19,7 @@ export function sendDescriptors(folder: string): void {
     native.socket_send_descriptor(path, ENGINE_FD.fuse)
     native.socket_send_descriptor(path, ENGINE_FD.metadata)
     native.socket_send_descriptor(path, ENGINE_FD.data)
+    native.socket_send_descriptor(path, ENGINE_FD.folder)
   })
 }
 
@@ -35,7 +36,7 @@ export class DescriptorInbox {
   }
 
   /** What `sendDescriptors` sent; the caller's to close. */
-  receive(): { fuse: number; metadata: number; data: number } {
+  receive(): { [K in keyof typeof ENGINE_FD]: number } {
     const fds: number[] = []
     try {
       for (const _ of Object.values(ENGINE_FD)) {
@@ -45,8 +46,8 @@ export class DescriptorInbox {
       for (const fd of fds) closeSync(fd)
       throw err
     }
-    const [fuse, metadata, data] = fds as [number, number, number]
-    return { fuse, metadata, data }
+    const [fuse, metadata, data, folder] = fds as [number, number, number, number]
+    return { fuse, metadata, data, folder }
   }
 
   close(): void {

@@ -1,26 +1,14 @@
 /** The log of a pool: one line for each mount, unmount, respawn and failure. */
-import { closeSync, openSync } from 'node:fs'
+import { closeSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { isatty } from 'node:tty'
 import { type Logger, pino } from 'pino'
 import { errnoOf, ThinfsError } from '../base/index.js'
+import { openLog } from './open-log.js'
 
 export type { Logger }
 
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const
-
-/**
- * Opens a log to append to, for its owner alone when it is new.
- * @throws IO_ERROR
- */
-export function openLog(path: string): number {
-  try {
-    return openSync(path, 'a', 0o600)
-  } catch (err) {
-    const detail = `the log ${path} cannot be opened: ${(err as Error).message}`
-    throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
-  }
-}
 
 /**
  * Writes JSON lines to `file`, or to stderr when that is null; `pretty` lines there are for

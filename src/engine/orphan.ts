@@ -22,7 +22,7 @@ import { refuseToMove, transportStatus } from './transport.js'
 export interface OrphanOptions {
   /** What another engine in this one's place is started with. */
   start: EngineStart
-  /** The pool's. */
+  /** The pool's, as it is held. */
   folder: string
   pool: PoolAdmin
   /** Settled when the file system was unmounted and the pool is closed. */
@@ -42,6 +42,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     ...(await pool.status()),
     mount: {
       mountPoint,
+      source: start.configFile,
       pid: null,
       since,
       enginePid: process.pid,

@@ -9,6 +9,7 @@
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 
@@ -19,6 +20,8 @@ export const ENGINE_FD = {
   /** The pool's files, locked: all reads and writes go through these. */
   metadata: 4,
   data: 5,
+  /** The pool's folder: what is replaced in it stays in it, wherever it is moved to. */
+  folder: 6,
 } as const
 
 /**
@@ -31,8 +34,10 @@ export const ENGINE_FD = {
  * daemon takes over.
  */
 export interface EngineStart {
-  /** Absolute path of pool.yaml. */
+  /** Absolute path of pool.yaml when it was mounted, as the mount table has it. */
   configFile: string
+  /** What it said then, but for the volumes. */
+  config: PoolConfig
   mountPoint: string
   /** What `mount -o` was given. */
   mountOptions: readonly string[]

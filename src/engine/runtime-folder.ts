@@ -1,12 +1,12 @@
 import { createHash } from 'node:crypto'
-import { accessSync, constants, mkdirSync } from 'node:fs'
+import { accessSync, constants, mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 
 /**
  * Where sockets, log and daemon.json of a mounted pool are: in its folder, or, where that is on a
- * read-only file system, in a folder of its own below /run.
- * @param folder the pool's
+ * read-only file system, in a folder of its own below /run, which may not be there.
+ * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
   try {
@@ -17,10 +17,15 @@ export function runtimeFolder(folder: string): string {
   }
   const uid = process.geteuid!()
   const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
-  const name = createHash('sha256').update(folder).digest('hex').slice(0, 16)
-  const path = join(run, 'thinfs', name)
+  const name = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16)
+  return join(run, 'thinfs', name)
+}
+
+/** As `runtimeFolder`, made if need be: for whoever serves the pool. */
+export function makeRuntimeFolder(folder: string): string {
+  const path = runtimeFolder(folder)
   try {
-    mkdirSync(path, { recursive: true, mode: 0o700 })
+    if (path !== folder) mkdirSync(path, { recursive: true, mode: 0o700 })
   } catch {
     // Whoever needs it says so with a path.
   }

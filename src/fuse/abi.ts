@@ -91,6 +91,7 @@ export const FATTR = {
   MTIME_NOW: 1 << 8,
 } as const
 
+export const FOPEN_DIRECT_IO = 1 << 0
 export const FOPEN_KEEP_CACHE = 1 << 1
 export const FSYNC_FDATASYNC = 1 << 0
 /** Notification that what the kernel caches of an inode is not so any more. */
@@ -162,7 +163,7 @@ export const ATTR = layout('fuse_attr', 88, {
   nlink: [64, 'u32', ''],
   uid: [68, 'u32', ''],
   gid: [72, 'u32', ''],
-  rdev: [76, 'u32', 'zero'],
+  rdev: [76, 'u32', 'of a device node, as stat(2) has it'],
   blksize: [80, 'u32', 'preferred size of I/O in bytes'],
   flags: [84, 'u32', 'zero'],
 })
@@ -211,7 +212,7 @@ export const SETATTR_IN = layout('fuse_setattr_in', 88, {
 
 export const MKNOD_IN = layout('fuse_mknod_in', 16, {
   mode: [0, 'u32', 'type and permissions'],
-  rdev: [4, 'u32', ''],
+  rdev: [4, 'u32', 'of a device node, as stat(2) has it'],
   umask: [8, 'u32', 'already taken from mode'],
   padding: [12, 'u32', ''],
 })
@@ -355,6 +356,29 @@ export const DIRENT = layout('fuse_dirent', 24, {
   off: [8, 'u64', 'cookie of this entry: the next READDIR goes on behind it'],
   namelen: [16, 'u32', 'bytes'],
   type: [20, 'u32', 'file type: mode divided by 0o10000'],
+})
+
+/** What the caller's pointer leads to follows, as far as the command's number says that it goes in. */
+export const IOCTL_IN = layout('fuse_ioctl_in', 32, {
+  fh: [0, 'u64', ''],
+  flags: [8, 'u32', ''],
+  cmd: [12, 'u32', 'of ioctl(2)'],
+  arg: [16, 'u64', 'of ioctl(2): a pointer in the caller'],
+  inSize: [24, 'u32', 'bytes that follow'],
+  outSize: [28, 'u32', 'bytes that the answer may have'],
+})
+
+/** What goes to the caller's pointer follows. */
+export const IOCTL_OUT = layout('fuse_ioctl_out', 16, {
+  result: [0, 'i32', 'of ioctl(2): 0, or a negative errno'],
+  flags: [4, 'u32', 'zero'],
+  inIovs: [8, 'u32', 'zero'],
+  outIovs: [12, 'u32', 'zero'],
+})
+
+/** There is no answer to it, but to the request that it names. */
+export const INTERRUPT_IN = layout('fuse_interrupt_in', 8, {
+  unique: [0, 'bytes:8', 'of the request whose caller has got a signal'],
 })
 
 /** What a request begins with that comes through a ring; names and data are elsewhere. */

@@ -7,13 +7,15 @@ import {
   ATTR_OUT,
   COPY_FILE_RANGE_OUT,
   ENTRY_OUT,
+  FOPEN_DIRECT_IO,
   FOPEN_KEEP_CACHE,
+  IOCTL_OUT,
   LSEEK_OUT,
   OPEN_OUT,
   STATFS_OUT,
   WRITE_OUT,
 } from './abi.js'
-import type { Attributes, FileSystemStatistics } from './file-system.js'
+import type { Attributes, FileSystemStatistics, IoctlAnswer } from './file-system.js'
 import type { Slots } from './slots.js'
 
 export type Encode<T> = (slots: Slots, base: number, value: T) => number
@@ -39,6 +41,22 @@ export const encodeAttributes: Encode<Attributes> = (slots, base, attributes) =>
 export const encodeOpen: Encode<number> = (slots, base, fh) => {
   writeOpen(slots, base + slots.payload, fh, FOPEN_KEEP_CACHE)
   return OPEN_OUT.size
+}
+
+/** @param fh file handle to give out */
+export const encodeOpenDirect: Encode<number> = (slots, base, fh) => {
+  writeOpen(slots, base + slots.payload, fh, FOPEN_DIRECT_IO)
+  return OPEN_OUT.size
+}
+
+export const encodeLink: Encode<string> = (slots, base, target) =>
+  slots.buffer.write(target, base + slots.payload)
+
+export const encodeIoctl: Encode<IoctlAnswer> = (slots, base, { errno, output }) => {
+  const at = base + slots.payload
+  slots.buffer.fill(0, at, at + IOCTL_OUT.size)
+  IOCTL_OUT.write(slots.view, at, { result: -errno })
+  return IOCTL_OUT.size + output.copy(slots.buffer, at + IOCTL_OUT.size)
 }
 
 export const encodeOpendir: Encode<number> = (slots, base, fh) => {
@@ -113,7 +131,7 @@ function writeAttributes(slots: Slots, at: number, attributes: Attributes): void
   slots.setU32(at + ATTR.at.nlink, attributes.nlink)
   slots.setU32(at + ATTR.at.uid, attributes.uid)
   slots.setU32(at + ATTR.at.gid, attributes.gid)
-  slots.setU32(at + ATTR.at.rdev, 0)
+  slots.setU32(at + ATTR.at.rdev, attributes.rdev ?? 0)
   slots.setU32(at + ATTR.at.blksize, attributes.blockSize)
   slots.setU32(at + ATTR.at.flags, 0)
 }

@@ -26,6 +26,8 @@ export interface Attributes {
   ctime: number
   /** st_blksize: preferred size of I/O. */
   blockSize: number
+  /** st_rdev of a device node; left out it is 0. */
+  rdev?: number
 }
 
 /** Attributes to change; what is absent stays. */
@@ -63,12 +65,36 @@ export interface Caller {
   pid: number
 }
 
+/** An ioctl(2) on an open file. */
+export interface IoctlRequest {
+  command: number
+  /** The caller's argument: a pointer in its memory. */
+  argument: number
+  /** What the pointer leads to, as far as the command's number says that it goes in. */
+  input: Buffer
+  /** Bytes that the answer's `output` may have. */
+  outputSize: number
+  caller: Caller
+  /** The process that had the request has died: it may have carried it out. */
+  isResent: boolean
+  /** Aborted when the caller has got a signal; the request still needs an answer. */
+  signal: AbortSignal
+}
+
+/** The answer: `output` goes to the caller's memory also when `errno` is not 0. */
+export interface IoctlAnswer {
+  /** 0, or the positive number of the error. */
+  errno: number
+  output: Buffer
+}
+
 /** What `read` returns that would have to wait for a disk. */
 export const WAITS = -1
 
 export interface FileSystem {
   statfs(): Later<FileSystemStatistics>
-  lookup(parent: number, name: string): Later<Attributes>
+  /** @param pid of the thread that asks, 0 when it is in no process id namespace of ours */
+  lookup(parent: number, name: string, pid: number): Later<Attributes>
   getattr(ino: number): Later<Attributes>
   setattr(ino: number, change: AttributeChange): Later<Attributes>
   /** All entries but `.` and `..`; the transport keeps the list while the directory is open. */
@@ -126,6 +152,15 @@ export interface FileSystem {
   syncfs(): Later<void>
   getxattr(ino: number, name: string): Later<Buffer>
   listxattr(ino: number): Later<readonly string[]>
+
+  /** Makes a device node, a fifo or a socket. Left out, there can be none. */
+  mknod?(parent: number, name: string, mode: number, rdev: number): Later<Attributes>
+  /** Makes a symbolic link. Left out, there can be none. */
+  symlink?(parent: number, name: string, target: string): Later<Attributes>
+  readlink?(ino: number): Later<string>
+  ioctl?(ino: number, request: IoctlRequest): Promise<IoctlAnswer>
+  /** Files whose content the kernel must not cache (FOPEN_DIRECT_IO). */
+  readonly directIo?: boolean
 
   /** True while changes were made that would not survive the death of this process. */
   readonly unsettled: boolean

@@ -7,6 +7,8 @@ export type {
   DirectoryEntry,
   FileSystem,
   FileSystemStatistics,
+  IoctlAnswer,
+  IoctlRequest,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
 export { MAX_IO, type Negotiated, type Transport, transportOf } from './init.js'

@@ -24,6 +24,8 @@ export interface MountOptions {
   /** Whether other users than the one who mounts may use it, as far as permissions let them. */
   allowOther: boolean
   readOnly: boolean
+  /** Device nodes in it can be opened; for root alone. Default: false. */
+  devices?: boolean
 }
 
 /**
@@ -52,7 +54,7 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
     'default_permissions',
   ]
   if (options.allowOther) data.push('allow_other')
-  const flags = MS_NOSUID | MS_NODEV | (options.readOnly ? MS_RDONLY : 0)
+  const flags = MS_NOSUID | (options.devices ? 0 : MS_NODEV) | (options.readOnly ? MS_RDONLY : 0)
   try {
     native.mount_attach(
       options.source,

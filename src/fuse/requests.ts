@@ -19,6 +19,8 @@ import {
   GETXATTR_OUT,
   IN_HEADER,
   INIT_IN,
+  INTERRUPT_IN,
+  IOCTL_IN,
   LSEEK_IN,
   MKNOD_IN,
   OPCODE,
@@ -39,8 +41,11 @@ import {
   encodeCopy64,
   encodeCreate,
   encodeEntry,
+  encodeIoctl,
+  encodeLink,
   encodeNothing,
   encodeOpen,
+  encodeOpenDirect,
   encodeOpendir,
   encodeRead,
   encodeSeek,
@@ -48,7 +53,14 @@ import {
   encodeWrite,
 } from './encode.js'
 import { errnoNumber } from './errno.js'
-import { type AttributeChange, type Attributes, type FileSystem, WAITS } from './file-system.js'
+import {
+  type AttributeChange,
+  type Attributes,
+  type Caller,
+  type FileSystem,
+  type IoctlAnswer,
+  WAITS,
+} from './file-system.js'
 import { MAX_IO } from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
@@ -87,6 +99,7 @@ const BODY_SIZES = new Map<number, number>([
   [OPCODE.LISTXATTR, GETXATTR_IN.size],
   [OPCODE.FLUSH, FLUSH_IN.size],
   [OPCODE.INIT, INIT_IN.size],
+  [OPCODE.IOCTL, IOCTL_IN.size],
   [OPCODE.OPENDIR, OPEN_IN.size],
   [OPCODE.READDIR, READ_IN.size],
   [OPCODE.RELEASEDIR, RELEASE_IN.size],
@@ -101,15 +114,12 @@ const BODY_SIZES = new Map<number, number>([
 
 /** What this file system has not, answered as Linux file systems without it do. */
 const REFUSALS = new Map<number, number>([
-  [OPCODE.READLINK, EINVAL],
-  [OPCODE.SYMLINK, EPERM],
   [OPCODE.MKDIR, EPERM],
   [OPCODE.RMDIR, ENOTDIR],
   [OPCODE.LINK, EPERM],
   [OPCODE.TMPFILE, EOPNOTSUPP],
   [OPCODE.SETXATTR, EOPNOTSUPP],
   [OPCODE.REMOVEXATTR, EOPNOTSUPP],
-  [OPCODE.IOCTL, ENOTTY],
 ])
 
 export interface RequestsOptions {
@@ -138,6 +148,8 @@ export class Requests {
   #nrReadsLater = 0
   /** Slots for them, of SPARE_IO bytes. */
   readonly #spare: Slots[] = []
+  /** IOCTLs under way, by their number. */
+  readonly #ioctls = new Map<number, AbortController>()
   #stopped = false
 
   constructor(slots: Slots, replies: Replies, options: RequestsOptions) {
@@ -263,9 +275,13 @@ export class Requests {
     switch (opcode) {
       case OPCODE.FORGET:
       case OPCODE.BATCH_FORGET:
-      case OPCODE.INTERRUPT:
       case OPCODE.NOTIFY_REPLY:
         break // Not answered, and inodes here live without being looked up.
+      case OPCODE.INTERRUPT:
+        // All but an ioctl end soon without being told to.
+        if (restSize < INTERRUPT_IN.size) break
+        this.#ioctls.get(this.#numberAt(at + INTERRUPT_IN.at.unique))?.abort()
+        break
 
       case OPCODE.INIT:
         this.#reply(base, this.#options.onInit(slots, base))
@@ -280,7 +296,7 @@ export class Requests {
         break
 
       case OPCODE.LOOKUP:
-        answer(fs.lookup(ino, names(1)[0]!), encodeEntry)
+        answer(fs.lookup(ino, names(1)[0]!, slots.u32(base + IN_HEADER.at.pid)), encodeEntry)
         break
       case OPCODE.GETATTR:
         answer(fs.getattr(ino), encodeAttributes)
@@ -300,11 +316,43 @@ export class Requests {
       }
       case OPCODE.MKNOD: {
         const mode = slots.u32(at + MKNOD_IN.at.mode)
-        if ((mode & S_IFMT) !== S_IFREG) {
+        const [name] = names(1) as [string]
+        if ((mode & S_IFMT) === S_IFREG) answer(this.#create(base, ino, name, mode), encodeEntry)
+        else if (fs.mknod === undefined) this.#refuse(base, EPERM)
+        else answer(fs.mknod(ino, name, mode, slots.u32(at + MKNOD_IN.at.rdev)), encodeEntry)
+        break
+      }
+      case OPCODE.SYMLINK: {
+        if (fs.symlink === undefined) {
           this.#refuse(base, EPERM)
           break
         }
-        answer(this.#create(base, ino, names(1)[0]!, mode), encodeEntry)
+        const [name, target] = names(2) as [string, string]
+        answer(fs.symlink(ino, name, target), encodeEntry)
+        break
+      }
+      case OPCODE.READLINK:
+        if (fs.readlink === undefined) this.#refuse(base, EINVAL)
+        else answer(fs.readlink(ino), encodeLink)
+        break
+      case OPCODE.IOCTL: {
+        const { cmd: command, arg: argument, inSize, outSize } = IOCTL_IN.read(slots.view, at)
+        if (fs.ioctl === undefined || inSize > restSize) {
+          this.#refuse(base, ENOTTY)
+          break
+        }
+        const input = Buffer.from(slots.buffer.subarray(rest, rest + inSize))
+        const call = {
+          ...{ command, argument, input, outputSize: outSize },
+          ...{ caller: this.#caller(base), isResent: this.isResent(base) },
+        }
+        const number = this.#requestNumber(base)
+        const controller = new AbortController()
+        this.#ioctls.set(number, controller)
+        const ended = fs
+          .ioctl(ino, { ...call, signal: controller.signal })
+          .finally(() => this.#ioctls.delete(number))
+        answer<IoctlAnswer>(ended, encodeIoctl)
         break
       }
       case OPCODE.UNLINK: {
@@ -333,7 +381,7 @@ export class Requests {
         const opened = fs.open(ino, slots.u32(at + OPEN_IN.at.flags), fh)
         answer(
           later(opened, () => fh),
-          encodeOpen,
+          fs.directIo ? encodeOpenDirect : encodeOpen,
         )
         break
       }
@@ -406,15 +454,19 @@ export class Requests {
 
   /** Creates a file; a request that was sent before may have done it already. */
   #create(base: number, parent: number, name: string, mode: number): Later<Attributes> {
+    const caller = this.#caller(base)
+    const create = (): Later<Attributes> => this.#fs.create(parent, name, mode, caller)
+    if (!this.isResent(base)) return create()
+    return orElse(create, 'EEXIST', () => this.#fs.lookup(parent, name, caller.pid))
+  }
+
+  #caller(base: number): Caller {
     const slots = this.#slots
-    const caller = {
+    return {
       uid: slots.u32(base + IN_HEADER.at.uid),
       gid: slots.u32(base + IN_HEADER.at.gid),
       pid: slots.u32(base + IN_HEADER.at.pid),
     }
-    const create = (): Later<Attributes> => this.#fs.create(parent, name, mode, caller)
-    if (!this.isResent(base)) return create()
-    return orElse(create, 'EEXIST', () => this.#fs.lookup(parent, name))
   }
 
   /** Does what takes a name away; a request that was sent before may have done it already. */
@@ -424,8 +476,13 @@ export class Requests {
 
   /** Identifies a request, and what it opens: the same when it is sent again, and no other's. */
   #requestNumber(base: number): number {
-    const high = this.#slots.u32(base + IN_HEADER.at.unique + 4) & 0x7fff_ffff
-    return high * 2 ** 32 + this.#slots.u32(base + IN_HEADER.at.unique)
+    return this.#numberAt(base + IN_HEADER.at.unique)
+  }
+
+  /** The number in the `unique` at byte `at`. */
+  #numberAt(at: number): number {
+    const high = this.#slots.u32(at + 4) & 0x7fff_ffff
+    return high * 2 ** 32 + this.#slots.u32(at)
   }
 
   /** Whether the request was sent before, to an earlier process. */

@@ -12,4 +12,12 @@ export {
   unmount,
   unmountLazily,
 } from './mount-point.js'
-export { type Mount, mountOf, readMounts, thinfsMountAt } from './mount-table.js'
+export {
+  MOUNT_TYPE,
+  type Mount,
+  mountOf,
+  readMounts,
+  readNamespaces,
+  thinfsMountAt,
+} from './mount-table.js'
+export { list, nameOf, openFiles, otherProcesses, read } from './proc.js'

@@ -95,10 +95,10 @@ function foldersAbove(path: string): string[] {
   return [...(isThere ? [path] : []), ...(above === path ? [] : foldersAbove(above))]
 }
 
-/** The file behind the loop device that `path` is, or that its filesystem is on; null for none. */
+/** The file behind the loop device that `path` is, or that its filesystem is or would be on; null for none. */
 function loopFileBelow(path: string): string | null {
   const stat = statSync(path, { throwIfNoEntry: false })
-  if (stat === undefined) return null
+  if (stat === undefined) return loopFileBelow(dirname(path))
   const device = stat.isBlockDevice() ? deviceNumber(stat.rdev) : mountOf(path)?.device
   // A partition's folder is within its disk's.
   const file = ['loop', '../loop']

@@ -1,9 +1,9 @@
 /** A thin device as the metadata knows it: the tree of its mappings, and its details. */
 import { readU64 } from '../base/index.js'
-import type { BTree } from './btree.js'
+import type { BTree } from './btree/btree.js'
+import { dropTree } from './btree/remove.js'
+import type { TreeInfo, ValueRefs } from './btree/tree.js'
 import { DEVICE_DETAILS } from './format.js'
-import type { TreeInfo, ValueRefs } from './tree-info.js'
-import { dropTree } from './tree-remove.js'
 
 export interface DeviceDetails {
   /** Entries in the device's tree. */

@@ -9,8 +9,9 @@ import {
   INDEX_ENTRIES_AT,
   INDEX_KIND,
   nodeKind,
-} from './block.js'
-import { stamp } from './block-cache.js'
+} from './blocks/block.js'
+import { stamp } from './blocks/block-cache.js'
+import { initNode } from './blocks/node.js'
 import {
   DEVICE_DETAILS,
   ENTRIES_PER_BITMAP,
@@ -19,7 +20,6 @@ import {
   METADATA_BLOCK_SIZE,
   NODE_LEAF,
 } from './format.js'
-import { initNode } from './node.js'
 import { superblockImage, UUID_SIZE } from './superblock.js'
 
 /** The kernel too can do nothing with fewer. */

@@ -1,7 +1,7 @@
 /** Where a block of a thin device is, as the value of its tree: 40 bits of block, 24 of time. */
 import type { DataBlock } from '../base/index.js'
-import type { DataSpaceMap } from './data-space-map.js'
-import type { ValueRefs } from './tree-info.js'
+import type { ValueRefs } from './btree/tree.js'
+import type { DataSpaceMap } from './space/data-space-map.js'
 
 /** A record to be filled, so that looking up allocates nothing. */
 export interface Mapping {

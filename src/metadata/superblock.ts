@@ -1,8 +1,8 @@
 /** The superblock, and the copy of it that a metadata snapshot is. */
 import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
-import { Block, SUPERBLOCK_KIND } from './block.js'
-import { checkStamp, stamp } from './block-cache.js'
+import { Block, SUPERBLOCK_KIND } from './blocks/block.js'
+import { checkStamp, stamp } from './blocks/block-cache.js'
 import {
   MAX_DATA_BLOCKS,
   MAX_METADATA_BLOCKS,
@@ -15,7 +15,7 @@ import {
   SUPERBLOCK_MAGIC,
   SUPERBLOCK_VERSION,
 } from './format.js'
-import type { SpaceMapRoot } from './space-map.js'
+import type { SpaceMapRoot } from './space/space-map.js'
 
 export interface Superblock {
   /** 16 bytes, zeros in what the kernel makes. */

@@ -16,10 +16,20 @@ import {
   writeU64,
 } from '../base/index.js'
 import type { Store } from '../storage/index.js'
-import { type Block, nodeKind, SUPERBLOCK_KIND } from './block.js'
-import { BlockCache } from './block-cache.js'
-import { BTree } from './btree.js'
-import { DataSpaceMap } from './data-space-map.js'
+import { type Block, nodeKind, SUPERBLOCK_KIND } from './blocks/block.js'
+import { BlockCache } from './blocks/block-cache.js'
+import { Transaction } from './blocks/transaction.js'
+import { BTree } from './btree/btree.js'
+import { dropTree } from './btree/remove.js'
+import { readNode, type TreeInfo } from './btree/tree.js'
+import {
+  dropCost,
+  isPathShared,
+  lastLeavesBegin,
+  runEnd,
+  walk,
+  walkExclusive,
+} from './btree/walk.js'
 import { Device, type DeviceDetails, DeviceRefs } from './device.js'
 import {
   DEVICE_DETAILS,
@@ -37,8 +47,9 @@ import {
   readMapping,
   writeMapping,
 } from './mapping.js'
-import { MetadataSpaceMap } from './metadata-space-map.js'
 import { SealedTransaction } from './sealed-transaction.js'
+import { DataSpaceMap } from './space/data-space-map.js'
+import { MetadataSpaceMap } from './space/metadata-space-map.js'
 import {
   decodeSuperblock,
   encodeSuperblock,
@@ -46,17 +57,6 @@ import {
   type Superblock,
   superblockImage,
 } from './superblock.js'
-import { Transaction } from './transaction.js'
-import { readNode, type TreeInfo } from './tree-info.js'
-import { dropTree } from './tree-remove.js'
-import {
-  dropCost,
-  isPathShared,
-  lastLeavesBegin,
-  runEnd,
-  walk,
-  walkExclusive,
-} from './tree-walk.js'
 
 const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 

@@ -112,6 +112,11 @@ export interface JournalState {
    * superblock says nothing, unless it is CLEAN.
    */
   doubtful: boolean
+  /**
+   * The superblock is from before a change of the devices, or of names, that was durable: an older copy
+   * was put back. What came since cannot be replayed on it.
+   */
+  older: boolean
   /** Frames of changes to replay on top of it. */
   changes: readonly Buffer[]
 }
@@ -133,6 +138,8 @@ export class Journal {
   #lacking = false
   /** Whether it lacks the frame that names this transaction. */
   #baseLost = false
+  /** Identity of the superblock that was durable last; null until one is. */
+  #last: Buffer | null = null
 
   constructor(file: JournalFile) {
     this.#file = file
@@ -146,6 +153,7 @@ export class Journal {
     let found = false
     let saysClean = false
     let last: Buffer | null = null
+    let nrNewer = 0
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
       saysClean = kind === CLEAN
@@ -155,7 +163,10 @@ export class Journal {
         continue
       }
       last = payload
-      known ||= sameHash(payload, wanted)
+      if (sameHash(payload, wanted)) {
+        known = true
+        nrNewer = 0
+      } else if (known && isNewer(payload, wanted)) nrNewer++
       if (kind === CLEAN) {
         // Of another boot, too: an orderly shutdown flushed everything.
         clean = sameHash(payload, wanted)
@@ -170,7 +181,10 @@ export class Journal {
     }
     const counts = saysClean || (last !== null && sameBoot(last, wanted))
     const doubtful = !known && counts && !isNewer(wanted, last!)
-    return { clean, known, saysClean, doubtful, changes }
+    // One may be of a transaction that its process died of; a second is written after the first is
+    // durable. So is a CLEAN one.
+    const older = nrNewer > 1 || (saysClean && isNewer(last!, wanted))
+    return { clean, known, saysClean, doubtful, older, changes }
   }
 
   /** True while changes are noted that a death of this process would lose. */
@@ -255,7 +269,12 @@ export class Journal {
   /** The transaction sealed last is durable: what came before it is not needed any more. */
   durable(): void {
     this.#lacking = false
-    if (this.#broken === null && !this.large) return
+    const before = this.#last
+    this.#last = this.#tail[0]!.subarray(FRAME.size)
+    if (this.#broken === null && !this.large) {
+      if (before !== null && isNewer(this.#last, before)) this.#repeat()
+      return
+    }
     try {
       this.#file.replace(Buffer.concat(this.#tail))
       this.#fileSize = this.#tailSize
@@ -264,6 +283,20 @@ export class Journal {
       this.#broken = err
       if (isNoSpace(err)) this.#mend()
       if (this.#broken !== null) this.#forsake()
+    }
+  }
+
+  /**
+   * Names the superblock once more, now that it is durable: whoever finds an older one then knows it. The
+   * changes behind it come along, for reading starts with the last frame that names the superblock.
+   */
+  #repeat(): void {
+    const content = Buffer.concat(this.#tail)
+    try {
+      this.#file.append(content, content.length)
+      this.#fileSize += content.length
+    } catch (err) {
+      this.#broken = err
     }
   }
 
@@ -308,6 +341,7 @@ export class Journal {
   begin(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
     this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
+    this.#last = base.subarray(FRAME.size)
     const content = Buffer.concat(this.#tail)
     this.#tailSize = content.length
     this.#broken = null

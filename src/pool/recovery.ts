@@ -66,6 +66,14 @@ export interface Noted {
   handles: OpenHandles | null
 }
 
+/** For metadata that a durable change of devices or names is missing from. Nothing is changed. */
+export const olderError = (path: string): ThinfsError =>
+  new ThinfsError(
+    'POOL_MISMATCH',
+    `${path}: the journal knows newer metadata: this is an older copy. Put the right metadata back; ` +
+      'or mount with --accept-metadata, which discards what this one does not have',
+  )
+
 /**
  * Makes the changes of a journal again.
  * @throws POOL_MISMATCH when they cannot be made to this pool, NO_METADATA_SPACE when there is no

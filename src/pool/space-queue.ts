@@ -38,6 +38,11 @@ export class SpaceQueue {
     return this.#waiting.length
   }
 
+  /** How many of them on behalf of `owner`. */
+  lengthOf(owner: object): number {
+    return this.#waiting.filter(waiter => waiter.owner === owner).length
+  }
+
   get expired(): boolean {
     return this.#expired
   }

@@ -48,7 +48,7 @@ import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHaveHoles, mustHold, replayChanges } from './recovery.js'
+import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
 import { SpaceQueue } from './space-queue.js'
 
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
@@ -93,7 +93,7 @@ export class ThinPool implements Provisioner {
   readonly blocks: DataBlocks
   /** Size of a data block in bytes. */
   readonly blockSize: number
-  readonly #options: PoolOptions
+  #options: PoolOptions
   readonly #state: PoolState
   readonly #journal: Journal
   readonly #commits: CommitPipeline
@@ -224,6 +224,11 @@ export class ThinPool implements Provisioner {
     return this.#queue.length
   }
 
+  /** How many of them are a device's. */
+  writesWaitingOf(device: ThinDevice): number {
+    return this.#queue.lengthOf(device)
+  }
+
   /** Bytes that the host can still give to free data blocks; null where that is no question. */
   get hostRoomForData(): number | null {
     return this.#host.availableForData(this.metadata.nrAllocatedDataBlocks * this.blockSize)
@@ -267,6 +272,20 @@ export class ThinPool implements Provisioner {
   /** Metadata blocks kept back so that a commit always has room. */
   get metadataReserve(): number {
     return Math.min(RESERVE_MAX, Math.floor(this.metadata.nrMetadataBlocks / RESERVE_PART))
+  }
+
+  /**
+   * A new table says what a full pool does, and when that is told, and its stores may have become
+   * longer. As in the kernel all is told anew, and those who wait for space try again, or fail now.
+   */
+  async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
+    this.#options = { ...this.#options, ...changes }
+    this.#lowWaterSeen = false
+    const grew = this.#growToStores()
+    if (changes.onFull === 'queue') this.#queue.wake()
+    else
+      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', `${this.blocks.path}: ${NO_DATA_BLOCKS}`))
+    if (grew) await this.commit()
   }
 
   // --- devices ---
@@ -619,6 +638,11 @@ export class ThinPool implements Provisioner {
     }
   }
 
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async released(): Promise<void> {
+    while (this.blocks.releasing) if (!(await this.#nextRelease())) return
+  }
+
   /** Resolves when some freed blocks were released: to false when that took too long. */
   #nextRelease(): Promise<boolean> {
     return new Promise(resolve => {
@@ -847,9 +871,10 @@ export class ThinPool implements Provisioner {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    const { clean, known, saysClean, doubtful, changes } = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.blocks })
     const inDoubt = doubtful && this.#mayDoubt
+    if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
@@ -890,9 +915,12 @@ export class ThinPool implements Provisioner {
    * takes over has had the file since; what set needs_check may have kept the journal from being written.
    */
   get #mayDoubt(): boolean {
+    return this.blocks.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+  }
+
+  get #isSure(): boolean {
     const { readOnly, takesOver, acceptMetadata } = this.#options
-    const sure = readOnly || takesOver === true || acceptMetadata === true
-    return this.blocks.freeMeansHole && !sure && !this.metadata.needsCheck
+    return readOnly || takesOver === true || acceptMetadata === true
   }
 
   /**

@@ -1,4 +1,12 @@
-import { constants, existsSync, readFileSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  readFileSync,
+  statSync,
+} from 'node:fs'
 import { type FileHandle, link, open, rename, rm } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { errnoOf, KIB, ThinfsError } from '../base/index.js'
@@ -10,9 +18,15 @@ import { reserveRoom } from './reserve-room.js'
  */
 export class AtomicFile {
   readonly path: string
+  readonly #at: string
 
-  constructor(path: string) {
+  /**
+   * @param path what messages call it
+   * @param at where system calls find it
+   */
+  constructor(path: string, at = path) {
     this.path = path
+    this.#at = at
   }
 
   /**
@@ -22,10 +36,18 @@ export class AtomicFile {
    */
   read(most: number): string | null {
     try {
-      const stat = statSync(this.path)
-      if (!stat.isFile()) throw new ThinfsError('BAD_ARGUMENT', 'is not a regular file')
-      if (stat.size > most) throw new ThinfsError('BAD_ARGUMENT', `${stat.size} bytes are too many`)
-      return readFileSync(this.path, 'utf8')
+      const { O_RDONLY, O_NOFOLLOW, O_NONBLOCK } = constants
+      const fd = openSync(this.#at, O_RDONLY | O_NOFOLLOW | O_NONBLOCK)
+      try {
+        const stat = fstatSync(fd)
+        if (!stat.isFile()) throw new ThinfsError('BAD_ARGUMENT', 'is not a regular file')
+        if (stat.size > most) {
+          throw new ThinfsError('BAD_ARGUMENT', `${stat.size} bytes are too many`)
+        }
+        return readFileSync(fd, 'utf8')
+      } finally {
+        closeSync(fd)
+      }
     } catch (err) {
       if (errnoOf(err) === 'ENOENT') return null
       throw err
@@ -51,14 +73,14 @@ export class AtomicFile {
       await spare.close()
     }
     await this.#exchange()
-    await syncFolder(this.path)
+    await syncFolder(this.#at)
     await this.reserve()
   }
 
   /** Sees to it, where the disk has room, that `replace` finds some when the disk is full. */
   async reserve(): Promise<void> {
     try {
-      const size = statSync(this.path, { throwIfNoEntry: false })?.size ?? 0
+      const size = statSync(this.#at, { throwIfNoEntry: false })?.size ?? 0
       const spare = await this.#openSpare()
       reserveRoom(spare.fd, roomFor(size))
       await spare.close()
@@ -68,9 +90,9 @@ export class AtomicFile {
   /** The spare file, whatever is in it; made when there is none that is ours alone. */
   async #openSpare(): Promise<FileHandle> {
     const { O_RDWR, O_NOFOLLOW } = constants
-    const next = `${this.path}.new`
+    const next = `${this.#at}.new`
     // A crash may have left it so.
-    if (!existsSync(next)) await rename(`${this.path}.old`, next).catch(() => {})
+    if (!existsSync(next)) await rename(`${this.#at}.old`, next).catch(() => {})
     try {
       const spare = await open(next, O_RDWR | O_NOFOLLOW)
       const stat = await spare.stat()
@@ -86,7 +108,7 @@ export class AtomicFile {
 
   /** Puts the spare in the file's place, and the file in the spare's. */
   async #exchange(): Promise<void> {
-    const { path } = this
+    const path = this.#at
     const next = `${path}.new`
     const old = `${path}.old`
     await rm(old, { force: true })

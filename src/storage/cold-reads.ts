@@ -107,7 +107,7 @@ export class ColdReads {
         this.#got(request, result)
       }
       ring.watch(() => {
-        ring.submit()
+        ring.poll(0)
         ring.take(ended)
       })
       return ring

@@ -15,10 +15,12 @@ import {
   type Bytes,
   bytes,
   errnoOf,
+  heldPath,
   KIB,
   MIB,
   SECTOR_SIZE,
   ThinfsError,
+  whyNotOf,
   whyNotTrusted,
 } from '../base/index.js'
 import { native } from '../native.js'
@@ -72,7 +74,7 @@ export class FileStore implements Store {
   /** Whether the file system says what is in memory; those that are memory do not. */
   #knowsWaits = true
 
-  private constructor(path: string, fd: number, readOnly: boolean) {
+  private constructor(path: string, fd: number, readOnly: boolean, ofUser: number | undefined) {
     this.path = path
     this.fd = fd
     this.#readOnly = readOnly
@@ -80,11 +82,12 @@ export class FileStore implements Store {
     if (!isStore(stat)) throw notAStore(path)
     this.#isDevice = stat.isBlockDevice()
     // Devices have the owner and group that the system gives them.
-    const distrust = this.#isDevice ? null : whyNotTrusted(stat, process.geteuid!())
+    const checked = !this.#isDevice && ofUser === undefined
+    const distrust = checked ? whyNotTrusted(stat, process.geteuid!()) : null
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
-    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(path).type)
+    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(heldPath(fd)).type)
     this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
   }
 
@@ -93,18 +96,22 @@ export class FileStore implements Store {
    * it, nor does device-mapper or another pool take it, until the last copy of the descriptor is closed.
    * @param create makes the file, with mode 0600, when it is missing
    * @param size extends the store to this size when it is smaller
+   * @param ofUser another user, whose file it has to be, and no link or device; for reading alone
    * @throws NOT_TRUSTED for a file that other users own or may write to; POOL_IN_USE for a device that
    *   is mounted or part of another; IO_ERROR
    */
   static open(
     path: string,
-    options: { readOnly?: boolean; create?: boolean; size?: Bytes } = {},
+    options: { readOnly?: boolean; create?: boolean; size?: Bytes; ofUser?: number } = {},
   ): FileStore {
     const readOnly = options.readOnly ?? false
     let flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
     if (options.create) flags |= constants.O_CREAT
     let fd: number
     try {
+      if (options.ofUser !== undefined) {
+        return FileStore.of(openOf(options.ofUser, path), path, { ...options, readOnly: true })
+      }
       const stat = statSync(path, { throwIfNoEntry: false })
       if (stat !== undefined && !isStore(stat)) throw notAStore(path) // a FIFO's open waits
       if (stat?.isBlockDevice()) flags |= constants.O_EXCL
@@ -126,10 +133,10 @@ export class FileStore implements Store {
   static of(
     fd: number,
     path: string,
-    { readOnly = false, size }: { readOnly?: boolean; size?: Bytes } = {},
+    { readOnly = false, size, ofUser }: { readOnly?: boolean; size?: Bytes; ofUser?: number } = {},
   ): FileStore {
     try {
-      const store = new FileStore(path, fd, readOnly)
+      const store = new FileStore(path, fd, readOnly, ofUser)
       if (size !== undefined && size > store.size) store.grow(size)
       return store
     } catch (err) {
@@ -267,7 +274,7 @@ export class FileStore implements Store {
 
   hostRoom(): HostRoom | null {
     if (this.#isDevice) return null
-    const { bavail, bsize } = statfsSync(this.path)
+    const { bavail, bsize } = statfsSync(heldPath(this.fd))
     return { available: bavail * bsize, allocated: fstatSync(this.fd).blocks * SECTOR_SIZE }
   }
 
@@ -401,6 +408,21 @@ export class FileStore implements Store {
 const isStore = (stat: Stats): boolean => stat.isFile() || stat.isBlockDevice()
 const notAStore = (path: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
+
+/** open(2) that follows no link, and to which no device and no pipe is opened. Source: open(2), O_PATH. */
+const O_PATH = 0o10000000
+
+/** Opens a regular file of a user's to be read, whatever he puts in its place meanwhile. @throws NOT_TRUSTED */
+function openOf(uid: number, path: string): number {
+  const held = openSync(path, O_PATH | constants.O_NOFOLLOW)
+  try {
+    const why = whyNotOf(fstatSync(held), uid)
+    if (why !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${why}`)
+    return openSync(heldPath(held), constants.O_RDONLY)
+  } finally {
+    closeSync(held)
+  }
+}
 
 function ioError(path: string, what: string, cause: unknown): ThinfsError {
   const errno = errnoOf(cause)

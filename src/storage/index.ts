@@ -1,5 +1,8 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
 export { AtomicFile } from './atomic-file.js'
+export { ExtentStore, type StorePart } from './extent-store.js'
 export { FileStore } from './file-store.js'
+export { HeldFolder } from './held-folder.js'
 export { JournalFile } from './journal-file.js'
+export { idOf, SharedFiles } from './shared-files.js'
 export type { DataStore, HostRoom, Store } from './store.js'

@@ -12,7 +12,7 @@ import {
   writeSync,
 } from 'node:fs'
 import { promisify } from 'node:util'
-import { errnoOf, GIB, KIB, ThinfsError } from '../base/index.js'
+import { errnoOf, GIB, heldPath, KIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
 import { reserveRoom } from './reserve-room.js'
 
@@ -34,33 +34,40 @@ export class JournalFile {
   readonly bootId: string
   /** -1: there is no such file, which is as good as an empty one to who only reads. */
   #fd: number
+  readonly #at: string
 
-  private constructor(path: string, fd: number) {
+  private constructor(path: string, at: string, fd: number) {
     this.path = path
+    this.#at = at
     this.#fd = fd
     this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
   }
 
   /**
    * Opens `path`, which is no link, made empty with mode 0600 when it is missing.
+   * @param at where system calls find it
    * @throws POOL_MISMATCH when it is no journal, IO_ERROR
    */
-  static open(path: string): JournalFile {
+  static open(path: string, at = path): JournalFile {
     const { O_RDWR, O_APPEND, O_CREAT } = constants
-    return new JournalFile(path, openJournal(path, O_RDWR | O_APPEND | O_CREAT))
+    return new JournalFile(path, at, openJournal(path, at, O_RDWR | O_APPEND | O_CREAT))
   }
 
   /** Opens `path` to be read; a missing one is not made, and reads as an empty one. @throws as `open` */
-  static read(path: string): JournalFile {
-    const isThere = statSync(path, { throwIfNoEntry: false }) !== undefined
-    return new JournalFile(path, isThere ? openJournal(path, constants.O_RDONLY) : -1)
+  static read(path: string, at = path): JournalFile {
+    const isThere = statSync(at, { throwIfNoEntry: false }) !== undefined
+    return new JournalFile(
+      path,
+      at,
+      isThere ? openJournal(path, at, constants.O_RDONLY | constants.O_NONBLOCK) : -1,
+    )
   }
 
   /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */
   readAll(): Buffer {
     if (this.#fd < 0) return Buffer.alloc(0)
     const { size } = fstatSync(this.#fd)
-    if (size <= MAX_FILE_SIZE) return readFileSync(this.path)
+    if (size <= MAX_FILE_SIZE) return readFileSync(heldPath(this.#fd))
     throw new ThinfsError('POOL_MISMATCH', `${this.path}: ${size} bytes are too many`)
   }
 
@@ -77,7 +84,7 @@ export class JournalFile {
 
   /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
   replace(bytes: Uint8Array): void {
-    const next = `${this.path}.new`
+    const next = `${this.#at}.new`
     rmSync(next, { force: true })
     const fd = openSync(next, 'wx', 0o600)
     try {
@@ -85,7 +92,7 @@ export class JournalFile {
       if (!reserveRoom(fd, bytes.length + ROOM)) {
         throw Object.assign(new Error('no room for the journal'), { code: 'ENOSPC' })
       }
-      renameSync(next, this.path)
+      renameSync(next, this.#at)
     } catch (err) {
       closeSync(fd)
       rmSync(next, { force: true })
@@ -98,7 +105,7 @@ export class JournalFile {
   /** fsync of the file and its folder: resolves when a power cut leaves this content. */
   async sync(): Promise<void> {
     await fsyncLater(this.#fd)
-    await syncFolder(this.path)
+    await syncFolder(this.#at)
   }
 
   close(): void {
@@ -107,11 +114,11 @@ export class JournalFile {
 }
 
 /** @throws POOL_MISMATCH, IO_ERROR */
-function openJournal(path: string, flags: number): number {
-  const isFile = statSync(path, { throwIfNoEntry: false })?.isFile() ?? true
+function openJournal(path: string, at: string, flags: number): number {
+  const isFile = statSync(at, { throwIfNoEntry: false })?.isFile() ?? true
   if (!isFile) throw new ThinfsError('POOL_MISMATCH', `${path}: is not a regular file`)
   try {
-    return openSync(path, flags | constants.O_NOFOLLOW, 0o600)
+    return openSync(at, flags | constants.O_NOFOLLOW, 0o600)
   } catch (err) {
     const detail = `${path}: ${(err as Error).message}`
     throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })

@@ -1,2 +1,3 @@
-/** Device tables, as device-mapper has them. */
+/** Device tables: what device-mapper's targets do, for devices that go by their minor number. */
 export type { Extent, Source, TableEngine, TableEvents, Target } from './table-engine.js'
+export { Tables, type TablesOptions } from './tables.js'

@@ -57,6 +57,8 @@ export interface PoolStatus {
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
     mountPoint: string
+    /** Path of pool.yaml when it was mounted: what the mount table has. */
+    source: string
     /** The daemon's; null when it has died and the engine serves without it. */
     pid: number | null
     since: number

@@ -1,10 +1,9 @@
-import { join } from 'node:path'
 import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
-import { Journal, type PoolEvents, ThinPool } from '../pool/index.js'
-import { AtomicFile, type FileStore, JournalFile } from '../storage/index.js'
-import type { CheckReport } from './admin.js'
+import { Journal, type JournalState, olderError, type PoolEvents, ThinPool } from '../pool/index.js'
+import { AtomicFile, JournalFile } from '../storage/index.js'
+import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
@@ -58,14 +57,19 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   const { metadata, data } = files
   let journal: JournalFile | null = null
   let opened: ThinPool | Volumes | null = null
+  const warnings: string[] = []
+  const warn = (message: string): void => {
+    warnings.push(message)
+    options.onWarning?.(message)
+  }
   const closeFiles = (): void => {
     journal?.close()
     if (options.files === undefined) files.close()
   }
   try {
-    mustBelong(config, metadata, options)
-    const path = join(config.folder, JOURNAL_FILE)
-    journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
+    mustBelong(config, files, { ...options, onWarning: warn })
+    const path = files.folder.file(JOURNAL_FILE)
+    journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
@@ -82,13 +86,14 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
-    const table = tableOf(config)
+    const table = tableOf(files)
     if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,
       metadata,
       table,
+      warnings,
       uid: process.getuid?.() ?? 0,
       gid: process.getgid?.() ?? 0,
       now: () => Date.now() / 1000,
@@ -117,7 +122,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
 }
 
 /** @throws POOL_MISMATCH before anything is changed */
-function mustBelong(config: PoolConfig, store: FileStore, options: OpenOptions): void {
+function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions): void {
+  const { metadata: store } = files
   const metadata = ThinMetadata.open(store)
   const found = metadata.dataBlockSectors * SECTOR_SIZE
   if (found !== config.dataBlockSize) {
@@ -129,7 +135,7 @@ function mustBelong(config: PoolConfig, store: FileStore, options: OpenOptions):
   if (options.acceptMetadata) return
   const { transactionId } = metadata
   const warn = options.onWarning ?? (() => {})
-  mustBeOf(tableOf(config), { name: config.pool, transactionId }, warn)
+  mustBeOf(tableOf(files), { name: config.pool, transactionId }, warn)
 }
 
 /**
@@ -145,43 +151,51 @@ export async function checkPool(
   const files = options.files ?? PoolFiles.open(config, true)
   const { metadata, data } = files
   try {
-    const steps = checkFiles({ name: config.pool, metadata, data, table: tableOf(config) })
+    const steps = checkFiles({ name: config.pool, metadata, data, table: tableOf(files) })
     let step = steps.next()
     while (!step.done) step = steps.next()
-    return options.deep && !isDamaged(step.value)
-      ? await checkDeep(config, files, step.value)
-      : step.value
+    const report = step.value
+    // Whatever else is wrong comes first: it may be the superblock.
+    if (!isDamaged(report)) report.problems.push(...checkJournal(files))
+    return options.deep && !isDamaged(report) ? await checkDeep(files, report) : report
   } finally {
     if (options.files === undefined) files.close()
   }
 }
 
-function checkDeep(
-  config: PoolConfig,
-  { metadata, data }: PoolFiles,
-  report: CheckReport,
-): Promise<CheckReport> {
+function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {
+  const { metadata, data } = files
   const names = new Map<number, string>()
-  for (const { dev_id, name } of readTable(tableOf(config))?.volumes ?? []) names.set(dev_id, name)
+  for (const { dev_id, name } of readTable(tableOf(files))?.volumes ?? []) names.set(dev_id, name)
   return withData(report, {
     metadata: ThinMetadata.open(metadata),
     data,
-    freeMeansHole: endedOrderly(config, metadata),
+    // Closed in order, and as it was then: every free block is a hole.
+    freeMeansHole: stateOf(files).clean,
     nameOf: devId => names.get(devId) ?? `device ${devId}`,
     pause: async () => {},
   })
 }
 
-const tableOf = (config: PoolConfig): AtomicFile =>
-  new AtomicFile(join(config.folder, VOLUMES_FILE))
+const tableOf = ({ folder }: PoolFiles): AtomicFile => new AtomicFile(...folder.file(VOLUMES_FILE))
 
-/** Whether the pool was closed in order, and is as it was then: every free block is a hole. */
-function endedOrderly(config: PoolConfig, metadata: FileStore): boolean {
+function checkJournal(files: PoolFiles): CheckProblem[] {
+  try {
+    if (!stateOf(files).older) return []
+    return [{ severity: 'error', message: olderError(files.metadata.path).message }]
+  } catch (err) {
+    if (!(err instanceof ThinfsError)) throw err
+    return [{ severity: 'error', message: err.message }]
+  }
+}
+
+/** What the journal says about the metadata as it is. */
+function stateOf({ metadata, folder }: PoolFiles): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
-  const journal = JournalFile.read(join(config.folder, JOURNAL_FILE))
+  const journal = JournalFile.read(...folder.file(JOURNAL_FILE))
   try {
-    return new Journal(journal).read(superblock).clean
+    return new Journal(journal).read(superblock)
   } finally {
     journal.close()
   }

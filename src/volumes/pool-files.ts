@@ -1,5 +1,6 @@
 /**
- * Data and metadata of a pool, open and locked.
+ * Data and metadata of a pool, open and locked; and its folder, which is held so that what is replaced
+ * in it, volumes.json and the journal, stays in it wherever it is moved to.
  *
  * One process at a time has a pool: the write lock on both of its files, and block devices claimed as
  * mount and device-mapper claim them. All reads and writes go through the very descriptors that hold the
@@ -8,40 +9,47 @@
 import { existsSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { FileStore } from '../storage/index.js'
+import { FileStore, HeldFolder } from '../storage/index.js'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
   metadata: number
   data: number
+  folder: number
 }
 
 export class PoolFiles {
   readonly metadata: FileStore
   readonly data: FileStore
+  readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
 
-  private constructor(metadata: FileStore, data: FileStore, readOnly: boolean) {
+  private constructor(
+    { metadata, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
+    readOnly: boolean,
+  ) {
     this.metadata = metadata
     this.data = data
+    this.folder = folder
     this.readOnly = readOnly
   }
 
   /**
-   * Opens and locks both.
+   * Opens and locks them.
    * @throws NOT_A_POOL when one is missing; POOL_IN_USE when another process has one, with its path as
    *   the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
     mustDiffer(config)
-    const metadata = openStore(config.metadata.path, readOnly)
+    const metadata = openStore(config.metadata.path, readOnly, config.ofUser)
     let data: FileStore | null = null
     try {
-      data = openStore(config.data.path, readOnly)
+      data = openStore(config.data.path, readOnly, config.ofUser)
       lock(metadata, readOnly)
       lock(data, readOnly)
-      return new PoolFiles(metadata, data, readOnly)
+      const folder = HeldFolder.open(config.folder)
+      return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
       data?.close()
       metadata.close()
@@ -54,7 +62,8 @@ export class PoolFiles {
     const metadata = FileStore.of(fds.metadata, config.metadata.path, { readOnly })
     try {
       const data = FileStore.of(fds.data, config.data.path, { readOnly })
-      return new PoolFiles(metadata, data, readOnly)
+      const folder = HeldFolder.of(fds.folder, config.folder)
+      return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
       metadata.close()
       throw err
@@ -62,11 +71,12 @@ export class PoolFiles {
   }
 
   get descriptors(): PoolDescriptors {
-    return { metadata: this.metadata.fd, data: this.data.fd }
+    return { metadata: this.metadata.fd, data: this.data.fd, folder: this.folder.fd }
   }
 
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
+    this.folder.close()
     this.data.close()
     this.metadata.close()
   }
@@ -82,8 +92,10 @@ export function mustDiffer({ file, data, metadata }: PoolConfig): void {
   throw new ThinfsError('BAD_CONFIG', detail)
 }
 
-function openStore(path: string, readOnly: boolean): FileStore {
-  if (existsSync(path)) return FileStore.open(path, { readOnly })
+function openStore(path: string, readOnly: boolean, ofUser: number | undefined): FileStore {
+  if (existsSync(path)) {
+    return FileStore.open(path, { readOnly, ...(ofUser !== undefined && { ofUser }) })
+  }
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file; thinfs init makes it`, {
     errno: 'ENOENT',
   })

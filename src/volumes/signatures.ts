@@ -1,33 +1,29 @@
-/** What a file or device holds already, as mkfs looks for it: blkid(8) knows the signatures. */
+/** What a file or device holds already, as mkfs looks for it: wipefs(8) lists the signatures. */
 import { execFileSync } from 'node:child_process'
 import { ThinfsError } from '../base/index.js'
 
-/** blkid's exit status for a device without a signature. Source: blkid(8). */
-const NOTHING = 2
-const SEVERAL = 8
+/** More of them do not help who reads them. */
+const MAX_NAMED = 4
 
 /**
- * @returns such as `a signature of ext4`; null when nothing is found
- * @throws TOOL_FAILED when blkid is missing or fails
+ * @returns such as `a signature of ext4 at byte 1080`; null when nothing is found
+ * @throws TOOL_FAILED when wipefs is missing or fails
  */
 export function signatureOf(path: string): string | null {
   try {
-    const args = ['--probe', '--output', 'export', '--', path]
+    const args = ['--noheadings', '--output', 'OFFSET,TYPE', '--', path]
     const options = { encoding: 'utf8' as const, stdio: 'pipe' as const }
-    const fields = new Map(
-      execFileSync('blkid', args, options)
-        .split('\n')
-        .map(line => line.split('=', 2) as [string, string]),
-    )
-    const type = fields.get('TYPE')
-    const table = fields.get('PTTYPE')
-    if (type !== undefined) return `a signature of ${type}`
-    return table === undefined ? 'a signature' : `a partition table (${table})`
+    const found = execFileSync('wipefs', args, options)
+      .split('\n')
+      .map(line => line.trim().split(/\s+/) as [offset: string, type?: string])
+      .filter(([offset]) => offset !== '')
+      .map(([offset, type]) => `${type ?? 'something'} at byte ${Number(offset)}`)
+    if (found.length === 0) return null
+    const more = found.length > MAX_NAMED ? ` and ${found.length - MAX_NAMED} more` : ''
+    return `a signature of ${found.slice(0, MAX_NAMED).join(', ')}${more}`
   } catch (err) {
-    const { status, code, stderr } = err as { status?: number; code?: string; stderr?: string }
-    if (status === NOTHING) return null
-    if (status === SEVERAL) return 'several signatures'
-    const detail = code === 'ENOENT' ? 'blkid (util-linux) is not installed' : stderr?.trim()
+    const { code, stderr } = err as { code?: string; stderr?: string }
+    const detail = code === 'ENOENT' ? 'wipefs (util-linux) is not installed' : stderr?.trim()
     throw new ThinfsError('TOOL_FAILED', `${path}: ${detail || String(err)}`, { cause: err })
   }
 }

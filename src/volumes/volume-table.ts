@@ -5,7 +5,7 @@
  * belongs to and is replaced before the pool commits that id. If the machine stops in between, the
  * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
  */
-import { z } from 'zod'
+import * as z from 'zod'
 import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 import type { CheckProblem } from './admin.js'

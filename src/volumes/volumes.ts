@@ -16,11 +16,10 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import type { ThinPool } from '../pool/index.js'
+import { parseMessage, poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
-import { parseMessage, poolStatusLine, thinStatusLine } from './dm.js'
 import { Usage } from './usage.js'
 import { Volume } from './volume.js'
 import {
@@ -45,6 +44,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** What was odd when the pool was opened, a sentence each. */
+  warnings?: readonly string[]
   /** A command has set a size: whoever caches content has to know before it is answered. */
   onResized: (devId: number, size: number) => Promise<void>
 }
@@ -413,7 +414,7 @@ export class Volumes implements PoolAdmin {
         hostFree: pool.hostRoomForMetadata,
       },
       writesWaiting: pool.writesWaiting,
-      warnings: pool.warnings,
+      warnings: [...(this.#options.warnings ?? []), ...pool.warnings],
       lowWaterMarkBlocks: pool.lowWaterMark,
       belowLowWater: pool.belowLowWater,
       heldRoot: metadata.heldRoot,
@@ -422,10 +423,10 @@ export class Volumes implements PoolAdmin {
       volumes: this.#byName.size,
       mount: null,
       dm: {
-        pool: poolStatusLine(pool),
+        pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
         volumes: [...this.#byName.values()].map(volume => ({
           name: volume.name,
-          line: thinStatusLine(pool, volume.devId as DevId, volume.device.size),
+          line: `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`,
         })),
       },
     }
@@ -863,3 +864,5 @@ function checkSize(size: number): void {
     )
   }
 }
+
+const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)

@@ -9,11 +9,11 @@ import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { open, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { done, refused, run, thinfs } from './command-line.js'
 
-const FREEZE = resolve(import.meta.dirname, '../../dist/host/freeze.js')
+const FREEZE = join(import.meta.dirname, '../../src/host/freeze.ts')
 
 /** A pool with a volume `web`, mounted at `mnt`, and a folder `fs` to mount a filesystem at. */
 async function mountedPool(t: Test) {
@@ -126,6 +126,12 @@ t.test('a read-only mount and a read-only device', async t => {
   await done(t, 'umount', pool)
   await done(t, 'mount', pool, mnt, '-o', 'ro')
   await refused(t, 1, /\(POOL_READ_ONLY\)/, 'create', mnt, 'x', '--size', '1G')
+
+  const file = join(pool, 'pool.yaml')
+  const yaml = await readFile(file)
+  await writeFile(file, 'pool: [')
+  t.match(await done(t, 'list', pool), /^web /m, 'a mounted pool does without its pool.yaml')
+  await writeFile(file, yaml)
   await done(t, 'umount', pool)
   await refused(t, 2, /noexec is not one of/, 'mount', pool, mnt, '-o', 'ro,noexec')
 })
@@ -155,7 +161,12 @@ t.test('a filesystem thaws when the command that froze it is killed', async t =>
   await must(t, 'mount', device, fs)
   const program = `import { whileFrozen } from ${JSON.stringify(FREEZE)}
 await whileFrozen(${JSON.stringify(fs)}, () => { console.log('frozen'); return new Promise(() => {}) })`
-  const command = spawn(process.execPath, ['--input-type=module', '-e', program])
+  const command = spawn(process.execPath, [
+    ...process.execArgv,
+    '--input-type=module',
+    '-e',
+    program,
+  ])
   await once(command.stdout, 'data')
   // fsfreeze(8) itself says whether it is: a second freeze is refused.
   t.match(await run('fsfreeze', '-f', fs), { status: 1, stderr: /busy/i })

@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'no
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'
-import { done, refused, run, thinfs } from './command-line.js'
+import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 
 const GIB = 2 ** 30
 
@@ -226,8 +226,8 @@ t.test('status of a pool that is not mounted', async t => {
   const status = JSON.parse(await done(t, 'status', pool, '--json'))
   t.match(status, {
     name: 'pool',
-    mode: 'read_only',
-    reason: 'opened read-only',
+    mode: 'write',
+    reason: null,
     needsCheck: false,
     dataBlockSize: 131072,
     data: { path: join(pool, 'data'), blocks: 8192, usedBlocks: 0 },
@@ -236,6 +236,7 @@ t.test('status of a pool that is not mounted', async t => {
     volumes: 1,
     mount: null,
   })
+  t.match(await done(t, 'status', pool), /^mode +write, when it is mounted\nmounted +no$/m)
   t.match(await done(t, 'status', pool), /^data +0 of 1G \(0\.00%\), .*\/data$/m)
 })
 
@@ -307,4 +308,18 @@ t.test('POOL is a pool.yaml, or the folder that has one', async t => {
     'status',
     resolve(pool, '..'),
   )
+})
+
+t.test('too few open files: one line, which names the limit', async t => {
+  const pool = await makePool(t)
+  for (const limit of [22, 20, 19]) {
+    const program = `ulimit -n ${limit}; exec "$0" "$1" list "$2"`
+    const { status, stdout, stderr } = await run(
+      'bash',
+      ...['-c', program, process.execPath, PROGRAM, pool],
+    )
+    t.match({ status, stdout }, { status: 1, stdout: '' })
+    t.match(stderr, /^thinfs: .*(too many open files|EMFILE).*ulimit -n 1024.*\n$/, `${limit}`)
+    t.equal(stderr.split('\n').length, 2)
+  }
 })

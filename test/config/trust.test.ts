@@ -5,6 +5,7 @@ import {
   chmodSync,
   chownSync,
   existsSync,
+  linkSync,
   lstatSync,
   mkdirSync,
   mkdtempSync,
@@ -19,7 +20,8 @@ import t, { type Test } from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { loadConfig } from '../../src/config/index.js'
 import { AtomicFile, FileStore } from '../../src/storage/index.js'
-import { needs } from '../support/mounted-pool.js'
+import { PoolFiles } from '../../src/volumes/index.js'
+import { needs, run } from '../support/mounted-pool.js'
 
 const NOBODY = 65534
 const OTHER = 1234
@@ -159,4 +161,50 @@ t.test('a file is not replaced by way of a link', async t => {
   t.notOk(lstatSync(join(folder, 'file')).isSymbolicLink())
   t.equal(lstatSync(join(folder, 'target')).size, 8)
   t.equal(lstatSync(join(folder, 'file')).mode & 0o7777, 0o600)
+})
+
+t.test("what root reads of another user's copy is that user's alone", asRoot, async t => {
+  const { base, folder, file } = poolOf(t, NOBODY)
+  const path = (name: string): string => join(folder, name)
+  const precious = join(base, 'precious')
+  writeFileSync(precious, '')
+  const fill = (yaml: string): void => writeFileSync(file, yaml)
+  const put = (name: string): void => {
+    writeFileSync(path(name), '')
+    chownSync(path(name), NOBODY, NOBODY)
+  }
+  for (const name of ['data', 'metadata', 'volumes.json', 'journal']) put(name)
+  const read = (): void => PoolFiles.open(loadConfig(file, { reads: true }), true).close()
+  t.doesNotThrow(read)
+  t.throws(() => loadConfig(file), { code: 'NOT_TRUSTED' })
+
+  symlinkSync(path('journal'), path('link'))
+  await run('mkfifo', path('fifo'))
+  chownSync(path('fifo'), NOBODY, NOBODY)
+  for (const target of [
+    '/etc/shadow',
+    '/dev/null',
+    '/dev/fuse',
+    path('link'),
+    path('fifo'),
+    precious,
+  ]) {
+    for (const which of ['data', 'metadata']) {
+      fill(`pool: p\n${which}: { path: ${target}, size: 16M }\n`)
+      t.throws(read, { code: 'NOT_TRUSTED', message: new RegExp(`^${target}: `) }, target)
+    }
+  }
+  fill('pool: p\n')
+  for (const name of ['volumes.json', 'journal', 'metadata', 'pool.yaml']) {
+    for (const spoil of [symlinkSync.bind(null, precious), linkSync.bind(null, precious)]) {
+      rmSync(path(name))
+      spoil(path(name))
+      t.throws(read, { code: 'NOT_TRUSTED' }, name)
+      rmSync(path(name))
+      put(name)
+    }
+  }
+  fill('pool: p\n')
+  t.doesNotThrow(read)
+  t.throws(() => as(OTHER, () => loadConfig(file, { reads: true })), { code: 'NOT_TRUSTED' })
 })

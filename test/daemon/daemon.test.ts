@@ -28,6 +28,7 @@ import type { PoolConfig } from '../../src/config/index.js'
 import { Daemon, type DaemonOptions, type SpawnEngine } from '../../src/daemon/daemon.js'
 import { connectDaemon, findPool, lockPool } from '../../src/daemon/index.js'
 import { type EngineStart, makeLogger } from '../../src/engine/index.js'
+import { until } from '../support/mounted-pool.js'
 
 const FAKE_ENGINE = fileURLToPath(new URL('./fake-engine.mjs', import.meta.url))
 const log = makeLogger({ process: 'daemon', level: 'silent', file: null, pretty: false })
@@ -178,7 +179,7 @@ t.test('an engine that is killed after the unmount is replaced once more, to com
   process.kill(pid, 'SIGSTOP')
   const unmounting = client.umount()
   // Until the kernel has forgotten the mount; looking at it would wait for the engine.
-  while (mounted()) await run('true')
+  await until(() => !mounted())
   process.kill(pid, 'SIGKILL')
   await unmounting
   await daemon.ended()

@@ -27,7 +27,7 @@ import { text } from 'node:stream/consumers'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
-import { readIfThere } from '../support/mounted-pool.js'
+import { logLines, readIfThere, statusOf, until } from '../support/mounted-pool.js'
 
 const PROGRAM = fileURLToPath(new URL('../../bin/thinfs.js', import.meta.url))
 
@@ -51,10 +51,7 @@ const mountTable = (): string => readFileSync('/proc/self/mounts', 'utf8')
 /** What has ended and was not waited for yet has no arguments any more. */
 const isRunning = (pid: number): boolean => readIfThere(`/proc/${pid}/cmdline`) !== ''
 
-/** Until it is so. What is waited for is another process's doing, and certain. */
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await run('true')
-}
+const mountOf = async (pool: string) => (await statusOf(pool)).mount!
 
 async function makePool(t: Test) {
   const folder = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-')))
@@ -67,11 +64,7 @@ async function makePool(t: Test) {
   const init = await thinfs('init', pool, '--data-size', '64M', '--volume', 'web=1G')
   t.equal(init.code, 0, init.stderr)
   const mounted = () => mountTable().includes(` ${mountPoint} fuse.thinfs `)
-  const log = () =>
-    readFileSync(join(pool, 'thinfs.log'), 'utf8')
-      .trim()
-      .split('\n')
-      .map(line => JSON.parse(line))
+  const log = () => logLines(join(pool, 'thinfs.log'))
   return { folder, pool, mountPoint, mounted, log }
 }
 
@@ -105,7 +98,7 @@ t.test('it outlives the command, in a session of its own, and logs for its owner
 
 t.test('where it may, all threads of the engine allocate without waiting for volumes', async t => {
   const { pool, pid } = await mountPool(t)
-  const { enginePid } = JSON.parse((await thinfs('status', pool, '--json')).stdout).mount
+  const { enginePid } = await mountOf(pool)
   const CAP_SYS_RESOURCE = 24n
   const PF_MEMALLOC_NOIO = 0x80000
   const status = readFileSync(`/proc/${pid}/status`, 'utf8')
@@ -123,8 +116,7 @@ t.test('where it may, all threads of the engine allocate without waiting for vol
 
 t.test('an engine killed under load is no error to who reads and writes', async t => {
   const { pool, mountPoint, mounted, log } = await mountPool(t)
-  const engine = async (): Promise<number> =>
-    JSON.parse((await thinfs('status', pool, '--json')).stdout).mount.enginePid
+  const engine = async (): Promise<number> => (await mountOf(pool)).enginePid
   const file = join(mountPoint, 'web')
   const script =
     'for i in 1 2 3; do dd if=/dev/urandom of="$0.$i" bs=1M count=16 status=none || exit 1; ' +
@@ -154,7 +146,7 @@ t.test(
     await once(createInterface({ input: holder.stdout! }), 'line')
     process.kill(pid, 'SIGTERM')
     await until(() => log().some(line => line.msg === 'still mounted'))
-    t.match(log().at(-1).err.message, `process ${holder.pid} (sh)`)
+    t.match(log().at(-1), { err: { message: `process ${holder.pid} (sh)` } })
     t.ok(mounted())
     holder.stdin!.end()
     await once(holder, 'close')
@@ -180,13 +172,6 @@ function load(t: Test, folder: string, file: string): { stop(): Promise<void> } 
     },
   }
 }
-
-const mountOf = async (pool: string) =>
-  JSON.parse((await thinfs('status', pool, '--json')).stdout).mount as {
-    pid: number | null
-    enginePid: number
-    since: number
-  }
 
 t.test('restart puts another engine in the place of the one that serves', async t => {
   const { folder, pool, mountPoint, log } = await mountPool(t)
@@ -235,15 +220,16 @@ t.test('where no engine stays, callers get EIO, until one does again', async t =
 })
 
 t.test('when the daemon is killed its engine serves, and answers commands', async t => {
-  const { folder, pool, mountPoint, mounted, pid } = await mountPool(t)
+  const { folder, pool, mountPoint, mounted, pid, log } = await mountPool(t)
   const { enginePid, since } = await mountOf(pool)
   process.kill(pid, 'SIGKILL')
-  await until(() => !isRunning(pid))
+  await until(() => log().some(line => /daemon is gone/.test(line.msg)))
   const file = join(mountPoint, 'web')
   t.equal((await run('dd', 'if=/dev/zero', `of=${file}`, 'count=1', 'conv=notrunc')).code, 0)
   t.equal((await thinfs('create', mountPoint, 'db', '--size', '1G')).code, 0)
   t.same(await mountOf(pool), {
     mountPoint,
+    source: join(pool, 'pool.yaml'),
     pid: null,
     since,
     enginePid,

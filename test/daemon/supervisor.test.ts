@@ -135,6 +135,37 @@ const OUTSIDE: Record<string, Death> = {
   'it has no memory to begin with': engine => engine.dies(null, 'SIGABRT'),
 }
 
+t.test('a restart waits for no delay', async t => {
+  const { supervisor, engines, waits, pass, last } = supervise()
+  const kill = (): void => last().serves().dies(null, 'SIGKILL')
+  kill()
+  kill()
+  const early = supervisor.restart()
+  t.equal(engines.length, 3)
+  last().serves()
+  await early
+  t.equal(pass(), 100)
+  t.equal(engines.length, 3, 'the one that was waited for is there already')
+
+  for (const ms of DELAYS.slice(1, -1)) {
+    kill()
+    t.equal(pass(), ms)
+  }
+  kill()
+  t.not(supervisor.trouble, null)
+  const futile = supervisor.restart()
+  t.equal(waits.length, 1)
+  last().dies(null, 'SIGKILL')
+  await t.rejects(futile, { message: /another is tried every 5 s/ })
+  const late = supervisor.restart()
+  last().serves()
+  await late
+  t.equal(supervisor.trouble, null)
+  const { length } = engines
+  for (const { then } of waits) then()
+  t.equal(engines.length, length)
+})
+
 for (const [what, die] of Object.entries(OUTSIDE)) {
   t.test(`${what}: it is tried again for ever, and heals by itself`, async t => {
     const { supervisor, pass, last } = supervise()

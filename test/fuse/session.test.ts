@@ -10,7 +10,7 @@ import {
   type Negotiated,
   WAITS,
 } from '../../src/fuse/index.js'
-import { FakeKernel, fileSystem, text, u32, u64 } from '../support/fake-kernel.js'
+import { FakeKernel, fileSystem, type Reply, text, u32, u64 } from '../support/fake-kernel.js'
 
 const ATTRIBUTES: Attributes = {
   ino: 5,
@@ -119,7 +119,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
       opcode: ['LOOKUP', 1],
       body: [text('wéb')],
       method: 'lookup',
-      called: [5, 'wéb'],
+      called: [5, 'wéb', 3],
       answer: ATTRIBUTES,
       payload: ENTRY,
     },
@@ -396,7 +396,7 @@ t.test('what there is not is refused as Linux file systems do', async t => {
     ['FLUSH', 25, 'ENOSYS', Buffer.alloc(24)],
     ['ACCESS', 34, 'ENOSYS', u32(4), u32(0)],
     ['BMAP', 37, 'ENOSYS'],
-    ['IOCTL', 39, 'ENOTTY'],
+    ['IOCTL', 39, 'ENOTTY', u64(1), u32(0), u32(0x5401), u64(0), u32(0), u32(0)],
     ['POLL', 40, 'ENOSYS'],
     ['TMPFILE', 51, 'EOPNOTSUPP'],
     ['STATX', 52, 'ENOSYS'],
@@ -411,6 +411,68 @@ t.test('what there is not is refused as Linux file systems do', async t => {
   kernel.run()
   t.same(kernel.replies, [], 'FORGET, INTERRUPT, NOTIFY_REPLY and BATCH_FORGET are not answered')
   t.same(events, [], 'and nobody is told')
+})
+
+t.test('an ioctl is answered when it ends, or when its caller has got a signal', async t => {
+  const { kernel } = start({
+    ioctl: (ino, { command, argument, input, outputSize, caller, signal }) =>
+      command === 1
+        ? new Promise(resolve =>
+            signal.addEventListener('abort', () => resolve({ errno: 4, output: input })),
+          )
+        : Promise.resolve({
+            errno: 0,
+            output: Buffer.from(
+              JSON.stringify([ino, argument, `${input}`, outputSize, caller.pid]),
+            ),
+          }),
+  })
+  const ioctl = (command: number, input: string): Buffer[] => {
+    const bytes = Buffer.from(input)
+    return [u64(1), u32(0), u32(command), u64(4096), u32(bytes.length), u32(99), bytes]
+  }
+  const waiting = kernel.request(39, 5, ...ioctl(1, 'wait'))
+  const reply = await kernel.ask(39, 5, ...ioctl(2, 'in'))
+  t.same(reply.payload.subarray(16).toString(), '[5,4096,"in",99,3]')
+  t.same(reply.payload.readInt32LE(0), 0)
+  t.same(kernel.replies, [], 'the other waits, and nobody with it')
+  kernel.request(36, 5, u64(waiting))
+  kernel.run()
+  await new Promise(resolve => setImmediate(resolve))
+  const [interrupted] = kernel.replies as [Reply]
+  t.same(interrupted.unique, waiting)
+  t.same(interrupted.error, null, 'what goes to the memory of the caller goes there all the same')
+  t.same(interrupted.payload.readInt32LE(0), -4)
+  t.same(interrupted.payload.subarray(16).toString(), 'wait')
+  kernel.request(36, 5, u64(waiting))
+  t.same((await kernel.ask(39, 5, u64(1), u32(0), u32(2), u64(0), u32(9), u32(0))).error, 'ENOTTY')
+})
+
+t.test('device nodes and symbolic links, where the file system has them', async t => {
+  const calls: unknown[] = []
+  const { kernel } = start({
+    directIo: true,
+    open: () => {},
+    mknod: (...given) => {
+      calls.push(given)
+      return { ...ATTRIBUTES, rdev: 0x7e8 }
+    },
+    symlink: (...given) => {
+      calls.push(given)
+      return ATTRIBUTES
+    },
+    readlink: () => '../dm-0',
+  })
+  const node = await kernel.ask(8, 1, u32(0o60600), u32(0x7e8), u32(0), u32(0), text('a'))
+  t.same(node.payload.readUInt32LE(40 + 76), 0x7e8)
+  t.same((await kernel.ask(6, 1, text('b'), text('../dm-0'))).payload, ENTRY)
+  t.same((await kernel.ask(5, 5)).payload.toString(), '../dm-0')
+  t.same(calls, [
+    [1, 'a', 0o60600, 0x7e8],
+    [1, 'b', '../dm-0'],
+  ])
+  const opened = await kernel.ask(14, 5, u32(2), u32(0))
+  t.same(opened.payload.readUInt32LE(8), 1, 'FOPEN_DIRECT_IO')
 })
 
 t.test('directories: pages of stable cookies, read anew from the beginning', async t => {

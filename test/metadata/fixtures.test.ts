@@ -2,7 +2,7 @@
 import { crc32c } from '@node-rs/crc32'
 import t from 'tap'
 import { bytes, type DataBlock, type DevId, writeU64 } from '../../src/base/index.js'
-import { checksum } from '../../src/metadata/checksum.js'
+import { checksum } from '../../src/metadata/blocks/checksum.js'
 import { checkMetadata, SALT, ThinMetadata } from '../../src/metadata/index.js'
 import { MemoryStore } from '../support/memory-store.js'
 import {

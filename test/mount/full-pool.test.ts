@@ -1,6 +1,7 @@
 // Goal: a full pool is emptied with what people have for that, fstrim and rm, whatever snapshots share and
 // whoever waits; and growing it wakes those who wait. Method: pools of a few MiB, filled through the mount,
 // ext4 on a loop device above; e2fsck and checksums judge.
+import { resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import {
   attempt,
@@ -14,6 +15,7 @@ import {
   until,
 } from '../support/mounted-pool.js'
 
+const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 const onMount = needs('/dev/fuse', '/dev/loop-control')
 const MODES = ['error', 'queue']
 
@@ -169,14 +171,20 @@ t.test('a pool whose metadata is full is emptied', onMount, async t => {
     t,
     'data: { size: 64G }\nmetadata: { size: 2M }\nvolumes: { a: { size: 1T } }\non_full: error',
   )
-  // Writes far from each other, and a snapshot after every twenty, until that is refused.
+  // Writes far from each other, then snapshots, after each of which writes have nodes copied.
   const program = `
 import errno, os, random, subprocess
 random.seed(1)
 file = os.open('mount/a', os.O_RDWR)
+blocks = [random.randrange(2 ** 24) for _ in range(4000)]
+def write(blocks):
+    for block in blocks: os.pwrite(file, b'x' * 512, block * 65536)
 try:
-    while True:
-        os.pwrite(file, b'x' * 512, random.randrange(2 ** 24) * 65536)
+    write(blocks)
+    for nr in range(1000):
+        command = ['${process.execPath}', '${PROGRAM}', 'snapshot', 'pool', 'a', f't{nr}']
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        write(random.sample(blocks, 60))
 except OSError as err:
     assert err.errno == errno.ENOSPC, err
 print('full')`
@@ -192,7 +200,8 @@ print('full')`
   await pool.sh('fallocate -p -o 0 -l 512G a; truncate -s 1G s1; rm s2')
   await thinfs('message', pool.folder, 'delete 4')
   await thinfs('snapshot', pool.folder, 'a', 'again')
-  await thinfs('remove', pool.folder, 'first', 's1', 'again', 'a')
+  const others = (await pool.sh("ls | grep '^t' || true")).split('\n').filter(Boolean)
+  await thinfs('remove', pool.folder, 'first', 's1', 'again', 'a', ...others)
   await until(async () => (await usedBlocks(pool)) === 0)
   t.equal((await pool.status()).mode, 'write')
   await pool.close(t)

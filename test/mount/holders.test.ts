@@ -14,6 +14,7 @@ import {
   run,
   sh,
   thinfs,
+  until,
 } from '../support/mounted-pool.js'
 
 const onLoop = needs('/dev/fuse', '/dev/loop-control')
@@ -81,7 +82,13 @@ t.test('umount --force without a daemon', onMount, async t => {
   const other = await namespace(t, pool)
   process.kill((await pool.status()).mount!.pid!, 'SIGKILL')
   await pool.sh('echo alive > web')
-  while ((await pool.status()).mount!.pid !== null) await run('true')
+  // In between nobody answers.
+  await until(() =>
+    pool.status().then(
+      ({ mount }) => mount!.pid === null,
+      () => false,
+    ),
+  )
   await refused(t, `of process ${other.pid} (sleep) (MOUNT_BUSY)`, 'umount', pool.folder)
   await thinfs('umount', pool.folder, '--force')
   await pool.mount()
@@ -231,7 +238,7 @@ t.test('SIGHUP opens the log again, and nothing else', onMount, async t => {
     const links = await run('sh', '-c', `readlink /proc/${process}/fd/*`)
     return links.split('\n').includes(join(pool.folder, 'thinfs.log'))
   }
-  while (!((await opened(pid!)) && (await opened(enginePid)))) await run('true')
+  await until(async () => (await opened(pid!)) && (await opened(enginePid)))
   await thinfs('create', pool.folder, 'new', '--size', '1M')
   t.ok(pool.isMounted)
   t.ok(pool.log().some(({ msg }) => msg === 'volume created'))

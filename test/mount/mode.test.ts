@@ -2,7 +2,7 @@
 // mends it. Method: damage that thin_check finds and thin_repair mends.
 import { readFileSync, writeFileSync } from 'node:fs'
 import t from 'tap'
-import { checksum } from '../../src/metadata/checksum.js'
+import { checksum } from '../../src/metadata/blocks/checksum.js'
 import { attempt, attemptThinfs, MountedPool, needs, run, thinfs } from '../support/mounted-pool.js'
 
 /** As the kernel's dm-thin-metadata.c has it. */

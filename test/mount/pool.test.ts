@@ -307,8 +307,8 @@ t.test('--json: the same, mounted or not, from the folder or the mount point', o
   t.match(await json(pool.folder, 'list'), volumes)
   t.match(await json(pool.folder, 'status'), {
     ...status,
-    mode: 'read_only',
-    reason: 'opened read-only',
+    mode: 'write',
+    reason: null,
     mount: null,
   })
   t.match(await json(pool.folder, 'check'), { problems: [], devices: 2, mappedBlocks: 5 })

@@ -30,14 +30,14 @@ const onMount = needs('/dev/fuse')
 /** To be somebody else. */
 const asRoot = needs()
 const NOBODY = 65534
+const NOBODY_ELSE = 65533
 
 /** thinfs run by another user. */
 const thinfsAs = (uid: number, ...args: string[]): Promise<Outcome> =>
   attempt(
     'setpriv',
     ...[`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups'],
-    // The test runner's own module, loaded by these, would write to folders of root's.
-    ...['env', '-u', 'NODE_OPTIONS', process.execPath, PROGRAM, ...args],
+    ...[process.execPath, PROGRAM, ...args],
   )
 
 /** A folder for all that a test makes, as open as /tmp. */
@@ -97,6 +97,19 @@ t.test('root does not follow what another user has written', asRoot, async t => 
     )
   }
   t.equal(readFileSync(disk, 'utf8'), 'precious')
+
+  // Root reads what is the user's own, and nothing else.
+  const copy = await poolOf(t, base, NOBODY_ELSE)
+  await thinfsAs(NOBODY_ELSE, 'create', copy, 'web', '--size', '1M')
+  const before = readdirSync(copy)
+  t.match(await thinfsAs(0, 'list', copy), { status: 0, stderr: '', stdout: /^web /m })
+  for (const command of [['status'], ['check'], ['check', '--deep']]) {
+    t.match(await thinfsAs(0, ...command, copy), { status: 0, stderr: '' }, command.join(' '))
+  }
+  t.same(readdirSync(copy), before)
+  writeFileSync(join(copy, 'pool.yaml'), 'pool: p\ndata: { path: /etc/shadow, size: 16M }\n')
+  const shadow = /^thinfs: \/etc\/shadow: belongs to user 0, in a copy of user 65533 /
+  await refused(t, shadow, thinfsAs(0, 'status', copy), 'status')
 
   // Root's own data in another's hands.
   const own = await poolOf(t, base, 0)

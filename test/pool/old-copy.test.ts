@@ -4,6 +4,7 @@
 import t, { type Test } from 'tap'
 import { bytes, type DevId } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
+import type { ThinPool } from '../../src/pool/index.js'
 import { formatted, type MemoryFiles, MemoryJournal, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
 
@@ -67,6 +68,95 @@ for (const end of ['closed', 'killed'] as const) {
     t.equal(right.nrFreeDataBlocks, 56, 'the right metadata put back')
   })
 }
+
+/** A change of which devices there are, as Volumes makes it: with the next transaction id. */
+async function restructure(pool: ThinPool, act: () => void): Promise<void> {
+  const { transactionId } = pool.metadata
+  act()
+  pool.setTransactionId(transactionId, transactionId + 1)
+  await pool.commit()
+}
+
+const OLDER = {
+  code: 'POOL_MISMATCH',
+  message: /^metadata: the journal knows newer metadata.*--accept-metadata/,
+}
+const SNAPSHOT = 1 as DevId
+
+/** What one command does, and what may follow until both processes are killed. */
+const STEPS: Record<string, (pool: ThinPool) => Promise<void>> = {
+  'a create, written to': async pool => {
+    await restructure(pool, () => pool.createThin(SNAPSHOT))
+    await pool.device(SNAPSHOT, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await pool.settle()
+  },
+  'a create, flushed': async pool => {
+    await STEPS['a create, written to']!(pool)
+    await pool.commit()
+  },
+  'a create and nothing else': pool => restructure(pool, () => pool.createThin(SNAPSHOT)),
+  'a snapshot, whose origin goes on': async pool => {
+    await restructure(pool, () => pool.createSnap(SNAPSHOT, DEV))
+    await pool.device(DEV, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await pool.settle()
+  },
+  'a rename': pool => restructure(pool, () => {}),
+  'a removal': pool => restructure(pool, () => pool.deleteDevice(DEV)),
+}
+
+for (const [what, step] of Object.entries(STEPS)) {
+  for (const end of ['killed', 'closed'] as const) {
+    t.test(`metadata from before ${what}, put back when the pool was ${end}`, async t => {
+      const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+      await write(files, 0, 4, 'closed')
+      const { pool } = await openFiles(files)
+      const old = Buffer.from(files.metadata.image)
+      await step(pool)
+      if (end === 'closed') await pool.close()
+      const before = [old, files.data.image, files.journal.content].map(b => Buffer.from(b))
+      const mixed = { ...files, metadata: storeOf(old, 'metadata') }
+      await t.rejects(openFiles(mixed), OLDER)
+      t.same([mixed.metadata.image, files.data.image, files.journal.content], before)
+      const { pool: accepted } = await openFiles(
+        { ...mixed, data: storeOf(files.data.image, 'data'), journal: files.journal.copy() },
+        { acceptMetadata: true },
+      )
+      t.equal(accepted.mode, 'write')
+      t.equal((await openFiles(files)).pool.mode, 'write', 'the right metadata put back')
+    })
+  }
+}
+
+t.test('a kill before the commit of a create is durable is no doubt', async t => {
+  const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  await write(files, 0, 4, 'closed')
+  const { pool } = await openFiles(files)
+  const old = Buffer.from(files.metadata.image)
+  const content = Buffer.alloc(BLOCK, 'c')
+  await pool.device(DEV, SIZE).write(4 * BLOCK, BLOCK, content, 0)
+  await pool.settle()
+  const committed = restructure(pool, () => pool.createThin(SNAPSHOT))
+  await pool.device(DEV, SIZE).write(5 * BLOCK, BLOCK, content, 0)
+  await pool.settle()
+  const left = { metadata: storeOf(old, 'metadata'), journal: files.journal.copy() }
+  const data = storeOf(files.data.image, 'data')
+  await committed
+  // Those that come next are killed while they open the pool, before their commit is durable.
+  for (const _ of ['one', 'another']) {
+    const metadata = storeOf(old, 'metadata')
+    metadata.onWrite = op => {
+      if (op === 'write') throw new Error('killed')
+    }
+    const { length } = left.journal.content
+    await t.rejects(openFiles({ ...left, data, metadata }))
+    t.ok(left.journal.content.length > length, 'it has named its superblock')
+  }
+  const { pool: next } = await openFiles({ ...left, data })
+  const found = Buffer.alloc(2 * BLOCK)
+  next.device(DEV, SIZE).read(4 * BLOCK, found.length, found, 0)
+  t.equal(found.toString(), 'c'.repeat(2 * BLOCK), 'what was acknowledged is there')
+  t.notOk(next.metadata.hasDevice(SNAPSHOT))
+})
 
 t.test('another boot', async t => {
   const closed = await twoMoments('closed')

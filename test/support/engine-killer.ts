@@ -3,7 +3,7 @@
  *
  * All moments are as they come: in the middle of a batch, of a commit, of the next engine's start.
  */
-import { readFileSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { MemoryCgroup } from './memory-cgroup.js'
@@ -25,9 +25,15 @@ export function* randomNumbers(seed: number): Generator<number, never> {
 
 /** The engine that runs now, 0 between two of them; asks the kernel, not the pool. */
 export function runningEngine(pool: MountedPool): number {
-  const { pid } = JSON.parse(readFileSync(join(pool.folder, 'daemon.json'), 'utf8'))
-  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ')
+  const pid = daemonOf(pool)
+  const children = readIfThere(`/proc/${pid}/task/${pid}/children`).split(' ')
   return Number(children.find(child => isEngine(child)) ?? 0)
+}
+
+/** The daemon's process id; 0 when there is none, or it is just saying so. */
+export function daemonOf(pool: MountedPool): number {
+  const text = readIfThere(join(pool.folder, 'daemon.json'))
+  return text.endsWith('\n') ? JSON.parse(text).pid : 0
 }
 
 const isEngine = (pid: string): boolean =>

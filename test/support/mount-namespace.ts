@@ -3,13 +3,21 @@
  * mounted, first while unmounts still reach the copies, so that they never hold theirs.
  */
 
-/** `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps. */
-const PROGRAM = `
+/**
+ * For sh: `let_go KEEP` unmounts, in the namespace that it runs in, what tests have mounted, but for what
+ * is below KEEP. Every namespace that a test makes calls it: the copies in it would hold the mounts of
+ * all other tests.
+ */
+export const LET_GO = `
 others() {
-  awk -v keep="$1/" '(/ fuse[.]thinfs / || $1 ~ "^/dev/loop" || $2 ~ "thinfs-") \\
+  awk -v keep="$1/" '(/ fuse[.]thinfs / || $1 ~ "^/dev/(loop|mapper)" || $2 ~ "thinfs-") \\
     && index($2 "/", keep) != 1 { print $2 }' /proc/self/mounts | tac
 }
 let_go() { others "$1" | while read -r mount; do umount -l "$mount" 2>/dev/null; done; }
+`
+
+/** `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps. */
+const PROGRAM = `${LET_GO}
 mount --make-slave /
 let_go "$1"
 [ -z "$2" ] || mount "$2" /

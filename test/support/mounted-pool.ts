@@ -21,7 +21,9 @@ import {
 } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
+import { connectDaemon } from '../../src/daemon/index.js'
 import type { PoolStatus } from '../../src/volumes/index.js'
 import { thinDump } from './thin-tools.js'
 
@@ -88,9 +90,12 @@ export const thinfs = (...args: string[]): Promise<string> =>
 export const attemptThinfs = (...args: string[]): Promise<Outcome> =>
   attempt(process.execPath, PROGRAM, ...args)
 
+/** Milliseconds between two looks. */
+const LOOK_PERIOD = 10
+
 /** Until it is so. What is waited for is another process's doing, and certain. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await run('true')
+  while (!(await condition())) await delay(LOOK_PERIOD)
 }
 
 /** What a test that needs the devices says when it is skipped; where CI is set it fails instead. */
@@ -126,6 +131,20 @@ except OSError as err:
     if err.errno != errno.ENXIO: raise
 print(json.dumps(ranges))`
   return JSON.parse(await run('python3', '-c', program))
+}
+
+/**
+ * What `thinfs status` says of the pool in `folder`; from its daemon where it is mounted, without
+ * starting a program.
+ */
+export async function statusOf(folder: string): Promise<PoolStatus> {
+  const daemon = await connectDaemon({ file: join(folder, 'pool.yaml'), folder })
+  if (daemon === null) return JSON.parse(await thinfs('status', folder, '--json'))
+  try {
+    return await daemon.status()
+  } finally {
+    daemon.close()
+  }
 }
 
 export class MountedPool {
@@ -232,8 +251,8 @@ export class MountedPool {
     await thinfs('detach', this.folder, name)
   }
 
-  async status(): Promise<PoolStatus> {
-    return JSON.parse(await thinfs('status', this.folder, '--json'))
+  status(): Promise<PoolStatus> {
+    return statusOf(this.folder)
   }
 
   async enginePid(): Promise<number> {
@@ -247,16 +266,8 @@ export class MountedPool {
     await until(async () => (await this.enginePid()) !== pid)
   }
 
-  /** The lines of the pool's log; SIGKILL may cut a line short, and a reader may see half of one. */
-  log(): { name: string; level: number; msg: string; [field: string]: unknown }[] {
-    const text = readFileSync(join(this.folder, 'thinfs.log'), 'utf8')
-    return text.split('\n').flatMap(line => {
-      try {
-        return [JSON.parse(line)]
-      } catch {
-        return []
-      }
-    })
+  log(): LogLine[] {
+    return logLines(join(this.folder, 'thinfs.log'))
   }
 
   /**
@@ -265,10 +276,14 @@ export class MountedPool {
    */
   async close(t: Test): Promise<void> {
     if (this.isMounted) await this.umount()
-    const { status, stderr } = await attempt('thin_check', this.metadata)
+    const [{ status, stderr }, check, stray] = await Promise.all([
+      attempt('thin_check', this.metadata),
+      attemptThinfs('check', this.folder),
+      this.strayData(),
+    ])
     t.equal(status, 0, `thin_check: ${stderr}`)
-    t.match(await attemptThinfs('check', this.folder), { status: 0, stderr: '' }, 'thinfs check')
-    t.same(await this.strayData(), [], 'every free data block is a hole')
+    t.match(check, { status: 0, stderr: '' }, 'thinfs check')
+    t.same(stray, [], 'every free data block is a hole')
   }
 
   /** Data blocks of the unmounted pool that are no hole though nothing maps them. */
@@ -337,10 +352,31 @@ function mountsWithin(folder: string): string[] {
     .filter(place => place === folder || place.startsWith(`${folder}/`))
 }
 
-function loopsWithin(folder: string): string[] {
+/** Loop devices on files of a folder. */
+export function loopsWithin(folder: string): string[] {
   return readdirSync('/sys/block')
     .filter(name => readIfThere(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`))
     .map(name => `/dev/${name}`)
+}
+
+export interface LogLine {
+  name: string
+  level: number
+  msg: string
+  [field: string]: unknown
+}
+
+/** The lines of a pool's log; SIGKILL may cut a line short, and a reader may see half of one. */
+export function logLines(path: string): LogLine[] {
+  return readIfThere(path)
+    .split('\n')
+    .flatMap(line => {
+      try {
+        return [JSON.parse(line)]
+      } catch {
+        return []
+      }
+    })
 }
 
 /** A file's text; empty when it is not there, or a process's that has ended. */

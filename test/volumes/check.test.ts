@@ -1,7 +1,7 @@
 // Goal: `check --deep` finds every mapped block that cannot be read and every free one that is no hole,
 // tells no tales of a pool that is in use, and lets others have their turn. Method: faults of the store
 // and bytes put into free blocks of the data file behind the pool's back; a busy pool that is sound.
-import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
+import { closeSync, copyFileSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { bytes, ThinfsError } from '../../src/base/index.js'
@@ -9,7 +9,7 @@ import type { PoolConfig } from '../../src/config/index.js'
 import { checkData } from '../../src/volumes/check-data.js'
 import { type CheckReport, checkPool, openPool, type Volumes } from '../../src/volumes/index.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
-import { makePool } from '../support/pool-files.js'
+import { filesLeft, makePool } from '../support/pool-files.js'
 import { thinDump } from '../support/thin-tools.js'
 
 const BLOCK = 65536
@@ -154,4 +154,24 @@ t.test('a pool in use goes on, and gives no false alarm', async t => {
   await close()
   await ended
   t.same(messages(await checkPool(config, { deep: true })), [])
+})
+
+t.test('metadata from before one change that was durable is told of, and refused', async t => {
+  const config = await makePool(t.testdir())
+  const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'first', size: BLOCK })
+  const older = filesLeft(config, 'older')
+  await volumes.create({ name: 'a', size: 16 * BLOCK })
+  await fill(volumes, 'a', 1)
+  await volumes.commit()
+  const killed = filesLeft(config, 'killed')
+  t.same(messages(await checkPool(killed)), [])
+  copyFileSync(older.metadata.path, killed.metadata.path)
+  const before = readFileSync(killed.data.path)
+  t.match(messages(await checkPool(killed)), [
+    /^error: .*metadata: the journal knows newer metadata/,
+  ])
+  await t.rejects(openPool(killed), { code: 'POOL_MISMATCH' })
+  t.ok(readFileSync(killed.data.path).equals(before), 'nothing is punched')
+  await close()
 })

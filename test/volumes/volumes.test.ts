@@ -189,6 +189,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     await volumes.create({ name: 'b', size: MIB })
     const before = state(volumes)
     const metadata = readFileSync(config.metadata.path)
+    const journal = readFileSync(join(config.folder, 'journal'))
     // Open: what is removed is not reclaimed yet, which would be a second change.
     for (const volume of volumes.all()) volumes.opened(volume, 1)
     await change(volumes)
@@ -202,6 +203,7 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     await half.close()
     const cut = filesLeft(config, 'cut')
     writeFileSync(cut.metadata.path, metadata)
+    writeFileSync(join(cut.folder, 'journal'), journal)
     t.same((await checkPool(cut)).problems, [], `${what}: what is half done is no damage`)
     const back = await openPool(cut)
     t.same(state(back.volumes), before, `${what}: taken back`)

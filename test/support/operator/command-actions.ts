@@ -136,7 +136,7 @@ async function grow(
 /** Its owner may have made it longer or shorter meanwhile, in whichever order. */
 function grown(volume: ModelVolume, size: number, before: number, certain: boolean): void {
   const isAlone = volume.currentSize === before
-  volume.size.set(size, certain && isAlone)
+  volume.setSize(size, certain && isAlone)
   if (certain && isAlone) volume.size.flushed()
 }
 

@@ -169,7 +169,7 @@ export const FILE_ACTIONS: readonly Action[] = [
           for (const tag of others) volume.put(toBlock + index, tag, false)
         }
         const length = (toBlock + (certain ? copied : count)) * UNIT
-        if (length > volume.currentSize) volume.size.set(length, certain)
+        if (length > volume.currentSize) volume.setSize(length, certain)
       }),
   },
   {

@@ -63,14 +63,15 @@ function endGroup(child: ChildProcess): void {
 
 /**
  * The errno of the one line that a command says when it fails, by name.
- * @returns null when it is not such a line
+ * @returns null when it is not such a line, or has no code of thinfs's own
  */
 export function errnoOfLine(stderr: string): string | null {
-  const line = /^thinfs: [^\n]+\n$/.test(stderr) ? stderr : ''
-  const words = [...line.matchAll(/\(([A-Z0-9_]+(?:, ?[A-Z0-9_]+)*)\)/g)].at(-1)?.[1]
-  if (words === undefined) return null
-  const [first] = words.split(/, ?/) as [string]
-  return first in ERRORS ? ERRORS[first as keyof typeof ERRORS].errno : first
+  if (stderr.startsWith('{')) {
+    const { code, errno } = JSON.parse(stderr).error
+    return code in ERRORS ? errno : null
+  }
+  const code = /^thinfs: [^\n]+ \(([A-Z_]+)\)\n$/.exec(stderr)?.[1] ?? ''
+  return Object.hasOwn(ERRORS, code) ? ERRORS[code as keyof typeof ERRORS].errno : null
 }
 
 /** What is asked of files.py. */

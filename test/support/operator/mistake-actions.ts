@@ -9,9 +9,6 @@ import { killBoth } from './kill-actions.js'
 import type { Action, Operator } from './operator.js'
 import { Violation } from './world.js'
 
-/** Of a volume that is made while files are away, bytes. */
-const MADE_SIZE = 1 << 20
-
 /** A file of the pool, or its absence, in the place of the right one. */
 interface Mistake {
   name: string
@@ -63,7 +60,8 @@ const MISTAKES: readonly Mistake[] = [
   { name: 'no data', file: 'data', wrong: none, isRefused: true },
   { name: 'no names', file: 'volumes.json', wrong: none, isRefused: false },
   { name: 'no journal', file: 'journal', wrong: none, isRefused: false },
-  { name: 'metadata of another pool', file: 'metadata', wrong: other, isRefused: true },
+  // Not the metadata of another pool: dm-thin's format has no name of its pool, so that those with a
+  // higher transaction look like ours after another program went on with them.
   { name: 'names of another pool', file: 'volumes.json', wrong: other, isRefused: true },
   { name: 'journal of another pool', file: 'journal', wrong: other, isRefused: false },
   {
@@ -115,6 +113,8 @@ async function foldersOf({ world }: Operator): Promise<Folders> {
 async function mistake(operator: Operator, what: Mistake): Promise<void> {
   const { world, random } = operator
   const { folder, path } = world.pool
+  // A pool that never had a volume has no names.
+  if (!existsSync(join(folder, what.file))) return
   const folders = await foldersOf(operator)
   const isKilled = random.chance(0.3)
   if (isKilled) await killBoth(operator)
@@ -177,23 +177,31 @@ async function movedWhileMounted(operator: Operator): Promise<void> {
   const name = random.of(['data', 'metadata', 'volumes.json', 'journal'])
   const file = join(world.pool.folder, name)
   const aside = `${file}.aside`
+  if (!existsSync(file)) return
   operator.say(`mv ${name} away while mounted`)
   renameSync(file, aside)
   const isKilled = random.chance(0.5)
   if (isKilled) await world.killing(() => world.killEngine())
   const made = operator.newName()
-  const args = ['create', world.pool.folder, made, '--size', `${MADE_SIZE}`]
+  const args = ['create', world.pool.folder, made, '--size', '1M']
   const { status } = await operator.command(args)
-  // What was written meanwhile is newer.
-  if (existsSync(file) && name !== 'data' && name !== 'metadata') rmSync(aside)
+  // What was written meanwhile is newer; but an engine that began without names did not know them.
+  const lostNames = isKilled && name === 'volumes.json'
+  const isNewer = existsSync(file) && (name === 'volumes.json' || name === 'journal')
+  if (isNewer && !lostNames) rmSync(aside)
   else renameSync(aside, file)
   await world.mustSucceed('restart', world.pool.folder)
   // What could not be made has left nothing.
-  const found = (await world.list()).find(info => info.name === made)
-  if (status === 0 || found) {
-    world.model.add(world.model.draft(operator.id, made, found?.devId ?? null, MADE_SIZE))
+  const found = (await world.list()).find(info => world.model.find(info.name) === undefined)
+  if (found) {
+    if (!lostNames && found.name !== made) throw new Violation(`${found.name}: nobody made it`)
+    if (lostNames) await world.mustSucceed('rename', world.pool.folder, found.name, made)
+    world.model.add(world.model.draft(operator.id, made, found.devId, found.size))
+  } else if (status === 0) {
+    throw new Violation(`${made}: it was made, and is not there`)
   }
-  await world.quietPoint({ unmount: random.chance(0.3) })
+  const withoutJournal = isKilled && name === 'journal'
+  await world.quietPoint({ unmount: random.chance(0.3), withoutJournal })
 }
 
 export const MISTAKE_ACTIONS: readonly Action[] = [

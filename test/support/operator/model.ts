@@ -108,8 +108,14 @@ export class ModelVolume {
     }
   }
 
-  resize(size: number, certain: boolean): void {
+  /** As `put`: a snapshot that is being taken has the size from before or this one. */
+  setSize(size: number, certain: boolean): void {
     this.size.set(size, certain)
+    for (const snapshot of this.#watchers) snapshot.setSize(size, false)
+  }
+
+  resize(size: number, certain: boolean): void {
+    this.setSize(size, certain)
     this.clear(size / UNIT, Number.POSITIVE_INFINITY, certain)
   }
 
@@ -117,7 +123,7 @@ export class ModelVolume {
   write(block: number, tags: readonly Tag[], certain: boolean): void {
     const end = (block + tags.length) * UNIT
     for (const [index, tag] of tags.entries()) this.put(block + index, tag, certain)
-    if (end > this.currentSize) this.size.set(end, certain)
+    if (end > this.currentSize) this.setSize(end, certain)
   }
 
   allowed(block: number): Tag[] {

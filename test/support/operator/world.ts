@@ -6,8 +6,8 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { CheckReport, PoolStatus, VolumeInfo } from '../../../src/volumes/index.js'
-import { runningEngine, serving } from '../engine-killer.js'
-import { type MountedPool, readIfThere } from '../mounted-pool.js'
+import { daemonOf, runningEngine, serving } from '../engine-killer.js'
+import { loopsWithin, type MountedPool, readIfThere } from '../mounted-pool.js'
 import { Gate } from './gate.js'
 import { type Ended, FileHands, runProgram, runThinfs } from './hands.js'
 import { Deed, Model, type ModelVolume, UNIT } from './model.js'
@@ -118,8 +118,7 @@ export class World {
   // --- processes ---
 
   get daemonPid(): number {
-    const text = readIfThere(join(this.pool.folder, 'daemon.json'))
-    return text === '' ? 0 : JSON.parse(text).pid
+    return daemonOf(this.pool)
   }
 
   get enginePids(): number[] {
@@ -190,6 +189,8 @@ export class World {
 
   /** Takes a loop device away that no command would. */
   async detach(device: string): Promise<void> {
+    // The number may be somebody else's by now.
+    if (!loopsWithin(this.pool.base).includes(device)) return
     await runProgram('losetup', ['--detach', device])
   }
 

@@ -1,0 +1,66 @@
+/**
+ * src/ and the packages that it uses → dist/, in few files: a command that loads three hundred modules
+ * takes three times as long as one that loads three.
+ *
+ * The native addon of crc32 stays outside, and so does pino-pretty, which a foreground mount alone
+ * loads. dist/LICENSES has the licences of all that went in.
+ */
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { build } from 'rolldown'
+
+process.chdir(join(import.meta.dirname, '..'))
+
+const PROGRAMS = ['cli/main', 'daemon/main', 'dm/main', 'engine/main', 'engine/tables-main']
+const program = name => [name, `src/${name}.ts`]
+const options = {
+  platform: 'node',
+  external: ['@node-rs/crc32', 'pino-pretty'],
+  // Nothing in src/ has to be loaded for what it does alone, but the programs.
+  treeshake: { moduleSideEffects: id => !/\/src\//.test(id) || /\b(tables-)?main\.ts$/.test(id) },
+}
+
+/** Modules of which a command that talks to a daemon needs something, for a chunk of their own. */
+async function modulesOfACommand() {
+  const { output } = await build({
+    ...options,
+    input: 'src/cli/main.ts',
+    write: false,
+    plugins: [{ name: 'not what is loaded later', resolveDynamicImport: () => false }],
+  })
+  return new Set(Object.keys(output[0].modules).filter(id => !/\/src\/cli\/|commander/.test(id)))
+}
+
+const shared = await modulesOfACommand()
+const { output } = await build({
+  ...options,
+  input: { ...Object.fromEntries(PROGRAMS.map(program)), index: 'src/index.ts' },
+  preserveEntrySignatures: 'allow-extension',
+  output: {
+    dir: 'dist',
+    format: 'esm',
+    sourcemap: true,
+    chunkFileNames: 'chunks/[name]-[hash].js',
+    codeSplitting: {
+      includeDependenciesRecursively: false,
+      groups: [{ name: 'command', test: id => shared.has(id) }],
+    },
+  },
+})
+
+// Not before the new ones are there: somebody may be running what is built.
+const written = new Set(output.flatMap(({ fileName }) => [fileName, `${fileName}.map`]))
+for (const name of readdirSync('dist/chunks').map(name => `chunks/${name}`)) {
+  if (!written.has(name)) rmSync(join('dist', name))
+}
+
+const modules = output.flatMap(({ modules }) => Object.keys(modules ?? {}))
+const packages = modules.flatMap(id => /\/node_modules\/((@[^/]+\/)?[^/]+)/.exec(id)?.[1] ?? [])
+const licences = [...new Set(packages)].sort().map(name => {
+  const folder = join('node_modules', name)
+  const { version, license } = JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'))
+  const file = readdirSync(folder).find(name => /^licen[cs]e/i.test(name))
+  const text = file === undefined ? '' : readFileSync(join(folder, file), 'utf8')
+  return `${name} ${version}, ${license}\n\n${text}`
+})
+writeFileSync('dist/LICENSES', licences.join('\n----\n\n'))

@@ -1,0 +1,37 @@
+import { realpathSync, statSync } from 'node:fs'
+import { dirname } from 'node:path'
+import { errnoOf, ThinfsError } from '../base/index.js'
+import type { PoolPlace } from './pool-config.js'
+import { checkCopy, checkPoolFolder, mustBeOf, mustBeTrusted, otherOwner } from './trust.js'
+
+/**
+ * Where the pool of a pool.yaml is. Does not read it: a command that finds a daemon there has no need
+ * of what it says.
+ * @param options.reads nothing will be written: root may read another user's copy
+ * @throws BAD_CONFIG when it is no file; NOT_TRUSTED when another user could have written it, or what
+ *   thinfs keeps beside it
+ */
+export function placeOf(path: string, { reads = false } = {}): PoolPlace {
+  const { file, stat } = find(path)
+  if (!stat.isFile()) throw new ThinfsError('BAD_CONFIG', `${path}: is not a regular file`)
+  const folder = dirname(file)
+  const ofUser = reads ? otherOwner(folder) : undefined
+  if (ofUser !== undefined) {
+    mustBeOf(ofUser, path, stat)
+    checkCopy(folder, ofUser)
+    return { file, folder, ofUser }
+  }
+  mustBeTrusted(path, stat)
+  checkPoolFolder(folder)
+  return { file, folder }
+}
+
+function find(path: string) {
+  try {
+    const file = realpathSync(path)
+    return { file, stat: statSync(file) }
+  } catch (err) {
+    const detail = `${path}: cannot be read`
+    throw new ThinfsError('BAD_CONFIG', detail, { cause: err, errno: errnoOf(err) })
+  }
+}

@@ -1,0 +1,62 @@
+/** Being the daemon until the pool is unmounted. */
+import { basename, dirname, join } from 'node:path'
+import { errnoOf } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import { type Logger, makeLogger } from '../engine/index.js'
+import { native } from '../native.js'
+import { HeldFolder } from '../storage/index.js'
+import { Daemon, type DaemonOptions } from './daemon.js'
+
+const SIGNALS = ['SIGINT', 'SIGTERM'] as const
+
+/** Is the daemon: mounts the pool and answers signals, until `ended`. */
+export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
+  const { logLevel: level, logFile: file, foreground, mountPoint } = options
+  const log = makeLogger({
+    process: 'daemon',
+    level,
+    file: heldFile(config, file),
+    pretty: foreground,
+  })
+  becomeIoFlusher(log)
+  const starting = Daemon.start(config, options, log)
+  const onSignal = (signal: string): void => {
+    log.info({ signal }, 'unmounting')
+    starting.then(daemon => daemon.umount()).catch(err => log.warn({ err }, 'still mounted'))
+  }
+  for (const signal of SIGNALS) process.on(signal, onSignal)
+  // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
+  const onHangUp = (): void => {
+    starting.then(daemon => daemon.reopenLog()).catch(() => {})
+  }
+  process.on('SIGHUP', onHangUp)
+  starting
+    .then(daemon => daemon.ended())
+    .then(() => log.info({ mountPoint }, 'unmounted'))
+    .catch(err => log.error({ err, mountPoint }, 'ended'))
+    .finally(() => {
+      for (const signal of SIGNALS) process.off(signal, onSignal)
+      process.off('SIGHUP', onHangUp)
+    })
+  return await starting
+}
+
+/** The log in the pool's folder by way of a descriptor that is never closed: the folder may be moved. */
+function heldFile({ folder }: PoolConfig, file: string | null): string | null {
+  if (file === null || dirname(file) !== folder) return file
+  return join(HeldFolder.open(folder).held, basename(file))
+}
+
+/**
+ * Memory that the engine allocates must not wait for writes to its own volumes: a loop device over
+ * them would deadlock when memory is short. This is a property of threads, which those that they start
+ * and their programs inherit; an engine that asked for it itself would be too late for the threads of
+ * Node that flush its files. Nor may who starts engines wait for one. Needs CAP_SYS_RESOURCE.
+ */
+function becomeIoFlusher(log: Logger): void {
+  try {
+    native.process_set_io_flusher()
+  } catch (err) {
+    log.debug({ errno: errnoOf(err) }, 'not marked as I/O flusher')
+  }
+}

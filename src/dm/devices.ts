@@ -1,0 +1,609 @@
+/**
+ * What can be done with devices: device-mapper's rules of creating, loading, suspending, resuming and
+ * removing, on top of an engine that has the bytes and a machine that has loop devices.
+ *
+ * Changes of one device happen one after the other, those of different devices side by side: a suspend
+ * that waits for a full pool must not hold up the message that makes room in it. Source:
+ * drivers/md/dm-ioctl.c, drivers/md/dm.c; what they answer was asked of Linux 6.1.
+ */
+import { isDeepStrictEqual } from 'node:util'
+import { errnoOf } from '../base/index.js'
+import type { Extent, Source, TableEngine, Target } from '../tables/index.js'
+import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
+import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
+import type { Loops } from './loops.js'
+import {
+  type Below,
+  devicesOf,
+  type LineTarget,
+  type Place,
+  parseTarget,
+  plainStatusOf,
+  refused,
+  resolveTarget,
+} from './targets.js'
+
+/** A device that is not ours, and where its bytes are. */
+export interface Lower {
+  path: string
+  /** Bytes. */
+  offset: number
+  /** Sectors. */
+  size: number
+  readOnly: boolean
+}
+
+/** The machine around the devices. */
+export interface Machine {
+  loops: Loops
+  /**
+   * Freezes the filesystem that is mounted from the device, wherever that is.
+   * @returns what thaws it; null when there is none
+   */
+  freeze(device: Device): Promise<(() => Promise<void>) | null>
+  /** Thaws what a service has frozen that was killed. */
+  thaw(device: Device): Promise<void>
+  /** How many have the device open; tables that name it not counted. */
+  openCount(device: Device): Promise<number>
+  /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
+  lookUp(word: string, pid: number): Promise<DeviceNumber>
+  /** @throws BAD_ARGUMENT, ENXIO, when there is no such device */
+  lower(device: DeviceNumber): Promise<Lower>
+  /** Keeps others from using it exclusively, until as many `unclaim`s. @throws EBUSY */
+  claim(device: DeviceNumber): Promise<void>
+  unclaim(device: DeviceNumber): void
+  /** A device can be used under its name, or not any more. @param udevFlags of who says so */
+  linkUp(device: Device, udevFlags: number): void
+  linkDown(device: Device): void
+}
+
+export interface Line {
+  start: number
+  length: number
+  type: string
+  params: string
+}
+
+/** How much of a suspend is asked for: DM_FLAG.SKIP_LOCKFS and NOFLUSH. */
+type Flags = number
+
+export class Devices {
+  readonly table: DeviceTable
+  readonly #engine: TableEngine
+  readonly #machine: Machine
+  readonly #below: Below
+  /** Called when a device is there, has changed, or is gone, before who has asked for that is told. */
+  onChange: (device: Device) => void = () => {}
+
+  constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
+    this.table = table
+    this.#engine = engine
+    this.#machine = machine
+    this.#below = {
+      sourceOf: (place, length) => this.#sourceOf(place, length),
+      extentsOf: (device, length) => this.#extentsOf(device, length),
+      poolOf: device => this.#poolOf(device),
+      sizeOf: device => this.#sizeOf(device),
+    }
+  }
+
+  /**
+   * @param minor the one to have; null for any
+   * @throws EBUSY when name, uuid or minor are taken
+   */
+  async create(name: string, uuid: string, minor: number | null): Promise<Device> {
+    mustBeName(name)
+    const isTaken =
+      this.table.byName(name) !== undefined ||
+      (uuid !== '' && this.table.byUuid(uuid) !== undefined) ||
+      (minor !== null && this.table.get(minor) !== undefined)
+    if (isTaken) throw refused('EBUSY', `${name}: name, uuid or number is in use`)
+    for (let nr = minor ?? this.table.freeMinor(); ; nr = this.table.freeMinor(nr + 1)) {
+      const device = new Device({ major: this.table.major, minor: nr }, name, uuid)
+      this.table.add(device)
+      try {
+        await device.exclusively(() => this.#bring(device))
+        this.onChange(device)
+        return device
+      } catch (err) {
+        this.table.delete(device)
+        // A loop device of this number is somebody else's.
+        if (minor === null && errnoOf(err) === 'EBUSY') continue
+        throw err
+      }
+    }
+  }
+
+  async #bring(device: Device): Promise<void> {
+    await this.#engine.create(device.minor)
+    try {
+      await this.#machine.loops.attach(device.minor)
+    } catch (err) {
+      await this.#engine.remove(device.minor).catch(() => {})
+      throw err
+    }
+    device.ready = true
+  }
+
+  /** Takes what the lines say for the table that `resume` brings. @param pid of who says it */
+  load(device: Device, lines: readonly Line[], readOnly: boolean, pid: number): Promise<void> {
+    return this.#change(device, async () => {
+      const targets: LineTarget[] = []
+      for (const line of lines) {
+        const end = sizeOfTable({ targets, readOnly, sent: [] })
+        mustContinue(line, end)
+        const target = await parseTarget(line, word => this.#machine.lookUp(word, pid))
+        mustMix(target, targets, readOnly)
+        targets.push(target)
+      }
+      mustReplace(targets, device.live)
+      this.#mustBeAlone(device, targets)
+      // The kernel looks at sizes here for the first table of a device alone.
+      if (device.live === null) await this.#mustFit(targets, readOnly)
+      await this.#mustNotHoldItself(device, targets)
+      const table: Table = { targets, readOnly, sent: [] }
+      await this.#hold(table)
+      try {
+        table.sent = await this.#resolve(targets)
+        await this.#engine.load(device.minor, [...table.sent], readOnly)
+      } catch (err) {
+        this.#drop(table)
+        throw err
+      }
+      const before = device.inactive
+      device.inactive = table
+      if (before !== null) this.#drop(before)
+    })
+  }
+
+  clear(device: Device): Promise<void> {
+    return this.#change(device, async () => {
+      const { inactive } = device
+      if (inactive === null) return
+      await this.#engine.clear(device.minor)
+      device.inactive = null
+      this.#drop(inactive)
+    })
+  }
+
+  suspend(device: Device, flags: Flags): Promise<void> {
+    return this.#change(device, async () => {
+      if (!device.suspended) await this.#suspend(device, flags)
+    })
+  }
+
+  async #suspend(device: Device, flags: Flags): Promise<void> {
+    if ((flags & DM_FLAG.SKIP_LOCKFS) === 0 && device.live !== null) {
+      // Whoever follows a service that is killed meanwhile has to know that it may be frozen.
+      device.freezing = true
+      this.onChange(device)
+      device.thaw = await this.#machine.freeze(device)
+      device.freezing = device.thaw !== null
+      if (device.thaw === null) await this.#machine.loops.sync(device.minor)
+    }
+    try {
+      await this.#engine.suspend(device.minor, (flags & DM_FLAG.NOFLUSH) === 0)
+    } catch (err) {
+      await this.#thaw(device)
+      throw err
+    }
+    device.suspended = true
+  }
+
+  /**
+   * Puts the table that was loaded in its place, and lets requests go on. When the table does not fit
+   * what is below it, it is dropped, and the device stays suspended.
+   */
+  resume(device: Device, flags: Flags, udevFlags: number): Promise<void> {
+    return this.#change(device, async () => {
+      if (device.inactive !== null) {
+        if (!device.suspended) await this.#suspend(device, flags)
+        await this.#swap(device, device.inactive)
+      } else if (device.suspended) {
+        if (device.live === null) throw refused('EINVAL', `${device.name}: no table to resume`)
+        await this.#refresh(device, device.live)
+        await this.#engine.resume(device.minor)
+        device.suspended = false
+      }
+      await this.#thaw(device)
+      this.#machine.linkUp(device, udevFlags)
+    })
+  }
+
+  async #swap(device: Device, next: Table): Promise<void> {
+    try {
+      await this.#mustFit(next.targets, next.readOnly)
+      await this.#refresh(device, next)
+      await this.#engine.resume(device.minor)
+    } catch (err) {
+      await this.#engine.clear(device.minor).catch(() => {})
+      device.inactive = null
+      this.#drop(next)
+      throw err
+    }
+    const before = device.live
+    device.live = next
+    device.inactive = null
+    device.suspended = false
+    await this.#machine.loops.update(device.minor, next.readOnly)
+    if (before !== null) this.#drop(before)
+  }
+
+  /** Gives a pool to the engine again when the devices below it are elsewhere by now. */
+  async #refresh(device: Device, table: Table): Promise<void> {
+    if (table.targets[0]?.type !== 'thin-pool') return
+    const sent = await this.#resolve(table.targets)
+    if (isDeepStrictEqual(sent, table.sent)) return
+    table.sent = sent
+    await this.#engine.load(device.minor, [...sent], table.readOnly)
+  }
+
+  async #thaw(device: Device): Promise<void> {
+    const { thaw } = device
+    device.thaw = null
+    await thaw?.()
+    device.freezing = false
+  }
+
+  /**
+   * @param deferred with its last close, when somebody has it
+   * @returns whether it is gone
+   * @throws EBUSY
+   */
+  remove(device: Device, deferred: boolean): Promise<boolean> {
+    return this.#change(device, async () => {
+      if (deferred) device.deferredRemove = true
+      if (await this.#tryRemove(device, deferred)) return true
+      if (!deferred) throw refused('EBUSY', `${device.name} is in use`)
+      return false
+    })
+  }
+
+  /** Removes all that nobody uses, those on top first. */
+  async removeAll(deferred: boolean): Promise<void> {
+    for (let removed = true; removed; ) {
+      removed = false
+      for (const device of this.table.all()) {
+        if (device.deferredRemove) continue
+        const isGone = await this.remove(device, deferred).catch(err => {
+          if (['EBUSY', 'ENXIO'].includes(errnoOf(err))) return false
+          throw err
+        })
+        removed ||= isGone
+      }
+    }
+  }
+
+  async #tryRemove(device: Device, deferred: boolean): Promise<boolean> {
+    if (this.table.holdersOf(device.number) > 0) return false
+    const found = await this.#machine.loops.detach(device.minor, deferred)
+    if (found === 'in use') return false
+    if (this.table.holdersOf(device.number) > 0) {
+      await this.#machine.loops.attach(device.minor)
+      return false
+    }
+    await this.#finish(device)
+    return true
+  }
+
+  async #finish(device: Device): Promise<void> {
+    device.gone = true
+    await this.#thaw(device).catch(() => {})
+    const tables = [device.live, device.inactive].filter(table => table !== null)
+    device.live = null
+    device.inactive = null
+    await this.#engine.remove(device.minor)
+    this.table.delete(device)
+    this.#machine.linkDown(device)
+    device.event()
+    this.onChange(device)
+    await Promise.all(tables.map(table => this.#dropped(table)))
+  }
+
+  /** Nobody has the device's file open any more: its loop device is gone. */
+  closed(minor: number): void {
+    const device = this.table.get(minor)
+    if (device?.deferredRemove) void this.#removeLater(device)
+  }
+
+  /** Never fails: whoever has it keeps it. */
+  async #removeLater(device: Device): Promise<void> {
+    const done = this.#change(device, async () => {
+      if (device.deferredRemove) await this.#tryRemove(device, true)
+    })
+    await done.catch(() => {})
+  }
+
+  /** @throws EBUSY when it is going already */
+  keep(device: Device): Promise<void> {
+    return this.#change(device, async () => {
+      if (!device.deferredRemove) return
+      if (this.table.holdersOf(device.number) === 0) await this.#machine.loops.keep(device.minor)
+      device.deferredRemove = false
+    })
+  }
+
+  rename(device: Device, name: string, udevFlags: number): void {
+    mustBeName(name)
+    if (this.table.byName(name) !== undefined) throw refused('EBUSY', `${name}: the name is in use`)
+    this.#machine.linkDown(device)
+    device.name = name
+    device.names.add(name)
+    this.#machine.linkUp(device, udevFlags)
+    device.event()
+    this.onChange(device)
+  }
+
+  setUuid(device: Device, uuid: string): void {
+    if (device.uuid !== '') throw refused('EINVAL', `${device.name} has a uuid`)
+    if (this.table.byUuid(uuid) !== undefined) throw refused('EBUSY', `${uuid} is in use`)
+    device.uuid = uuid
+    device.event()
+    this.onChange(device)
+  }
+
+  /** @returns the target's answer, if it gives one */
+  async message(device: Device, sector: number, words: string[]): Promise<string | null> {
+    const target = device.live?.targets.find(
+      ({ start, length }) => sector >= start && sector < start + length,
+    )
+    if (target === undefined) throw refused('EINVAL', 'Target message sector outside device.')
+    if (target.type !== 'thin-pool')
+      throw refused('EINVAL', 'Target type does not support messages')
+    return await this.#engine.message(device.minor, sector, words)
+  }
+
+  /** Status of each target of a table, as the kernel prints it. */
+  async statusLines(device: Device, table: Table, flush: boolean): Promise<string[]> {
+    const plain = table.targets.map(plainStatusOf)
+    // What a table that does not serve would say, nobody knows.
+    const asked = plain.includes(null) && table === device.live
+    const lines = asked ? await this.#engine.status(device.minor, flush) : []
+    return plain.map((line, i) => line ?? lines[i] ?? '')
+  }
+
+  /** @param isNeeded whether who asks wants to know: to look for openers takes time */
+  async openCount(device: Device, isNeeded = true): Promise<number> {
+    const holders = this.table.holdersOf(device.number)
+    return isNeeded ? holders + (await this.#machine.openCount(device)) : holders
+  }
+
+  /**
+   * Tells an engine that follows one that has died all that the other knew.
+   * @param engine that one itself, of which nothing else is asked as yet
+   */
+  async replay(engine: TableEngine): Promise<void> {
+    const done = new Set<Device>()
+    const bring = async (device: Device): Promise<void> => {
+      if (done.has(device)) return
+      done.add(device)
+      for (const table of [device.live, device.inactive]) {
+        for (const below of dependenciesOf(table)) {
+          const lower = this.table.at(below)
+          if (lower !== undefined) await bring(lower)
+        }
+      }
+      const { minor, live, inactive } = device
+      await engine.create(minor)
+      if (live !== null) {
+        await engine.load(minor, [...live.sent], live.readOnly)
+        await engine.resume(minor)
+      }
+      if (inactive !== null) await engine.load(minor, [...inactive.sent], inactive.readOnly)
+    }
+    const all = this.table.all().filter(device => device.ready)
+    for (const device of all) await bring(device)
+    for (const { suspended, minor } of all) if (suspended) await engine.suspend(minor, false)
+  }
+
+  /** Puts a device of an earlier service in its place, before the engine is told. */
+  async restore(device: Device): Promise<void> {
+    this.table.add(device)
+    for (const table of [device.live, device.inactive]) if (table !== null) await this.#hold(table)
+  }
+
+  /** Goes on where the earlier service has stopped, when the engine serves. */
+  async restored(device: Device): Promise<void> {
+    if (device.freezing) {
+      device.thaw = async () => await this.#machine.thaw(device)
+      if (!device.suspended) await this.#thaw(device)
+    }
+    if (device.deferredRemove) await this.#removeLater(device)
+    if (!device.gone) await this.#machine.loops.ensure(device.minor)
+  }
+
+  /** @throws ENXIO when it went before its turn came */
+  #change<T>(device: Device, act: () => Promise<T>): Promise<T> {
+    return device.exclusively(async () => {
+      if (device.gone) throw refused('ENXIO', `${device.name} is gone`)
+      try {
+        return await act()
+      } finally {
+        this.onChange(device)
+      }
+    })
+  }
+
+  async #hold(table: Table): Promise<void> {
+    const claimed: DeviceNumber[] = []
+    try {
+      for (const device of dependenciesOf(table)) {
+        if (this.table.at(device) !== undefined) continue
+        await this.#machine.claim(device)
+        claimed.push(device)
+      }
+    } catch (err) {
+      for (const device of claimed) this.#machine.unclaim(device)
+      throw err
+    }
+    this.table.hold(table)
+  }
+
+  /** A table is no more. */
+  #drop(table: Table): void {
+    void this.#dropped(table)
+  }
+
+  /** As `#drop`; resolves when the devices are removed that had waited for it. */
+  async #dropped(table: Table): Promise<void> {
+    const free = this.table.release(table)
+    for (const device of dependenciesOf(table)) {
+      if (this.table.at(device) === undefined) this.#machine.unclaim(device)
+    }
+    await Promise.all(
+      free.map(async number => {
+        const device = this.table.at(number)
+        if (device?.deferredRemove) await this.#removeLater(device)
+      }),
+    )
+  }
+
+  #resolve(targets: readonly LineTarget[]): Promise<Target[]> {
+    return Promise.all(targets.map(target => resolveTarget(target, this.#below)))
+  }
+
+  /** One metadata device belongs to one pool. */
+  #mustBeAlone(device: Device, targets: readonly LineTarget[]): void {
+    const [target] = targets
+    if (target?.type !== 'thin-pool') return
+    const wanted = nameOfDevice(target.metadata)
+    const isTaken = this.table
+      .all()
+      .filter(other => other !== device)
+      .flatMap(({ live, inactive }) => [live, inactive])
+      .some(table => {
+        const [pool] = table?.targets ?? []
+        return pool?.type === 'thin-pool' && nameOfDevice(pool.metadata) === wanted
+      })
+    if (isTaken) throw refused('EBUSY', `thin-pool: ${wanted} is the metadata of another pool`)
+  }
+
+  /** @throws EINVAL where the table leads back to the device: it would wait for itself */
+  async #mustNotHoldItself(device: Device, targets: readonly LineTarget[]): Promise<void> {
+    const seen = new Set<Device>()
+    const visit = (numbers: DeviceNumber[]): void => {
+      for (const number of numbers) {
+        const below = this.table.at(number)
+        if (below === device) throw refused('EINVAL', `${device.name}: the table names the device`)
+        if (below === undefined || seen.has(below)) continue
+        seen.add(below)
+        visit([...dependenciesOf(below.live), ...dependenciesOf(below.inactive)])
+      }
+    }
+    visit(targets.flatMap(devicesOf))
+  }
+
+  async #mustFit(targets: readonly LineTarget[], readOnly: boolean): Promise<void> {
+    for (const target of targets) {
+      for (const { device, end } of usesOf(target)) {
+        const size = await this.#sizeOf(device)
+        if (end > size) {
+          const name = nameOfDevice(device)
+          throw refused(
+            'EINVAL',
+            `${target.type}: ${name} too small: ${size} sectors, wanted ${end}`,
+          )
+        }
+        if (!readOnly && (await this.#isReadOnly(device))) {
+          throw refused('EACCES', `${target.type}: ${nameOfDevice(device)} is read-only`)
+        }
+      }
+    }
+  }
+
+  async #isReadOnly(device: DeviceNumber): Promise<boolean> {
+    const own = this.table.at(device)
+    return own ? (own.live?.readOnly ?? false) : (await this.#machine.lower(device)).readOnly
+  }
+
+  async #sizeOf(device: DeviceNumber): Promise<number> {
+    const own = this.table.at(device)
+    return own ? sizeOfTable(own.live) : (await this.#machine.lower(device)).size
+  }
+
+  async #sourceOf({ device, start }: Place, length: number): Promise<Source> {
+    const own = this.table.at(device)
+    if (own !== undefined) return { minor: own.minor, start }
+    const { path, offset } = await this.#machine.lower(device)
+    return { extents: [{ path, offset: offset + start * 512, length: length * 512 }] }
+  }
+
+  async #extentsOf(device: DeviceNumber, length: number | null): Promise<Extent[]> {
+    const size = await this.#sizeOf(device)
+    return await this.#extentsIn(device, 0, Math.min(length ?? size, size))
+  }
+
+  /** Files and disks behind a range of sectors. */
+  async #extentsIn(device: DeviceNumber, start: number, length: number): Promise<Extent[]> {
+    const own = this.table.at(device)
+    if (own === undefined) {
+      const { path, offset } = await this.#machine.lower(device)
+      return [{ path, offset: offset + start * 512, length: length * 512 }]
+    }
+    const extents: Extent[] = []
+    for (const target of own.live?.targets ?? []) {
+      const from = Math.max(start, target.start)
+      const to = Math.min(start + length, target.start + target.length)
+      if (from >= to) continue
+      if (target.type !== 'linear') {
+        throw refused('EINVAL', `thin-pool: ${own.name} is ${target.type}; it has to be linear`)
+      }
+      const { place } = target
+      const begin = place.start + (from - target.start)
+      extents.push(...(await this.#extentsIn(place.device, begin, to - from)))
+    }
+    return extents
+  }
+
+  #poolOf(device: DeviceNumber): number {
+    const own = this.table.at(device)
+    if (own?.live?.targets[0]?.type === 'thin-pool') return own.minor
+    throw refused('EINVAL', `thin: ${nameOfDevice(device)}: Couldn't get pool mapped device`)
+  }
+}
+
+/** How far the target reaches into each device that it names, in sectors. */
+function usesOf(target: LineTarget): { device: DeviceNumber; end: number }[] {
+  switch (target.type) {
+    case 'linear':
+      return [{ device: target.place.device, end: target.place.start + target.length }]
+    case 'striped': {
+      const each = target.length / target.stripes.length
+      return target.stripes.map(({ device, start }) => ({ device, end: start + each }))
+    }
+    case 'thin-pool':
+      return [{ device: target.data, end: target.length }]
+    default:
+      return []
+  }
+}
+
+function mustBeName(name: string): void {
+  if (name.includes('/')) throw refused('EINVAL', `${name}: a name cannot contain '/'`)
+  if (['control', '.', '..', ''].includes(name)) throw refused('EINVAL', `"${name}": no name`)
+}
+
+function mustContinue({ start, length, type }: Line, end: number): void {
+  if (length === 0) throw refused('EINVAL', 'zero-length target')
+  if (start !== end) throw refused('EINVAL', `${type}: Gap in table`)
+  // Bytes have to be exact.
+  if (start + length >= 2 ** 44) throw refused('EINVAL', `${type}: too large`)
+}
+
+/** A pool is the only target of a table that can be written to. */
+function mustMix(target: LineTarget, before: readonly LineTarget[], readOnly: boolean): void {
+  const isPool = target.type === 'thin-pool'
+  if ((isPool && before.length > 0) || before[0]?.type === 'thin-pool') {
+    throw refused('EINVAL', 'thin-pool must appear alone in table')
+  }
+  if (isPool && readOnly) {
+    throw refused('EINVAL', 'thin-pool: target type may not be included in a read-only table')
+  }
+}
+
+/** A pool stays a pool, or becomes an error. */
+function mustReplace(targets: readonly LineTarget[], live: Table | null): void {
+  const fits = targets.some(({ type }) => type === 'thin-pool' || type === 'error')
+  if (live?.targets[0]?.type !== 'thin-pool' || fits) return
+  throw refused('EINVAL', "can't replace immutable target type thin-pool")
+}

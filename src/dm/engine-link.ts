@@ -1,0 +1,189 @@
+/**
+ * The engine as the service sees it: one that does not die. When its process does, another one is
+ * started and told all that the other knew, and what was asked meanwhile is asked again.
+ */
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { setTimeout } from 'node:timers/promises'
+import {
+  createMessageConnection,
+  IPCMessageReader,
+  IPCMessageWriter,
+  type MessageConnection,
+} from 'vscode-jsonrpc/node'
+import { errnoOf, ThinfsError } from '../base/index.js'
+import { FAILED, fromWire, type Logger, READY, tableEngineClient } from '../engine/index.js'
+import type { Negotiated } from '../fuse/index.js'
+import type { TableEngine, TableEvents, Target } from '../tables/index.js'
+
+/** So many deaths in a row, without an engine that serves between, are the end. */
+const MAX_DEATHS = 5
+const RESPAWN_MS = 200
+
+export interface EngineLinkOptions {
+  /** Starts a process. @param negotiated by one before; null for a connection that is new */
+  spawn(negotiated: Negotiated | null): ChildProcess
+  /** Tells a new engine about all devices, before it serves. */
+  replay(engine: TableEngine): Promise<void>
+  /** An engine serves. */
+  onServes(pid: number, negotiated: Negotiated): void
+  events: TableEvents
+  log: Logger
+}
+
+interface Running {
+  client: ReturnType<typeof tableEngineClient>
+  child: ChildProcess
+  connection: MessageConnection
+  gone: boolean
+}
+
+export class EngineLink implements TableEngine {
+  readonly #options: EngineLinkOptions
+  #negotiated: Negotiated | null = null
+  #running: Promise<Running> | null = null
+  #child: ChildProcess | null = null
+  #deaths = 0
+  #stopped = false
+
+  constructor(options: EngineLinkOptions) {
+    this.#options = options
+  }
+
+  /**
+   * Starts the first engine; resolves when it serves.
+   * @param negotiated by an engine of an earlier service; null for a connection that is new
+   */
+  async start(negotiated: Negotiated | null): Promise<void> {
+    this.#negotiated = negotiated
+    this.#running = this.#launch()
+    await this.#running
+  }
+
+  /** 0 when there is none. */
+  get pid(): number {
+    return this.#child?.pid ?? 0
+  }
+
+  /** No other engine is started any more. Resolves when this one has ended. */
+  async ended(): Promise<void> {
+    this.#stopped = true
+    const child = this.#child
+    if (child === null || child.exitCode !== null || child.signalCode !== null) return
+    await once(child, 'exit')
+  }
+
+  /** Ends the engine for another one. */
+  kill(): void {
+    this.#child?.kill('SIGKILL')
+  }
+
+  create(minor: number): Promise<void> {
+    return this.#ask(engine => engine.create(minor))
+  }
+  remove(minor: number): Promise<void> {
+    return this.#ask(engine => engine.remove(minor))
+  }
+  load(minor: number, table: Target[], readOnly: boolean): Promise<void> {
+    return this.#ask(engine => engine.load(minor, table, readOnly))
+  }
+  clear(minor: number): Promise<void> {
+    return this.#ask(engine => engine.clear(minor))
+  }
+  suspend(minor: number, flush: boolean): Promise<void> {
+    return this.#ask(engine => engine.suspend(minor, flush))
+  }
+  resume(minor: number): Promise<{ size: number }> {
+    return this.#ask(engine => engine.resume(minor))
+  }
+  message(minor: number, sector: number, words: string[]): Promise<string | null> {
+    return this.#ask(async (engine, isAgain) => {
+      try {
+        return await engine.message(minor, sector, words)
+      } catch (err) {
+        // It was carried out before the engine died, and could not be answered.
+        if (isAgain && isDoneAlready(words, errnoOf(err))) return null
+        throw err
+      }
+    })
+  }
+  status(minor: number, flush: boolean): Promise<string[]> {
+    return this.#ask(engine => engine.status(minor, flush))
+  }
+
+  async #ask<T>(act: (engine: TableEngine, isAgain: boolean) => Promise<T>): Promise<T> {
+    for (let isAgain = false; ; isAgain = true) {
+      const running = await this.#running
+      if (running === null) throw new ThinfsError('DAEMON_FAILED', 'the engine was not started')
+      try {
+        return await act(running.client, isAgain)
+      } catch (err) {
+        if (!running.gone) throw err
+      }
+    }
+  }
+
+  async #launch(): Promise<Running> {
+    const { spawn, events, log, replay } = this.#options
+    const child = spawn(this.#negotiated)
+    this.#child = child
+    const connection = createMessageConnection(
+      new IPCMessageReader(child),
+      new IPCMessageWriter(child),
+    )
+    const running: Running = {
+      client: tableEngineClient(connection, events),
+      ...{ child, connection, gone: false },
+    }
+    const exited = new Promise<never>((_, reject) => {
+      child.once('exit', (status, signal) => {
+        running.gone = true
+        connection.dispose()
+        const how = signal === null ? `with status ${status}` : `by ${signal}`
+        if (!this.#stopped) {
+          log.warn({ engine: child.pid, how }, 'the engine has ended')
+          this.#running = this.#relaunch()
+          this.#running.catch(err => log.error({ err }, 'no engine stays'))
+        }
+        reject(new ThinfsError('DAEMON_FAILED', `the engine has ended ${how}`))
+      })
+      child.once('error', reject)
+      connection.onNotification(FAILED, wire => reject(fromWire(wire)))
+    })
+    exited.catch(() => {})
+    const ready = new Promise<void>(resolve => {
+      connection.onNotification(READY, ({ negotiated }) => {
+        this.#negotiated = negotiated
+        this.#deaths = 0
+        resolve()
+      })
+    })
+    connection.onError(() => {})
+    connection.listen()
+    await Promise.race([replay(running.client), exited])
+    await Promise.race([running.client.serve(), exited])
+    await Promise.race([ready, exited])
+    this.#options.onServes(child.pid!, this.#negotiated!)
+    log.info({ engine: child.pid }, 'an engine serves')
+    return running
+  }
+
+  async #relaunch(): Promise<Running> {
+    if (++this.#deaths > MAX_DEATHS) {
+      throw new ThinfsError('DAEMON_FAILED', `${MAX_DEATHS} engines have died one after the other`)
+    }
+    if (this.#deaths > 1) await setTimeout(RESPAWN_MS * this.#deaths)
+    if (this.#stopped) throw new ThinfsError('DAEMON_FAILED', 'the service is being stopped')
+    return await this.#launch()
+  }
+}
+
+/** Whether the error of a message that is sent again says that it was carried out. */
+export function isDoneAlready([word]: string[], errno: string): boolean {
+  const [name, wanted] = [word?.toLowerCase(), errno]
+  if (name === 'create_thin' || name === 'create_snap') return wanted === 'EEXIST'
+  if (name === 'delete') return wanted === 'ENODATA'
+  if (name === 'set_transaction_id') return wanted === 'EINVAL'
+  if (name === 'reserve_metadata_snap') return wanted === 'EBUSY'
+  return name === 'release_metadata_snap' && wanted === 'EINVAL'
+}

@@ -1,0 +1,33 @@
+/** What commands and the service say to each other, as JSON-RPC over the control socket. */
+import { RequestType0 } from 'vscode-jsonrpc/node'
+import type { WireError } from '../engine/index.js'
+
+export interface DmDeviceStatus {
+  name: string
+  uuid: string
+  /** Such as `7:1000`. */
+  number: string
+  loop: string
+  suspended: boolean
+  readOnly: boolean
+  deferredRemove: boolean
+  /** Who has it open, and tables that name it. */
+  open: number
+  eventNr: number
+  /** Lines of the table that serves, as dmsetup prints them. */
+  table: string[]
+  /** Lines of the table that waits for a resume. */
+  inactive: string[]
+  /** Numbers of the devices that the table names. */
+  below: string[]
+}
+
+export interface DmStatus {
+  pid: number
+  enginePid: number
+  devices: DmDeviceStatus[]
+}
+
+export const DM_STATUS = new RequestType0<DmStatus, WireError>('dm_status')
+/** Answered when all is taken down. */
+export const DM_STOP = new RequestType0<null, WireError>('dm_stop')

@@ -1,0 +1,131 @@
+/**
+ * What the device-mapper service and the process that serves its devices' bytes say to each other.
+ *
+ * All of it is JSON-RPC 2.0 over the child's IPC channel. The methods have the names of `TableEngine`
+ * and take its arguments by position. STARTED, READY, SERVED, FAILED and STOP mean what they do
+ * between a pool's daemon and its engine (protocol.ts).
+ */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { createRequire } from 'node:module'
+import {
+  type MessageConnection,
+  NotificationType,
+  ParameterStructures,
+  RequestType0,
+} from 'vscode-jsonrpc/node'
+import { AssertionError } from '../base/index.js'
+import type { Negotiated } from '../fuse/index.js'
+import type { TableEngine, TableEvents } from '../tables/index.js'
+import type { WireError } from './protocol.js'
+import { fromResponseError, toResponseError } from './rpc.js'
+
+/** File descriptors that the process inherits. */
+export const TABLE_ENGINE_FD = {
+  /** The connection of the private mount, non-blocking. The service keeps it open too. */
+  fuse: 3,
+  /** The connection of /dev/mapper, which it only holds: the service that follows a killed one takes it. */
+  mapper: 5,
+} as const
+
+/** What it is started with, as JSON in its first argument. */
+export interface TableEngineStart {
+  /** What the connection's INIT settled with an earlier engine; null for a fresh connection. */
+  negotiated: Negotiated | null
+  /** Journals of pools are in `pools/` below it. Absolute. */
+  folder: string
+  /** One of pino's levels. */
+  logLevel: string
+  /** Null: stderr. */
+  logFile: string | null
+  foreground: boolean
+}
+
+/**
+ * To the engine: reads requests from now on. Whoever follows an engine that died has been given all
+ * devices and tables again before, so that no request is answered without its table.
+ */
+export const SERVE = new RequestType0<null, WireError>('serve')
+/** From the engine: `TableEvents.event`. */
+export const EVENT = new NotificationType<number>('event')
+/** From the engine: `TableEvents.closed`. */
+export const CLOSED = new NotificationType<number>('closed')
+
+const METHODS: Record<keyof TableEngine, null> = {
+  create: null,
+  remove: null,
+  load: null,
+  clear: null,
+  suspend: null,
+  resume: null,
+  message: null,
+  status: null,
+}
+const methods = Object.keys(METHODS) as (keyof TableEngine)[]
+
+type Call = (...args: unknown[]) => Promise<unknown>
+
+/** Answers the methods of `TableEngine`. A bug (AssertionError) is answered, then stops the process. */
+export function serveTableEngine(connection: MessageConnection, engine: TableEngine): void {
+  for (const method of methods) {
+    const call = engine[method].bind(engine) as Call
+    connection.onRequest(method, async (...args: unknown[]) => {
+      try {
+        // The last argument is a cancellation token.
+        return (await call(...args.slice(0, -1))) ?? null
+      } catch (err) {
+        if (err instanceof AssertionError) {
+          setImmediate(() => {
+            throw err
+          })
+        }
+        throw toResponseError(err)
+      }
+    })
+  }
+}
+
+/** The engine at the other end of `connection`. Rejects with that end's error and its errno. */
+export function tableEngineClient(
+  connection: MessageConnection,
+  events: TableEvents,
+): TableEngine & { serve(): Promise<void> } {
+  connection.onNotification(EVENT, minor => events.event(minor))
+  connection.onNotification(CLOSED, minor => events.closed(minor))
+  const ask = async (method: string, args: unknown[]): Promise<unknown> => {
+    try {
+      return await connection.sendRequest(method, ParameterStructures.byPosition, ...args)
+    } catch (err) {
+      throw fromResponseError(err)
+    }
+  }
+  const entries = methods.map((method): [string, Call] => [method, (...args) => ask(method, args)])
+  const engine = Object.fromEntries(entries) as unknown as TableEngine
+  return {
+    ...engine,
+    async serve() {
+      await ask(SERVE.method, [])
+    },
+  }
+}
+
+const PROGRAM = createRequire(import.meta.url).resolve('#table-engine')
+
+/**
+ * Starts the process, with an IPC channel. Its own process group keeps it from the terminal's
+ * signals, which are for the service.
+ */
+export function spawnTableEngine(
+  start: TableEngineStart,
+  fds: { fuse: number; mapper?: number },
+): ChildProcess {
+  const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
+  stdio[TABLE_ENGINE_FD.fuse] = fds.fuse
+  stdio[4] = 'ipc'
+  if (fds.mapper !== undefined) stdio[TABLE_ENGINE_FD.mapper] = fds.mapper
+  // So many cold reads are under way at a time where io_uring is not allowed.
+  const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
+  const options = { stdio, detached: true, env }
+  // As a pool's engine: nothing but garbage collection would make it stop for long.
+  const heap = ['--no-memory-reducer', '--initial-old-space-size=64']
+  return spawn(process.execPath, [...heap, PROGRAM, JSON.stringify(start)], options)
+}

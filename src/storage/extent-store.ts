@@ -1,0 +1,270 @@
+/**
+ * A store that is made of parts of other stores, one behind the other: what a thin pool has of the
+ * files and disks that a device table names.
+ *
+ * The list of parts may be replaced by one that goes on further: that is how such a store grows.
+ */
+import { assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
+import type { HostRoom, Store } from './store.js'
+
+/** The bytes [offset, offset + length) of a store. */
+export interface StorePart {
+  store: Store
+  offset: Bytes
+  length: Bytes
+}
+
+/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
+const SCRATCH = new Uint8Array(1024 * 1024)
+const PAGE = 4096
+
+export class ExtentStore implements Store {
+  readonly path: string
+  #parts: readonly StorePart[] = []
+  /** Where each part begins here; one more at the end. */
+  #begins = new Float64Array(1)
+  #size = bytes(0)
+
+  /**
+   * @param path names the store in messages
+   * @param parts the stores stay their owner's to close
+   */
+  constructor(path: string, parts: readonly StorePart[]) {
+    this.path = path
+    this.replace(parts)
+  }
+
+  /** Other parts from now on; what was in both lists at the same place stays where it is. */
+  replace(parts: readonly StorePart[]): void {
+    this.#parts = [...parts]
+    this.#begins = new Float64Array(parts.length + 1)
+    for (const [i, { length }] of parts.entries()) this.#begins[i + 1] = this.#begins[i]! + length
+    this.#noteSize()
+  }
+
+  get size(): Bytes {
+    return this.#size
+  }
+
+  get punches(): boolean {
+    return this.#parts.every(({ store }) => store.punches)
+  }
+
+  get copiesShare(): boolean {
+    const [first] = this.#parts
+    return this.#parts.every(
+      ({ store, offset }) =>
+        store === first!.store && store.copiesShare && (offset - first!.offset) % PAGE === 0,
+    )
+  }
+
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#checkRange('read', offset, length)
+    const end = offset + length
+    for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
+      const size = Math.min(end, this.#begins[i + 1]!) - from
+      this.#parts[i]!.store.read(buffer, at + (from - offset), size, this.#place(i, from))
+      from += size
+    }
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    this.#checkRange('read', offset, length)
+    const end = offset + length
+    for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
+      const size = Math.min(end, this.#begins[i + 1]!) - from
+      const { store } = this.#parts[i]!
+      if (!store.readNow(buffer, at + (from - offset), size, this.#place(i, from))) return false
+      from += size
+    }
+    return true
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    this.#checkRange('read', offset, length)
+    const reads: Promise<void>[] = []
+    this.#forEachPart(offset, length, (store, place, size, done) => {
+      reads.push(store.readLater(buffer, at + done, size, place))
+    })
+    await all(reads)
+  }
+
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    this.#checkRange('write', offset, length)
+    const end = offset + length
+    for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
+      const size = Math.min(end, this.#begins[i + 1]!) - from
+      this.#parts[i]!.store.write(buffer, at + (from - offset), size, this.#place(i, from))
+      from += size
+    }
+  }
+
+  copy(source: Bytes, target: Bytes, length: Bytes): void {
+    assert(
+      source + length <= target || target + length <= source,
+      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
+    )
+    this.#checkRange('copy', source, length)
+    this.#checkRange('copy', target, length)
+    for (let done = 0; done < length; ) {
+      const from = source + done
+      const to = target + done
+      const i = this.#partAt(from)
+      const j = this.#partAt(to)
+      const size = Math.min(
+        length - done,
+        this.#begins[i + 1]! - from,
+        this.#begins[j + 1]! - to,
+        this.copiesShare ? length : SCRATCH.length,
+      )
+      const { store } = this.#parts[i]!
+      if (this.copiesShare) store.copy(this.#place(i, from), this.#place(j, to), bytes(size))
+      else {
+        store.read(SCRATCH, 0, size, this.#place(i, from))
+        this.#parts[j]!.store.write(SCRATCH, 0, size, this.#place(j, to))
+      }
+      done += size
+    }
+  }
+
+  punch(offset: Bytes, length: Bytes): void {
+    this.#checkRange('punch', offset, length)
+    this.#forEachPart(offset, length, (store, place, size) => store.punch(place, size))
+  }
+
+  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
+    this.#checkRange('punch', offset, length)
+    const punches: Promise<void>[] = []
+    this.#forEachPart(offset, length, (store, place, size) => {
+      punches.push(store.punchLater(place, size))
+    })
+    await all(punches)
+  }
+
+  zero(offset: Bytes, length: Bytes): void {
+    this.#checkRange('zero', offset, length)
+    this.#forEachPart(offset, length, (store, place, size) => store.zero(place, size))
+  }
+
+  nextData(offset: Bytes): Bytes {
+    return this.#next(offset, (store, from) => store.nextData(from))
+  }
+
+  nextHole(offset: Bytes): Bytes {
+    return this.#next(offset, (store, from) => store.nextHole(from))
+  }
+
+  async sync(): Promise<void> {
+    await all([...this.#stores()].map(store => store.sync()))
+  }
+
+  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  hostRoom(): HostRoom | null {
+    let available = Number.POSITIVE_INFINITY
+    for (const store of this.#stores()) {
+      available = Math.min(available, store.hostRoom?.()?.available ?? available)
+    }
+    if (available === Number.POSITIVE_INFINITY) return null
+    const [part] = this.#parts
+    const isWhole =
+      this.#parts.length === 1 && part!.offset === 0 && part!.length >= part!.store.size
+    return isWhole ? (part!.store.hostRoom?.() ?? null) : { available, allocated: 0 }
+  }
+
+  reserve(offset: Bytes, length: Bytes): boolean {
+    this.#checkRange('reserve', offset, length)
+    let isReserved = true
+    this.#forEachPart(offset, length, (store, place, size) => {
+      isReserved &&= store.reserve?.(place, size) ?? false
+    })
+    return isReserved
+  }
+
+  measure(): void {
+    for (const store of this.#stores()) store.measure()
+    this.#noteSize()
+  }
+
+  /** The list has to be replaced for that. @throws BAD_ARGUMENT */
+  grow(size: Bytes): void {
+    if (size === this.#size) return
+    const detail = `${this.path}: ${this.#size} bytes are all that there is, ${size} are wanted`
+    throw new ThinfsError('BAD_ARGUMENT', detail)
+  }
+
+  /** The parts are closed by who opened them. */
+  close(): void {}
+
+  *#stores(): Iterable<Store> {
+    yield* new Set(this.#parts.map(({ store }) => store))
+  }
+
+  /** Up to where the stores below reach. */
+  #noteSize(): void {
+    let size = 0
+    for (const { store, offset, length } of this.#parts) {
+      const there = Math.max(0, Math.min(length, store.size - offset))
+      size += there
+      if (there < length) break
+    }
+    this.#size = bytes(size)
+  }
+
+  /** The part that has byte `offset`. */
+  #partAt(offset: number): number {
+    let low = 0
+    let high = this.#parts.length
+    while (high - low > 1) {
+      const middle = (low + high) >>> 1
+      if (this.#begins[middle]! <= offset) low = middle
+      else high = middle
+    }
+    return low
+  }
+
+  /** Where byte `offset` of part `i` is in its store. */
+  #place(i: number, offset: number): Bytes {
+    return bytes(this.#parts[i]!.offset + (offset - this.#begins[i]!))
+  }
+
+  #forEachPart(
+    offset: number,
+    length: number,
+    use: (store: Store, place: Bytes, size: Bytes, done: number) => void,
+  ): void {
+    const end = offset + length
+    for (let i = this.#partAt(offset), from = offset; from < end; i++) {
+      const size = Math.min(end, this.#begins[i + 1]!) - from
+      use(this.#parts[i]!.store, this.#place(i, from), bytes(size), from - offset)
+      from += size
+    }
+  }
+
+  #next(offset: Bytes, find: (store: Store, from: Bytes) => Bytes): Bytes {
+    let from: number = offset
+    for (let i = this.#partAt(from); from < this.#size; i++) {
+      const { store } = this.#parts[i]!
+      const end = Math.min(this.#begins[i + 1]!, this.#size)
+      const place = this.#place(i, from)
+      const found = from + (find(store, place) - place)
+      if (found < end) return bytes(found)
+      from = end
+    }
+    return this.#size
+  }
+
+  /** @throws IO_ERROR for a range that passes the end */
+  #checkRange(what: string, offset: number, length: number): void {
+    const end = offset + length
+    if (offset >= 0 && length >= 0 && end <= this.#size && Number.isInteger(end)) return
+    const detail = `${this.path}: ${what} of ${length} bytes at ${offset}`
+    assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
+    throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${this.#size}`)
+  }
+}
+
+/** Waits for all of them, the failed ones too: nothing is under way afterwards. */
+async function all(promises: readonly Promise<void>[]): Promise<void> {
+  const ended = await Promise.allSettled(promises)
+  for (const end of ended) if (end.status === 'rejected') throw end.reason
+}

@@ -1,0 +1,71 @@
+import { ThinfsError } from '../base/index.js'
+
+/** So often `drain` looks again whom it need not wait for, in milliseconds. */
+const LOOK_AGAIN = 20
+
+/**
+ * What requests pass: while it is shut later ones wait, and whoever shut it waits for those that are
+ * under way. As many wait as the kernel has requests under way for a mount at most.
+ */
+export class Gate {
+  #underWay = 0
+  #isShut = false
+  #opened: Promise<void> = Promise.resolve()
+  #open: () => void = () => {}
+  #refuse: (err: Error) => void = () => {}
+  #onEnd: (() => void) | null = null
+
+  get isShut(): boolean {
+    return this.#isShut
+  }
+
+  /** Counts a request as under way until `request` has ended. @returns `request` */
+  track<T>(request: Promise<T>): Promise<T> {
+    this.#underWay++
+    const ended = (): void => {
+      this.#underWay--
+      this.#onEnd?.()
+    }
+    request.then(ended, ended)
+    return request
+  }
+
+  /** Resolves when the gate is open. @throws IO_ERROR when what is behind it has gone */
+  async pass(): Promise<void> {
+    while (this.#isShut) await this.#opened
+  }
+
+  shut(): void {
+    if (this.#isShut) return
+    this.#isShut = true
+    this.#opened = new Promise((resolve, reject) => {
+      this.#open = resolve
+      this.#refuse = reject
+    })
+    this.#opened.catch(() => {}) // nobody may wait
+  }
+
+  open(): void {
+    this.#isShut = false
+    this.#open()
+  }
+
+  /** Those who wait get an error, and so does whoever comes. */
+  refuse(): void {
+    this.shut()
+    this.#refuse(new ThinfsError('IO_ERROR', 'the device was removed'))
+  }
+
+  /** Resolves when no more requests are under way than `exempt` says. One caller at a time. */
+  async drain(exempt: () => number): Promise<void> {
+    while (this.#underWay > exempt()) {
+      let timer: NodeJS.Timeout | undefined
+      await new Promise<void>(resolve => {
+        this.#onEnd = resolve
+        timer = setTimeout(resolve, LOOK_AGAIN)
+      })
+      clearTimeout(timer)
+      this.#onEnd = null
+    }
+  }
+}

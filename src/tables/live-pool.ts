@@ -1,0 +1,440 @@
+/**
+ * Open thin pools, each once, whichever tables name it.
+ *
+ * A pool is opened with what its superblock says it has. Its stores become as long as the table says
+ * when that takes effect: what they gain is punched before, for it may hold what somebody else left
+ * there, and a free block has to be a hole.
+ */
+import { mkdirSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import {
+  bytes,
+  type DevId,
+  errnoOf,
+  SECTOR_SIZE,
+  SYSTEM_CLOCK,
+  ThinfsError,
+} from '../base/index.js'
+import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
+import { metadataLowWater, type PoolEvents, type PoolOptions, ThinPool } from '../pool/index.js'
+import {
+  ExtentStore,
+  idOf,
+  JournalFile,
+  type SharedFiles,
+  type Store,
+  type StorePart,
+} from '../storage/index.js'
+import { Gate } from './gate.js'
+import { type OpenExtents, openExtents, trimmed } from './source.js'
+import { StoreDevice } from './store-device.js'
+import type { Extent, Target } from './table-engine.js'
+import { refused } from './target-device.js'
+
+export type PoolTable = Extract<Target, { type: 'thin-pool' }>
+
+/** So often the metadata's low water mark is looked at, in milliseconds. */
+const LOOK_PERIOD = 1000
+
+export interface LivePoolsOptions {
+  /** Journals of pools go to `pools/` below it. */
+  folder: string
+  files: SharedFiles
+  /** Whether what is opened was open in a process that has died, and is in use. */
+  takesOver(): boolean
+  /** The event counter of a pool's device goes up. */
+  onEvent(minor: number): void
+  /** Told of what happens in the pool of a device. */
+  events(minor: number): PoolEvents
+}
+
+export class LivePools {
+  readonly #options: LivePoolsOptions
+  readonly #byId = new Map<string, Promise<LivePool>>()
+
+  constructor(options: LivePoolsOptions) {
+    this.#options = options
+  }
+
+  /**
+   * The pool of a table, opened when it is not. To be given back with `release`.
+   * @param minor of the device that the table is loaded to
+   * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that is
+   *   only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH, IO_ERROR
+   */
+  async take(minor: number, table: PoolTable): Promise<LivePool> {
+    const [first] = table.metadata
+    if (first === undefined) throw refused('a pool without metadata')
+    const id = `${idOf(first.path)}-${first.offset}`
+    const there = this.#byId.get(id)
+    if (there !== undefined) {
+      const pool = await there
+      // It may be closed, or have been.
+      if (this.#byId.get(id) !== there || pool.users === 0) return this.take(minor, table)
+      if (pool.minor !== minor) throw refused('the metadata device is in use by a pool', 'EBUSY')
+      if (pool.pool.blockSize !== table.blockSize * SECTOR_SIZE) {
+        throw refused(`blocks of ${table.blockSize} sectors: the pool has others`)
+      }
+      pool.users++
+      return pool
+    }
+    const opening = LivePool.open(minor, id, table, this.#options)
+    this.#byId.set(id, opening)
+    try {
+      return await opening
+    } catch (err) {
+      this.#byId.delete(id)
+      throw err
+    }
+  }
+
+  /** Closes the pool when nobody has it any more. */
+  async release(pool: LivePool): Promise<void> {
+    if (--pool.users > 0) return
+    const closing = pool.close()
+    // Whoever opens it next waits until its files are closed.
+    const gone = closing.then(
+      () => pool,
+      () => pool,
+    )
+    this.#byId.set(pool.id, gone)
+    try {
+      await closing
+    } finally {
+      if (this.#byId.get(pool.id) === gone) this.#byId.delete(pool.id)
+    }
+  }
+
+  /** Makes everything that was acknowledged durable. */
+  async commit(): Promise<void> {
+    const pools = await Promise.allSettled(this.#byId.values())
+    await Promise.allSettled(
+      pools.map(opened => (opened.status === 'fulfilled' ? opened.value.pool.commit() : null)),
+    )
+  }
+}
+
+/** What of a table a pool was opened with, and cannot change while it is. */
+interface Opened {
+  pool: ThinPool
+  metadata: OpenExtents
+  data: OpenExtents
+  device: StoreDevice
+  journal: JournalFile
+}
+
+export class LivePool {
+  readonly id: string
+  readonly minor: number
+  /** What the requests of its thin devices pass. */
+  readonly gate = new Gate()
+  /** Tables that have it: its own, and those of its thin devices. */
+  users = 1
+  /** One up whenever `pool` is another object. */
+  generation = 0
+  readonly #options: LivePoolsOptions
+  readonly #opens = new Map<DevId, number>()
+  #opened: Opened
+  #table: PoolTable
+  #isMetadataLow = false
+  readonly #look: NodeJS.Timeout
+  /** Messages are carried out one after the other. */
+  #last: Promise<unknown> = Promise.resolve()
+  /** Extents of tables that have taken effect since the opening, and brought other files. */
+  readonly #later: OpenExtents[] = []
+  /** The device that is being deleted; null when none is. */
+  deleting: DevId | null = null
+
+  private constructor(
+    id: string,
+    minor: number,
+    table: PoolTable,
+    opened: Opened,
+    options: LivePoolsOptions,
+  ) {
+    this.id = id
+    this.minor = minor
+    this.#table = table
+    this.#opened = opened
+    this.#options = options
+    this.#look = setInterval(() => this.#lookAtMetadata(), LOOK_PERIOD).unref()
+  }
+
+  static async open(
+    minor: number,
+    id: string,
+    table: PoolTable,
+    options: LivePoolsOptions,
+  ): Promise<LivePool> {
+    return new LivePool(id, minor, table, await openStores(minor, id, table, options), options)
+  }
+
+  get pool(): ThinPool {
+    return this.#opened.pool
+  }
+
+  /** The data device, which the pool's own device shows as it is. */
+  get data(): StoreDevice {
+    return this.#opened.device
+  }
+
+  /**
+   * A table of the pool takes effect.
+   * @param size bytes of the table
+   * @throws BAD_ARGUMENT when it is shorter than the pool; EBUSY
+   */
+  async resume(table: PoolTable, size: number): Promise<void> {
+    const { readOnly, ignoreDiscard, noDiscardPassdown } = this.#table
+    const isOther =
+      table.readOnly !== readOnly ||
+      table.ignoreDiscard !== ignoreDiscard ||
+      table.noDiscardPassdown !== noDiscardPassdown
+    if (isOther) await this.#reopen(table)
+    const { files } = this.#options
+    const metadata = openOf(table, table.metadata, files)
+    let data: OpenExtents | null = null
+    try {
+      data = openOf(table, table.data, files)
+      await this.#growTo(metadata, data, size)
+    } catch (err) {
+      metadata.close()
+      data?.close()
+      throw err
+    }
+    for (const extents of [metadata, data]) this.#keep(extents)
+    this.#table = table
+    const { pool } = this
+    await pool.reconfigure({ lowWaterMark: table.lowWater, onFull: onFullOf(table) })
+  }
+
+  /** Has the files of a list stay open until the pool is closed. */
+  #keep(extents: OpenExtents): void {
+    const { metadata, data } = this.#opened
+    const kept = new Set([metadata, data, ...this.#later].flatMap(({ parts }) => parts.map(fileOf)))
+    if (extents.parts.every(part => kept.has(fileOf(part)))) extents.close()
+    else this.#later.push(extents)
+  }
+
+  /** Makes the stores as long as a table says. */
+  async #growTo(metadata: OpenExtents, data: OpenExtents, size: number): Promise<void> {
+    const { pool } = this
+    const { nrDataBlocks, nrMetadataBlocks } = pool.metadata
+    const dataParts = trimmed(data.parts, size)
+    const next = new ExtentStore(data.store.path, dataParts)
+    const blocks = Math.floor(next.size / pool.blockSize)
+    if (blocks < nrDataBlocks) {
+      throw refused(`pool target (${blocks} blocks) too small: expected ${nrDataBlocks}`)
+    }
+    const metadataBlocks = Math.floor(metadata.store.size / METADATA_BLOCK_SIZE)
+    if (metadataBlocks < nrMetadataBlocks) {
+      throw refused(
+        `metadata device (${metadataBlocks} blocks) too small: expected ${nrMetadataBlocks}`,
+      )
+    }
+    // What cannot be written does not grow.
+    if (!pool.writable) return
+    const old = nrDataBlocks * pool.blockSize
+    if (pool.blocks.freeMeansHole) await next.punchLater(bytes(old), bytes(next.size - old))
+    this.#opened.data.store.replace(dataParts)
+    this.#opened.metadata.store.replace(metadata.parts)
+  }
+
+  /** Closes the pool and opens it as another table says. Its devices are suspended. */
+  async #reopen(table: PoolTable): Promise<void> {
+    if (this.pool.writesWaiting > 0) {
+      throw refused('writes wait for space: discards and read_only cannot be changed', 'EBUSY')
+    }
+    const before = this.#table
+    await this.#closeOpened()
+    try {
+      this.#opened = await openStores(this.minor, this.id, table, this.#options)
+    } catch (err) {
+      this.#opened = await openStores(this.minor, this.id, before, this.#options)
+      throw err
+    } finally {
+      this.generation++
+    }
+  }
+
+  /** Counts a table that has a thin device open. @throws DEVICE_MISSING */
+  openThin(devId: DevId): void {
+    if (devId === this.deleting || !this.pool.metadata.hasDevice(devId)) {
+      throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
+    }
+    this.#opens.set(devId, (this.#opens.get(devId) ?? 0) + 1)
+    this.users++
+  }
+
+  /** Undoes `openThin`; the pool is then to be released. */
+  closeThin(devId: DevId): void {
+    const left = this.#opens.get(devId)! - 1
+    if (left === 0) this.#opens.delete(devId)
+    else this.#opens.set(devId, left)
+  }
+
+  isThinOpen(devId: DevId): boolean {
+    return this.#opens.has(devId)
+  }
+
+  /** Runs `work` after all that came before. */
+  exclusive<T>(work: () => Promise<T>): Promise<T> {
+    const next = this.#last.then(work)
+    this.#last = next.catch(() => {})
+    return next
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#look)
+    await this.#last
+    await this.#closeOpened()
+  }
+
+  async #closeOpened(): Promise<void> {
+    try {
+      await this.pool.close()
+    } finally {
+      this.#opened.journal.close()
+      for (const extents of this.#later.splice(0)) extents.close()
+      this.#opened.metadata.close()
+      this.#opened.data.close()
+    }
+  }
+
+  /** The kernel's rule: an event whenever the free blocks fall to the mark. */
+  #lookAtMetadata(): void {
+    const { metadata } = this.pool
+    const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
+    const isLow = free <= metadataLowWater(this.pool)
+    if (isLow && !this.#isMetadataLow) this.#options.onEvent(this.minor)
+    this.#isMetadataLow = isLow
+  }
+}
+
+async function openStores(
+  minor: number,
+  id: string,
+  table: PoolTable,
+  options: LivePoolsOptions,
+): Promise<Opened> {
+  const { readOnly } = table
+  const closers: (() => void)[] = []
+  try {
+    const metadata = openOf(table, table.metadata, options.files)
+    closers.push(metadata.close)
+    const data = openOf(table, table.data, options.files)
+    closers.push(data.close)
+    mustDiffer(metadata, data)
+    const folder = join(options.folder, 'pools')
+    mkdirSync(folder, { recursive: true, mode: 0o700 })
+    const path = join(folder, id)
+    if (isFresh(metadata.store)) {
+      if (readOnly) throw refused('the metadata is not formatted, and read_only', 'EPERM')
+      ThinMetadata.format(metadata.store, { dataBlockSectors: table.blockSize })
+      await metadata.store.sync()
+      // A journal that is left of another pool says nothing of this one.
+      rmSync(path, { force: true })
+    }
+    const found = openMetadata(metadata.store)
+    if (found.dataBlockSectors !== table.blockSize) {
+      throw refused(`blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`)
+    }
+    const blockSize = table.blockSize * SECTOR_SIZE
+    metadata.store.replace(trimmed(metadata.parts, found.nrMetadataBlocks * METADATA_BLOCK_SIZE))
+    data.store.replace(trimmed(data.parts, found.nrDataBlocks * blockSize))
+    const journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
+    closers.push(() => journal.close())
+    const pool = await ThinPool.open({
+      metadata: metadata.store,
+      data: data.store,
+      journal,
+      readOnly,
+      takesOver: options.takesOver(),
+      discards: discardsOf(table),
+      onFull: onFullOf(table),
+      lowWaterMark: table.lowWater,
+      clock: SYSTEM_CLOCK,
+      events: eventsOf(minor, options),
+    })
+    return { pool, metadata, data, device: new StoreDevice(data.store), journal }
+  } catch (err) {
+    for (const close of closers.reverse()) close()
+    throw err
+  }
+}
+
+/**
+ * A read_only pool, too, writes to blocks that one device alone has, where what is below can be written.
+ */
+function openOf({ readOnly }: PoolTable, extents: Extent[], files: SharedFiles): OpenExtents {
+  try {
+    return openExtents(extents, files, false)
+  } catch (err) {
+    if (readOnly && ['EROFS', 'EACCES'].includes(errnoOf(err))) {
+      return openExtents(extents, files, true)
+    }
+    throw err
+  }
+}
+
+/** What a pool tells, of which some is an event of its device. */
+function eventsOf(minor: number, options: LivePoolsOptions): PoolEvents {
+  const events = options.events(minor)
+  return {
+    ...events,
+    mode(mode, reason) {
+      events.mode(mode, reason)
+      options.onEvent(minor)
+    },
+    lowWater(free) {
+      events.lowWater(free)
+      options.onEvent(minor)
+    },
+  }
+}
+
+const fileOf = (part: StorePart): Store => part.store
+
+const onFullOf = (table: PoolTable): PoolOptions['onFull'] =>
+  table.errorIfNoSpace ? 'error' : 'queue'
+
+function discardsOf({ ignoreDiscard, noDiscardPassdown }: PoolTable): PoolOptions['discards'] {
+  if (ignoreDiscard) return 'ignore'
+  return noDiscardPassdown ? 'nopassdown' : 'passdown'
+}
+
+/** The kernel's rule: metadata whose first block is zeros is to be formatted. */
+function isFresh(metadata: ExtentStore): boolean {
+  return superblockOf(metadata).every(byte => byte === 0)
+}
+
+/** @throws METADATA_CORRUPT with the kernel's errno */
+function openMetadata(store: ExtentStore): ThinMetadata {
+  try {
+    return ThinMetadata.open(store)
+  } catch (err) {
+    if (!(err instanceof ThinfsError) || err.code !== 'METADATA_CORRUPT') throw err
+    const { blockNr } = SUPERBLOCK.read(new DataView(superblockOf(store).buffer), 0)
+    const errno = blockNr === 0 ? 'EILSEQ' : 'ENOTBLK'
+    throw new ThinfsError(err.code, err.message, { cause: err, errno })
+  }
+}
+
+function superblockOf(metadata: ExtentStore): Uint8Array {
+  if (metadata.size < METADATA_BLOCK_SIZE) throw refused('the metadata device is too small')
+  const superblock = new Uint8Array(METADATA_BLOCK_SIZE)
+  metadata.read(superblock, 0, METADATA_BLOCK_SIZE, bytes(0))
+  return superblock
+}
+
+/** @throws BAD_ARGUMENT when bytes are both data and metadata */
+function mustDiffer(metadata: OpenExtents, data: OpenExtents): void {
+  for (const one of metadata.parts) {
+    for (const other of data.parts) {
+      const apart =
+        one.store !== other.store ||
+        one.offset + one.length <= other.offset ||
+        other.offset + other.length <= one.offset
+      if (!apart) throw refused(`${one.store.path}: data and metadata are the same`)
+    }
+  }
+}

@@ -1,0 +1,151 @@
+// Goal: Docker's devicemapper driver works as on a kernel with device-mapper, from nothing to containers
+// that outlive the engine, Docker and the service. Method: Debian's dockerd and docker, with an image made
+// here, on loop-lvm and by Docker's own recipe for direct-lvm. Minutes: npm run test:dm.
+import t, { type Test } from 'tap'
+import { DmHost } from '../support/dm-host.js'
+import { until } from '../support/mounted-pool.js'
+import { makeImage } from '../support/oci-image.js'
+
+/** Writes and flushes for as long as it runs; a failure leaves a file. */
+const LOAD =
+  'i=0; while :; do dd if=/dev/zero of=/f bs=64k count=20 conv=fsync 2>/dev/null || echo x > /failed; ' +
+  'i=$((i+1)); echo $i > /count; done'
+
+const SOCKET = 'unix:///run/docker-test.sock'
+
+class Docker {
+  readonly host: DmHost
+  readonly #options: string
+
+  private constructor(host: DmHost, options: string[]) {
+    this.host = host
+    this.#options = options.map(option => `--storage-opt ${option}`).join(' ')
+  }
+
+  static async start(t: Test, host: DmHost, options: string[]): Promise<Docker> {
+    const docker = new Docker(host, options)
+    t.teardown(() => docker.stop())
+    await docker.start()
+    return docker
+  }
+
+  async start(): Promise<void> {
+    await this.host.sh(
+      `setsid dockerd --data-root ${this.host.folder}/docker --exec-root /run/docker-test \
+        -H ${SOCKET} -p ${this.#pidFile} --iptables=false --ip-forward=false --ip-masq=false \
+        --bridge=none --storage-driver=devicemapper ${this.#options} \
+        >> docker.log 2>&1 < /dev/null &`,
+    )
+    await until(async () => {
+      const { status } = await this.host.attempt('docker', '-H', SOCKET, 'version')
+      return status === 0
+    })
+  }
+
+  /** Waits until it has ended; its containers end with it. */
+  async stop(): Promise<void> {
+    await this.host.attempt(
+      'sh',
+      '-c',
+      `kill $(cat ${this.#pidFile}); while [ -e ${this.#pidFile} ]; do sleep 0.1; done`,
+    )
+  }
+
+  get #pidFile(): string {
+    return '/run/docker-test.pid'
+  }
+
+  /** What `docker` prints. */
+  run(line: string): Promise<string> {
+    return this.host.sh(`docker -H ${SOCKET} ${line}`)
+  }
+
+  names = async (): Promise<string[]> => {
+    const list = await this.host.sh('dmsetup ls')
+    return list.startsWith('No devices') ? [] : list.trim().split('\n')
+  }
+}
+
+t.test('loop-lvm: images, containers, deaths and restarts', async t => {
+  const host = await DmHost.start(t)
+  makeImage(host.folder, 'image.tar')
+  const options = ['dm.override_udev_sync_check=true', 'dm.basesize=1G', 'dm.loopdatasize=4G']
+  const docker = await Docker.start(t, host, options)
+  const info = await docker.run('info 2>/dev/null')
+  t.match(info, /Storage Driver: devicemapper\n/)
+  t.match(info, /Pool Blocksize: 65.54kB\n/)
+  t.match(info, /Data Space Total: 4.295GB\n/)
+  await docker.run('load -i image.tar')
+  t.equal(await docker.run('run --rm --network none bb:1 /bin/cat /etc/second'), 'second layer\n')
+
+  await docker.run(`run -d --name load --network none bb:1 /bin/sh -c '${LOAD}'`)
+  for (let kills = 0; kills < 2; kills++) {
+    const { enginePid } = await host.status()
+    process.kill(enginePid, 'SIGKILL')
+    const before = Number(await docker.run('exec load cat /count'))
+    await until(async () => Number(await docker.run('exec load cat /count')) > before + 3)
+  }
+  t.equal(await docker.run('exec load sh -c "ls /failed 2>/dev/null || echo none"'), 'none\n')
+  await docker.run('exec load sh -c "echo inside > /inside"')
+  await docker.run('commit load bb:2')
+  t.equal(await docker.run('run --rm --network none bb:2 /bin/cat /inside'), 'inside\n')
+  t.match(await docker.run('diff load'), /A \/inside/)
+  await docker.run('rm -f load')
+
+  await docker.run('run --name kept --network none bb:1 /bin/sh -c "echo kept > /kept"')
+  await docker.stop()
+  t.same(await docker.names(), [])
+  await host.stopService()
+  await host.startService()
+  await docker.start()
+  await docker.run('cp kept:/kept kept')
+  t.equal(await host.sh('cat kept'), 'kept\n')
+  await docker.run('rm kept')
+  await docker.run('rmi bb:2 bb:1')
+  t.equal((await docker.names()).length, 1, 'the pool alone')
+  await docker.stop()
+  t.same(await docker.names(), [])
+  await host.sh('thin_check -q docker/devicemapper/devicemapper/metadata')
+})
+
+t.test('direct-lvm: by the recipe, with restarts', async t => {
+  const host = await DmHost.start(t)
+  makeImage(host.folder, 'image.tar')
+  // For libudev this file is a running udevd, without which Docker wants to be overridden.
+  await host.sh('mkdir -p /run/udev; : > /run/udev/control')
+  const disk = await host.loop('disk', '4G')
+  const lvm = (line: string): Promise<string> => host.sh(`${line} 2>&1`)
+  await lvm(`pvcreate ${disk}`)
+  await lvm(`vgcreate thinfsdocker ${disk}`)
+  await lvm('lvcreate --wipesignatures y -n thinpool thinfsdocker -l 95%VG')
+  await lvm('lvcreate --wipesignatures y -n thinpoolmeta thinfsdocker -l 1%VG')
+  await lvm(
+    'lvconvert -y --zero n -c 512K --thinpool thinfsdocker/thinpool --poolmetadata thinfsdocker/thinpoolmeta',
+  )
+  const docker = await Docker.start(t, host, [
+    'dm.thinpooldev=/dev/mapper/thinfsdocker-thinpool',
+    'dm.use_deferred_removal=true',
+    'dm.use_deferred_deletion=true',
+    'dm.basesize=1G',
+    'dm.fs=ext4',
+  ])
+  const info = await docker.run('info 2>/dev/null')
+  t.match(info, /Pool Name: thinfsdocker-thinpool\n/)
+  t.match(info, /Udev Sync Supported: true\n/)
+  await docker.run('load -i image.tar')
+  const run = 'run --name keep --network none bb:1'
+  t.equal(await docker.run(`${run} /bin/sh -c "echo kept > /kept; cat /kept"`), 'kept\n')
+  await docker.stop()
+  await docker.start()
+  t.equal(await docker.run('start -a keep'), 'kept\n')
+  await docker.run('rm keep')
+  await docker.run('rmi bb:1')
+  await docker.stop()
+  await lvm('vgchange -an thinfsdocker')
+  await lvm('vgchange -ay thinfsdocker')
+  t.match(await host.sh('lvs --noheadings -o lv_attr thinfsdocker/thinpool'), /^ *twi-a-/)
+  await lvm('lvremove -y thinfsdocker/thinpool')
+  await lvm('vgremove thinfsdocker')
+  await lvm(`pvremove ${disk}`)
+  t.same(await docker.names(), [])
+})
