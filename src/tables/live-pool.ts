@@ -234,7 +234,7 @@ export class LivePool {
     // What cannot be written does not grow.
     if (!pool.writable) return
     const old = nrDataBlocks * pool.blockSize
-    if (pool.freeMeansHole) await next.punchLater(bytes(old), bytes(next.size - old))
+    if (pool.blocks.freeMeansHole) await next.punchLater(bytes(old), bytes(next.size - old))
     this.#opened.data.store.replace(dataParts)
     this.#opened.metadata.store.replace(metadata.parts)
   }

@@ -23,6 +23,7 @@ class Docker {
   }
 
   static async start(t: Test, host: DmHost, options: string[]): Promise<Docker> {
+    await host.run('dockerd', '--version')
     const docker = new Docker(host, options)
     t.teardown(() => docker.stop())
     await docker.start()
