@@ -67,7 +67,7 @@ t.test('growth that a write notices', async t => {
     await pool.commit()
     memory.data.grow(bytes(8 * BLOCK))
     await thin(pool, 0).write(8 * BLOCK, BLOCK, filled(BLOCK, 2), 0)
-    pool.settle()
+    await pool.settle()
     const { pool: next } = await openFiles(memory)
     t.equal(next.metadata.nrDataBlocks, 8)
     const found = Buffer.alloc(BLOCK)
