@@ -2,7 +2,8 @@
  * Block devices: what a disk of thinfs is, whoever serves it, and the one that a pool provisions.
  */
 export type { BlockDevice } from './block-device.js'
+export { DataBlocks } from './data-blocks.js'
 export { PageCache } from './page-cache.js'
 export type { Provisioner, SpaceOwner } from './provisioner.js'
 export { goneError, ThinDevice } from './thin-device.js'
-export { MAX_IO, WritePlan } from './write-plan.js'
+export { allEnded, MAX_IO, WritePlan } from './write-plan.js'

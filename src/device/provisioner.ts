@@ -4,9 +4,9 @@
  * The rules come from drivers/md/dm-thin.c. Every call acts at once, on the running transaction; what
  * returns a promise may find the device gone, or the pool read-only, when it resolves.
  */
-import type { Bytes, Clock, DataBlock, DevId, Slice, VirtualBlock } from '../base/index.js'
+import type { Bytes, Clock, DataBlock, DevId, Later, Slice, VirtualBlock } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
+import type { DataBlocks } from './data-blocks.js'
 
 /** The mappings of all devices, to be read. */
 export type Mappings = Pick<
@@ -22,11 +22,7 @@ export interface SpaceOwner {
 }
 
 export interface Provisioner {
-  /** Size of a data block in bytes. */
-  readonly blockSize: number
-  /** Where free data blocks are holes, a new block needs no zeroing. */
-  readonly freeMeansHole: boolean
-  readonly data: Store
+  readonly blocks: DataBlocks
   readonly metadata: Mappings
   readonly clock: Clock
 
@@ -50,13 +46,19 @@ export interface Provisioner {
   /** Free data blocks that writes can have. */
   readonly nrWritableDataBlocks: number
   /**
-   * Takes `count` data blocks into `out`, or none.
+   * Whether `count` data blocks can be taken now; `withSpace` is the way to wait for them.
    * @param discards whether they may be of those that are kept back for the edges of discards
-   * @returns false when there is no room; `withSpace` is the way to wait for it
    */
-  allocate(out: Float64Array, count: number, discards: boolean): boolean
+  canAllocate(count: number, discards: boolean): boolean
+  /** Takes `count` data blocks, which can be taken, into `out`. */
+  allocate(out: Float64Array, count: number): void
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
-  giveBack(blocks: Float64Array, count: number): void
+  giveBack(blocks: Float64Array, count: number): Later<void>
+  /**
+   * Has blocks that were taken be awaited by whatever seals a transaction: until `mapped` resolves
+   * they are neither mapped nor given back, and nobody would own them after a crash.
+   */
+  awaitMapping(mapped: Promise<unknown>): void
   /** Notes that new blocks were written: when the host had no room before, it has now. */
   provisioned(): void
   /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
@@ -73,11 +75,11 @@ export interface Provisioner {
   withSpace<T>(
     owner: SpaceOwner,
     held: number,
-    attempt: () => T | null,
+    attempt: () => Later<T | null>,
     signal?: AbortSignal,
   ): Promise<T>
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
-  withSpaceNow<T>(owner: SpaceOwner, attempt: () => T | null): Promise<T>
+  withSpaceNow<T>(owner: SpaceOwner, attempt: () => Later<T | null>): Promise<T>
 
   // --- mappings ---
 
@@ -104,10 +106,6 @@ export interface Provisioner {
   betweenSlices(slice: Slice): Promise<void>
   /** Makes what was acknowledged of one device durable. @throws after a rollback, for good */
   flush(devId: DevId): Promise<void>
-  /** Notes that the data store was written to. */
-  wrote(): void
-  /** Keeps the data blocks [begin, end) from being released until `read` ends. */
-  reading(read: Promise<void>, begin: number, end: number): void
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */
   ioError(operation: string, error: unknown, devId: DevId, block: number): unknown
 }

@@ -13,6 +13,7 @@ import {
   type DataBlock,
   type DevId,
   isNoSpace,
+  type Later,
   Slice,
   ThinfsError,
   type VirtualBlock,
@@ -22,7 +23,7 @@ import type { BlockDevice } from './block-device.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import type { Provisioner } from './provisioner.js'
-import { MAX_IO, type WritePlan } from './write-plan.js'
+import { allEnded, type Fetched, MAX_IO, type WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
 const PIECE_BLOCKS = 1024
@@ -34,8 +35,20 @@ const LAST_SHARE_TIME = MAX_TIME - 4096
 /** A range of bytes [from, to). */
 type Edge = readonly [from: number, to: number]
 
-/** What became of an attempt to write. */
-type Outcome = 'written' | 'no space' | 'not in memory'
+/**
+ * What became of an attempt to write: done; or what has to be waited for, and no block was taken.
+ * 'not in memory': what a shared block holds. 'in use': another write, of the same virtual block.
+ */
+type Outcome = 'written' | 'no space' | 'not in memory' | 'in use'
+
+/** A write under way that may change the mappings of virtual blocks `first` to `last`. */
+interface Unfinished {
+  first: number
+  last: number
+  ended: Promise<unknown>
+}
+
+const orNull = (outcome: Outcome): Outcome | null => (outcome === 'no space' ? null : outcome)
 
 export class ThinDevice implements BlockDevice {
   readonly devId: DevId
@@ -53,6 +66,8 @@ export class ThinDevice implements BlockDevice {
   readonly #pool: Provisioner
   readonly #plan: WritePlan
   readonly #blockSize: number
+  /** With a data store that has a page cache there are none but those that wait for a cold read. */
+  readonly #unfinished = new Set<Unfinished>()
   /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
   #runBegin = -1
 
@@ -65,7 +80,7 @@ export class ThinDevice implements BlockDevice {
     this.#plan = plan
     this.devId = devId
     this.size = size
-    this.#blockSize = pool.blockSize
+    this.#blockSize = pool.blocks.blockSize
     this.table = new LookupTable(pool.metadata, devId, pages)
   }
 
@@ -104,7 +119,7 @@ export class ThinDevice implements BlockDevice {
    * block holds; the bytes are copied before.
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): void | Promise<void> {
+  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
     this.#mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
@@ -112,13 +127,13 @@ export class ThinDevice implements BlockDevice {
     if (skip + size <= blockSize) {
       const entry = this.table.get(vblock)
       if (entry !== UNMAPPED && !isShared(entry)) {
-        if (this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)) return
+        const inPlace = this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
+        if (inPlace === 'written') return
+        if (inPlace !== 'no space') return this.#writeLater(offset, size, buffer, at, inPlace)
       }
     }
-    const outcome = this.#tryWrite(offset, size, buffer, at, false)
-    if (outcome === 'written') return
-    const held = Buffer.from(buffer.subarray(at, at + size))
-    return this.#writeLater(offset, size, held, outcome)
+    const outcome = this.#tryWrite(offset, size, buffer, at, null)
+    if (outcome !== 'written') return this.#writeLater(offset, size, buffer, at, outcome)
   }
 
   /** Makes the device longer, for what was written past its end. */
@@ -136,12 +151,7 @@ export class ThinDevice implements BlockDevice {
    * @param signal ends the wait with CANCELLED
    * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(
-    offset: number,
-    length: number,
-    waits = true,
-    signal?: AbortSignal,
-  ): void | Promise<void> {
+  discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
     this.#mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
       return this.#pool
@@ -152,7 +162,7 @@ export class ThinDevice implements BlockDevice {
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
-  zero(offset: number, length: number): void | Promise<void> {
+  zero(offset: number, length: number): Later<void> {
     return this.discard(offset, length)
   }
 
@@ -166,7 +176,7 @@ export class ThinDevice implements BlockDevice {
    * Something is there only when a process died, or a snapshot was taken, between a write past the
    * end and the new size. Later writes past the end come after this call, so one is enough.
    */
-  clearPastEnd(): void | Promise<void> {
+  clearPastEnd(): Later<void> {
     if (this.#endIsClear) return
     if (this.#clearing !== null) return this.#clearing
     this.#mustBeWritable()
@@ -202,8 +212,9 @@ export class ThinDevice implements BlockDevice {
     for (let vblock = begin; vblock < end; vblock++) {
       this.#mustBeHere()
       if (this.table.get(vblock) === UNMAPPED) {
-        const attempt = (): true | null => (this.#tryProvision(vblock) ? true : null)
-        if (!attempt()) await this.#pool.withSpace(this, 0, attempt)
+        const attempt = (): Later<Outcome> => this.#tryProvision(vblock)
+        const outcome = attempt()
+        if (outcome !== 'written') await this.#insist(outcome, vblock, vblock, attempt)
       }
       if (slice.isOver) await this.#pool.pause(slice)
     }
@@ -238,10 +249,11 @@ export class ThinDevice implements BlockDevice {
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
       const room = (): true | null => this.#pool.hasMetadataRoom || null
+      const vblock = (base + i) as VirtualBlock
       if (!room()) await this.#pool.withSpace(this, 0, room)
+      while (this.#isUnfinished(vblock, vblock)) await this.#finished(vblock, vblock)
       this.#mustBeWritable()
       source.#mustBeHere()
-      const vblock = (base + i) as VirtualBlock
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
       } else if (
@@ -309,74 +321,205 @@ export class ThinDevice implements BlockDevice {
     this.#mustBeHere()
   }
 
-  async #writeLater(offset: number, size: number, bytes: Buffer, outcome: Outcome): Promise<void> {
-    const attempt = (): true | null =>
-      this.#tryWrite(offset, size, bytes, 0, true) === 'written' || null
-    if (outcome === 'not in memory') {
-      await this.#fetchKept(offset, offset + size)
-      if (attempt()) return
-    }
-    await this.#pool.withSpace(this, size, attempt)
+  /** Copies the bytes before it waits for anything. */
+  #writeLater(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    outcome: Later<Outcome>,
+  ): Promise<void> {
+    const held = Buffer.from(buffer.subarray(at, at + size))
+    const first = Math.floor(offset / this.#blockSize)
+    const last = Math.floor((offset + size - 1) / this.#blockSize)
+    const attempt = (fetched: Fetched | null): Later<Outcome> =>
+      this.#tryWrite(offset, size, held, 0, fetched)
+    return this.#insist(outcome, first, last, attempt, again =>
+      this.#pool.withSpace(this, size, again),
+    )
   }
 
-  /** @param waits reads what shared blocks hold even from a disk */
-  #tryWrite(offset: number, size: number, buffer: Uint8Array, at: number, waits: boolean): Outcome {
+  /**
+   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
+   * it waits for what the last one lacked.
+   * @param outcome of the first attempt
+   * @param withSpace waits for space, until an attempt finds some
+   */
+  async #insist(
+    outcome: Later<Outcome>,
+    first: number,
+    last: number,
+    attempt: (fetched: Fetched | null) => Later<Outcome>,
+    withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
+      this.#pool.withSpace(this, 0, again),
+  ): Promise<void> {
+    const again = (): Later<Outcome | null> => {
+      const tried = attempt(null)
+      return tried instanceof Promise ? tried.then(orNull) : orNull(tried)
+    }
+    for (let result = await outcome; result !== 'written'; ) {
+      if (result === 'no space') result = await withSpace(again)
+      else if (this.#isUnfinished(first, last)) {
+        await this.#finished(first, last)
+        result = await attempt(null)
+      } else if (result === 'in use') result = await attempt(null)
+      else result = await this.#fetchFor(first, last, attempt)
+    }
+  }
+
+  /** Makes an attempt once what shared blocks hold was read. No other write of them begins meanwhile. */
+  async #fetchFor(
+    first: number,
+    last: number,
+    attempt: (fetched: Fetched) => Later<Outcome>,
+  ): Promise<Outcome> {
+    this.#mustBeReadable()
+    this.#plan.resolve(this, first, last)
+    const fetching = this.#plan.fetchKept()
+    const end = this.#begin(first, last, fetching)
+    let fetched: Fetched
+    try {
+      fetched = await fetching
+    } finally {
+      end()
+    }
+    // Nothing comes between: others that wait for these blocks would begin to read them anew.
+    return attempt(fetched)
+  }
+
+  #tryWrite(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    fetched: Fetched | null,
+  ): Later<Outcome> {
     assert(size <= MAX_IO, 'writes are split before they come here')
     // The call may be the continuation of a wait.
     this.#mustBeReadable()
     const plan = this.#plan
     const end = offset + size
-    plan.resolve(
-      this,
-      Math.floor(offset / this.#blockSize),
-      Math.floor((end - 1) / this.#blockSize),
-    )
-    if (!plan.readKept(offset, end, waits)) return 'not in memory'
-    if (!plan.take()) return 'no space'
+    const first = Math.floor(offset / this.#blockSize)
+    const last = Math.floor((end - 1) / this.#blockSize)
+    if (this.#isUnfinished(first, last)) return 'in use'
+    plan.resolve(this, first, last)
+    // In this order: what was fetched for a write that finds no space is fetched anew.
+    if (!plan.hasSpace()) return 'no space'
+    if (!plan.readKept(offset, end, fetched)) return 'not in memory'
+    plan.take()
+    let written: Later<void>
     try {
-      plan.write(offset, size, buffer, at)
+      written = plan.write(offset, size, buffer, at)
     } catch (err) {
-      plan.giveBack()
-      this.#isRefused('write', err, plan.firstTarget)
-      return 'no space'
+      return this.#giveUp(plan, 'write', err)
     }
+    return this.#finish(plan, 'write', written)
+  }
+
+  #tryProvision(vblock: number): Later<Outcome> {
+    this.#mustBeWritable()
+    if (this.#isUnfinished(vblock, vblock)) return 'in use'
+    const plan = this.#plan
+    plan.resolve(this, vblock, vblock)
+    if (!plan.startsUnmapped) return 'written'
+    if (!plan.hasSpace()) return 'no space'
+    plan.take()
+    const end = (vblock + 1) * this.#blockSize
+    let zeroed: Later<void>
+    try {
+      zeroed = plan.zero(end, end)
+    } catch (err) {
+      return this.#giveUp(plan, 'zero', err)
+    }
+    return this.#finish(plan, 'zero', zeroed)
+  }
+
+  /** @param from it and `to` are within one block */
+  #tryZero(from: number, to: number, fetched: Fetched | null): Later<Outcome> {
+    this.#mustBeWritable()
+    const vblock = Math.floor(from / this.#blockSize)
+    if (this.#isUnfinished(vblock, vblock)) return 'in use'
+    const plan = this.#plan
+    plan.resolve(this, vblock, vblock)
+    if (plan.startsUnmapped) return 'written'
+    if (!plan.hasSpace(true)) return 'no space'
+    if (!plan.readKept(from, to, fetched)) return 'not in memory'
+    plan.take()
+    let zeroed: Later<void>
+    try {
+      zeroed = plan.zero(from, to)
+    } catch (err) {
+      return this.#giveUp(plan, 'zero', err)
+    }
+    return this.#finish(plan, 'zero', zeroed)
+  }
+
+  /** Puts the mappings of a plan in place when its bytes are. */
+  #finish(plan: WritePlan, operation: string, written: Later<void>): Later<Outcome> {
+    if (written !== undefined) return this.#finishLater(plan.keep(), operation, written)
     plan.remap()
     if (plan.nrWanted > 0) this.#pool.provisioned()
     return 'written'
   }
 
-  /**
-   * Brings what the outer blocks of [offset, end) hold into the store's cache. Ignores errors: the
-   * write itself meets them again, and tells of them.
-   */
-  async #fetchKept(offset: number, end: number): Promise<void> {
-    const blockSize = this.#blockSize
-    const first = Math.floor(offset / blockSize)
-    const last = Math.floor((end - 1) / blockSize)
-    const reads = [...new Set([first, last])].map(vblock => {
-      const entry = this.table.get(vblock)
-      if (entry === UNMAPPED) return null
-      const scratch = Buffer.allocUnsafeSlow(blockSize)
-      return this.#readLater(scratch, 0, blockSize, dataBlockOf(entry) * blockSize)
-    })
-    await Promise.allSettled(reads)
+  #finishLater(plan: WritePlan, operation: string, written: Promise<void>): Promise<Outcome> {
+    const finish = async (): Promise<Outcome> => {
+      try {
+        await written
+      } catch (err) {
+        return await this.#giveUp(plan, operation, err)
+      }
+      // The device may have gone meanwhile, and the pool may be read-only.
+      if (plan.nrWanted > 0) {
+        try {
+          this.#mustBeWritable()
+        } catch (err) {
+          await plan.giveBack()
+          throw err
+        }
+      }
+      plan.recheck()
+      plan.remap()
+      if (plan.nrWanted > 0) this.#pool.provisioned()
+      return 'written'
+    }
+    const finished = finish()
+    const end = this.#begin(plan.first, plan.end - 1, finished)
+    if (plan.nrWanted > 0) this.#pool.awaitMapping(finished)
+    return finished.finally(end)
   }
 
-  #tryProvision(vblock: number): boolean {
-    this.#mustBeWritable()
-    const plan = this.#plan
-    plan.resolve(this, vblock, vblock)
-    if (!plan.startsUnmapped) return true
-    if (!plan.take()) return false
-    const end = (vblock + 1) * this.#blockSize
-    try {
-      plan.fillAround(end, end)
-    } catch (err) {
-      plan.giveBack()
-      return this.#isRefused('zero', err, plan.firstTarget)
+  /** Takes back a plan whose bytes could not be written. @returns that there is no space, or throws */
+  #giveUp(plan: WritePlan, operation: string, err: unknown): Later<Outcome> {
+    const target = plan.firstTarget
+    const given = plan.giveBack()
+    const refused = (): Outcome => {
+      this.#refused(operation, err, target)
+      return 'no space'
     }
-    plan.remap()
-    return true
+    return given === undefined ? refused() : given.then(refused)
+  }
+
+  /** Whether a write that may change the mappings of virtual blocks `first` to `last` is under way. */
+  #isUnfinished(first: number, last: number): boolean {
+    if (this.#unfinished.size === 0) return false
+    for (const write of this.#unfinished) {
+      if (write.first <= last && first <= write.last) return true
+    }
+    return false
+  }
+
+  /** Resolves when those of now have ended. */
+  async #finished(first: number, last: number): Promise<void> {
+    const writes = [...this.#unfinished].filter(write => write.first <= last && first <= write.last)
+    await Promise.allSettled(writes.map(({ ended }) => ended))
+  }
+
+  /** Notes a write as under way. @returns undoes that */
+  #begin(first: number, last: number, ended: Promise<unknown>): () => void {
+    const write = { first, last, ended }
+    this.#unfinished.add(write)
+    return () => this.#unfinished.delete(write)
   }
 
   async #clearPastEnd(): Promise<void> {
@@ -390,18 +533,11 @@ export class ThinDevice implements BlockDevice {
       await this.readLater(end, edge, found, 0)
       if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
     }
-    this.#mustBeWritable()
-    const more = this.#unmapPiece(begin, ALL)
-    if (more < ALL) await this.#discardRest(more, ALL, [], true)
+    await this.#discardRest(begin, ALL, [], true)
     this.#endIsClear = true
   }
 
-  #discardNow(
-    offset: number,
-    length: number,
-    waits: boolean,
-    signal?: AbortSignal,
-  ): void | Promise<void> {
+  #discardNow(offset: number, length: number, waits: boolean, signal?: AbortSignal): Later<void> {
     this.#mustBeWritable()
     const blockSize = this.#blockSize
     const end = offset + length
@@ -413,8 +549,8 @@ export class ThinDevice implements BlockDevice {
       [last * blockSize, end],
     ]
     const more = this.#unmapPiece(begin, last)
-    if (more >= last) return this.#zeroEdges(edges, waits, signal)
-    return this.#discardRest(more, last, edges, waits, signal)
+    if (more !== null && more >= last) return this.#zeroEdges(edges, waits, signal)
+    return this.#discardRest(more ?? begin, last, edges, waits, signal)
   }
 
   async #discardRest(
@@ -425,19 +561,26 @@ export class ThinDevice implements BlockDevice {
     signal?: AbortSignal,
   ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
-    for (let more = begin; more < last; more = this.#unmapPiece(more, last)) {
+    for (let at = begin; at < last; ) {
       await this.#pool.betweenSlices(slice)
       if (signal?.aborted) throw cancelled()
       this.#mustBeWritable()
+      const more = this.#unmapPiece(at, last)
+      if (more === null) await this.#finished(at, last)
+      else at = more
     }
     await this.#zeroEdges(edges, waits, signal)
   }
 
-  /** Unmaps some of [begin, last), skipping what is unmapped. @returns where to go on */
-  #unmapPiece(begin: number, last: number): number {
+  /**
+   * Unmaps some of [begin, last), skipping what is unmapped.
+   * @returns where to go on; null when a write under way has to end first
+   */
+  #unmapPiece(begin: number, last: number): number | null {
     const next = this.#nextMapped(begin, last)
     if (next === last) return last
     const end = Math.min(next + PIECE_BLOCKS, last)
+    if (this.#isUnfinished(next, end - 1)) return null
     this.#pool.unmap(this.devId, next, end)
     return this.#nextMapped(end, last)
   }
@@ -451,43 +594,32 @@ export class ThinDevice implements BlockDevice {
   }
 
   /** Zeroes ranges that lie within one block each, where that is mapped. */
-  #zeroEdges(edges: Edge[], waits: boolean, signal?: AbortSignal): void | Promise<void> {
-    const left = edges.filter(([from, to]) => from < to && !this.#tryZero(from, to))
+  #zeroEdges(edges: Edge[], waits: boolean, signal?: AbortSignal): Later<void> {
+    const left: { edge: Edge; outcome: Later<Outcome> }[] = []
+    for (const edge of edges) {
+      if (edge[0] >= edge[1]) continue
+      const outcome = this.#tryZero(edge[0], edge[1], null)
+      if (outcome !== 'written') left.push({ edge, outcome })
+    }
     if (left.length > 0) return this.#zeroLater(left, waits, signal)
   }
 
-  async #zeroLater(edges: Edge[], waits: boolean, signal?: AbortSignal): Promise<void> {
-    let failure: unknown = null
-    for (const [from, to] of edges) {
-      const attempt = (): true | null => (this.#tryZero(from, to) ? true : null)
-      try {
-        await (waits
-          ? this.#pool.withSpace(this, 0, attempt, signal)
-          : this.#pool.withSpaceNow(this, attempt))
-      } catch (err) {
-        // The other one may find room.
-        failure ??= err
-      }
-    }
-    if (failure !== null) throw failure
-  }
-
-  #tryZero(from: number, to: number): boolean {
-    this.#mustBeWritable()
-    const plan = this.#plan
-    const vblock = Math.floor(from / this.#blockSize)
-    plan.resolve(this, vblock, vblock)
-    if (plan.startsUnmapped) return true
-    plan.readKept(from, to, true)
-    if (!plan.take(true)) return false
-    try {
-      plan.zero(from, to)
-    } catch (err) {
-      plan.giveBack()
-      return this.#isRefused('zero', err, plan.firstTarget)
-    }
-    plan.remap()
-    return true
+  async #zeroLater(
+    edges: { edge: Edge; outcome: Later<Outcome> }[],
+    waits: boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
+      waits ? this.#pool.withSpace(this, 0, again, signal) : this.#pool.withSpaceNow(this, again)
+    // All are tried: the second one may find room where the first did not.
+    await allEnded(
+      edges.map(({ edge: [from, to], outcome }) => {
+        const vblock = Math.floor(from / this.#blockSize)
+        const attempt = (fetched: Fetched | null): Later<Outcome> =>
+          this.#tryZero(from, to, fetched)
+        return this.#insist(outcome, vblock, vblock, attempt, withSpace)
+      }),
+    )
   }
 
   /** Sets #runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
@@ -513,7 +645,7 @@ export class ThinDevice implements BlockDevice {
 
   #readNow(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
     try {
-      return this.#pool.data.readNow(buffer, at, length, offset as Bytes)
+      return this.#pool.blocks.readNow(buffer, at, length, offset)
     } catch (err) {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     }
@@ -529,45 +661,45 @@ export class ThinDevice implements BlockDevice {
       at += length
       offset = next
     }
-    // All of them have ended when this does: the buffer is the caller's again.
-    for (const ended of await Promise.allSettled(reads)) {
-      if (ended.status === 'rejected') throw ended.reason
-    }
+    // The buffer is the caller's again when all have ended.
+    await allEnded(reads)
   }
 
   #readLater(buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
-    const read = this.#pool.data.readLater(buffer, at, length, offset as Bytes).catch(err => {
+    return this.#pool.blocks.readLater(buffer, at, length, offset).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     })
-    const begin = Math.floor(offset / this.#blockSize)
-    this.#pool.reading(read, begin, Math.ceil((offset + length) / this.#blockSize))
-    return read
   }
 
-  #writeData(buffer: Uint8Array, at: number, length: number, offset: number): void {
-    this.#pool.wrote()
-    this.#pool.data.write(buffer, at, length, offset as Bytes)
-  }
-
-  /** As `#writeData`, into a block that is mapped. @returns false when the host has no room for it */
-  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
+  /** Writes into a block that only this device maps. */
+  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): Later<Outcome> {
+    let written: Later<void>
     try {
-      this.#writeData(buffer, at, length, offset)
-      return true
+      written = this.#pool.blocks.write(buffer, at, length, offset)
     } catch (err) {
-      return this.#isRefused('write', err, Math.floor(offset / this.#blockSize))
+      this.#refused('write', err, Math.floor(offset / this.#blockSize))
+      return 'no space'
+    }
+    return written === undefined ? 'written' : this.#writtenInPlace(written, offset)
+  }
+
+  async #writtenInPlace(written: Promise<void>, offset: number): Promise<Outcome> {
+    try {
+      await written
+      return 'written'
+    } catch (err) {
+      this.#refused('write', err, Math.floor(offset / this.#blockSize))
+      return 'no space'
     }
   }
 
   /**
    * For what a write to the data store threw: notes that the host has no room, which is as if the pool
    * had none. Whatever else it is, is told and thrown.
-   * @returns false
    */
-  #isRefused(operation: string, err: unknown, block: number): false {
+  #refused(operation: string, err: unknown, block: number): void {
     if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
     this.#pool.hostRefused(err)
-    return false
   }
 }
 

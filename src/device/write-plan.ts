@@ -3,17 +3,19 @@
  * bytes go, and what has to happen to the mapping.
  *
  * A pool has one plan, for one request is resolved and executed at a time; its arrays are as long as
- * the largest request needs, and no request makes any.
+ * the largest request needs, and no request makes any. Only where the data store answers with a
+ * promise is a copy kept until that resolves.
  */
 import {
-  bytes,
   type DataBlock,
   type DevId,
   KIB,
+  type Later,
   MIB,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
+import type { DataBlocks } from './data-blocks.js'
 import { dataBlockOf, isShared, type LookupTable, UNMAPPED } from './lookup-table.js'
 import type { Provisioner } from './provisioner.js'
 
@@ -28,41 +30,90 @@ const IN_PLACE = 0
 const RESTAMP = 1
 /** Unmapped: gets a block. */
 const PROVISION = 2
-/** Really shared: gets a block, and the rest of the old one's content. */
+/**
+ * Shared: gets a block, and the rest of the old one's content. So does one that was shared and that
+ * somebody still reads: what is written now is not his to see.
+ */
 const UNSHARE = 3
 
 /** Whose request it is. */
 export interface PlanOwner {
   readonly devId: DevId
   readonly table: LookupTable
+  /** True once the device was deleted. */
+  readonly gone: boolean
 }
+
+/** What the outer blocks of a plan hold, as far as they were shared: side by side in `bytes`. */
+export interface Fetched {
+  /** Their data blocks; -1 for one that was not shared. */
+  sources: number[]
+  bytes: Uint8Array
+}
+
+/** Two blocks, or nothing where the store is to copy: what it shares itself, and large blocks. */
+const keptSizeOf = ({ blockSize, copiesShare }: DataBlocks): number =>
+  copiesShare || blockSize > MAX_IO ? 0 : 2 * blockSize
 
 export class WritePlan {
   readonly #pool: Provisioner
   readonly #blockSize: number
   /** Data block that the bytes go to. */
-  readonly #targets = new Float64Array(MAX_BLOCKS)
+  readonly #targets: Float64Array
   /** What has to happen to the mapping. */
-  readonly #actions = new Uint8Array(MAX_BLOCKS)
+  readonly #actions: Uint8Array
   /** For UNSHARE: the data block that is shared. */
-  readonly #sources = new Float64Array(MAX_BLOCKS)
+  readonly #sources: Float64Array
   /** Blocks taken for the request. */
-  readonly #taken = new Float64Array(MAX_BLOCKS)
+  readonly #taken: Float64Array
   /**
-   * What the outer blocks keep of those that they share: the first one's from 0, the last one's, when
-   * it is another, from the size of a block. Empty where the store copies.
+   * What the outer blocks keep of those that they share, each at its place in a block: the first one
+   * from 0, the last one, when it is another, from the size of a block. Empty where the store copies.
    */
   readonly #kept: Uint8Array
+  /** Writes of the request that have not ended. */
+  readonly #begun: Promise<void>[] = []
   #owner: PlanOwner | null = null
   #first = 0
   #nrBlocks = 0
   #nrWanted = 0
 
-  constructor(pool: Provisioner) {
+  /**
+   * @param size of the arrays, in virtual blocks
+   * @param keptSize bytes
+   */
+  constructor(pool: Provisioner, size = MAX_BLOCKS, keptSize = keptSizeOf(pool.blocks)) {
     this.#pool = pool
-    this.#blockSize = pool.blockSize
-    const copies = pool.data.copiesShare || pool.blockSize > MAX_IO
-    this.#kept = new Uint8Array(copies ? 0 : 2 * pool.blockSize)
+    this.#blockSize = pool.blocks.blockSize
+    this.#targets = new Float64Array(size)
+    this.#actions = new Uint8Array(size)
+    this.#sources = new Float64Array(size)
+    this.#taken = new Float64Array(size)
+    this.#kept = new Uint8Array(keptSize)
+  }
+
+  /** A copy to be kept while a request waits and others use the plan: to give back, or to remap. */
+  keep(): WritePlan {
+    const plan = new WritePlan(this.#pool, this.#nrBlocks, 0)
+    plan.#targets.set(this.#targets.subarray(0, this.#nrBlocks))
+    plan.#actions.set(this.#actions.subarray(0, this.#nrBlocks))
+    plan.#sources.set(this.#sources.subarray(0, this.#nrBlocks))
+    plan.#taken.set(this.#taken.subarray(0, this.#nrWanted))
+    plan.#owner = this.#owner
+    plan.#first = this.#first
+    plan.#nrBlocks = this.#nrBlocks
+    plan.#nrWanted = this.#nrWanted
+    return plan
+  }
+
+  /** The first virtual block that it is about. */
+  get first(): number {
+    return this.#first
+  }
+
+  /** The virtual block behind the last one. */
+  get end(): number {
+    return this.#first + this.#nrBlocks
   }
 
   /** How many data blocks the request needs. */
@@ -78,11 +129,6 @@ export class WritePlan {
   /** Whether the first block is unmapped. */
   get startsUnmapped(): boolean {
     return this.#actions[0] === PROVISION
-  }
-
-  /** Whether the first block gets a new data block, for it is shared. */
-  get startsShared(): boolean {
-    return this.#actions[0] === UNSHARE
   }
 
   /** Works out what a write of virtual blocks `first` to `last` does. Changes nothing. */
@@ -101,7 +147,10 @@ export class WritePlan {
       } else if (!isShared(entry)) {
         this.#actions[i] = IN_PLACE
         this.#targets[i] = dataBlockOf(entry)
-      } else if (this.#pool.metadata.isReallyShared(devId, first + i)) {
+      } else if (
+        this.#pool.metadata.isReallyShared(devId, first + i) ||
+        (restamps && this.#pool.blocks.isRead(dataBlockOf(entry)))
+      ) {
         this.#actions[i] = UNSHARE
         this.#sources[i] = dataBlockOf(entry)
         this.#nrWanted++
@@ -115,30 +164,64 @@ export class WritePlan {
   /**
    * Reads what the outer blocks of a write of [offset, end) keep of those that they share, unless the
    * store copies that itself.
-   * @param waits whether to wait for a disk
-   * @returns false when that would be needed
+   * @param fetched what `fetchKept` brought; null when it was not called
+   * @returns false when it has to be called
    */
-  readKept(offset: number, end: number, waits: boolean): boolean {
+  readKept(offset: number, end: number, fetched: Fetched | null): boolean {
     const blockSize = this.#blockSize
-    const i = this.#nrBlocks - 1
     const before = offset - this.#first * blockSize
-    const behind = (this.#first + this.#nrBlocks) * blockSize - end
-    if (this.#isWithin(before, behind)) return this.#readSource(0, 0, blockSize, 0, waits)
-    if (before > 0 && this.#isKept(0) && !this.#readSource(0, 0, before, 0, waits)) return false
-    if (behind === 0 || !this.#isKept(i)) return true
-    return this.#readSource(i, blockSize - behind, behind, blockSize, waits)
+    const behind = this.end * blockSize - end
+    const last = this.#nrBlocks - 1
+    if (this.#isWithin(before, behind)) return this.#readSource(0, 0, blockSize, fetched)
+    if (before > 0 && this.#isKept(0) && !this.#readSource(0, 0, before, fetched)) return false
+    if (behind === 0 || !this.#isKept(last)) return true
+    return this.#readSource(last, blockSize - behind, behind, fetched)
   }
 
   /**
-   * Takes the data blocks that the request needs.
+   * Reads the outer blocks, as far as they are shared, and waits for that. Others may use the plan
+   * meanwhile, but nobody may change a mapping that it is about.
+   */
+  async fetchKept(): Promise<Fetched> {
+    const { devId } = this.#owner!
+    const blockSize = this.#blockSize
+    const isShared = (i: number): boolean => this.#isKept(i)
+    const outer = this.#nrBlocks === 1 ? [0] : [0, this.#nrBlocks - 1]
+    const sources = outer.map(i => (isShared(i) ? this.#sources[i]! : -1))
+    const fetched: Fetched = { sources, bytes: new Uint8Array(2 * blockSize) }
+    const reads = sources.map(async (source, i) => {
+      if (source < 0) return
+      try {
+        await this.#pool.blocks.readLater(
+          fetched.bytes,
+          i * blockSize,
+          blockSize,
+          source * blockSize,
+        )
+      } catch (err) {
+        throw this.#pool.ioError('copy', err, devId, source)
+      }
+    })
+    await allEnded(reads)
+    return fetched
+  }
+
+  /**
+   * Whether the data blocks that the request needs can be taken now.
    * @param discards whether they may be of those that are kept back for the edges of discards
-   * @returns false when there are none
+   */
+  hasSpace(discards = false): boolean {
+    return this.#nrWanted === 0 || this.#pool.canAllocate(this.#nrWanted, discards)
+  }
+
+  /**
+   * Takes those data blocks.
    * @throws METADATA_CORRUPT when a block that is free is mapped: all of them stay taken then, for
    *   others may be somebody's too
    */
-  take(discards = false): boolean {
-    if (this.#nrWanted === 0) return true
-    if (!this.#pool.allocate(this.#taken, this.#nrWanted, discards)) return false
+  take(): void {
+    if (this.#nrWanted === 0) return
+    this.#pool.allocate(this.#taken, this.#nrWanted)
     let taken = 0
     for (let i = 0; i < this.#nrBlocks; i++) {
       if (this.#actions[i]! >= PROVISION) this.#targets[i] = this.#taken[taken++]!
@@ -147,27 +230,37 @@ export class WritePlan {
       const what = `data block ${this.#sources[i]} is mapped by device ${devId}, and free`
       throw new ThinfsError('METADATA_CORRUPT', what)
     }
-    return true
   }
 
   /** Undoes `take`. */
-  giveBack(): void {
-    this.#pool.giveBack(this.#taken, this.#nrWanted)
+  giveBack(): Later<void> {
+    return this.#pool.giveBack(this.#taken, this.#nrWanted)
   }
 
-  /** Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them. */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): void {
+  /**
+   * Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them. The
+   * bytes are copied before it returns a promise, which waits for all that was begun.
+   */
+  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+    try {
+      this.#beginWrite(offset, size, buffer, at)
+    } catch (err) {
+      return this.#failed(err)
+    }
+    return this.#ended()
+  }
+
+  #beginWrite(offset: number, size: number, buffer: Uint8Array, at: number): void {
     const blockSize = this.#blockSize
     const end = offset + size
     const before = offset - this.#first * blockSize
-    const behind = (this.#first + this.#nrBlocks) * blockSize - end
-    if (this.#isWithin(before, behind)) {
+    if (this.#isWithin(before, this.end * blockSize - end)) {
       // Changed and written as a whole: one system call, not three.
       this.#kept.set(buffer.subarray(at, at + size), before)
       this.#writeBytes(this.#kept, 0, blockSize, this.#targets[0]! * blockSize)
       return
     }
-    this.fillAround(offset, end)
+    this.#fillAround(offset, end)
     for (let i = 0, run = 1; i < this.#nrBlocks; i += run) {
       // Blocks that follow each other in the data store are one write.
       run = 1
@@ -180,25 +273,33 @@ export class WritePlan {
     }
   }
 
-  /** Fills what new blocks hold outside of [offset, end): only the outer blocks have such parts. */
-  fillAround(offset: number, end: number): void {
-    const blockSize = this.#blockSize
-    const last = this.#nrBlocks - 1
-    this.#fill(0, 0, offset - this.#first * blockSize, 0)
-    const behind = end - (this.#first + last) * blockSize
-    this.#fill(last, behind, blockSize, last === 0 ? behind : blockSize)
+  /** Makes [offset, end), which is within one block, zeros, and fills what that holds around them. */
+  zero(offset: number, end: number): Later<void> {
+    const { blocks } = this.#pool
+    const at = this.#targets[0]! * this.#blockSize + offset - this.#first * this.#blockSize
+    try {
+      this.#fillAround(offset, end)
+      // A new block is a hole there already.
+      const isHole = this.#actions[0]! >= PROVISION && blocks.freeMeansHole
+      if (!isHole && offset < end) this.#begin(blocks.clear(at, end - offset))
+    } catch (err) {
+      return this.#failed(err)
+    }
+    return this.#ended()
   }
 
-  /** Makes [offset, end), which is within one block, zeros, and fills what that holds around them. */
-  zero(offset: number, end: number): void {
-    const { data, freeMeansHole } = this.#pool
-    this.fillAround(offset, end)
-    // A new block is a hole there already.
-    if (this.startsShared && freeMeansHole) return
-    const at = bytes(this.#targets[0]! * this.#blockSize + offset - this.#first * this.#blockSize)
-    this.#pool.wrote()
-    if (freeMeansHole) data.punch(at, bytes(end - offset))
-    else data.zero(at, bytes(end - offset))
+  /** Leaves mappings alone that look shared and got shared while the bytes were under way. */
+  recheck(): void {
+    const { metadata, writable, hasMetadataRoom } = this.#pool
+    for (let i = 0; i < this.#nrBlocks; i++) {
+      if (this.#actions[i] !== RESTAMP) continue
+      const isFree =
+        writable &&
+        hasMetadataRoom &&
+        !this.#owner!.gone &&
+        !metadata.isReallyShared(this.#owner!.devId, this.#first + i)
+      if (!isFree) this.#actions[i] = IN_PLACE
+    }
   }
 
   /** Puts the mappings in place. */
@@ -225,35 +326,66 @@ export class WritePlan {
     return this.#nrBlocks === 1 && before + behind > 0 && this.#isKept(0)
   }
 
-  #readSource(i: number, skip: number, length: number, to: number, waits: boolean): boolean {
-    const { data } = this.#pool
+  /** Where in #kept a block begins. */
+  #keptAt(i: number): number {
+    return i === 0 ? 0 : this.#blockSize
+  }
+
+  #readSource(i: number, skip: number, length: number, fetched: Fetched | null): boolean {
     const source = this.#sources[i]!
-    const from = bytes(source * this.#blockSize + skip)
-    try {
-      if (!waits) return data.readNow(this.#kept, to, length, from)
-      data.read(this.#kept, to, length, from)
+    const to = this.#keptAt(i) + skip
+    const which = fetched?.sources.indexOf(source) ?? -1
+    if (which >= 0) {
+      const at = which * this.#blockSize + skip
+      this.#kept.set(fetched!.bytes.subarray(at, at + length), to)
       return true
+    }
+    try {
+      return this.#pool.blocks.readNow(this.#kept, to, length, source * this.#blockSize + skip)
     } catch (err) {
       throw this.#pool.ioError('copy', err, this.#owner!.devId, source)
     }
   }
 
-  /** @param kept where in #kept the part begins */
-  #fill(i: number, from: number, to: number, kept: number): void {
+  /** Fills what new blocks hold outside of [offset, end): only the outer blocks have such parts. */
+  #fillAround(offset: number, end: number): void {
+    const last = this.#nrBlocks - 1
+    this.#fill(0, 0, offset - this.#first * this.#blockSize)
+    this.#fill(last, end - (this.#first + last) * this.#blockSize, this.#blockSize)
+  }
+
+  #fill(i: number, from: number, to: number): void {
     if (from >= to || this.#actions[i]! < PROVISION) return
-    const blockSize = this.#blockSize
-    const { data, freeMeansHole } = this.#pool
-    const at = bytes(this.#targets[i]! * blockSize + from)
-    const length = bytes(to - from)
-    this.#pool.wrote()
-    if (this.#isKept(i)) data.write(this.#kept, kept, length, at)
+    const { blocks } = this.#pool
+    const at = this.#targets[i]! * this.#blockSize + from
+    if (this.#isKept(i)) this.#writeBytes(this.#kept, this.#keptAt(i) + from, to - from, at)
     else if (this.#actions[i] === UNSHARE) {
-      data.copy(bytes(this.#sources[i]! * blockSize + from), at, length)
-    } else if (!freeMeansHole) data.zero(at, length)
+      this.#begin(blocks.copy(this.#sources[i]! * this.#blockSize + from, at, to - from))
+    } else if (!blocks.freeMeansHole) this.#begin(blocks.clear(at, to - from))
   }
 
   #writeBytes(buffer: Uint8Array, at: number, length: number, offset: number): void {
-    this.#pool.wrote()
-    this.#pool.data.write(buffer, at, length, bytes(offset))
+    this.#begin(this.#pool.blocks.write(buffer, at, length, offset))
+  }
+
+  #begin(write: Later<void>): void {
+    if (write !== undefined) this.#begun.push(write)
+  }
+
+  #ended(): Later<void> {
+    if (this.#begun.length > 0) return allEnded(this.#begun.splice(0))
+  }
+
+  /** Throws what one write threw, once those before it have ended. */
+  #failed(err: unknown): Later<void> {
+    if (this.#begun.length === 0) throw err
+    return allEnded([Promise.reject(err), ...this.#begun.splice(0)])
+  }
+}
+
+/** Resolves when all have ended. @throws what the first one did */
+export async function allEnded(calls: readonly Promise<void>[]): Promise<void> {
+  for (const ended of await Promise.allSettled(calls)) {
+    if (ended.status === 'rejected') throw ended.reason
   }
 }

@@ -261,16 +261,18 @@ export class Devices {
 
   /** Removes all that nobody uses, those on top first. */
   async removeAll(deferred: boolean): Promise<void> {
+    // What is below others can go when they have gone.
     for (let removed = true; removed; ) {
-      removed = false
-      for (const device of this.table.all()) {
-        if (device.deferredRemove) continue
-        const isGone = await this.remove(device, deferred).catch(err => {
-          if (['EBUSY', 'ENXIO'].includes(errnoOf(err))) return false
-          throw err
-        })
-        removed ||= isGone
-      }
+      const waiting = this.table.all().filter(({ deferredRemove }) => !deferredRemove)
+      const gone = await Promise.all(
+        waiting.map(device =>
+          this.remove(device, deferred).catch(err => {
+            if (['EBUSY', 'ENXIO'].includes(errnoOf(err))) return false
+            throw err
+          }),
+        ),
+      )
+      removed = gone.includes(true)
     }
   }
 

@@ -208,7 +208,7 @@ export class Ioctls {
         return await this.#describe(call, device)
       }
       case 'DEV_STATUS':
-        return await this.#describe(call, this.#find(call))
+        return await this.#describe(call, this.#find(call), true)
       case 'DEV_WAIT': {
         const device = this.#find(call)
         while (device.eventNr === call.eventNr) await interruptible(device, call.signal)
@@ -233,7 +233,7 @@ export class Ioctls {
       case 'TABLE_STATUS': {
         if (await this.#isForeignLoop(call)) return await this.#foreignStatus(call)
         const device = this.#find(call)
-        await this.#describe(call, device)
+        await this.#describe(call, device, true)
         return await this.#statusOf(call, device)
       }
       case 'TARGET_MSG':
@@ -267,9 +267,12 @@ export class Ioctls {
     return device
   }
 
-  /** What all commands on a device say about it. */
-  async #describe(call: Call, device: Device): Promise<void> {
-    const isCounted = (call.flags & DM_FLAG.SKIP_BDGET) === 0
+  /**
+   * What all commands on a device say about it.
+   * @param counts those who have it open too, which only who asks for its status wants to know
+   */
+  async #describe(call: Call, device: Device, counts = false): Promise<void> {
+    const isCounted = counts && (call.flags & DM_FLAG.SKIP_BDGET) === 0
     call.openCount = await this.#devices.openCount(device, isCounted)
     const queriesInactive = (call.flags & DM_FLAG.QUERY_INACTIVE_TABLE) !== 0
     const shown = queriesInactive ? device.inactive : device.live

@@ -15,12 +15,24 @@ const FITHAW = 0xc0045878
 const O_EXCL = 0o200
 const DELETED = / \(deleted\)$/
 
+/** What of the machine is in use, as it was a moment ago. */
+interface Uses {
+  at: number
+  /** How many descriptors lead to a path below /dev. */
+  files: ReadonlyMap<string, number>
+  /** Numbers and nodes of the devices that are mounted. */
+  mounted: ReadonlySet<string>
+}
+/** Looking for them takes about as long. */
+const USES_LAST_MS = 20
+
 export class KernelMachine implements Machine {
   readonly loops: KernelLoops
   readonly #links: Links
   readonly #isOurs: (device: DeviceNumber) => boolean
   /** Processes whose descriptors do not count: ours, and the engine's. */
   readonly #ownPids: () => readonly number[]
+  #uses: Uses | null = null
   readonly #claims = new Map<string, { count: number; file: Promise<FileHandle> }>()
 
   /** @param files where the engine's files are */
@@ -61,25 +73,33 @@ export class KernelMachine implements Machine {
   }
 
   async openCount(device: Device): Promise<number> {
-    const number = nameOfDevice(device.number)
-    const paths = new Set([
-      loopPath(device.minor),
-      ...[...device.names].map(name => `/dev/mapper/${name}`),
-    ])
-    const isMounted = readNamespaces().some(({ mounts }) =>
-      mounts.some(mount => mount.device === number || mount.source === loopPath(device.minor)),
-    )
+    const loop = loopPath(device.minor)
+    const { files, mounted } = this.#look()
+    const isMounted = mounted.has(nameOfDevice(device.number)) || mounted.has(loop)
+    const nodes = [loop, ...[...device.names].map(name => `/dev/mapper/${name}`)]
+    const opened = nodes.map(node => files.get(node) ?? 0)
+    return opened.reduce((sum, count) => sum + count, isMounted ? 1 : 0)
+  }
+
+  /** Who uses what: found at once for all devices, for many are asked about one after the other. */
+  #look(): Uses {
+    const known = this.#uses
+    if (known !== null && performance.now() - known.at < USES_LAST_MS) return known
+    const files = new Map<string, number>()
     const own = this.#ownPids()
-    let count = isMounted ? 1 : 0
+    const count = (path: string): void => {
+      if (path.startsWith('/dev/')) files.set(path, (files.get(path) ?? 0) + 1)
+    }
     for (const name of list('/proc')) {
       const pid = Number(name)
       if (!Number.isInteger(pid) || own.includes(pid)) continue
-      for (const file of openFiles(pid)) if (paths.has(file.replace(DELETED, ''))) count++
+      for (const file of openFiles(pid)) count(file.replace(DELETED, ''))
     }
-    const isSwap = read('/proc/swaps')
-      .split('\n')
-      .some(line => paths.has(line.split(/\s/)[0]!))
-    return count + (isSwap ? 1 : 0)
+    for (const line of read('/proc/swaps').split('\n')) count(line.split(/\s/)[0]!)
+    const mounts = readNamespaces().flatMap(namespace => namespace.mounts)
+    const mounted = new Set(mounts.flatMap(({ device, source }) => [device, source]))
+    this.#uses = { at: performance.now(), files, mounted }
+    return this.#uses
   }
 
   async lookUp(word: string, pid: number): Promise<DeviceNumber> {

@@ -19,6 +19,9 @@ const BLKROSET = 0x125d
 const LO_FLAGS_AUTOCLEAR = 4
 const LO_FLAGS_DIRECT_IO = 16
 const SECTOR = 512
+/** What opening a loop device that is not there, or its ioctls, fail with. */
+const GONE = ['ENXIO', 'ENOENT', 'ENODEV']
+const ATTACH_TRIES = 20
 /** The major number of loop devices, and for our clients that of device-mapper. */
 export const LOOP_MAJOR = 7
 
@@ -79,6 +82,17 @@ export class KernelLoops implements Loops {
   }
 
   async attach(minor: number): Promise<void> {
+    for (let left = ATTACH_TRIES; ; left--) {
+      try {
+        return await this.#attach(minor)
+      } catch (err) {
+        // Somebody has removed one of the same number meanwhile.
+        if (!GONE.includes(errnoOf(err)) || left === 0) throw err
+      }
+    }
+  }
+
+  async #attach(minor: number): Promise<void> {
     await onControl(LOOP_CTL_ADD, minor).catch(err => {
       // Somebody has made it and may not use it: to configure it tells.
       if (errnoOf(err) !== 'EEXIST') throw err
@@ -104,7 +118,7 @@ export class KernelLoops implements Loops {
       })
       return 'in use'
     } catch (err) {
-      if (!['ENXIO', 'ENOENT', 'ENODEV'].includes(errnoOf(err))) throw err
+      if (!GONE.includes(errnoOf(err))) throw err
     }
     // It stays when somebody has just opened it, which hurts nobody.
     await onControl(LOOP_CTL_REMOVE, minor).catch(() => {})

@@ -6,9 +6,7 @@
  * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
  * all who ask for one meanwhile share the next.
  *
- * What a durable transaction freed is released afterwards, in a stage that no flush waits for: blocks
- * that a read is still under way in stay out of use until it ends, the others are punched out of the
- * data store, several runs at a time, and only then may be allocated again.
+ * What a durable transaction freed is released afterwards, by DataBlocks, and no flush waits for that.
  *
  * What cannot be committed ends in one of two ways. Where the metadata's file system is full, the
  * sealed transaction stalls and is tried again. All else is the kernel's answer to a failed metadata
@@ -17,30 +15,26 @@
 import {
   assert,
   type Bytes,
-  bytes,
   type Clock,
-  type DataBlock,
   type DevId,
   type ErrorCode,
   isNoSpace,
+  type Later,
   Slice,
   ThinfsError,
 } from '../base/index.js'
+import type { DataBlocks } from '../device/index.js'
 import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
 import type { PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
-import { punchFree } from './recovery.js'
+import { clearFree } from './recovery.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
 /** A commit that takes longer is told of, in milliseconds. */
 const SLOW_COMMIT = 2000
-
-/** Runs of freed blocks that are punched at a time. */
-const PUNCHES_MAX = 8
 
 /** Errors that a change of the metadata throws before it changes anything. */
 const HARMLESS: ReadonlySet<string> = new Set<ErrorCode>([
@@ -56,7 +50,7 @@ const HARMLESS: ReadonlySet<string> = new Set<ErrorCode>([
 /** What commits work on. */
 export interface CommitParts {
   metadata: ThinMetadata
-  data: Store
+  blocks: DataBlocks
   journal: Journal
   state: PoolState
   /** What only the journal keeps, and so has to follow every BASE frame: sizes of devices. */
@@ -65,9 +59,6 @@ export interface CommitParts {
   handles: OpenHandles
   /** The 4096 bytes of the superblock that is durable. */
   superblock: Buffer
-  /** Size of a data block in bytes. */
-  blockSize: number
-  freeMeansHole: boolean
   /** @throws POOL_MISMATCH when somebody cut off a store */
   mustBeWhole(): void
   clock: Clock
@@ -78,8 +69,6 @@ export interface CommitParts {
 export interface CommitListener {
   /** A transaction became durable: the metadata blocks that it freed can be allocated. */
   committed(): void
-  /** Data blocks that durable transactions freed can be allocated, or were refused by the store. */
-  released(): void
   /** The pool became read-only: who waits for space waits in vain. */
   failed(err: ThinfsError): void
   /** The metadata is that of the last commit again: what was looked up since may be wrong. */
@@ -90,21 +79,11 @@ export class CommitPipeline {
   readonly #parts: CommitParts
   readonly #listener: CommitListener
   #superblock: Buffer
-  /** Bumped by every write to the data store; a sync covers those before it. */
-  #written = 0
-  #synced = 0
-  /** The flush of the data store under way; null when there is none. */
-  #syncing: Promise<void> | null = null
-  /** Reads of the data store that have not ended, and the data blocks [begin, end) that they read. */
-  readonly #reads = new Map<Promise<void>, { begin: number; end: number }>()
-  /** Data blocks that durable transactions freed and that are not released yet. */
-  #freed: DataBlock[] = []
-  /** Those of them that the data store did not take: the next commit tries again. */
-  #refused: DataBlock[] = []
-  /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
-  #nrPunching = 0
-  /** The punches under way; null when there are none. */
-  #releasing: Promise<void> | null = null
+  /** Blocks that were taken and are neither mapped nor given back: how each ends. */
+  readonly #unmapped = new Set<Promise<void>>()
+  /** The wait for those; null when there is none. No more blocks are taken meanwhile. */
+  #draining: Promise<void> | null = null
+  #drained: () => void = () => {}
   /** Whether free blocks may hold something that an earlier process left, until they were punched. */
   #punchesFree = false
   /** Whether the commit that begins next is to be undone where it would be tried again. */
@@ -129,21 +108,6 @@ export class CommitPipeline {
     return this.#stalled !== null || this.#punchesFree
   }
 
-  /** Whether freed blocks will be released, by themselves, when reads or punches end. */
-  get releasing(): boolean {
-    return this.#freed.length > 0 || this.#nrPunching > 0
-  }
-
-  /** Whether the data store is being asked again to take what it did not. */
-  get retrying(): boolean {
-    return this.#releasing !== null
-  }
-
-  /** Data blocks that durable transactions freed and that become free without another commit. */
-  get nrReleasing(): number {
-    return this.#freed.length + this.#nrPunching
-  }
-
   /** Resolves when no rollback is under way. */
   get failing(): Promise<void> {
     return this.#failing
@@ -154,9 +118,19 @@ export class CommitPipeline {
   /** Runs a change of the metadata; a failure half-way undoes the transaction, as in the kernel. */
   change<T>(change: () => T): T {
     this.#parts.state.mustBeReadable()
+    return this.#change(change)
+  }
+
+  /** As `change`, also while the pool is being closed: for what a request took and does not need. */
+  giveBack(change: () => void): void {
+    this.#parts.state.mustBeSound()
+    this.#change(change)
+  }
+
+  #change<T>(change: () => T): T {
     try {
       const result = change()
-      this.#commitSoon()
+      this.commitSoon()
       return result
     } catch (err) {
       if (!(err instanceof ThinfsError && HARMLESS.has(err.code))) {
@@ -167,23 +141,31 @@ export class CommitPipeline {
     }
   }
 
-  /** Notes that the data store was written to. */
-  wrote(): void {
-    this.#written++
+  /**
+   * Has blocks that were taken be awaited by what seals a transaction: they would belong to nobody
+   * after a crash.
+   * @param mapped resolves when they are mapped, or given back
+   */
+  awaitMapping(mapped: Promise<unknown>): void {
+    const forget = (): void => {
+      this.#unmapped.delete(ended)
+    }
+    const ended: Promise<void> = mapped.then(forget, forget)
+    this.#unmapped.add(ended)
   }
 
-  /** Has the data blocks [begin, end) stay unpunched, and nobody else's, until `read` ends. */
-  reading(read: Promise<void>, begin: number, end: number): void {
-    const ended = (): void => {
-      this.#reads.delete(read)
-      this.#release()
-    }
-    this.#reads.set(read, { begin, end })
-    read.then(ended, ended)
+  /** How many requests have taken blocks and not mapped them yet. */
+  get nrUnmapped(): number {
+    return this.#unmapped.size
+  }
+
+  /** While a commit waits for blocks to be mapped: resolves when more may be taken. */
+  get draining(): Promise<void> | null {
+    return this.#draining
   }
 
   /** Sees to it that a commit follows within a second. */
-  #commitSoon(): void {
+  commitSoon(): void {
     if (this.#cancelTimer || this.#closed) return
     this.#cancelTimer = this.#parts.clock.after(COMMIT_PERIOD, () => {
       this.#cancelTimer = null
@@ -232,34 +214,13 @@ export class CommitPipeline {
     state.mustBeReadable()
     if (state.lost) throw state.lost
     try {
-      await this.#syncData()
+      await this.#parts.blocks.flush()
     } catch (err) {
       // The host tells of a failed flush once: no later one may be taken to have covered this.
       await this.#fail('flush', err, this.#running)
       throw err
     }
     if (state.lost) throw state.lost
-  }
-
-  /** Flushes what was written before the call. Those who come meanwhile share the next flush. */
-  async #syncData(): Promise<void> {
-    const written = this.#written
-    while (this.#synced < written) {
-      this.#syncing ??= this.#startSync()
-      await this.#syncing
-    }
-  }
-
-  #startSync(): Promise<void> {
-    const covers = this.#written
-    return this.#parts.data
-      .sync()
-      .then(() => {
-        this.#synced = covers
-      })
-      .finally(() => {
-        this.#syncing = null
-      })
   }
 
   #begin(): Promise<void> {
@@ -283,9 +244,9 @@ export class CommitPipeline {
    * @throws IO_ERROR
    */
   async start(clean: boolean, saysClean: boolean): Promise<void> {
-    const { metadata, journal, freeMeansHole } = this.#parts
+    const { metadata, journal, blocks } = this.#parts
     journal.resume()
-    this.#punchesFree = freeMeansHole && !clean
+    this.#punchesFree = blocks.freeMeansHole && !clean
     const sealed = metadata.seal()
     if (sealed) {
       journal.sealed(sealed.superblock)
@@ -300,7 +261,7 @@ export class CommitPipeline {
         return
       }
     }
-    this.#punchFree()
+    await this.#clearFree()
     if (sealed) metadata.releaseData(sealed.freed)
     this.#noteAgain()
     journal.begin(this.#superblock)
@@ -311,7 +272,7 @@ export class CommitPipeline {
 
   /** Commits and leaves the files as an orderly shutdown does. No change may follow. */
   async close(): Promise<void> {
-    const { metadata, data, journal, state, extended, freeMeansHole } = this.#parts
+    const { metadata, blocks, journal, state, extended } = this.#parts
     this.#closed = true
     this.#cancelTimer?.()
     this.#cancelTimer = null
@@ -324,12 +285,12 @@ export class CommitPipeline {
       while (metadata.changed || this.#running !== null)
     } finally {
       // The files are closed next.
-      await this.#idle()
+      await blocks.quiesce()
     }
     // Holes, too, are there after a power cut only when they were flushed.
-    if (freeMeansHole) await data.sync()
+    if (blocks.freeMeansHole) await blocks.flushAll()
     assert(!metadata.changed, 'no change follows close()')
-    const clean = freeMeansHole && this.#refused.length === 0 && !this.#punchesFree
+    const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
     if (clean && extended.size === 0) return this.#endJournal()
     // A size that nobody could save stays in the journal as well.
     this.#noteAgain()
@@ -346,22 +307,10 @@ export class CommitPipeline {
     }
   }
 
-  /** Resolves when the punches that are under way have ended. */
-  get punched(): Promise<void> {
-    return this.#releasing ?? Promise.resolve()
-  }
-
-  /** Resolves when no read and no punch is under way. */
-  async #idle(): Promise<void> {
-    while (this.#reads.size > 0 || this.#releasing !== null) {
-      await Promise.allSettled([...this.#reads.keys(), this.#releasing])
-    }
-  }
-
   // --- the stages ---
 
   async #commit(undoes: boolean): Promise<void> {
-    const { metadata, journal, state, clock, events } = this.#parts
+    const { metadata, blocks, journal, state, clock, events } = this.#parts
     state.mustBeSound()
     if (state.lost) throw state.lost
     const started = clock.now()
@@ -373,8 +322,10 @@ export class CommitPipeline {
     }
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
+      if (this.#unmapped.size > 0) await this.#drain()
       const writable = state.mode !== 'read_only'
       const sealed = writable && metadata.changed ? metadata.seal() : null
+      this.#endDrain()
       if (sealed) {
         this.#cancelTimer?.()
         this.#cancelTimer = null
@@ -382,18 +333,22 @@ export class CommitPipeline {
         this.#noteAgain()
         this.trySettle()
       }
-      await this.#syncData()
+      // A snapshot may have blocks by now that a write is under way on: it lasts with that write.
+      const writes = blocks.writesEnd()
+      if (writes !== null) await writes
+      await blocks.flush()
       if (sealed !== null) await this.#write(sealed)
       else if (writable && this.#punchesFree) {
-        this.#punchFree()
+        await this.#clearFree()
         this.#listener.committed()
       }
-      if (writable) this.#retry()
+      if (writable) blocks.retry()
     } catch (err) {
       if (this.#stalled !== null && state.writable && !undoes) this.#stall(err)
       else await this.#fail('commit', err, null)
       throw err
     } finally {
+      this.#endDrain()
       const took = clock.now() - started
       if (took > SLOW_COMMIT) events.slowCommit(took)
     }
@@ -404,10 +359,10 @@ export class CommitPipeline {
     await this.#writeSealed(sealed)
     this.#parts.journal.durable()
     this.trySettle()
-    this.#punchFree()
-    for (const block of sealed.freed) this.#freed.push(block as DataBlock)
-    this.#release()
-    if (this.#parts.metadata.changed) this.#commitSoon()
+    const clearing = this.#clearFree()
+    if (clearing !== undefined) await clearing
+    this.#parts.blocks.release(sealed.freed)
+    if (this.#parts.metadata.changed) this.commitSoon()
     this.#listener.committed()
   }
 
@@ -423,84 +378,35 @@ export class CommitPipeline {
     sealed.end()
   }
 
-  // --- what durable transactions freed ---
-
-  /** Has the data store try again what it did not take. */
-  #retry(): void {
-    if (this.#releasing !== null || this.#refused.length === 0) return
-    const refused = this.#refused.sort((a, b) => a - b)
-    this.#refused = []
-    this.#startPunching(refused)
-  }
-
-  /** Begins to release what nobody reads, unless that is under way. */
-  #release(): void {
-    if (this.#releasing !== null || this.#freed.length === 0) return
-    const { metadata, freeMeansHole } = this.#parts
-    const blocks = this.#takeUnread()
-    if (blocks.length === 0) return
-    if (!freeMeansHole) {
-      metadata.releaseData(blocks)
-      this.#listener.released()
-      return
-    }
-    this.#nrPunching = blocks.length
-    this.#startPunching(blocks)
-  }
-
-  #startPunching(blocks: DataBlock[]): void {
-    this.#releasing = this.#punch(runsOf(blocks)).then(() => {
-      this.#releasing = null
-      this.#nrPunching = 0
-      this.#release()
-      this.#listener.released()
+  /** Waits until every block that was taken is mapped, or given back. The next may come once sealed. */
+  async #drain(): Promise<void> {
+    this.#draining = new Promise(resolve => {
+      this.#drained = resolve
     })
+    await Promise.all(this.#unmapped)
   }
 
-  /** Takes those freed blocks, ascending, that no read is under way in. */
-  #takeUnread(): DataBlock[] {
-    const reads = [...this.#reads.values()]
-    const isRead = (block: number): boolean =>
-      reads.some(({ begin, end }) => block >= begin && block < end)
-    const blocks = this.#freed.filter(block => !isRead(block))
-    this.#freed = reads.length === 0 ? [] : this.#freed.filter(isRead)
-    return blocks.sort((a, b) => a - b)
-  }
-
-  /** Passes runs of freed blocks down to the data store, some at a time, and releases each. */
-  async #punch(runs: DataBlock[][]): Promise<void> {
-    const { metadata, data, blockSize, events } = this.#parts
-    let next = 0
-    const work = async (): Promise<void> => {
-      while (next < runs.length) {
-        const blocks = runs[next++]!
-        try {
-          await data.punchLater(bytes(blocks[0]! * blockSize), bytes(blocks.length * blockSize))
-        } catch (err) {
-          // Whoever got such a block would read what is in it.
-          if (this.#refused.length === 0) events.ioError('punch', err)
-          for (const block of blocks) this.#refused.push(block)
-          this.#commitSoon()
-          continue
-        }
-        this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)
-        metadata.releaseData(blocks)
-        this.#listener.released()
-      }
-    }
-    await Promise.all(Array.from({ length: PUNCHES_MAX }, work))
+  #endDrain(): void {
+    this.#draining = null
+    this.#drained()
   }
 
   /**
-   * Makes holes of free blocks that an earlier process has left something in, once nothing is free
-   * that the disk still maps.
+   * Clears free blocks that an earlier process has left something in, once nothing is free that the
+   * disk still maps. No block is given out before.
    */
-  #punchFree(): void {
+  #clearFree(): Later<void> {
     if (!this.#punchesFree) return
-    const { metadata, data } = this.#parts
+    const { metadata, blocks } = this.#parts
     if (this.#stalled !== null || metadata.changed) return
-    punchFree(metadata, data)
-    this.#punchesFree = false
+    const clearing = clearFree(metadata, blocks)
+    if (clearing === null) {
+      this.#punchesFree = false
+      return
+    }
+    return clearing.then(() => {
+      this.#punchesFree = false
+    })
   }
 
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
@@ -532,7 +438,7 @@ export class CommitPipeline {
     const { state, events } = this.#parts
     if (state.mode !== 'out_of_metadata_space') events.ioError('commit', err)
     state.set('out_of_metadata_space', (err as Error).message)
-    this.#commitSoon()
+    this.commitSoon()
   }
 
   /**
@@ -570,15 +476,4 @@ export class CommitPipeline {
       state.set('fail', reason)
     }
   }
-}
-
-/** Ascending blocks as runs of blocks that follow each other. */
-function runsOf(blocks: readonly DataBlock[]): DataBlock[][] {
-  const runs: DataBlock[][] = []
-  for (const block of blocks) {
-    const run = runs.at(-1)
-    if (run !== undefined && run.at(-1)! + 1 === block) run.push(block)
-    else runs.push([block])
-  }
-  return runs
 }

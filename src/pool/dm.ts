@@ -84,7 +84,7 @@ export function poolStatus(pool: ThinPool): string {
   const discard =
     pool.discards === 'ignore'
       ? 'ignore_discard'
-      : pool.discards === 'passdown' && pool.data.punches
+      : pool.blocks.freeMeansHole
         ? 'discard_passdown'
         : 'no_discard_passdown'
   return [

@@ -3,6 +3,7 @@
  * room may stand on a disk that has none.
  */
 import { bytes, isNoSpace, MIB } from '../base/index.js'
+import type { DataBlocks } from '../device/index.js'
 import { METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 
@@ -12,7 +13,7 @@ const CHUNK = MIB / METADATA_BLOCK_SIZE
 const MORE = MIB
 
 export class HostSpace {
-  readonly #data: Store
+  readonly #blocks: DataBlocks
   readonly #store: Store
   readonly #metadata: ThinMetadata
   /** Metadata blocks below have their space on the host; infinite where it sets none aside. */
@@ -24,8 +25,8 @@ export class HostSpace {
   /** What was available then. */
   #availableThen = 0
 
-  constructor(data: Store, store: Store, metadata: ThinMetadata) {
-    this.#data = data
+  constructor(blocks: DataBlocks, store: Store, metadata: ThinMetadata) {
+    this.#blocks = blocks
     this.#store = store
     this.#metadata = metadata
     if (store.reserve === undefined) this.#securedEnd = Number.POSITIVE_INFINITY
@@ -44,7 +45,7 @@ export class HostSpace {
   /** Notes that a write to the data found no room on the host. */
   refused(err: unknown): void {
     this.#dataFull = `the host's disk is full: ${(err as Error).message}`
-    this.#availableThen = this.#data.hostRoom?.()?.available ?? 0
+    this.#availableThen = this.#blocks.hostRoom()?.available ?? 0
   }
 
   /** Forgets that: a write found room, or may find some. */
@@ -54,7 +55,7 @@ export class HostSpace {
 
   /** Whether the host has more room than when it refused some. A quota does not show there. */
   get hasMore(): boolean {
-    const room = this.#data.hostRoom?.()
+    const room = this.#blocks.hostRoom()
     return room !== undefined && room !== null && room.available >= this.#availableThen + MORE
   }
 
@@ -64,7 +65,7 @@ export class HostSpace {
    * @param usedBytes what data blocks with owners take at most
    */
   availableForData(usedBytes: number): number | null {
-    const room = this.#data.hostRoom?.() ?? null
+    const room = this.#blocks.hostRoom() ?? null
     return room && room.available + Math.max(0, room.allocated - usedBytes)
   }
 

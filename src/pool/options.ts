@@ -1,5 +1,5 @@
 import type { Bytes, Clock } from '../base/index.js'
-import type { Store } from '../storage/index.js'
+import type { DataStore, Store } from '../storage/index.js'
 import type { JournalFile } from './journal.js'
 
 /** dm-thin's pool modes, in the kernel's words. */
@@ -33,7 +33,7 @@ export interface PoolEvents {
 
 export interface PoolOptions {
   metadata: Store
-  data: Store
+  data: DataStore
   journal: JournalFile
   /** No change reaches either file. */
   readOnly: boolean

@@ -11,8 +11,9 @@ import {
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
+import { allEnded, type DataBlocks } from '../device/index.js'
 import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
+import type { DataStore, Store } from '../storage/index.js'
 import { replay } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
 
@@ -36,8 +37,15 @@ export function mustBeSound(store: Store): void {
 }
 
 /** @throws POOL_MISMATCH when the stores are smaller than the metadata says */
-export function mustHold(pool: ThinMetadata, stores: { metadata: Store; data: Store }): void {
-  const must = (store: Store, blockSize: number, wanted: number): void => {
+export function mustHold(
+  pool: ThinMetadata,
+  stores: { metadata: Store; data: Pick<DataStore, 'path' | 'size'> },
+): void {
+  const must = (
+    store: Pick<DataStore, 'path' | 'size'>,
+    blockSize: number,
+    wanted: number,
+  ): void => {
     const found = Math.floor(store.size / blockSize)
     if (found >= wanted) return
     const detail = `${store.path}: ${found} blocks, the pool has ${wanted}: the rest of it is missing`
@@ -135,44 +143,51 @@ function replayAll(
  * @param metadata whose superblock the journal does not know, though it should
  * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
  */
-export function mustHaveHoles(metadata: ThinMetadata, data: Store, path: string): void {
+export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: string): void {
   const blockSize = blockSizeOf(metadata)
   let count = 0
   let last = -1
-  forEachFreeData(metadata, data, (from, to) => {
+  forEachFreeData(metadata, blocks, (from, to) => {
     const first = Math.max(Math.floor(from / blockSize), last + 1)
     last = Math.floor((to - 1) / blockSize)
     count += last - first + 1
   })
   if (count === 0) return
-  const blocks = count === 1 ? 'a data block' : `${count} data blocks`
+  const which = count === 1 ? 'a data block' : `${count} data blocks`
   throw new ThinfsError(
     'POOL_MISMATCH',
-    `${path}: ${blocks} that it calls free hold data, and another program wrote it since thinfs ` +
+    `${path}: ${which} that it calls free hold data, and another program wrote it since thinfs ` +
       'had it: it may be an older copy. Put the right metadata back; or, where it is right, mount ' +
       'with --accept-metadata, which discards those blocks',
   )
 }
 
-/** Makes holes of the free blocks that a crash, or another program, left with something in them. */
-export function punchFree(metadata: ThinMetadata, data: Store): void {
-  forEachFreeData(metadata, data, (from, to) => data.punch(from, bytes(to - from)))
+/**
+ * Makes holes of the free blocks that a crash, or another program, left with something in them.
+ * @returns null when that is done, else a promise
+ */
+export function clearFree(metadata: ThinMetadata, blocks: DataBlocks): Promise<void> | null {
+  const begun: Promise<void>[] = []
+  forEachFreeData(metadata, blocks, (from, to) => {
+    const clearing = blocks.clear(from, to - from)
+    if (clearing !== undefined) begun.push(clearing)
+  })
+  return begun.length === 0 ? null : allEnded(begun)
 }
 
 /** Calls `use` with the bytes [from, to) of free blocks that are not holes, ascending. */
 function forEachFreeData(
   metadata: ThinMetadata,
-  data: Store,
+  blocks: DataBlocks,
   use: (from: Bytes, to: Bytes) => void,
 ): void {
-  const blockSize = blockSizeOf(metadata)
   metadata.forEachFreeRun((first, last) => {
-    const end = last * blockSize
-    let from = data.nextData(bytes(first * blockSize))
+    const end = last * blocks.blockSize
+    let from = blocks.nextData(bytes(first * blocks.blockSize))
     while (from < end) {
-      const to = bytes(Math.min(data.nextHole(from), end))
+      const to = bytes(Math.min(blocks.nextHole(from), end))
       use(from, to)
-      from = to < end ? data.nextData(to) : to
+      from = to < end ? blocks.nextData(to) : to
     }
   })
 }

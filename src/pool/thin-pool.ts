@@ -19,12 +19,16 @@ import {
   type DataBlock,
   type DevId,
   errnoOf,
+  type Later,
   MIB,
+  SECTOR_SIZE,
   Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
 import {
+  allEnded,
+  DataBlocks,
   goneError,
   PageCache,
   type Provisioner,
@@ -38,7 +42,6 @@ import {
   METADATA_BLOCK_SIZE,
   ThinMetadata,
 } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
 import { HostSpace } from './host-space.js'
 import { Journal } from './journal.js'
@@ -72,6 +75,8 @@ const NO_DATA_BLOCKS = 'no free data blocks'
 const SECURED_MIN = 256
 /** The same before something is unmapped, which the host's full disk must not prevent. */
 const SECURED_TO_UNMAP = 64
+/** Metadata blocks that mapping what a request has taken may still take. */
+const MAPPING_COST = 16
 /** Leaves of a mapping tree that are emptied between two looks at the clock. */
 const DELETE_LEAVES = 4
 /**
@@ -85,11 +90,9 @@ const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
 export class ThinPool implements Provisioner {
   readonly metadata: ThinMetadata
-  readonly data: Store
+  readonly blocks: DataBlocks
   /** Size of a data block in bytes. */
   readonly blockSize: number
-  /** Where free data blocks are holes, a new block needs no zeroing. */
-  readonly freeMeansHole: boolean
   #options: PoolOptions
   readonly #state: PoolState
   readonly #journal: Journal
@@ -116,26 +119,40 @@ export class ThinPool implements Provisioner {
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
     this.metadata = metadata
-    this.data = options.data
-    this.blockSize = metadata.dataBlockSectors * 512
-    this.freeMeansHole = options.data.punches && options.discards === 'passdown'
+    this.blockSize = metadata.dataBlockSectors * SECTOR_SIZE
+    this.blocks = new DataBlocks(
+      options.data,
+      {
+        blockSize: this.blockSize,
+        freeMeansHole: options.data.punches && options.discards === 'passdown',
+      },
+      {
+        released: blocks => {
+          this.metadata.releaseData(blocks)
+          this.#spaceCame()
+          this.#endReleaseWaits()
+        },
+        refused: err => {
+          this.#options.events.ioError('punch', err)
+          this.#commits.commitSoon()
+        },
+      },
+    )
     this.#plan = new WritePlan(this)
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     this.#queue = new SpaceQueue(options.clock)
-    this.#host = new HostSpace(options.data, options.metadata, metadata)
+    this.#host = new HostSpace(this.blocks, options.metadata, metadata)
     const { clock, events } = options
     this.#commits = new CommitPipeline(
       {
         metadata,
-        data: this.data,
+        blocks: this.blocks,
         journal: this.#journal,
         state: this.#state,
         extended: this.#extended,
         handles: this.#handles,
         superblock,
-        blockSize: this.blockSize,
-        freeMeansHole: this.freeMeansHole,
         mustBeWhole: () => this.#mustBeWhole(),
         clock,
         events,
@@ -144,10 +161,6 @@ export class ThinPool implements Provisioner {
         committed: () => {
           if (this.mode === 'out_of_metadata_space') this.#spaceCame()
           this.#noteHostLow()
-        },
-        released: () => {
-          this.#spaceCame()
-          this.#endReleaseWaits()
         },
         failed: err => {
           this.#queue.reject(err)
@@ -271,7 +284,7 @@ export class ThinPool implements Provisioner {
     const grew = this.#growToStores()
     if (changes.onFull === 'queue') this.#queue.wake()
     else
-      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', `${this.data.path}: ${NO_DATA_BLOCKS}`))
+      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', `${this.blocks.path}: ${NO_DATA_BLOCKS}`))
     if (grew) await this.commit()
   }
 
@@ -341,7 +354,7 @@ export class ThinPool implements Provisioner {
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
       // Who is told to punch faster than the disk can has to wait, and nobody else.
-      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.#commits.punched
+      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.blocks.punched
     }
     if (slice.isOver) await slice.yield()
     if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
@@ -470,17 +483,15 @@ export class ThinPool implements Provisioner {
     if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
   }
 
-  /**
-   * Takes `count` data blocks into `out`, or none.
-   * @param discards whether they may be of those that are kept back for that
-   * @returns false when there is no room; `withSpace` is the way to wait for it
-   */
-  allocate(out: Float64Array, count: number, discards = false): boolean {
+  canAllocate(count: number, discards: boolean): boolean {
     this.mustBeWritable()
     this.#noteLowWater(count)
     const { nrAllocatableDataBlocks } = this.metadata
     const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
-    if (available < count || !this.hasMetadataRoom) return false
+    return available >= count && this.hasMetadataRoom && this.#commits.draining === null
+  }
+
+  allocate(out: Float64Array, count: number): void {
     this.#commits.change(() => {
       for (let i = 0; i < count; i++) {
         const block = this.metadata.allocateData()
@@ -488,7 +499,6 @@ export class ThinPool implements Provisioner {
         out[i] = block
       }
     })
-    return true
   }
 
   /** The kernel's rule: told when a block is wanted while no more than the mark are free. */
@@ -517,21 +527,44 @@ export class ThinPool implements Provisioner {
   }
 
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
-  giveBack(blocks: Float64Array, count: number): void {
+  giveBack(blocks: Float64Array, count: number): Later<void> {
+    // A rollback has given them back already.
+    if (!this.writable) return
+    const begun: Promise<void>[] = []
     for (let i = 0; i < count; i++) {
-      const block = blocks[i]!
-      try {
-        if (this.freeMeansHole) {
-          this.data.punch(bytes(block * this.blockSize), bytes(this.blockSize))
-        }
-      } catch (err) {
-        // Whoever got it would read what is in it: it is passed down with the next commit.
-        this.#options.events.ioError('punch', err)
-        this.#commits.change(() => this.metadata.decData(block as DataBlock))
-        continue
-      }
-      this.#commits.change(() => this.metadata.releaseUnused(block as DataBlock))
+      const given = this.#clearAndGiveBack(blocks[i] as DataBlock)
+      if (given !== undefined) begun.push(given)
     }
+    if (begun.length > 0) return allEnded(begun)
+  }
+
+  #clearAndGiveBack(block: DataBlock): Later<void> {
+    const { blocks, blockSize } = this
+    if (!blocks.freeMeansHole) return this.#giveBack(block)
+    try {
+      const clearing = blocks.clear(block * blockSize, blockSize)
+      if (clearing === undefined) return this.#giveBack(block)
+      return clearing.then(
+        () => this.#giveBack(block),
+        err => this.#notCleared(block, err),
+      )
+    } catch (err) {
+      this.#notCleared(block, err)
+    }
+  }
+
+  #giveBack(block: DataBlock): void {
+    if (this.writable) this.#commits.giveBack(() => this.metadata.releaseUnused(block))
+  }
+
+  /** Whoever got such a block would read what is in it: it is passed down with the next commit. */
+  #notCleared(block: DataBlock, err: unknown): void {
+    this.#options.events.ioError('punch', err)
+    if (this.writable) this.#commits.giveBack(() => this.metadata.decData(block))
+  }
+
+  awaitMapping(mapped: Promise<unknown>): void {
+    this.#commits.awaitMapping(mapped)
   }
 
   /**
@@ -546,43 +579,50 @@ export class ThinPool implements Provisioner {
   withSpace<T>(
     device: SpaceOwner,
     held: number,
-    attempt: () => T | null,
+    attempt: () => Later<T | null>,
     signal?: AbortSignal,
   ): Promise<T> {
     return this.#withSpace(device, held, attempt, this.#options.onFull === 'queue', signal)
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
-  withSpaceNow<T>(device: SpaceOwner, attempt: () => T | null): Promise<T> {
+  withSpaceNow<T>(device: SpaceOwner, attempt: () => Later<T | null>): Promise<T> {
     return this.#withSpace(device, 0, attempt, false)
   }
 
   async #withSpace<T>(
     device: SpaceOwner,
     held: number,
-    attempt: () => T | null,
+    attempt: () => Later<T | null>,
     queues: boolean,
     signal?: AbortSignal,
   ): Promise<T> {
     let retries = true
     let waitsForRelease = true
     for (;;) {
+      this.mustBeWritable()
       this.#growToStores()
       if (this.#frozen > 0) await this.#commitForSpace()
       this.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
       if (signal?.aborted) throw cancelled()
+      const { draining } = this.#commits
+      if (draining !== null) {
+        await draining
+        continue
+      }
       const wasFull = this.#host.dataFull !== null
       this.#host.dataCame()
-      const result = attempt()
+      const tried = attempt()
+      const result = tried instanceof Promise ? await tried : tried
       if (result !== null) {
         if (wasFull) this.#spaceCame()
         return result
       }
       const isData = this.hasMetadataRoom
       // What was freed comes by itself, when reads or punches that are under way end.
-      const { releasing, retrying } = this.#commits
-      const comes = releasing || (retrying && retries)
+      const { releasing, punching } = this.blocks
+      const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
         retries = false
         waitsForRelease = await this.#nextRelease()
@@ -590,7 +630,7 @@ export class ThinPool implements Provisioner {
       }
       const why = this.#noteFull(isData)
       if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
-        const path = isData ? this.data.path : this.#options.metadata.path
+        const path = isData ? this.blocks.path : this.#options.metadata.path
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }
       this.#watchStores()
@@ -600,7 +640,7 @@ export class ThinPool implements Provisioner {
 
   /** Resolves when what was freed and committed can be given out again, or that takes too long. */
   async released(): Promise<void> {
-    while (this.#commits.releasing) if (!(await this.#nextRelease())) return
+    while (this.blocks.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
@@ -657,11 +697,6 @@ export class ThinPool implements Provisioner {
     if (this.#host.dataFull !== null) this.#spaceCame()
   }
 
-  /** Has the data blocks [begin, end) that `read` reads stay what they are, whoever unmaps them. */
-  reading(read: Promise<void>, begin: number, end: number): void {
-    this.#commits.reading(read, begin, end)
-  }
-
   /**
    * For who makes many changes within one request, when a slice is over: settles what is pending,
    * which would be much at the end, and lets others have their turn.
@@ -669,11 +704,6 @@ export class ThinPool implements Provisioner {
   async pause(slice: Slice): Promise<void> {
     if (this.#state.lost === null) this.#commits.trySettle()
     await slice.yield()
-  }
-
-  /** Notes that the data store was written to. */
-  wrote(): void {
-    this.#commits.wrote()
   }
 
   /** @throws when the metadata cannot be relied on */
@@ -789,7 +819,7 @@ export class ThinPool implements Provisioner {
     const { metadata } = this
     if (this.hasMetadataRoom) {
       const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
-      return frozen - this.#commits.nrReleasing
+      return frozen - this.blocks.nrReleasing
     }
     const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
     return free - metadata.nrAllocatableMetadataBlocks
@@ -813,7 +843,8 @@ export class ThinPool implements Provisioner {
   /** @param share of the reserve that has to be left */
   #hasMetadata(share: number): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    return !this.stalled && this.metadata.nrAllocatableMetadataBlocks > reserve * share
+    const free = this.metadata.nrAllocatableMetadataBlocks
+    return !this.stalled && free > reserve * share + this.#commits.nrUnmapped * MAPPING_COST
   }
 
   /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
@@ -841,13 +872,13 @@ export class ThinPool implements Provisioner {
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
     const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
-    mustHold(this.metadata, { metadata, data: this.data })
+    mustHold(this.metadata, { metadata, data: this.blocks })
     const inDoubt = doubtful && this.#mayDoubt
     if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (this.metadata.needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
-    if (inDoubt) mustHaveHoles(this.metadata, this.data, metadata.path)
+    if (inDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
     // What was acknowledged may be in blocks that the pool had grown to, and not committed yet.
     const grewBefore = changes.length > 0 && this.mode === 'write' && this.#growToStores()
     if (changes.length > 0) {
@@ -858,13 +889,13 @@ export class ThinPool implements Provisioner {
     }
     if (this.mode !== 'write') return
     const { dataSize } = this.#options
-    if (dataSize !== undefined && dataSize > this.data.size) this.data.grow(dataSize)
+    if (dataSize !== undefined && dataSize > this.blocks.size) this.blocks.grow(dataSize)
     const grew = this.#growToStores() || grewBefore
     if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
       // comes to this process has to cover it, and nothing may be punched that the disk still maps.
       // The new length of the data, too, has to last before the metadata that counts on it.
-      await this.data.sync()
+      await this.blocks.flushAll()
       await metadata.sync()
     }
     try {
@@ -886,7 +917,7 @@ export class ThinPool implements Provisioner {
    * takes over has had the file since; what set needs_check may have kept the journal from being written.
    */
   get #mayDoubt(): boolean {
-    return this.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+    return this.blocks.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
   }
 
   get #isSure(): boolean {
@@ -918,10 +949,11 @@ export class ThinPool implements Provisioner {
   /** Makes the pool as large as its files have become. @returns whether it grew */
   #growToStores(): boolean {
     if (!this.writable) return false
-    const { metadata, data } = this.#options
-    data.measure()
+    const { metadata } = this.#options
+    const { blocks } = this
+    blocks.measure()
     metadata.measure()
-    const dataBlocks = Math.floor(data.size / this.blockSize)
+    const dataBlocks = Math.floor(blocks.size / this.blockSize)
     const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
     const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
     const growsMetadata = metadataWanted > this.metadata.nrMetadataBlocks
@@ -930,7 +962,7 @@ export class ThinPool implements Provisioner {
     }
     const growsData = dataBlocks > this.metadata.nrDataBlocks && this.#canGrowData(dataBlocks)
     if (growsData) {
-      this.wrote() // its length
+      blocks.hasGrown()
       this.#commits.change(() => this.metadata.growData(dataBlocks))
     }
     if (growsMetadata || growsData) this.#spaceCame()
@@ -952,7 +984,7 @@ export class ThinPool implements Provisioner {
       return true
     }
     this.#notGrown =
-      `${this.data.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
+      `${this.blocks.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
       `that takes ${cost} metadata blocks, ${Math.max(0, free - reserve)} are free`
     if (before === null) this.#options.events.warning(this.#notGrown)
     return false
@@ -980,10 +1012,11 @@ export class ThinPool implements Provisioner {
 
   /** @throws POOL_MISMATCH when somebody has cut off a store */
   #mustBeWhole(): void {
-    const { metadata, data } = this.#options
-    data.measure()
+    const { metadata } = this.#options
+    const { blocks } = this
+    blocks.measure()
     metadata.measure()
-    mustHold(this.metadata, { metadata, data })
+    mustHold(this.metadata, { metadata, data: blocks })
   }
 
   /** Looks every second whether somebody has cut off the stores. */
@@ -1006,7 +1039,7 @@ export class ThinPool implements Provisioner {
     this.#host.dataCame()
     if (this.mode === 'out_of_data_space' || this.mode === 'out_of_metadata_space') {
       if (this.#nrAvailable <= 0) {
-        if (!this.#commits.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
+        if (!this.blocks.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
         return
       }
       this.#state.set('write', null)

@@ -5,7 +5,7 @@
  * memory answers: a server whose store is the page cache would lose more by waiting for a thread than
  * by the call itself. What waits for a device is not: `readLater` after `readNow`, `sync`.
  */
-import type { Bytes } from '../base/index.js'
+import type { Bytes, Later } from '../base/index.js'
 
 /** What the file system below a store says of its space, in bytes. */
 export interface HostRoom {
@@ -15,7 +15,12 @@ export interface HostRoom {
   allocated: number
 }
 
-export interface Store {
+/**
+ * What data blocks are kept in. A write may take time: a store without a page cache answers with a
+ * promise, one with a cache at once. Calls that are under way together may end in any order, and a
+ * range that is being written may hold anything: DataBlocks keeps them apart.
+ */
+export interface DataStore {
   /** Names the store in messages: the file's path. */
   readonly path: string
   /** Current length. */
@@ -23,44 +28,56 @@ export interface Store {
   /** Whether `punch` gives the space back and leaves a hole that `nextData` sees. */
   readonly punches: boolean
 
-  /** Fills `length` bytes of `buffer` at `at` from byte `offset`. Past the end of the store is an error. */
-  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
   /**
-   * As `read`, but only what can be had without waiting for a device.
+   * Fills `length` bytes of `buffer` at `at` from byte `offset`, but only if no device has to be waited
+   * for. Past the end of the store is an error.
    * @returns false when that is not all; what is in `buffer` then means nothing
    */
   readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean
-  /** As `read`, off the caller's thread; `buffer` has to stay. */
+  /** As `readNow`, off the caller's thread; `buffer` has to stay. */
   readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void>
-  /** Writes `length` bytes of `buffer` from `at` to byte `offset`. Never extends the store. */
-  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  /**
+   * Writes `length` bytes of `buffer` from `at` to byte `offset`. Never extends the store. A store
+   * that answers with a promise has copied the bytes before it returns.
+   */
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): Later<void>
   /** Whether `copy` of whole pages shares them on the host, and so reads nothing. */
   readonly copiesShare: boolean
   /** Copies bytes within the store; the ranges do not overlap. */
-  copy(source: Bytes, target: Bytes, length: Bytes): void
+  copy(source: Bytes, target: Bytes, length: Bytes): Later<void>
   /** Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any alignment. */
-  punch(offset: Bytes, length: Bytes): void
+  punch(offset: Bytes, length: Bytes): Later<void>
   /** As `punch`, off the caller's thread: for ranges that may take long. */
   punchLater(offset: Bytes, length: Bytes): Promise<void>
   /** Makes the range read as zeros; may keep the space. Any alignment. */
-  zero(offset: Bytes, length: Bytes): void
+  zero(offset: Bytes, length: Bytes): Later<void>
   /** First byte at or after `offset` that is not in a hole; `size` when there is none. */
   nextData(offset: Bytes): Bytes
   /** First byte at or after `offset` that is in a hole; `size` when there is none. */
   nextHole(offset: Bytes): Bytes
-  /** fdatasync: resolves when every write that returned before the call is durable. */
+  /** fdatasync: resolves when every write that ended before the call is durable. */
   sync(): Promise<void>
   /** What the host has left; null where that is no question, as of a block device. */
   hostRoom?(): HostRoom | null
+  /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
+  measure(): void
+  /** Extends the store; the new part reads as zeros. Never shrinks. */
+  grow(size: Bytes): void
+  close(): void
+}
+
+/** A store whose memory answers: what returns nothing has ended when it returns. */
+export interface Store extends DataStore {
+  /** Fills `length` bytes of `buffer` at `at` from byte `offset`, and waits for it. */
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
+  copy(source: Bytes, target: Bytes, length: Bytes): void
+  punch(offset: Bytes, length: Bytes): void
+  zero(offset: Bytes, length: Bytes): void
   /**
    * Has the host set the space for a range aside, so that writes to it find room. Content stays.
    * @returns false where it cannot do that
    * @throws IO_ERROR, ENOSPC or EDQUOT when it has no room; some of the range may be set aside then
    */
   reserve?(offset: Bytes, length: Bytes): boolean
-  /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
-  measure(): void
-  /** Extends the store; the new part reads as zeros. Never shrinks. */
-  grow(size: Bytes): void
-  close(): void
 }

@@ -247,7 +247,7 @@ export class LivePool {
     if (!pool.writable) return
     const old = nrDataBlocks * pool.blockSize
     const gained = blocks * pool.blockSize - old
-    if (pool.freeMeansHole && gained > 0) await next.punchLater(bytes(old), bytes(gained))
+    if (pool.blocks.freeMeansHole && gained > 0) await next.punchLater(bytes(old), bytes(gained))
     this.#opened.data.store.replace(dataParts)
     this.#opened.metadata.store.replace(metadata.parts)
   }

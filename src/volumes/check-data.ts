@@ -3,12 +3,12 @@
  * holes.
  *
  * It goes through what the data store holds, in slices of a mebibyte: holes cost nothing, a block that
- * many volumes share is read once. Whoever serves meanwhile changes the metadata between two slices,
- * never within one: what a slice finds is so.
+ * many volumes share is read once. Whoever serves meanwhile changes the metadata between two slices, and
+ * while a disk is waited for.
  */
 import { bytes, type DataBlock, errnoOf, MIB } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
+import type { DataStore } from '../storage/index.js'
 import type { CheckProblem, DataReport } from './admin.js'
 
 /** Problems of a kind that are listed. */
@@ -18,7 +18,7 @@ const SLICE_MAPPINGS = 1024
 
 export interface DataCheck {
   metadata: ThinMetadata
-  data: Store
+  data: Pick<DataStore, 'nextData' | 'nextHole' | 'readLater' | 'readNow' | 'size'>
   /** Whether every free block has to be a hole. */
   freeMeansHole: boolean
   nameOf(devId: number): string
@@ -37,17 +37,22 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
   const idle = new Runs()
   let readBytes = 0
 
-  function look(block: number, from: number, length: number): void {
+  async function look(block: number, from: number, length: number): Promise<void> {
     const isMapped = metadata.dataCount(block as DataBlock) > 0
-    if (!isMapped && !(freeMeansHole && metadata.isDataFree(block as DataBlock))) return
+    const isFree = (): boolean => freeMeansHole && metadata.isDataFree(block as DataBlock)
+    if (!isMapped && !isFree()) return
     try {
-      data.read(buffer, 0, length, bytes(from))
+      if (!data.readNow(buffer, 0, length, bytes(from))) {
+        await data.readLater(buffer, 0, length, bytes(from))
+        // A free block may have been used meanwhile: what is judged is what it holds now.
+        if (!isMapped && !data.readNow(buffer, 0, length, bytes(from))) return
+      }
       readBytes += length
     } catch (err) {
       if (isMapped) unreadable.set(block, errnoOf(err))
       return
     }
-    if (!isMapped) (isZero(buffer, length) ? idle : stray).add(block)
+    if (!isMapped && isFree()) (isZero(buffer, length) ? idle : stray).add(block)
   }
 
   for (let at: number = data.nextData(bytes(0)); at < end; ) {
@@ -56,7 +61,7 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
     while (at < stop) {
       const block = Math.floor(at / blockSize)
       const length = Math.min((block + 1) * blockSize, stop) - at
-      look(block, at, length)
+      await look(block, at, length)
       at += length
     }
     if (at === hole) at = data.nextData(bytes(at))

@@ -402,7 +402,7 @@ export class Volumes implements PoolAdmin {
       transactionId: metadata.transactionId,
       dataBlockSize: pool.blockSize,
       data: {
-        path: pool.data.path,
+        path: pool.blocks.path,
         blocks: metadata.nrDataBlocks,
         usedBlocks: metadata.nrAllocatedDataBlocks,
         hostFree: pool.hostRoomForData,
@@ -485,7 +485,7 @@ export class Volumes implements PoolAdmin {
   // --- inside ---
 
   async #check(deep: boolean): Promise<CheckReport> {
-    const { metadata, data } = this.pool
+    const { metadata, blocks: data } = this.pool
     const { name, metadata: store, table } = this.#options
     const steps = checkFiles({ name, metadata: store, data, table })
     const held = await this.#exclusive(async () => {
@@ -510,7 +510,7 @@ export class Volumes implements PoolAdmin {
     return await withData(report, {
       metadata,
       data,
-      freeMeansHole: this.pool.freeMeansHole && this.pool.writable,
+      freeMeansHole: this.pool.blocks.freeMeansHole && this.pool.writable,
       nameOf: devId => this.#byDevId.get(devId)?.name ?? `device ${devId}`,
       pause: () => this.#turnOfOthers(),
     })

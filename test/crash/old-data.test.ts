@@ -64,7 +64,7 @@ class Run {
       if (step % 10 === 9 && !this.#holds(`${what}, step ${step}`)) return
     }
     await this.#pool.commit()
-    if (this.#pool.freeMeansHole) {
+    if (this.#pool.blocks.freeMeansHole) {
       this.#t.same(staleFreeBlocks(this.#pool, this.#files.data), [], `${what}: free is hole`)
     }
     await this.#pool.close()

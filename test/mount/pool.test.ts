@@ -272,8 +272,8 @@ t.test('--json: the same, mounted or not, from the folder or the mount point', o
     t,
     'data: { size: 64M }\nvolumes: { a: { size: 8M }, "a@1": { size: 8M, snapshot_of: a } }',
   )
-  const json = async (reference: string, command: string): Promise<unknown> =>
-    JSON.parse(await thinfs(command, reference, '--json'))
+  const json = async (reference: string, command: string, ...more: string[]): Promise<unknown> =>
+    JSON.parse(await thinfs(command, reference, '--json', ...more))
   await pool.sh('dd if=/dev/urandom of=a bs=64K count=5 conv=notrunc,fsync status=none')
   const volumes = [
     {
@@ -285,8 +285,10 @@ t.test('--json: the same, mounted or not, from the folder or the mount point', o
       ...{ origin: 'a', created: Number, open: false },
     },
   ]
-  t.match(await json(pool.folder, 'list'), volumes)
-  t.match(await json(pool.path, 'list'), volumes)
+  t.match(await json(pool.folder, 'list', '--exclusive'), volumes)
+  t.match(await json(pool.path, 'list', '--exclusive'), volumes)
+  const unasked = volumes.map(volume => ({ ...volume, exclusive: null }))
+  t.match(await json(pool.path, 'list'), unasked, 'exclusive space is counted when asked for')
   const status = {
     ...{ name: 'test', mode: 'write', reason: null, needsCheck: false, dataBlockSize: 65536 },
     ...{ discards: 'passdown', onFull: 'queue', volumes: 2, belowLowWater: false },
@@ -304,7 +306,7 @@ t.test('--json: the same, mounted or not, from the folder or the mount point', o
   )
   t.equal(dm.volumes.find(({ name }) => name === 'a')!.line, '0 16384 thin 640 639')
   await pool.umount()
-  t.match(await json(pool.folder, 'list'), volumes)
+  t.match(await json(pool.folder, 'list', '--exclusive'), volumes)
   t.match(await json(pool.folder, 'status'), {
     ...status,
     mode: 'write',

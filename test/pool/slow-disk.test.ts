@@ -6,12 +6,14 @@ import { devId, formatted, openFiles, staleFreeBlocks } from '../support/memory-
 import { MemoryStore } from '../support/memory-store.js'
 import { Random } from '../support/random.js'
 import { turn } from '../support/thin-devices.js'
+import { UnorderedStore } from '../support/unordered-store.js'
 
 // Goal: whatever happens while reads, and writes that wait for them, are under way, everybody sees what
 // was written. Method: seeded random requests to volumes and their snapshots, on a store whose reads,
-// punches and flushes end in any order, reads half by half; a model knows what each part may hold. A change
-// never meets another one of the same part: the order of these is nobody's promise.
-const SEEDS = 60
+// punches and flushes end in any order, reads half by half, or on one that has no page cache, whose
+// writes do so too; a model knows what each part may hold. A change never meets another one of the same
+// part: the order of these is nobody's promise.
+const SEEDS = 25
 const STEPS = 300
 const BLOCK = 16 * 1024
 /** Parts of a volume: what a request begins and ends with. */
@@ -54,18 +56,48 @@ function slow(data: MemoryStore, random: Random): (() => void)[] {
   return waiting
 }
 
-async function simulate(t: Test, seed: number): Promise<void> {
+/**
+ * @param cached whether the store has a page cache: what it writes is written at once
+ * @param dies whether the process ends in the midst of it, and another one takes its place
+ */
+async function simulate(
+  t: Test,
+  seed: number,
+  { cached, dies }: { cached: boolean; dies: boolean },
+): Promise<void> {
   const random = new Random(seed)
   const store = formatted({
     blockSectors: BLOCK / 512,
     dataBlocks: 40 + random.below(30),
     punches: random.below(4) > 0,
   })
-  const { pool } = await openFiles(store)
-  const waiting = slow(store.data, random)
+  let waiting: (() => void)[] = []
+  const unordered = new UnorderedStore(store.data, random)
+  /** Has all come that `promise` waits for. */
+  async function served<T>(promise: Promise<T>): Promise<T> {
+    let over = false
+    const end = promise.finally(() => {
+      over = true
+    })
+    while (!over) {
+      for (const arrived of waiting.splice(0)) arrived()
+      unordered.step()
+      await turn()
+    }
+    return await end
+  }
+  const opening = openFiles(cached ? store : { ...store, data: unordered })
+  const { pool } = await served(opening)
+  if (cached) waiting = slow(store.data, random)
+  /** Something of what waits comes. */
+  const arrive = (): void => {
+    if (cached) waiting.splice(random.below(waiting.length + 1), 1)[0]?.()
+    else unordered.step()
+  }
   const underWay = new Set<Promise<void>>()
   const volumes: Modelled[] = []
   let stamp = 0
+  let isDead = false
 
   function add(id: number, parts: Set<number>[]): void {
     const device = pool.device(devId(id), SIZE)
@@ -116,6 +148,7 @@ async function simulate(t: Test, seed: number): Promise<void> {
       for (const noted of volume.reads) noted.may[part - noted.first]?.add(value)
     }
     const ended = (): void => {
+      if (isDead) return // nobody was told any more
       for (const part of parts) {
         volume.parts[part] = new Set([value])
         volume.changing.delete(part)
@@ -177,29 +210,47 @@ async function simulate(t: Test, seed: number): Promise<void> {
       follow(volume, pool.commit())
     } else {
       for (let arrived = random.below(12); arrived > 0; arrived--) {
-        waiting.splice(random.below(waiting.length + 1), 1)[0]?.()
+        arrive()
         if (random.chance(0.3)) await turn()
       }
     }
   }
-  let ended = false
-  for (const volume of volumes) follow(volume, read(volume, 0, NR_PARTS))
-  const closed = Promise.all(underWay)
-    .then(() => pool.close())
-    .finally(() => {
-      ended = true
-    })
-  while (!ended) {
-    for (const arrive of waiting.splice(0)) arrive()
-    await turn()
+  if (dies) {
+    // What was acknowledged by now has to be there, and what was under way may be.
+    t.equal(pool.settle(), undefined)
+    isDead = true
+    const left = {
+      metadata: store.metadata.reopen(),
+      data: store.data.reopen(),
+      journal: store.journal.copy(),
+    }
+    const { pool: next } = await openFiles(left)
+    for (const volume of volumes) {
+      // A snapshot is there once it was committed.
+      if (!next.metadata.hasDevice(devId(volume.id))) continue
+      volume.device = next.device(devId(volume.id), SIZE)
+      await read(volume, 0, NR_PARTS)
+    }
+    await next.close()
+    t.same(checkMetadata(left.metadata).problems, [])
+    if (store.data.punches) t.same(staleFreeBlocks(next, left.data), [])
+    return
   }
-  await closed
+  for (const volume of volumes) follow(volume, read(volume, 0, NR_PARTS))
+  await served(Promise.all(underWay).then(() => pool.close()))
   t.same(checkMetadata(store.metadata).problems, [])
   if (store.data.punches) t.same(staleFreeBlocks(pool, store.data), [])
 }
 
-t.test('a slow disk', async t => {
-  for (let seed = 1; seed <= SEEDS; seed++) {
-    await t.test(`seed ${seed}`, t => simulate(t, seed))
-  }
-})
+for (const [what, options] of Object.entries({
+  'a slow disk': { cached: true, dies: false },
+  'a store without a page cache': { cached: false, dies: false },
+  'the same, and a process that is killed': { cached: false, dies: true },
+})) {
+  t.test(what, async t => {
+    for (let seed = 1; seed <= SEEDS; seed++) {
+      await simulate(t, seed, options)
+      if (!t.passing()) return t.comment(`seed ${seed}`)
+    }
+  })
+}

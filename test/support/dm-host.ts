@@ -103,6 +103,8 @@ export class DmHost {
   }
 
   async #end(): Promise<void> {
+    // LVM's monitor outlives the commands that start it.
+    await this.attempt('sh', '-c', '[ ! -f /run/dmeventd.pid ] || kill $(cat /run/dmeventd.pid)')
     await this.attempt('sh', '-c', `umount -l ${this.folder}/*/ 2>/dev/null`)
     const dm = `${process.execPath} ${PROGRAM} dm`
     // What a failed test has left suspended would be waited for.

@@ -1,0 +1,392 @@
+/**
+ * The data blocks of a pool, and the only user of the data store: whatever is under way on a block is
+ * known here.
+ *
+ * A store may end calls late and in any order; here it is decided what they wait for, for all stores:
+ * - What a write does not finish at once, every later call on one of its blocks waits for: a block is
+ *   read as the last write left it, whoever asks, and writes happen in the order of the calls.
+ * - A read does not hold up a write: what is read is as of the call, or newer.
+ * - A block that a durable transaction freed is released when nothing is under way on it. Then it is
+ *   passed down to the store, several runs at a time, and only then given out again.
+ * - A flush covers the writes that ended before it began.
+ *
+ * With a store that has a page cache no write is ever under way, and a request makes no object here.
+ */
+import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
+import type { DataStore, HostRoom } from '../storage/index.js'
+
+/** Runs of freed blocks that are punched at a time. */
+const PUNCHES_MAX = 8
+
+/** What a pool does when blocks come free. */
+export interface ReleaseListener {
+  /** Blocks can be given out again; none of them when a round of releases is over. */
+  released(blocks: readonly DataBlock[]): void
+  /** The store did not take a run of freed blocks: `retry` offers it again. */
+  refused(err: unknown): void
+}
+
+/** A call that is under way on the blocks [begin, end). */
+interface Call {
+  begin: number
+  end: number
+  /** Resolves when it has ended, however it did. */
+  ended: Promise<unknown>
+}
+
+export class DataBlocks {
+  readonly blockSize: number
+  /**
+   * Whether free blocks are holes of the store, which new ones then are: they need no zeroing. Else
+   * what is freed keeps what it held.
+   */
+  readonly freeMeansHole: boolean
+  readonly #store: DataStore
+  readonly #listener: ReleaseListener
+  readonly #reads = new Set<Call>()
+  readonly #writes = new Set<Call>()
+  /** Bumped when a write ends; a flush covers those before it. */
+  #written = 0
+  #flushed = 0
+  /** The flush under way; null when there is none. */
+  #flushing: Promise<void> | null = null
+  /** Blocks that durable transactions freed and that are not released yet. */
+  #freed: DataBlock[] = []
+  /** Those of them that the store did not take. */
+  #refused: DataBlock[] = []
+  /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
+  #nrPunching = 0
+  /** The punches under way; null when there are none. */
+  #releasing: Promise<void> | null = null
+
+  constructor(
+    store: DataStore,
+    options: { blockSize: number; freeMeansHole: boolean },
+    listener: ReleaseListener,
+  ) {
+    this.#store = store
+    this.blockSize = options.blockSize
+    this.freeMeansHole = options.freeMeansHole
+    this.#listener = listener
+  }
+
+  // --- the store as a whole ---
+
+  /** Names the store in messages. */
+  get path(): string {
+    return this.#store.path
+  }
+
+  /** Bytes. */
+  get size(): Bytes {
+    return this.#store.size
+  }
+
+  /** Whether `copy` shares pages on the host, and so reads nothing. */
+  get copiesShare(): boolean {
+    return this.#store.copiesShare
+  }
+
+  /** What the host has left; null where that is no question. */
+  hostRoom(): HostRoom | null {
+    return this.#store.hostRoom?.() ?? null
+  }
+
+  /** Takes note of a length that somebody else has changed. */
+  measure(): void {
+    this.#store.measure()
+  }
+
+  /** Makes the store longer, at least. */
+  grow(size: Bytes): void {
+    this.#store.grow(size)
+    this.#written++
+  }
+
+  /** Has the next flush cover a length that somebody else gave the store. */
+  hasGrown(): void {
+    this.#written++
+  }
+
+  // --- reads ---
+
+  /**
+   * Fills `length` bytes of `buffer` at `at` from byte `offset`, if nothing has to be waited for.
+   * @returns false when that is not so: what is in `buffer` then means nothing
+   */
+  readNow(buffer: Uint8Array, at: number, length: number, offset: number): boolean {
+    if (this.#isWritten(offset, length)) return false
+    return this.#store.readNow(buffer, at, length, offset as Bytes)
+  }
+
+  /** As `readNow`, and waits. The blocks are not released meanwhile. */
+  readLater(buffer: Uint8Array, at: number, length: number, offset: number): Promise<void> {
+    const read = (): Promise<void> => this.#store.readLater(buffer, at, length, offset as Bytes)
+    const reading = this.#isWritten(offset, length)
+      ? this.#afterWrites(offset, length).then(read)
+      : read()
+    this.#begin(this.#reads, reading, offset, length)
+    return reading
+  }
+
+  /** Whether a read is under way on a block. */
+  isRead(block: number): boolean {
+    if (this.#reads.size === 0) return false
+    for (const read of this.#reads) if (read.begin <= block && block < read.end) return true
+    return false
+  }
+
+  // --- writes ---
+
+  /**
+   * Writes `length` bytes of `buffer` from `at` to byte `offset`. The bytes are copied before it
+   * returns a promise.
+   */
+  write(buffer: Uint8Array, at: number, length: number, offset: number): Later<void> {
+    // The closures of a write that waits are made elsewhere: here they would cost every request.
+    const write = this.#isWritten(offset, length)
+      ? this.#writeLater(Buffer.from(buffer.subarray(at, at + length)), offset)
+      : this.#store.write(buffer, at, length, offset as Bytes)
+    return this.#ends(write, offset, length)
+  }
+
+  #writeLater(held: Uint8Array, offset: number): Promise<void> {
+    const write = (): Later<void> => this.#store.write(held, 0, held.length, offset as Bytes)
+    return this.#afterWrites(offset, held.length).then(write)
+  }
+
+  /** Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile. */
+  copy(source: number, target: number, length: number): Later<void> {
+    const copying =
+      this.#isWritten(source, length) || this.#isWritten(target, length)
+        ? this.#copyLater(source, target, length)
+        : this.#store.copy(bytes(source), bytes(target), bytes(length))
+    if (copying !== undefined) this.#begin(this.#reads, copying, source, length)
+    return this.#ends(copying, target, length)
+  }
+
+  async #copyLater(source: number, target: number, length: number): Promise<void> {
+    await Promise.all([this.#afterWrites(source, length), this.#afterWrites(target, length)])
+    await this.#store.copy(bytes(source), bytes(target), bytes(length))
+  }
+
+  /** Makes a range read as zeros: a hole, where free blocks are holes. */
+  clear(offset: number, length: number): Later<void> {
+    const clearing = this.#isWritten(offset, length)
+      ? this.#clearLater(offset, length)
+      : this.#clearNow(offset, length)
+    return this.#ends(clearing, offset, length)
+  }
+
+  #clearLater(offset: number, length: number): Promise<void> {
+    return this.#afterWrites(offset, length).then(() => this.#clearNow(offset, length))
+  }
+
+  #clearNow(offset: number, length: number): Later<void> {
+    if (this.freeMeansHole) return this.#store.punch(bytes(offset), bytes(length))
+    return this.#store.zero(bytes(offset), bytes(length))
+  }
+
+  /** Resolves when the writes that are under way have ended; null when there are none. */
+  writesEnd(): Promise<unknown> | null {
+    return this.#writes.size === 0 ? null : Promise.all([...this.#writes].map(({ ended }) => ended))
+  }
+
+  // --- free blocks ---
+
+  /** First byte at or after `offset` that is not in a hole; `size` when there is none. */
+  nextData(offset: Bytes): Bytes {
+    return this.#store.nextData(offset)
+  }
+
+  /** First byte at or after `offset` that is in a hole; `size` when there is none. */
+  nextHole(offset: Bytes): Bytes {
+    return this.#store.nextHole(offset)
+  }
+
+  /** Releases blocks that a durable transaction freed, each as soon as nothing is under way on it. */
+  release(freed: ArrayLike<number>): void {
+    for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
+    this.#release()
+  }
+
+  /** Has the store try again to take what it did not. */
+  retry(): void {
+    if (this.#releasing !== null || this.#refused.length === 0) return
+    const refused = this.#refused.sort((a, b) => a - b)
+    this.#refused = []
+    this.#startPunching(refused)
+  }
+
+  /** Whether freed blocks will be released, by themselves, when calls that are under way end. */
+  get releasing(): boolean {
+    return this.#freed.length > 0 || this.#nrPunching > 0
+  }
+
+  /** Whether punches are under way: of freed blocks, or of those that the store did not take. */
+  get punching(): boolean {
+    return this.#releasing !== null
+  }
+
+  /** Freed blocks that become free without another commit. */
+  get nrReleasing(): number {
+    return this.#freed.length + this.#nrPunching
+  }
+
+  /** Whether freed blocks are left that the store did not take. */
+  get hasRefused(): boolean {
+    return this.#refused.length > 0
+  }
+
+  /** Resolves when the punches that are under way have ended. */
+  get punched(): Promise<void> {
+    return this.#releasing ?? Promise.resolve()
+  }
+
+  // --- what lasts ---
+
+  /** Makes the writes that ended before the call durable. Those who come meanwhile share the next. */
+  async flush(): Promise<void> {
+    const written = this.#written
+    while (this.#flushed < written) {
+      this.#flushing ??= this.#startFlush()
+      await this.#flushing
+    }
+  }
+
+  /** The same, whether or not anything was written that this process knows of. */
+  flushAll(): Promise<void> {
+    this.#written++
+    return this.flush()
+  }
+
+  /** Resolves when nothing is under way. The caller sees to it that nothing begins. */
+  async quiesce(): Promise<void> {
+    while (this.#reads.size > 0 || this.#writes.size > 0 || this.#releasing !== null) {
+      const calls = [...this.#reads, ...this.#writes]
+      await Promise.allSettled([...calls.map(({ ended }) => ended), this.#releasing])
+    }
+  }
+
+  // --- inside ---
+
+  /** Whether a write is under way on one of the blocks of a range. */
+  #isWritten(offset: number, length: number): boolean {
+    if (this.#writes.size === 0) return false
+    const { begin, end } = this.#blocksOf(offset, length)
+    for (const write of this.#writes) if (write.begin < end && begin < write.end) return true
+    return false
+  }
+
+  /** Resolves when the writes that are under way on the blocks of a range have ended. */
+  #afterWrites(offset: number, length: number): Promise<unknown> {
+    const { begin, end } = this.#blocksOf(offset, length)
+    const writes = [...this.#writes].filter(write => write.begin < end && begin < write.end)
+    return Promise.all(writes.map(({ ended }) => ended))
+  }
+
+  #blocksOf(offset: number, length: number): { begin: number; end: number } {
+    const begin = Math.floor(offset / this.blockSize)
+    return { begin, end: Math.ceil((offset + length) / this.blockSize) }
+  }
+
+  /** Has a write count as under way until it ends, and as written then. */
+  #ends(write: Later<void>, offset: number, length: number): Later<void> {
+    if (write === undefined) {
+      this.#written++
+      return
+    }
+    this.#begin(this.#writes, write, offset, length)
+    return write
+  }
+
+  #begin(calls: Set<Call>, call: Promise<void>, offset: number, length: number): void {
+    const ended = (): void => {
+      calls.delete(entry)
+      if (calls === this.#writes) this.#written++
+      this.#release()
+    }
+    const entry: Call = { ...this.#blocksOf(offset, length), ended: call.then(ended, ended) }
+    calls.add(entry)
+  }
+
+  #startFlush(): Promise<void> {
+    const covers = this.#written
+    return this.#store
+      .sync()
+      .then(() => {
+        this.#flushed = covers
+      })
+      .finally(() => {
+        this.#flushing = null
+      })
+  }
+
+  /** Begins to release those freed blocks that nothing is under way on, unless some are punched. */
+  #release(): void {
+    if (this.#releasing !== null || this.#freed.length === 0) return
+    const blocks = this.#takeIdle()
+    if (blocks.length === 0) return
+    if (!this.freeMeansHole) {
+      this.#listener.released(blocks)
+      return
+    }
+    this.#nrPunching = blocks.length
+    this.#startPunching(blocks)
+  }
+
+  /** Takes those freed blocks, ascending, that nothing is under way on. */
+  #takeIdle(): DataBlock[] {
+    const calls = [...this.#reads, ...this.#writes]
+    const isBusy = (block: number): boolean =>
+      calls.some(({ begin, end }) => block >= begin && block < end)
+    const blocks = this.#freed.filter(block => !isBusy(block))
+    this.#freed = calls.length === 0 ? [] : this.#freed.filter(isBusy)
+    return blocks.sort((a, b) => a - b)
+  }
+
+  #startPunching(blocks: DataBlock[]): void {
+    this.#releasing = this.#punch(runsOf(blocks)).then(() => {
+      this.#releasing = null
+      this.#nrPunching = 0
+      this.#release()
+      this.#listener.released([])
+    })
+  }
+
+  /** Passes runs of freed blocks down, some at a time, and releases each. */
+  async #punch(runs: DataBlock[][]): Promise<void> {
+    let next = 0
+    const work = async (): Promise<void> => {
+      while (next < runs.length) {
+        const blocks = runs[next++]!
+        const offset = bytes(blocks[0]! * this.blockSize)
+        try {
+          await this.#store.punchLater(offset, bytes(blocks.length * this.blockSize))
+        } catch (err) {
+          // Whoever got such a block would read what is in it.
+          const isFirst = this.#refused.length === 0
+          for (const block of blocks) this.#refused.push(block)
+          if (isFirst) this.#listener.refused(err)
+          continue
+        }
+        // A block can be mapped without being written to: the hole has to last before that.
+        this.#written++
+        this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)
+        this.#listener.released(blocks)
+      }
+    }
+    await Promise.all(Array.from({ length: PUNCHES_MAX }, work))
+  }
+}
+
+/** Ascending blocks as runs of blocks that follow each other. */
+function runsOf(blocks: readonly DataBlock[]): DataBlock[][] {
+  const runs: DataBlock[][] = []
+  for (const block of blocks) {
+    const run = runs.at(-1)
+    if (run !== undefined && run.at(-1)! + 1 === block) run.push(block)
+    else runs.push([block])
+  }
+  return runs
+}
