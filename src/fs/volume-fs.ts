@@ -103,12 +103,12 @@ export class VolumeFs implements FileSystem {
   // --- names ---
 
   statfs(): FileSystemStatistics {
-    const { blockSize, hostRoomForData } = this.#pool
-    const host = Math.floor((hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
+    const { blockSize, space } = this.#pool
+    const host = Math.floor((space.hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
       blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
-      blocksFree: this.#pool.nrFreeDataBlocks,
+      blocksFree: this.#pool.space.nrFreeDataBlocks,
       // No more than the host can give.
       blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,

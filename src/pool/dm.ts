@@ -70,7 +70,7 @@ export const metadataLowWater = (pool: ThinPool): number =>
 export function usedMetadataBlocks(pool: ThinPool): number {
   const { nrMetadataBlocks, nrAllocatedMetadataBlocks } = pool.metadata
   const free = nrMetadataBlocks - nrAllocatedMetadataBlocks
-  return nrMetadataBlocks - Math.max(0, free - pool.metadataReserve)
+  return nrMetadataBlocks - Math.max(0, free - pool.space.metadataReserve)
 }
 
 /**
@@ -94,7 +94,7 @@ export function poolStatus(pool: ThinPool): string {
     metadata.heldRoot === 0 ? '-' : metadata.heldRoot,
     mode,
     discard,
-    `${pool.onFull}_if_no_space`,
+    `${pool.space.onFull}_if_no_space`,
     metadata.needsCheck ? 'needs_check' : '-',
     metadataLowWater(pool),
     '',

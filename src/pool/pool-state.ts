@@ -1,9 +1,36 @@
 import { ThinfsError } from '../base/index.js'
 import type { PoolEvents, PoolMode } from './options.js'
 
+/**
+ * Which mode may follow which, and when. A mode that may not follow is not taken: what failed for
+ * good stays so, whatever a call that was in flight says of space afterwards. The kernel's rules
+ * (dm-thin.c, set_pool_mode), but that a pool leaves `read_only` by being opened again alone.
+ */
+export const MODE_CHANGES: Readonly<Record<PoolMode, Partial<Record<PoolMode, string>>>> = {
+  write: {
+    out_of_data_space: 'a write found no free data block, or no room on the host',
+    out_of_metadata_space: 'a change or a commit found no room for metadata',
+    read_only: 'opened so; needs_check is set; or a commit failed: back to the last one',
+  },
+  out_of_data_space: {
+    write: 'blocks were freed, the data grew, or the host has room',
+    out_of_metadata_space: 'a commit found no room for metadata',
+    read_only: 'a commit failed: back to the last one',
+  },
+  out_of_metadata_space: {
+    write: 'a commit gave metadata blocks back, the metadata grew, or the host has room',
+    out_of_data_space: 'there is room for metadata again, and no free data block',
+    read_only: 'a commit failed: back to the last one',
+  },
+  read_only: {
+    fail: 'going back to the last commit failed too: nothing in memory can be relied on',
+  },
+  fail: {},
+}
+
 /** The mode of a pool, why it is in it, and what may be done meanwhile. */
 export class PoolState {
-  readonly #events: PoolEvents
+  readonly #events: Pick<PoolEvents, 'mode'>
   #mode: PoolMode = 'write'
   #reason: string | null = null
   /** What flushes are answered with after a rollback: what came before it may be gone. */
@@ -13,7 +40,7 @@ export class PoolState {
   /** Whether a change of the metadata was left half done, and the rollback is yet to come. */
   halfWay = false
 
-  constructor(events: PoolEvents) {
+  constructor(events: Pick<PoolEvents, 'mode'>) {
     this.#events = events
   }
 
@@ -26,12 +53,16 @@ export class PoolState {
     return this.#reason
   }
 
-  /** Changes the mode, and tells whoever listens. A new reason for the same mode is only kept. */
+  /**
+   * Changes the mode where `MODE_CHANGES` has that, and tells whoever listens. A new reason for the
+   * same mode is only kept.
+   */
   set(mode: PoolMode, reason: string | null): void {
     if (mode === this.#mode) {
       if (this.writable) this.#reason = reason
       return
     }
+    if (MODE_CHANGES[this.#mode][mode] === undefined) return
     this.#mode = mode
     this.#reason = reason
     this.#events.mode(mode, reason)

@@ -216,7 +216,7 @@ export class LivePool {
     for (const extents of [metadata, data]) this.#keep(extents)
     this.#table = table
     const { pool } = this
-    await pool.reconfigure({ lowWaterMark: table.lowWater, onFull: onFullOf(table) })
+    await pool.space.reconfigure({ lowWaterMark: table.lowWater, onFull: onFullOf(table) })
   }
 
   /** Has the files of a list stay open until the pool is closed. */
@@ -254,7 +254,7 @@ export class LivePool {
 
   /** Closes the pool and opens it as another table says. Its devices are suspended. */
   async #reopen(table: PoolTable): Promise<void> {
-    if (this.pool.writesWaiting > 0) {
+    if (this.pool.space.writesWaiting > 0) {
       throw refused('writes wait for space: discards and read_only cannot be changed', 'EBUSY')
     }
     const before = this.#table

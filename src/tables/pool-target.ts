@@ -76,7 +76,7 @@ export class PoolTarget implements TargetDevice {
     if (gate.isShut) return
     gate.shut()
     this.#hasShut = true
-    await gate.drain(() => pool.writesWaiting)
+    await gate.drain(() => pool.space.writesWaiting)
   }
 
   async status(flush: boolean): Promise<string> {
@@ -84,7 +84,7 @@ export class PoolTarget implements TargetDevice {
     if (flush) {
       await pool.commit().catch(() => {})
       // What was freed is free for whoever asks.
-      if (pool.mode === 'out_of_data_space') await pool.released()
+      if (pool.mode === 'out_of_data_space') await pool.space.allReleased()
     }
     return poolStatus(pool)
   }

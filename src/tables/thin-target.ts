@@ -84,7 +84,7 @@ export class ThinTarget implements TargetDevice {
 
   get writesWaiting(): number {
     const { pool } = this.#live
-    return pool.writesWaitingOf(this.#thin)
+    return pool.space.writesWaitingOf(this.#thin)
   }
 
   check(): void {}

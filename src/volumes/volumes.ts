@@ -271,7 +271,7 @@ export class Volumes implements PoolAdmin {
       this.#checkNewName(name)
       const devId = this.#newDevId(wanted)
       const entry = { ...this.#entry(name, devId, size, null), ...ownership }
-      if (!this.pool.hasMetadataRoom) await this.pool.makeRoom()
+      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createThin(devId))
       this.#options.onChange('created', name, devId)
       return this.#add(devId)
@@ -284,7 +284,7 @@ export class Volumes implements PoolAdmin {
       this.#checkNewName(request.name)
       const devId = this.#newDevId(request.devId)
       const from = origin.devId as DevId
-      if (!this.pool.hasMetadataRoom) await this.pool.makeRoom()
+      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#snapshotEntry(request.name, devId, origin)
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
@@ -405,21 +405,21 @@ export class Volumes implements PoolAdmin {
         path: pool.blocks.path,
         blocks: metadata.nrDataBlocks,
         usedBlocks: metadata.nrAllocatedDataBlocks,
-        hostFree: pool.hostRoomForData,
+        hostFree: pool.space.hostRoomForData,
       },
       metadata: {
         path: this.#options.metadata.path,
         blocks: metadata.nrMetadataBlocks,
         usedBlocks: metadata.nrAllocatedMetadataBlocks,
-        hostFree: pool.hostRoomForMetadata,
+        hostFree: pool.space.hostRoomForMetadata,
       },
-      writesWaiting: pool.writesWaiting,
-      warnings: [...(this.#options.warnings ?? []), ...pool.warnings],
-      lowWaterMarkBlocks: pool.lowWaterMark,
-      belowLowWater: pool.belowLowWater,
+      writesWaiting: pool.space.writesWaiting,
+      warnings: [...(this.#options.warnings ?? []), ...pool.space.warnings],
+      lowWaterMarkBlocks: pool.space.lowWaterMark,
+      belowLowWater: pool.space.belowLowWater,
       heldRoot: metadata.heldRoot,
       discards: pool.discards,
-      onFull: pool.onFull,
+      onFull: pool.space.onFull,
       volumes: this.#byName.size,
       mount: null,
       dm: {
@@ -587,7 +587,7 @@ export class Volumes implements PoolAdmin {
   /** Makes a device by a message. The transaction id is not ours to change then. */
   async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
     const { pool } = this
-    if (!pool.hasMetadataRoom) await pool.makeRoom()
+    if (!pool.hasMetadataRoom) await pool.space.makeRoom()
     if (!pool.metadata.hasDevice(devId)) {
       // The file may have a name for an earlier device, which another program deleted.
       await this.#table.change(new Map([[devId, null]]), pool.metadata.transactionId)

@@ -50,10 +50,10 @@ t.test('growth that a write notices', async t => {
     clock.advance(60_000)
     await turns()
     t.equal(vain.state, 'NO_DATA_SPACE')
-    t.equal(pool.onFull, 'error')
+    t.equal(pool.space.onFull, 'error')
     memory.data.grow(bytes(5 * BLOCK))
     await thin(pool, 0).write(8 * BLOCK, 512, filled(512, 2), 0)
-    t.equal(pool.onFull, 'queue')
+    t.equal(pool.space.onFull, 'queue')
     t.equal(pool.mode, 'write')
     const next = follow(() => thin(pool, 0).write(9 * BLOCK, 512, filled(512, 2), 0))
     await turns()
@@ -86,10 +86,10 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
       pool.createSnap(devId(1), devId(0))
       // The device's alone, from block 1 on; the others are shared.
       await device.write(BLOCK, exclusive * BLOCK, filled(exclusive * BLOCK, 2), 0)
-      const fill = pool.nrFreeDataBlocks
+      const fill = pool.space.nrFreeDataBlocks
       await thin(pool, 2).write(0, fill * BLOCK, filled(fill * BLOCK, 3), 0)
       await pool.commit()
-      t.equal(pool.nrFreeDataBlocks, 0)
+      t.equal(pool.space.nrFreeDataBlocks, 0)
       return { memory, pool, clock, device }
     }
 
@@ -168,7 +168,7 @@ t.test('a data file that grew further than the metadata has room for', async t =
     t.equal(pool.mode, 'out_of_data_space')
     t.equal(pool.metadata.nrDataBlocks, 1000)
     t.match(recorded.warnings, [/2000000 blocks, the pool stays at 1000/])
-    t.match(pool.warnings, [/stays at 1000/])
+    t.match(pool.space.warnings, [/stays at 1000/])
     t.same(recorded.errors, [])
     await device.discard(4096, 4096)
     await other.write(0, 512, filled(512, 1), 0)
@@ -183,7 +183,7 @@ t.test('a data file that grew further than the metadata has room for', async t =
     memory.metadata.grow(bytes(1024 * 4096))
     const larger = await openFiles(memory)
     t.equal(larger.pool.metadata.nrDataBlocks, 2_000_000, 'it grows when there is room')
-    t.same(larger.pool.warnings, [])
+    t.same(larger.pool.space.warnings, [])
     await larger.pool.close()
     t.same(checkMetadata(memory.metadata).problems, [])
   })
@@ -214,7 +214,7 @@ t.test("a host's full disk", async t => {
       t.equal(pool.mode, 'out_of_data_space')
       t.match(pool.reason, /host's disk/)
       t.match(pool.reason, errno)
-      t.equal(pool.nrFreeDataBlocks, 15, 'no block is lost')
+      t.equal(pool.space.nrFreeDataBlocks, 15, 'no block is lost')
       t.same(recorded.errors, [])
       memory.data.onWrite = undefined
       await write(BLOCK)
@@ -233,7 +233,7 @@ t.test("a host's full disk", async t => {
         await turns()
       }
       t.same([fresh.state, inPlace.state], ['waits', 'waits'])
-      t.equal(pool.writesWaiting, 2)
+      t.equal(pool.space.writesWaiting, 2)
       t.same(recorded.modes, ['out_of_data_space'], 'told once')
       memory.data.onWrite = undefined
       clock.advance(1000)
@@ -252,7 +252,7 @@ t.test("a host's full disk", async t => {
         await turns()
       }
       t.equal(vain.state, 'NO_DATA_SPACE')
-      t.equal(pool.onFull, 'error')
+      t.equal(pool.space.onFull, 'error')
     })
   }
 
@@ -271,11 +271,11 @@ t.test("a host's full disk", async t => {
     await write(1)
     await write(2)
     t.equal(recorded.warnings.length, 1)
-    t.match(pool.warnings, [/the host's disk has/])
-    t.equal(pool.hostRoomForData, 3 * BLOCK)
+    t.match(pool.space.warnings, [/the host's disk has/])
+    t.equal(pool.space.hostRoomForData, 3 * BLOCK)
     available = 10 * BLOCK
     await write(3)
-    t.same(pool.warnings, [])
+    t.same(pool.space.warnings, [])
     available = 3 * BLOCK
     await write(4)
     t.equal(recorded.warnings.length, 2)

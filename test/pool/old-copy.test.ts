@@ -61,11 +61,11 @@ for (const end of ['closed', 'killed'] as const) {
 
     const accepted = { ...mixed, data: storeOf(data, 'data'), journal: files.journal.copy() }
     const { pool: served } = await openFiles(accepted, { acceptMetadata: true })
-    t.equal(served.nrFreeDataBlocks, 60)
+    t.equal(served.space.nrFreeDataBlocks, 60)
     t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'the deliberate way round')
 
     const { pool: right } = await openFiles(files)
-    t.equal(right.nrFreeDataBlocks, 56, 'the right metadata put back')
+    t.equal(right.space.nrFreeDataBlocks, 56, 'the right metadata put back')
   })
 }
 
@@ -167,7 +167,7 @@ t.test('another boot', async t => {
   cut.files.journal.bootId = 'another boot'
   const mixed = { ...cut.files, metadata: storeOf(cut.old, 'metadata') }
   const { pool } = await openFiles(mixed)
-  t.equal(pool.nrFreeDataBlocks, 60, 'a power cut may have lost the journal, and is no doubt')
+  t.equal(pool.space.nrFreeDataBlocks, 60, 'a power cut may have lost the journal, and is no doubt')
 })
 
 t.test('no journal, or nothing to lose, is no doubt', async t => {

@@ -201,10 +201,10 @@ t.test('a full pool', async t => {
     const failed = t.rejects(waiting, { code: 'NO_DATA_SPACE' })
     await pool.commit()
     clock.advance(59_000)
-    t.equal(pool.onFull, 'queue')
+    t.equal(pool.space.onFull, 'queue')
     clock.advance(1_001)
     await failed
-    t.equal(pool.onFull, 'error')
+    t.equal(pool.space.onFull, 'error')
     await t.rejects(device.write(9 * BLOCK, 512, filled(512, 2), 0) as Promise<void>, {
       code: 'NO_DATA_SPACE',
     })
@@ -510,8 +510,8 @@ t.test('what is not in memory', async t => {
     store.data.read = () => {
       throw failure('EIO')
     }
-    const { nrFreeDataBlocks } = pool
+    const { nrFreeDataBlocks } = pool.space
     await t.rejects(device.write(0, 512, filled(512, 2), 0) as Promise<void>, { code: 'EIO' })
-    t.equal(pool.nrFreeDataBlocks, nrFreeDataBlocks, 'no block was taken')
+    t.equal(pool.space.nrFreeDataBlocks, nrFreeDataBlocks, 'no block was taken')
   })
 })

@@ -69,7 +69,7 @@ export function readVolumes({ volumes }: Opened): Found {
 /** Waits until what the last commit freed was passed down. */
 export async function released({ volumes: { pool } }: Opened): Promise<void> {
   const { metadata } = pool
-  while (metadata.nrAllocatableDataBlocks < pool.nrFreeDataBlocks) {
+  while (metadata.nrAllocatableDataBlocks < pool.space.nrFreeDataBlocks) {
     await new Promise(resolve => setImmediate(resolve))
   }
 }

@@ -1,0 +1,500 @@
+/**
+ * The space of a pool: what is free, what is kept back for whom, who waits, and how the pool grows.
+ *
+ * Data blocks are taken all or none; who finds too few waits here, and every event that may bring some
+ * wakes him: a release of freed blocks, a commit, growth of the files, room on the host's disk. The
+ * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
+ * drivers/md/dm-thin.c.
+ */
+import { type Clock, cancelled, type Later, ThinfsError } from '../base/index.js'
+import { type DataBlocks, goneError, type SpaceOwner } from '../device/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
+import type { Store } from '../storage/index.js'
+import type { CommitPipeline } from './commit-pipeline.js'
+import { HostSpace } from './host-space.js'
+import type { OnFull, PoolEvents, PoolOptions } from './options.js'
+import type { PoolState } from './pool-state.js'
+import { SpaceQueue } from './space-queue.js'
+
+/** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
+const RESERVE_PART = 10
+const RESERVE_MAX = 4096
+/** The least that is kept back: a change and its commit shadow so many blocks. */
+const RESERVE_MIN = 32
+/**
+ * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool is
+ * emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much back, for
+ * the same reason (spa_slop_shift). A pool that is too small for it to matter keeps nothing back.
+ */
+const DISCARD_PART = 32
+const DISCARD_MAX = 1024
+const DISCARD_FROM = 2048
+/** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
+const RELEASE_TIMEOUT = 60_000
+const NO_DATA_BLOCKS = 'no free data blocks'
+/** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
+const SECURED_MIN = 256
+/** The same before something is unmapped, which the host's full disk must not prevent. */
+const SECURED_TO_UNMAP = 64
+/** Metadata blocks that mapping what a request has taken may still take. */
+const MAPPING_COST = 16
+/** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
+const WATCH_PERIOD = 1000
+
+export interface SpaceParts {
+  metadata: ThinMetadata
+  /** Where the metadata is. */
+  store: Store
+  blocks: DataBlocks
+  commits: CommitPipeline
+  state: PoolState
+}
+
+export class Space {
+  readonly #metadata: ThinMetadata
+  readonly #store: Store
+  readonly #blocks: DataBlocks
+  readonly #commits: CommitPipeline
+  readonly #state: PoolState
+  readonly #clock: Clock
+  readonly #events: PoolEvents
+  readonly #queue: SpaceQueue
+  readonly #host: HostSpace
+  #onFull: OnFull
+  /** In data blocks. */
+  #lowWaterMark: number
+  #lowWaterSeen = false
+  /** Whether the host was told to have less than the low water mark. */
+  #hostLowSeen = false
+  /** Why the pool is smaller than its data file; null when it is not. */
+  #notGrown: string | null = null
+  #cancelWatch: (() => void) | null = null
+  /** Those who wait for freed blocks to be released. */
+  readonly #releaseWaits = new Set<() => void>()
+
+  constructor(
+    { metadata, store, blocks, commits, state }: SpaceParts,
+    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'clock' | 'events'>,
+  ) {
+    this.#metadata = metadata
+    this.#store = store
+    this.#blocks = blocks
+    this.#commits = commits
+    this.#state = state
+    this.#clock = options.clock
+    this.#events = options.events
+    this.#onFull = options.onFull
+    this.#lowWaterMark = options.lowWaterMark
+    this.#queue = new SpaceQueue(options.clock)
+    this.#host = new HostSpace(blocks, store, metadata)
+  }
+
+  // --- what there is ---
+
+  get nrFreeDataBlocks(): number {
+    return this.#metadata.nrDataBlocks - this.#metadata.nrAllocatedDataBlocks
+  }
+
+  get belowLowWater(): boolean {
+    return this.nrFreeDataBlocks <= this.#lowWaterMark
+  }
+
+  /** How many writes wait for space. */
+  get writesWaiting(): number {
+    return this.#queue.length
+  }
+
+  /** How many of them are a device's. */
+  writesWaitingOf(device: SpaceOwner): number {
+    return this.#queue.lengthOf(device)
+  }
+
+  /** Bytes that the host can still give to free data blocks; null where that is no question. */
+  get hostRoomForData(): number | null {
+    return this.#host.availableForData(
+      this.#metadata.nrAllocatedDataBlocks * this.#blocks.blockSize,
+    )
+  }
+
+  /** The same for metadata. */
+  get hostRoomForMetadata(): number | null {
+    return this.#host.availableForMetadata
+  }
+
+  /** What whoever runs the pool should know, a sentence each. */
+  get warnings(): string[] {
+    return [this.#notGrown, this.#hostLow].filter(what => what !== null)
+  }
+
+  /** What a full pool does now: `queue` turns into `error` when the wait was in vain. */
+  get onFull(): PoolOptions['onFull'] {
+    return this.#queue.expired ? 'error' : this.#onFull
+  }
+
+  get lowWaterMark(): number {
+    return this.#lowWaterMark
+  }
+
+  /** Data blocks kept back for the edges of discards. */
+  get discardReserve(): number {
+    const { nrDataBlocks } = this.#metadata
+    if (nrDataBlocks < DISCARD_FROM) return 0
+    return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
+  }
+
+  /** Free data blocks that writes can have. */
+  get nrWritableDataBlocks(): number {
+    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve)
+  }
+
+  /** Metadata blocks kept back so that a commit always has room. */
+  get metadataReserve(): number {
+    return Math.min(RESERVE_MAX, Math.floor(this.#metadata.nrMetadataBlocks / RESERVE_PART))
+  }
+
+  /**
+   * A new table says what a full pool does, and when that is told, and its stores may have become
+   * longer. As in the kernel all is told anew, and those who wait for space try again, or fail now.
+   */
+  async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
+    this.#onFull = changes.onFull
+    this.#lowWaterMark = changes.lowWaterMark
+    this.#lowWaterSeen = false
+    const grew = this.growToStores()
+    if (changes.onFull === 'queue') this.#queue.wake()
+    else
+      this.#queue.reject(
+        new ThinfsError('NO_DATA_SPACE', `${this.#blocks.path}: ${NO_DATA_BLOCKS}`),
+      )
+    if (grew) await this.#commits.commit()
+  }
+
+  canAllocate(count: number, discards: boolean): boolean {
+    this.#state.mustBeWritable()
+    this.#noteLowWater(count)
+    const { nrAllocatableDataBlocks } = this.#metadata
+    const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
+    return available >= count && this.hasMetadataRoom && this.#commits.draining === null
+  }
+
+  /** The kernel's rule: told when a block is wanted while no more than the mark are free. */
+  #noteLowWater(wanted: number): void {
+    const free = this.nrFreeDataBlocks
+    if (this.#lowWaterSeen || free - (wanted - 1) > this.#lowWaterMark) return
+    this.#lowWaterSeen = true
+    this.#events.lowWater(free)
+  }
+
+  /** The same for the space that the host has: the log has to say so before it is used up. */
+  noteHostLow(): void {
+    const low = this.#hostLow
+    if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
+    this.#hostLowSeen = low !== null
+  }
+
+  /** That the host can give less than the low water mark, and less than is free; null otherwise. */
+  get #hostLow(): string | null {
+    const room = this.hostRoomForData
+    if (room === null) return null
+    const blocks = Math.floor(room / this.#blocks.blockSize)
+    if (blocks > this.#lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
+    const free = this.nrFreeDataBlocks * this.#blocks.blockSize
+    return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
+  }
+
+  // --- what happens elsewhere ---
+
+  /** Freed blocks were released: they can be given out again. */
+  released(): void {
+    this.#spaceCame()
+    this.#endReleaseWaits()
+  }
+
+  /** A commit is durable: it may have given metadata blocks back. */
+  committed(): void {
+    if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
+    this.noteHostLow()
+  }
+
+  /** The pool has failed, or closes: nobody waits any more. */
+  end(err: ThinfsError): void {
+    this.#cancelWatch?.()
+    this.#queue.reject(err)
+    this.#endReleaseWaits()
+  }
+
+  /** Ends what waits on behalf of a device that was deleted. */
+  forget(device: SpaceOwner): void {
+    this.#queue.cancel(device, goneError(device.devId))
+  }
+
+  /**
+   * Tries again until there is space: after a commit that frees blocks, when the files have grown,
+   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within 60 s.
+   * @param device on whose behalf; the wait ends when it is deleted
+   * @param held bytes that waiting keeps in memory
+   * @param attempt returns null when there is no room
+   * @param signal ends the wait with CANCELLED
+   * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
+   */
+  withSpace<T>(
+    device: SpaceOwner,
+    held: number,
+    attempt: () => Later<T | null>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#onFull === 'queue', signal)
+  }
+
+  /** As `withSpace`, but only with what is free already or becomes so with a commit. */
+  withSpaceNow<T>(device: SpaceOwner, attempt: () => Later<T | null>): Promise<T> {
+    return this.#withSpace(device, 0, attempt, false)
+  }
+
+  async #withSpace<T>(
+    device: SpaceOwner,
+    held: number,
+    attempt: () => Later<T | null>,
+    queues: boolean,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    let retries = true
+    let waitsForRelease = true
+    for (;;) {
+      this.#state.mustBeWritable()
+      this.growToStores()
+      if (this.#frozen > 0) await this.#commitForSpace()
+      this.#state.mustBeWritable()
+      if (device.gone) throw goneError(device.devId)
+      if (signal?.aborted) throw cancelled()
+      const { draining } = this.#commits
+      if (draining !== null) {
+        await draining
+        continue
+      }
+      const wasFull = this.#host.dataFull !== null
+      this.#host.dataCame()
+      const tried = attempt()
+      const result = tried instanceof Promise ? await tried : tried
+      if (result !== null) {
+        if (wasFull) this.#spaceCame()
+        return result
+      }
+      const isData = this.hasMetadataRoom
+      // What was freed comes by itself, when reads or punches that are under way end.
+      const { releasing, punching } = this.#blocks
+      const comes = releasing || (punching && retries)
+      if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
+        retries = false
+        waitsForRelease = await this.#nextRelease()
+        continue
+      }
+      const why = this.#noteFull(isData)
+      if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
+        const path = isData ? this.#blocks.path : this.#store.path
+        throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
+      }
+      this.#watchStores()
+      await this.#queue.wait(device, held, signal)
+    }
+  }
+
+  /** Resolves when what was freed and committed can be given out again, or that takes too long. */
+  async allReleased(): Promise<void> {
+    while (this.#blocks.releasing) if (!(await this.#nextRelease())) return
+  }
+
+  /** Resolves when some freed blocks were released: to false when that took too long. */
+  #nextRelease(): Promise<boolean> {
+    return new Promise(resolve => {
+      const cancel = this.#clock.after(RELEASE_TIMEOUT, () => {
+        this.#releaseWaits.delete(ended)
+        resolve(false)
+      })
+      const ended = (): void => {
+        cancel()
+        resolve(true)
+      }
+      this.#releaseWaits.add(ended)
+    })
+  }
+
+  #endReleaseWaits(): void {
+    for (const ended of this.#releaseWaits) ended()
+    this.#releaseWaits.clear()
+  }
+
+  /** Commits, for what that frees. When the host has no room for it, that is what is waited for. */
+  async #commitForSpace(): Promise<void> {
+    try {
+      await this.#commits.commit()
+    } catch (err) {
+      if (!this.#commits.stalled) throw err
+    }
+  }
+
+  /** Changes the mode. @returns why there is no room */
+  #noteFull(isData: boolean): string {
+    const why = isData
+      ? (this.#host.dataFull ?? NO_DATA_BLOCKS)
+      : (this.#metadataFull ?? 'no free metadata blocks')
+    this.#state.set(isData ? 'out_of_data_space' : 'out_of_metadata_space', why)
+    return why
+  }
+
+  /** Why the host has no room for metadata; null when it has. */
+  get #metadataFull(): string | null {
+    return this.#commits.stalled ? this.#state.reason : this.#host.metadataFull
+  }
+
+  /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
+  hostRefused(err: unknown): void {
+    this.#host.refused(err)
+    this.#watchStores()
+  }
+
+  /** Notes that new blocks were written: when the host had no room before, it has now. */
+  provisioned(): void {
+    if (this.#host.dataFull !== null) this.#spaceCame()
+  }
+
+  // --- growth ---
+
+  /** Makes the pool as large as its files have become. @returns whether it grew */
+  growToStores(): boolean {
+    if (!this.#state.writable) return false
+    const metadata = this.#store
+    const blocks = this.#blocks
+    blocks.measure()
+    metadata.measure()
+    const dataBlocks = Math.floor(blocks.size / this.#blocks.blockSize)
+    const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
+    const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
+    const growsMetadata = metadataWanted > this.#metadata.nrMetadataBlocks
+    if (growsMetadata) {
+      this.#commits.change(() => this.#metadata.growMetadata(metadataWanted))
+    }
+    const growsData = dataBlocks > this.#metadata.nrDataBlocks && this.#canGrowData(dataBlocks)
+    if (growsData) {
+      blocks.hasGrown()
+      this.#commits.change(() => this.#metadata.growData(dataBlocks))
+    }
+    if (growsMetadata || growsData) this.#spaceCame()
+    return growsMetadata || growsData
+  }
+
+  /**
+   * Whether the metadata has room for the bitmaps of so many data blocks. Where it has not, the pool
+   * stays as large as it is, and says so. A new pool has to have it.
+   */
+  #canGrowData(dataBlocks: number): boolean {
+    if (this.#commits.stalled) return false
+    const cost = this.#metadata.growDataCost(dataBlocks)
+    const { nrAllocatableMetadataBlocks: free, nrDataBlocks } = this.#metadata
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    const before = this.#notGrown
+    if (nrDataBlocks === 0 || free - cost >= reserve) {
+      this.#notGrown = null
+      return true
+    }
+    this.#notGrown =
+      `${this.#blocks.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
+      `that takes ${cost} metadata blocks, ${Math.max(0, free - reserve)} are free`
+    if (before === null) this.#events.warning(this.#notGrown)
+    return false
+  }
+
+  /**
+   * While writes wait for space, looks every second whether somebody has made the files larger or the
+   * host has room again.
+   */
+  #watchStores(): void {
+    this.#cancelWatch ??= this.#clock.after(WATCH_PERIOD, () => {
+      this.#cancelWatch = null
+      if (this.#queue.isEmpty && this.#host.dataFull === null) return
+      try {
+        this.growToStores()
+      } catch {
+        return // change() has failed the pool, and with it those who wait
+      }
+      if (this.#host.dataFull !== null && this.#host.hasMore) this.#spaceCame()
+      else if (this.#host.dataFull !== null) this.#queue.retry()
+      else if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
+      this.#watchStores()
+    })
+  }
+
+  // --- inside ---
+
+  /** Blocks that are free but wait for a commit, of the kind that is short. */
+  get #frozen(): number {
+    const metadata = this.#metadata
+    if (this.hasMetadataRoom) {
+      const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
+      return frozen - this.#blocks.nrReleasing
+    }
+    const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
+    return free - metadata.nrAllocatableMetadataBlocks
+  }
+
+  /** Data blocks that a write can be given now. */
+  get #nrAvailable(): number {
+    return this.#metadata.nrAllocatableDataBlocks - this.discardReserve
+  }
+
+  /** Whether a request may change mappings, and a commit still has room afterwards. */
+  get hasMetadataRoom(): boolean {
+    return this.#hasMetadata(1) && this.#host.secures(SECURED_MIN)
+  }
+
+  /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
+  get hasRoomToUnmap(): boolean {
+    return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
+  }
+
+  /** @param share of the reserve that has to be left */
+  #hasMetadata(share: number): boolean {
+    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
+    const free = this.#metadata.nrAllocatableMetadataBlocks
+    return (
+      !this.#commits.stalled && free > reserve * share + this.#commits.nrUnmapped * MAPPING_COST
+    )
+  }
+
+  /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
+  async makeRoom(): Promise<void> {
+    await this.#commits.commit()
+    this.mustHaveRoom(this.hasMetadataRoom)
+  }
+
+  /**
+   * The same, until `hasRoomToUnmap`. Where the host sets no space aside it is tried all the same:
+   * what comes of it may be all the room that there is to be had.
+   */
+  async makeRoomToUnmap(): Promise<void> {
+    await this.#commits.commit()
+    this.mustHaveRoom(this.#hasMetadata(1 / 2))
+  }
+
+  /** @throws NO_METADATA_SPACE saying why, unless `has` */
+  mustHaveRoom(has: boolean): void {
+    if (has) return
+    const why = this.#metadataFull
+    const { path } = this.#store
+    throw new ThinfsError('NO_METADATA_SPACE', why === null ? path : `${path}: ${why}`)
+  }
+
+  /** There may be space: the mode says so, and those who wait try again. */
+  #spaceCame(): void {
+    if (this.#state.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    this.#host.dataCame()
+    if (this.#state.mode === 'out_of_data_space' || this.#state.mode === 'out_of_metadata_space') {
+      if (this.#nrAvailable <= 0) {
+        if (!this.#blocks.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
+        return
+      }
+      this.#state.set('write', null)
+    }
+    this.#queue.wake()
+  }
+}
