@@ -166,13 +166,22 @@ export class Volumes implements PoolAdmin {
     return this.#inOrder(volume, () => this.#setSize(volume, size, signal))
   }
 
-  async #setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
+  /** @param onlyGrows the caller did not mean to cut anything off */
+  async #setSize(
+    volume: Volume,
+    size: number,
+    signal?: AbortSignal,
+    onlyGrows = false,
+  ): Promise<void> {
     for (let wait: Promise<void> | null = Promise.resolve(); wait !== null; ) {
       await wait
       if (signal?.aborted)
         throw cancelled()
         // A large discard takes long: it runs while other changes have their turn.
-      ;[wait] = await this.#exclusive(() => this.#trySetSize(volume, size, signal))
+      ;[wait] = await this.#exclusive(() => {
+        if (onlyGrows) mustNotBeLonger(volume, size)
+        return this.#trySetSize(volume, size, signal)
+      })
     }
     volume.modified = Date.now()
     this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
@@ -351,7 +360,7 @@ export class Volumes implements PoolAdmin {
     const volume = this.#must(name)
     await this.#inOrder(volume, async () => {
       this.#mustBeThere(volume)
-      if (size >= volume.device.size) return await this.#setSize(volume, size, signal)
+      if (size >= volume.device.size) return await this.#setSize(volume, size, signal, true)
       mustBeUnused(volume)
       const beyond = volume.device.nextData(size)
       if (!shrink && beyond < volume.device.size) {
@@ -847,6 +856,17 @@ export class Volumes implements PoolAdmin {
 /** The kernel looks the name up again when it is told that a file is stale. */
 const gone = (volume: Volume): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
+
+/**
+ * Writes past the end make a volume longer while a command to grow it waits for its turn.
+ * @throws VOLUME_BUSY
+ */
+function mustNotBeLonger(volume: Volume, size: number): void {
+  const { size: now } = volume.device
+  if (now <= size) return
+  const what = `${volume.name}: a writer has made it ${now} bytes long meanwhile`
+  throw new ThinfsError('VOLUME_BUSY', `${what}, which is more than ${size}`)
+}
 
 /** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
 function mustBeUnused(volume: Volume, code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY'): void {

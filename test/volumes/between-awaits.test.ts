@@ -185,6 +185,23 @@ t.test('a shrink that waits for space', async t => {
   })
 })
 
+t.test('a growth that waits for its turn cuts nothing off that a writer appends', async t => {
+  const { volumes, fs, table } = await opened()
+  const volume = await make(volumes, 'a', 1, 1)
+  table.hold()
+  const before = volumes.create({ name: 'b', size: BLOCK })
+  const growing = volumes.resize({ name: 'a', size: 2 * BLOCK })
+  await turn()
+  await fs.write(inode(volume), 0, 4 * BLOCK, filled(4 * BLOCK, 2), 0)
+  table.release()
+  await before
+  await t.rejects(growing, { code: 'VOLUME_BUSY' })
+  t.equal(volume.device.size, 4 * BLOCK)
+  t.equal(byteAt(volume.device, 3 * BLOCK), 2)
+  t.equal((await volumes.resize({ name: 'a', size: 5 * BLOCK })).size, 5 * BLOCK)
+  t.equal(byteAt(volume.device, 3 * BLOCK), 2)
+})
+
 t.test('resize to a smaller size', async t => {
   const { volumes } = await opened()
   const volume = await make(volumes, 'a', 4)
