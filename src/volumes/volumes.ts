@@ -84,7 +84,9 @@ export class Volumes implements PoolAdmin {
   /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
   static open(options: VolumesOptions): Volumes {
     const { metadata } = options.pool
-    const table = VolumeTable.load(options.table, options.name, metadata.transactionId)
+    const { name } = options
+    const { transactionId, uuid } = metadata
+    const table = VolumeTable.load(options.table, { name, transactionId, uuid })
     const volumes = new Volumes(options, table)
     table.forget(devId => !metadata.hasDevice(devId as DevId))
     for (const devId of metadata.deviceIds()) volumes.#add(devId)
@@ -226,6 +228,15 @@ export class Volumes implements PoolAdmin {
       // When it has to be tried again, the sizes are right all the same.
       await this.pool.commit()
     })
+  }
+
+  /**
+   * Puts the id of the metadata into volumes.json where that has another one: the metadata was accepted,
+   * or there was nothing to lose by it. Where that is not possible now, the next change does it.
+   */
+  async takeIdOver(): Promise<void> {
+    if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
+    await this.#exclusive(() => this.#transaction(new Map())).catch(() => {})
   }
 
   /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
