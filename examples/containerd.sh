@@ -49,3 +49,5 @@ $ctr images import --snapshotter devmapper "$image" > /dev/null
 $ctr snapshots --snapshotter devmapper ls
 $ctr run --rm --snapshotter devmapper "$2" example /bin/echo hello from a thin device
 dmsetup status "$pool"
+# The container's device goes soon after the container.
+while dmsetup ls | grep -q "^$pool-snap"; do sleep 0.1; done

@@ -25,6 +25,8 @@ export interface EngineLinkOptions {
   spawn(negotiated: Negotiated | null): ChildProcess
   /** Tells a new engine about all devices, before it serves. */
   replay(engine: TableEngine): Promise<void>
+  /** No engine stays: nobody serves any more. */
+  onFailed(err: unknown): void
   /** An engine serves. */
   onServes(pid: number, negotiated: Negotiated): void
   events: TableEvents
@@ -143,7 +145,10 @@ export class EngineLink implements TableEngine {
         if (!this.#stopped) {
           log.warn({ engine: child.pid, how }, 'the engine has ended')
           this.#running = this.#relaunch()
-          this.#running.catch(err => log.error({ err }, 'no engine stays'))
+          this.#running.catch(err => {
+            // The next one has been started already when this one has died on the way.
+            if (this.#deaths > MAX_DEATHS) this.#options.onFailed(err)
+          })
         }
         reject(new ThinfsError('DAEMON_FAILED', `the engine has ended ${how}`))
       })

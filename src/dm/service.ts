@@ -26,7 +26,7 @@ import {
   TABLE_ENGINE_FD,
   toResponseError,
 } from '../engine/index.js'
-import { FuseSession, mountFuse, type Negotiated } from '../fuse/index.js'
+import { FuseSession, mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -74,6 +74,7 @@ export class DmService {
   #mapperFd = -1
   #madeMapper = false
   #session: FuseSession | null = null
+  #refusal: Refusal | null = null
   #procDevices: ProcDevices | null = null
   #control: ControlSocket | null = null
   #stopping: Promise<void> | null = null
@@ -112,6 +113,10 @@ export class DmService {
           { ...this.#options, negotiated, folder: RUN_FOLDER },
           { fuse: this.#filesFd, mapper: this.#mapperFd },
         ),
+      onFailed: err => {
+        log.error({ err }, 'no engine stays: requests are answered with EIO')
+        this.#refusal ??= new Refusal(this.#filesFd, () => {})
+      },
       onServes: (enginePid, files) => {
         this.#engine = { enginePid, files }
         this.#save()
@@ -304,6 +309,7 @@ export class DmService {
     if (this.#madeMapper) rmdirSync(MAPPER)
     await this.#procDevices?.close()
     const engineEnded = this.#link.ended()
+    this.#refusal?.close()
     if (this.#filesFd >= 0) {
       await unmountAt(FILES, FILES_TYPE)
       closeSync(this.#filesFd)

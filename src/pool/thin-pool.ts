@@ -881,6 +881,8 @@ export class ThinPool implements Provisioner {
     else if (needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
     if (inDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
+    // What was acknowledged may be in blocks that the pool had grown to, and not committed yet.
+    const grewBefore = changes.length > 0 && this.mode === 'write' && this.#growToStores()
     if (changes.length > 0) {
       replayChanges(changes, this.metadata, {
         extended: this.#extended,
@@ -890,7 +892,7 @@ export class ThinPool implements Provisioner {
     if (this.mode !== 'write') return
     const { dataSize } = this.#options
     if (dataSize !== undefined && dataSize > this.blocks.size) this.blocks.grow(dataSize)
-    const grew = this.#growToStores()
+    const grew = this.#growToStores() || grewBefore
     if (!clean || grew) {
       // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
       // comes to this process has to cover it, and nothing may be punched that the disk still maps.

@@ -15,8 +15,19 @@ import {
   SYSTEM_CLOCK,
   ThinfsError,
 } from '../base/index.js'
-import { METADATA_BLOCK_SIZE, SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
-import { metadataLowWater, type PoolEvents, type PoolOptions, ThinPool } from '../pool/index.js'
+import {
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  SUPERBLOCK,
+  ThinMetadata,
+} from '../metadata/index.js'
+import {
+  Journal,
+  metadataLowWater,
+  type PoolEvents,
+  type PoolOptions,
+  ThinPool,
+} from '../pool/index.js'
 import {
   ExtentStore,
   idOf,
@@ -195,6 +206,7 @@ export class LivePool {
     let data: OpenExtents | null = null
     try {
       data = openOf(table, table.data, files)
+      mustDiffer(metadata, data)
       await this.#growTo(metadata, data, size)
     } catch (err) {
       metadata.close()
@@ -234,7 +246,8 @@ export class LivePool {
     // What cannot be written does not grow.
     if (!pool.writable) return
     const old = nrDataBlocks * pool.blockSize
-    if (pool.blocks.freeMeansHole) await next.punchLater(bytes(old), bytes(next.size - old))
+    const gained = blocks * pool.blockSize - old
+    if (pool.blocks.freeMeansHole && gained > 0) await next.punchLater(bytes(old), bytes(gained))
     this.#opened.data.store.replace(dataParts)
     this.#opened.metadata.store.replace(metadata.parts)
   }
@@ -338,11 +351,16 @@ async function openStores(
     if (found.dataBlockSectors !== table.blockSize) {
       throw refused(`blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`)
     }
-    const blockSize = table.blockSize * SECTOR_SIZE
-    metadata.store.replace(trimmed(metadata.parts, found.nrMetadataBlocks * METADATA_BLOCK_SIZE))
-    data.store.replace(trimmed(data.parts, found.nrDataBlocks * blockSize))
     const journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
     closers.push(() => journal.close())
+    const { changes } = new Journal(journal).read(Buffer.from(superblockOf(metadata.store)))
+    // Who died may have grown the pool, and not committed that: then all of the table counts.
+    const isLonger = changes.length > 0
+    const { nrDataBlocks, nrMetadataBlocks } = found
+    const dataSize = Math.max(nrDataBlocks * table.blockSize, isLonger ? table.length : 0)
+    const metadataBlocks = isLonger ? MAX_METADATA_BLOCKS : nrMetadataBlocks
+    metadata.store.replace(trimmed(metadata.parts, metadataBlocks * METADATA_BLOCK_SIZE))
+    data.store.replace(trimmed(data.parts, dataSize * SECTOR_SIZE))
     const pool = await ThinPool.open({
       metadata: metadata.store,
       data: data.store,

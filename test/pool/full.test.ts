@@ -59,6 +59,21 @@ t.test('growth that a write notices', async t => {
     await turns()
     t.equal(next.state, 'waits')
   })
+
+  await t.test('outlives a death before it is committed, with what was written to it', async t => {
+    const memory = files(4)
+    const { pool } = await openFiles(memory, { onFull: 'queue' })
+    await thin(pool, 0).write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    await pool.commit()
+    memory.data.grow(bytes(8 * BLOCK))
+    await thin(pool, 0).write(8 * BLOCK, BLOCK, filled(BLOCK, 2), 0)
+    await pool.settle()
+    const { pool: next } = await openFiles(memory)
+    t.equal(next.metadata.nrDataBlocks, 8)
+    const found = Buffer.alloc(BLOCK)
+    t.ok(thin(next, 0).read(8 * BLOCK, BLOCK, found, 0))
+    t.ok(found.equals(filled(BLOCK, 2)))
+  })
 })
 
 t.test('a discard whose edges are shared, in a full pool', async t => {

@@ -1,9 +1,10 @@
 // Goal: pools behind tables come to be, grow, wait and go as the kernel's do, whatever was in their
 // files before. Method: each rule with the files that show it; thin_check and thin_dump judge.
-import { cpSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
+import { idOf } from '../../src/storage/index.js'
 import type { Extent } from '../../src/tables/index.js'
 import {
   errno,
@@ -152,30 +153,45 @@ t.test('what was acknowledged is there after a death', async t => {
   await put(thin, 5 * BLOCK, block(2))
   await thin.discard(0, BLOCK)
   await put(thin, 7 * BLOCK + 100, block(3, 100))
-  // Not committed: what a process that dies now leaves.
-  const left = tablesHere(t)
-  for (const name of ['metadata', 'data']) cpSync(join(here.folder, name), join(left.folder, name))
-  cpSync(join(here.folder, 'pools'), join(left.folder, 'pools'), { recursive: true })
-  // The journal goes by the file that it belongs to.
-  const at = ({ path, length }: Extent): Extent => {
-    return { path: path.replace(here.folder, left.folder), offset: 0, length }
-  }
-  const { tables } = left
-  await renameJournal(left, at(here.metadata).path)
-  await make(tables, POOL, poolLine(at(here.metadata), at(here.data)))
-  await make(tables, THIN, thinLine(POOL, 0, LENGTH))
+  // Not committed.
+  const { tables } = await afterDeath(t, here)
   const expected = Buffer.alloc(8 * BLOCK)
   expected.fill(2, 5 * BLOCK, 6 * BLOCK)
   expected.fill(3, 7 * BLOCK + 100, 7 * BLOCK + 200)
   t.ok((await get(tables.device(THIN), 0, 8 * BLOCK)).equals(expected))
 })
 
-async function renameJournal({ folder }: TablesHere, metadata: string): Promise<void> {
-  const { readdir, rename } = await import('node:fs/promises')
-  const { idOf } = await import('../../src/storage/index.js')
-  const [name] = await readdir(join(folder, 'pools'))
-  await rename(join(folder, 'pools', name!), join(folder, 'pools', `${idOf(metadata)}-0`))
+/** What another process makes of the files as they are now: the pool, and thin device 0. */
+async function afterDeath(t: Test, here: Files, data = here.data): Promise<TablesHere> {
+  const left = tablesHere(t)
+  for (const name of ['metadata', 'data']) cpSync(join(here.folder, name), join(left.folder, name))
+  const at = ({ path, length }: Extent): Extent => {
+    return { path: path.replace(here.folder, left.folder), offset: 0, length }
+  }
+  // A journal goes by the file that it belongs to.
+  const nameOf = ({ path }: Extent): string => join('pools', `${idOf(path)}-0`)
+  mkdirSync(join(left.folder, 'pools'))
+  cpSync(join(here.folder, nameOf(here.metadata)), join(left.folder, nameOf(at(here.metadata))))
+  await make(left.tables, POOL, poolLine(at(here.metadata), at(data)))
+  await make(left.tables, THIN, thinLine(POOL, 0, LENGTH))
+  return left
 }
+
+t.test('what was acknowledged while the pool grew is there after a death', async t => {
+  const here = await pool(t, 4)
+  const { tables, metadata } = here
+  const thin = tables.device(THIN)
+  for (let nth = 0; nth < 4; nth++) await put(thin, nth * BLOCK, block(nth))
+  let left: TablesHere | null = null
+  const data = { ...here.data, length: 8 * BLOCK }
+  const waiting = put(thin, 4 * BLOCK, block(9)).then(async () => {
+    left = await afterDeath(t, here, data)
+  })
+  truncateSync(data.path, data.length)
+  await reload(tables, POOL, poolLine(metadata, data))
+  await waiting
+  t.same(await get(left!.tables.device(THIN), 4 * BLOCK, BLOCK), block(9))
+})
 
 t.test('a write that waits for space', async t => {
   const here = await pool(t, 4)
@@ -196,9 +212,7 @@ t.test('a write that waits for space', async t => {
   await tables.suspend(THIN, false)
   await tables.resume(THIN)
   const data = { ...here.data, length: 8 * BLOCK }
-  writeFileSync(data.path, Buffer.alloc(1), { flag: 'a' })
-  const { truncate } = await import('node:fs/promises')
-  await truncate(data.path, data.length)
+  truncateSync(data.path, data.length)
   await tables.load(POOL, [poolLine(metadata, data)], false)
   await tables.suspend(POOL, true)
   const read = get(thin, 0, BLOCK)
