@@ -15,7 +15,6 @@ import {
   assert,
   type Bytes,
   bytes,
-  cancelled,
   type DataBlock,
   type DevId,
   errnoOf,
@@ -573,16 +572,10 @@ export class ThinPool implements Provisioner {
    * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
-   * @param signal ends the wait with CANCELLED
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  withSpace<T>(
-    device: SpaceOwner,
-    held: number,
-    attempt: () => Later<T | null>,
-    signal?: AbortSignal,
-  ): Promise<T> {
-    return this.#withSpace(device, held, attempt, this.#options.onFull === 'queue', signal)
+  withSpace<T>(device: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#options.onFull === 'queue')
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
@@ -595,7 +588,6 @@ export class ThinPool implements Provisioner {
     held: number,
     attempt: () => Later<T | null>,
     queues: boolean,
-    signal?: AbortSignal,
   ): Promise<T> {
     let retries = true
     let waitsForRelease = true
@@ -605,7 +597,6 @@ export class ThinPool implements Provisioner {
       if (this.#frozen > 0) await this.#commitForSpace()
       this.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
-      if (signal?.aborted) throw cancelled()
       const { draining } = this.#commits
       if (draining !== null) {
         await draining
@@ -634,7 +625,7 @@ export class ThinPool implements Provisioner {
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }
       this.#watchStores()
-      await this.#queue.wait(device, held, signal)
+      await this.#queue.wait(device, held)
     }
   }
 

@@ -161,7 +161,7 @@ export class Volumes implements PoolAdmin {
   /**
    * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
    * the cut makes it longer again. Changes of one volume's size are made in the order they come.
-   * @param signal ends the wait for an earlier one, and for space, with CANCELLED
+   * @param signal ends the wait for an earlier one, and a growth's for space, with CANCELLED
    * @throws what discarding the part beyond may throw
    */
   setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
@@ -169,12 +169,14 @@ export class Volumes implements PoolAdmin {
   }
 
   async #setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
-    for (let wait: Promise<void> | null = Promise.resolve(); wait !== null; ) {
-      await wait
-      if (signal?.aborted)
-        throw cancelled()
-        // A large discard takes long: it runs while other changes have their turn.
-      ;[wait] = await this.#exclusive(() => this.#trySetSize(volume, size, signal))
+    let wait: Promise<void> | null = Promise.resolve()
+    for (let discards = false; wait !== null; ) {
+      // A shrink that has begun to discard runs to its end, or it would leave holes in the old size.
+      await (discards ? wait : unlessAborted(wait, signal))
+      // A large discard takes long: it runs while other changes have their turn.
+      const tried = await this.#exclusive(() => this.#trySetSize(volume, size))
+      wait = tried.wait
+      discards ||= tried.discards
     }
     volume.modified = Date.now()
     this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
@@ -664,16 +666,18 @@ export class Volumes implements PoolAdmin {
   async #trySetSize(
     volume: Volume,
     size: number,
-    signal?: AbortSignal,
-  ): Promise<[wait: Promise<void> | null]> {
+  ): Promise<{ wait: Promise<void> | null; discards: boolean }> {
     this.#mustBeThere(volume)
     const { device } = volume
     const before = device.size
+    const { blockSize } = this.pool
+    const whole = Math.ceil(size / blockSize) * blockSize
     const ready =
-      size < before ? device.discard(size, before - size, true, signal) : device.clearPastEnd()
-    if (ready !== undefined) return [ready]
-    // Now, while nothing is mapped past the end.
-    device.size = bytes(size)
+      size < before ? device.discard(whole, Math.max(before - whole, 0)) : device.clearPastEnd()
+    if (ready !== undefined) return { wait: ready, discards: size < before }
+    // Now, while no whole block is mapped past the end.
+    if (size < before) device.cutOff(bytes(size))
+    else device.size = bytes(size)
     try {
       await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
         this.#sizeSaved(device.devId, size),
@@ -682,7 +686,7 @@ export class Volumes implements PoolAdmin {
       if (device.size === size) device.size = before
       throw err
     }
-    return [null]
+    return { wait: null, discards: false }
   }
 
   /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
@@ -877,3 +881,19 @@ function checkSize(size: number): void {
 }
 
 const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)
+
+/** Waits no longer than the caller does. @throws CANCELLED */
+async function unlessAborted(wait: Promise<void>, signal?: AbortSignal): Promise<void> {
+  if (signal === undefined) return wait
+  let onAbort = (): void => {}
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(cancelled())
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
+  })
+  try {
+    await Promise.race([aborted, wait])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
+}
