@@ -9,7 +9,6 @@ import {
   assert,
   type Bytes,
   bytes,
-  cancelled,
   type DataBlock,
   type DevId,
   isNoSpace,
@@ -144,21 +143,27 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
+   * Makes the device shorter. The caller has discarded the whole blocks past `size`; what the last
+   * block holds past it is for `clearPastEnd`, which may take a block where that is shared.
+   */
+  cutOff(size: Bytes): void {
+    this.size = size
+    this.#endIsClear = false
+  }
+
+  /**
    * Makes a range read as zeros. Whole blocks are unmapped first and go back to the pool with the
    * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
    * end of the device ends its last block.
    * @param waits edges wait for that block as writes do; else they have what is free after a commit
-   * @param signal ends the wait with CANCELLED
    * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
+  discard(offset: number, length: number, waits = true): Later<void> {
     this.#mustBeWritable()
     if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool
-        .makeRoomToUnmap()
-        .then(() => this.#discardNow(offset, length, waits, signal))
+      return this.#pool.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
     }
-    return this.#discardNow(offset, length, waits, signal)
+    return this.#discardNow(offset, length, waits)
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
@@ -173,8 +178,8 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Makes everything past the end read as zeros; whoever makes the device longer calls it before.
-   * Something is there only when a process died, or a snapshot was taken, between a write past the
-   * end and the new size. Later writes past the end come after this call, so one is enough.
+   * Something is there only when the device was cut off, or when a process died, or a snapshot was
+   * taken, between a write past the end and the new size. Later writes past the end come after this call, so one is enough.
    */
   clearPastEnd(): Later<void> {
     if (this.#endIsClear) return
@@ -534,42 +539,37 @@ export class ThinDevice implements BlockDevice {
       if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
     }
     await this.#discardRest(begin, ALL, [], true)
-    this.#endIsClear = true
+    // Where the device was cut off meanwhile, that end has yet to be cleared.
+    if (this.size === end) this.#endIsClear = true
+    else await this.#clearPastEnd()
   }
 
-  #discardNow(offset: number, length: number, waits: boolean, signal?: AbortSignal): Later<void> {
+  #discardNow(offset: number, length: number, waits: boolean): Later<void> {
     this.#mustBeWritable()
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
     const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdges([[offset, end]], waits, signal)
+    if (begin > last) return this.#zeroEdges([[offset, end]], waits)
     const edges: Edge[] = [
       [offset, begin * blockSize],
       [last * blockSize, end],
     ]
     const more = this.#unmapPiece(begin, last)
-    if (more !== null && more >= last) return this.#zeroEdges(edges, waits, signal)
-    return this.#discardRest(more ?? begin, last, edges, waits, signal)
+    if (more !== null && more >= last) return this.#zeroEdges(edges, waits)
+    return this.#discardRest(more ?? begin, last, edges, waits)
   }
 
-  async #discardRest(
-    begin: number,
-    last: number,
-    edges: Edge[],
-    waits: boolean,
-    signal?: AbortSignal,
-  ): Promise<void> {
+  async #discardRest(begin: number, last: number, edges: Edge[], waits: boolean): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let at = begin; at < last; ) {
       await this.#pool.betweenSlices(slice)
-      if (signal?.aborted) throw cancelled()
       this.#mustBeWritable()
       const more = this.#unmapPiece(at, last)
       if (more === null) await this.#finished(at, last)
       else at = more
     }
-    await this.#zeroEdges(edges, waits, signal)
+    await this.#zeroEdges(edges, waits)
   }
 
   /**
@@ -594,23 +594,22 @@ export class ThinDevice implements BlockDevice {
   }
 
   /** Zeroes ranges that lie within one block each, where that is mapped. */
-  #zeroEdges(edges: Edge[], waits: boolean, signal?: AbortSignal): Later<void> {
+  #zeroEdges(edges: Edge[], waits: boolean): Later<void> {
     const left: { edge: Edge; outcome: Later<Outcome> }[] = []
     for (const edge of edges) {
       if (edge[0] >= edge[1]) continue
       const outcome = this.#tryZero(edge[0], edge[1], null)
       if (outcome !== 'written') left.push({ edge, outcome })
     }
-    if (left.length > 0) return this.#zeroLater(left, waits, signal)
+    if (left.length > 0) return this.#zeroLater(left, waits)
   }
 
   async #zeroLater(
     edges: { edge: Edge; outcome: Later<Outcome> }[],
     waits: boolean,
-    signal?: AbortSignal,
   ): Promise<void> {
     const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      waits ? this.#pool.withSpace(this, 0, again, signal) : this.#pool.withSpaceNow(this, again)
+      waits ? this.#pool.withSpace(this, 0, again) : this.#pool.withSpaceNow(this, again)
     // All are tried: the second one may find room where the first did not.
     await allEnded(
       edges.map(({ edge: [from, to], outcome }) => {

@@ -48,7 +48,7 @@ export const SUPERBLOCK = layout('Superblock', 364, {
   csum: [0, 'u32', 'CRC-32C of bytes 4..4096 without final inversion, xor SALT.superblock'],
   flags: [4, 'u32', 'bit 0: needs_check'],
   blockNr: [8, 'u64', 'own location'],
-  uuid: [16, 'bytes:16', 'zero'],
+  uuid: [16, 'bytes:16', 'id of the pool, which thinfs init chooses; the kernel writes zeros'],
   magic: [32, 'u64', '27022010'],
   version: [40, 'u32', '2'],
   time: [44, 'u32', 'snapshot clock, one up for every snapshot'],
@@ -65,6 +65,16 @@ export const SUPERBLOCK = layout('Superblock', 364, {
   compatRoFlags: [356, 'u32', '0; an unknown bit forbids writing'],
   incompatFlags: [360, 'u32', '0; an unknown bit forbids opening'],
 })
+
+/** Bytes of a superblock's uuid. */
+export const UUID_SIZE = 16
+
+/** The usual text of a superblock's 16 bytes; null for zeros, which name no pool. */
+export function uuidText(uuid: Uint8Array): string | null {
+  if (uuid.every(byte => byte === 0)) return null
+  const hex = Buffer.from(uuid).toString('hex')
+  return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
+}
 
 /** Header of every B-tree node; keys (u64) follow, then from 32 + 8 * maxEntries the values. */
 export const NODE = layout('NodeHeader', 32, {

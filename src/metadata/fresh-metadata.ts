@@ -19,19 +19,28 @@ import {
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   NODE_LEAF,
+  UUID_SIZE,
 } from './format.js'
-import { superblockImage, UUID_SIZE } from './superblock.js'
+import { superblockImage } from './superblock.js'
 
 /** The kernel too can do nothing with fewer. */
 const MIN_METADATA_BLOCKS = 12
 /** Bits of four blocks with a count of 1. */
 const FOUR_ONCE = 0xaa
 
+export interface FormatOptions {
+  /** Data block size in sectors. */
+  dataBlockSectors: number
+  /** 16 bytes that tell the pool from all others; default: zeros, as the kernel has them. */
+  uuid?: Buffer
+}
+
 /**
  * Writes fresh metadata, for data of no blocks yet, over whatever is in the store. Does not sync.
  * @throws BAD_ARGUMENT
  */
-export function writeFreshMetadata(store: Store, dataBlockSectors: number): void {
+export function writeFreshMetadata(store: Store, options: FormatOptions): void {
+  const { dataBlockSectors, uuid = Buffer.alloc(UUID_SIZE) } = options
   if (!isDataBlockSize(dataBlockSectors * SECTOR_SIZE)) {
     throw new ThinfsError(
       'BAD_ARGUMENT',
@@ -91,7 +100,7 @@ export function writeFreshMetadata(store: Store, dataBlockSectors: number): void
   emptyTree(mappingRoot, 8)
   emptyTree(detailsRoot, DEVICE_DETAILS.size)
   const superblock = {
-    uuid: Buffer.alloc(UUID_SIZE),
+    uuid,
     flags: 0,
     time: 0,
     transactionId: 0,

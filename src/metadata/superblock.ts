@@ -14,11 +14,12 @@ import {
   SUPERBLOCK_LOCATION,
   SUPERBLOCK_MAGIC,
   SUPERBLOCK_VERSION,
+  UUID_SIZE,
 } from './format.js'
 import type { SpaceMapRoot } from './space/space-map.js'
 
 export interface Superblock {
-  /** 16 bytes, zeros in what the kernel makes. */
+  /** 16 bytes, zeros in what the kernel makes, which keeps what others put there. */
   uuid: Buffer
   flags: number
   time: number
@@ -35,8 +36,6 @@ export interface Superblock {
 }
 
 const UUID_AT = SUPERBLOCK.at.uuid
-/** Bytes of a uuid. */
-export const UUID_SIZE = 16
 
 /**
  * Reads and checks the superblock of a store.

@@ -37,8 +37,9 @@ import {
   FLAG_NEEDS_CHECK,
   MAX_TIME,
   METADATA_BLOCK_SIZE,
+  uuidText,
 } from './format.js'
-import { writeFreshMetadata } from './fresh-metadata.js'
+import { type FormatOptions, writeFreshMetadata } from './fresh-metadata.js'
 import {
   type Mapping,
   MappingRefs,
@@ -98,8 +99,8 @@ export class ThinMetadata {
    * caller syncs.
    * @throws BAD_ARGUMENT
    */
-  static format(store: Store, options: { dataBlockSectors: number }): void {
-    writeFreshMetadata(store, options.dataBlockSectors)
+  static format(store: Store, options: FormatOptions): void {
+    writeFreshMetadata(store, options)
   }
 
   /**
@@ -129,6 +130,11 @@ export class ThinMetadata {
   }
 
   // --- the pool ---
+
+  /** Id of the pool; null where it was made without one. */
+  get uuid(): string | null {
+    return uuidText(this.#superblock.uuid)
+  }
 
   get dataBlockSectors(): number {
     return this.#superblock.dataBlockSectors

@@ -41,6 +41,8 @@ export interface PoolOptions {
   takesOver?: boolean
   /** Opens metadata that may be an older copy, and punches what is free according to it. */
   acceptMetadata?: boolean
+  /** Nothing says that the metadata is that of the data: it is opened only where nothing is punched by it. */
+  doubtful?: boolean
   /** Bytes that the data store is grown to when it is smaller; default: it stays as it is. */
   dataSize?: Bytes
   discards: Discards

@@ -139,8 +139,9 @@ function replayAll(
 }
 
 /**
- * Refuses metadata that may be older than the data: what it calls free would be punched.
- * @param metadata whose superblock the journal does not know, though it should
+ * Refuses metadata that may be older than the data, or of another pool: what it calls free would be
+ * punched.
+ * @param metadata whose superblock the journal does not know, though it should; or that has no id
  * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
  */
 export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: string): void {
@@ -157,7 +158,7 @@ export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: 
   throw new ThinfsError(
     'POOL_MISMATCH',
     `${path}: ${which} that it calls free hold data, and another program wrote it since thinfs ` +
-      'had it: it may be an older copy. Put the right metadata back; or, where it is right, mount ' +
+      'had it: it may be an older copy, or of another pool. Put the right metadata back; or, where it is right, mount ' +
       'with --accept-metadata, which discards those blocks',
   )
 }

@@ -1,4 +1,4 @@
-import { type Clock, cancelled, ThinfsError } from '../base/index.js'
+import { type Clock, ThinfsError } from '../base/index.js'
 
 /** The kernel's no_space_timeout, in milliseconds. */
 const NO_SPACE_TIMEOUT = 60_000
@@ -51,11 +51,9 @@ export class SpaceQueue {
    * Resolves when space came.
    * @param owner on whose behalf: `cancel` ends all waits of one
    * @param held bytes kept meanwhile
-   * @param signal ends the wait
-   * @throws NO_DATA_SPACE when time ran out, or too much is held already; CANCELLED
+   * @throws NO_DATA_SPACE when time ran out, or too much is held already
    */
-  wait(owner: object, held: number, signal?: AbortSignal): Promise<void> {
-    if (signal?.aborted) return Promise.reject(cancelled())
+  wait(owner: object, held: number): Promise<void> {
     if (this.#held + held > HELD_MAX) {
       return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
     }
@@ -66,16 +64,11 @@ export class SpaceQueue {
       this.#expired = true
       this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
     })
-    let onAbort = (): void => {}
     const waited = new Promise<void>((resolve, reject) => {
-      const waiter = { owner, resolve, reject }
-      this.#waiting.push(waiter)
-      onAbort = () => this.#rejectSome(other => other === waiter, cancelled())
-      signal?.addEventListener('abort', onAbort)
+      this.#waiting.push({ owner, resolve, reject })
     })
     return waited.finally(() => {
       this.#held -= held
-      signal?.removeEventListener('abort', onAbort)
     })
   }
 

@@ -6,7 +6,7 @@
  * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
  * drivers/md/dm-thin.c.
  */
-import { type Clock, cancelled, type Later, ThinfsError } from '../base/index.js'
+import { type Clock, type Later, ThinfsError } from '../base/index.js'
 import { type DataBlocks, goneError, type SpaceOwner } from '../device/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
@@ -234,16 +234,10 @@ export class Space {
    * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
-   * @param signal ends the wait with CANCELLED
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  withSpace<T>(
-    device: SpaceOwner,
-    held: number,
-    attempt: () => Later<T | null>,
-    signal?: AbortSignal,
-  ): Promise<T> {
-    return this.#withSpace(device, held, attempt, this.#onFull === 'queue', signal)
+  withSpace<T>(device: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#onFull === 'queue')
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
@@ -256,7 +250,6 @@ export class Space {
     held: number,
     attempt: () => Later<T | null>,
     queues: boolean,
-    signal?: AbortSignal,
   ): Promise<T> {
     let retries = true
     let waitsForRelease = true
@@ -266,7 +259,6 @@ export class Space {
       if (this.#frozen > 0) await this.#commitForSpace()
       this.#state.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
-      if (signal?.aborted) throw cancelled()
       const { draining } = this.#commits
       if (draining !== null) {
         await draining
@@ -295,7 +287,7 @@ export class Space {
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }
       this.#watchStores()
-      await this.#queue.wait(device, held, signal)
+      await this.#queue.wait(device, held)
     }
   }
 

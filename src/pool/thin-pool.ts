@@ -389,13 +389,8 @@ export class ThinPool implements Provisioner {
     return this.space.canAllocate(count, discards)
   }
 
-  withSpace<T>(
-    owner: SpaceOwner,
-    held: number,
-    attempt: () => Later<T | null>,
-    signal?: AbortSignal,
-  ): Promise<T> {
-    return this.space.withSpace(owner, held, attempt, signal)
+  withSpace<T>(owner: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T> {
+    return this.space.withSpace(owner, held, attempt)
   }
 
   withSpaceNow<T>(owner: SpaceOwner, attempt: () => Later<T | null>): Promise<T> {
@@ -578,12 +573,14 @@ export class ThinPool implements Provisioner {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
+    // What set needs_check may have kept the journal from being written.
+    const { needsCheck } = this.metadata
     const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.blocks })
-    const inDoubt = doubtful && this.#mayDoubt
+    const inDoubt = this.#mayDoubt && (this.#options.doubtful || (doubtful && !needsCheck))
     if (older && !this.#isSure) throw olderError(metadata.path)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
-    else if (this.metadata.needsCheck) this.#checkAll()
+    else if (needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
     if (inDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
     // What was acknowledged may be in blocks that the pool had grown to, and not committed yet.
@@ -620,11 +617,11 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * Whether metadata that the journal does not know can be an older copy that would cost data. Who
-   * takes over has had the file since; what set needs_check may have kept the journal from being written.
+   * Whether metadata that may be an older copy, or another pool's, would cost data. Who takes over has
+   * had the file since.
    */
   get #mayDoubt(): boolean {
-    return this.blocks.freeMeansHole && !this.#isSure && !this.metadata.needsCheck
+    return this.blocks.freeMeansHole && !this.#isSure
   }
 
   get #isSure(): boolean {

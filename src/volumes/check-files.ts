@@ -27,7 +27,7 @@ export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, v
   let step = steps.next()
   const table = tryRead(file)
   for (; !step.done; step = steps.next()) yield
-  const { transactionId, devices, dataSize, ...report } = step.value
+  const { transactionId, uuid, devices, dataSize, ...report } = step.value
   const problems: CheckProblem[] = [...report.problems]
   if (dataSize !== null && data.size < dataSize) {
     const message = `${data.path}: ${data.size} bytes, wanted the pool's ${dataSize}`
@@ -36,7 +36,7 @@ export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, v
   if (table instanceof ThinfsError) problems.push({ severity: 'error', message: table.message })
   else if (transactionId !== null && table !== null) {
     // Without a readable superblock there is nothing to hold the names against.
-    problems.push(...checkTable(file.path, table, { name, transactionId }, new Set(devices)))
+    problems.push(...checkTable(file.path, table, { name, transactionId, uuid }, new Set(devices)))
   }
   return { ...report, devices: devices.length, problems, data: null }
 }

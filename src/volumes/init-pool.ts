@@ -1,9 +1,15 @@
 /** Making the files of a new pool. What holds something already is refused, as mkfs refuses it. */
+import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import {
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  ThinMetadata,
+  UUID_SIZE,
+} from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
 import { mustDiffer } from './pool-files.js'
@@ -99,7 +105,10 @@ async function format(store: FileStore, config: PoolConfig, force: boolean): Pro
   if (superblock.some(byte => byte !== 0)) {
     throw isThere(store.path, 'its first 4 KiB are not zeros; --force overwrites them')
   }
-  ThinMetadata.format(store, { dataBlockSectors: config.dataBlockSize / SECTOR_SIZE })
+  ThinMetadata.format(store, {
+    dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
+    uuid: randomBytes(UUID_SIZE),
+  })
   await store.sync()
 }
 

@@ -67,7 +67,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.files === undefined) files.close()
   }
   try {
-    mustBelong(config, files, { ...options, onWarning: warn })
+    const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
@@ -78,6 +78,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       readOnly,
       takesOver: options.takesOver ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
+      doubtful,
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
@@ -101,6 +102,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       onResized: options.onResized ?? (async () => {}),
     })
     opened = volumes
+    await volumes.takeIdOver()
     await volumes.adopt(config.volumes)
     if (options.makeVolumes && pool.mode === 'write') await volumes.makeMissing(config.volumes)
     return {
@@ -121,8 +123,11 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   }
 }
 
-/** @throws POOL_MISMATCH before anything is changed */
-function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions): void {
+/**
+ * @returns whether the metadata may be of another pool all the same
+ * @throws POOL_MISMATCH before anything is changed
+ */
+function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions): boolean {
   const { metadata: store } = files
   const metadata = ThinMetadata.open(store)
   const found = metadata.dataBlockSectors * SECTOR_SIZE
@@ -132,10 +137,10 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
       `${store.path}: data blocks of ${found} bytes, ${config.file} says ${config.dataBlockSize}`,
     )
   }
-  if (options.acceptMetadata) return
-  const { transactionId } = metadata
+  if (options.acceptMetadata) return false
+  const { transactionId, uuid } = metadata
   const warn = options.onWarning ?? (() => {})
-  mustBeOf(tableOf(files), { name: config.pool, transactionId }, warn)
+  return mustBeOf(tableOf(files), { name: config.pool, transactionId, uuid }, warn)
 }
 
 /**

@@ -43,6 +43,8 @@ const entrySchema = fieldsSchema.refine(
 const tableSchema = z.strictObject({
   version: z.literal(1),
   pool: z.string(),
+  /** The id in the superblock; null where it has none, or had none when the file was written. */
+  uuid: z.guid().toLowerCase().nullable().default(null),
   transaction_id: z.int().min(0),
   volumes: z.array(entrySchema),
   /** What the volumes of the last change were before: null for one that was not there. */
@@ -80,11 +82,12 @@ export type EntryChanges = ReadonlyMap<number, VolumeEntry | null>
 
 export class VolumeTable {
   readonly #file: TableFile
-  readonly #pool: string
+  readonly #pool: PoolIdentity
   readonly #entries = new Map<number, VolumeEntry>()
   #exchange: string | null = null
+  #hasOtherId = false
 
-  private constructor(file: TableFile, pool: string) {
+  private constructor(file: TableFile, pool: PoolIdentity) {
     this.#file = file
     this.#pool = pool
   }
@@ -94,12 +97,13 @@ export class VolumeTable {
    * means a pool that another program made: no names.
    * @throws POOL_MISMATCH when the file is damaged
    */
-  static load(file: TableFile, pool: string, transactionId: number): VolumeTable {
+  static load(file: TableFile, pool: PoolIdentity): VolumeTable {
     const table = new VolumeTable(file, pool)
     const found = readTable(file)
     if (!found) return table
+    table.#hasOtherId = found.uuid !== null && found.uuid !== pool.uuid
     for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
-    if (found.transaction_id === transactionId + 1) {
+    if (found.transaction_id === pool.transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
       mustBeUnique(file.path, table.#entries.values())
     } else {
@@ -120,6 +124,11 @@ export class VolumeTable {
   /** The request that exchanged two names last, null when that is not known. */
   get exchange(): string | null {
     return this.#exchange
+  }
+
+  /** Whether the file has the id of another pool than ours, which takes its place with the next change. */
+  get hasOtherId(): boolean {
+    return this.#hasOtherId
   }
 
   entries(): IterableIterator<VolumeEntry> {
@@ -149,7 +158,8 @@ export class VolumeTable {
     for (const [devId, entry] of changes) this.#put(devId, entry)
     const table: Table = {
       version: 1,
-      pool: this.#pool,
+      pool: this.#pool.name,
+      uuid: this.#pool.uuid,
       transaction_id: transactionId,
       volumes: [...this.#entries.values()],
       undo,
@@ -167,6 +177,7 @@ export class VolumeTable {
       revert()
       throw ioError(this.#file.path, err)
     }
+    this.#hasOtherId = false
     return revert
   }
 
@@ -201,16 +212,24 @@ function encodeTable({ volumes, ...table }: Table): string {
 export interface PoolIdentity {
   /** Its name in pool.yaml. */
   name: string
+  /** Of its superblock when the pool is opened. */
   transactionId: number
+  /** The id in its superblock; null where that has none. */
+  uuid: string | null
 }
 
 /**
- * Whether a volumes.json is that of the pool, by the rules of LVM and Docker, which refuse a pool whose
- * transaction id is not the one that they have noted.
+ * Whether a volumes.json is that of the pool: by the ids of both, and by the rules of LVM and Docker,
+ * which refuse a pool whose transaction id is not the one that they have noted.
  * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another pool,
- *   or the metadata is older than it. A warning: it is behind, for another program went on.
+ *   or the metadata is older than it. A warning: the metadata has lost its id, or the file is behind,
+ *   for another program went on.
  */
 export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckProblem | null {
+  if (table.uuid !== null && pool.uuid !== null && table.uuid !== pool.uuid) {
+    const message = `${path}: of the pool ${table.uuid}, the metadata is of ${pool.uuid}`
+    return { severity: 'error', message }
+  }
   const ahead = table.transaction_id - pool.transactionId
   const both = `${path}: transaction ${table.transaction_id}, the metadata is at ${pool.transactionId}`
   if (table.pool !== pool.name) {
@@ -221,25 +240,36 @@ export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckP
     const message = `${both}: the metadata is older than the names, as a copy that was put back is`
     return { severity: 'error', message }
   }
+  if (lacksId(table, pool)) {
+    const message =
+      `${path}: of the pool ${table.uuid}, the metadata has no id: thin_restore or thin_repair made it, ` +
+      'or it is of another pool'
+    return { severity: 'warning', message }
+  }
   if (ahead >= 0) return null
   const message = `${both}: another program went on, names and sizes may be older than the volumes`
   return { severity: 'warning', message }
 }
 
+/** Whether metadata without an id is in the place of metadata that had one. */
+const lacksId = (table: Table, pool: PoolIdentity): boolean =>
+  table.uuid !== null && pool.uuid === null
+
 /**
  * Refuses a volumes.json that is not that of the pool. Nothing is changed.
- * @param warn is told of one that is behind
+ * @param warn is told of one that is behind, and of metadata that has lost its id
+ * @returns whether the metadata may be of another pool all the same
  * @throws POOL_MISMATCH also when it is damaged; IO_ERROR
  */
 export function mustBeOf(
   file: TableFile,
   pool: PoolIdentity,
   warn: (message: string) => void,
-): void {
+): boolean {
   const table = readTable(file)
   const problem = table === null ? null : whyNotOf(file.path, table, pool)
   if (problem?.severity === 'warning') warn(problem.message)
-  if (problem?.severity !== 'error') return
+  if (problem?.severity !== 'error') return table !== null && lacksId(table, pool)
   const cure =
     'put the files back that belong together; or, where they do, mount with --accept-metadata'
   throw new ThinfsError('POOL_MISMATCH', `${problem.message}; ${cure}`)

@@ -84,7 +84,9 @@ export class Volumes implements PoolAdmin {
   /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
   static open(options: VolumesOptions): Volumes {
     const { metadata } = options.pool
-    const table = VolumeTable.load(options.table, options.name, metadata.transactionId)
+    const { name } = options
+    const { transactionId, uuid } = metadata
+    const table = VolumeTable.load(options.table, { name, transactionId, uuid })
     const volumes = new Volumes(options, table)
     table.forget(devId => !metadata.hasDevice(devId as DevId))
     for (const devId of metadata.deviceIds()) volumes.#add(devId)
@@ -159,7 +161,7 @@ export class Volumes implements PoolAdmin {
   /**
    * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
    * the cut makes it longer again. Changes of one volume's size are made in the order they come.
-   * @param signal ends the wait for an earlier one, and for space, with CANCELLED
+   * @param signal ends the wait for an earlier one, and a growth's for space, with CANCELLED
    * @throws what discarding the part beyond may throw
    */
   setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
@@ -173,15 +175,17 @@ export class Volumes implements PoolAdmin {
     signal?: AbortSignal,
     onlyGrows = false,
   ): Promise<void> {
-    for (let wait: Promise<void> | null = Promise.resolve(); wait !== null; ) {
-      await wait
-      if (signal?.aborted)
-        throw cancelled()
-        // A large discard takes long: it runs while other changes have their turn.
-      ;[wait] = await this.#exclusive(() => {
+    let wait: Promise<void> | null = Promise.resolve()
+    for (let discards = false; wait !== null; ) {
+      // A shrink that has begun to discard runs to its end, or it would leave holes in the old size.
+      await (discards ? wait : unlessAborted(wait, signal))
+      // A large discard takes long: it runs while other changes have their turn.
+      const tried = await this.#exclusive(() => {
         if (onlyGrows) mustNotBeLonger(volume, size)
-        return this.#trySetSize(volume, size, signal)
+        return this.#trySetSize(volume, size)
       })
+      wait = tried.wait
+      discards ||= tried.discards
     }
     volume.modified = Date.now()
     this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
@@ -235,6 +239,15 @@ export class Volumes implements PoolAdmin {
       // When it has to be tried again, the sizes are right all the same.
       await this.pool.commit()
     })
+  }
+
+  /**
+   * Puts the id of the metadata into volumes.json where that has another one: the metadata was accepted,
+   * or there was nothing to lose by it. Where that is not possible now, the next change does it.
+   */
+  async takeIdOver(): Promise<void> {
+    if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
+    await this.#exclusive(() => this.#transaction(new Map())).catch(() => {})
   }
 
   /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
@@ -662,16 +675,18 @@ export class Volumes implements PoolAdmin {
   async #trySetSize(
     volume: Volume,
     size: number,
-    signal?: AbortSignal,
-  ): Promise<[wait: Promise<void> | null]> {
+  ): Promise<{ wait: Promise<void> | null; discards: boolean }> {
     this.#mustBeThere(volume)
     const { device } = volume
     const before = device.size
+    const { blockSize } = this.pool
+    const whole = Math.ceil(size / blockSize) * blockSize
     const ready =
-      size < before ? device.discard(size, before - size, true, signal) : device.clearPastEnd()
-    if (ready !== undefined) return [ready]
-    // Now, while nothing is mapped past the end.
-    device.size = bytes(size)
+      size < before ? device.discard(whole, Math.max(before - whole, 0)) : device.clearPastEnd()
+    if (ready !== undefined) return { wait: ready, discards: size < before }
+    // Now, while no whole block is mapped past the end.
+    if (size < before) device.cutOff(bytes(size))
+    else device.size = bytes(size)
     try {
       await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
         this.#sizeSaved(device.devId, size),
@@ -680,7 +695,7 @@ export class Volumes implements PoolAdmin {
       if (device.size === size) device.size = before
       throw err
     }
-    return [null]
+    return { wait: null, discards: false }
   }
 
   /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
@@ -886,3 +901,19 @@ function checkSize(size: number): void {
 }
 
 const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)
+
+/** Waits no longer than the caller does. @throws CANCELLED */
+async function unlessAborted(wait: Promise<void>, signal?: AbortSignal): Promise<void> {
+  if (signal === undefined) return wait
+  let onAbort = (): void => {}
+  const aborted = new Promise<never>((_, reject) => {
+    onAbort = () => reject(cancelled())
+    signal.addEventListener('abort', onAbort)
+    if (signal.aborted) onAbort()
+  })
+  try {
+    await Promise.race([aborted, wait])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
+  }
+}

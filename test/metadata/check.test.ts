@@ -146,6 +146,7 @@ t.test('sound metadata has no problem, and its blocks are counted', async t => {
       {
         problems: [],
         transactionId: numberOf('transaction'),
+        uuid: null,
         devices,
         dataSize: numberOf('nr_data_blocks') * numberOf('data_block_size') * 512,
         mappedBlocks: mapped.reduce((sum, n) => sum + n, 0),
@@ -165,6 +166,7 @@ t.test('metadata that the kernel wrote has no problem', async t => {
   t.same(new Image('kernel-pool/meta.img.gz').check(), {
     problems: [],
     transactionId: manifest.transaction_id,
+    uuid: null,
     devices: manifest.device_ids,
     dataSize: manifest.data.bytes,
     mappedBlocks: sectors.reduce((sum, n) => sum + n, 0) / manifest.data_block_sectors,

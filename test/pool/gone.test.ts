@@ -84,16 +84,3 @@ t.test('a long operation ends between two slices', async t => {
   t.equal(pool.metadata.details(devId(0)).mappedBlocks, 0)
   t.same(checkMetadata(memory.metadata).problems, [])
 })
-
-t.test('a wait for space ends when the caller goes', async t => {
-  const { pool, device, memory, clock } = await fullPool()
-  const caller = new AbortController()
-  const waiting = Promise.resolve(device.discard(512, 4 * BLOCK, true, caller.signal))
-  const other = Promise.resolve(thin(pool, 1).write(0, 512, filled(512, 7), 0))
-  await turn()
-  caller.abort()
-  await t.rejects(waiting, { code: 'CANCELLED', errno: 'ECANCELED' })
-  memory.data.grow(bytes(2 * BLOCKS * BLOCK))
-  clock.advance(1000)
-  await t.resolves(other, 'the others wait on')
-})

@@ -1,4 +1,5 @@
-import { cpSync, mkdirSync } from 'node:fs'
+import { execFileSync } from 'node:child_process'
+import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { MIB } from '../../src/base/index.js'
 import { DEFAULTS, type PoolConfig } from '../../src/config/index.js'
@@ -31,13 +32,12 @@ export async function makePool(
   return config
 }
 
-/** Copies of the files, as the next process finds them when this moment is the last of this one. */
+/** Copies of the files, holes and all, as the next process finds them when this moment is the last of this one. */
 export function filesLeft(config: PoolConfig, name = 'left'): PoolConfig {
   const folder = join(config.folder, name)
   mkdirSync(folder, { recursive: true })
-  for (const name of ['data', 'metadata', 'journal', 'volumes.json']) {
-    cpSync(join(config.folder, name), join(folder, name), { force: true })
-  }
+  const files = ['data', 'metadata', 'journal', 'volumes.json'].map(n => join(config.folder, n))
+  execFileSync('cp', ['--sparse=always', ...files, folder])
   return poolConfig(folder, {
     ...config,
     data: { path: '', size: null },

@@ -107,11 +107,11 @@ t.test('a volume on its way out is not deleted a second time', async t => {
   t.same(checkMetadata(memory.metadata).problems, [])
 })
 
-t.test('a shrink that waits for space', async t => {
+t.test('a pool that is full', async t => {
   // The end lies in a block that a snapshot shares: to zero its rest takes a new one.
   const END = BLOCK / 2
 
-  async function waiting() {
+  async function full() {
     const all = await opened(8, { onFull: 'queue' })
     const { volumes, memory, clock } = all
     await make(volumes, 's', 2, 1)
@@ -123,16 +123,73 @@ t.test('a shrink that waits for space', async t => {
       clock.advance(1000)
       await turn()
     }
-    return { ...all, grow }
+    const isKept = (): boolean => {
+      const { device } = volumes.find('kept')!
+      return [0, END, BLOCK, 2 * BLOCK - 1].every(at => byteAt(device, at) === 1)
+    }
+    return { ...all, grow, isKept }
   }
 
-  await t.test('does not cut the next volume of the device id', async t => {
+  /** The same with the end in the shared block, so that a growth has to wait. */
+  async function waiting() {
+    const all = await full()
+    await all.volumes.resize({ name: 's', size: END, shrink: true })
+    return all
+  }
+
+  await t.test('a shrink takes no block, and waits for none', async t => {
+    const { volumes, pool, memory, grow, isKept } = await full()
+    const before = pool.metadata.nrAllocatedDataBlocks
+    const request = { name: 's', size: END, shrink: true }
+    t.equal((await volumes.resize(request)).size, END)
+    t.equal(pool.metadata.nrAllocatedDataBlocks, before)
+    t.ok(isKept())
+    const growing = volumes.resize({ name: 's', size: 4 * BLOCK })
+    await turn()
+    await grow()
+    t.equal((await growing).size, 4 * BLOCK)
+    const { device } = volumes.find('s')!
+    t.same(
+      [0, END - 1, END, BLOCK - 1, BLOCK].map(at => byteAt(device, at)),
+      [1, 1, 0, 0, 0],
+    )
+    t.ok(isKept(), 'the snapshot keeps its bytes')
+    await volumes.commit()
+    t.same(checkMetadata(memory.metadata).problems, [])
+  })
+
+  await t.test('a shrink whose caller goes away is done whole or not at all', async t => {
+    const { volumes, pool, isKept } = await full()
+    const { device } = volumes.find('s')!
+    const request = { name: 's', size: END, shrink: true }
+    await t.rejects(volumes.resize(request, AbortSignal.abort()), { code: 'CANCELLED' })
+    t.equal(device.size, 2 * BLOCK)
+    t.equal(byteAt(device, BLOCK), 1, 'not begun')
+
+    // The discard does not end with its first piece.
+    const caller = new AbortController()
+    const { discard } = device
+    let begun = false
+    device.discard = (...args) => {
+      const work = discard.apply(device, args)
+      if (begun) return work
+      begun = true
+      caller.abort()
+      return turn()
+    }
+    t.equal((await volumes.resize(request, caller.signal)).size, END)
+    t.ok(begun)
+    t.equal(pool.metadata.details(device.devId).mappedBlocks, 1)
+    t.ok(isKept())
+  })
+
+  await t.test('a growth that waits does not touch the next volume of the device id', async t => {
     const { volumes, grow } = await waiting()
     const volume = volumes.find('s')!
-    const shrinking = volumes.setSize(volume, END)
+    const growing = volumes.setSize(volume, 4 * BLOCK)
     await turn()
     await volumes.unlink('s')
-    await t.rejects(shrinking, { code: 'DEVICE_MISSING' })
+    await t.rejects(growing, { code: 'DEVICE_MISSING' })
     await volumes.snapshot({ origin: 'a', name: 't', devId: volume.devId })
     await grow()
     const next = volumes.find('t')!
@@ -140,48 +197,57 @@ t.test('a shrink that waits for space', async t => {
     for (let block = 0; block < 6; block++) t.equal(byteAt(next.device, block * BLOCK), 2)
   })
 
-  await t.test('keeps the volume from being removed or opened', async t => {
-    const { volumes, grow } = await waiting()
-    const shrinking = volumes.resize({ name: 's', size: END, shrink: true })
-    await turn()
-    await t.rejects(volumes.remove({ names: ['s'] }), { code: 'VOLUME_BUSY' })
-    const { devId } = volumes.find('s')!
-    await t.rejects(volumes.message({ message: `delete ${devId}` }), { code: 'DEVICE_BUSY' })
-    t.throws(() => volumes.opened(volumes.find('s')!, 7), { code: 'VOLUME_BUSY' })
-    await grow()
-    t.equal((await shrinking).size, END)
-    t.doesNotThrow(() => volumes.opened(volumes.find('s')!, 7))
-  })
-
-  await t.test('is over before a later change of the size begins', async t => {
-    const { volumes, grow } = await waiting()
-    const shrinking = volumes.resize({ name: 's', size: END, shrink: true })
+  await t.test('a growth that waits keeps nobody from using or removing the volume', async t => {
+    const { volumes } = await waiting()
+    const volume = volumes.find('s')!
     const growing = volumes.resize({ name: 's', size: 4 * BLOCK })
     await turn()
-    await grow()
-    t.equal((await shrinking).size, END)
-    t.equal((await growing).size, 4 * BLOCK)
-    t.equal(byteAt(volumes.find('s')!.device, END), 0, 'what was cut off is zeros')
+    volumes.opened(volume, 7)
+    t.equal(byteAt(volume.device, 0), 1)
+    volumes.released(volume, 7)
+    await Promise.all([
+      t.rejects(growing, { code: 'DEVICE_MISSING' }),
+      volumes.remove({ names: ['s'] }),
+    ])
   })
 
-  await t.test('that was given up is not carried out later', async t => {
+  await t.test('a growth that waits is over before a later change of the size begins', async t => {
+    const { volumes, grow } = await waiting()
+    const order: string[] = []
+    const growing = volumes.resize({ name: 's', size: 4 * BLOCK }).then(info => {
+      order.push('growth')
+      return info
+    })
+    const request = { name: 's', size: 512, shrink: true }
+    const shrinking = volumes.resize(request).then(info => {
+      order.push('shrink')
+      return info
+    })
+    await turn()
+    t.same(order, [])
+    await grow()
+    t.equal((await growing).size, 4 * BLOCK)
+    t.equal((await shrinking).size, 512)
+    t.same(order, ['growth', 'shrink'])
+  })
+
+  await t.test('a growth that was given up is not carried out later', async t => {
     const { volumes, grow } = await waiting()
     const caller = new AbortController()
-    const request = { name: 's', size: END, shrink: true }
-    const shrinking = volumes.resize(request, caller.signal)
+    const growing = volumes.resize({ name: 's', size: 4 * BLOCK }, caller.signal)
     const behind = new AbortController()
-    const second = volumes.resize({ name: 's', size: 512, shrink: true }, behind.signal)
+    const second = volumes.resize({ name: 's', size: 6 * BLOCK }, behind.signal)
     await turn()
     behind.abort()
     caller.abort()
-    await t.rejects(shrinking, { code: 'CANCELLED' })
+    await t.rejects(growing, { code: 'CANCELLED' })
     await t.rejects(second, { code: 'CANCELLED' }, 'nor is one that waited for its turn')
-    t.equal((await volumes.resize({ name: 's', size: 4 * BLOCK })).size, 4 * BLOCK)
     await grow()
     const { device } = volumes.find('s')!
-    t.equal(device.size, 4 * BLOCK)
+    t.equal(device.size, END)
     t.equal(byteAt(device, 0), 1)
-    t.equal(byteAt(device, END), 1, 'the edge that had to wait is untouched')
+    t.equal((await volumes.resize({ name: 's', size: 3 * BLOCK })).size, 3 * BLOCK)
+    t.equal(byteAt(device, END), 0, 'what was cut off is zeros')
   })
 })
 

@@ -501,8 +501,7 @@ t.test('volumes.json is the same text, whatever of it was encoded before', async
         file.text = content
       },
     },
-    'main',
-    0,
+    { name: 'main', transactionId: 0, uuid: null },
   )
   const entry = (devId: number, name: string) => ({
     ...{ name, dev_id: devId, size: 4096, origin: null, created: 1.5, mode: 0o600, uid: 0, gid: 0 },

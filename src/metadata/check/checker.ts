@@ -23,6 +23,8 @@ import {
   SUPERBLOCK_LOCATION,
   SUPERBLOCK_MAGIC,
   SUPERBLOCK_VERSION,
+  UUID_SIZE,
+  uuidText,
 } from '../format.js'
 import { BlockMap } from './block-map.js'
 import { DataCounts } from './data-counts.js'
@@ -36,6 +38,8 @@ export interface MetadataReport {
   problems: MetadataProblem[]
   /** Of the superblock; null when that cannot be read. */
   transactionId: number | null
+  /** Id of the pool; null where the superblock has none or cannot be read. */
+  uuid: string | null
   /** Thin devices of the pool; those of a metadata snapshot are checked but not named. */
   devices: number[]
   /** Bytes of the data blocks that the pool has; null without a readable superblock. */
@@ -84,6 +88,7 @@ class Checker {
     const report: MetadataReport = {
       problems: this.#problems.list,
       transactionId: null,
+      uuid: null,
       devices: [],
       dataSize: null,
       mappedBlocks: 0,
@@ -99,7 +104,9 @@ class Checker {
 
   *#check(superblock: Superblock, report: MetadataReport): Steps<void> {
     report.transactionId = superblock.transactionId
-    const { view } = this.#blocks.scratch
+    const { view, buffer } = this.#blocks.scratch
+    const { uuid } = SUPERBLOCK.at
+    report.uuid = uuidText(buffer.subarray(uuid, uuid + UUID_SIZE))
     const metadata = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.metadataSpaceMap)
     const data = SPACE_MAP_ROOT.read(view, SUPERBLOCK.at.dataSpaceMap)
     report.dataSize = data.nrBlocks * superblock.dataBlockSectors * SECTOR_SIZE

@@ -60,8 +60,14 @@ const MISTAKES: readonly Mistake[] = [
   { name: 'no data', file: 'data', wrong: none, isRefused: true },
   { name: 'no names', file: 'volumes.json', wrong: none, isRefused: false },
   { name: 'no journal', file: 'journal', wrong: none, isRefused: false },
-  // Not the metadata of another pool: dm-thin's format has no name of its pool, so that those with a
-  // higher transaction look like ours after another program went on with them.
+  {
+    name: 'metadata of another pool',
+    file: 'metadata',
+    // Beside no names it is a pool that another program made.
+    wrong: async (file, aside, folders) =>
+      existsSync(join(file, '..', 'volumes.json')) && other(file, aside, folders),
+    isRefused: true,
+  },
   { name: 'names of another pool', file: 'volumes.json', wrong: other, isRefused: true },
   { name: 'journal of another pool', file: 'journal', wrong: other, isRefused: false },
   {
