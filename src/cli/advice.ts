@@ -3,7 +3,7 @@ import type { PoolStatus } from '../volumes/index.js'
 
 /** In one sentence, with the commands; null for a pool that is as it should be. */
 export function adviceFor(status: PoolStatus): string | null {
-  const { mode, needsCheck, metadata, mount } = status
+  const { mode, reason, needsCheck, metadata, mount } = status
   const pool = mount?.mountPoint ?? 'POOL'
   const unmount = mount ? `thinfs umount ${pool}; ` : ''
   if (needsCheck) {
@@ -13,8 +13,13 @@ export function adviceFor(status: PoolStatus): string | null {
   }
   switch (mode) {
     case 'out_of_data_space':
-      return `thinfs remove ${pool} NAME, or fstrim what is mounted, or a larger data.size in pool.yaml`
     case 'out_of_metadata_space':
+      if (reason?.includes("the host's disk is full")) {
+        return `make room on the host's disk; or thinfs remove ${pool} NAME, or fstrim what is mounted`
+      }
+      if (mode === 'out_of_data_space') {
+        return `thinfs remove ${pool} NAME, or fstrim what is mounted, or a larger data.size in pool.yaml`
+      }
       return `thinfs remove ${pool} NAME; or ${unmount}truncate --size=+100M ${metadata.path}; thinfs mount`
     case 'fail':
       return `${unmount}see thinfs.log beside pool.yaml and the host's disk; then thinfs mount`

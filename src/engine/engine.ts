@@ -24,6 +24,7 @@ import { type Logger, makeLogger, reopenLog } from './log.js'
 import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
 import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
+import { RateLimit } from './rate-limit.js'
 import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
@@ -61,6 +62,10 @@ class Engine {
   readonly #files: PoolFiles
   /** What INIT settled, with this engine or an earlier one. */
   #negotiated: Negotiated | null
+  /** Damage that requests meet is told of, but not without end. */
+  readonly #damage = new RateLimit(10, 10_000, suppressed =>
+    this.#log.error({ suppressed }, 'more requests met damaged metadata'),
+  )
   #volumes: Volumes | null = null
   #session: FuseSession | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
@@ -150,7 +155,9 @@ class Engine {
         process.exit(1)
       },
       onError: (operation, ino, err) => {
-        this.#log.debug({ operation, ino, err }, 'request failed')
+        const isDamage = err instanceof ThinfsError && err.code === 'METADATA_CORRUPT'
+        const level = isDamage && this.#damage.allows(Date.now()) ? 'error' : 'debug'
+        this.#log[level]({ operation, ino, err }, 'request failed')
       },
     })
   }
