@@ -218,7 +218,6 @@ export class CommitPipeline {
     } catch (err) {
       // The host tells of a failed flush once: no later one may be taken to have covered this.
       await this.#fail('flush', err, this.#running)
-      throw err
     }
     if (state.lost) throw state.lost
   }
@@ -344,9 +343,14 @@ export class CommitPipeline {
       }
       if (writable) blocks.retry()
     } catch (err) {
-      if (this.#stalled !== null && state.writable && !undoes) this.#stall(err)
-      else await this.#fail('commit', err, null)
-      throw err
+      if (this.#stalled !== null && state.writable && !undoes) {
+        this.#stall(err)
+        throw err
+      }
+      const { lost } = state
+      await this.#fail('commit', err, null)
+      // A host that had no room for what a flush was to write has lost it: that is no full pool.
+      throw isNoSpace(err) && !undoes && lost === null ? (state.lost ?? err) : err
     } finally {
       this.#endDrain()
       const took = clock.now() - started
