@@ -5,6 +5,7 @@ import {
   fstatSync,
   ftruncateSync,
   openSync,
+  readFileSync,
   type Stats,
   statfsSync,
   statSync,
@@ -14,6 +15,7 @@ import {
   assert,
   type Bytes,
   bytes,
+  deviceNumber,
   errnoOf,
   heldPath,
   KIB,
@@ -71,6 +73,8 @@ export class FileStore implements Store {
   readonly #zeroModes: number[] = [ZERO_RANGE]
   readonly #coldReads = new ColdReads()
   #size: Bytes
+  /** The file behind a loop device, which is locked with it. */
+  #behind: number | null = null
   /** Whether the file system says what is in memory; those that are memory do not. */
   #knowsWaits = true
 
@@ -152,16 +156,28 @@ export class FileStore implements Store {
   /**
    * Takes the whole file for this store, or shares it with readers when it is read-only. The lock is that
    * of the open file: it is inherited with the descriptor and lasts until the last copy is closed.
+   * The file behind a loop device is taken as well: it is the same bytes by another name.
    * Source: fcntl(2), "Open file description locks".
    * @returns false when another has it
    * @throws IO_ERROR where the file system has no locks
    */
   lock(): boolean {
     try {
-      return native.file_lock(this.fd, !this.#readOnly)
+      return native.file_lock(this.fd, !this.#readOnly) && this.#lockBehind()
     } catch (err) {
       throw ioError(this.path, 'lock', err)
     }
+  }
+
+  #lockBehind(): boolean {
+    const path = this.#isDevice ? fileBehind(fstatSync(this.fd).rdev) : null
+    if (path === null) return true
+    try {
+      this.#behind ??= openSync(path, this.#readOnly ? constants.O_RDONLY : constants.O_RDWR)
+    } catch {
+      return true // Nobody else can open it by that name either.
+    }
+    return native.file_lock(this.#behind, !this.#readOnly)
   }
 
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
@@ -320,6 +336,7 @@ export class FileStore implements Store {
   /** All that was begun with `readLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
+    if (this.#behind !== null) closeSync(this.#behind)
     closeSync(this.fd)
   }
 
@@ -431,4 +448,15 @@ function ioError(path: string, what: string, cause: unknown): ThinfsError {
     // Not an errno: the file ended before the store did.
     errno: errno === 'EOF' ? 'EIO' : errno,
   })
+}
+
+/** The regular file that a loop device shows, by its device number; null for any other device. */
+function fileBehind(rdev: number): string | null {
+  try {
+    const link = `/sys/dev/block/${deviceNumber(rdev)}/loop/backing_file`
+    const path = readFileSync(link, 'utf8').trimEnd()
+    return statSync(path).isFile() ? path : null
+  } catch {
+    return null
+  }
 }

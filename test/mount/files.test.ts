@@ -305,6 +305,23 @@ t.test('block devices that others have', onLoop, async t => {
   await pool.umount()
 })
 
+t.test('a loop device over a file of a mounted pool is that file', onLoop, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const wanted = await pool.sh(fill('a', 4))
+  const device = await run('losetup', '--find', '--show', pool.data)
+  t.teardown(() => run('losetup', '-d', device).catch(() => {}))
+  const folder = join(pool.base, 'p3')
+  mkdirSync(folder)
+  const file = join(folder, 'pool.yaml')
+  writeFileSync(file, `pool: o\ndata: { path: ${device} }\nmetadata: { path: m, size: 4M }\n`)
+  for (const args of [[], ['--force']]) {
+    t.match(await attemptThinfs('init', file, ...args), { status: 1, stderr: /POOL_IN_USE/ })
+  }
+  t.equal(await pool.sh('sha256sum < a'), wanted)
+  await run('losetup', '-d', device)
+  await pool.close(t)
+})
+
 t.test('a pool on a read-only file system is read, and nothing is written', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 4))
