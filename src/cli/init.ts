@@ -1,6 +1,6 @@
 import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   DEFAULTS,
   formatSize,
@@ -113,7 +113,12 @@ async function writeConfig(file: string, options: Options): Promise<void> {
   }
   mkdirSync(dirname(folder), { recursive: true })
   if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
-  writeFileSync(path, text, { flag: 'wx', mode: 0o600 })
+  try {
+    writeFileSync(path, text, { flag: 'wx', mode: 0o600 })
+  } catch (err) {
+    if (errnoOf(err) !== 'EEXIST') throw err
+    throw new ThinfsError('POOL_IN_USE', `${path}: another process is making the pool`)
+  }
 }
 
 /** A pool's name after its folder's: what a pool may not be called becomes a hyphen. */

@@ -98,7 +98,7 @@ export class FileStore implements Store {
   /**
    * Opens `path`, for reading and writing unless `readOnly`. A block device is claimed: nobody mounts
    * it, nor does device-mapper or another pool take it, until the last copy of the descriptor is closed.
-   * @param create makes the file, with mode 0600, when it is missing
+   * @param create makes the file, with mode 0600; EEXIST when it is there
    * @param size extends the store to this size when it is smaller
    * @param ofUser another user, whose file it has to be, and no link or device; for reading alone
    * @throws NOT_TRUSTED for a file that other users own or may write to; POOL_IN_USE for a device that
@@ -110,7 +110,7 @@ export class FileStore implements Store {
   ): FileStore {
     const readOnly = options.readOnly ?? false
     let flags = readOnly ? constants.O_RDONLY : constants.O_RDWR
-    if (options.create) flags |= constants.O_CREAT
+    if (options.create) flags |= constants.O_CREAT | constants.O_EXCL
     let fd: number
     try {
       if (options.ofUser !== undefined) {

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type Bytes, bytes, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { type Bytes, bytes, errnoOf, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   MAX_METADATA_BLOCKS,
@@ -12,7 +12,7 @@ import {
 } from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
-import { mustDiffer } from './pool-files.js'
+import { mustDiffer, PoolFiles } from './pool-files.js'
 import { signatureOf } from './signatures.js'
 
 /**
@@ -30,54 +30,80 @@ export async function initPool(
   const { data, metadata, folder } = config
   const volumesFile = join(folder, VOLUMES_FILE)
   mustDiffer(config)
-  const made = [data.path, metadata.path, volumesFile, join(folder, JOURNAL_FILE)].filter(
-    path => !existsSync(path),
-  )
+  const made: string[] = []
   const stores: FileStore[] = []
-  const closeStores = (): void => {
-    for (const store of stores.splice(0)) store.close()
+  let files: PoolFiles | null = null
+  const openNew = (path: string): FileStore => {
+    const { store, isNew } = openEmpty(path, force)
+    stores.push(store)
+    if (isNew) made.push(path)
+    return store
   }
   try {
-    const dataStore = openEmpty(data.path, force)
-    stores.push(dataStore)
-    const metadataStore = openEmpty(metadata.path, force)
-    stores.push(metadataStore)
+    const dataStore = openNew(data.path)
+    const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
+    // From here on the locks keep everybody else from making a pool of these files.
+    made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
     growTo(dataStore, data.size, 'data.size')
     const auto = metadataSize(config, dataStore.size)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
-    closeStores()
+    files = PoolFiles.of(metadataStore, dataStore, config)
     // A journal that is left of another pool says nothing of this one.
-    const pool = await openPool(config, { makeVolumes: true, acceptMetadata: true })
+    const pool = await openPool(config, { files, makeVolumes: true, acceptMetadata: true })
     await pool.close()
   } catch (err) {
-    closeStores()
+    // Before the locks are given up: what another process makes then is his.
     for (const path of made) rmSync(path, { force: true })
     throw err
+  } finally {
+    if (files !== null) files.close()
+    else for (const store of stores) store.close()
   }
 }
 
-/** A store that is new, empty, or to be overwritten; and that nobody else has. */
-function openEmpty(path: string, force: boolean): FileStore {
+/**
+ * A store that is new, empty, or to be overwritten; and that nobody else has.
+ * @returns also whether this process made the file
+ */
+function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boolean } {
   const stat = statSync(path, { throwIfNoEntry: false })
   if (stat === undefined) {
     if (isAmongDevices(path)) {
       throw new ThinfsError('NOT_A_POOL', `${path}: no such device`, { errno: 'ENOENT' })
     }
-    return FileStore.open(path, { create: true })
+    return { store: lockedNew(path), isNew: true }
   }
   const store = FileStore.open(path)
   try {
     if (!store.lock()) throw new ThinfsError('POOL_IN_USE', `${path}: another process has it`)
-    if (force || (stat.isFile() && store.nextData(bytes(0)) === store.size)) return store
+    if (force || (stat.isFile() && store.nextData(bytes(0)) === store.size)) {
+      return { store, isNew: false }
+    }
     const found = signatureOf(path)
-    if (found === null && stat.isBlockDevice()) return store
+    if (found === null && stat.isBlockDevice()) return { store, isNew: false }
     throw isThere(path, `it is not empty: it has ${found ?? 'data'}; --force overwrites it`)
   } catch (err) {
     store.close()
     throw err
   }
+}
+
+/** @throws POOL_IN_USE when another process makes it at the same time */
+function lockedNew(path: string): FileStore {
+  let store: FileStore | null = null
+  try {
+    store = FileStore.open(path, { create: true })
+    if (store.lock()) return store
+  } catch (err) {
+    store?.close()
+    if (errnoOf(err) !== 'EEXIST') throw err
+    store = null
+  }
+  // The other one has it: it is not this process's to remove.
+  store?.close()
+  throw new ThinfsError('POOL_IN_USE', `${path}: another process is making it`)
 }
 
 /** Whether a file made at `path` would be one where the system has its devices. */

@@ -57,6 +57,11 @@ export class PoolFiles {
     }
   }
 
+  /** Those that this process has opened and locked, which are its to close. @throws IO_ERROR */
+  static of(metadata: FileStore, data: FileStore, config: PoolConfig): PoolFiles {
+    return new PoolFiles({ metadata, data, folder: HeldFolder.open(config.folder) }, false)
+  }
+
   /** Those that another process has opened and locked, by their inherited descriptors. */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
     const metadata = FileStore.of(fds.metadata, config.metadata.path, { readOnly })

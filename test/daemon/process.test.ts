@@ -131,7 +131,8 @@ t.test('an engine killed under load is no error to who reads and writes', async 
   }
   t.same(await ended, [0, null])
   t.ok(mounted())
-  t.ok(log().filter(line => /engine died/.test(line.msg)).length >= 3)
+  // The load may end before the daemon has noticed the last death.
+  await until(() => log().filter(line => /engine died/.test(line.msg)).length >= 3)
   t.equal((await thinfs('umount', pool)).code, 0)
   t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
 })

@@ -182,8 +182,9 @@ t.test('errors carry path and errno', async t => {
 
 t.test('one writer or many readers have the lock', async t => {
   const path = join(folder(t, '/dev/shm'), 'store')
-  const open = (readOnly: boolean): FileStore =>
-    FileStore.open(path, { readOnly, create: !readOnly })
+  FileStore.open(path, { create: true }).close()
+  t.throws(() => FileStore.open(path, { create: true }), { errno: 'EEXIST' }, 'made once')
+  const open = (readOnly: boolean): FileStore => FileStore.open(path, { readOnly })
   const [first, second] = [open(false), open(false)]
   t.ok(first.lock())
   t.notOk(second.lock())

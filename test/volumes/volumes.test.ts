@@ -6,9 +6,15 @@ import t from 'tap'
 import { bytes, type DevId, MIB, ThinfsError } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
 import { FileStore } from '../../src/storage/index.js'
-import { checkPool, openPool, type Volume, type Volumes } from '../../src/volumes/index.js'
+import {
+  checkPool,
+  initPool,
+  openPool,
+  type Volume,
+  type Volumes,
+} from '../../src/volumes/index.js'
 import { VolumeTable } from '../../src/volumes/volume-table.js'
-import { filesLeft, makePool } from '../support/pool-files.js'
+import { filesLeft, makePool, poolConfig } from '../support/pool-files.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
 
 const BLOCK = 64 * 1024
@@ -531,4 +537,21 @@ t.test('volumes.json is the same text, whatever of it was encoded before', async
     ['another', 'tw"o\\', 'three'],
     ['another', 'tw"o\\'],
   ])
+})
+
+t.test('two who make a pool at once: one makes it, the other removes nothing', async t => {
+  const config = poolConfig(t.testdir(), { volumes: { a: { size: MIB } } })
+  const ends = await Promise.allSettled([initPool(config), initPool(config), initPool(config)])
+  t.same(ends.map(({ status }) => status).sort(), ['fulfilled', 'rejected', 'rejected'])
+  for (const end of ends) {
+    if (end.status === 'rejected') t.match(end.reason, { code: 'POOL_IN_USE' })
+  }
+  const { volumes, close } = await openPool(config)
+  t.same(
+    [...volumes.all()].map(({ name }) => name),
+    ['a'],
+  )
+  await close()
+  await t.rejects(initPool(config), { code: 'BAD_ARGUMENT' }, 'and nobody makes it again')
+  t.same((await checkPool(config)).problems, [])
 })
