@@ -183,7 +183,7 @@ t.test('errors carry path and errno', async t => {
 t.test('one writer or many readers have the lock', async t => {
   const path = join(folder(t, '/dev/shm'), 'store')
   FileStore.open(path, { create: true }).close()
-  t.throws(() => FileStore.open(path, { create: true }), { errno: 'EEXIST' }, 'made once')
+  t.throws(() => FileStore.open(path, { create: true }), { message: /EEXIST/ }, 'made once')
   const open = (readOnly: boolean): FileStore => FileStore.open(path, { readOnly })
   const [first, second] = [open(false), open(false)]
   t.ok(first.lock())
