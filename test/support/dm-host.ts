@@ -46,9 +46,10 @@ export class DmHost {
     // A folder that one service makes and removes would take the mounts of others with it.
     if (!existsSync('/dev/mapper')) mkdirSync('/dev/mapper')
     const folder = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-dm-')))
-    const holder = spawn('unshare', ['-m', '--propagation', 'slave', 'sh', '-c', NAMESPACE], {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    })
+    // Loop devices are the machine's: two services would race for the same numbers.
+    const alone = ['--no-fork', join(tmpdir(), 'thinfs-test-dm.lock')]
+    const unshare = ['unshare', '-m', '--propagation', 'slave', 'sh', '-c', NAMESPACE]
+    const holder = spawn('flock', [...alone, ...unshare], { stdio: ['ignore', 'pipe', 'inherit'] })
     await once(holder.stdout!, 'data')
     const host = new DmHost(folder, holder)
     t.teardown(() => host.#end())
