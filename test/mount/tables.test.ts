@@ -170,8 +170,10 @@ t.test(
     })
     const loop = await served.attach(t, path)
     await run('mkfs.ext4', '-q', loop)
-    // Mounted where no other test's mount namespace copies the mount, and so holds the device.
-    const using = run('unshare', '-m', 'env', '-C', served.folder, 'sh', '-ec', session(loop))
+    // Mounted where no other test's mount namespace copies the mount, and so holds the device; what
+    // other tests unmount is unmounted there as well.
+    const namespace = ['-m', '--propagation', 'slave', 'env', '-C', served.folder]
+    const using = run('unshare', ...namespace, 'sh', '-ec', session(loop))
     const happened = (what: string): Promise<void> =>
       Promise.race([until(() => existsSync(join(served.folder, what))), using.then(() => {})])
     const happens = (what: string): void => writeFileSync(join(served.folder, what), '')
