@@ -6,6 +6,7 @@
  * only then do mappings change: a mapping never points to a block that is not filled yet.
  */
 import {
+  allEnded,
   assert,
   type Bytes,
   bytes,
@@ -22,7 +23,7 @@ import type { BlockDevice } from './block-device.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import type { Provisioner } from './provisioner.js'
-import { allEnded, type Fetched, MAX_IO, type WritePlan } from './write-plan.js'
+import { type Fetched, MAX_IO, type WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
 const PIECE_BLOCKS = 1024

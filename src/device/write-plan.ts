@@ -7,6 +7,7 @@
  * promise is a copy kept until that resolves.
  */
 import {
+  allEnded,
   type DataBlock,
   type DevId,
   KIB,
@@ -380,12 +381,5 @@ export class WritePlan {
   #failed(err: unknown): Later<void> {
     if (this.#begun.length === 0) throw err
     return allEnded([Promise.reject(err), ...this.#begun.splice(0)])
-  }
-}
-
-/** Resolves when all have ended. @throws what the first one did */
-export async function allEnded(calls: readonly Promise<void>[]): Promise<void> {
-  for (const ended of await Promise.allSettled(calls)) {
-    if (ended.status === 'rejected') throw ended.reason
   }
 }

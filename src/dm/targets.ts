@@ -29,23 +29,18 @@ export interface Place {
   start: number
 }
 
+/** A pool's line: what the engine is told of it, but its devices by their numbers. */
+type PoolLine = Omit<
+  Extract<Target, { type: 'thin-pool' }>,
+  'start' | 'length' | 'metadata' | 'data'
+> & { metadata: DeviceNumber; data: DeviceNumber }
+
 export type LineTarget = { start: number; length: number } & (
   | { type: 'zero' }
   | { type: 'error' }
   | { type: 'linear'; place: Place }
   | { type: 'striped'; chunk: number; stripes: Place[] }
-  | {
-      type: 'thin-pool'
-      metadata: DeviceNumber
-      data: DeviceNumber
-      blockSize: number
-      lowWater: number
-      skipBlockZeroing: boolean
-      ignoreDiscard: boolean
-      noDiscardPassdown: boolean
-      readOnly: boolean
-      errorIfNoSpace: boolean
-    }
+  | PoolLine
   | { type: 'thin'; pool: DeviceNumber; devId: number; externalOrigin?: DeviceNumber }
 )
 

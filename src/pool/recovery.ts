@@ -3,6 +3,7 @@
  * in the journal, and what a crash left in blocks that are free.
  */
 import {
+  allEnded,
   type Bytes,
   bytes,
   type DataBlock,
@@ -11,7 +12,7 @@ import {
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
-import { allEnded, type DataBlocks } from '../device/index.js'
+import type { DataBlocks } from '../device/index.js'
 import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { DataStore, Store } from '../storage/index.js'
 import { replay } from './journal.js'

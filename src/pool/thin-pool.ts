@@ -12,6 +12,7 @@
  * (commit-pipeline.ts).
  */
 import {
+  allEnded,
   assert,
   type Bytes,
   bytes,
@@ -26,7 +27,6 @@ import {
   type VirtualBlock,
 } from '../base/index.js'
 import {
-  allEnded,
   DataBlocks,
   goneError,
   PageCache,

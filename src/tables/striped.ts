@@ -1,6 +1,6 @@
-import type { Later } from '../base/index.js'
+import { allEnded, type Later } from '../base/index.js'
 import type { OpenSource } from './source.js'
-import { allEnded, refused, type TargetDevice } from './target-device.js'
+import { onParts, refused, type TargetDevice } from './target-device.js'
 
 /**
  * Chunks of several devices in turn. Source: drivers/md/dm-stripe.c.
@@ -102,26 +102,18 @@ export class StripedTarget implements TargetDevice {
     return this.#stripeOf(offset).start + row * this.#chunk + (offset - chunk * this.#chunk)
   }
 
-  /** Has each chunk's stripe do its part of a range; all have ended when the whole has. */
+  /** Calls `use` for each chunk of a range, with its stripe; see `onParts`. */
   #onChunks(
     offset: number,
     size: number,
     use: (stripe: OpenSource, place: number, length: number, done: number) => Later<void>,
   ): Later<void> {
-    const waits: Promise<void>[] = []
-    const end = offset + size
-    try {
-      for (let from = offset; from < end; ) {
-        const length = Math.min(end, this.#chunkEnd(from)) - from
-        const used = use(this.#stripeOf(from), this.#placeOf(from), length, from - offset)
-        if (used instanceof Promise) waits.push(used)
-        from += length
-      }
-    } catch (err) {
-      if (waits.length === 0) throw err
-      waits.push(Promise.reject(err))
-    }
-    if (waits.length > 0) return allEnded(waits)
+    return onParts(
+      offset,
+      size,
+      from => this.#chunkEnd(from),
+      (from, length, done) => use(this.#stripeOf(from), this.#placeOf(from), length, done),
+    )
   }
 
   /** As `#onChunks`, with one range of each stripe however long the whole is. */

@@ -1,6 +1,6 @@
-import { type Later, ThinfsError } from '../base/index.js'
+import { allEnded, type Later, ThinfsError } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
-import { allEnded, type TargetDevice } from './target-device.js'
+import { onParts, type TargetDevice } from './target-device.js'
 
 /** Targets one behind the other, as one device. What goes over a border is split there. */
 export class Table implements BlockDevice {
@@ -128,26 +128,19 @@ export class Table implements BlockDevice {
     return low
   }
 
-  /** Has each target do its part of a range; all have ended when the whole has. */
+  /** Calls `use` for each target that a range touches, in their order; see `onParts`. */
   #onEach(
     offset: number,
     size: number,
     use: (target: TargetDevice, from: number, length: number, done: number) => Later<void>,
   ): Later<void> {
-    const waits: Promise<void>[] = []
-    const end = offset + size
-    try {
-      for (let i = this.#indexAt(offset), from = offset; from < end; i++) {
-        const length = Math.min(end, this.#begins[i + 1]!) - from
-        const used = use(this.targets[i]!, from - this.#begins[i]!, length, from - offset)
-        if (used instanceof Promise) waits.push(used)
-        from += length
-      }
-    } catch (err) {
-      if (waits.length === 0) throw err
-      waits.push(Promise.reject(err))
-    }
-    if (waits.length > 0) return allEnded(waits)
+    let i = this.#indexAt(offset) - 1
+    return onParts(
+      offset,
+      size,
+      () => this.#begins[++i + 1]!,
+      (from, length, done) => use(this.targets[i]!, from - this.#begins[i]!, length, done),
+    )
   }
 
   /** A table may have become shorter while a request waited. */

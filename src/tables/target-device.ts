@@ -1,4 +1,4 @@
-import { type Later, ThinfsError } from '../base/index.js'
+import { allEnded, type Later, ThinfsError } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 
 /** What a line of a table makes of the devices below it. */
@@ -27,10 +27,28 @@ export const refused = (detail: string, errno = 'EINVAL'): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })
 
 /**
- * Waits until all have ended.
- * @throws the first failure
+ * Does a range part by part. Parts that were begun have ended when the whole has, also where one fails.
+ * @param endOf where the part that begins at `from` ends; beyond the range is as well
+ * @param use does a part; `done` bytes of the range come before it
  */
-export async function allEnded(promises: readonly (Promise<void> | void)[]): Promise<void> {
-  const ends = await Promise.allSettled(promises)
-  for (const end of ends) if (end.status === 'rejected') throw end.reason
+export function onParts(
+  offset: number,
+  size: number,
+  endOf: (from: number) => number,
+  use: (from: number, length: number, done: number) => Later<void>,
+): Later<void> {
+  const waits: Promise<void>[] = []
+  const end = offset + size
+  try {
+    for (let from = offset; from < end; ) {
+      const length = Math.min(end, endOf(from)) - from
+      const used = use(from, length, from - offset)
+      if (used instanceof Promise) waits.push(used)
+      from += length
+    }
+  } catch (err) {
+    if (waits.length === 0) throw err
+    waits.push(Promise.reject(err))
+  }
+  if (waits.length > 0) return allEnded(waits)
 }
