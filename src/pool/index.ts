@@ -2,12 +2,13 @@
 export { MAX_IO, ThinDevice } from '../device/index.js'
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
 export { Journal, type JournalFile, type JournalState } from './journal.js'
-export type {
-  Discards,
-  OnFull,
-  PoolEvents,
-  PoolMode,
-  PoolOptions,
+export {
+  type Discards,
+  NO_EVENTS,
+  type OnFull,
+  type PoolEvents,
+  type PoolMode,
+  type PoolOptions,
 } from './options.js'
 export { olderError } from './recovery.js'
 export { ThinPool } from './thin-pool.js'

@@ -31,6 +31,16 @@ export interface PoolEvents {
   ioError(operation: string, error: unknown, where?: { devId: number; block: number }): void
 }
 
+/** For a pool that nobody listens to: what fails is thrown to the caller as well. */
+export const NO_EVENTS: PoolEvents = {
+  mode() {},
+  lowWater() {},
+  warning() {},
+  needsCheckCleared() {},
+  slowCommit() {},
+  ioError() {},
+}
+
 export interface PoolOptions {
   metadata: Store
   data: DataStore

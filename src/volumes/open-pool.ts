@@ -1,7 +1,14 @@
 import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
-import { Journal, type JournalState, olderError, type PoolEvents, ThinPool } from '../pool/index.js'
+import {
+  Journal,
+  type JournalState,
+  NO_EVENTS,
+  olderError,
+  type PoolEvents,
+  ThinPool,
+} from '../pool/index.js'
 import { AtomicFile, JournalFile } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
@@ -36,15 +43,6 @@ export interface OpenPool {
   volumes: Volumes
   /** Commits and closes the files. */
   close(): Promise<void>
-}
-
-const NO_EVENTS: PoolEvents = {
-  mode() {},
-  lowWater() {},
-  warning() {},
-  needsCheckCleared() {},
-  slowCommit() {},
-  ioError() {},
 }
 
 /**

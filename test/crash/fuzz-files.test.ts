@@ -24,7 +24,7 @@ import { bytes, MAX_DEVICE_SIZE, ThinfsError } from '../../src/base/index.js'
 import { loadConfig, type PoolConfig } from '../../src/config/index.js'
 import { parseConfig } from '../../src/config/load.js'
 import { checkMetadata } from '../../src/metadata/index.js'
-import { ThinPool } from '../../src/pool/index.js'
+import { NO_EVENTS, ThinPool } from '../../src/pool/index.js'
 import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
 import { checkPool, openPool } from '../../src/volumes/index.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
@@ -391,14 +391,7 @@ async function replayed(journal: Buffer): Promise<{ outcome: string; image: Buff
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: {
-        mode() {},
-        lowWater() {},
-        warning() {},
-        slowCommit() {},
-        needsCheckCleared() {},
-        ioError() {},
-      },
+      events: NO_EVENTS,
     })
   })
   for (const size of pool?.unsavedSizes.values() ?? []) {

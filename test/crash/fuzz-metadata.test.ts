@@ -12,7 +12,7 @@ import t from 'tap'
 import { bytes, type ErrorCode, ThinfsError } from '../../src/base/index.js'
 import { BlockCache } from '../../src/metadata/blocks/block-cache.js'
 import { checkMetadata, METADATA_BLOCK_SIZE } from '../../src/metadata/index.js'
-import { Journal, type PoolMode, ThinPool } from '../../src/pool/index.js'
+import { Journal, NO_EVENTS, type PoolMode, ThinPool } from '../../src/pool/index.js'
 import { AtomicFile } from '../../src/storage/index.js'
 import type { Volumes } from '../../src/volumes/index.js'
 import { type Damage, damage, Target } from '../support/damage.js'
@@ -115,14 +115,7 @@ async function use(image: Buffer, dataSize: number): Promise<string> {
       onFull: 'error',
       lowWaterMark: 0,
       clock: new TestClock(),
-      events: {
-        mode: mode => modes.push(mode),
-        lowWater() {},
-        warning() {},
-        slowCommit() {},
-        needsCheckCleared() {},
-        ioError() {},
-      },
+      events: { ...NO_EVENTS, mode: mode => modes.push(mode) },
     })
     volumes = openTable(pool, metadata, new AtomicFile(join(folder, 'volumes.json')))
   })

@@ -2,19 +2,10 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import type { BlockDevice } from '../../src/device/index.js'
-import type { PoolEvents } from '../../src/pool/index.js'
+import { NO_EVENTS } from '../../src/pool/index.js'
 import { type Extent, type Source, Tables, type Target } from '../../src/tables/index.js'
 
 export const SECTOR = 512
-
-export const QUIET: PoolEvents = {
-  mode() {},
-  lowWater() {},
-  warning() {},
-  needsCheckCleared() {},
-  slowCommit() {},
-  ioError() {},
-}
 
 /** Tables in this process, and a folder for what is below them. */
 export interface TablesHere {
@@ -40,7 +31,7 @@ function here(t: Test, folder: string): TablesHere {
     folder,
     takesOver: () => false,
     events: { event: minor => void events.push(minor) },
-    poolEvents: () => QUIET,
+    poolEvents: () => NO_EVENTS,
   })
   t.teardown(() => tables.close().catch(() => {}))
   return {

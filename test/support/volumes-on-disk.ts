@@ -1,6 +1,6 @@
 /** Opens the volumes on the files of a PowerDisk, and reads all of them. */
 import { VolumeFs } from '../../src/fs/index.js'
-import { type Discards, ThinPool } from '../../src/pool/index.js'
+import { type Discards, NO_EVENTS, ThinPool } from '../../src/pool/index.js'
 import type { Store } from '../../src/storage/index.js'
 import { Volumes } from '../../src/volumes/index.js'
 import type { TableFile } from '../../src/volumes/volume-table.js'
@@ -27,14 +27,7 @@ export async function openVolumes(
     onFull: 'error',
     lowWaterMark: 0,
     clock,
-    events: {
-      mode() {},
-      lowWater() {},
-      warning() {},
-      slowCommit() {},
-      needsCheckCleared() {},
-      ioError() {},
-    },
+    events: NO_EVENTS,
   })
   const volumes = openTable(pool, handles.metadata, handles.table)
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
