@@ -46,6 +46,6 @@ function messageOf(err: unknown): string {
   return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }
 
-/** What helps where the message names a file that has nothing to do with it. */
+/** Advice for an errno whose message names a file that is not the cause. */
 const adviceOn = (errno: string): string =>
   errno === 'EMFILE' ? '; raise the limit of open files, as with ulimit -n 1024' : ''

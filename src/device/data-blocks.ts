@@ -18,7 +18,7 @@ import type { DataStore, HostRoom } from '../storage/index.js'
 /** Runs of freed blocks that are punched at a time. */
 const PUNCHES_MAX = 8
 
-/** What a pool does when blocks come free. */
+/** The pool, which DataBlocks tells of released blocks. */
 export interface ReleaseListener {
   /** Blocks can be given out again; none of them when a round of releases is over. */
   released(blocks: readonly DataBlock[]): void
@@ -103,7 +103,7 @@ export class DataBlocks {
     this.#written++
   }
 
-  /** Has the next flush cover a length that somebody else gave the store. */
+  /** Somebody else made the store longer: the next flush covers the new length. */
   hasGrown(): void {
     this.#written++
   }
@@ -210,7 +210,7 @@ export class DataBlocks {
     this.#release()
   }
 
-  /** Has the store try again to take what it did not. */
+  /** Offers the store again the punches that it refused. */
   retry(): void {
     if (this.#releasing !== null || this.#refused.length === 0) return
     const refused = this.#refused.sort((a, b) => a - b)
@@ -290,7 +290,7 @@ export class DataBlocks {
     return { begin, end: Math.ceil((offset + length) / this.blockSize) }
   }
 
-  /** Has a write count as under way until it ends, and as written then. */
+  /** Counts a write as in flight until it ends, and as written then. */
   #ends(write: Later<void>, offset: number, length: number): Later<void> {
     if (write === undefined) {
       this.#written++

@@ -55,8 +55,8 @@ export interface Provisioner {
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
   giveBack(blocks: Float64Array, count: number): Later<void>
   /**
-   * Has blocks that were taken be awaited by whatever seals a transaction: until `mapped` resolves
-   * they are neither mapped nor given back, and nobody would own them after a crash.
+   * Makes the next commit wait for `mapped` before it seals: until then the blocks that a request took
+   * are neither mapped nor given back, and nobody would own them after a crash.
    */
   awaitMapping(mapped: Promise<unknown>): void
   /** Notes that new blocks were written: when the host had no room before, it has now. */

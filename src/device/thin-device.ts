@@ -178,9 +178,10 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Makes everything past the end read as zeros; whoever makes the device longer calls it before.
-   * Something is there only when the device was cut off, or when a process died, or a snapshot was
-   * taken, between a write past the end and the new size. Later writes past the end come after this call, so one is enough.
+   * Makes everything past the end read as zeros. A caller that makes the device longer calls it first.
+   * Bytes are there only when the device was cut off, or when a process died, or a snapshot was taken,
+   * between a write past the end and the new size. Later writes past the end follow this call, so one
+   * call is enough.
    */
   clearPastEnd(): Later<void> {
     if (this.#endIsClear) return

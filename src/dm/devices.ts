@@ -261,7 +261,7 @@ export class Devices {
 
   /** Removes all that nobody uses, those on top first. */
   async removeAll(deferred: boolean): Promise<void> {
-    // What is below others can go when they have gone.
+    // A device below others can go once those have gone.
     for (let removed = true; removed; ) {
       const waiting = this.table.all().filter(({ deferredRemove }) => !deferredRemove)
       const gone = await Promise.all(
@@ -358,7 +358,7 @@ export class Devices {
   /** Status of each target of a table, as the kernel prints it. */
   async statusLines(device: Device, table: Table, flush: boolean): Promise<string[]> {
     const plain = table.targets.map(plainStatusOf)
-    // What a table that does not serve would say, nobody knows.
+    // The engine knows the status of tables that serve, and of no others.
     const asked = plain.includes(null) && table === device.live
     const lines = asked ? await this.#engine.status(device.minor, flush) : []
     return plain.map((line, i) => line ?? lines[i] ?? '')

@@ -81,7 +81,7 @@ export class KernelMachine implements Machine {
     return opened.reduce((sum, count) => sum + count, isMounted ? 1 : 0)
   }
 
-  /** Who uses what: found at once for all devices, for many are asked about one after the other. */
+  /** Users of all devices, found at once: a client asks about many devices in a row. */
   #look(): Uses {
     const known = this.#uses
     if (known !== null && performance.now() - known.at < USES_LAST_MS) return known

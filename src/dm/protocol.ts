@@ -1,4 +1,4 @@
-/** What commands and the service say to each other, as JSON-RPC over the control socket. */
+/** Requests of commands to the service: JSON-RPC over the control socket. */
 import { RequestType0 } from 'vscode-jsonrpc/node'
 import type { WireError } from '../engine/index.js'
 

@@ -246,8 +246,8 @@ function openEngineLog(start: EngineStart): Logger {
 }
 
 /**
- * What pool.yaml says now. To who takes over, one that cannot be followed is no reason to end a mount:
- * what it said when the pool was mounted counts; and which pool it is does not change while it is mounted.
+ * The configuration as pool.yaml says it now. An engine that takes over goes on with what the file said
+ * when the pool was mounted if it cannot be read now. The pool's name and block size stay as mounted.
  * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
  */
 function configOf(start: EngineStart, log: Logger): PoolConfig {

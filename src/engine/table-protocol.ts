@@ -41,8 +41,8 @@ export interface TableEngineStart {
 }
 
 /**
- * To the engine: reads requests from now on. Whoever follows an engine that died has been given all
- * devices and tables again before, so that no request is answered without its table.
+ * To the engine: reads requests from now on. The service gives an engine that follows a dead one all
+ * devices and tables first, so that it answers no request without its table.
  */
 export const SERVE = new RequestType0<null, WireError>('serve')
 /** From the engine: `TableEvents.event`. */

@@ -71,7 +71,7 @@ class TablesProcess {
     this.#service = service
     this.#tables = new Tables({
       folder: start.folder,
-      // What is opened before the first request is answered was open in the process before.
+      // Pools that open before the first request is answered were open in the engine before this one.
       takesOver: () => start.negotiated !== null && this.#session === null,
       events: { event: minor => tell(service.sendNotification(EVENT, minor)) },
       poolEvents: minor => logEvents(log.child({ pool: `dm-${minor}` }), id => `device ${id}`),
@@ -90,7 +90,7 @@ class TablesProcess {
       }
     })
     this.#service.onNotification(STOP, () => {
-      // What is not answered yet comes again to the next process. The commit spares it the replay.
+      // The kernel resends unanswered requests to the next engine. The commit spares it the replay.
       this.#session?.close()
       void this.#tables.commit().then(() => process.exit(0))
     })

@@ -37,7 +37,7 @@ const FALLOC_ZERO_RANGE = 16
 const SEEK_DATA = 3
 const SEEK_HOLE = 4
 
-/** Who has the devices. */
+/** The devices by their minor numbers. */
 export interface NumberedDevices {
   /** Undefined when there is none. */
   find(minor: number): BlockDevice | undefined

@@ -292,7 +292,7 @@ export class ThinMetadata {
     const copy = decodeSuperblock(held)
     this.#mappingChanges++
     const top = new BTree(this.#top.info, copy.mappingRoot)
-    // Who has other owners, as a whole, is given up with a count.
+    // A tree that has other owners loses one reference, whatever its size.
     if (this.#metadataMap.isShared(top.root) || !top.last() || leaves === POSITIVE_INFINITY) {
       dropTree(top.info, copy.mappingRoot)
       dropTree(this.#details.info, copy.detailsRoot)

@@ -6,7 +6,7 @@
  * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
  * all who ask for one meanwhile share the next.
  *
- * What a durable transaction freed is released afterwards, by DataBlocks, and no flush waits for that.
+ * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for that.
  *
  * What cannot be committed ends in one of two ways. Where the metadata's file system is full, the
  * sealed transaction stalls and is tried again. All else is the kernel's answer to a failed metadata
@@ -142,7 +142,7 @@ export class CommitPipeline {
   }
 
   /**
-   * Has blocks that were taken be awaited by what seals a transaction: they would belong to nobody
+   * Makes the next commit wait for blocks that a request took before it seals: nobody would own them
    * after a crash.
    * @param mapped resolves when they are mapped, or given back
    */

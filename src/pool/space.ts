@@ -1,8 +1,8 @@
 /**
  * The space of a pool: what is free, what is kept back for whom, who waits, and how the pool grows.
  *
- * Data blocks are taken all or none; who finds too few waits here, and every event that may bring some
- * wakes him: a release of freed blocks, a commit, growth of the files, room on the host's disk. The
+ * A request takes all of its data blocks or none. A request that finds too few waits here until an event
+ * may bring some: a release of freed blocks, a commit, growth of the files, room on the host's disk. The
  * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
  * drivers/md/dm-thin.c.
  */

@@ -229,7 +229,7 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * For who unmaps much, between two pieces of it: lets others have their turn when it is time, and
+   * A long unmapping calls it between two pieces: lets other requests run when the slice is over, and
    * commits when much was freed or room is short.
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
@@ -237,7 +237,7 @@ export class ThinPool implements Provisioner {
     const { metadata } = this
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
-      // Who is told to punch faster than the disk can has to wait, and nobody else.
+      // Back-pressure: a caller that frees faster than the disk punches waits, and nobody else.
       if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.blocks.punched
     }
     if (slice.isOver) await slice.yield()
@@ -457,8 +457,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * For who makes many changes within one request, when a slice is over: settles what is pending,
-   * which would be much at the end, and lets others have their turn.
+   * A request that makes many changes calls it when a slice is over: settles pending changes, which
+   * would be many at the end, and lets other requests run.
    */
   async pause(slice: Slice): Promise<void> {
     if (this.#state.lost === null) this.#commits.trySettle()
@@ -573,7 +573,7 @@ export class ThinPool implements Provisioner {
 
   async #start(superblock: Buffer): Promise<void> {
     const { metadata, events } = this.#options
-    // What set needs_check may have kept the journal from being written.
+    // The failure that set needs_check may have kept the journal from being written.
     const { needsCheck } = this.metadata
     const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
     mustHold(this.metadata, { metadata, data: this.blocks })
@@ -583,7 +583,7 @@ export class ThinPool implements Provisioner {
     else if (needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
     if (inDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
-    // What was acknowledged may be in blocks that the pool had grown to, and not committed yet.
+    // Acknowledged writes may be in blocks of a growth that was not committed yet.
     const grewBefore = changes.length > 0 && this.mode === 'write' && this.space.growToStores()
     if (changes.length > 0) {
       replayChanges(changes, this.metadata, {

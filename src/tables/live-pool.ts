@@ -125,7 +125,7 @@ export class LivePools {
   }
 }
 
-/** What of a table a pool was opened with, and cannot change while it is. */
+/** A pool that is open, and the parts of its table that cannot change meanwhile. */
 interface Opened {
   pool: ThinPool
   metadata: OpenExtents
@@ -219,7 +219,7 @@ export class LivePool {
     await pool.space.reconfigure({ lowWaterMark: table.lowWater, onFull: onFullOf(table) })
   }
 
-  /** Has the files of a list stay open until the pool is closed. */
+  /** Keeps the files of a list open until the pool is closed. */
   #keep(extents: OpenExtents): void {
     const { metadata, data } = this.#opened
     const kept = new Set([metadata, data, ...this.#later].flatMap(({ parts }) => parts.map(fileOf)))
@@ -243,7 +243,7 @@ export class LivePool {
         `metadata device (${metadataBlocks} blocks) too small: expected ${nrMetadataBlocks}`,
       )
     }
-    // What cannot be written does not grow.
+    // A pool that cannot be written does not grow.
     if (!pool.writable) return
     const old = nrDataBlocks * pool.blockSize
     const gained = blocks * pool.blockSize - old
@@ -354,7 +354,7 @@ async function openStores(
     const journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
     closers.push(() => journal.close())
     const { changes } = new Journal(journal).read(Buffer.from(superblockOf(metadata.store)))
-    // Who died may have grown the pool, and not committed that: then all of the table counts.
+    // The process that died may have grown the pool without a commit: then all of the table counts.
     const isLonger = changes.length > 0
     const { nrDataBlocks, nrMetadataBlocks } = found
     const dataSize = Math.max(nrDataBlocks * table.blockSize, isLonger ? table.length : 0)

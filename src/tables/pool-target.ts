@@ -83,7 +83,7 @@ export class PoolTarget implements TargetDevice {
     const { pool } = this.live
     if (flush) {
       await pool.commit().catch(() => {})
-      // What was freed is free for whoever asks.
+      // The status counts blocks as free once they are released.
       if (pool.mode === 'out_of_data_space') await pool.space.allReleased()
     }
     return poolStatus(pool)

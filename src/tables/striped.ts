@@ -5,8 +5,8 @@ import { onParts, refused, type TargetDevice } from './target-device.js'
 /**
  * Chunks of several devices in turn. Source: drivers/md/dm-stripe.c.
  *
- * What goes over several chunks is not one request to those below: it may be done in part when one
- * of them fails, as in the kernel.
+ * A request over several chunks is several to the devices below: when one of them fails, the others
+ * may be done, as in the kernel.
  */
 export class StripedTarget implements TargetDevice {
   readonly size: number

@@ -211,7 +211,7 @@ export class Volumes implements PoolAdmin {
     if (this.#cancelSave !== null || this.#closing) return
     this.#cancelSave = this.pool.clock.after(SAVE_PERIOD, () => {
       this.#cancelSave = null
-      // What goes wrong is told to whoever flushes.
+      // The next flush reports a failure.
       if (this.pool.writable) this.commit().catch(() => {})
     })
   }

@@ -23,7 +23,7 @@ export interface Pauses {
   yield(): Promise<void>
 }
 
-/** For who has nobody to wait for. */
+/** For a caller that nobody waits for. */
 export const NO_PAUSES: Pauses = { isOver: false, yield: async () => {} }
 
 export class BlockCache {

@@ -114,7 +114,7 @@ function runEndInLeaf(leaf: Block, begin: number): number {
   return begin + (low - slot) + 1
 }
 
-/** What a look at a child that is shared costs, in leaves. */
+/** Cost of skipping a shared child, in leaves. */
 const SKIP_COST = 1 / 32
 
 /**

@@ -68,7 +68,7 @@ export class SpaceMapChecker {
     return (yield* this.#trees.visitRoot(tree, root)) ? root : null
   }
 
-  /** Has `dataCounts` count the blocks of every bitmap. @returns the root, or null as above */
+  /** Tells `dataCounts` which blocks have a bitmap. @returns the root, or null as above */
   *visitDataIndex(data: SpaceMapRoot): Steps<number | null> {
     const tree: Tree = {
       where: 'data index tree',
