@@ -6,6 +6,7 @@
  * device. Two inodes, and which of them a lookup finds is a matter of the system call that it is for.
  * The kernel asks anew each time, for nothing here may be cached.
  */
+import { constants } from 'node:fs'
 import type { Later } from '../base/index.js'
 import type {
   AttributeChange,
@@ -28,12 +29,7 @@ const CONTROL_FILE = 3
 /** Inodes of what others make in the folder begin here, those of devices at the next. */
 const FIRST_OTHER = 16
 const FIRST_DEVICE = 2 ** 32
-const S_IFMT = 0o170000
-const S_IFDIR = 0o040000
-const S_IFREG = 0o100000
-const S_IFCHR = 0o020000
-const S_IFBLK = 0o060000
-const S_IFLNK = 0o120000
+const { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } = constants
 /** The number of device-mapper's control node since Linux 2.6.36. */
 const CONTROL_NUMBER = { major: 10, minor: 236 }
 const MAX_OTHERS = 4096

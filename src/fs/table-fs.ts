@@ -5,7 +5,8 @@
  * Inode numbers are derived from minor numbers, so they hold over a restart of the server. Nothing is
  * cached above: what a device holds changes with its table.
  */
-import { GIB, KIB, type Later, ThinfsError } from '../base/index.js'
+import { constants } from 'node:fs'
+import { GIB, KIB, type Later } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {
   type AttributeChange,
@@ -15,27 +16,26 @@ import {
   type FileSystemStatistics,
   WAITS,
 } from '../fuse/index.js'
+import {
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
+  failure,
+  NAME_MAX,
+  SECTOR,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from './linux.js'
 
 const ROOT = 1
 /** Inode numbers of devices are minor numbers plus this. */
 const FIRST_DEVICE = 2
 
-const S_IFDIR = 0o040000
-const S_IFREG = 0o100000
-const NAME_MAX = 255
-const SECTOR = 512
+const { S_IFDIR, S_IFREG } = constants
 /** Minor numbers have 20 bits. */
 const MAX_DEVICES = 2 ** 20
 /** statfs(2) block size, which loop devices have for their discard granularity: a thin pool's least. */
 const BLOCK_SIZE = 64 * KIB
-
-// fallocate(2)
-const FALLOC_KEEP_SIZE = 1
-const FALLOC_PUNCH_HOLE = 2
-const FALLOC_ZERO_RANGE = 16
-// lseek(2)
-const SEEK_DATA = 3
-const SEEK_HOLE = 4
 
 /** The devices by their minor numbers. */
 export interface NumberedDevices {
@@ -239,6 +239,3 @@ export class TableFs implements FileSystem {
     }
   }
 }
-
-const failure = (errno: string, detail: string): ThinfsError =>
-  new ThinfsError('BAD_ARGUMENT', detail, { errno })

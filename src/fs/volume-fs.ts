@@ -4,6 +4,7 @@
  * A volume is a regular file whose size is the virtual size. Inode numbers are derived from device
  * ids, so they hold over a restart of the server. Errors are those of a Linux filesystem.
  */
+import { constants } from 'node:fs'
 import {
   type Bytes,
   bytes,
@@ -27,6 +28,16 @@ import {
 } from '../fuse/index.js'
 import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
 import type { Ownership, Volume, Volumes } from '../volumes/index.js'
+import {
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
+  failure,
+  NAME_MAX,
+  SECTOR,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from './linux.js'
 
 const ROOT = 1
 /** Inode numbers of volumes are device ids plus this. */
@@ -38,21 +49,11 @@ export const inodeOf = (devId: number): number => devId + FIRST_VOLUME
 /** Milliseconds for which a time stamp is good: the kernel's are of its timer tick, 1 to 10 ms. */
 const TICK = 4
 
-const S_IFDIR = 0o040000
-const S_IFREG = 0o100000
-const NAME_MAX = 255
-const SECTOR = 512
+const { S_IFDIR, S_IFREG } = constants
 
-// fallocate(2)
-const FALLOC_KEEP_SIZE = 1
-const FALLOC_PUNCH_HOLE = 2
-const FALLOC_ZERO_RANGE = 16
 // renameat2(2)
 const RENAME_NOREPLACE = 1
 const RENAME_EXCHANGE = 2
-// lseek(2)
-const SEEK_DATA = 3
-const SEEK_HOLE = 4
 // open(2)
 const O_TRUNC = 0o1000
 
@@ -454,9 +455,4 @@ export class VolumeFs implements FileSystem {
 
 function checkSize(size: number): asserts size is Bytes {
   if (size < 0 || size > MAX_DEVICE_SIZE) throw failure('EFBIG', `${bytes(size)} bytes`)
-}
-
-/** What a Linux filesystem answers. */
-function failure(errno: string, detail: string): ThinfsError {
-  return new ThinfsError('BAD_ARGUMENT', detail, { errno })
 }

@@ -4,8 +4,8 @@
  *
  * The list of parts may be replaced by one that goes on further: that is how such a store grows.
  */
-import { assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
-import type { HostRoom, Store } from './store.js'
+import { allEnded, assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
+import { type HostRoom, mustHaveRange, type Store } from './store.js'
 
 /** The bytes [offset, offset + length) of a store. */
 export interface StorePart {
@@ -59,7 +59,7 @@ export class ExtentStore implements Store {
   }
 
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
-    this.#checkRange('read', offset, length)
+    mustHaveRange(this, 'read', offset, length)
     const end = offset + length
     for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
       const size = Math.min(end, this.#begins[i + 1]!) - from
@@ -69,7 +69,7 @@ export class ExtentStore implements Store {
   }
 
   readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
-    this.#checkRange('read', offset, length)
+    mustHaveRange(this, 'read', offset, length)
     const end = offset + length
     for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
       const size = Math.min(end, this.#begins[i + 1]!) - from
@@ -81,16 +81,16 @@ export class ExtentStore implements Store {
   }
 
   async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
-    this.#checkRange('read', offset, length)
+    mustHaveRange(this, 'read', offset, length)
     const reads: Promise<void>[] = []
     this.#forEachPart(offset, length, (store, place, size, done) => {
       reads.push(store.readLater(buffer, at + done, size, place))
     })
-    await all(reads)
+    await allEnded(reads)
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
-    this.#checkRange('write', offset, length)
+    mustHaveRange(this, 'write', offset, length)
     const end = offset + length
     for (let i = this.#partAt(offset), from: number = offset; from < end; i++) {
       const size = Math.min(end, this.#begins[i + 1]!) - from
@@ -104,8 +104,8 @@ export class ExtentStore implements Store {
       source + length <= target || target + length <= source,
       `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
     )
-    this.#checkRange('copy', source, length)
-    this.#checkRange('copy', target, length)
+    mustHaveRange(this, 'copy', source, length)
+    mustHaveRange(this, 'copy', target, length)
     for (let done = 0; done < length; ) {
       const from = source + done
       const to = target + done
@@ -128,21 +128,21 @@ export class ExtentStore implements Store {
   }
 
   punch(offset: Bytes, length: Bytes): void {
-    this.#checkRange('punch', offset, length)
+    mustHaveRange(this, 'punch', offset, length)
     this.#forEachPart(offset, length, (store, place, size) => store.punch(place, size))
   }
 
   async punchLater(offset: Bytes, length: Bytes): Promise<void> {
-    this.#checkRange('punch', offset, length)
+    mustHaveRange(this, 'punch', offset, length)
     const punches: Promise<void>[] = []
     this.#forEachPart(offset, length, (store, place, size) => {
       punches.push(store.punchLater(place, size))
     })
-    await all(punches)
+    await allEnded(punches)
   }
 
   zero(offset: Bytes, length: Bytes): void {
-    this.#checkRange('zero', offset, length)
+    mustHaveRange(this, 'zero', offset, length)
     this.#forEachPart(offset, length, (store, place, size) => store.zero(place, size))
   }
 
@@ -155,7 +155,7 @@ export class ExtentStore implements Store {
   }
 
   async sync(): Promise<void> {
-    await all([...this.#stores()].map(store => store.sync()))
+    await allEnded([...this.#stores()].map(store => store.sync()))
   }
 
   /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
@@ -172,7 +172,7 @@ export class ExtentStore implements Store {
   }
 
   reserve(offset: Bytes, length: Bytes): boolean {
-    this.#checkRange('reserve', offset, length)
+    mustHaveRange(this, 'reserve', offset, length)
     let isReserved = true
     this.#forEachPart(offset, length, (store, place, size) => {
       isReserved &&= store.reserve?.(place, size) ?? false
@@ -252,19 +252,4 @@ export class ExtentStore implements Store {
     }
     return this.#size
   }
-
-  /** @throws IO_ERROR for a range that passes the end */
-  #checkRange(what: string, offset: number, length: number): void {
-    const end = offset + length
-    if (offset >= 0 && length >= 0 && end <= this.#size && Number.isInteger(end)) return
-    const detail = `${this.path}: ${what} of ${length} bytes at ${offset}`
-    assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
-    throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${this.#size}`)
-  }
-}
-
-/** Waits for all of them, the failed ones too: nothing is under way afterwards. */
-async function all(promises: readonly Promise<void>[]): Promise<void> {
-  const ended = await Promise.allSettled(promises)
-  for (const end of ended) if (end.status === 'rejected') throw end.reason
 }

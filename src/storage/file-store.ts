@@ -29,7 +29,7 @@ import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { usersOf } from './device-users.js'
 import { KEEP_SIZE } from './reserve-room.js'
-import type { HostRoom, Store } from './store.js'
+import { type HostRoom, mustHaveRange, type Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
 const PUNCH_HOLE = KEEP_SIZE | 0x02
@@ -181,7 +181,7 @@ export class FileStore implements Store {
   }
 
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
-    this.#checkRange('read', offset, length)
+    mustHaveRange(this, 'read', offset, length)
     try {
       native.file_read(this.fd, buffer, at, length, offset)
     } catch (err) {
@@ -191,7 +191,7 @@ export class FileStore implements Store {
 
   readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
     if (this.#knowsWaits) {
-      this.#checkRange('read', offset, length)
+      mustHaveRange(this, 'read', offset, length)
       try {
         return native.file_read_now(this.fd, buffer, at, length, offset)
       } catch (err) {
@@ -207,7 +207,7 @@ export class FileStore implements Store {
 
   readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
     try {
-      this.#checkRange('read', offset, length)
+      mustHaveRange(this, 'read', offset, length)
     } catch (err) {
       return Promise.reject(err)
     }
@@ -217,7 +217,7 @@ export class FileStore implements Store {
   }
 
   write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
-    this.#checkRange('write', offset, length)
+    mustHaveRange(this, 'write', offset, length)
     try {
       for (let done = 0; done < length; done += FOLIO) {
         const part = Math.min(FOLIO, length - done)
@@ -249,7 +249,7 @@ export class FileStore implements Store {
   }
 
   async punchLater(offset: Bytes, length: Bytes): Promise<void> {
-    this.#checkRange('punch', offset, length)
+    mustHaveRange(this, 'punch', offset, length)
     const { begin, end } = this.#clearable(offset, length)
     while (this.#punchModes.length > 0 && begin < end) {
       const mode = this.#punchModes[0]!
@@ -295,7 +295,7 @@ export class FileStore implements Store {
   }
 
   reserve(offset: Bytes, length: Bytes): boolean {
-    this.#checkRange('reserve', offset, length)
+    mustHaveRange(this, 'reserve', offset, length)
     if (this.#isDevice) return false
     try {
       native.file_allocate(this.fd, KEEP_SIZE, offset, length)
@@ -352,8 +352,8 @@ export class FileStore implements Store {
   }
 
   #copyInHost(source: Bytes, target: Bytes, length: Bytes): void {
-    this.#checkRange('copy', source, length)
-    this.#checkRange('copy', target, length)
+    mustHaveRange(this, 'copy', source, length)
+    mustHaveRange(this, 'copy', target, length)
     try {
       native.file_copy(this.fd, source, target, length)
     } catch (err) {
@@ -362,7 +362,7 @@ export class FileStore implements Store {
   }
 
   #clear(what: string, modes: number[], offset: Bytes, length: Bytes): void {
-    this.#checkRange(what, offset, length)
+    mustHaveRange(this, what, offset, length)
     const { begin, end } = this.#clearable(offset, length)
     while (modes.length > 0 && begin < end) {
       const mode = modes[0]!
@@ -407,18 +407,6 @@ export class FileStore implements Store {
       throw ioError(this.path, `lseek from ${offset}`, err)
     }
     return found < 0 ? this.size : bytes(Math.min(found, this.size))
-  }
-
-  /**
-   * Only a bug makes a range that is none. One past the end may come of a damaged block number.
-   * @throws IO_ERROR for a range that passes the end
-   */
-  #checkRange(what: string, offset: number, length: number): void {
-    const end = offset + length
-    if (offset >= 0 && length >= 0 && end <= this.#size && Number.isInteger(end)) return
-    const detail = `${this.path}: ${what} of ${length} bytes at ${offset}`
-    assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
-    throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${this.#size}`)
   }
 }
 

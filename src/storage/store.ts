@@ -5,7 +5,7 @@
  * memory answers: a server whose store is the page cache would lose more by waiting for a thread than
  * by the call itself. What waits for a device is not: `readLater` after `readNow`, `sync`.
  */
-import type { Bytes, Later } from '../base/index.js'
+import { assert, type Bytes, type Later, ThinfsError } from '../base/index.js'
 
 /** What the file system below a store says of its space, in bytes. */
 export interface HostRoom {
@@ -80,4 +80,22 @@ export interface Store extends DataStore {
    * @throws IO_ERROR, ENOSPC or EDQUOT when it has no room; some of the range may be set aside then
    */
   reserve?(offset: Bytes, length: Bytes): boolean
+}
+
+/**
+ * A store calls it before it touches a range. Only a bug makes a range that is none. A range past the
+ * end may come of a damaged block number.
+ * @throws IO_ERROR for a range that passes the end
+ */
+export function mustHaveRange(
+  { path, size }: Pick<Store, 'path' | 'size'>,
+  what: string,
+  offset: number,
+  length: number,
+): void {
+  const end = offset + length
+  if (offset >= 0 && length >= 0 && end <= size && Number.isInteger(end)) return
+  const detail = `${path}: ${what} of ${length} bytes at ${offset}`
+  assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
+  throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${size}`)
 }
