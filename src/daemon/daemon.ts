@@ -26,12 +26,14 @@ import {
   refuseToMove,
   reopenLog,
   serveAdmin,
+  TRANSPORT_OPTIONS,
   toResponseError,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
+  wantedTransport,
 } from '../engine/index.js'
-import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+import { type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
   connectionAborter,
@@ -52,13 +54,12 @@ import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
 
 /** Options of `mount -o` that a pool can be mounted with. */
-export const MOUNT_OPTIONS = [
+export const MOUNT_OPTIONS: readonly string[] = [
   'allow_other',
   'defaults',
   'ro',
-  'transport=dev',
-  'transport=uring',
-] as const
+  ...TRANSPORT_OPTIONS,
+]
 
 export interface DaemonOptions {
   mountPoint: string
@@ -72,10 +73,13 @@ export interface DaemonOptions {
   logFile: string | null
 }
 
-/** Starts an engine that inherits the descriptors, with an IPC channel. */
+/**
+ * Starts an engine that inherits the descriptors, with an IPC channel.
+ * @param fds `fuse` is null where the transport has the engine mount
+ */
 export type SpawnEngine = (
   start: EngineStart,
-  fds: { fuse: number } & PoolDescriptors,
+  fds: { fuse: number | null } & PoolDescriptors,
 ) => ChildProcess
 
 const ENGINE_PROGRAM = createRequire(import.meta.url).resolve('#engine')
@@ -89,7 +93,7 @@ const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 /** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
 export const spawnEngine: SpawnEngine = (start, fds) => {
   const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[ENGINE_FD.fuse] = fds.fuse
+  stdio[ENGINE_FD.fuse] = fds.fuse ?? 'ignore'
   stdio[ENGINE_FD.metadata] = fds.metadata
   stdio[ENGINE_FD.data] = fds.data
   stdio[ENGINE_FD.folder] = fds.folder
@@ -112,7 +116,8 @@ export class Daemon {
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
   #files: PoolFiles | null = null
-  #fuseFd = -1
+  /** The connection; null while there is none, or none that an engine could inherit. */
+  #fuseFd: number | null = null
   #control: ControlSocket | null = null
   #served = false
   #failure: Error | null = null
@@ -270,7 +275,8 @@ export class Daemon {
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
       mustNotCover(mountPoint, this.#needed)
-      this.#fuseFd = await mountFuse(mountPoint, {
+      const transport = wantedTransport(mountOptions, this.#config)
+      this.#fuseFd = await transport.mount(mountPoint, {
         source: file,
         subtype: 'thinfs',
         allowOther: mountOptions.includes('allow_other'),
@@ -395,7 +401,8 @@ export class Daemon {
       this.#end().catch(err => this.#givenBack.reject(err))
       return
     }
-    this.#refusal = new Refusal(this.#fuseFd, () => void this.#end())
+    // A mount outlives its engine by the connection that is here.
+    this.#refusal = new Refusal(this.#fuseFd!, () => void this.#end())
   }
 
   async #end(): Promise<void> {
@@ -406,7 +413,7 @@ export class Daemon {
 
   /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
   async #release(): Promise<void> {
-    if (this.#fuseFd >= 0) {
+    if (this.#fuseFd !== null) {
       this.#closeFuse()
       if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
     }
@@ -420,8 +427,8 @@ export class Daemon {
   /** Without the last descriptor of it, the kernel ends the connection. */
   #closeFuse(): void {
     this.#refusal?.close()
-    if (this.#fuseFd >= 0) closeSync(this.#fuseFd)
-    this.#fuseFd = -1
+    if (this.#fuseFd !== null) closeSync(this.#fuseFd)
+    this.#fuseFd = null
   }
 }
 
@@ -436,7 +443,7 @@ async function answered(done: Promise<void>): Promise<null> {
 
 /** @throws BAD_ARGUMENT naming those that there are */
 function checkMountOptions(options: readonly string[]): void {
-  const unknown = options.find(option => !(MOUNT_OPTIONS as readonly string[]).includes(option))
+  const unknown = options.find(option => !MOUNT_OPTIONS.includes(option))
   if (unknown === undefined) return
   const detail = `mount option ${unknown} is not one of ${MOUNT_OPTIONS.join(', ')}`
   throw new ThinfsError('BAD_ARGUMENT', detail)

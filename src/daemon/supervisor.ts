@@ -11,7 +11,7 @@
  * pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the program
  * ended before its first line, which is a matter of limits and of the installation.
  *
- * An engine whose requests end with it is not replaced.
+ * An engine that its mount cannot outlive is not replaced.
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
@@ -35,6 +35,7 @@ import {
   SERVED,
   STARTED,
   STOP,
+  transportStatus,
   type WireError,
 } from '../engine/index.js'
 import type { Negotiated } from '../fuse/index.js'
@@ -290,7 +291,7 @@ export class Supervisor {
 
   #failure(reason: Error): ThinfsError {
     const detail = diesWithItsEngine(this.#negotiated)
-      ? `${reason.message}; with transport uring no other can go on: the mount has ended, mount again`
+      ? `${reason.message}; with transport ${transportStatus(this.#negotiated).transport} no other can go on: the mount has ended, mount again`
       : this.#inARow(reason)
     return new ThinfsError('DAEMON_FAILED', detail, { cause: reason })
   }

@@ -26,7 +26,7 @@ import {
   TABLE_ENGINE_FD,
   toResponseError,
 } from '../engine/index.js'
-import { FuseSession, mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+import { DEV, type Negotiated, Refusal, type Session } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -73,7 +73,7 @@ export class DmService {
   #filesFd = -1
   #mapperFd = -1
   #madeMapper = false
-  #session: FuseSession | null = null
+  #session: Session | null = null
   #refusal: Refusal | null = null
   #procDevices: ProcDevices | null = null
   #control: ControlSocket | null = null
@@ -206,8 +206,8 @@ export class DmService {
       this.#madeMapper = true
     }
     const mountOptions = { source: 'thinfs-dm', allowOther: false, readOnly: false }
-    this.#filesFd = await mountFuse(FILES, { ...mountOptions, subtype: FILES_TYPE })
-    this.#mapperFd = await mountFuse(MAPPER, {
+    this.#filesFd = await DEV.mount(FILES, { ...mountOptions, subtype: FILES_TYPE })
+    this.#mapperFd = await DEV.mount(MAPPER, {
       ...mountOptions,
       subtype: MAPPER_TYPE,
       allowOther: true,
@@ -253,7 +253,7 @@ export class DmService {
 
   #serveMapper(negotiated: Negotiated | null): void {
     const ioctls = new Ioctls(this.#devices, this.#machine)
-    this.#session = new FuseSession({
+    this.#session = DEV.serve({
       fd: this.#mapperFd,
       fileSystem: new ControlFolder({
         table: this.#devices.table,

@@ -14,7 +14,7 @@ import {
 } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import { TableFs } from '../fs/index.js'
-import { FuseSession } from '../fuse/index.js'
+import { DEV, type Session } from '../fuse/index.js'
 import { Tables } from '../tables/index.js'
 import { type Logger, makeLogger, reopenLog } from './log.js'
 import { logEvents } from './log-events.js'
@@ -63,7 +63,7 @@ class TablesProcess {
   readonly #log: Logger
   readonly #service: MessageConnection
   readonly #tables: Tables
-  #session: FuseSession | null = null
+  #session: Session | null = null
 
   constructor(start: TableEngineStart, log: Logger, service: MessageConnection) {
     this.#start = start
@@ -101,7 +101,7 @@ class TablesProcess {
     const service = this.#service
     const log = this.#log
     const closed = (minor: number): void => tell(service.sendNotification(CLOSED, minor))
-    const session = new FuseSession({
+    const session = DEV.serve({
       fd: TABLE_ENGINE_FD.fuse,
       // With one CPU nobody could send a request meanwhile.
       spin: availableParallelism() > 1 ? SPIN : 0,
