@@ -5,34 +5,31 @@
  * mounted, and has an engine do the work. It never touches the mount itself: it would wait for an
  * engine that only it can start.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
+  answerDone,
   ControlSocket,
   connectControlSocket,
   controlSocketPath,
   delegate,
   diesWithItsEngine,
-  ENGINE_FD,
-  type EngineStart,
-  type Logger,
+  ENGINE_PROGRAM,
   makeRuntimeFolder,
   PING,
   RESTART,
   refuseToMove,
-  reopenLog,
+  type SpawnEngine,
   serveAdmin,
+  spawnEngine,
   TRANSPORT_OPTIONS,
-  toResponseError,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
   wantedTransport,
-} from '../engine/index.js'
+} from '../control/index.js'
 import { type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
@@ -46,7 +43,8 @@ import {
   unmount,
   unmountLazily,
 } from '../host/index.js'
-import type { PoolDescriptors, PoolFiles, PoolStatus } from '../volumes/index.js'
+import { type Logger, reopenLog } from '../log/index.js'
+import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { lockPool } from './pool-lock.js'
@@ -71,36 +69,6 @@ export interface DaemonOptions {
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
-}
-
-/**
- * Starts an engine that inherits the descriptors, with an IPC channel.
- * @param fds `fuse` is null where the transport has the engine mount
- */
-export type SpawnEngine = (
-  start: EngineStart,
-  fds: { fuse: number | null } & PoolDescriptors,
-) => ChildProcess
-
-const ENGINE_PROGRAM = createRequire(import.meta.url).resolve('#engine')
-
-/**
- * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to
- * make the heap smaller, which stops the engine for 10 ms and more.
- */
-const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
-
-/** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
-export const spawnEngine: SpawnEngine = (start, fds) => {
-  const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[ENGINE_FD.fuse] = fds.fuse ?? 'ignore'
-  stdio[ENGINE_FD.metadata] = fds.metadata
-  stdio[ENGINE_FD.data] = fds.data
-  stdio[ENGINE_FD.folder] = fds.folder
-  // So many cold reads are under way at a time where io_uring is not allowed.
-  const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
-  const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
-  return spawn(process.execPath, [...HEAP, ENGINE_PROGRAM, JSON.stringify(start)], options)
 }
 
 export class Daemon {
@@ -359,9 +327,9 @@ export class Daemon {
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
-    connection.onRequest(UMOUNT, () => answered(this.umount()))
-    connection.onRequest(UMOUNT_FORCE, () => answered(this.umountForcibly()))
-    connection.onRequest(RESTART, () => answered(this.restart()))
+    connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
+    connection.onRequest(UMOUNT_FORCE, () => answerDone(() => this.umountForcibly()))
+    connection.onRequest(RESTART, () => answerDone(() => this.restart()))
   }
 
   /** The engine's, with what the daemon knows; while none serves the last one, with the reason. */
@@ -429,15 +397,6 @@ export class Daemon {
     this.#refusal?.close()
     if (this.#fuseFd !== null) closeSync(this.#fuseFd)
     this.#fuseFd = null
-  }
-}
-
-async function answered(done: Promise<void>): Promise<null> {
-  try {
-    await done
-    return null
-  } catch (err) {
-    throw toResponseError(err)
   }
 }
 

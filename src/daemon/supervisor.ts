@@ -15,13 +15,7 @@
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  Message,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import { Message, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   adminClient,
@@ -30,15 +24,16 @@ import {
   diesWithItsEngine,
   FAILED,
   fromWire,
-  type Logger,
+  ipcConnection,
   READY,
   SERVED,
   STARTED,
   STOP,
   transportStatus,
   type WireError,
-} from '../engine/index.js'
+} from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
+import type { Logger } from '../log/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 
@@ -175,10 +170,7 @@ export class Supervisor {
 
   #watch(child: ChildProcess): void {
     const { log } = this.#options
-    const connection = createMessageConnection(
-      new IPCMessageReader(child),
-      new IPCMessageWriter(child),
-    )
+    const connection = ipcConnection(child)
     const life: Life = { hasStarted: false, serves: false, hasServed: false }
     let stopping = false
     let reason: Error | null = null

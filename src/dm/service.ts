@@ -20,14 +20,18 @@ import { promisify } from 'node:util'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import {
+  answer,
+  answerDone,
   ControlSocket,
-  type Logger,
+  DM_STATUS,
+  DM_STOP,
+  type DmStatus,
   spawnTableEngine,
   TABLE_ENGINE_FD,
-  toResponseError,
-} from '../engine/index.js'
+} from '../control/index.js'
 import { DEV, type Negotiated, Refusal, type Session } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
+import type { Logger } from '../log/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
 import { whyNotTold } from './client-memory.js'
@@ -38,7 +42,6 @@ import { Ioctls } from './ioctls.js'
 import { KernelMachine } from './kernel-machine.js'
 import { LOOP_MAJOR } from './loops.js'
 import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
-import { DM_STATUS, DM_STOP, type DmStatus } from './protocol.js'
 import { type SavedService, SavedState } from './saved-state.js'
 import { statusOf } from './status.js'
 
@@ -282,20 +285,8 @@ export class DmService {
   }
 
   #serve(connection: MessageConnection): void {
-    const answered = async <T>(act: () => Promise<T>): Promise<T> => {
-      try {
-        return await act()
-      } catch (err) {
-        throw toResponseError(err)
-      }
-    }
-    connection.onRequest(DM_STATUS, () => answered(() => this.status()))
-    connection.onRequest(DM_STOP, () =>
-      answered(async () => {
-        await this.stop()
-        return null
-      }),
-    )
+    connection.onRequest(DM_STATUS, () => answer(() => this.status()))
+    connection.onRequest(DM_STOP, () => answerDone(() => this.stop()))
   }
 
   /** Gives back what `#start` took, in reverse. */

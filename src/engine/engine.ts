@@ -8,25 +8,30 @@
 import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
+import {
+  type ControlSocket,
+  ENGINE_FD,
+  type EngineStart,
+  FAILED,
+  ipcConnection,
+  READY,
+  SERVED,
+  STARTED,
+  STOP,
+  serveAdmin,
+  tell,
+  toWire,
+  wantedTransport,
+} from '../control/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import type { Negotiated, Session } from '../fuse/index.js'
+import { type Logger, makeLogger, RateLimit, reopenLog } from '../log/index.js'
 import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
-import type { ControlSocket } from './control-socket.js'
-import { type Logger, makeLogger, reopenLog } from './log.js'
 import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
-import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { RateLimit } from './rate-limit.js'
-import { serveAdmin, toWire } from './rpc.js'
-import { wantedTransport } from './transport.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
@@ -34,10 +39,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
   // The daemon unmounts; a signal to the process group must not end what unmounting needs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
-  const daemon = createMessageConnection(
-    new IPCMessageReader(process),
-    new IPCMessageWriter(process),
-  )
+  const daemon = ipcConnection(process)
   daemon.listen()
   tell(daemon.sendNotification(STARTED))
   try {
@@ -47,11 +49,6 @@ export async function runEngine(start: EngineStart): Promise<void> {
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     process.exit(1)
   }
-}
-
-/** Sends word to the daemon, whose death is no reason for the engine to stop. */
-function tell(said: Promise<void>): void {
-  said.catch(() => {})
 }
 
 class Engine {

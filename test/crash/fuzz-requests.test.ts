@@ -12,7 +12,7 @@ import { createInterface } from 'node:readline'
 import fc from 'fast-check'
 import t from 'tap'
 
-import { adminOf, ControlSocket, serveAdmin } from '../../src/engine/index.js'
+import { adminOf, ControlSocket, serveAdmin } from '../../src/control/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
 import { OPCODE } from '../../src/fuse/abi.js'
 import { FuseSession } from '../../src/fuse/session.js'
