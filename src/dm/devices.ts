@@ -7,7 +7,7 @@
  * drivers/md/dm-ioctl.c, drivers/md/dm.c; what they answer was asked of Linux 6.1.
  */
 import { isDeepStrictEqual } from 'node:util'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import type { Extent, Source, TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
@@ -19,7 +19,6 @@ import {
   type Place,
   parseTarget,
   plainStatusOf,
-  refused,
   resolveTarget,
 } from './targets.js'
 

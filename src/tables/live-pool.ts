@@ -11,6 +11,7 @@ import {
   bytes,
   type DevId,
   errnoOf,
+  refused,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
   ThinfsError,
@@ -40,7 +41,6 @@ import { Gate } from './gate.js'
 import { type OpenExtents, openExtents, trimmed } from './source.js'
 import { StoreDevice } from './store-device.js'
 import type { Extent, Target } from './table-engine.js'
-import { refused } from './target-device.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
 
@@ -75,16 +75,16 @@ export class LivePools {
    */
   async take(minor: number, table: PoolTable): Promise<LivePool> {
     const [first] = table.metadata
-    if (first === undefined) throw refused('a pool without metadata')
+    if (first === undefined) throw refused('EINVAL', 'a pool without metadata')
     const id = `${idOf(first.path)}-${first.offset}`
     const there = this.#byId.get(id)
     if (there !== undefined) {
       const pool = await there
       // It may be closed, or have been.
       if (this.#byId.get(id) !== there || pool.users === 0) return this.take(minor, table)
-      if (pool.minor !== minor) throw refused('the metadata device is in use by a pool', 'EBUSY')
+      if (pool.minor !== minor) throw refused('EBUSY', 'the metadata device is in use by a pool')
       if (pool.pool.blockSize !== table.blockSize * SECTOR_SIZE) {
-        throw refused(`blocks of ${table.blockSize} sectors: the pool has others`)
+        throw refused('EINVAL', `blocks of ${table.blockSize} sectors: the pool has others`)
       }
       pool.users++
       return pool
@@ -235,11 +235,12 @@ export class LivePool {
     const next = new ExtentStore(data.store.path, dataParts)
     const blocks = Math.floor(next.size / pool.blockSize)
     if (blocks < nrDataBlocks) {
-      throw refused(`pool target (${blocks} blocks) too small: expected ${nrDataBlocks}`)
+      throw refused('EINVAL', `pool target (${blocks} blocks) too small: expected ${nrDataBlocks}`)
     }
     const metadataBlocks = Math.floor(metadata.store.size / METADATA_BLOCK_SIZE)
     if (metadataBlocks < nrMetadataBlocks) {
       throw refused(
+        'EINVAL',
         `metadata device (${metadataBlocks} blocks) too small: expected ${nrMetadataBlocks}`,
       )
     }
@@ -255,7 +256,7 @@ export class LivePool {
   /** Closes the pool and opens it as another table says. Its devices are suspended. */
   async #reopen(table: PoolTable): Promise<void> {
     if (this.pool.space.writesWaiting > 0) {
-      throw refused('writes wait for space: discards and read_only cannot be changed', 'EBUSY')
+      throw refused('EBUSY', 'writes wait for space: discards and read_only cannot be changed')
     }
     const before = this.#table
     await this.#closeOpened()
@@ -341,7 +342,7 @@ async function openStores(
     mkdirSync(folder, { recursive: true, mode: 0o700 })
     const path = join(folder, id)
     if (isFresh(metadata.store)) {
-      if (readOnly) throw refused('the metadata is not formatted, and read_only', 'EPERM')
+      if (readOnly) throw refused('EPERM', 'the metadata is not formatted, and read_only')
       ThinMetadata.format(metadata.store, { dataBlockSectors: table.blockSize })
       await metadata.store.sync()
       // A journal that is left of another pool says nothing of this one.
@@ -349,7 +350,10 @@ async function openStores(
     }
     const found = openMetadata(metadata.store)
     if (found.dataBlockSectors !== table.blockSize) {
-      throw refused(`blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`)
+      throw refused(
+        'EINVAL',
+        `blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`,
+      )
     }
     const journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
     closers.push(() => journal.close())
@@ -438,7 +442,8 @@ function openMetadata(store: ExtentStore): ThinMetadata {
 }
 
 function superblockOf(metadata: ExtentStore): Uint8Array {
-  if (metadata.size < METADATA_BLOCK_SIZE) throw refused('the metadata device is too small')
+  if (metadata.size < METADATA_BLOCK_SIZE)
+    throw refused('EINVAL', 'the metadata device is too small')
   const superblock = new Uint8Array(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, METADATA_BLOCK_SIZE, bytes(0))
   return superblock
@@ -452,7 +457,7 @@ function mustDiffer(metadata: OpenExtents, data: OpenExtents): void {
         one.store !== other.store ||
         one.offset + one.length <= other.offset ||
         other.offset + other.length <= one.offset
-      if (!apart) throw refused(`${one.store.path}: data and metadata are the same`)
+      if (!apart) throw refused('EINVAL', `${one.store.path}: data and metadata are the same`)
     }
   }
 }

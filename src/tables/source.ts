@@ -1,10 +1,9 @@
 /** Opening what a target's bytes are in. */
-import { bytes, SECTOR_SIZE } from '../base/index.js'
+import { bytes, refused, SECTOR_SIZE } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import { ExtentStore, type FileStore, type SharedFiles, type StorePart } from '../storage/index.js'
 import { StoreDevice } from './store-device.js'
 import type { Extent, Source } from './table-engine.js'
-import { refused } from './target-device.js'
 
 /** Devices of ours by their minor number. */
 export interface Devices {
@@ -52,13 +51,13 @@ export function openExtents(
     for (const file of taken.splice(0)) files.release(file)
   }
   try {
-    if (extents.length === 0) throw refused('no extents')
+    if (extents.length === 0) throw refused('EINVAL', 'no extents')
     const parts: StorePart[] = []
     for (const { path, offset, length } of extents) {
       const isRange = [offset, length, offset + length].every(
         n => Number.isSafeInteger(n) && n >= 0,
       )
-      if (!isRange) throw refused(`${path}: ${length} bytes at ${offset}`)
+      if (!isRange) throw refused('EINVAL', `${path}: ${length} bytes at ${offset}`)
       const file = files.take(path, readOnly)
       taken.push(file)
       const last = parts.at(-1)
