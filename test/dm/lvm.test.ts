@@ -3,6 +3,7 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../support/dm-host.js'
+import { until } from '../support/mounted-pool.js'
 
 /** Where the superblock names the index block of the metadata space map: docs/FORMAT.md. */
 const SPACE_MAP_INDEX = 208
@@ -124,5 +125,79 @@ t.test("Docker's recipe, and a pool that is repaired", async t => {
   await lvm('lvconvert -y --repair VG/thinpool')
   await lvm('vgchange -ay VG')
   t.equal(await host.sh(`dd if=/dev/${vg}/one bs=4 count=1 status=none`), 'kept')
+  await lvm('vgremove -f VG')
+})
+
+t.test('a pool on stripes that is full: of data, then of metadata', async t => {
+  const host = await DmHost.start(t)
+  const disks = [await host.loop('pv1', '64M'), await host.loop('pv2', '64M')]
+  const vg = `thinfs_f${process.pid}`
+  const accepted = disks.map(disk => `"a|^${disk}$|"`).join(', ')
+  const config = `devices { filter = [ ${accepted}, "r|.*|" ] } activation { monitoring = 0 }`
+  const lvm = (line: string): Promise<string> => {
+    const [command, ...words] = line.replace(/\bVG\b/g, vg).split(' ')
+    return host.run(command!, '--config', config, ...words)
+  }
+  const status = async (): Promise<string> => await host.sh(`dmsetup status ${vg}-p-tpool`)
+  const attributes = async (name: string): Promise<string> =>
+    (await lvm(`lvs --noheadings -o lv_attr VG/${name}`)).trim()
+  const thin = `/dev/${vg}/a`
+  const copy = 'bs=64k oflag=direct status=none'
+
+  await lvm(`pvcreate ${disks.join(' ')}`)
+  await lvm(`vgcreate -s 1M VG ${disks.join(' ')}`)
+  await lvm('lvcreate -i 2 -I 64 -L 8M --poolmetadatasize 2M -T VG/p')
+  await lvm('lvcreate -V 100M -T VG/p -n a')
+  t.match(await host.sh(`dmsetup table ${vg}-p_tdata`), /^0 16384 striped 2 128 /)
+
+  // Full, it queues; the writer goes on when the pool has grown.
+  await host.sh('dd if=/dev/urandom of=src bs=1M count=16 status=none')
+  const writer = host.sh(`dd if=src of=${thin} ${copy}`)
+  await until(async () =>
+    / 128\/128 - out_of_data_space \S+ queue_if_no_space /.test(await status()),
+  )
+  t.equal(await attributes('p'), 'twi-aotzD-')
+  await lvm('lvextend -L +16M VG/p')
+  await writer
+  t.match(await status(), / 256\/384 - rw \S+ queue_if_no_space /)
+  t.match(await host.sh(`dmsetup table ${vg}-p_tdata`), /^0 16384 striped .*\n16384 32768 striped /)
+  await host.sh(`cmp -n 16777216 src ${thin}; cmp -n 16777216 src /dev/mapper/${vg}-p_tdata`)
+
+  await lvm('lvchange --errorwhenfull y VG/p')
+  const more = `dd if=/dev/zero of=${thin} ${copy} seek=256 count=200`
+  t.match(await host.fails(more), /No space left on device/)
+  t.match(await status(), / 384\/384 - out_of_data_space \S+ error_if_no_space /)
+  t.equal(await attributes('p'), 'twi-aotzD-')
+  await host.sh(`blkdiscard -o 16M -l 8M ${thin}`)
+  t.match(await status(), / 256\/384 - rw \S+ error_if_no_space /)
+  await host.sh(`dd if=/dev/zero of=${thin} ${copy} seek=300 count=1`)
+
+  // A volume that is made smaller keeps what is mapped behind its end, as in the kernel.
+  await lvm('lvreduce -f -L 4M VG/a')
+  t.equal(
+    await host.sh(`blockdev --getsz ${thin}; dmsetup table ${vg}-a`),
+    '8192\n0 8192 thin 7:1002 1\n',
+  )
+  t.equal(await host.sh(`dmsetup status ${vg}-a`), '0 8192 thin 32896 38527\n')
+  await lvm('lvextend -L 40M VG/a')
+  await host.sh(`cmp -n 16777216 src ${thin}`)
+
+  // The message that makes the last device finds no room; removing makes some, or an extension.
+  const create = `for i in $(seq 100 600); do dmsetup message ${vg}-p-tpool 0 "create_thin $i" || exit $i; done`
+  const full = await host.attempt('sh', '-c', create)
+  t.match(full.stderr, /No space left on device/)
+  t.match(await status(), / 512\/512 /)
+  await host.sh(`dmsetup message ${vg}-p-tpool 0 "delete 100"`)
+  await host.sh(`dmsetup message ${vg}-p-tpool 0 "create_thin 100"`)
+  t.match(await host.fails(`dd if=/dev/zero of=${thin} ${copy} seek=320 count=1`), /No space left/)
+  t.match(await status(), / 512\/512 \S+ - ro /)
+  t.equal(await attributes('p'), 'twi-aotzM-')
+  await lvm('lvextend --poolmetadatasize +2M VG/p')
+  await host.sh(`dd if=/dev/zero of=${thin} ${copy} seek=320 count=1`)
+  t.match(await status(), / \d+\/1024 258\/384 - rw /)
+
+  await lvm('vgchange -an VG')
+  await lvm('vgchange -ay VG')
+  await host.sh(`cmp -n 16777216 src ${thin}`)
   await lvm('vgremove -f VG')
 })
