@@ -130,7 +130,7 @@ t.test("Docker's recipe, and a pool that is repaired", async t => {
 
 t.test('a pool on stripes that is full: of data, then of metadata', async t => {
   const host = await DmHost.start(t)
-  const disks = [await host.loop('pv1', '64M'), await host.loop('pv2', '64M')]
+  const disks = [await host.loop('pv1', '250G'), await host.loop('pv2', '250G')]
   const vg = `thinfs_f${process.pid}`
   const accepted = disks.map(disk => `"a|^${disk}$|"`).join(', ')
   const config = `devices { filter = [ ${accepted}, "r|.*|" ] } activation { monitoring = 0 }`
@@ -138,7 +138,7 @@ t.test('a pool on stripes that is full: of data, then of metadata', async t => {
     const [command, ...words] = line.replace(/\bVG\b/g, vg).split(' ')
     return host.run(command!, '--config', config, ...words)
   }
-  const status = async (): Promise<string> => await host.sh(`dmsetup status ${vg}-p-tpool`)
+  const status = (pool = 'p-tpool'): Promise<string> => host.sh(`dmsetup status ${vg}-${pool}`)
   const attributes = async (name: string): Promise<string> =>
     (await lvm(`lvs --noheadings -o lv_attr VG/${name}`)).trim()
   const thin = `/dev/${vg}/a`
@@ -182,19 +182,23 @@ t.test('a pool on stripes that is full: of data, then of metadata', async t => {
   await lvm('lvextend -L 40M VG/a')
   await host.sh(`cmp -n 16777216 src ${thin}`)
 
-  // The message that makes the last device finds no room; removing makes some, or an extension.
-  const create = `for i in $(seq 100 600); do dmsetup message ${vg}-p-tpool 0 "create_thin $i" || exit $i; done`
-  const full = await host.attempt('sh', '-c', create)
-  t.match(full.stderr, /No space left on device/)
-  t.match(await status(), / 512\/512 /)
-  await host.sh(`dmsetup message ${vg}-p-tpool 0 "delete 100"`)
-  await host.sh(`dmsetup message ${vg}-p-tpool 0 "create_thin 100"`)
-  t.match(await host.fails(`dd if=/dev/zero of=${thin} ${copy} seek=320 count=1`), /No space left/)
-  t.match(await status(), / 512\/512 \S+ - ro /)
-  t.equal(await attributes('p'), 'twi-aotzM-')
-  await lvm('lvextend --poolmetadatasize +2M VG/p')
-  await host.sh(`dd if=/dev/zero of=${thin} ${copy} seek=320 count=1`)
-  t.match(await status(), / \d+\/1024 258\/384 - rw /)
+  // Metadata is full of the bitmaps of much space, and of devices: removing one makes room, or growth.
+  await lvm('lvcreate -L 400G -c 64k --poolmetadatasize 2M -T VG/m')
+  const message = (words: string): string => `dmsetup message ${vg}-m 0 "${words}"`
+  await host.sh(message('create_thin 1'))
+  await host.sh(`dmsetup create b --table "0 204800 thin /dev/mapper/${vg}-m 1"`)
+  const create = `for i in $(seq 100 200); do ${message('create_thin $i')}; done`
+  t.match(await host.fails(create), /No space left on device/)
+  t.match(await status('m'), / 512\/512 /)
+  await host.sh(`${message('delete 100')}; ${message('create_thin 100')}`)
+  const write = `dd if=src of=/dev/mapper/b ${copy} count=1`
+  t.match(await host.fails(write), /No space left/)
+  t.match(await status('m'), / 512\/512 \S+ - ro /)
+  t.equal(await attributes('m'), 'twi-aotzM-')
+  await lvm('lvextend --poolmetadatasize +2M VG/m')
+  await host.sh(write)
+  t.match(await status('m'), / \d+\/1024 1\/6553600 - rw /)
+  await host.sh('dmsetup remove b')
 
   await lvm('vgchange -an VG')
   await lvm('vgchange -ay VG')
