@@ -150,3 +150,44 @@ t.test('direct-lvm: by the recipe, with restarts', async t => {
   await lvm(`pvremove ${disk}`)
   t.same(await docker.names(), [])
 })
+
+t.test('loop-lvm that is full: writers wait until it is extended, and removal frees', async t => {
+  const host = await DmHost.start(t)
+  makeImage(host.folder, 'image.tar')
+  const docker = await Docker.start(t, host, [
+    'dm.override_udev_sync_check=true',
+    'dm.basesize=1G',
+    'dm.loopdatasize=256M',
+    'dm.min_free_space=0%',
+    'dm.fs=ext4',
+  ])
+  await docker.run('load -i image.tar')
+  const pool = (await docker.names()).map(line => line.split('\t')[0]!).find(n => /-pool$/.test(n))!
+  const counts = async (): Promise<{ used: number; of: number; mode: string }> => {
+    const words = (await host.sh(`dmsetup status ${pool}`)).split(' ')
+    const [used, of] = words[5]!.split('/').map(Number) as [number, number]
+    return { used, of, mode: words[7]! }
+  }
+  const before = await counts()
+  const fill = 'dd if=/dev/zero of=/f bs=1M count=300 conv=fsync 2>/dev/null && echo written'
+  const container = docker.run(`run --name full --network none bb:1 /bin/sh -c '${fill}'`)
+  await until(async () => (await counts()).mode === 'out_of_data_space')
+  t.equal(await docker.run("ps --format '{{.Names}}'"), 'full\n', 'it waits')
+
+  // As Docker's documentation has it.
+  const table = (await host.sh(`dmsetup table ${pool}`)).trim().split(' ')
+  const data = await host.sh(`readlink -f /sys/dev/block/${table[4]}`)
+  await host.sh('truncate -s 512M docker/devicemapper/devicemapper/data')
+  await host.sh(`losetup -c /dev/${data.trim().split('/').at(-1)}`)
+  const longer = table.with(1, String(2 ** 20)).join(' ')
+  await host.sh(`dmsetup suspend ${pool}; dmsetup reload ${pool} --table "${longer}"`)
+  await host.sh(`dmsetup resume ${pool}`)
+  t.equal(await container, 'written\n')
+  const full = await counts()
+  t.match(full, { of: 8192, mode: 'rw' })
+  t.ok(full.used >= before.used + 4800)
+  await docker.run('rm full')
+  t.match(await counts(), { used: before.used, mode: 'rw' })
+  await docker.stop()
+  await host.sh('thin_check -q docker/devicemapper/devicemapper/metadata')
+})
