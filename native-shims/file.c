@@ -5,8 +5,10 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/uio.h>
+#include <sys/xattr.h>
 #include <unistd.h>
 
 /* file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends before. */
@@ -284,6 +286,35 @@ static napi_value file_ioctl_async(napi_env env, napi_callback_info info) {
   return promise;
 }
 
+/* file_get_attribute(fd, name): fgetxattr(2) as text, of at most 255 bytes; null when there is none. */
+static napi_value file_get_attribute(napi_env env, napi_callback_info info) {
+  napi_value arguments[2], value;
+  int fd;
+  char name[256], content[256];
+  if (!thinfs_arguments(env, info, 2, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_string(env, arguments[1], name, sizeof name))
+    return NULL;
+  ssize_t size = fgetxattr(fd, name, content, sizeof content - 1);
+  if (size < 0 && errno != ENODATA) return thinfs_throw(env, errno, "fgetxattr");
+  napi_status status = size < 0
+                           ? napi_get_null(env, &value)
+                           : napi_create_string_latin1(env, content, (size_t)size, &value);
+  return status == napi_ok ? value : NULL;
+}
+
+/* file_set_attribute(fd, name, text): fsetxattr(2). */
+static napi_value file_set_attribute(napi_env env, napi_callback_info info) {
+  napi_value arguments[3];
+  int fd;
+  char name[256], content[256];
+  if (!thinfs_arguments(env, info, 3, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_string(env, arguments[1], name, sizeof name) ||
+      !thinfs_string(env, arguments[2], content, sizeof content))
+    return NULL;
+  return fsetxattr(fd, name, content, strlen(content), 0) == 0 ? NULL
+                                                              : thinfs_throw(env, errno, "fsetxattr");
+}
+
 bool thinfs_file_exports(napi_env env, napi_value exports) {
   static const thinfs_export functions[] = {
       {"file_read", file_read},
@@ -295,6 +326,8 @@ bool thinfs_file_exports(napi_env env, napi_value exports) {
       {"file_seek", file_seek},
       {"file_lock", file_lock},
       {"file_ioctl_async", file_ioctl_async},
+      {"file_get_attribute", file_get_attribute},
+      {"file_set_attribute", file_set_attribute},
   };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

@@ -35,6 +35,10 @@ export interface Binding {
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
   file_lock(fd: number, exclusive: boolean): boolean
+  /** fgetxattr(2), as text of at most 255 bytes; null when there is none. */
+  file_get_attribute(fd: number, name: string): string | null
+  /** fsetxattr(2). */
+  file_set_attribute(fd: number, name: string, text: string): void
   /**
    * ioctl(2), whose result is 0 for success.
    * @param argument a Buffer that is large enough for the command and is changed by it, or a number

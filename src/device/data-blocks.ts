@@ -13,7 +13,7 @@
  * With a store that has a page cache no write is ever under way, and a request makes no object here.
  */
 import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
-import type { DataStore, HostRoom } from '../storage/index.js'
+import type { DataStore, HostRoom, Label } from '../storage/index.js'
 
 /** Runs of freed blocks that are punched at a time. */
 const PUNCHES_MAX = 8
@@ -90,6 +90,16 @@ export class DataBlocks {
   /** What the host has left; null where that is no question. */
   hostRoom(): HostRoom | null {
     return this.#store.hostRoom?.() ?? null
+  }
+
+  /** Whose data it is, and as of which commit; null where the store does not say. */
+  get label(): Label | null {
+    return this.#store.readLabel?.() ?? null
+  }
+
+  /** @returns false where the store keeps no label */
+  setLabel(label: Label): boolean {
+    return this.#store.writeLabel?.(label) ?? false
   }
 
   /** Takes note of a length that somebody else has changed. */
@@ -266,6 +276,12 @@ export class DataBlocks {
       const calls = [...this.#reads, ...this.#writes]
       await Promise.allSettled([...calls.map(({ ended }) => ended), this.#releasing])
     }
+  }
+
+  /** As `flushAll`, for the label too. */
+  async flushLabel(): Promise<void> {
+    await this.flushAll()
+    await this.#store.syncAll?.()
   }
 
   // --- inside ---

@@ -11,6 +11,7 @@ import {
   goesWith,
   isWithin,
   type Mount,
+  type MountNamespace,
   readMounts,
   readNamespaces,
   thinfsMountAt,
@@ -30,18 +31,24 @@ export async function findHolders(mount: Mount): Promise<string[]> {
   const holders = [
     ...loops.filter(loop => isOn(loop, mount)).map(loop => describeLoop(loop, loops)),
     ...mountsOver(mount),
-    ...findOtherMounts(mount),
+    ...findCopies(mount).map(describeCopy),
     ...processHolders(mount),
   ]
   const rest = holders.length - MAX_NAMED
   return rest <= 0 ? holders : [...holders.slice(0, MAX_NAMED), `${rest} more`]
 }
 
+/** A mount of the same filesystem as another, and the mount namespace that it is in. */
+interface Copy {
+  mount: Mount
+  namespace: MountNamespace
+}
+
 /**
  * Mounts of the same filesystem that unmounting `mount` leaves: in other namespaces, and bind mounts.
  * They keep the filesystem when `mount` is gone.
  */
-export function findOtherMounts(mount: Mount): string[] {
+export function findCopies(mount: Mount): Copy[] {
   const namespaces = readNamespaces()
   const known = new Set([mount.id])
   return namespaces.flatMap(namespace =>
@@ -51,13 +58,25 @@ export function findOtherMounts(mount: Mount): string[] {
         known.add(copy.id)
         return !goesWith(mount, copy, namespaces)
       })
-      .map(({ mountPoint }) =>
-        namespace.isOwn
-          ? `the mount at ${mountPoint}`
-          : `the mount at ${mountPoint} in ${namespaceName(namespace)}`,
-      ),
+      .map(copy => ({ mount: copy, namespace })),
   )
 }
+
+/**
+ * Whether all that holds a mount may let go without anybody's doing: nothing that /proc shows, or copies
+ * in other namespaces. A container that starts has a copy of every mount until it leaves its old root,
+ * and the kernel lets go of some files only after their process has ended.
+ */
+export async function mayPass(mount: Mount): Promise<boolean> {
+  const isOwn = findCopies(mount).some(({ namespace }) => namespace.isOwn)
+  if (isOwn || mountsOver(mount).length > 0 || processHolders(mount).length > 0) return false
+  return !(await listLoops()).some(loop => isOn(loop, mount))
+}
+
+const describeCopy = ({ mount, namespace }: Copy): string =>
+  namespace.isOwn
+    ? `the mount at ${mount.mountPoint}`
+    : `the mount at ${mount.mountPoint} in ${namespaceName(namespace)}`
 
 /**
  * Who has one file of a mount: its loop devices and the processes that have it open.

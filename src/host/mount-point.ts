@@ -3,8 +3,9 @@ import { execFile } from 'node:child_process'
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { deviceNumber, errnoOf, ThinfsError } from '../base/index.js'
-import { findHolders, findOtherMounts } from './holders.js'
+import { findCopies, findHolders, mayPass } from './holders.js'
 import { isWithin, type Mount, mountOf, thinfsMountAt } from './mount-table.js'
 import { read } from './proc.js'
 
@@ -107,6 +108,10 @@ function loopFileBelow(path: string): string | null {
   return file?.trimEnd() ?? null
 }
 
+/** How long `unmount` tries again where what holds the mount may let go by itself. */
+const PATIENCE_MS = 3000
+const RETRY_MS = 100
+
 /**
  * Unmounts, by way of the system's own program: umount(2) writes dirty pages to the engine and
  * waits for it, and whoever may have to start another engine must not wait with it.
@@ -114,12 +119,17 @@ function loopFileBelow(path: string): string | null {
  */
 export async function unmount(mountPoint: string): Promise<void> {
   const mount = thinfsMountAt(mountPoint)
-  // Taken away here alone it could not be used here, and would not end.
-  if (mount !== null && findOtherMounts(mount).length > 0) throw await busy(mount)
-  const error = await runUmount(mountPoint, false)
-  if (error === null) return
-  if (mount === null || !/busy/i.test(error)) throw new ThinfsError('MOUNT_FAILED', error)
-  throw await busy(mount)
+  const deadline = Date.now() + PATIENCE_MS
+  for (;;) {
+    // Taken away here alone it could not be used here, and would not end.
+    const isCopied = mount !== null && findCopies(mount).length > 0
+    const error = isCopied ? 'busy' : await runUmount(mountPoint, false)
+    if (error === null) return
+    if (mount === null || !/busy/i.test(error)) throw new ThinfsError('MOUNT_FAILED', error)
+    if (Date.now() > deadline || !(await mayPass(mount))) throw await busy(mount)
+    await sleep(RETRY_MS)
+    if (thinfsMountAt(mountPoint)?.id !== mount.id) return
+  }
 }
 
 /**

@@ -240,11 +240,13 @@ export class CommitPipeline {
    * Commits what was replayed, before the first request, and starts the journal afresh.
    * @param clean whether every free data block is a hole, as an orderly shutdown leaves them
    * @param saysClean whether the journal says so, of this superblock or of another
+   * @param generation commits up to now, as far as the journal and the data know
    * @throws IO_ERROR
    */
-  async start(clean: boolean, saysClean: boolean): Promise<void> {
+  async start(clean: boolean, saysClean: boolean, generation: number): Promise<void> {
     const { metadata, journal, blocks } = this.#parts
     journal.resume()
+    journal.goOnFrom(generation)
     this.#punchesFree = blocks.freeMeansHole && !clean
     const sealed = metadata.seal()
     if (sealed) {
@@ -263,6 +265,7 @@ export class CommitPipeline {
     await this.#clearFree()
     if (sealed) metadata.releaseData(sealed.freed)
     this.#noteAgain()
+    this.#label()
     journal.begin(this.#superblock)
     // From here on free blocks are written to: no power cut may bring the word back that all of
     // them are holes, or that this superblock is none of ours.
@@ -287,7 +290,7 @@ export class CommitPipeline {
       await blocks.quiesce()
     }
     // Holes, too, are there after a power cut only when they were flushed.
-    if (blocks.freeMeansHole) await blocks.flushAll()
+    if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
     const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
     if (clean && extended.size === 0) return this.#endJournal()
@@ -361,6 +364,7 @@ export class CommitPipeline {
   /** Makes a sealed transaction durable. */
   async #write(sealed: SealedTransaction): Promise<void> {
     await this.#writeSealed(sealed)
+    this.#label()
     this.#parts.journal.durable()
     this.trySettle()
     const clearing = this.#clearFree()
@@ -380,6 +384,13 @@ export class CommitPipeline {
     }
     this.#superblock = sealed.superblock
     sealed.end()
+  }
+
+  /** Writes on the data which commit it goes with: an older copy of either then shows. */
+  #label(): void {
+    const { metadata, blocks, journal } = this.#parts
+    const { generation } = journal
+    if (blocks.setLabel({ pool: metadata.uuid, generation })) journal.wasLabelled()
   }
 
   /** Waits until every block that was taken is mapped, or given back. The next may come once sealed. */

@@ -65,11 +65,13 @@ export const CHANGE = layout('JournalChange', 32, {
   second: [24, 'u64', 'map: data block; unmap: end'],
 })
 /** Payload of BASE and CLEAN frames: which superblock, and who had it when. */
-export const IDENTITY = layout('JournalIdentity', 80, {
+export const IDENTITY = layout('JournalIdentity', 96, {
   bootId: [0, 'bytes:36', 'boot of the machine, from proc(5)'],
   hash: [36, 'bytes:32', 'SHA-256 of the superblock'],
   transactionId: [68, 'u64', 'of the superblock'],
   time: [76, 'u32', 'of the superblock'],
+  generation: [80, 'u64', 'commits up to the superblock'],
+  labelled: [88, 'u64', 'the generation that the label of the data had by then, at least'],
 })
 
 const FRAME_MAGIC = 0x4a_6e_68_74
@@ -84,6 +86,7 @@ const OPEN = 5
 const CLOSE = 6
 const HASH_AT = IDENTITY.at.hash
 const HASH_END = IDENTITY.at.transactionId
+const SUPERBLOCK_END = IDENTITY.at.generation
 
 /** The file is rewritten without what is durable once it is larger than this. */
 const REWRITE_SIZE = 8 * 1024 * 1024
@@ -117,6 +120,13 @@ export interface JournalState {
    * was put back. What came since cannot be replayed on it.
    */
   older: boolean
+  /**
+   * The last generation that the file speaks of, which is that of the superblock or the one after it. Null
+   * where a power cut may have taken what it said.
+   */
+  generation: number | null
+  /** The generation that the label of the data has, at least; 0 where that is not known. */
+  labelled: number
   /** Frames of changes to replay on top of it. */
   changes: readonly Buffer[]
 }
@@ -140,6 +150,9 @@ export class Journal {
   #baseLost = false
   /** Identity of the superblock that was durable last; null until one is. */
   #last: Buffer | null = null
+  /** Commits up to the superblock that was sealed last. */
+  #generation = 0
+  #labelled = 0
 
   constructor(file: JournalFile) {
     this.#file = file
@@ -173,7 +186,7 @@ export class Journal {
         if (clean) changes = []
       } else {
         clean = false
-        if (payload.equals(wanted)) {
+        if (payload.compare(wanted, 0, SUPERBLOCK_END, 0, SUPERBLOCK_END) === 0) {
           found = true
           changes = []
         }
@@ -184,7 +197,24 @@ export class Journal {
     // One may be of a transaction that its process died of; a second is written after the first is
     // durable. So is a CLEAN one.
     const older = nrNewer > 1 || (saysClean && isNewer(last!, wanted))
-    return { clean, known, saysClean, doubtful, older, changes }
+    const { generation, labelled } =
+      counts && last !== null ? ageOf(last) : { generation: null, labelled: 0 }
+    return { clean, known, saysClean, doubtful, older, generation, labelled, changes }
+  }
+
+  /** Commits up to the superblock that was sealed last. */
+  get generation(): number {
+    return this.#generation
+  }
+
+  /** Goes on from a generation. */
+  goOnFrom(generation: number): void {
+    this.#generation = generation
+  }
+
+  /** The label of the data has the generation of the superblock that was sealed last. */
+  wasLabelled(): void {
+    this.#labelled = this.#generation
   }
 
   /** True while changes are noted that a death of this process would lose. */
@@ -250,6 +280,7 @@ export class Journal {
 
   /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
   sealed(superblock: Uint8Array): void {
+    this.#generation++
     const base = frame(BASE, this.#identity(superblock))
     this.#baseLost = false
     try {
@@ -416,7 +447,8 @@ export class Journal {
     identity.write(this.#file.bootId.padEnd(36).slice(0, 36), IDENTITY.at.bootId)
     createHash('sha256').update(superblock).digest().copy(identity, HASH_AT)
     const { transactionId, time } = SUPERBLOCK.read(viewOf(superblock), 0)
-    IDENTITY.write(viewOf(identity), 0, { transactionId, time })
+    const [generation, labelled] = [this.#generation, this.#labelled]
+    IDENTITY.write(viewOf(identity), 0, { transactionId, time, generation, labelled })
     return identity
   }
 
@@ -502,12 +534,12 @@ const sameHash = (one: Buffer, other: Buffer): boolean =>
 
 /** Whether `one` is of a superblock that can only have come after that of `other`. */
 function isNewer(one: Buffer, other: Buffer): boolean {
-  const [a, b] = [one, other].map(identity => IDENTITY.read(viewOf(identity), 0)) as [Age, Age]
+  const [a, b] = [ageOf(one), ageOf(other)]
   if (a.transactionId < b.transactionId || a.time < b.time) return false
   return a.transactionId > b.transactionId || a.time > b.time
 }
 
-type Age = { transactionId: number; time: number }
+const ageOf = (identity: Buffer) => IDENTITY.read(viewOf(identity), 0)
 
 const viewOf = (buffer: Uint8Array): DataView =>
   new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

@@ -14,8 +14,8 @@ import {
 } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
 import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
-import type { DataStore, Store } from '../storage/index.js'
-import { replay } from './journal.js'
+import type { DataStore, Label, Store } from '../storage/index.js'
+import { type JournalState, replay } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
 
 /**
@@ -74,6 +74,38 @@ export const olderError = (path: string): ThinfsError =>
     `${path}: the journal knows newer metadata: this is an older copy. Put the right metadata back; ` +
       'or mount with --accept-metadata, which discards what this one does not have',
   )
+
+/** Whether metadata and journal are from before the last commit that the data went with. */
+export const isBehind = ({ generation }: JournalState, label: Label | null): boolean =>
+  generation !== null && label !== null && label.generation > generation
+
+/**
+ * Refuses data of another pool, and data from before a commit that it went with. Nothing is changed.
+ * @param label of the data; null says nothing
+ * @param path of the data
+ * @throws POOL_MISMATCH
+ */
+export function mustBeLabelled(
+  label: Label | null,
+  { state, uuid }: { state: JournalState; uuid: string | null },
+  path: string,
+): void {
+  if (label === null) return
+  const { pool, generation } = label
+  if (pool !== null && uuid !== null && pool !== uuid) {
+    throw mismatch(`${path}: of the pool ${pool}, the metadata is of ${uuid}`)
+  }
+  if (generation < state.labelled) {
+    const both = `as of commit ${generation}, the journal knows commit ${state.labelled}`
+    throw mismatch(`${path}: ${both}: this is an older copy`)
+  }
+
+  function mismatch(what: string): ThinfsError {
+    const cure =
+      'put the files back that belong together; or, where they do, mount with --accept-metadata'
+    return new ThinfsError('POOL_MISMATCH', `${what}; ${cure}`)
+  }
+}
 
 /**
  * Makes the changes of a journal again.
@@ -142,7 +174,8 @@ function replayAll(
 /**
  * Refuses metadata that may be older than the data, or of another pool: what it calls free would be
  * punched.
- * @param metadata whose superblock the journal does not know, though it should; or that has no id
+ * @param metadata whose superblock the journal does not know, though it should; that has no id; or whose
+ *   journal does not know of commits that the data went with
  * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
  */
 export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: string): void {
@@ -158,8 +191,8 @@ export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: 
   const which = count === 1 ? 'a data block' : `${count} data blocks`
   throw new ThinfsError(
     'POOL_MISMATCH',
-    `${path}: ${which} that it calls free hold data, and another program wrote it since thinfs ` +
-      'had it: it may be an older copy, or of another pool. Put the right metadata back; or, where it is right, mount ' +
+    `${path}: ${which} that it calls free hold data, and it is not what thinfs left beside them: ` +
+      'it may be an older copy, or of another pool. Put the right metadata back; or, where it is right, mount ' +
       'with --accept-metadata, which discards those blocks',
   )
 }

@@ -41,7 +41,15 @@ import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PoolState } from './pool-state.js'
-import { mustBeSound, mustHaveHoles, mustHold, olderError, replayChanges } from './recovery.js'
+import {
+  isBehind,
+  mustBeLabelled,
+  mustBeSound,
+  mustHaveHoles,
+  mustHold,
+  olderError,
+  replayChanges,
+} from './recovery.js'
 import { Space } from './space.js'
 
 /** The files are looked at so often, for whether somebody has cut them off, in milliseconds. */
@@ -575,14 +583,17 @@ export class ThinPool implements Provisioner {
     const { metadata, events } = this.#options
     // The failure that set needs_check may have kept the journal from being written.
     const { needsCheck } = this.metadata
-    const { clean, known, saysClean, doubtful, older, changes } = this.#journal.read(superblock)
+    const state = this.#journal.read(superblock)
+    const { clean, known, saysClean, doubtful, older, changes } = state
+    const { label } = this.blocks
     mustHold(this.metadata, { metadata, data: this.blocks })
-    const inDoubt = this.#mayDoubt && (this.#options.doubtful || (doubtful && !needsCheck))
     if (older && !this.#isSure) throw olderError(metadata.path)
+    if (!this.#isSure) mustBeLabelled(label, { state, uuid: this.metadata.uuid }, this.blocks.path)
+    const inDoubt = this.#options.doubtful || (doubtful && !needsCheck) || isBehind(state, label)
     if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
     else if (needsCheck) this.#checkAll()
     else if (!known) mustBeSound(metadata)
-    if (inDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
+    if (inDoubt && this.#mayDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
     // Acknowledged writes may be in blocks of a growth that was not committed yet.
     const grewBefore = changes.length > 0 && this.mode === 'write' && this.space.growToStores()
     if (changes.length > 0) {
@@ -603,7 +614,8 @@ export class ThinPool implements Provisioner {
       await metadata.sync()
     }
     try {
-      await this.#commits.start(clean, saysClean)
+      const generation = Math.max(state.generation ?? 0, label?.generation ?? 0)
+      await this.#commits.start(clean, saysClean, generation)
       this.#watchSizes()
     } catch (err) {
       events.ioError('open', err)

@@ -3,6 +3,7 @@ import {
   constants,
   fdatasync,
   fstatSync,
+  fsync,
   ftruncateSync,
   openSync,
   readFileSync,
@@ -29,7 +30,7 @@ import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { usersOf } from './device-users.js'
 import { KEEP_SIZE } from './reserve-room.js'
-import { type HostRoom, mustHaveRange, type Store } from './store.js'
+import { type HostRoom, type Label, mustHaveRange, type Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
 const PUNCH_HOLE = KEEP_SIZE | 0x02
@@ -50,7 +51,11 @@ const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
  */
 const FOLIO = 64 * KIB
 
+/** The extended attribute of a data file that has its label. Source: xattr(7). */
+const LABEL = 'user.thinfs.label'
+
 const fdatasyncLater = promisify(fdatasync)
+const fsyncLater = promisify(fsync)
 const ZEROS = new Uint8Array(MIB)
 /** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
 const SCRATCH = new Uint8Array(MIB)
@@ -285,6 +290,34 @@ export class FileStore implements Store {
       await fdatasyncLater(this.fd)
     } catch (err) {
       throw ioError(this.path, 'fdatasync', err)
+    }
+  }
+
+  readLabel(): Label | null {
+    try {
+      const text = native.file_get_attribute(this.fd, LABEL) ?? ''
+      const [, pool, generation] = /^([0-9a-f-]{36}|-) (\d{1,15})$/.exec(text) ?? []
+      if (pool === undefined) return null
+      return { pool: pool === '-' ? null : pool, generation: Number(generation) }
+    } catch {
+      return null // Devices and some file systems have no attributes.
+    }
+  }
+
+  writeLabel({ pool, generation }: Label): boolean {
+    try {
+      native.file_set_attribute(this.fd, LABEL, `${pool ?? '-'} ${generation}`)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  async syncAll(): Promise<void> {
+    try {
+      await fsyncLater(this.fd)
+    } catch (err) {
+      throw ioError(this.path, 'fsync', err)
     }
   }
 

@@ -15,6 +15,14 @@ export interface HostRoom {
   allocated: number
 }
 
+/** What a pool writes on its data: whose it is, and how far it has come. */
+export interface Label {
+  /** The id in the pool's superblock; null where that has none. */
+  pool: string | null
+  /** The last durable commit that the data went with. */
+  generation: number
+}
+
 /**
  * What data blocks are kept in. A write may take time: a store without a page cache answers with a
  * promise, one with a cache at once. Calls that are under way together may end in any order, and a
@@ -57,6 +65,12 @@ export interface DataStore {
   nextHole(offset: Bytes): Bytes
   /** fdatasync: resolves when every write that ended before the call is durable. */
   sync(): Promise<void>
+  /** The label; null where there is none, or none that is ours. */
+  readLabel?(): Label | null
+  /** Writes the label; a power cut may bring an earlier one back. @returns false where none can be kept */
+  writeLabel?(label: Label): boolean
+  /** As `sync`, for the label too. */
+  syncAll?(): Promise<void>
   /** What the host has left; null where that is no question, as of a block device. */
   hostRoom?(): HostRoom | null
   /** Takes note of a length that somebody else has changed; what is past the end then is an error. */

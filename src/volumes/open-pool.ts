@@ -2,8 +2,10 @@ import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import {
+  isBehind,
   Journal,
   type JournalState,
+  mustBeLabelled,
   NO_EVENTS,
   olderError,
   type PoolEvents,
@@ -183,9 +185,16 @@ function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> 
 const tableOf = ({ folder }: PoolFiles): AtomicFile => new AtomicFile(...folder.file(VOLUMES_FILE))
 
 function checkJournal(files: PoolFiles): CheckProblem[] {
+  const { metadata, data } = files
   try {
-    if (!stateOf(files).older) return []
-    return [{ severity: 'error', message: olderError(files.metadata.path).message }]
+    const state = stateOf(files)
+    const label = data.readLabel()
+    if (state.older) throw olderError(metadata.path)
+    mustBeLabelled(label, { state, uuid: ThinMetadata.open(metadata).uuid }, data.path)
+    if (label === null || !isBehind(state, label)) return []
+    const both = `as of commit ${label.generation}, the journal knows ${state.generation}`
+    const message = `${data.path}: ${both}: metadata and journal may be older copies`
+    return [{ severity: 'warning', message }]
   } catch (err) {
     if (!(err instanceof ThinfsError)) throw err
     return [{ severity: 'error', message: err.message }]

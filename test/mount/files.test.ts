@@ -141,6 +141,49 @@ t.test('names of another pool, older ones, and none', onMount, async t => {
   await pool.umount()
 })
 
+t.test('older copies of all files but the data, and of the data alone', onMount, async t => {
+  for (const end of ['killed', 'unmounted'] as const) {
+    const pool = await MountedPool.make(t, YAML)
+    const [before, after] = [join(pool.base, 'before'), join(pool.base, 'after')]
+    await pool.sh(fill('a', 4))
+    // As somebody saves a pool that is in use, not knowing better.
+    await run('cp', '-a', pool.folder, before)
+    await thinfs('snapshot', pool.folder, 'a', 'b')
+    const sum = await pool.sh(fill('a', 8))
+    if (end === 'unmounted') await pool.umount()
+    else await pool.kill()
+    const state = (): string =>
+      execFileSync('sha256sum', ['data', 'metadata', 'volumes.json', 'journal'], {
+        cwd: pool.folder,
+        encoding: 'utf8',
+      })
+    await run('cp', '-a', pool.folder, after)
+    const put = async (from: string, ...names: string[]): Promise<void> => {
+      for (const name of names) await run('cp', '-a', join(from, name), join(pool.folder, name))
+    }
+
+    await put(before, 'metadata', 'volumes.json', 'journal')
+    let found = state()
+    await refusedMount(t, pool, /free hold data.*older copy.*--accept-metadata.*POOL_MISMATCH/)
+    t.equal(state(), found, 'as it was')
+    t.match(await attemptThinfs('check', pool.folder), {
+      stdout: /data: as of commit \d+, the journal knows \d+: .* may be older copies/,
+    })
+
+    await put(after, 'metadata', 'volumes.json', 'journal')
+    await put(before, 'data')
+    found = state()
+    await refusedMount(t, pool, /data: as of commit \d+, .* an older copy;.*POOL_MISMATCH/)
+    t.equal(state(), found, 'as it was')
+    t.match(await attemptThinfs('check', pool.folder), { status: 1, stdout: /an older copy/ })
+
+    await put(after, 'data')
+    await pool.mount()
+    t.equal(await pool.sh('sha256sum < a'), sum)
+    await pool.close(t)
+  }
+})
+
 t.test('the journal of another pool says nothing that costs data', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 4))

@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
+import { unmount } from '../../src/host/index.js'
 import { namespaceCommand } from '../support/mount-namespace.js'
 import {
   attempt,
@@ -59,6 +60,18 @@ t.test('a mount in another namespace: umount names it, and the mount stays', onM
   t.ok(pool.isMounted)
   t.equal(await pool.sh('echo alive > web; head -c 5 web'), 'alive')
   await end(other)
+  await pool.close(t)
+})
+
+t.test('umount waits for a namespace that is about to let go', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const other = await namespace(t, pool)
+  // It looks at the namespaces before it returns its promise.
+  const ended = unmount(pool.path)
+  await end(other)
+  await ended
+  t.notOk(pool.isMounted)
+  await until(async () => (await attemptThinfs('check', pool.folder)).status === 0)
   await pool.close(t)
 })
 

@@ -127,6 +127,118 @@ for (const [what, step] of Object.entries(STEPS)) {
   }
 }
 
+/** Copies of a pool's files as they are. */
+const copyOf = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => {
+  const copied = storeOf(data.image, 'data')
+  copied.label = data.label
+  return { metadata: storeOf(metadata.image, 'metadata'), data: copied, journal: journal.copy() }
+}
+
+/** A copy of the files, taken while the pool is open or closed, and the files as they went on. */
+async function goesOn(taken: 'open' | 'closed', end: 'killed' | 'closed') {
+  const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  await write(files, 0, 4, 'closed')
+  const closed = copyOf(files)
+  const { pool } = await openFiles(files)
+  const old = taken === 'open' ? copyOf(files) : closed
+  for (const block of [4, 5]) {
+    await pool.device(DEV, SIZE).write(block * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await pool.commit()
+  }
+  if (end === 'closed') await pool.close()
+  return { old, files }
+}
+
+for (const taken of ['open', 'closed'] as const) {
+  for (const end of ['killed', 'closed'] as const) {
+    t.test(
+      `all but the data are a copy, taken when the pool was ${taken}, and it was ${end}`,
+      async t => {
+        const { old, files } = await goesOn(taken, end)
+        const mixed = { ...old, data: files.data }
+        const before = Buffer.from(files.data.image)
+        await t.rejects(openFiles(mixed), {
+          code: 'POOL_MISMATCH',
+          message: /^metadata: 2 data blocks that it calls free hold data.*older copy/,
+        })
+        t.ok(files.data.image.equals(before))
+        await openFiles(copyOf(mixed), { acceptMetadata: true })
+        t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
+      },
+    )
+
+    t.test(`the data is a copy, taken when the pool was ${taken}, and it was ${end}`, async t => {
+      const { old, files } = await goesOn(taken, end)
+      const mixed = { ...files, data: old.data }
+      await t.rejects(openFiles(mixed), {
+        code: 'POOL_MISMATCH',
+        message: /^data: as of commit \d+, the journal knows commit \d+: this is an older copy/,
+      })
+      await openFiles(copyOf(mixed), { acceptMetadata: true })
+      t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 58, 'the right one put back')
+    })
+
+    t.test(`all are a copy, taken when the pool was ${taken}, and it was ${end}`, async t => {
+      const { old, files } = await goesOn(taken, end)
+      const data = storeOf(old.data.image, 'data')
+      for (const label of [old.data.label, files.data.label, null]) {
+        data.label = label
+        const { pool } = await openFiles({ ...copyOf(old), data })
+        t.equal(
+          pool.space.nrFreeDataBlocks,
+          60,
+          'also where the label is that of the file it replaced',
+        )
+      }
+    })
+  }
+}
+
+t.test('a store that keeps no label, or loses it, is no doubt', async t => {
+  const { files } = await goesOn('open', 'killed')
+  files.data.label = null
+  files.data.keepsLabels = false
+  for (let opening = 0; opening < 2; opening++) {
+    const { pool } = await openFiles(files)
+    const content = Buffer.alloc(BLOCK, 'content')
+    await pool.device(DEV, SIZE).write((8 + opening) * BLOCK, BLOCK, content, 0)
+    await pool.commit()
+  }
+  files.data.keepsLabels = true
+  t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 56)
+})
+
+t.test('a kill between a commit and its label, and a power cut that loses labels', async t => {
+  const { files } = await goesOn('open', 'killed')
+  const { pool } = await openFiles(files)
+  const { label } = files.data
+  await pool.device(DEV, SIZE).write(8 * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+  await pool.commit()
+  files.data.label = label
+  t.equal((await openFiles(copyOf(files))).pool.mode, 'write', 'a kill')
+  files.data.label = { pool: null, generation: 0 }
+  files.journal.bootId = 'another boot'
+  t.equal((await openFiles(files)).pool.mode, 'write', 'a power cut')
+})
+
+t.test('data of another pool', async t => {
+  const { files } = await goesOn('closed', 'closed')
+  const label = { pool: '11111111-1111-4111-8111-111111111111', generation: 0 }
+  files.data.label = { ...label, generation: 9 }
+  t.equal((await openFiles(copyOf(files))).pool.mode, 'write', 'metadata without an id')
+
+  const another = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  ThinMetadata.format(another.metadata, { dataBlockSectors: 8, uuid: Buffer.alloc(16, 0x22) })
+  another.data.label = label
+  await t.rejects(openFiles(another), {
+    code: 'POOL_MISMATCH',
+    message: /^data: of the pool 1111.*the metadata is of 2222.*--accept-metadata/,
+  })
+  const { pool } = await openFiles(another, { acceptMetadata: true })
+  t.match(another.data.label?.pool, /^2222/, 'it has the right one now')
+  await pool.close()
+})
+
 t.test('a kill before the commit of a create is durable is no doubt', async t => {
   const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
   await write(files, 0, 4, 'closed')

@@ -1,5 +1,5 @@
 import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
-import type { Store } from '../../src/storage/index.js'
+import type { Label, Store } from '../../src/storage/index.js'
 
 const PAGE = 4096
 const ZEROS = Buffer.alloc(PAGE)
@@ -18,6 +18,8 @@ export class MemoryStore implements Store {
   size: Bytes
   /** What `readNow` answers: false when nothing is to be had without waiting. */
   inMemory = true
+  label: Label | null = null
+  keepsLabels = true
   onWrite: ((op: 'write' | 'punch' | 'sync', offset: number, length: number) => void) | undefined
   #image: Buffer
   /** The same buffer until the first write. */
@@ -140,16 +142,27 @@ export class MemoryStore implements Store {
     this.#pending.forEach((write, i) => {
       if (keep(i, this.#pending.length)) apply(image, write)
     })
-    return new MemoryStore(this.size, { path: this.path, punches: this.punches, image })
+    return this.#with(image)
   }
 
   /** A store as a new process on the same machine finds it: all that was written, flushed or not. */
   reopen(): MemoryStore {
-    return new MemoryStore(this.size, {
-      path: this.path,
-      punches: this.punches,
-      image: this.#image,
-    })
+    return this.#with(this.#image)
+  }
+
+  #with(image: Buffer): MemoryStore {
+    const store = new MemoryStore(this.size, { path: this.path, punches: this.punches, image })
+    store.label = this.label
+    return store
+  }
+
+  readLabel(): Label | null {
+    return this.label
+  }
+
+  writeLabel(label: Label): boolean {
+    if (this.keepsLabels) this.label = label
+    return this.keepsLabels
   }
 
   #part(): void {

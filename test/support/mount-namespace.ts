@@ -11,9 +11,9 @@
 export const LET_GO = `
 others() {
   awk -v keep="$1/" '(/ fuse[.]thinfs / || $1 ~ "^/dev/(loop|mapper)" || $2 ~ "thinfs-") \\
-    && index($2 "/", keep) != 1 { print $2 }' /proc/self/mounts | tac
+    && index($2 "/", keep) != 1 { gsub(/\\\\040/, " ", $2); print $2 }' /proc/self/mounts | tac
 }
-let_go() { others "$1" | while read -r mount; do umount -l "$mount" 2>/dev/null; done; }
+let_go() { others "$1" | xargs -r -d '\\n' umount -l 2>/dev/null; true; }
 `
 
 /** `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps. */

@@ -323,6 +323,12 @@ export class MountedPool {
     rmSync(this.base, { recursive: true })
   }
 
+  /** Kills daemon and engine, and takes the dead mount away. */
+  async kill(): Promise<void> {
+    await this.#kill()
+    await run('umount', '--lazy', this.path)
+  }
+
   async #kill(): Promise<void> {
     await until(() => this.processes().filter(pid => sendTo(pid, 'SIGKILL')).length === 0)
   }
