@@ -17,8 +17,8 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createMessageConnection, IPCMessageReader, IPCMessageWriter } from 'vscode-jsonrpc/node'
 import { MIB } from '../../src/base/index.js'
-import { READY, spawnTableEngine, tableEngineClient } from '../../src/engine/index.js'
-import { mountFuse, type Negotiated } from '../../src/fuse/index.js'
+import { READY, spawnTableEngine, tableEngineClient } from '../../src/control/index.js'
+import { DEV, type Negotiated } from '../../src/fuse/index.js'
 import type { Extent, Target } from '../../src/tables/index.js'
 import { needs, python, run, until } from '../support/mounted-pool.js'
 import { poolLine, thinLine } from '../support/tables.js'
@@ -49,7 +49,7 @@ class Served {
     const mountPoint = join(folder, 'dev')
     mkdirSync(mountPoint)
     const options = { source: 'tables', subtype: 'thinfs-dm', allowOther: false, readOnly: false }
-    const served = new Served(folder, await mountFuse(mountPoint, options))
+    const served = new Served(folder, await DEV.mount(mountPoint, options))
     t.teardown(() => served.#end())
     await served.#launch()
     return served
