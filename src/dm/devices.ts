@@ -8,7 +8,7 @@
  */
 import { isDeepStrictEqual } from 'node:util'
 import { errnoOf, refused } from '../base/index.js'
-import type { Extent, Source, TableEngine, Target } from '../tables/index.js'
+import type { Range, Source, TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
 import type { Loops } from './loops.js'
@@ -137,6 +137,7 @@ export class Devices {
       }
       mustReplace(targets, device.live)
       this.#mustBeAlone(device, targets)
+      keepPool(targets, device)
       // The kernel looks at sizes here for the first table of a device alone.
       if (device.live === null) await this.#mustFit(targets, readOnly)
       await this.#mustNotHoldItself(device, targets)
@@ -191,7 +192,7 @@ export class Devices {
 
   /**
    * Puts the table that was loaded in its place, and lets requests go on. When the table does not fit
-   * what is below it, it is dropped, and the device stays suspended.
+   * what is below it, it is dropped, and the device stays suspended; a pool keeps it.
    */
   resume(device: Device, flags: Flags, udevFlags: number): Promise<void> {
     return this.#change(device, async () => {
@@ -210,17 +211,25 @@ export class Devices {
   }
 
   async #swap(device: Device, next: Table): Promise<void> {
+    const before = device.live
+    let isInPlace = false
     try {
       await this.#mustFit(next.targets, next.readOnly)
       await this.#refresh(device, next)
+      // The kernel asks a pool whether its table fits when that is in place.
+      isInPlace = next.targets[0]?.type === 'thin-pool'
       await this.#engine.resume(device.minor)
     } catch (err) {
-      await this.#engine.clear(device.minor).catch(() => {})
       device.inactive = null
-      this.#drop(next)
+      if (isInPlace) {
+        device.live = next
+        if (before !== null) this.#drop(before)
+      } else {
+        await this.#engine.clear(device.minor).catch(() => {})
+        this.#drop(next)
+      }
       throw err
     }
-    const before = device.live
     device.live = next
     device.inactive = null
     device.suspended = false
@@ -529,29 +538,38 @@ export class Devices {
     return { extents: [{ path, offset: offset + start * 512, length: length * 512 }] }
   }
 
-  async #extentsOf(device: DeviceNumber, length: number | null): Promise<Extent[]> {
+  async #extentsOf(device: DeviceNumber, length: number | null): Promise<Range[]> {
     const size = await this.#sizeOf(device)
     return await this.#extentsIn(device, 0, Math.min(length ?? size, size))
   }
 
   /** Files and disks behind a range of sectors. */
-  async #extentsIn(device: DeviceNumber, start: number, length: number): Promise<Extent[]> {
+  async #extentsIn(device: DeviceNumber, start: number, length: number): Promise<Range[]> {
     const own = this.table.at(device)
     if (own === undefined) {
       const { path, offset } = await this.#machine.lower(device)
       return [{ path, offset: offset + start * 512, length: length * 512 }]
     }
-    const extents: Extent[] = []
+    const extents: Range[] = []
     for (const target of own.live?.targets ?? []) {
       const from = Math.max(start, target.start)
       const to = Math.min(start + length, target.start + target.length)
       if (from >= to) continue
-      if (target.type !== 'linear') {
-        throw refused('EINVAL', `thin-pool: ${own.name} is ${target.type}; it has to be linear`)
+      if (target.type === 'linear') {
+        const { place } = target
+        const begin = place.start + (from - target.start)
+        extents.push(...(await this.#extentsIn(place.device, begin, to - from)))
+      } else if (target.type === 'striped') {
+        const each = target.length / target.stripes.length
+        const stripes = await Promise.all(
+          target.stripes.map(place => this.#extentsIn(place.device, place.start, each)),
+        )
+        const [offset, length] = [(from - target.start) * 512, (to - from) * 512]
+        extents.push({ stripes, chunk: target.chunk * 512, offset, length })
+      } else {
+        const wanted = 'it has to be linear or striped'
+        throw refused('EINVAL', `thin-pool: ${own.name} is ${target.type}; ${wanted}`)
       }
-      const { place } = target
-      const begin = place.start + (from - target.start)
-      extents.push(...(await this.#extentsIn(place.device, begin, to - from)))
     }
     return extents
   }
@@ -607,4 +625,19 @@ function mustReplace(targets: readonly LineTarget[], live: Table | null): void {
   const fits = targets.some(({ type }) => type === 'thin-pool' || type === 'error')
   if (live?.targets[0]?.type !== 'thin-pool' || fits) return
   throw refused('EINVAL', "can't replace immutable target type thin-pool")
+}
+
+/** A pool that is there keeps its devices, and its block size whatever the line says. */
+function keepPool([target]: readonly LineTarget[], { live, inactive }: Device): void {
+  const there = [live, inactive]
+    .map(table => table?.targets[0])
+    .find(found => found?.type === 'thin-pool')
+  if (target?.type !== 'thin-pool' || there?.type !== 'thin-pool') return
+  if (nameOfDevice(target.metadata) !== nameOfDevice(there.metadata)) {
+    throw refused('EINVAL', 'thin-pool: different pool cannot replace a pool')
+  }
+  if (nameOfDevice(target.data) !== nameOfDevice(there.data)) {
+    throw refused('EBUSY', 'thin-pool: data device already in use by a pool')
+  }
+  target.blockSize = there.blockSize
 }

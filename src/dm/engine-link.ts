@@ -43,6 +43,7 @@ export class EngineLink implements TableEngine {
   #child: ChildProcess | null = null
   #deaths = 0
   #stopped = false
+  #failed = false
 
   constructor(options: EngineLinkOptions) {
     this.#options = options
@@ -63,6 +64,11 @@ export class EngineLink implements TableEngine {
     return this.#child?.pid ?? 0
   }
 
+  /** No engine stays, and no other is started. */
+  get failed(): boolean {
+    return this.#failed
+  }
+
   /** No other engine is started any more. Resolves when this one has ended. */
   async ended(): Promise<void> {
     this.#stopped = true
@@ -79,8 +85,9 @@ export class EngineLink implements TableEngine {
   create(minor: number): Promise<void> {
     return this.#ask(engine => engine.create(minor))
   }
-  remove(minor: number): Promise<void> {
-    return this.#ask(engine => engine.remove(minor))
+  /** Of a device without an engine nothing is left to remove. */
+  async remove(minor: number): Promise<void> {
+    if (!this.#failed) await this.#ask(engine => engine.remove(minor))
   }
   load(minor: number, table: Target[], readOnly: boolean): Promise<void> {
     return this.#ask(engine => engine.load(minor, table, readOnly))
@@ -140,7 +147,9 @@ export class EngineLink implements TableEngine {
           this.#running = this.#relaunch()
           this.#running.catch(err => {
             // The next one has been started already when this one has died on the way.
-            if (this.#deaths > MAX_DEATHS) this.#options.onFailed(err)
+            if (this.#deaths <= MAX_DEATHS || this.#failed) return
+            this.#failed = true
+            this.#options.onFailed(err)
           })
         }
         reject(new ThinfsError('DAEMON_FAILED', `the engine has ended ${how}`))

@@ -118,7 +118,7 @@ export class DmService {
         ),
       onFailed: err => {
         log.error({ err }, 'no engine stays: requests are answered with EIO')
-        this.#refusal ??= new Refusal(this.#filesFd, () => {})
+        this.#refusal = new Refusal(this.#filesFd, () => {})
       },
       onServes: (enginePid, files) => {
         this.#engine = { enginePid, files }
@@ -169,7 +169,8 @@ export class DmService {
       )
     }
     for (const device of this.#devices.table.all()) {
-      if (device.suspended && device.live) await this.#devices.resume(device, 0, 0)
+      if (!device.suspended || device.live === null || this.#link.failed) continue
+      await this.#devices.resume(device, 0, 0)
     }
     await this.#devices.removeAll(false)
     const left = this.#devices.table.all().map(({ name }) => name)
@@ -201,6 +202,7 @@ export class DmService {
 
   async #mount(): Promise<void> {
     await clearUp(this.#log)
+    for (const device of this.#saved?.devices() ?? []) this.#machine.linkDown(device)
     mkdirSync(FILES, { recursive: true, mode: 0o700 })
     rmSync(STATE, { recursive: true })
     this.#saved = new SavedState(STATE)
@@ -311,6 +313,22 @@ export class DmService {
       closeSync(this.#lock)
     }
   }
+}
+
+/** Why nobody answers on the control socket, what there is, and what can be done. */
+export function notRunning(): ThinfsError {
+  const saved = existsSync(STATE) ? new SavedState(STATE) : null
+  const service = saved?.service() ?? null
+  const isLeft = [FILES, MAPPER].some(path => mountsAt(path).length > 0)
+  if (saved === null || service === null || !isLeft) {
+    return new ThinfsError('NOT_MOUNTED', 'thinfs dm does not run')
+  }
+  const names = saved.devices().map(({ name }) => name)
+  const devices = `${names.length} devices${names.length > 0 ? ` (${names.join(', ')})` : ''}`
+  const detail = isEngine(service.enginePid)
+    ? `its service was killed; engine ${service.enginePid} goes on serving ${devices}, and programs that ask wait: start thinfs dm again, it takes over`
+    : `service and engine were killed; ${devices} and mounts are left, with I/O errors: unmount what is on them and start thinfs dm again, it clears up`
+  return new ThinfsError('NOT_MOUNTED', detail)
 }
 
 /** @throws NOT_SUPPORTED saying why it cannot be here */

@@ -16,7 +16,7 @@ import {
   type WireError,
 } from '../control/index.js'
 import { makeLogger, openLog, reopenLog } from '../log/index.js'
-import { CONTROL_SOCKET, DmService, type DmServiceOptions } from './service.js'
+import { CONTROL_SOCKET, DmService, type DmServiceOptions, notRunning } from './service.js'
 
 const PROGRAM = createRequire(import.meta.url).resolve('#dm')
 const DEFAULT_LOG = '/var/log/thinfs-dm.log'
@@ -106,7 +106,7 @@ export async function stopDm(): Promise<void> {
 
 async function ask<T>(request: (service: MessageConnection) => Promise<T>): Promise<T> {
   const service = await connectControlSocket(CONTROL_SOCKET)
-  if (service === null) throw new ThinfsError('NOT_MOUNTED', 'thinfs dm does not run')
+  if (service === null) throw notRunning()
   try {
     return await request(service)
   } catch (err) {

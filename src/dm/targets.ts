@@ -6,7 +6,7 @@
  * lines are refused, and with what, was asked of Linux 6.1.
  */
 import { MAX_DEV_ID, refused, type ThinfsError } from '../base/index.js'
-import type { Extent, Source, Target } from '../tables/index.js'
+import type { Range, Source, Target } from '../tables/index.js'
 import { type DeviceNumber, nameOfDevice } from './abi.js'
 
 /** Name and version of each target, in the order in which a list of them shows them. */
@@ -227,7 +227,7 @@ export interface Below {
   /** @param length sectors */
   sourceOf(place: Place, length: number): Promise<Source>
   /** All of a device, or its first `length` sectors, as places in files and disks. */
-  extentsOf(device: DeviceNumber, length: number | null): Promise<Extent[]>
+  extentsOf(device: DeviceNumber, length: number | null): Promise<Range[]>
   /** Minor of a pool of ours that is live. @throws BAD_ARGUMENT, EINVAL */
   poolOf(device: DeviceNumber): number
   /** Sectors of a device. */

@@ -113,7 +113,8 @@ export class GatedDevice implements BlockDevice {
 
   /**
    * Puts the loaded table in place, if there is one, and opens the gate. When that table does not fit
-   * it is closed, and the device stays suspended with the one that it had.
+   * it is closed, and the device stays suspended with the one that it had; a pool's table stays in
+   * place, and the device suspended.
    * @throws BAD_ARGUMENT without a table, or when it does not fit
    */
   async resume(): Promise<void> {
@@ -126,7 +127,8 @@ export class GatedDevice implements BlockDevice {
         next.check()
         await next.resume()
       } catch (err) {
-        await next.close().catch(() => {})
+        if (next.staysWhenRefused) this.#live = next
+        await (next.staysWhenRefused ? old : next)?.close().catch(() => {})
         throw err
       }
       this.#live = next

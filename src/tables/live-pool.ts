@@ -31,16 +31,15 @@ import {
 } from '../pool/index.js'
 import {
   ExtentStore,
-  idOf,
   JournalFile,
   type SharedFiles,
   type Store,
   type StorePart,
 } from '../storage/index.js'
 import { Gate } from './gate.js'
-import { type OpenExtents, openExtents, trimmed } from './source.js'
+import { type OpenExtents, openExtents, placeOf, trimmed } from './source.js'
 import { StoreDevice } from './store-device.js'
-import type { Extent, Target } from './table-engine.js'
+import type { Range, Target } from './table-engine.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
 
@@ -68,24 +67,20 @@ export class LivePools {
   }
 
   /**
-   * The pool of a table, opened when it is not. To be given back with `release`.
+   * The pool of a table, opened when it is not. To be given back with `release`. One that is open keeps
+   * its block size whatever the table says, as in the kernel.
    * @param minor of the device that the table is loaded to
    * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that is
    *   only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH, IO_ERROR
    */
   async take(minor: number, table: PoolTable): Promise<LivePool> {
-    const [first] = table.metadata
-    if (first === undefined) throw refused('EINVAL', 'a pool without metadata')
-    const id = `${idOf(first.path)}-${first.offset}`
+    const id = placeOf(table.metadata)
     const there = this.#byId.get(id)
     if (there !== undefined) {
       const pool = await there
       // It may be closed, or have been.
       if (this.#byId.get(id) !== there || pool.users === 0) return this.take(minor, table)
       if (pool.minor !== minor) throw refused('EBUSY', 'the metadata device is in use by a pool')
-      if (pool.pool.blockSize !== table.blockSize * SECTOR_SIZE) {
-        throw refused('EINVAL', `blocks of ${table.blockSize} sectors: the pool has others`)
-      }
       pool.users++
       return pool
     }
@@ -139,6 +134,8 @@ export class LivePool {
   readonly minor: number
   /** What the requests of its thin devices pass. */
   readonly gate = new Gate()
+  /** The last of its own tables that has shut the gate, which no other opens. */
+  shutBy: object | null = null
   /** Tables that have it: its own, and those of its thin devices. */
   users = 1
   /** One up whenever `pool` is another object. */
@@ -222,8 +219,9 @@ export class LivePool {
   /** Keeps the files of a list open until the pool is closed. */
   #keep(extents: OpenExtents): void {
     const { metadata, data } = this.#opened
-    const kept = new Set([metadata, data, ...this.#later].flatMap(({ parts }) => parts.map(fileOf)))
-    if (extents.parts.every(part => kept.has(fileOf(part)))) extents.close()
+    const all = [metadata, data, ...this.#later]
+    const kept = new Set(all.flatMap(({ ranges }) => ranges.map(fileOf)))
+    if (extents.ranges.every(range => kept.has(fileOf(range)))) extents.close()
     else this.#later.push(extents)
   }
 
@@ -387,7 +385,7 @@ async function openStores(
 /**
  * A read_only pool, too, writes to blocks that one device alone has, where what is below can be written.
  */
-function openOf({ readOnly }: PoolTable, extents: Extent[], files: SharedFiles): OpenExtents {
+function openOf({ readOnly }: PoolTable, extents: Range[], files: SharedFiles): OpenExtents {
   try {
     return openExtents(extents, files, false)
   } catch (err) {
@@ -451,8 +449,8 @@ function superblockOf(metadata: ExtentStore): Uint8Array {
 
 /** @throws BAD_ARGUMENT when bytes are both data and metadata */
 function mustDiffer(metadata: OpenExtents, data: OpenExtents): void {
-  for (const one of metadata.parts) {
-    for (const other of data.parts) {
+  for (const one of metadata.ranges) {
+    for (const other of data.ranges) {
       const apart =
         one.store !== other.store ||
         one.offset + one.length <= other.offset ||

@@ -5,12 +5,12 @@ import type { TargetDevice } from './target-device.js'
 
 /** A thin pool. Whoever reads its device reads the data device. Source: drivers/md/dm-thin.c, pool_map. */
 export class PoolTarget implements TargetDevice {
+  /** The kernel swaps tables before it asks a pool whether the new one fits. */
+  readonly staysWhenRefused = true
   readonly size: number
   readonly live: LivePool
   readonly #pools: LivePools
   readonly #table: PoolTable
-  /** Whether the pool's gate is shut, or was, on behalf of this table. */
-  #hasShut = false
 
   /** @param live taken for this target, which gives it back */
   constructor(live: LivePool, table: PoolTable, pools: LivePools) {
@@ -73,9 +73,9 @@ export class PoolTarget implements TargetDevice {
 
   async #shutGate(): Promise<void> {
     const { gate, pool } = this.live
+    this.live.shutBy = this
     if (gate.isShut) return
     gate.shut()
-    this.#hasShut = true
     await gate.drain(() => pool.space.writesWaiting)
   }
 
@@ -137,7 +137,7 @@ export class PoolTarget implements TargetDevice {
 
   close(): Promise<void> {
     // Thin devices outlive the table of their pool.
-    if (this.#hasShut) this.live.gate.open()
+    if (this.live.shutBy === this) this.live.gate.open()
     return this.#pools.release(this.live)
   }
 }

@@ -13,6 +13,17 @@ export interface Extent {
   length: number
 }
 
+/** A part of what several lists of parts make in turn, chunk by chunk. Bytes. */
+export interface Stripes {
+  stripes: Range[][]
+  chunk: number
+  offset: number
+  length: number
+}
+
+/** What a pool's metadata or data is made of, one behind the other. */
+export type Range = Extent | Stripes
+
 /** Where the bytes of a target are: in another device of ours, or in files and disks below. */
 export type Source = { minor: number /** Sectors. */; start: number } | { extents: Extent[] }
 
@@ -24,8 +35,8 @@ export type Target = { /** Sectors. */ start: number /** Sectors. */; length: nu
   | { type: 'striped' /** Sectors. */; chunk: number; stripes: Source[] }
   | {
       type: 'thin-pool'
-      metadata: Extent[]
-      data: Extent[]
+      metadata: Range[]
+      data: Range[]
       /** Sectors. */
       blockSize: number
       /** Blocks. */

@@ -23,6 +23,11 @@ export class Table implements BlockDevice {
     return false
   }
 
+  /** Whether the table is in place although its `resume` has failed. */
+  get staysWhenRefused(): boolean {
+    return this.targets.some(target => target.staysWhenRefused === true)
+  }
+
   /** Writes that wait for space in pools. */
   get writesWaiting(): number {
     let waiting = 0

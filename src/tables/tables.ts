@@ -200,6 +200,10 @@ export class Tables implements TableEngine {
         const isPool = pool instanceof PoolTarget && pool.live.pool.mode !== 'fail'
         if (!isPool) throw refused('EINVAL', `device ${target.pool} is no pool that serves`)
         const thin = new ThinTarget(size, pool.live, target.devId as DevId, this.#pools)
+        if (this.device(target.pool).isSuspended) {
+          await thin.close()
+          throw refused('EINVAL', 'Unable to activate thin device while pool is suspended')
+        }
         if (target.externalOrigin === undefined) return thin
         return this.#withOrigin(thin, target.externalOrigin)
       }

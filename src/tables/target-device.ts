@@ -10,6 +10,8 @@ export interface TargetDevice extends BlockDevice {
   check(): void
   /** The table takes effect, or goes on after a suspension. */
   resume?(): Promise<void>
+  /** Whether the table stays in place, suspended, when `resume` fails. */
+  readonly staysWhenRefused?: boolean
   /** The device is suspended; nothing is under way. */
   suspend?(): Promise<void>
   /** Writes that wait for space: no suspension without a flush waits for them. */

@@ -1,6 +1,7 @@
 // Goal: Docker's devicemapper driver works as on a kernel with device-mapper, from nothing to containers
 // that outlive the engine, Docker and the service. Method: Debian's dockerd and docker, with an image made
 // here, on loop-lvm and by Docker's own recipe for direct-lvm. Minutes: npm run test:dm.
+import { resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { DmHost } from '../support/dm-host.js'
 import { until } from '../support/mounted-pool.js'
@@ -11,6 +12,8 @@ const LOAD =
   'i=0; while :; do dd if=/dev/zero of=/f bs=64k count=20 conv=fsync 2>/dev/null || echo x > /failed; ' +
   'i=$((i+1)); echo $i > /count; done'
 
+/** What Docker has left on a kernel with device-mapper: record.sh beside it. */
+const RECORDED = resolve(import.meta.dirname, '../fixtures/docker-devicemapper/linux-6.1.tar.zst')
 const SOCKET = 'unix:///run/docker-test.sock'
 
 class Docker {
@@ -149,4 +152,80 @@ t.test('direct-lvm: by the recipe, with restarts', async t => {
   await lvm('vgremove thinfsdocker')
   await lvm(`pvremove ${disk}`)
   t.same(await docker.names(), [])
+})
+
+t.test('loop-lvm that is full: writers wait until it is extended, and removal frees', async t => {
+  const host = await DmHost.start(t)
+  makeImage(host.folder, 'image.tar')
+  const docker = await Docker.start(t, host, [
+    'dm.override_udev_sync_check=true',
+    'dm.basesize=1G',
+    'dm.loopdatasize=256M',
+    'dm.min_free_space=0%',
+    'dm.fs=ext4',
+  ])
+  await docker.run('load -i image.tar')
+  const pool = (await docker.names()).map(line => line.split('\t')[0]!).find(n => /-pool$/.test(n))!
+  const counts = async (): Promise<{ used: number; of: number; mode: string }> => {
+    const words = (await host.sh(`dmsetup status ${pool}`)).split(' ')
+    const [used, of] = words[5]!.split('/').map(Number) as [number, number]
+    return { used, of, mode: words[7]! }
+  }
+  const before = await counts()
+  const fill = 'dd if=/dev/zero of=/f bs=1M count=300 conv=fsync 2>/dev/null && echo written'
+  const container = docker.run(`run --name full --network none bb:1 /bin/sh -c '${fill}'`)
+  await until(async () => (await counts()).mode === 'out_of_data_space')
+  t.equal(await docker.run("ps --format '{{.Names}}'"), 'full\n', 'it waits')
+
+  // As Docker's documentation has it.
+  const table = (await host.sh(`dmsetup table ${pool}`)).trim().split(' ')
+  const data = await host.sh(`readlink -f /sys/dev/block/${table[4]}`)
+  await host.sh('truncate -s 512M docker/devicemapper/devicemapper/data')
+  await host.sh(`losetup -c /dev/${data.trim().split('/').at(-1)}`)
+  const longer = table.with(1, String(2 ** 20)).join(' ')
+  await host.sh(`dmsetup suspend ${pool}; dmsetup reload ${pool} --table "${longer}"`)
+  await host.sh(`dmsetup resume ${pool}`)
+  t.equal(await container, 'written\n')
+  const full = await counts()
+  t.match(full, { of: 8192, mode: 'rw' })
+  t.ok(full.used >= before.used + 4800)
+  await docker.run('rm full')
+  t.match(await counts(), { used: before.used, mode: 'rw' })
+  await docker.stop()
+  await host.sh('thin_check -q docker/devicemapper/devicemapper/metadata')
+})
+
+t.test("a folder that Docker has left on a kernel's device-mapper", async t => {
+  const host = await DmHost.start(t)
+  await host.sh(`zstd -dc ${RECORDED} | tar -x`)
+  const docker = await Docker.start(t, host, ['dm.override_udev_sync_check=true', 'dm.fs=ext4'])
+  const names = "--format '{{.Names}}'"
+  t.equal(await docker.run(`ps -a ${names} | sort`), 'one\nthree\ntwo\n')
+  await docker.run('cp one:/etc/note note')
+  await docker.run('cp two:/two two')
+  t.equal(await host.sh('cat note two'), 'written by a kernel\ntwo\n')
+
+  const cat = 'run --rm --network none -v /bin/busybox:/bin/busybox'
+  const files = '/etc/first /etc/second /etc/changed'
+  t.equal(
+    await docker.run(`${cat} old:2 /bin/busybox cat ${files} /etc/note`),
+    'first layer\nsecond layer\nof the second\nwritten by a kernel\n',
+  )
+  await host.sh('echo here > here')
+  await docker.run('cp here three:/here')
+  await docker.run('commit three new:1')
+  t.equal(
+    await docker.run(`${cat} new:1 /bin/busybox cat /here /etc/second`),
+    'here\nsecond layer\n',
+  )
+  await docker.run('rm one two three')
+  await docker.run('rmi new:1 old:2 old:1')
+  const [pool] = (await docker.names()).map(line => line.split('\t')[0]!)
+  t.match(pool, /-pool$/, 'the pool alone')
+  const status = (await host.sh(`dmsetup status ${pool}`)).split(' ')
+  t.ok(Number(status[3]) > 18, 'transactions follow those of the kernel')
+  await docker.stop()
+  await host.sh('thin_check -q docker/devicemapper/devicemapper/metadata')
+  const xml = await host.sh('thin_dump docker/devicemapper/devicemapper/metadata')
+  t.equal(xml.match(/<device dev_id/g)?.length, 1, 'the base device')
 })

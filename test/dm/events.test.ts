@@ -4,7 +4,7 @@ import { writeFileSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../support/dm-host.js'
 
-t.test('dmeventd extends a pool that is 80 % full', async t => {
+t.test('dmeventd extends a pool, and who writes to it goes on', async t => {
   const host = await DmHost.start(t)
   const disk = await host.loop('pv', '600M')
   const vg = `thinfs_e${process.pid}`
@@ -18,14 +18,12 @@ t.test('dmeventd extends a pool that is 80 % full', async t => {
   const lvm = (line: string): Promise<string> =>
     host.sh(`export LVM_SYSTEM_DIR=$PWD/lvm; ${line.replaceAll('VG', vg)}`)
   await lvm(`pvcreate ${disk}; vgcreate VG ${disk}`)
-  await lvm('lvcreate -L 100M -c 512K -T VG/pool -V 90M -n one 2>&1')
+  await lvm('lvcreate -L 40M -c 512K -T VG/pool -V 90M -n one 2>&1')
   t.match(await lvm('lvs --noheadings -o seg_monitor VG/pool'), /^ *monitored/)
+  // More than the pool has: the writer waits for the monitor, several times.
   await lvm('dd if=/dev/urandom of=/dev/VG/one bs=1M count=85 oflag=direct status=none')
-  // It waits for 10 s between two looks, at most.
-  await lvm(
-    'for i in $(seq 150); do [ $(lvs --noheadings --units m --nosuffix -o lv_size VG/pool) != 100.00 ] && break; sleep 0.2; done',
-  )
-  t.match(await lvm('lvs --noheadings -o lv_size VG/pool'), /^ *120\.00m/)
-  t.match(await host.sh(`dmsetup status ${vg}-pool-tpool`), / 170\/240 - rw /)
+  t.match(await host.sh(`dmsetup status ${vg}-pool-tpool`), / 170\/\d+ - rw /)
+  const size = await lvm('lvs --noheadings --units m --nosuffix -o lv_size VG/pool')
+  t.ok(Number(size) >= 85, size)
   await lvm('lvremove -y VG; vgremove VG')
 })

@@ -1,9 +1,10 @@
 // Goal: who is killed, service or engine, costs nobody an error or a byte. Method: fio writes and verifies
 // a file on ext4 on a thin device while they are killed; clients ask meanwhile. Ends with thin_check.
+import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import t from 'tap'
 import { DmHost } from '../support/dm-host.js'
-import { run } from '../support/mounted-pool.js'
+import { run, until } from '../support/mounted-pool.js'
 
 const FIO =
   'fio --name=v --filename=m/f --size=24M --bs=4k-64k --rw=randwrite --direct=1 --ioengine=libaio --iodepth=8 --verify=crc32c --verify_fatal=1 --output=/dev/null'
@@ -64,10 +65,15 @@ t.test('a service that is killed under load, and the next one', async t => {
   await host.sh('dmsetup create -u U1 held --table "0 8 zero"; dmsetup suspend held')
   const { devices } = await host.status()
   await underLoad(host, 3, async round => {
-    const { pid } = await host.status()
+    const { pid, enginePid } = await host.status()
     const using = use(host, round)
     await setTimeout(50 * round)
     process.kill(pid, 'SIGKILL')
+    if (round === 1) {
+      const said = await host.dmFails('--status')
+      t.match(said, `engine ${enginePid} goes on serving`)
+      t.match(said, /\(.*\bthin\b.*\).*: start thinfs dm again, it takes over \(NOT_MOUNTED\)/)
+    }
     await host.startService()
     await using
   })
@@ -81,12 +87,54 @@ t.test('a service that is killed under load, and the next one', async t => {
 
 t.test('service and engine are killed: the next start clears up', async t => {
   const host = await DmHost.start(t)
-  await host.sh('dmsetup create z --table "0 8192 zero"')
+  const group = `thinfs_k${process.pid}`
+  const uuid = `LVM-${'u'.repeat(64)}`
+  await host.sh(`dmsetup create -u ${uuid} ${group}-z --table "0 8192 zero"`)
+  t.equal(await host.sh(`readlink /dev/${group}/z`), `../mapper/${group}-z\n`)
   const { pid, enginePid, devices } = await host.status()
   process.kill(pid, 'SIGKILL')
   process.kill(enginePid, 'SIGKILL')
+  t.match(
+    await host.dmFails('--stop'),
+    /were killed; 1 devices.*start thinfs dm again, it clears up/,
+  )
   await host.startService()
+  t.match(await host.fails(`ls /dev/${group}`), /No such/)
   t.equal(await host.sh('dmsetup ls'), 'No devices found\n')
   for (const { loop } of devices) t.match(await host.fails(`losetup ${loop}`), /No such/)
   await host.sh('dmsetup create z --table "0 8192 zero"; dmsetup remove z')
+})
+
+/** Processes that one has started. */
+const childrenOf = (pid: number): number[] =>
+  readdirSync(`/proc/${pid}/task`).flatMap(task =>
+    readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8')
+      .split(' ')
+      .filter(Boolean)
+      .map(Number),
+  )
+
+t.test('no engine stays: devices fail, and can be removed; --stop takes down the rest', async t => {
+  const host = await DmHost.start(t)
+  const { pid } = await host.status()
+  await host.sh('dmsetup create a --table "0 8192 zero"; dmsetup create b --table "0 8192 zero"')
+  await host.sh('dmsetup create held --table "0 8192 zero"; dmsetup suspend held')
+  const read = 'dd if=/dev/mapper/a of=/dev/null count=1 iflag=direct'
+  await host.sh(read)
+  const reading = host.fails(`while :; do ${read}; done`)
+  let ended = false
+  const dying = reading.finally(() => {
+    ended = true
+  })
+  while (!ended) {
+    for (const engine of childrenOf(pid)) process.kill(engine, 'SIGKILL')
+    await setTimeout(20)
+  }
+  t.match(await dying, /Input\/output error/)
+  await host.sh('dmsetup remove b')
+  t.match(await host.fails('dmsetup create c --table "0 8 zero"'), /failed/)
+  await host.stopService()
+  t.match(await host.dmFails('--status'), 'thinfs dm does not run (NOT_MOUNTED)')
+  await host.startService()
+  await until(async () => (await host.sh('dmsetup ls')) === 'No devices found\n')
 })

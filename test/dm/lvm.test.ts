@@ -3,6 +3,7 @@
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../support/dm-host.js'
+import { until } from '../support/mounted-pool.js'
 
 /** Where the superblock names the index block of the metadata space map: docs/FORMAT.md. */
 const SPACE_MAP_INDEX = 208
@@ -124,5 +125,83 @@ t.test("Docker's recipe, and a pool that is repaired", async t => {
   await lvm('lvconvert -y --repair VG/thinpool')
   await lvm('vgchange -ay VG')
   t.equal(await host.sh(`dd if=/dev/${vg}/one bs=4 count=1 status=none`), 'kept')
+  await lvm('vgremove -f VG')
+})
+
+t.test('a pool on stripes that is full: of data, then of metadata', async t => {
+  const host = await DmHost.start(t)
+  const disks = [await host.loop('pv1', '250G'), await host.loop('pv2', '250G')]
+  const vg = `thinfs_f${process.pid}`
+  const accepted = disks.map(disk => `"a|^${disk}$|"`).join(', ')
+  const config = `devices { filter = [ ${accepted}, "r|.*|" ] } activation { monitoring = 0 }`
+  const lvm = (line: string): Promise<string> => {
+    const [command, ...words] = line.replace(/\bVG\b/g, vg).split(' ')
+    return host.run(command!, '--config', config, ...words)
+  }
+  const status = (pool = 'p-tpool'): Promise<string> => host.sh(`dmsetup status ${vg}-${pool}`)
+  const attributes = async (name: string): Promise<string> =>
+    (await lvm(`lvs --noheadings -o lv_attr VG/${name}`)).trim()
+  const thin = `/dev/${vg}/a`
+  const copy = 'bs=64k oflag=direct status=none'
+
+  await lvm(`pvcreate ${disks.join(' ')}`)
+  await lvm(`vgcreate -s 1M VG ${disks.join(' ')}`)
+  await lvm('lvcreate -i 2 -I 64 -L 8M --poolmetadatasize 2M -T VG/p')
+  await lvm('lvcreate -V 100M -T VG/p -n a')
+  t.match(await host.sh(`dmsetup table ${vg}-p_tdata`), /^0 16384 striped 2 128 /)
+
+  // Full, it queues; the writer goes on when the pool has grown.
+  await host.sh('dd if=/dev/urandom of=src bs=1M count=16 status=none')
+  const writer = host.sh(`dd if=src of=${thin} ${copy}`)
+  await until(async () =>
+    / 128\/128 - out_of_data_space \S+ queue_if_no_space /.test(await status()),
+  )
+  t.equal(await attributes('p'), 'twi-aotzD-')
+  await lvm('lvextend -L +16M VG/p')
+  await writer
+  t.match(await status(), / 256\/384 - rw \S+ queue_if_no_space /)
+  t.match(await host.sh(`dmsetup table ${vg}-p_tdata`), /^0 16384 striped .*\n16384 32768 striped /)
+  await host.sh(`cmp -n 16777216 src ${thin}; cmp -n 16777216 src /dev/mapper/${vg}-p_tdata`)
+
+  await lvm('lvchange --errorwhenfull y VG/p')
+  const more = `dd if=/dev/zero of=${thin} ${copy} seek=256 count=200`
+  t.match(await host.fails(more), /No space left on device/)
+  t.match(await status(), / 384\/384 - out_of_data_space \S+ error_if_no_space /)
+  t.equal(await attributes('p'), 'twi-aotzD-')
+  await host.sh(`blkdiscard -o 16M -l 8M ${thin}`)
+  t.match(await status(), / 256\/384 - rw \S+ error_if_no_space /)
+  await host.sh(`dd if=/dev/zero of=${thin} ${copy} seek=300 count=1`)
+
+  // A volume that is made smaller keeps what is mapped behind its end, as in the kernel.
+  await lvm('lvreduce -f -L 4M VG/a')
+  t.equal(
+    await host.sh(`blockdev --getsz ${thin}; dmsetup table ${vg}-a`),
+    '8192\n0 8192 thin 7:1002 1\n',
+  )
+  t.equal(await host.sh(`dmsetup status ${vg}-a`), '0 8192 thin 32896 38527\n')
+  await lvm('lvextend -L 40M VG/a')
+  await host.sh(`cmp -n 16777216 src ${thin}`)
+
+  // Metadata is full of the bitmaps of much space, and of devices: removing one makes room, or growth.
+  await lvm('lvcreate -L 400G -c 64k --poolmetadatasize 2M -T VG/m')
+  const message = (words: string): string => `dmsetup message ${vg}-m 0 "${words}"`
+  await host.sh(message('create_thin 1'))
+  await host.sh(`dmsetup create b --table "0 204800 thin /dev/mapper/${vg}-m 1"`)
+  const create = `for i in $(seq 100 200); do ${message('create_thin $i')}; done`
+  t.match(await host.fails(create), /No space left on device/)
+  t.match(await status('m'), / 512\/512 /)
+  await host.sh(`${message('delete 100')}; ${message('create_thin 100')}`)
+  const write = `dd if=src of=/dev/mapper/b ${copy} count=1`
+  t.match(await host.fails(write), /No space left/)
+  t.match(await status('m'), / 512\/512 \S+ - ro /)
+  t.equal(await attributes('m'), 'twi-aotzM-')
+  await lvm('lvextend --poolmetadatasize +2M VG/m')
+  await host.sh(write)
+  t.match(await status('m'), / \d+\/1024 1\/6553600 - rw /)
+  await host.sh('dmsetup remove b')
+
+  await lvm('vgchange -an VG')
+  await lvm('vgchange -ay VG')
+  await host.sh(`cmp -n 16777216 src ${thin}`)
   await lvm('vgremove -f VG')
 })

@@ -136,7 +136,11 @@ t.test('names of another pool, older ones, and none', onMount, async t => {
 
   restore()
   rmSync(pool.table)
-  await pool.mount()
+  t.match(await attemptThinfs('mount', pool.folder, pool.path), {
+    status: 0,
+    stderr: /volumes\.json: no such file, though the pool has volumes.*rename them/,
+  })
+  t.equal(await pool.sh('ls'), 'thin-0\nthin-1', 'nothing empty by the name of what there was')
   t.equal(await pool.sh('head -c 4M thin-0 | sha256sum'), first)
   await pool.umount()
 })
@@ -193,6 +197,22 @@ t.test('the journal of another pool says nothing that costs data', onMount, asyn
   copyFileSync(join(other, 'journal'), join(pool.folder, 'journal'))
   await pool.mount()
   t.equal(await pool.sh('sha256sum < a'), wanted)
+  await pool.close(t)
+})
+
+t.test('one of data and metadata is missing', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const sum = await pool.sh(fill('a', 4))
+  await pool.umount()
+  for (const path of [pool.data, pool.metadata]) {
+    renameSync(path, `${path}.away`)
+    await refusedMount(t, pool, /no such file, though \/.*\/\w+ is there: put it back.*NOT_A_POOL/)
+    const init = await attemptThinfs('init', pool.folder)
+    t.equal(init.status, 1, 'nor is it made anew beside the other')
+    renameSync(`${path}.away`, path)
+  }
+  await pool.mount()
+  t.equal(await pool.sh('sha256sum < a'), sum)
   await pool.close(t)
 })
 

@@ -96,6 +96,11 @@ export class DmHost {
     return stdout + stderr
   }
 
+  /** What `thinfs dm` says that has to fail. */
+  dmFails(...options: string[]): Promise<string> {
+    return this.fails([process.execPath, PROGRAM, 'dm', ...options].join(' '))
+  }
+
   /** A loop device on a new sparse file of the folder. */
   async loop(name: string, size: string): Promise<string> {
     await this.run('truncate', '-s', size, name)

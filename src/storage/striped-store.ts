@@ -1,0 +1,215 @@
+/**
+ * A store whose chunks lie in several stores in turn: what a thin pool has of a striped device.
+ *
+ * A range of it is one range in each of its stripes. Source: drivers/md/dm-stripe.c.
+ */
+import { allEnded, assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
+import { type HostRoom, mustHaveRange, type Store } from './store.js'
+
+/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
+const SCRATCH = new Uint8Array(1024 * 1024)
+
+export class StripedStore implements Store {
+  readonly path: string
+  readonly copiesShare = false
+  readonly #chunk: number
+  readonly #stripes: readonly Store[]
+  /** Bytes of a chunk of each stripe. */
+  readonly #row: number
+  #size = bytes(0)
+
+  /**
+   * @param path names the store in messages
+   * @param chunk bytes
+   * @param stripes stay their owner's to close
+   */
+  constructor(path: string, chunk: number, stripes: readonly Store[]) {
+    this.path = path
+    this.#chunk = chunk
+    this.#stripes = stripes
+    this.#row = chunk * stripes.length
+    this.#noteSize()
+  }
+
+  get size(): Bytes {
+    return this.#size
+  }
+
+  get punches(): boolean {
+    return this.#stripes.every(({ punches }) => punches)
+  }
+
+  read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    mustHaveRange(this, 'read', offset, length)
+    const end = offset + length
+    for (let from: number = offset; from < end; ) {
+      const size = Math.min(end, this.#chunkEnd(from)) - from
+      this.#stripeOf(from).read(buffer, at + (from - offset), size, this.#placeOf(from))
+      from += size
+    }
+  }
+
+  readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean {
+    mustHaveRange(this, 'read', offset, length)
+    const end = offset + length
+    for (let from: number = offset; from < end; ) {
+      const size = Math.min(end, this.#chunkEnd(from)) - from
+      const place = this.#placeOf(from)
+      if (!this.#stripeOf(from).readNow(buffer, at + (from - offset), size, place)) return false
+      from += size
+    }
+    return true
+  }
+
+  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    mustHaveRange(this, 'read', offset, length)
+    const end = offset + length
+    const reads: Promise<void>[] = []
+    for (let from: number = offset; from < end; ) {
+      const size = Math.min(end, this.#chunkEnd(from)) - from
+      const place = this.#placeOf(from)
+      reads.push(this.#stripeOf(from).readLater(buffer, at + (from - offset), size, place))
+      from += size
+    }
+    await allEnded(reads)
+  }
+
+  write(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
+    mustHaveRange(this, 'write', offset, length)
+    const end = offset + length
+    for (let from: number = offset; from < end; ) {
+      const size = Math.min(end, this.#chunkEnd(from)) - from
+      this.#stripeOf(from).write(buffer, at + (from - offset), size, this.#placeOf(from))
+      from += size
+    }
+  }
+
+  copy(source: Bytes, target: Bytes, length: Bytes): void {
+    assert(
+      source + length <= target || target + length <= source,
+      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
+    )
+    mustHaveRange(this, 'copy', source, length)
+    mustHaveRange(this, 'copy', target, length)
+    for (let done = 0; done < length; ) {
+      const size = Math.min(length - done, SCRATCH.length)
+      this.read(SCRATCH, 0, size, bytes(source + done))
+      this.write(SCRATCH, 0, size, bytes(target + done))
+      done += size
+    }
+  }
+
+  punch(offset: Bytes, length: Bytes): void {
+    mustHaveRange(this, 'punch', offset, length)
+    this.#forEachStripe(offset, length, (stripe, place, size) => stripe.punch(place, size))
+  }
+
+  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
+    mustHaveRange(this, 'punch', offset, length)
+    const punches: Promise<void>[] = []
+    this.#forEachStripe(offset, length, (stripe, place, size) => {
+      punches.push(stripe.punchLater(place, size))
+    })
+    await allEnded(punches)
+  }
+
+  zero(offset: Bytes, length: Bytes): void {
+    mustHaveRange(this, 'zero', offset, length)
+    this.#forEachStripe(offset, length, (stripe, place, size) => stripe.zero(place, size))
+  }
+
+  nextData(offset: Bytes): Bytes {
+    return this.#next(offset, (stripe, from) => stripe.nextData(from))
+  }
+
+  nextHole(offset: Bytes): Bytes {
+    return this.#next(offset, (stripe, from) => stripe.nextHole(from))
+  }
+
+  async sync(): Promise<void> {
+    await allEnded(this.#stripes.map(stripe => stripe.sync()))
+  }
+
+  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  hostRoom(): HostRoom | null {
+    let available = Number.POSITIVE_INFINITY
+    for (const stripe of this.#stripes) {
+      available = Math.min(available, stripe.hostRoom?.()?.available ?? available)
+    }
+    return available === Number.POSITIVE_INFINITY ? null : { available, allocated: 0 }
+  }
+
+  reserve(offset: Bytes, length: Bytes): boolean {
+    mustHaveRange(this, 'reserve', offset, length)
+    let isReserved = true
+    this.#forEachStripe(offset, length, (stripe, place, size) => {
+      isReserved &&= stripe.reserve?.(place, size) ?? false
+    })
+    return isReserved
+  }
+
+  measure(): void {
+    for (const stripe of this.#stripes) stripe.measure()
+    this.#noteSize()
+  }
+
+  /** Another store has to be made for that. @throws BAD_ARGUMENT */
+  grow(size: Bytes): void {
+    if (size === this.#size) return
+    const detail = `${this.path}: ${this.#size} bytes are all that there is, ${size} are wanted`
+    throw new ThinfsError('BAD_ARGUMENT', detail)
+  }
+
+  /** The stripes are closed by who opened them. */
+  close(): void {}
+
+  /** Whole chunks of the shortest stripe. */
+  #noteSize(): void {
+    const shortest = Math.min(...this.#stripes.map(({ size }) => size))
+    this.#size = bytes(Math.floor(shortest / this.#chunk) * this.#row)
+  }
+
+  #chunkEnd(offset: number): number {
+    return (Math.floor(offset / this.#chunk) + 1) * this.#chunk
+  }
+
+  #stripeOf(offset: number): Store {
+    return this.#stripes[Math.floor(offset / this.#chunk) % this.#stripes.length]!
+  }
+
+  /** Where byte `offset` is in its stripe. */
+  #placeOf(offset: number): Bytes {
+    return bytes(Math.floor(offset / this.#row) * this.#chunk + (offset % this.#chunk))
+  }
+
+  /** How many bytes before `offset` stripe `i` has: the next one of it is there. */
+  #bytesBefore(i: number, offset: number): number {
+    const row = Math.floor(offset / this.#row)
+    const within = offset - row * this.#row - i * this.#chunk
+    return row * this.#chunk + Math.max(0, Math.min(this.#chunk, within))
+  }
+
+  #forEachStripe(
+    offset: number,
+    length: number,
+    use: (stripe: Store, place: Bytes, size: Bytes) => void,
+  ): void {
+    for (const [i, stripe] of this.#stripes.entries()) {
+      const begin = this.#bytesBefore(i, offset)
+      const size = this.#bytesBefore(i, offset + length) - begin
+      if (size > 0) use(stripe, bytes(begin), bytes(size))
+    }
+  }
+
+  /** The first of what `find` finds in each stripe. */
+  #next(offset: Bytes, find: (stripe: Store, from: Bytes) => Bytes): Bytes {
+    let first: number = this.#size
+    for (const [i, stripe] of this.#stripes.entries()) {
+      const place = find(stripe, bytes(this.#bytesBefore(i, offset)))
+      const found =
+        Math.floor(place / this.#chunk) * this.#row + i * this.#chunk + (place % this.#chunk)
+      first = Math.min(first, found)
+    }
+    return bytes(first)
+  }
+}
