@@ -161,8 +161,8 @@ export class ThinDevice implements BlockDevice {
    */
   discard(offset: number, length: number, waits = true): Later<void> {
     this.#mustBeWritable()
-    if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
+    if (!this.#pool.space.hasRoomToUnmap) {
+      return this.#pool.space.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
     }
     return this.#discardNow(offset, length, waits)
   }
@@ -210,10 +210,10 @@ export class ThinDevice implements BlockDevice {
     const end = Math.ceil((offset + length) / blockSize)
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
-    if (missing > this.#pool.nrWritableDataBlocks) {
+    if (missing > this.#pool.space.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.nrWritableDataBlocks} are free`,
+        `${missing} blocks are wanted, ${this.#pool.space.nrWritableDataBlocks} are free`,
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
@@ -255,9 +255,9 @@ export class ThinDevice implements BlockDevice {
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
-      const room = (): true | null => this.#pool.hasMetadataRoom || null
+      const room = (): true | null => this.#pool.space.hasMetadataRoom || null
       const vblock = (base + i) as VirtualBlock
-      if (!room()) await this.#pool.withSpace(this, 0, room)
+      if (!room()) await this.#pool.space.withSpace(this, 0, room)
       while (this.#isUnfinished(vblock, vblock)) await this.#finished(vblock, vblock)
       this.#mustBeWritable()
       source.#mustBeHere()
@@ -342,7 +342,7 @@ export class ThinDevice implements BlockDevice {
     const attempt = (fetched: Fetched | null): Later<Outcome> =>
       this.#tryWrite(offset, size, held, 0, fetched)
     return this.#insist(outcome, first, last, attempt, again =>
-      this.#pool.withSpace(this, size, again),
+      this.#pool.space.withSpace(this, size, again),
     )
   }
 
@@ -358,7 +358,7 @@ export class ThinDevice implements BlockDevice {
     last: number,
     attempt: (fetched: Fetched | null) => Later<Outcome>,
     withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      this.#pool.withSpace(this, 0, again),
+      this.#pool.space.withSpace(this, 0, again),
   ): Promise<void> {
     const again = (): Later<Outcome | null> => {
       const tried = attempt(null)
@@ -465,7 +465,7 @@ export class ThinDevice implements BlockDevice {
   #finish(plan: WritePlan, operation: string, written: Later<void>): Later<Outcome> {
     if (written !== undefined) return this.#finishLater(plan.keep(), operation, written)
     plan.remap()
-    if (plan.nrWanted > 0) this.#pool.provisioned()
+    if (plan.nrWanted > 0) this.#pool.space.provisioned()
     return 'written'
   }
 
@@ -487,7 +487,7 @@ export class ThinDevice implements BlockDevice {
       }
       plan.recheck()
       plan.remap()
-      if (plan.nrWanted > 0) this.#pool.provisioned()
+      if (plan.nrWanted > 0) this.#pool.space.provisioned()
       return 'written'
     }
     const finished = finish()
@@ -611,7 +611,9 @@ export class ThinDevice implements BlockDevice {
     waits: boolean,
   ): Promise<void> {
     const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      waits ? this.#pool.withSpace(this, 0, again) : this.#pool.withSpaceNow(this, again)
+      waits
+        ? this.#pool.space.withSpace(this, 0, again)
+        : this.#pool.space.withSpaceNow(this, again)
     // All are tried: the second one may find room where the first did not.
     await allEnded(
       edges.map(({ edge: [from, to], outcome }) => {
@@ -700,7 +702,7 @@ export class ThinDevice implements BlockDevice {
    */
   #refused(operation: string, err: unknown, block: number): void {
     if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
-    this.#pool.hostRefused(err)
+    this.#pool.space.hostRefused(err)
   }
 }
 

@@ -111,7 +111,7 @@ export class VolumeFs implements FileSystem {
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.space.nrFreeDataBlocks,
       // No more than the host can give.
-      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
+      blocksAvailable: Math.min(this.#pool.space.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,

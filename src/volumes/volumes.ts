@@ -293,7 +293,7 @@ export class Volumes implements PoolAdmin {
       this.#checkNewName(name)
       const devId = this.#newDevId(wanted)
       const entry = { ...this.#entry(name, devId, size, null), ...ownership }
-      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createThin(devId))
       this.#options.onChange('created', name, devId)
       return this.#add(devId)
@@ -306,7 +306,7 @@ export class Volumes implements PoolAdmin {
       this.#checkNewName(request.name)
       const devId = this.#newDevId(request.devId)
       const from = origin.devId as DevId
-      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#snapshotEntry(request.name, devId, origin)
       await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
@@ -522,7 +522,7 @@ export class Volumes implements PoolAdmin {
       let step = steps.next()
       for (; !step.done; step = steps.next()) {
         // When metadata is short, those who write need what is held: they wait for the end, once.
-        if (this.pool.hasMetadataRoom) await this.#turnOfOthers()
+        if (this.pool.space.hasMetadataRoom) await this.#turnOfOthers()
       }
       report = step.value
     } finally {
@@ -609,7 +609,7 @@ export class Volumes implements PoolAdmin {
   /** Makes a device by a message. The transaction id is not ours to change then. */
   async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
     const { pool } = this
-    if (!pool.hasMetadataRoom) await pool.space.makeRoom()
+    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
     if (!pool.metadata.hasDevice(devId)) {
       // The file may have a name for an earlier device, which another program deleted.
       await this.#table.change(new Map([[devId, null]]), pool.metadata.transactionId)
