@@ -219,10 +219,19 @@ static napi_value ring_enter(napi_env env, napi_callback_info info) {
       if (enter(self, submit, missing) < 0 && errno != EINTR && errno != EAGAIN) error = errno;
       continue;
     }
-    /* The flag may be up without work, and stay so: the kernel raises it behind what it is raised for. */
+    /*
+     * The kernel runs some 20 pieces of task work in a call and raises the flag again for the rest, for
+     * which it makes no event. It may also raise the flag behind work that is done, and then leaves it
+     * up. So this thread takes it down before each call: what is up afterwards stands for work.
+     */
     if (__atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST) &
         (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) {
-      if (enter(self, 0, 0) < 0 && errno != EINTR && errno != EAGAIN) error = errno;
+      __atomic_fetch_and(self->sq_flags, ~IORING_SQ_TASKRUN, __ATOMIC_SEQ_CST);
+      if (enter(self, 0, 0) < 0) {
+        if (errno != EINTR && errno != EAGAIN) error = errno;
+        __atomic_fetch_or(self->sq_flags, IORING_SQ_TASKRUN, __ATOMIC_SEQ_CST);
+      }
+      if (__atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST) & IORING_SQ_TASKRUN) continue;
       tail = __atomic_load_n(self->cq_tail, __ATOMIC_ACQUIRE);
     }
     if (tail == cq_head && spin > 0) {

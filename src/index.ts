@@ -6,7 +6,8 @@
  */
 export { ERRORS, type ErrorCode, errnoOf, ThinfsError } from './base/index.js'
 export { loadConfig, type PoolConfig, parseConfig } from './config/index.js'
-export { connectDaemon, findPool, lockPool, startDaemon } from './daemon/index.js'
+export { connectDaemon } from './control/index.js'
+export { findPool, lockPool, startDaemon } from './daemon/index.js'
 export {
   type CheckReport,
   checkPool,

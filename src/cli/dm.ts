@@ -1,4 +1,4 @@
-import type { DmDeviceStatus, DmStatus } from '../dm/index.js'
+import type { DmDeviceStatus, DmStatus } from '../control/index.js'
 import { command, type Output, print } from './command.js'
 
 interface Options extends Output {

@@ -1,6 +1,7 @@
 import { resolve } from 'node:path'
 import type { PoolPlace } from '../config/index.js'
-import { connectDaemon, startDaemon } from '../daemon/index.js'
+import { connectDaemon } from '../control/index.js'
+import { startDaemon } from '../daemon/index.js'
 import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
 import { configOf } from './pool.js'

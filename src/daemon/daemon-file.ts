@@ -5,7 +5,7 @@
 import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isNoSpace } from '../base/index.js'
-import { runtimeFolder } from '../engine/index.js'
+import { runtimeFolder } from '../control/index.js'
 
 export interface DaemonRecord {
   pid: number

@@ -5,33 +5,32 @@
  * mounted, and has an engine do the work. It never touches the mount itself: it would wait for an
  * engine that only it can start.
  */
-import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
+  answerDone,
   ControlSocket,
   connectControlSocket,
   controlSocketPath,
   delegate,
   diesWithItsEngine,
-  ENGINE_FD,
-  type EngineStart,
-  type Logger,
+  ENGINE_PROGRAM,
   makeRuntimeFolder,
   PING,
   RESTART,
   refuseToMove,
-  reopenLog,
+  type SpawnEngine,
   serveAdmin,
-  toResponseError,
+  spawnEngine,
+  TRANSPORT_OPTIONS,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
-} from '../engine/index.js'
-import { mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+  wantedTransport,
+} from '../control/index.js'
+import { type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
   connectionAborter,
@@ -44,7 +43,8 @@ import {
   unmount,
   unmountLazily,
 } from '../host/index.js'
-import type { PoolDescriptors, PoolFiles, PoolStatus } from '../volumes/index.js'
+import { type Logger, reopenLog } from '../log/index.js'
+import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { lockPool } from './pool-lock.js'
@@ -52,13 +52,12 @@ import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
 
 /** Options of `mount -o` that a pool can be mounted with. */
-export const MOUNT_OPTIONS = [
+export const MOUNT_OPTIONS: readonly string[] = [
   'allow_other',
   'defaults',
   'ro',
-  'transport=dev',
-  'transport=uring',
-] as const
+  ...TRANSPORT_OPTIONS,
+]
 
 export interface DaemonOptions {
   mountPoint: string
@@ -70,33 +69,6 @@ export interface DaemonOptions {
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
-}
-
-/** Starts an engine that inherits the descriptors, with an IPC channel. */
-export type SpawnEngine = (
-  start: EngineStart,
-  fds: { fuse: number } & PoolDescriptors,
-) => ChildProcess
-
-const ENGINE_PROGRAM = createRequire(import.meta.url).resolve('#engine')
-
-/**
- * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to
- * make the heap smaller, which stops the engine for 10 ms and more.
- */
-const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
-
-/** The engine's own process group keeps it from the terminal's signals, which are for the daemon. */
-export const spawnEngine: SpawnEngine = (start, fds) => {
-  const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[ENGINE_FD.fuse] = fds.fuse
-  stdio[ENGINE_FD.metadata] = fds.metadata
-  stdio[ENGINE_FD.data] = fds.data
-  stdio[ENGINE_FD.folder] = fds.folder
-  // So many cold reads are under way at a time where io_uring is not allowed.
-  const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
-  const options = { stdio: [...stdio, 'ipc' as const], detached: true, env }
-  return spawn(process.execPath, [...HEAP, ENGINE_PROGRAM, JSON.stringify(start)], options)
 }
 
 export class Daemon {
@@ -112,7 +84,8 @@ export class Daemon {
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
   #files: PoolFiles | null = null
-  #fuseFd = -1
+  /** The connection; null while there is none, or none that an engine could inherit. */
+  #fuseFd: number | null = null
   #control: ControlSocket | null = null
   #served = false
   #failure: Error | null = null
@@ -270,7 +243,8 @@ export class Daemon {
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
       mustNotCover(mountPoint, this.#needed)
-      this.#fuseFd = await mountFuse(mountPoint, {
+      const transport = wantedTransport(mountOptions, this.#config)
+      this.#fuseFd = await transport.mount(mountPoint, {
         source: file,
         subtype: 'thinfs',
         allowOther: mountOptions.includes('allow_other'),
@@ -353,9 +327,9 @@ export class Daemon {
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
-    connection.onRequest(UMOUNT, () => answered(this.umount()))
-    connection.onRequest(UMOUNT_FORCE, () => answered(this.umountForcibly()))
-    connection.onRequest(RESTART, () => answered(this.restart()))
+    connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
+    connection.onRequest(UMOUNT_FORCE, () => answerDone(() => this.umountForcibly()))
+    connection.onRequest(RESTART, () => answerDone(() => this.restart()))
   }
 
   /** The engine's, with what the daemon knows; while none serves the last one, with the reason. */
@@ -395,7 +369,8 @@ export class Daemon {
       this.#end().catch(err => this.#givenBack.reject(err))
       return
     }
-    this.#refusal = new Refusal(this.#fuseFd, () => void this.#end())
+    // A mount outlives its engine by the connection that is here.
+    this.#refusal = new Refusal(this.#fuseFd!, () => void this.#end())
   }
 
   async #end(): Promise<void> {
@@ -406,7 +381,7 @@ export class Daemon {
 
   /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
   async #release(): Promise<void> {
-    if (this.#fuseFd >= 0) {
+    if (this.#fuseFd !== null) {
       this.#closeFuse()
       if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
     }
@@ -420,23 +395,14 @@ export class Daemon {
   /** Without the last descriptor of it, the kernel ends the connection. */
   #closeFuse(): void {
     this.#refusal?.close()
-    if (this.#fuseFd >= 0) closeSync(this.#fuseFd)
-    this.#fuseFd = -1
-  }
-}
-
-async function answered(done: Promise<void>): Promise<null> {
-  try {
-    await done
-    return null
-  } catch (err) {
-    throw toResponseError(err)
+    if (this.#fuseFd !== null) closeSync(this.#fuseFd)
+    this.#fuseFd = null
   }
 }
 
 /** @throws BAD_ARGUMENT naming those that there are */
 function checkMountOptions(options: readonly string[]): void {
-  const unknown = options.find(option => !(MOUNT_OPTIONS as readonly string[]).includes(option))
+  const unknown = options.find(option => !MOUNT_OPTIONS.includes(option))
   if (unknown === undefined) return
   const detail = `mount option ${unknown} is not one of ${MOUNT_OPTIONS.join(', ')}`
   throw new ThinfsError('BAD_ARGUMENT', detail)

@@ -1,6 +1,4 @@
 /** The process that mounts a pool, keeps an engine serving it, and answers commands. */
-export { connectDaemon, type DaemonClient } from './client.js'
-export { MOUNT_OPTIONS } from './daemon.js'
 export { findPool } from './find-pool.js'
 export { lockPool } from './pool-lock.js'
 export { type StartOptions, startDaemon } from './start.js'

@@ -1,6 +1,6 @@
 /** The daemon's own program: `node main.js START`, see DaemonStart. */
 import { loadConfig } from '../config/index.js'
-import { toWire } from '../engine/index.js'
+import { toWire } from '../control/index.js'
 import { runDaemon } from './run.js'
 import type { DaemonStart, DaemonStarted } from './start.js'
 

@@ -2,7 +2,7 @@
 import { basename, dirname, join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { type Logger, makeLogger } from '../engine/index.js'
+import { type Logger, makeLogger } from '../log/index.js'
 import { native } from '../native.js'
 import { HeldFolder } from '../storage/index.js'
 import { Daemon, type DaemonOptions } from './daemon.js'

@@ -5,7 +5,8 @@ import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, makeRuntimeFolder, openLog, type WireError } from '../engine/index.js'
+import { fromWire, makeRuntimeFolder, type WireError } from '../control/index.js'
+import { openLog } from '../log/index.js'
 import type { DaemonOptions } from './daemon.js'
 
 const DAEMON_PROGRAM = createRequire(import.meta.url).resolve('#daemon')

@@ -11,17 +11,11 @@
  * pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the program
  * ended before its first line, which is a matter of limits and of the installation.
  *
- * An engine whose requests end with it is not replaced.
+ * An engine that its mount cannot outlive is not replaced.
  */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  Message,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import { Message, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   adminClient,
@@ -30,14 +24,16 @@ import {
   diesWithItsEngine,
   FAILED,
   fromWire,
-  type Logger,
+  ipcConnection,
   READY,
   SERVED,
   STARTED,
   STOP,
+  transportStatus,
   type WireError,
-} from '../engine/index.js'
+} from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
+import type { Logger } from '../log/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 
@@ -174,10 +170,7 @@ export class Supervisor {
 
   #watch(child: ChildProcess): void {
     const { log } = this.#options
-    const connection = createMessageConnection(
-      new IPCMessageReader(child),
-      new IPCMessageWriter(child),
-    )
+    const connection = ipcConnection(child)
     const life: Life = { hasStarted: false, serves: false, hasServed: false }
     let stopping = false
     let reason: Error | null = null
@@ -290,7 +283,7 @@ export class Supervisor {
 
   #failure(reason: Error): ThinfsError {
     const detail = diesWithItsEngine(this.#negotiated)
-      ? `${reason.message}; with transport uring no other can go on: the mount has ended, mount again`
+      ? `${reason.message}; with transport ${transportStatus(this.#negotiated).transport} no other can go on: the mount has ended, mount again`
       : this.#inARow(reason)
     return new ThinfsError('DAEMON_FAILED', detail, { cause: reason })
   }

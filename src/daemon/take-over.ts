@@ -9,7 +9,7 @@ import {
   fromResponseError,
   HAND_OVER,
   STOP,
-} from '../engine/index.js'
+} from '../control/index.js'
 import { PoolFiles } from '../volumes/index.js'
 
 /** What an engine that ended for us has left: its descriptors are ours. */

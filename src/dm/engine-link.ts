@@ -5,15 +5,11 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout } from 'node:timers/promises'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { FAILED, fromWire, type Logger, READY, tableEngineClient } from '../engine/index.js'
+import { FAILED, fromWire, ipcConnection, READY, tableEngineClient } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
+import type { Logger } from '../log/index.js'
 import type { TableEngine, TableEvents, Target } from '../tables/index.js'
 
 /** So many deaths in a row, without an engine that serves between, are the end. */
@@ -136,10 +132,7 @@ export class EngineLink implements TableEngine {
     const { spawn, events, log, replay } = this.#options
     const child = spawn(this.#negotiated)
     this.#child = child
-    const connection = createMessageConnection(
-      new IPCMessageReader(child),
-      new IPCMessageWriter(child),
-    )
+    const connection = ipcConnection(child)
     const running: Running = {
       client: tableEngineClient(connection, events),
       ...{ child, connection, gone: false },

@@ -1,3 +1,2 @@
 /** Device-mapper for programs that ask for it, on a kernel that has none. */
-export type { DmDeviceStatus, DmStatus } from './protocol.js'
 export { dmStatus, startDm, stopDm } from './start.js'

@@ -1,5 +1,5 @@
 /** The service's own program: `node main.js OPTIONS`, where OPTIONS is a DmServiceOptions as JSON. */
-import { toWire } from '../engine/index.js'
+import { toWire } from '../control/index.js'
 import { runDm } from './start.js'
 
 await runDm(JSON.parse(process.argv[2]!), failure => {

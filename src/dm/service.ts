@@ -20,14 +20,18 @@ import { promisify } from 'node:util'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import {
+  answer,
+  answerDone,
   ControlSocket,
-  type Logger,
+  DM_STATUS,
+  DM_STOP,
+  type DmStatus,
   spawnTableEngine,
   TABLE_ENGINE_FD,
-  toResponseError,
-} from '../engine/index.js'
-import { FuseSession, mountFuse, type Negotiated, Refusal } from '../fuse/index.js'
+} from '../control/index.js'
+import { DEV, type Negotiated, Refusal, type Session } from '../fuse/index.js'
 import { list, read, readMounts, unmountLazily } from '../host/index.js'
+import type { Logger } from '../log/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
 import { whyNotTold } from './client-memory.js'
@@ -38,7 +42,6 @@ import { Ioctls } from './ioctls.js'
 import { KernelMachine } from './kernel-machine.js'
 import { LOOP_MAJOR } from './loops.js'
 import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
-import { DM_STATUS, DM_STOP, type DmStatus } from './protocol.js'
 import { type SavedService, SavedState } from './saved-state.js'
 import { statusOf } from './status.js'
 
@@ -73,7 +76,7 @@ export class DmService {
   #filesFd = -1
   #mapperFd = -1
   #madeMapper = false
-  #session: FuseSession | null = null
+  #session: Session | null = null
   #refusal: Refusal | null = null
   #procDevices: ProcDevices | null = null
   #control: ControlSocket | null = null
@@ -208,8 +211,8 @@ export class DmService {
       this.#madeMapper = true
     }
     const mountOptions = { source: 'thinfs-dm', allowOther: false, readOnly: false }
-    this.#filesFd = await mountFuse(FILES, { ...mountOptions, subtype: FILES_TYPE })
-    this.#mapperFd = await mountFuse(MAPPER, {
+    this.#filesFd = await DEV.mount(FILES, { ...mountOptions, subtype: FILES_TYPE })
+    this.#mapperFd = await DEV.mount(MAPPER, {
       ...mountOptions,
       subtype: MAPPER_TYPE,
       allowOther: true,
@@ -255,7 +258,7 @@ export class DmService {
 
   #serveMapper(negotiated: Negotiated | null): void {
     const ioctls = new Ioctls(this.#devices, this.#machine)
-    this.#session = new FuseSession({
+    this.#session = DEV.serve({
       fd: this.#mapperFd,
       fileSystem: new ControlFolder({
         table: this.#devices.table,
@@ -284,20 +287,8 @@ export class DmService {
   }
 
   #serve(connection: MessageConnection): void {
-    const answered = async <T>(act: () => Promise<T>): Promise<T> => {
-      try {
-        return await act()
-      } catch (err) {
-        throw toResponseError(err)
-      }
-    }
-    connection.onRequest(DM_STATUS, () => answered(() => this.status()))
-    connection.onRequest(DM_STOP, () =>
-      answered(async () => {
-        await this.stop()
-        return null
-      }),
-    )
+    connection.onRequest(DM_STATUS, () => answer(() => this.status()))
+    connection.onRequest(DM_STOP, () => answerDone(() => this.stop()))
   }
 
   /** Gives back what `#start` took, in reverse. */

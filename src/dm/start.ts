@@ -8,14 +8,14 @@ import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import {
   connectControlSocket,
+  DM_STATUS,
+  DM_STOP,
+  type DmStatus,
   fromResponseError,
   fromWire,
-  makeLogger,
-  openLog,
-  reopenLog,
   type WireError,
-} from '../engine/index.js'
-import { DM_STATUS, DM_STOP, type DmStatus } from './protocol.js'
+} from '../control/index.js'
+import { makeLogger, openLog, reopenLog } from '../log/index.js'
 import { CONTROL_SOCKET, DmService, type DmServiceOptions, notRunning } from './service.js'
 
 const PROGRAM = createRequire(import.meta.url).resolve('#dm')

@@ -1,8 +1,8 @@
+import type { DmDeviceStatus, DmStatus } from '../control/index.js'
 import { nameOfDevice } from './abi.js'
 import { type Device, dependenciesOf, type Table } from './device-table.js'
 import type { Devices } from './devices.js'
 import { loopPath } from './loops.js'
-import type { DmDeviceStatus, DmStatus } from './protocol.js'
 import { paramsOf } from './targets.js'
 
 /** All devices, for people and programs. */

@@ -8,24 +8,30 @@
 import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
+import {
+  type ControlSocket,
+  ENGINE_FD,
+  type EngineStart,
+  FAILED,
+  ipcConnection,
+  READY,
+  SERVED,
+  STARTED,
+  STOP,
+  serveAdmin,
+  tell,
+  toWire,
+  wantedTransport,
+} from '../control/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
-import { FuseSession, type Negotiated, type Transport } from '../fuse/index.js'
+import type { Negotiated, Session } from '../fuse/index.js'
+import { type Logger, makeLogger, RateLimit, reopenLog } from '../log/index.js'
 import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
-import type { ControlSocket } from './control-socket.js'
-import { type Logger, makeLogger, reopenLog } from './log.js'
 import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
-import { ENGINE_FD, type EngineStart, FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { RateLimit } from './rate-limit.js'
-import { serveAdmin, toWire } from './rpc.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
@@ -33,10 +39,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
   // The daemon unmounts; a signal to the process group must not end what unmounting needs.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
-  const daemon = createMessageConnection(
-    new IPCMessageReader(process),
-    new IPCMessageWriter(process),
-  )
+  const daemon = ipcConnection(process)
   daemon.listen()
   tell(daemon.sendNotification(STARTED))
   try {
@@ -46,11 +49,6 @@ export async function runEngine(start: EngineStart): Promise<void> {
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     process.exit(1)
   }
-}
-
-/** Sends word to the daemon, whose death is no reason for the engine to stop. */
-function tell(said: Promise<void>): void {
-  said.catch(() => {})
 }
 
 class Engine {
@@ -67,7 +65,7 @@ class Engine {
     this.#log.error({ suppressed }, 'more requests met damaged metadata'),
   )
   #volumes: Volumes | null = null
-  #session: FuseSession | null = null
+  #session: Session | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
   #control: Promise<ControlSocket | null> = Promise.resolve(null)
   /** Settles when the file system was unmounted and the pool is closed. */
@@ -126,20 +124,23 @@ class Engine {
     })
   }
 
-  #connect(volumes: Volumes, onUnmounted: () => void): FuseSession {
+  #connect(volumes: Volumes, onUnmounted: () => void): Session {
     const { mountOptions, mountedAt, negotiated } = this.#start
     const owner = { uid: process.getuid!(), gid: process.getgid!() }
-    return new FuseSession({
+    const transport = wantedTransport(mountOptions, this.#config)
+    return transport.serve({
       fd: ENGINE_FD.fuse,
       // With one CPU nobody could send a request while this thread looks for one.
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
-      transport: wantedTransport(mountOptions, this.#config),
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),
       onInitialized: settled => {
         this.#log.debug({ protocol: settled }, 'connection initialised')
         const { whyDev: reason } = settled
-        if (reason) this.#log.warn({ reason }, 'transport uring cannot be had: dev serves')
+        if (reason) {
+          const { name } = transport
+          this.#log.warn({ reason }, `transport ${name} cannot be had: dev serves`)
+        }
         this.#negotiated = settled
         this.#ready()
       },
@@ -269,10 +270,4 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')
     return before
   }
-}
-
-/** What `mount -o` says wins, and of that what it says last. */
-function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {
-  const options = mountOptions.filter(option => option.startsWith('transport='))
-  return (options.at(-1)?.slice('transport='.length) as Transport | undefined) ?? config.transport
 }

@@ -1,6 +1,5 @@
+import { type Logger, RateLimit } from '../log/index.js'
 import type { PoolEvents } from '../pool/index.js'
-import type { Logger } from './log.js'
-import { RateLimit } from './rate-limit.js'
 
 /** Writes what a pool tells to the log. @param nameOf what a thin device is called there */
 export function logEvents(log: Logger, nameOf: (devId: number) => string): PoolEvents {

@@ -4,21 +4,25 @@
  */
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
-import type { PoolAdmin, PoolStatus } from '../volumes/index.js'
-import { ControlSocket, controlSocketPath } from './control-socket.js'
-import { sendDescriptors } from './hand-over.js'
 import {
+  answer,
+  answerDone,
+  ControlSocket,
+  controlSocketPath,
+  delegate,
   type EngineStart,
   HAND_OVER,
   PING,
   RESTART,
+  refuseToMove,
   STOP,
+  sendDescriptors,
+  serveAdmin,
+  transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
-} from './protocol.js'
-import { delegate, serveAdmin, toResponseError } from './rpc.js'
-import { refuseToMove, transportStatus } from './transport.js'
-
+} from '../control/index.js'
+import type { PoolAdmin, PoolStatus } from '../volumes/index.js'
 export interface OrphanOptions {
   /** What another engine in this one's place is started with. */
   start: EngineStart
@@ -54,33 +58,22 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     connection.onRequest(PING, () => ({ pid: null, mountPoint }))
     // Whoever asks unmounts: this process would wait for itself.
     for (const request of [UMOUNT, UMOUNT_FORCE]) {
-      connection.onRequest(request, () =>
-        closed.then(
-          () => null,
-          err => {
-            throw toResponseError(err)
-          },
-        ),
-      )
+      connection.onRequest(request, () => answerDone(() => closed))
     }
-    connection.onRequest(HAND_OVER, () => {
-      try {
+    connection.onRequest(HAND_OVER, () =>
+      answer(() => {
         refuseToMove(start.negotiated)
         sendDescriptors(folder)
         return start
-      } catch (err) {
-        throw toResponseError(err)
-      }
-    })
+      }),
+    )
     connection.onNotification(STOP, stop)
-    connection.onRequest(RESTART, () => {
-      try {
+    connection.onRequest(RESTART, () =>
+      answer(() => {
         refuseToMove(start.negotiated)
-      } catch (err) {
-        throw toResponseError(err)
-      }
-      const detail = `the daemon has died: thinfs mount with ${mountPoint} starts another`
-      throw toResponseError(new ThinfsError('NOT_SUPPORTED', detail))
-    })
+        const detail = `the daemon has died: thinfs mount with ${mountPoint} starts another`
+        throw new ThinfsError('NOT_SUPPORTED', detail)
+      }),
+    )
   })
 }

@@ -6,28 +6,30 @@
  * this one dies; what thin devices have changed is in their pools' metadata and journals.
  */
 import { availableParallelism } from 'node:os'
-import {
-  createMessageConnection,
-  IPCMessageReader,
-  IPCMessageWriter,
-  type MessageConnection,
-} from 'vscode-jsonrpc/node'
+import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
-import { TableFs } from '../fs/index.js'
-import { FuseSession } from '../fuse/index.js'
-import { Tables } from '../tables/index.js'
-import { type Logger, makeLogger, reopenLog } from './log.js'
-import { logEvents } from './log-events.js'
-import { FAILED, READY, SERVED, STARTED, STOP } from './protocol.js'
-import { toResponseError, toWire } from './rpc.js'
 import {
   CLOSED,
   EVENT,
+  FAILED,
+  ipcConnection,
+  READY,
   SERVE,
+  SERVED,
+  STARTED,
+  STOP,
   serveTableEngine,
   TABLE_ENGINE_FD,
   type TableEngineStart,
-} from './table-protocol.js'
+  tell,
+  toResponseError,
+  toWire,
+} from '../control/index.js'
+import { TableFs } from '../fs/index.js'
+import { DEV, type Session } from '../fuse/index.js'
+import { type Logger, makeLogger, reopenLog } from '../log/index.js'
+import { Tables } from '../tables/index.js'
+import { logEvents } from './log-events.js'
 
 /** Microseconds to look for a request before sleeping. */
 const SPIN = 50
@@ -43,19 +45,11 @@ export async function runTables(start: TableEngineStart): Promise<void> {
   // Unmounting is the service's to do; a signal to the group must not end what it is about to need.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
   process.on('SIGHUP', () => reopenLog(log))
-  const service = createMessageConnection(
-    new IPCMessageReader(process),
-    new IPCMessageWriter(process),
-  )
+  const service = ipcConnection(process)
   const engine = new TablesProcess(start, log, service)
   service.listen()
   tell(service.sendNotification(STARTED))
   engine.listen()
-}
-
-/** A service that is gone needs no word. */
-function tell(said: Promise<void>): void {
-  said.catch(() => {})
 }
 
 class TablesProcess {
@@ -63,7 +57,7 @@ class TablesProcess {
   readonly #log: Logger
   readonly #service: MessageConnection
   readonly #tables: Tables
-  #session: FuseSession | null = null
+  #session: Session | null = null
 
   constructor(start: TableEngineStart, log: Logger, service: MessageConnection) {
     this.#start = start
@@ -101,7 +95,7 @@ class TablesProcess {
     const service = this.#service
     const log = this.#log
     const closed = (minor: number): void => tell(service.sendNotification(CLOSED, minor))
-    const session = new FuseSession({
+    const session = DEV.serve({
       fd: TABLE_ENGINE_FD.fuse,
       // With one CPU nobody could send a request meanwhile.
       spin: availableParallelism() > 1 ? SPIN : 0,

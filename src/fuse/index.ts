@@ -11,8 +11,9 @@ export type {
   IoctlRequest,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
-export { MAX_IO, type Negotiated, type Transport, transportOf } from './init.js'
+export { MAX_IO, type Negotiated } from './init.js'
 export { later } from './later.js'
-export { type MountOptions, mountFuse } from './mount.js'
+export type { MountOptions } from './mount.js'
 export { Refusal } from './refusal.js'
-export { FuseSession, type FuseSessionOptions } from './session.js'
+export type { Capabilities, Session, SessionOptions, Transport } from './transport.js'
+export { DEV, TRANSPORTS, transportOf, URING } from './transports.js'

@@ -52,24 +52,12 @@ export interface Negotiated {
   whyDev?: string
 }
 
-/** How requests come: by read(2) on /dev/fuse, or through an io_uring. */
-export type Transport = 'dev' | 'uring'
-
-export const transportOf = ({ flags2 }: Negotiated): Transport =>
-  (flags2 & INIT_FLAG2.OVER_IO_URING) !== 0 ? 'uring' : 'dev'
-
-/** What is left of an agreement on a ring that the kernel then refused. */
-export const withoutRing = (negotiated: Negotiated): Negotiated => ({
-  ...negotiated,
-  flags2: negotiated.flags2 & ~INIT_FLAG2.OVER_IO_URING,
-})
-
 /**
  * Chooses from what the kernel offers in the INIT at byte `base`.
- * @param wanted how requests should come, if the kernel can do that
+ * @param upgrade a bit of flags2 that is wanted as well, or 0
  * @throws NOT_SUPPORTED, EPROTO, for a kernel before Linux 3.15
  */
-export function negotiate(slots: Slots, base: number, wanted: Transport): Negotiated {
+export function negotiate(slots: Slots, base: number, upgrade: number): Negotiated {
   const at = base + slots.body
   const major = slots.u32(at + INIT_IN.at.major)
   const minor = slots.u32(at + INIT_IN.at.minor)
@@ -80,12 +68,11 @@ export function negotiate(slots: Slots, base: number, wanted: Transport): Negoti
     })
   }
   const flags = slots.u32(at + INIT_IN.at.flags) & FLAGS
-  const flags2 = wanted === 'uring' ? FLAGS2 | INIT_FLAG2.OVER_IO_URING : FLAGS2
   const extended = (flags & INIT_FLAG.INIT_EXT) !== 0
   return {
     minor: Math.min(minor, FUSE_KERNEL_MINOR_VERSION),
     flags,
-    flags2: extended ? slots.u32(at + INIT_IN.at.flags2) & flags2 : 0,
+    flags2: extended ? slots.u32(at + INIT_IN.at.flags2) & (FLAGS2 | upgrade) : 0,
     maxReadahead: slots.u32(at + INIT_IN.at.maxReadahead),
     maxWrite: (flags & INIT_FLAG.MAX_PAGES) !== 0 ? MAX_IO : MAX_IO_WITHOUT_MAX_PAGES,
   }

@@ -10,9 +10,10 @@ import {
   URING_ENT_IN_OUT,
   URING_REQ_HEADER,
 } from './abi.js'
-import { type FuseDevice, KernelDevice } from './device.js'
+import { KernelDevice } from './device.js'
 import { MAX_IO } from './init.js'
 import { Refusal } from './refusal.js'
+import type { UpgradeDevice } from './session.js'
 import { type SlotLayout, Slots } from './slots.js'
 
 const { ECANCELED, ECONNABORTED, ENOTCONN } = constants.errno
@@ -55,7 +56,7 @@ const CMD_QID = URING_CMD_REQ.at.qid / 4
  * What the kernel has once given to a ring it gives to nobody else: requests end with this process.
  * Source: fs/fuse/dev_uring.c of Linux 6.18; Documentation/filesystems/fuse-io-uring.rst.
  */
-export class RingDevice implements FuseDevice {
+export class RingDevice implements UpgradeDevice {
   readonly slots: Slots
   readonly #fd: number
   readonly #ring: Ring
@@ -99,15 +100,10 @@ export class RingDevice implements FuseDevice {
     this.#dev = new KernelDevice(fd)
   }
 
-  /** Asynchronous requests that the kernel may have under way at a time. */
   get maxBackground(): number {
     return Math.floor(this.#depth * BACKGROUND)
   }
 
-  /**
-   * Has the kernel send requests through the ring: once INIT has been answered so, before anything else.
-   * @throws NOT_SUPPORTED when it refuses; they come by /dev/fuse then
-   */
   register(): void {
     for (let queue = 0; queue < this.#nrQueues; queue++) this.#register(queue * this.#depth)
     this.#ring.submit()
@@ -124,7 +120,6 @@ export class RingDevice implements FuseDevice {
     this.#ring.submit()
   }
 
-  /** Frees the ring, where it is not wanted after all. */
   abandon(): void {
     this.#ring.close()
   }

@@ -2,29 +2,19 @@
  * A FUSE connection served by a FileSystem.
  *
  * Requests are read in batches and handled one after the other, by requests.ts. They come by /dev/fuse,
- * and after INIT through a ring where that is wanted and to be had.
+ * and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
 import { assert, ThinfsError } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
-import type { FileSystem } from './file-system.js'
-import {
-  encodeInit,
-  MAX_BACKGROUND,
-  MAX_IO,
-  type Negotiated,
-  negotiate,
-  type Transport,
-  transportOf,
-  withoutRing,
-} from './init.js'
+import { encodeInit, MAX_BACKGROUND, MAX_IO, type Negotiated, negotiate } from './init.js'
 import { Replies } from './replies.js'
 import { Requests } from './requests.js'
 import { requestResend } from './resend.js'
-import { RingDevice, whyNotOffered } from './ring-device.js'
 import { DEV_LAYOUT, residentMemory, Slots } from './slots.js'
 import { Spin } from './spin.js'
+import type { Session, SessionOptions } from './transport.js'
 
 const { ENODEV, ENOENT } = constants.errno
 
@@ -35,39 +25,38 @@ const SLOT_SIZE = MAX_IO + 4096
 /** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
 const MAX_BATCHES_PER_TURN = 64
-export interface FuseSessionOptions {
-  /** Of /dev/fuse, non-blocking. Belongs to the caller, who closes it. */
-  fd: number
-  fileSystem: FileSystem
-  /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
-  spin?: number
+
+/** Another way for requests to come, on which INIT can agree. */
+export interface Upgrade {
+  /** The bit of INIT's flags2 by which the kernel offers it, and is told that it is wanted. */
+  readonly flag2: number
   /**
-   * How requests should come; where the machine or the kernel cannot have them come through a ring,
-   * what is negotiated says why. Default: 'dev'.
+   * Prepares it, before INIT is answered: nothing can be taken back afterwards.
+   * @throws NOT_SUPPORTED, with the reason, where the machine cannot have it
    */
-  transport?: Transport
-  /** Of a connection that another process has initialised, and whose requests come by /dev/fuse. */
-  negotiated?: Negotiated
-  /** INIT was answered. Not called for a connection that was taken over. */
-  onInitialized(negotiated: Negotiated): void
+  open(fd: number): UpgradeDevice
+  /** Why the kernel did not offer it. */
+  whyNotOffered(): string
+}
+
+/** Where requests come once INIT was answered. */
+export interface UpgradeDevice extends FuseDevice {
+  readonly slots: Slots
+  /** Asynchronous requests that the kernel may have under way at a time. */
+  readonly maxBackground: number
   /**
-   * Called once, when all requests that waited in the beginning, those that `resend` asked for among
-   * them, were handled: each was answered, or waits for something.
+   * Makes the kernel send requests this way: called once, directly after the answer to INIT.
+   * @throws NOT_SUPPORTED when the kernel refuses: requests go on coming as they did
    */
-  onCaughtUp?(): void
-  /** The connection has ended; called once, and nothing is read any more. */
-  onUnmounted(): void
-  /** A bug of ours, or a descriptor that fails. Nothing more is read or answered: the process has to end. */
-  onFatal(err: unknown): void
-  /** The file system failed a request; it was answered with the error's errno. */
-  onError?(opcode: string, ino: number, err: unknown): void
-  /** Stands for `fd`. */
-  device?: FuseDevice
+  register(): void
+  /** Frees it, where it is not wanted after all. */
+  abandon(): void
 }
 
 /** Serves from when it is made until the file system is unmounted or `close` is called. */
-export class FuseSession {
-  readonly #options: FuseSessionOptions
+export class FuseSession implements Session {
+  readonly #options: SessionOptions
+  readonly #upgrade: Upgrade | null
   readonly #requests: Requests
   readonly #places = new Uint32Array(NR_SLOTS)
   readonly #lengths = new Uint32Array(NR_SLOTS)
@@ -76,7 +65,7 @@ export class FuseSession {
   #device: FuseDevice
   #replies: Replies
   /** Where requests are to come from once INIT is answered; null: from where they do. */
-  #ring: RingDevice | null = null
+  #next: UpgradeDevice | null = null
   #whyDev: string | null = null
   /** What an INIT has settled that is answered, or about to be. */
   #agreed: Negotiated | null = null
@@ -89,20 +78,29 @@ export class FuseSession {
   /** Whether the last batch had a request that was sent again. */
   #hadResent = false
 
-  constructor(options: FuseSessionOptions) {
+  /**
+   * @param upgrade where the machine or the kernel cannot have it, what is negotiated says why
+   * @param device stands for the descriptor
+   */
+  constructor(
+    options: SessionOptions,
+    upgrade: Upgrade | null = null,
+    device: FuseDevice = new KernelDevice(options.fd),
+  ) {
     const { negotiated } = options
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
     this.#options = options
+    this.#upgrade = upgrade
     this.#spin = new Spin(options.spin ?? 0)
-    this.#device = options.device ?? new KernelDevice(options.fd)
-    this.#replies = this.#repliesTo(this.#device)
+    this.#device = device
+    this.#replies = this.#repliesTo(device)
     this.#requests = new Requests(this.#slots, this.#replies, {
       fileSystem: options.fileSystem,
       onInit: (slots, base) => this.#init(slots, base),
       onError: (opcode, ino, err) => options.onError?.(opcode, ino, err),
       onFatal: err => this.#fail(err),
     })
-    if (options.transport === 'uring' && negotiated === undefined) this.#makeRing()
+    if (upgrade !== null && negotiated === undefined) this.#prepare(upgrade)
     this.#device.watch(this.#drain)
   }
 
@@ -116,68 +114,65 @@ export class FuseSession {
     })
   }
 
-  /** Before INIT is answered: nothing can be taken back afterwards. */
-  #makeRing(): void {
+  #prepare(upgrade: Upgrade): void {
     try {
-      this.#ring = new RingDevice(this.#options.fd)
+      this.#next = upgrade.open(this.#options.fd)
     } catch (err) {
       this.#whyDev = whyNotSupported(err)
     }
   }
 
   #init(slots: Slots, base: number): number {
-    this.#agreed = negotiate(slots, base, this.#ring === null ? 'dev' : 'uring')
-    const most = Math.min(MAX_BACKGROUND, this.#ring?.maxBackground ?? MAX_BACKGROUND)
+    const wanted = this.#next === null ? 0 : this.#upgrade!.flag2
+    this.#agreed = negotiate(slots, base, wanted)
+    const most = Math.min(MAX_BACKGROUND, this.#next?.maxBackground ?? MAX_BACKGROUND)
     return encodeInit(slots, base, this.#agreed, most)
   }
 
   /** INIT was answered: from now on requests come as it says. */
   #initialized(agreed: Negotiated): void {
-    const ring = this.#ring
-    this.#ring = null
+    const next = this.#next
+    this.#next = null
     let negotiated = agreed
-    if (ring !== null) {
-      if (transportOf(agreed) === 'dev') {
+    if (next !== null) {
+      const { flag2, whyNotOffered } = this.#upgrade!
+      if ((agreed.flags2 & flag2) === 0) {
         this.#whyDev = whyNotOffered()
-        ring.abandon()
-      } else if (!this.#switchTo(ring)) negotiated = withoutRing(agreed)
+        next.abandon()
+      } else if (!this.#switchTo(next)) {
+        negotiated = { ...agreed, flags2: agreed.flags2 & ~flag2 }
+      }
     }
     if (this.#whyDev !== null) negotiated = { ...negotiated, whyDev: this.#whyDev }
     this.#options.onInitialized(negotiated)
   }
 
   /** @returns false when the kernel refuses: all goes on as before */
-  #switchTo(ring: RingDevice): boolean {
+  #switchTo(next: UpgradeDevice): boolean {
     try {
-      ring.register()
+      next.register()
     } catch (err) {
       this.#whyDev = whyNotSupported(err)
       return false
     }
     this.#device.unwatch()
-    this.#device = ring
-    this.#slots = ring.slots
-    this.#replies = this.#repliesTo(ring)
+    this.#device = next
+    this.#slots = next.slots
+    this.#replies = this.#repliesTo(next)
     this.#requests.moveTo(this.#slots, this.#replies)
-    ring.watch(this.#drain)
+    next.watch(this.#drain)
     return true
   }
 
-  /** Reads no more requests. What is being worked on is still answered. */
   close(): void {
     this.#ended = true
     this.#device.close()
   }
 
-  /** Asks for what an earlier process has read and not answered; see requestResend. */
   resend(): boolean {
     return requestResend(this.#device)
   }
 
-  /**
-   * Has the kernel forget what it caches of an inode: its attributes, and content from byte `offset`.
-   * Resolves when it has: it may write dirty pages to us before, which therefore must not wait for it.
-   */
   async invalidate(ino: number, offset: number): Promise<void> {
     const notification = new Slots(OUT_HEADER.size + NOTIFY_INVAL_INODE_OUT.size, 1)
     notification.buffer.fill(0)

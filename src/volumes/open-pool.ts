@@ -88,6 +88,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     })
     opened = pool
     const table = tableOf(files)
+    const lacksNames = hasLostNames(pool.metadata, table)
+    if (lacksNames) warn(`${table.path}: ${LOST_NAMES}`)
     if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
@@ -104,7 +106,9 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     opened = volumes
     await volumes.takeIdOver()
     await volumes.adopt(config.volumes)
-    if (options.makeVolumes && pool.mode === 'write') await volumes.makeMissing(config.volumes)
+    if (options.makeVolumes && !lacksNames && pool.mode === 'write') {
+      await volumes.makeMissing(config.volumes)
+    }
     return {
       volumes,
       async close() {
@@ -166,6 +170,16 @@ export async function checkPool(
   } finally {
     if (options.files === undefined) files.close()
   }
+}
+
+const LOST_NAMES =
+  'no such file, though the pool has volumes: they are named thin-ID. Put the file back, or rename them; ' +
+  'those of pool.yaml are not made anew'
+
+/** Whether a pool that thinfs made has volumes and no file that names them. */
+function hasLostNames(metadata: ThinMetadata, table: AtomicFile): boolean {
+  const isOurs = metadata.uuid !== null
+  return isOurs && !metadata.deviceIds().next().done && readTable(table) === null
 }
 
 function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {

@@ -12,10 +12,10 @@ import { createInterface } from 'node:readline'
 import fc from 'fast-check'
 import t from 'tap'
 
-import { adminOf, ControlSocket, serveAdmin } from '../../src/engine/index.js'
+import { adminOf, ControlSocket, serveAdmin } from '../../src/control/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
 import { OPCODE } from '../../src/fuse/abi.js'
-import { FuseSession } from '../../src/fuse/index.js'
+import { FuseSession } from '../../src/fuse/session.js'
 import { AtomicFile } from '../../src/storage/index.js'
 import { FakeKernel, text, u32, u64 } from '../support/fake-kernel.js'
 import { formatted, openFiles } from '../support/memory-pool.js'
@@ -48,15 +48,15 @@ async function served() {
   await volumes.find('web')!.device.write(5000, 9000, Buffer.alloc(9000, 1), 0)
   const kernel = new FakeKernel()
   const fatal: unknown[] = []
-  const session = new FuseSession({
+  const options = {
     fd: -1,
-    device: kernel,
     fileSystem: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0),
     negotiated: { maxWrite: 1024 * 1024 } as never,
     onInitialized() {},
     onUnmounted() {},
-    onFatal: err => fatal.push(err),
-  })
+    onFatal: (err: unknown) => fatal.push(err),
+  }
+  const session = new FuseSession(options, null, kernel)
   return { kernel, session, volumes, fatal, web: devId + 2 }
 }
 

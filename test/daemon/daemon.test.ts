@@ -25,9 +25,10 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
 import type { PoolConfig } from '../../src/config/index.js'
-import { Daemon, type DaemonOptions, type SpawnEngine } from '../../src/daemon/daemon.js'
-import { connectDaemon, findPool, lockPool } from '../../src/daemon/index.js'
-import { type EngineStart, makeLogger } from '../../src/engine/index.js'
+import { connectDaemon, type EngineStart, type SpawnEngine } from '../../src/control/index.js'
+import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
+import { findPool, lockPool } from '../../src/daemon/index.js'
+import { makeLogger } from '../../src/log/index.js'
 import { until } from '../support/mounted-pool.js'
 
 const FAKE_ENGINE = fileURLToPath(new URL('./fake-engine.mjs', import.meta.url))

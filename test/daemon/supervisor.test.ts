@@ -4,8 +4,8 @@ import { spawn } from 'node:child_process'
 import { EventEmitter } from 'node:events'
 import t, { type Test } from 'tap'
 import { Supervisor } from '../../src/daemon/supervisor.js'
-import { makeLogger } from '../../src/engine/index.js'
 import type { Negotiated } from '../../src/fuse/index.js'
+import { makeLogger } from '../../src/log/index.js'
 import { PidsCgroup } from '../support/pids-cgroup.js'
 
 const log = makeLogger({ process: 'daemon', level: 'silent', file: null, pretty: false })

@@ -3,13 +3,8 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { assert, ThinfsError } from '../../src/base/index.js'
-import {
-  type Attributes,
-  type FileSystem,
-  FuseSession,
-  type Negotiated,
-  WAITS,
-} from '../../src/fuse/index.js'
+import { type Attributes, type FileSystem, type Negotiated, WAITS } from '../../src/fuse/index.js'
+import { FuseSession } from '../../src/fuse/session.js'
 import { FakeKernel, fileSystem, type Reply, text, u32, u64 } from '../support/fake-kernel.js'
 
 const ATTRIBUTES: Attributes = {
@@ -47,17 +42,18 @@ function start(methods: Partial<FileSystem>, negotiated?: Negotiated): Started {
   const kernel = new FakeKernel()
   const events: string[] = []
   const fatal: unknown[] = []
-  const session = new FuseSession({
+  const options = {
     fd: -1,
-    device: kernel,
     // Not copied: `unsettled` may be a getter.
     fileSystem: Object.setPrototypeOf(methods, fileSystem({})) as FileSystem,
     ...(negotiated ? { negotiated } : {}),
-    onInitialized: agreed => events.push(`initialized ${JSON.stringify(agreed)}`),
+    onInitialized: (agreed: Negotiated) => events.push(`initialized ${JSON.stringify(agreed)}`),
     onUnmounted: () => events.push('unmounted'),
-    onFatal: err => fatal.push(err),
-    onError: (opcode, ino, err) => events.push(`${opcode} ${ino} ${(err as Error).message}`),
-  })
+    onFatal: (err: unknown) => fatal.push(err),
+    onError: (opcode: string, ino: number, err: unknown) =>
+      events.push(`${opcode} ${ino} ${(err as Error).message}`),
+  }
+  const session = new FuseSession(options, null, kernel)
   return { kernel, session, events, fatal }
 }
 
@@ -926,9 +922,8 @@ t.test('no bytes throw, hang or go without an answer', async t => {
 t.test('it has caught up when what was sent again is handled', async t => {
   const kernel = new FakeKernel()
   const handled: string[] = []
-  new FuseSession({
+  const options = {
     fd: -1,
-    device: kernel,
     fileSystem: fileSystem({
       getattr(ino) {
         handled.push(`inode ${ino}`)
@@ -937,10 +932,11 @@ t.test('it has caught up when what was sent again is handled', async t => {
     }),
     negotiated: { minor: 36, flags: 0, flags2: 0, maxWrite: 1 << 20 } as unknown as Negotiated,
     onInitialized: () => {},
-    onCaughtUp: () => handled.push('caught up'),
+    onCaughtUp: () => void handled.push('caught up'),
     onUnmounted: () => {},
-    onFatal: err => t.fail(String(err)),
-  })
+    onFatal: (err: unknown) => t.fail(String(err)),
+  }
+  new FuseSession(options, null, kernel)
   const getattr = Buffer.alloc(16)
   // More than one turn handles, so that there is always something that waits.
   for (let nr = 1; nr <= 400; nr++) {

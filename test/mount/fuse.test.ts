@@ -1,14 +1,16 @@
 // Goal: the kernel and ordinary programs find a file system that behaves as one. Method: a folder of
 // the host is mounted through the session, served by another process, and used by programs that do
 // not come from us; what they leave is compared with the folder behind.
-import { type ChildProcess, execFile, fork } from 'node:child_process'
-import { closeSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { execFile } from 'node:child_process'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import t, { type Test } from 'tap'
-import { mountFuse, type Negotiated } from '../../src/fuse/index.js'
+import t from 'tap'
+import { DEV } from '../../src/fuse/index.js'
+import { transportContract } from '../contract/transport.js'
+import { FolderMount } from '../support/folder-mount.js'
+import { needs } from '../support/mounted-pool.js'
 
-const SERVER = new URL('../support/folder-server.ts', import.meta.url).pathname
 const MIB = 1024 * 1024
 const execute = promisify(execFile)
 
@@ -20,89 +22,32 @@ const sh = (script: string, cwd: string): Promise<string> =>
     err => `failed: ${(err as { stderr: string }).stderr.trim()}`,
   )
 
-class Mount {
-  /** The folder that is served, and where. */
-  readonly folder: string
-  readonly path: string
-  readonly #fd: number
-  #server: ChildProcess | null = null
-  negotiated: Negotiated | null = null
+const MOUNT_OPTIONS = { source: 'a', subtype: 'thinfs', allowOther: false, readOnly: false }
 
-  private constructor(base: string, fd: number) {
-    this.folder = join(base, 'folder')
-    this.path = join(base, 'mount')
-    this.#fd = fd
-  }
-
-  static async make(t: Test, options: { readOnly?: boolean } = {}): Promise<Mount> {
-    const base = mkdtempSync('/dev/shm/thinfs-mount-')
-    mkdirSync(join(base, 'folder'))
-    mkdirSync(join(base, 'mount'))
-    const fd = await mountFuse(join(base, 'mount'), {
-      source: 'thinfs,a\\b',
-      subtype: 'thinfs',
-      allowOther: false,
-      readOnly: options.readOnly ?? false,
-    })
-    const mount = new Mount(base, fd)
-    t.teardown(async () => {
-      const served = await run('umount', mount.path).then(
-        () => true,
-        () => false,
-      )
-      if (!served) await run('umount', '--lazy', mount.path)
-      closeSync(fd)
-      await mount.kill()
-      rmSync(base, { recursive: true })
-    })
-    await mount.serve()
-    return mount
-  }
-
-  /** Starts a server, which takes over when there was one. */
-  async serve(): Promise<void> {
-    const server = fork(SERVER, [this.folder, JSON.stringify(this.negotiated)], {
-      stdio: ['ignore', 'inherit', 'inherit', this.#fd, 'ipc'],
-    })
-    this.#server = server
-    this.negotiated = await new Promise((resolve, reject) => {
-      server.once('message', message => resolve(message as Negotiated))
-      server.once('exit', code => reject(new Error(`the server ended with ${code}`)))
-    })
-  }
-
-  async kill(): Promise<void> {
-    const server = this.#server
-    if (server === null || server.exitCode !== null || server.signalCode !== null) return
-    const ended = new Promise(resolve => server.once('exit', resolve))
-    server.kill('SIGKILL')
-    await ended
-  }
-}
+transportContract(DEV, needs('/dev/fuse'))
 
 t.test('mount options and what the kernel agreed to', async t => {
-  const mount = await Mount.make(t)
+  const mount = await FolderMount.make(t, DEV)
   const info = readFileSync('/proc/self/mountinfo', 'utf8')
   const line = info.split('\n').find(l => l.includes(mount.path)) ?? ''
   t.match(line, / - fuse\.thinfs thinfs,a\\134b rw,user_id=0,group_id=0,default_permissions/)
   t.match(line, /nosuid,nodev/)
   t.match(mount.negotiated, { maxWrite: MIB })
 
-  const readOnly = await Mount.make(t, { readOnly: true })
+  const readOnly = await FolderMount.make(t, DEV, { readOnly: true })
   writeFileSync(join(readOnly.folder, 'a'), 'text')
   t.match(await sh('echo x > a', readOnly.path), /Read-only file system/)
   t.equal(await sh('cat a', readOnly.path), 'text')
 
-  await t.rejects(
-    mountFuse('/dev/shm/none', {
-      ...{ source: 'a', subtype: 'thinfs', allowOther: false, readOnly: false },
-    }),
-    { code: 'MOUNT_FAILED', errno: 'ENOENT', message: /^\/dev\/shm\/none: ENOENT/ },
-  )
+  await t.rejects(DEV.mount('/dev/shm/none', MOUNT_OPTIONS), {
+    code: 'MOUNT_FAILED',
+    errno: 'ENOENT',
+    message: /^\/dev\/shm\/none: ENOENT/,
+  })
 })
 
 t.test('programs see the folder that is behind', async t => {
-  const { path, folder } = await Mount.make(t)
+  const { path, folder } = await FolderMount.make(t, DEV)
   const both = async (script: string): Promise<void> => {
     t.equal(await sh(script, path), await sh(script, folder), script)
   }
@@ -137,7 +82,7 @@ t.test('programs see the folder that is behind', async t => {
 })
 
 t.test('a thousand files are listed, while others come and go', async t => {
-  const { path, folder } = await Mount.make(t)
+  const { path, folder } = await FolderMount.make(t, DEV)
   await sh(
     'for i in $(seq 1000); do : > "file with a long name so that pages are many $i"; done',
     folder,
@@ -155,22 +100,8 @@ print(len(set(found)) == len(found))`
   t.equal(await run('env', '-C', path, 'python3', '-c', script), '999\nTrue')
 })
 
-t.test('copy_file_range and holes', async t => {
-  const { path, folder } = await Mount.make(t)
-  await sh('head -c 3000000 /dev/urandom > a; truncate -s 20M a; truncate -s 5M b', path)
-  const script = `
-import os
-a = os.open('a', os.O_RDONLY); b = os.open('b', os.O_RDWR)
-print(os.copy_file_range(a, b, 2000000, 1000, 4096))
-print(os.lseek(a, 0, os.SEEK_DATA), os.lseek(a, 0, os.SEEK_HOLE))
-try: os.lseek(a, 10000000, os.SEEK_DATA)
-except OSError as err: print(err.errno)`
-  t.equal(await run('env', '-C', path, 'python3', '-c', script), '2000000\n0 3002368\n6')
-  t.equal(await sh('cmp -n 2000000 -i 1000:4096 a b; stat -c %s b', folder), String(5 * MIB))
-})
-
 t.test('fio finds what it wrote, direct and buffered', async t => {
-  const { path } = await Mount.make(t)
+  const { path } = await FolderMount.make(t, DEV)
   await sh('truncate -s 64M v', path)
   const fio = (...args: string[]): Promise<string> =>
     sh(
@@ -195,7 +126,7 @@ t.test('fio finds what it wrote, direct and buffered', async t => {
 })
 
 t.test('a loop device: direct I/O, discards, resize', async t => {
-  const { path, folder } = await Mount.make(t)
+  const { path, folder } = await FolderMount.make(t, DEV)
   await sh('truncate -s 64M v', path)
   const loop = await run('losetup', '--find', '--show', '--direct-io=on', join(path, 'v'))
   t.teardown(() => run('losetup', '--detach', loop))
@@ -218,27 +149,6 @@ t.test('a loop device: direct I/O, discards, resize', async t => {
   t.equal(await run('blockdev', '--getsize64', loop), String(128 * MIB))
 })
 
-t.test('a server that is killed under load is replaced without an error', async t => {
-  const mount = await Mount.make(t)
-  await sh('truncate -s 64M v', mount.path)
-  const fio = sh(
-    'fio --name=v --filename=v --size=64M --rw=randwrite --bs=4k --direct=1 --ioengine=libaio --iodepth=16 --loops=3 --verify=crc32c --verify_fatal=1',
-    mount.path,
-  )
-  let ended = false
-  const done = fio.finally(() => {
-    ended = true
-  })
-  let killed = 0
-  while (!ended && killed < 3) {
-    await mount.kill()
-    await mount.serve()
-    killed++
-  }
-  t.match(await done, /err= 0/)
-  t.ok(killed > 0, `killed ${killed} times`)
-})
-
 t.test('fusermount3 mounts for users other than root', async t => {
   // It is asked as if by a user; it answers root too, so that this runs where /dev/fuse is root's.
   const getuid = process.getuid!
@@ -246,16 +156,14 @@ t.test('fusermount3 mounts for users other than root', async t => {
   t.teardown(() => {
     process.getuid = getuid
   })
-  const { path, folder } = await Mount.make(t)
+  const { path, folder } = await FolderMount.make(t, DEV)
   const info = readFileSync('/proc/self/mountinfo', 'utf8')
   const line = info.split('\n').find(l => l.includes(path)) ?? ''
   t.match(line, / - fuse\.thinfs thinfs,a\\134b rw,.*default_permissions/)
   writeFileSync(join(folder, 'a'), 'text')
   t.equal(await sh('cat a', path), 'text')
-  await t.rejects(
-    mountFuse('/dev/shm/none', {
-      ...{ source: 'a', subtype: 'thinfs', allowOther: false, readOnly: false },
-    }),
-    { code: 'MOUNT_FAILED', message: /^\/dev\/shm\/none: .*No such file or directory/ },
-  )
+  await t.rejects(DEV.mount('/dev/shm/none', MOUNT_OPTIONS), {
+    code: 'MOUNT_FAILED',
+    message: /^\/dev\/shm\/none: .*No such file or directory/,
+  })
 })

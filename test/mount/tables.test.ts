@@ -17,9 +17,10 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { createMessageConnection, IPCMessageReader, IPCMessageWriter } from 'vscode-jsonrpc/node'
 import { MIB } from '../../src/base/index.js'
-import { READY, spawnTableEngine, tableEngineClient } from '../../src/engine/index.js'
-import { mountFuse, type Negotiated } from '../../src/fuse/index.js'
+import { READY, spawnTableEngine, tableEngineClient } from '../../src/control/index.js'
+import { DEV, type Negotiated } from '../../src/fuse/index.js'
 import type { Extent, Target } from '../../src/tables/index.js'
+import { LET_GO } from '../support/mount-namespace.js'
 import { needs, python, run, until } from '../support/mounted-pool.js'
 import { poolLine, thinLine } from '../support/tables.js'
 import { thinCheck } from '../support/thin-tools.js'
@@ -49,7 +50,7 @@ class Served {
     const mountPoint = join(folder, 'dev')
     mkdirSync(mountPoint)
     const options = { source: 'tables', subtype: 'thinfs-dm', allowOther: false, readOnly: false }
-    const served = new Served(folder, await mountFuse(mountPoint, options))
+    const served = new Served(folder, await DEV.mount(mountPoint, options))
     t.teardown(() => served.#end())
     await served.#launch()
     return served
@@ -139,7 +140,8 @@ class Served {
 const BLOCKS = 2 * 1024 * 128
 
 /** A filesystem is filled, written to while its device is suspended, and given back to. */
-const session = (loop: string): string => `
+const session = (loop: string): string => `${LET_GO}
+let_go $PWD
 await() { until [ -e $1 ]; do sleep 0.02; done; }
 mkdir mounted; mount ${loop} mounted
 head -c 20M /dev/urandom > mounted/a; cd mounted; sha256sum a > ../sum; cd ..; sync -f mounted
@@ -170,8 +172,7 @@ t.test(
     })
     const loop = await served.attach(t, path)
     await run('mkfs.ext4', '-q', loop)
-    // Mounted where no other test's mount namespace copies the mount, and so holds the device; what
-    // other tests unmount is unmounted there as well.
+    // Mounted where no other test's mount namespace copies the mount, and so holds the device.
     const namespace = ['-m', '--propagation', 'slave', 'env', '-C', served.folder]
     const using = run('unshare', ...namespace, 'sh', '-ec', session(loop))
     const happened = (what: string): Promise<void> =>

@@ -5,6 +5,8 @@ import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { URING } from '../../src/fuse/index.js'
+import { transportContract } from '../contract/transport.js'
 import {
   attempt,
   attemptThinfs,
@@ -33,6 +35,8 @@ const offer = (offered: boolean): void => writeFileSync(PARAMETER, offered ? 'Y'
 const VERIFY = '--verify=crc32c --verify_fatal=1 --verify_state_save=0 --randseed=7'
 const fio = (file: string, options: string): string =>
   `fio --name=v --filename=${file} --ioengine=libaio --direct=1 ${VERIFY} ${options} > ../fio.log 2>&1 || { cat ../fio.log; false; }`
+
+transportContract(URING, { ...overUring, before: () => offer(true) })
 
 async function uringPool(t: Test, yaml: string): Promise<MountedPool> {
   offer(true)

@@ -1,6 +1,7 @@
 // Goal: reads that wait for a disk bring what is in the file, however many there are and whoever does
 // them. Method: a file of random bytes that is in no cache, read by io_uring, by more than it takes,
 // and where it is not allowed.
+import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -37,6 +38,26 @@ t.test('more reads than a ring has room for', async t => {
   t.teardown(() => reads.close())
   t.ok((await readAllAtOnce(reads)).equals(content))
   t.ok((await readAllAtOnce(reads)).equals(content), 'and again')
+})
+
+t.test('a cache that loses what the disk has brought before it is taken', async t => {
+  const reads = new ColdReads()
+  t.teardown(() => reads.close())
+  const dropCache = (): void => {
+    execFileSync('dd', [`of=${path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'])
+  }
+  dropCache()
+  const found = Buffer.alloc(200 * BLOCK)
+  // Far from each other, so that no read is ahead of the next.
+  const places = Array.from({ length: 200 }, (_, i) => (i * 9 + 4) * BLOCK)
+  const all = places.map((from, i) => reads.read(fd, found, i * BLOCK, BLOCK, from))
+  await Promise.resolve()
+  // The ring is not looked at meanwhile. Afterwards each read has to wait for the disk once more.
+  Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 300)
+  dropCache()
+  await Promise.all(all)
+  const wanted = places.map(from => content.subarray(from, from + BLOCK))
+  t.ok(found.equals(Buffer.concat(wanted)))
 })
 
 t.test('without a ring', async t => {

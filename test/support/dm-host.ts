@@ -11,7 +11,7 @@ import { existsSync, mkdirSync, mkdtempSync, realpathSync, rmSync } from 'node:f
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import type { Test } from 'tap'
-import type { DmStatus } from '../../src/dm/index.js'
+import type { DmStatus } from '../../src/control/index.js'
 import { LET_GO } from './mount-namespace.js'
 import { attempt, loopsWithin, type Outcome } from './mounted-pool.js'
 

@@ -23,6 +23,9 @@ const SEEK_DATA = 3
 const PUNCH_HOLE = 2
 const ZERO_RANGE = 16
 
+/** Reading it is answered by a process that has taken over, and never by the first. */
+export const WAITING_XATTR = 'user.thinfs.wait'
+
 /**
  * The regular files of a folder as a FileSystem: inode numbers are the folder's, so that one process
  * can go on where another ended. Every write is unsettled, and settling takes its time now and then.
@@ -32,10 +35,13 @@ export class FolderFileSystem implements FileSystem {
   readonly #folder: string
   readonly #names = new Map<number, string>()
   readonly #stores = new Map<number, FileStore>()
+  readonly #isFirst: boolean
   #settlings = 0
 
-  constructor(folder: string) {
+  /** @param isFirst whether no other process has served the folder before */
+  constructor(folder: string, isFirst = false) {
     this.#folder = folder
+    this.#isFirst = isFirst
   }
 
   settle(): void | Promise<void> {
@@ -154,7 +160,10 @@ export class FolderFileSystem implements FileSystem {
 
   syncfs(): void {}
 
-  getxattr(ino: number, name: string): Buffer {
+  getxattr(ino: number, name: string): Buffer | Promise<Buffer> {
+    if (name === WAITING_XATTR) {
+      return this.#isFirst ? new Promise(() => {}) : Buffer.from('answered')
+    }
     if (name === 'user.thinfs.ino') return Buffer.from(String(ino))
     throw Object.assign(new Error(name), { code: 'ENODATA' })
   }

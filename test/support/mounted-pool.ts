@@ -23,7 +23,7 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import type { Test } from 'tap'
-import { connectDaemon } from '../../src/daemon/index.js'
+import { connectDaemon } from '../../src/control/index.js'
 import type { PoolStatus } from '../../src/volumes/index.js'
 import { thinDump } from './thin-tools.js'
 

@@ -1,6 +1,6 @@
 /** Requests of commands to the service: JSON-RPC over the control socket. */
 import { RequestType0 } from 'vscode-jsonrpc/node'
-import type { WireError } from '../engine/index.js'
+import type { WireError } from './protocol.js'
 
 export interface DmDeviceStatus {
   name: string

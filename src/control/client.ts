@@ -2,16 +2,6 @@
 import { ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import {
-  adminClient,
-  connectControlSocket,
-  controlSocketPath,
-  fromResponseError,
-  PING,
-  RESTART,
-  UMOUNT,
-  UMOUNT_FORCE,
-} from '../engine/index.js'
-import {
   connectionAborter,
   hasEnded,
   nameHolders,
@@ -20,6 +10,9 @@ import {
   unmountLazily,
 } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
+import { connectControlSocket, controlSocketPath } from './control-socket.js'
+import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
+import { adminClient, fromResponseError } from './rpc.js'
 
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */

@@ -1,8 +1,12 @@
 /** `PoolAdmin` over a JSON-RPC connection, with errors that keep their code and errno. */
+import type { ChildProcess } from 'node:child_process'
 import {
   type CancellationToken,
   CancellationTokenSource,
+  createMessageConnection,
   ErrorCodes,
+  IPCMessageReader,
+  IPCMessageWriter,
   type MessageConnection,
   ResponseError,
 } from 'vscode-jsonrpc/node'
@@ -38,6 +42,38 @@ export function toResponseError(err: unknown): ResponseError<WireError> {
   const wire = toWire(err)
   return new ResponseError(APPLICATION_ERROR, wire.message, wire)
 }
+
+/** The answer to a request: what `act` gives, or its error so that the other side can tell them apart. */
+export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
+  try {
+    return await act()
+  } catch (err) {
+    throw toResponseError(err)
+  }
+}
+
+/** As `answer`, of an act without a value: JSON has no undefined. */
+export async function answerDone(act: () => unknown): Promise<null> {
+  await answer(act)
+  return null
+}
+
+/** Stops the process for an error that only a bug can throw, once its request was answered. */
+export function stopOnBug(err: unknown): void {
+  if (!(err instanceof AssertionError)) return
+  setImmediate(() => {
+    throw err
+  })
+}
+
+/** Sends a notification to a process whose death is no reason for this one to stop. */
+export function tell(sent: Promise<void>): void {
+  sent.catch(() => {})
+}
+
+/** The IPC channel between a process and its child, from either end; not listened to yet. */
+export const ipcConnection = (peer: ChildProcess | NodeJS.Process): MessageConnection =>
+  createMessageConnection(new IPCMessageReader(peer), new IPCMessageWriter(peer))
 
 /** The error behind a failed request: the peer's own, or DAEMON_FAILED when it did not answer. */
 export function fromResponseError(err: unknown): Error {
@@ -81,11 +117,7 @@ export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): voi
         const request = checkedRequest(method, args.length > 1 ? args[0] : undefined)
         return (await handle(request, controller.signal)) ?? null
       } catch (err) {
-        if (err instanceof AssertionError) {
-          setImmediate(() => {
-            throw err
-          })
-        }
+        stopOnBug(err)
         throw toResponseError(err)
       } finally {
         cancelling.dispose()

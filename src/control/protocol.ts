@@ -6,6 +6,10 @@
  * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
  * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
+ *
+ * The processes may be of different versions of thinfs: an engine is started again after an upgrade, a
+ * daemon takes over from an older engine. So a message may get another field, without which its reader
+ * does, and none ever changes its meaning or goes.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'

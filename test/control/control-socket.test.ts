@@ -19,7 +19,7 @@ import {
   connectControlSocket,
   delegate,
   serveAdmin,
-} from '../../src/engine/index.js'
+} from '../../src/control/index.js'
 import type { PoolAdmin } from '../../src/volumes/index.js'
 
 /** A folder, whose path is as long as wanted. */

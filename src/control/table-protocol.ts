@@ -5,19 +5,16 @@
  * and take its arguments by position. STARTED, READY, SERVED, FAILED and STOP mean what they do
  * between a pool's daemon and its engine (protocol.ts).
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { createRequire } from 'node:module'
 import {
   type MessageConnection,
   NotificationType,
   ParameterStructures,
   RequestType0,
 } from 'vscode-jsonrpc/node'
-import { AssertionError } from '../base/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { TableEngine, TableEvents } from '../tables/index.js'
 import type { WireError } from './protocol.js'
-import { fromResponseError, toResponseError } from './rpc.js'
+import { fromResponseError, stopOnBug, toResponseError } from './rpc.js'
 
 /** File descriptors that the process inherits. */
 export const TABLE_ENGINE_FD = {
@@ -73,11 +70,7 @@ export function serveTableEngine(connection: MessageConnection, engine: TableEng
         // The last argument is a cancellation token.
         return (await call(...args.slice(0, -1))) ?? null
       } catch (err) {
-        if (err instanceof AssertionError) {
-          setImmediate(() => {
-            throw err
-          })
-        }
+        stopOnBug(err)
         throw toResponseError(err)
       }
     })
@@ -106,26 +99,4 @@ export function tableEngineClient(
       await ask(SERVE.method, [])
     },
   }
-}
-
-const PROGRAM = createRequire(import.meta.url).resolve('#table-engine')
-
-/**
- * Starts the process, with an IPC channel. Its own process group keeps it from the terminal's
- * signals, which are for the service.
- */
-export function spawnTableEngine(
-  start: TableEngineStart,
-  fds: { fuse: number; mapper?: number },
-): ChildProcess {
-  const stdio: (number | 'ignore' | 'ipc')[] = ['ignore', 2, 2]
-  stdio[TABLE_ENGINE_FD.fuse] = fds.fuse
-  stdio[4] = 'ipc'
-  if (fds.mapper !== undefined) stdio[TABLE_ENGINE_FD.mapper] = fds.mapper
-  // So many cold reads are under way at a time where io_uring is not allowed.
-  const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
-  const options = { stdio, detached: true, env }
-  // As a pool's engine: nothing but garbage collection would make it stop for long.
-  const heap = ['--no-memory-reducer', '--initial-old-space-size=64']
-  return spawn(process.execPath, [...heap, PROGRAM, JSON.stringify(start)], options)
 }

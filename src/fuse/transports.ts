@@ -1,0 +1,48 @@
+/** The ways to speak FUSE that there are. */
+import { INIT_FLAG2 } from './abi.js'
+import type { Negotiated } from './init.js'
+import { mountFuse } from './mount.js'
+import { RingDevice, whyNotOffered } from './ring-device.js'
+import { FuseSession, type Upgrade } from './session.js'
+import type { Transport } from './transport.js'
+
+/** Requests are read from /dev/fuse. A descriptor of it is all that an engine needs. */
+export const DEV = {
+  name: 'dev',
+  capabilities: {
+    outlivesEngine: true,
+    notifies: true,
+    handles: true,
+    discards: true,
+    seeksHoles: true,
+    copiesRanges: true,
+  },
+  mount: mountFuse,
+  serve: options => new FuseSession(options),
+} as const satisfies Transport
+
+const RING: Upgrade = {
+  flag2: INIT_FLAG2.OVER_IO_URING,
+  open: fd => new RingDevice(fd),
+  whyNotOffered,
+}
+
+/**
+ * Requests come through an io_uring once INIT has agreed on it, and through /dev/fuse where it does not.
+ * The kernel gives what it has put into a ring to nobody else.
+ */
+export const URING = {
+  name: 'uring',
+  capabilities: { ...DEV.capabilities, outlivesEngine: false },
+  mount: mountFuse,
+  serve: options => new FuseSession(options, RING),
+} as const satisfies Transport
+
+/** By name. */
+export const TRANSPORTS = { [DEV.name]: DEV, [URING.name]: URING }
+
+/** The transport that a connection's INIT has settled on. */
+export const transportOf = ({
+  flags2,
+}: Negotiated): (typeof TRANSPORTS)[keyof typeof TRANSPORTS] =>
+  (flags2 & RING.flag2) !== 0 ? URING : DEV
