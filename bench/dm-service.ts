@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { MIB } from '../src/base/index.js'
-import type { DmStatus } from '../src/dm/index.js'
+import type { DmStatus } from '../src/control/index.js'
 import { sparseFile, THINFS } from './servers.js'
 
 const exec = promisify(execFile)
