@@ -78,6 +78,12 @@ export class DmHost {
     return attempt('nsenter', '-t', pid, '-m', '--', ...there)
   }
 
+  /** Starts a program, which the caller ends. */
+  spawn(program: string, ...args: string[]): ChildProcess {
+    const there = ['-t', String(this.#holder.pid), '-m', '--', program, ...args]
+    return spawn('nsenter', there, { stdio: 'ignore' })
+  }
+
   /** What a program prints that has to succeed. */
   async run(program: string, ...args: string[]): Promise<string> {
     const { status, stdout, stderr } = await this.attempt(program, ...args)
