@@ -354,8 +354,7 @@ export class Devices {
     mustBeName(name)
     if (this.table.byName(name) !== undefined) throw refused('EBUSY', `${name}: the name is in use`)
     this.#machine.linkDown(device)
-    device.name = name
-    device.names.add(name)
+    this.table.rename(device, name)
     this.#machine.linkUp(device, udevFlags)
     device.event()
     this.onChange(device)
@@ -364,7 +363,7 @@ export class Devices {
   setUuid(device: Device, uuid: string): void {
     if (device.uuid !== '') throw refused('EINVAL', `${device.name} has a uuid`)
     if (this.table.byUuid(uuid) !== undefined) throw refused('EBUSY', `${uuid} is in use`)
-    device.uuid = uuid
+    this.table.setUuid(device, uuid)
     device.event()
     this.onChange(device)
   }
