@@ -93,7 +93,7 @@ export class ControlFolder implements FileSystem {
       if (payload !== null) await memory.write(argument + size, payload)
       return { errno, output: header }
     } finally {
-      await memory.close()
+      memory.close()
     }
   }
 

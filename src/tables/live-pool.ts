@@ -329,6 +329,8 @@ async function openStores(
   options: LivePoolsOptions,
 ): Promise<Opened> {
   const { readOnly } = table
+  const folder = join(options.folder, 'pools')
+  const path = join(folder, id)
   const closers: (() => void)[] = []
   try {
     const metadata = openOf(table, table.metadata, options.files)
@@ -336,9 +338,7 @@ async function openStores(
     const data = openOf(table, table.data, options.files)
     closers.push(data.close)
     mustDiffer(metadata, data)
-    const folder = join(options.folder, 'pools')
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    const path = join(folder, id)
     if (isFresh(metadata.store)) {
       if (readOnly) throw refused('EPERM', 'the metadata is not formatted, and read_only')
       ThinMetadata.format(metadata.store, { dataBlockSectors: table.blockSize })
@@ -378,7 +378,10 @@ async function openStores(
     return { pool, metadata, data, device: new StoreDevice(data.store), journal }
   } catch (err) {
     for (const close of closers.reverse()) close()
-    throw err
+    if (!(err instanceof ThinfsError) || err.code !== 'POOL_MISMATCH') throw err
+    // There is no mount that could be told to accept it.
+    const detail = `${err.message}. For thinfs dm, to accept it is to remove ${path}`
+    throw new ThinfsError(err.code, detail, { cause: err })
   }
 }
 

@@ -56,6 +56,9 @@ export class FakeMachine implements Machine {
   async openCount({ minor }: Device): Promise<number> {
     return this.open.has(minor) ? 1 : 0
   }
+  async isHeld({ minor }: Device): Promise<boolean> {
+    return this.open.has(minor)
+  }
   async lookUp(word: string): Promise<DeviceNumber> {
     if (!/^\d+:\d+$/.test(word)) throw refused('ENODEV', word)
     const [major, minor] = word.split(':').map(Number) as [number, number]
