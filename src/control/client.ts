@@ -69,7 +69,7 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
 }
 
-/** @param ended settles when the engine has seen the end of the mount */
+/** @param ended resolves when the engine has seen the end of the mount */
 async function unmountOrphan(mountPoint: string, ended: Promise<void>): Promise<void> {
   const mount = thinfsMountAt(mountPoint)
   if (mount !== null) await unmount(mountPoint)

@@ -79,7 +79,7 @@ export class Daemon {
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
-  /** Settled when the engine has committed and another daemon can have the pool. */
+  /** Resolves when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)

@@ -114,7 +114,7 @@ export class Supervisor {
     return this.#trouble
   }
 
-  /** What the connection's INIT settled; null before. */
+  /** What the connection's INIT agreed on; null before. */
   get negotiated(): Negotiated | null {
     return this.#negotiated
   }

@@ -29,7 +29,7 @@ export interface OrphanOptions {
   /** The pool's, as it is held. */
   folder: string
   pool: PoolAdmin
-  /** Settled when the file system was unmounted and the pool is closed. */
+  /** Resolves when the file system was unmounted and the pool is closed. */
   closed: Promise<void>
   /** Ends this process for another engine. */
   stop(): void

@@ -67,7 +67,7 @@ export class FuseSession implements Session {
   /** Where requests are to come from once INIT is answered; null: from where they do. */
   #next: UpgradeDevice | null = null
   #whyDev: string | null = null
-  /** What an INIT has settled that is answered, or about to be. */
+  /** What an INIT has agreed on that is answered, or about to be. */
   #agreed: Negotiated | null = null
   /** Requests of the batch under way. */
   #slots = new Slots(SLOT_SIZE, NR_SLOTS, DEV_LAYOUT, residentMemory(SLOT_SIZE * NR_SLOTS))

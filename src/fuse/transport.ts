@@ -27,7 +27,7 @@ export interface SessionOptions {
   fileSystem: FileSystem
   /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
   spin?: number
-  /** What an engine before this one has settled; left out for a connection that is new. */
+  /** What an engine before this one has agreed on; left out for a connection that is new. */
   negotiated?: Negotiated
   /** The connection is ready. Not called for a connection that was taken over. */
   onInitialized(negotiated: Negotiated): void

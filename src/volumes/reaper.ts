@@ -25,7 +25,7 @@ export class Reaper {
   }
 
   /** Resolves when the work of the moment has ended, well or not. */
-  async settled(): Promise<void> {
+  async ended(): Promise<void> {
     await Promise.allSettled(this.#underWay)
   }
 

@@ -273,7 +273,7 @@ export class Volumes implements PoolAdmin {
   async makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
     const missing = Object.entries(wanted).filter(([name]) => !this.#byName.has(name))
     // An id of one of them may belong to a volume that is on its way out.
-    if (missing.length > 0) await this.#reaper.settled()
+    if (missing.length > 0) await this.#reaper.ended()
     while (missing.length > 0) {
       const ready = missing.findIndex(
         ([, { snapshotOf }]) => snapshotOf === undefined || this.#byName.has(snapshotOf),
@@ -466,7 +466,7 @@ export class Volumes implements PoolAdmin {
     this.#cancelSave?.()
     await this.#check.ended
     await this.#names.exclusive(async () => {})
-    await this.#reaper.settled()
+    await this.#reaper.ended()
     try {
       if (this.pool.writable) await this.commit()
     } finally {
