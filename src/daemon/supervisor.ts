@@ -24,7 +24,7 @@ import { EngineProcess } from './engine-process.js'
 
 /** Milliseconds before the next engine, after the first, second, ... death without progress. */
 const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
-/** What a host is short of may be there again a moment later. */
+/** Errors of a host that is short of something, which may be there again a moment later. */
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
 /** Requests that change nothing: another engine can be asked again. */
 const READING = new Set<keyof PoolAdmin>(['list', 'status', 'check'])
@@ -89,7 +89,7 @@ export class Supervisor {
    */
   async restart(): Promise<void> {
     if (this.#next !== null) {
-      // Whoever asks has mended what was wrong, most likely.
+      // The person who asks has most likely mended the cause.
       this.#trouble = null
       this.#engine = new Deferred()
       this.#next()
@@ -169,7 +169,7 @@ export class Supervisor {
   #died(reason: Error, isOutside: boolean): void {
     const { log, isMounted, after } = this.#options
     this.#deaths++
-    // Whoever is not mounted has nobody who waits.
+    // Without a mount no caller waits for another engine.
     const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && isMounted()
     const isFinal =
       this.#negotiated === null ||
@@ -202,7 +202,7 @@ export class Supervisor {
     else after(delayMs, next)
   }
 
-  /** Has callers of `admin` get the error, until an engine serves. */
+  /** Makes `admin` reject with the error until an engine serves. */
   #fail(failure: Error): void {
     this.#engine.reject(failure)
     // It may have been rejected before, with less to say.

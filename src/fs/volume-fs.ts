@@ -417,7 +417,7 @@ export class VolumeFs implements FileSystem {
       generation: 0,
       size: 0,
       blocks: 0,
-      // Who else gets here at all is decided by allow_other; a volume has its own bits.
+      // allow_other decides whether other users get here at all; a volume has its own bits.
       mode: S_IFDIR | 0o755,
       nlink: 2,
       uid: this.#uid,

@@ -217,7 +217,7 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // A disk that answers is not seen while looking for requests.
+          // While this thread polls for requests it does not see a disk's answer.
           this.#requests.waitsForDisk ? 0 : spin.microseconds,
         )
         if (count === 0) {
@@ -235,9 +235,9 @@ export class FuseSession implements Session {
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
       }
       this.#device.flush()
-      // What is sent again comes before what is new.
+      // The kernel sends resent requests before new ones.
       if (!this.#hadResent) this.#catchUp()
-      // Others have their turn; who sleeps then would have to be woken for what is about to come.
+      // Let timers and sockets run, but do not sleep: another request is about to come.
       if (spin.microseconds > 0) setImmediate(this.#drain)
     } catch (err) {
       this.#fail(err)

@@ -48,7 +48,7 @@ export async function bringUp(
 ): Promise<boolean> {
   const { metadata, blocks, space, journal, state, commits, extended, handles } = parts
   const { events, metadata: store, readOnly, takesOver, acceptMetadata, dataSize } = options
-  // Whoever takes over has had the files since; others say themselves that they know better.
+  // An engine that takes over inherits open files; a person may vouch for them instead.
   const isSure = readOnly || takesOver === true || acceptMetadata === true
   // The failure that set needs_check may have kept the journal from being written.
   const { needsCheck } = metadata

@@ -74,7 +74,7 @@ export class Space implements ProvisionerSpace {
   /** Why the pool is smaller than its data file; null when it is not. */
   #notGrown: string | null = null
   #cancelWatch: (() => void) | null = null
-  /** Those who wait for freed blocks to be released. */
+  /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
 
   constructor(

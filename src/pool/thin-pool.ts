@@ -337,8 +337,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * Notes that `handle` has a device open: whoever takes over from this process has to know. To do
-   * it again, when the request is sent to the next process too, changes nothing.
+   * Notes that `handle` has a device open: the next process has to know. Idempotent: the kernel sends
+   * the request to that process too.
    */
   opened(devId: DevId, handle: number): void {
     this.#handles.add(devId, handle)
@@ -347,7 +347,7 @@ export class ThinPool implements Provisioner {
     this.#boundJournal()
   }
 
-  /** Undoes `opened`. To do it again changes nothing. */
+  /** Undoes `opened`. Idempotent. */
   closed(devId: DevId, handle: number): void {
     this.#handles.drop(devId, handle)
     if (!this.writable) return
@@ -360,7 +360,7 @@ export class ThinPool implements Provisioner {
     return this.#handles.count(devId)
   }
 
-  /** What only opens and closes does not commit: the journal would grow without end. */
+  /** Opens and closes alone cause no commit, so commit here, or the journal would grow without end. */
   #boundJournal(): void {
     const { transactionId } = this.metadata
     if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
@@ -409,7 +409,7 @@ export class ThinPool implements Provisioner {
     if (this.writable) this.#commits.giveBack(() => this.metadata.releaseUnused(block))
   }
 
-  /** Whoever got such a block would read what is in it: it is passed down with the next commit. */
+  /** The next owner of the block would read what is in it: it is passed down with the next commit. */
   #notCleared(block: DataBlock, err: unknown): void {
     this.#options.events.ioError('punch', err)
     if (this.writable) this.#commits.giveBack(() => this.metadata.decData(block))
@@ -456,7 +456,7 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * Makes changes survive the death of this process.
+   * Settles all changes: they survive the death of this process.
    * @param commit makes everything durable, sizes too where somebody keeps those
    * @throws once after a rollback, and when neither the journal nor a commit can be written: those who
    *   wait for this have lost theirs
@@ -487,7 +487,7 @@ export class ThinPool implements Provisioner {
       // The commit may have mended the journal, which has the sizes then.
       if (unsaved && !this.#journal.sound) throw cause
     } catch (err) {
-      // Whoever waited is told, and nobody else shall wait for it.
+      // The callers that waited get the error; later ones must not wait for these changes.
       this.#journal.drop()
       throw err
     }

@@ -207,14 +207,14 @@ export class Volumes implements PoolAdmin {
     return result
   }
 
-  /** Makes a volume durable, and what else has to be for that. */
+  /** Makes a volume durable, and everything that this depends on. */
   flush({ device: { devId } }: Volume): Promise<void> {
     return this.pool.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
   }
 
   /**
-   * Sees to it that sizes which writes have changed are durable some seconds later, though nobody
-   * should ask for that.
+   * Schedules a commit of sizes that writes have changed: they are durable some seconds later, even if
+   * nobody flushes.
    */
   saveSizesSoon(): void {
     if (this.#cancelSave !== null || this.#closing) return
@@ -234,7 +234,7 @@ export class Volumes implements PoolAdmin {
         const volume = this.#byDevId.get(devId)
         if (volume) changes.set(devId, { ...volume.entry, size })
       }
-      // Whoever was before us may have saved them.
+      // The change that held the lock before may have saved these sizes already.
       if (changes.size === 0) return this.pool.commit()
       this.pool.mustBeWritable()
       if (this.pool.stalled) await this.pool.commit()
