@@ -1,3 +1,4 @@
+import { ThinfsError } from '../base/index.js'
 import type { ThinDevice } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
@@ -43,5 +44,16 @@ export class Volume {
 
   get name(): string {
     return this.entry.name
+  }
+}
+
+/** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
+export function mustBeUnused(
+  volume: Volume,
+  code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',
+): void {
+  if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
+  if (volume.claim === 'shrink') {
+    throw new ThinfsError(code, `${volume.name}: it is being made smaller`)
   }
 }
