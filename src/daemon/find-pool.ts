@@ -43,17 +43,22 @@ export function findPool(reference: string): string {
 /**
  * The pool.yaml of a mount: where it is now, for the pool's folder may have been moved since, and
  * another pool be where it was. Whoever serves the mount has the folder open.
+ * @throws NOT_A_POOL when its server lives and the file is gone
  */
 function servedFrom({ mountPoint, source }: Mount): string {
   const daemon = readDaemonFile(dirname(source))
   if (daemon !== null && openFiles(daemon.pid).includes(dirname(source))) return source
   const file = basename(source)
-  const folders = otherProcesses().flatMap(pid => {
+  const servers = otherProcesses().filter(pid => {
     const start = startOf(pid)
-    const serves = start?.mountPoint === mountPoint && start.configFile === source
-    return serves ? openFiles(pid).filter(path => existsSync(join(path, file))) : []
+    return start?.mountPoint === mountPoint && start.configFile === source
   })
-  return join(folders[0] ?? dirname(source), file)
+  if (servers.length === 0) return source
+  const folder = servers.flatMap(openFiles).find(path => existsSync(join(path, file)))
+  if (folder !== undefined) return join(folder, file)
+  const what = `the ${file} of the pool that is mounted there, once ${source}, was removed`
+  const cure = `put it back, or end the mount: umount ${mountPoint}`
+  throw new ThinfsError('NOT_A_POOL', `${mountPoint}: ${what}; ${cure}`)
 }
 
 /** The mount of a pool whose folder, or pool.yaml, was at `path`. */

@@ -7,8 +7,7 @@
 import { close, openSync, read, readFileSync, write } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import type { Later } from '../base/index.js'
-import { refused } from './targets.js'
+import { type Later, refused } from '../base/index.js'
 
 /**
  * System calls that open a file: open, creat, openat, openat2. Of a 32-bit program on x86-64: open 5,

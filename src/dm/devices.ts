@@ -8,7 +8,7 @@
  */
 import { setTimeout } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import type { Range, Source, TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
@@ -20,7 +20,6 @@ import {
   type Place,
   parseTarget,
   plainStatusOf,
-  refused,
   resolveTarget,
 } from './targets.js'
 

@@ -1,6 +1,6 @@
 /** The machine as it is: what `Devices` needs of /proc, /sys, and the loop devices. */
 import { type FileHandle, open, realpath, stat } from 'node:fs/promises'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import { list, openFiles, read, readNamespaces } from '../host/index.js'
 import { native } from '../native.js'
 import { type DeviceNumber, decodeDevice, nameOfDevice } from './abi.js'
@@ -8,7 +8,6 @@ import type { Device } from './device-table.js'
 import type { Lower, Machine } from './devices.js'
 import { Links } from './links.js'
 import { backingFileOf, KernelLoops, LOOP_MAJOR, loopPath } from './loops.js'
-import { refused } from './targets.js'
 
 const FIFREEZE = 0xc0045877
 const FITHAW = 0xc0045878

@@ -42,10 +42,12 @@ export class PoolFiles {
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
     mustDiffer(config)
-    const metadata = openStore(config.metadata.path, readOnly, config.ofUser)
+    const { path } = config.data
+    const as = { readOnly, ofUser: config.ofUser }
+    const metadata = openStore(config.metadata.path, path, as)
     let data: FileStore | null = null
     try {
-      data = openStore(config.data.path, readOnly, config.ofUser)
+      data = openStore(path, config.metadata.path, as)
       lock(metadata, readOnly)
       lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
@@ -97,13 +99,20 @@ export function mustDiffer({ file, data, metadata }: PoolConfig): void {
   throw new ThinfsError('BAD_CONFIG', detail)
 }
 
-function openStore(path: string, readOnly: boolean, ofUser: number | undefined): FileStore {
+/** @param other the pool's other file */
+function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): FileStore {
   if (existsSync(path)) {
     return FileStore.open(path, { readOnly, ...(ofUser !== undefined && { ofUser }) })
   }
-  throw new ThinfsError('NOT_A_POOL', `${path}: no such file; thinfs init makes it`, {
-    errno: 'ENOENT',
-  })
+  const cure = existsSync(other)
+    ? `, though ${other} is there: put it back, from where it was moved or from a copy`
+    : '; thinfs init makes it'
+  throw new ThinfsError('NOT_A_POOL', `${path}: no such file${cure}`, { errno: 'ENOENT' })
+}
+
+interface OpenAs {
+  readOnly: boolean
+  ofUser: number | undefined
 }
 
 function lock(store: FileStore, readOnly: boolean): void {

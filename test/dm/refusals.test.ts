@@ -24,10 +24,16 @@ t.test('thinfs dm says why it cannot be, and leaves nothing', async t => {
     ],
   ]
   for (const [why, before, ...namespace] of cases) {
-    // Nothing is unmounted in a user namespace: what it copied is locked there.
-    const line = `${LET_GO} let_go /none; mount -t tmpfs none /run; ${before} ${DM.replace('LOG', `${folder}/log`)}; code=$?; ls /run; exit $code`
-    const args = ['-m', '--propagation', 'private', ...namespace, 'sh', '-c', line]
-    const { status, stdout, stderr } = await attempt('unshare', ...args)
+    const line = `mount -t tmpfs none /run; ${before} ${DM.replace('LOG', `${folder}/log`)}; code=$?; ls /run; exit $code`
+    // First: what a user namespace copies is locked there.
+    const letGo = `${LET_GO} let_go /none; exec unshare -m "$@"`
+    const first = ['-m', '--propagation', 'private', 'sh', '-c', letGo, 'sh']
+    const { status, stdout, stderr } = await attempt(
+      'unshare',
+      ...first,
+      ...namespace,
+      ...['sh', '-c', line],
+    )
     t.equal(status, 1, stderr)
     t.match(stderr, why)
     t.equal(stdout.replace('mount\n', ''), '', 'nothing is left in /run')

@@ -200,6 +200,22 @@ t.test('the journal of another pool says nothing that costs data', onMount, asyn
   await pool.close(t)
 })
 
+t.test('one of data and metadata is missing', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const sum = await pool.sh(fill('a', 4))
+  await pool.umount()
+  for (const path of [pool.data, pool.metadata]) {
+    renameSync(path, `${path}.away`)
+    await refusedMount(t, pool, /no such file, though \/.*\/\w+ is there: put it back.*NOT_A_POOL/)
+    const init = await attemptThinfs('init', pool.folder)
+    t.equal(init.status, 1, 'nor is it made anew beside the other')
+    renameSync(`${path}.away`, path)
+  }
+  await pool.mount()
+  t.equal(await pool.sh('sha256sum < a'), sum)
+  await pool.close(t)
+})
+
 t.test('a data file that is too short', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 16))

@@ -1,10 +1,10 @@
 // Goal: whoever moves the folder of a mounted pool, or spoils its pool.yaml, loses nothing and stops
 // nobody; and a folder that takes the old name is not touched. Method: the commands that a person gives,
 // at the new place, at the old one and at the mount point; a stranger's pool, compared byte by byte.
-import { readdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
-import { attemptThinfs, MountedPool, needs, thinfs, until } from '../support/mounted-pool.js'
+import { attemptThinfs, MountedPool, needs, run, thinfs, until } from '../support/mounted-pool.js'
 
 const YAML = 'data: { path: data, size: 64M }\nmetadata: { path: metadata, size: 4M }'
 
@@ -51,6 +51,27 @@ t.test('the folder is moved', needs('/dev/fuse'), async t => {
   t.same(contentOf(pool.folder), stranger, 'nobody touched it')
   t.match(await attemptThinfs('check', '--deep', moved), { status: 0, stderr: '' })
   t.match(await thinfs('list', moved), /^a .*\nb .*\ne .*\nf /m)
+})
+
+t.test('the folder is removed, and another pool takes its place', needs('/dev/fuse'), async t => {
+  const pool = await MountedPool.make(t, YAML)
+  await pool.sh('printf text > a; sync a')
+  rmSync(pool.folder, { recursive: true })
+  await thinfs('init', pool.folder, '--data-size', '64M', '--volume', 'stranger=1M')
+  const stranger = contentOf(pool.folder)
+  for (const args of [['list'], ['status'], ['create', 'b', '--size', '1M'], ['umount']]) {
+    const [command, ...rest] = args as [string, ...string[]]
+    const { status, stderr } = await attemptThinfs(command, pool.path, ...rest)
+    t.equal(status, 1, command)
+    t.match(
+      stderr,
+      `the pool.yaml of the pool that is mounted there, once ${pool.folder}/pool.yaml, was`,
+    )
+  }
+  t.equal(await pool.sh('cat a'), 'text')
+  await run('umount', pool.path)
+  await until(() => pool.processes().length === 0)
+  t.same(contentOf(pool.folder), stranger, 'nobody touched it')
 })
 
 t.test('pool.yaml is spoilt', needs('/dev/fuse'), async t => {
