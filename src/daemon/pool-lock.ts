@@ -3,7 +3,7 @@
  * engine inherits them: they hold until the last of both has ended, so a daemon that was killed does not
  * give away a pool whose engine still serves.
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { PoolFiles } from '../volumes/index.js'
@@ -31,7 +31,8 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
 /** Whoever has the pool's data or metadata open; null when that cannot be seen. */
 function owner(config: PoolConfig): string | null {
   const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
-  if (daemon !== null && existsSync(`/proc/${daemon.pid}`)) {
+  // A process that was killed keeps its number until its parent has noticed; then another may get it.
+  if (daemon !== null && startOf(daemon.pid)?.mountPoint === daemon.mountPoint) {
     return `process ${daemon.pid} at ${daemon.mountPoint}`
   }
   const engine = processWith([config.metadata.path, config.data.path])
