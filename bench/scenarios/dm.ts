@@ -2,6 +2,7 @@ import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { GIB, MIB } from '../../src/base/index.js'
 import { DmService } from '../dm-service.js'
+import { cpuSeconds, servingPid } from '../engine.js'
 import { fill, LOADS, measure, unitOf } from '../fio.js'
 import { atLeast, atMost, type Cell, paired, type Scenario, type Settings } from '../scenario.js'
 import { runThinfs, thinfs, withServers } from '../servers.js'
@@ -50,19 +51,20 @@ export const dm: Scenario = {
 
 async function speed(service: DmService, memory: string, settings: Settings): Promise<Cell[]> {
   const wanted = LOADS.filter(({ name }) => settings.wants(`dm/${name}`))
-  if (wanted.length === 0) return []
+  const weighed = LOADS.filter(({ name }) => /16$/.test(name) && settings.wants(`dm/cpu-${name}`))
+  if (wanted.length + weighed.length === 0) return []
   const { signal } = settings
   const seconds = Math.min(settings.seconds, SECONDS_MAX)
   const mapped = (await service.run('readlink', '-f', '/dev/thinfs_bench/a')).trim()
-  const { devices } = await service.status()
+  const { devices, enginePid } = await service.status()
   const own = devices.find(({ name }) => mapped.endsWith(`/${name}`))!.loop
   return withServers([thinfs(SIZE, { name: 'attached' })], memory, signal, async ([server]) => {
     const pool = join(server!.folder, 'pool')
     const attached = (await runThinfs('attach', pool, 'volume')).trim()
     try {
       const targets = [
-        { name: 'thinfs', file: own },
-        { name: 'attached', file: attached },
+        { name: 'thinfs', file: own, pid: enginePid },
+        { name: 'attached', file: attached, pid: await servingPid(server!) },
       ]
       for (const { file } of targets) await fill(file, signal)
       const cells: Cell[] = []
@@ -72,6 +74,15 @@ async function speed(service: DmService, memory: string, settings: Settings): Pr
         )
         const goals = [atLeast(0.95, 'thinfs', 'attached')]
         cells.push({ name: `dm/${load.name}`, unit: unitOf(load), samples, goals })
+      }
+      for (const load of weighed) {
+        const samples = await paired(targets, settings, async ({ file, pid }) => {
+          const before = cpuSeconds(pid)
+          const rate = await measure(file, load, seconds, signal)
+          return ((cpuSeconds(pid) - before) / (rate * seconds)) * 1e6
+        })
+        const goals = [atMost(1.1, 'thinfs', 'attached')]
+        cells.push({ name: `dm/cpu-${load.name}`, unit: 'µs/request', samples, goals })
       }
       return cells
     } finally {
