@@ -94,7 +94,7 @@ export interface DataReport {
   strayBlocks: number | null
 }
 
-/** An aborted `signal` says that nobody waits for the answer any more: what has not begun need not. */
+/** An aborted `signal` says that no caller waits for the answer: work that has not begun is not done. */
 export interface PoolAdmin {
   create(
     request: { name: string; size: number; devId?: number },

@@ -19,7 +19,7 @@ export class Volume {
   resized: Promise<unknown> = Promise.resolve()
   /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
   changed: number
-  /** An array, for a number of its own would be allocated for every WRITE. */
+  /** An array, because a field with a fraction would be allocated anew for every WRITE. */
   readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number

@@ -458,8 +458,8 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Takes the names of volumes away for good if `act` succeeds. From the first moment on nobody can
-   * find or open them: `act` may rely on what the caller saw of who has them open.
+   * Takes the names of volumes away for good if `act` succeeds. From the first moment on no request can
+   * find or open them, so `act` may rely on their being unused if the caller saw that.
    */
   async #claimed(volumes: readonly Volume[], act: () => Promise<void>): Promise<void> {
     for (const volume of volumes) {
@@ -547,7 +547,7 @@ export class Volumes implements PoolAdmin {
     return volume
   }
 
-  /** For who had to wait: the volume may have gone meanwhile. */
+  /** To be called after a wait: the volume may have gone meanwhile. */
   #mustBeThere(volume: Volume): void {
     if (this.#byDevId.get(volume.devId) !== volume) throw gone(volume)
   }
