@@ -3,9 +3,10 @@
  * The engine inherits them. They hold until daemon and engine have both ended, so a daemon that is killed
  * does not give away a pool whose engine still serves.
  */
-import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { readFileSync, readlinkSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import { list, otherProcesses } from '../host/index.js'
 import { PoolFiles } from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
 
@@ -31,11 +32,13 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
 /** The process that has the pool's data or metadata open, for people; null when none is seen. */
 function owner(config: PoolConfig): string | null {
   const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
-  // A process that was killed keeps its number until its parent has noticed; then another may get it.
-  if (daemon !== null && startOf(daemon.pid)?.mountPoint === daemon.mountPoint) {
+  const files = identitiesOf([config.metadata.path, config.data.path])
+  // A process that was killed keeps its number until its parent has noticed, but no files; then
+  // another process may get the number. In the foreground any program may be the daemon.
+  if (daemon !== null && hasOpen(daemon.pid, files)) {
     return `process ${daemon.pid} at ${daemon.mountPoint}`
   }
-  const engine = processWith([config.metadata.path, config.data.path])
+  const engine = processWith(files)
   if (daemon !== null && (engine === null || engine.configFile === config.file)) {
     const { mountPoint } = daemon
     return `an engine whose daemon has died; thinfs mount at ${mountPoint} takes it over`
@@ -46,27 +49,28 @@ function owner(config: PoolConfig): string | null {
     : `process ${engine.pid}, which has the pool ${engine.configFile}`
 }
 
-/** A process that has one of these files open, and the pool.yaml that it was started with. */
-function processWith(paths: string[]): { pid: number; configFile: string | null } | null {
-  const files = paths.flatMap(path => {
-    const stat = statSync(path, { throwIfNoEntry: false })
-    return stat === undefined ? [] : [stat]
-  })
-  for (const pid of readdirSync('/proc').filter(name => /^\d+$/.test(name))) {
-    if (Number(pid) === process.pid) continue
+/** Another process that has one of these files open, and the pool.yaml that it was started with. */
+function processWith(files: Identity[]): { pid: number; configFile: string | null } | null {
+  const pid = otherProcesses().find(pid => hasOpen(pid, files))
+  return pid === undefined ? null : { pid, configFile: startOf(pid)?.configFile ?? null }
+}
+
+/** False for a process that has ended, or is another user's. */
+function hasOpen(pid: number, files: Identity[]): boolean {
+  return list(`/proc/${pid}/fd`).some(fd => {
+    const link = `/proc/${pid}/fd/${fd}`
     try {
-      const has = readdirSync(`/proc/${pid}/fd`).some(fd => {
-        const link = `/proc/${pid}/fd/${fd}`
-        if (!readlinkSync(link).startsWith('/')) return false
-        const stat = statSync(link, { throwIfNoEntry: false })
-        return stat !== undefined && files.some(file => isSame(file, stat))
-      })
-      if (has) return { pid: Number(pid), configFile: startOf(Number(pid))?.configFile ?? null }
+      if (!readlinkSync(link).startsWith('/')) return false
+      const stat = statSync(link, { throwIfNoEntry: false })
+      return stat !== undefined && files.some(file => isSame(file, stat))
     } catch {
-      // It has ended, or is another user's.
+      return false
     }
-  }
-  return null
+  })
+}
+
+function identitiesOf(paths: string[]): Identity[] {
+  return paths.flatMap(path => statSync(path, { throwIfNoEntry: false }) ?? [])
 }
 
 type Identity = { dev: number; ino: number; rdev: number }
