@@ -181,7 +181,7 @@ export class Devices {
 
   async #suspend(device: Device, flags: Flags): Promise<void> {
     if ((flags & DM_FLAG.SKIP_LOCKFS) === 0 && device.live !== null) {
-      // Whoever follows a service that is killed meanwhile has to know that it may be frozen.
+      // If this service is killed now, the next one has to know that the device may be frozen.
       device.freezing = true
       this.onChange(device)
       device.thaw = await this.#machine.freeze(device)

@@ -58,14 +58,14 @@ class Engine {
   readonly #config: PoolConfig
   readonly #readOnly: boolean
   readonly #files: PoolFiles
-  /** What INIT settled, with this engine or an earlier one. */
+  /** What INIT agreed on, with this engine or an earlier one. */
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
   #volumes: Volumes | null = null
   #session: Session | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
   #control: Promise<ControlSocket | null> = Promise.resolve(null)
-  /** Settles when the file system was unmounted and the pool is closed. */
+  /** Resolves when the file system was unmounted and the pool is closed. */
   #closed: Promise<void> = Promise.resolve()
 
   /** @param daemon its connection; the daemon may be gone already */
@@ -133,14 +133,14 @@ class Engine {
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),
-      onInitialized: settled => {
-        this.#log.debug({ protocol: settled }, 'connection initialised')
-        const { whyDev: reason } = settled
+      onInitialized: agreed => {
+        this.#log.debug({ protocol: agreed }, 'connection initialised')
+        const { whyDev: reason } = agreed
         if (reason) {
           const { name } = transport
           this.#log.warn({ reason }, `transport ${name} cannot be had: dev serves`)
         }
-        this.#negotiated = settled
+        this.#negotiated = agreed
         this.#ready()
       },
       onCaughtUp: () =>

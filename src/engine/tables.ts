@@ -102,8 +102,8 @@ class TablesProcess {
       spin: availableParallelism() > 1 ? SPIN : 0,
       fileSystem: new TableFs(this.#tables, closed, Math.floor(Date.now() / 1000)),
       ...(negotiated ? { negotiated } : {}),
-      onInitialized(settled) {
-        tell(service.sendNotification(READY, { negotiated: settled }))
+      onInitialized(agreed) {
+        tell(service.sendNotification(READY, { negotiated: agreed }))
       },
       onCaughtUp: () => {
         void this.#tables.commit().then(() => tell(service.sendNotification(SERVED)))

@@ -45,7 +45,7 @@ export interface NumberedDevices {
 
 export class TableFs implements FileSystem {
   readonly directIo = true
-  /** What a thin device changes survives this process before it is acknowledged: see tables. */
+  /** What a thin device changes is settled before it is acknowledged: see tables. */
   readonly unsettled = false
   readonly #devices: NumberedDevices
   readonly #onClosed: (minor: number) => void

@@ -111,7 +111,7 @@ export class VolumeFs implements FileSystem {
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.space.nrFreeDataBlocks,
       // No more than the host can give.
-      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
+      blocksAvailable: Math.min(this.#pool.space.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
@@ -417,7 +417,7 @@ export class VolumeFs implements FileSystem {
       generation: 0,
       size: 0,
       blocks: 0,
-      // Who else gets here at all is decided by allow_other; a volume has its own bits.
+      // allow_other decides whether other users get here at all; a volume has its own bits.
       mode: S_IFDIR | 0o755,
       nlink: 2,
       uid: this.#uid,

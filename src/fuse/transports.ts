@@ -41,7 +41,7 @@ export const URING = {
 /** By name. */
 export const TRANSPORTS = { [DEV.name]: DEV, [URING.name]: URING }
 
-/** The transport that a connection's INIT has settled on. */
+/** The transport that a connection's INIT has agreed on. */
 export const transportOf = ({
   flags2,
 }: Negotiated): (typeof TRANSPORTS)[keyof typeof TRANSPORTS] =>

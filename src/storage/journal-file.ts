@@ -28,8 +28,8 @@ const APPENDING = constants.O_RDWR | constants.O_APPEND
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
  *
- * It has to outlive the process, not the machine: nothing is flushed but by `sync`. Who finds it empty
- * after a power cut knows less, nothing wrong.
+ * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty after a
+ * power cut knows less, but nothing wrong.
  */
 export class JournalFile {
   readonly path: string

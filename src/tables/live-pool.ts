@@ -98,7 +98,7 @@ export class LivePools {
   async release(pool: LivePool): Promise<void> {
     if (--pool.users > 0) return
     const closing = pool.close()
-    // Whoever opens it next waits until its files are closed.
+    // The next one to open the pool waits until its files are closed.
     const gone = closing.then(
       () => pool,
       () => pool,

@@ -3,7 +3,7 @@ import { type Message, parseMessage, poolStatus, type ThinPool } from '../pool/i
 import type { LivePool, LivePools, PoolTable } from './live-pool.js'
 import type { TargetDevice } from './target-device.js'
 
-/** A thin pool. Whoever reads its device reads the data device. Source: drivers/md/dm-thin.c, pool_map. */
+/** A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map. */
 export class PoolTarget implements TargetDevice {
   /** The kernel swaps tables before it asks a pool whether the new one fits. */
   readonly staysWhenRefused = true

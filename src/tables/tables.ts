@@ -1,8 +1,8 @@
 /**
  * The devices and their tables: TableEngine in this process.
  *
- * What is asked of one device is done in the order of asking; devices do not wait for each other. What
- * a device's suspension waits for keeps only this device's later requests from being answered.
+ * Each device carries out its requests in order; devices do not wait for each other. While a device
+ * waits to be suspended, only its own later requests wait.
  */
 import { type DevId, MAX_DEV_ID, refused, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolEvents } from '../pool/index.js'

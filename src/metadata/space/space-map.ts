@@ -238,7 +238,7 @@ export abstract class SpaceMap {
     return block
   }
 
-  /** Has blocks below `end` taken before those above. */
+  /** Makes allocation take blocks below `end` first. */
   prefer(end: number): void {
     this.#preferredEnd = end
   }
