@@ -4,7 +4,7 @@
  * A change of the metadata goes into the running transaction. A commit seals that in memory at once,
  * and requests go on into the next one while the sealed one passes through the stages: the data is
  * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
- * all who ask for one meanwhile share the next.
+ * all callers that ask for one meanwhile share the next.
  *
  * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for that.
  *
@@ -33,7 +33,7 @@ import { clearFree } from './recovery.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
-/** A commit that takes longer is told of, in milliseconds. */
+/** Milliseconds after which a commit raises the event `slowCommit`. */
 const SLOW_COMMIT = 2000
 
 /** Errors that a change of the metadata throws before it changes anything. */
@@ -69,7 +69,7 @@ export interface CommitParts {
 export interface CommitListener {
   /** A transaction became durable: the metadata blocks that it freed can be allocated. */
   committed(): void
-  /** The pool became read-only: who waits for space waits in vain. */
+  /** The pool became read-only: callers that wait for space get the error. */
   failed(err: ThinfsError): void
   /** The metadata is that of the last commit again: what was looked up since may be wrong. */
   rolledBack(): void
@@ -305,7 +305,7 @@ export class CommitPipeline {
     assert(!metadata.changed, 'no change follows close()')
     const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
     if (clean && extended.size === 0) return this.#endJournal()
-    // A size that nobody could save stays in the journal as well.
+    // A size that could not be saved in volumes.json stays in the journal.
     this.#noteAgain()
     journal.begin(this.#superblock)
   }

@@ -99,8 +99,7 @@ export async function bringUp(
 /**
  * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
  * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. A pool that is taken over
- * stays read-only as well: those who use the mount have lost changes, and no flush of theirs may go
- * well.
+ * stays read-only as well: users of the mount have lost changes, and no flush of theirs may succeed.
  */
 function checkAll({ metadata, state }: OpeningParts, options: PoolOptions): void {
   if (options.takesOver) {

@@ -214,7 +214,7 @@ export class ThinPool implements Provisioner {
    */
   async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
     const { devId } = device
-    // Nobody looks anything up any more: pages of it would be work for every slice.
+    // No request looks anything up any more: updating its pages would be work for every slice.
     device.table.clear()
     for (const slice = new Slice(this.clock); ; ) {
       await this.betweenSlices(slice)
