@@ -63,7 +63,7 @@ export interface PoolStatus {
     pid: number | null
     since: number
     enginePid: number
-    transport: 'dev' | 'uring'
+    transport: 'dev' | 'uring' | 'fuse-native'
     /** Why it is dev where uring was wanted; null otherwise. */
     whyDev: string | null
   } | null
