@@ -1,11 +1,21 @@
 // Goal: through fuse-native and libfuse 2 a volume is what it is through /dev/fuse, discards among it, and
 // what cannot be the same is said. Method: the suite of all transports; programs and checkers of others.
-import { statSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { FUSE_NATIVE } from '../../src/fuse/index.js'
 import { transportContract } from '../contract/transport.js'
-import { MountedPool, needs, run, sh, thinfs, until } from '../support/mounted-pool.js'
+import {
+  attempt,
+  attemptThinfs,
+  MountedPool,
+  needs,
+  python,
+  run,
+  sh,
+  thinfs,
+  until,
+} from '../support/mounted-pool.js'
 
 const MIB = 1024 * 1024
 const onMount = needs('/dev/fuse')
@@ -42,5 +52,126 @@ t.test('a loop device with ext4: what is trimmed goes back to the host', onLoop,
   t.equal(await sh(at, 'sha256sum kept'), sums, 'the snapshot is as it was')
   await run('umount', at)
   await pool.detach('before')
+  await pool.close(t)
+})
+
+t.test('files', onMount, async t => {
+  const pool = await nativePool(t, 'data: { size: 256M }\nvolumes: { a: { size: 64M } }')
+  await pool.umount()
+  await pool.mount('-o', 'allow_other')
+  const fio = (options: string): Promise<string> =>
+    pool.sh(
+      `fio --name=v --filename=a --ioengine=libaio --direct=1 --verify=crc32c --verify_fatal=1 --verify_state_save=0 ${options} > ../fio.log 2>&1 || { cat ../fio.log; false; }`,
+    )
+  for (const options of [
+    '--rw=randwrite --size=16M --bsrange=512-256k --blockalign=512 --iodepth=32',
+    '--rw=randwrite --bs=4k --size=2M --numjobs=24 --offset_increment=2M',
+  ]) {
+    t.equal(await fio(options), '', options)
+  }
+  const long = 'ü'.repeat(100)
+  for (const script of [
+    'printf one > c; mv c d; cat d; truncate -s 5M d; stat -c %s d; rm d',
+    'head -c 4M /dev/zero | tr "\\0" x > e; fallocate -p -o 64K -l 128K e; sha256sum e',
+    'fallocate -z -o 1M -l 64K e; fallocate -l 6M e; sha256sum e; cp e f; cmp e f; rm e f',
+    `touch ${long}; ls ${long}; rm ${long}`,
+    'for i in $(seq 40); do touch n$i; done; ls n* | sort; rm n*',
+    'touch -d @1000000000 t; stat -c %Y t; touch -m -d @1100000000 t; stat -c %Y t; rm t',
+    'setpriv --regid 1000 --clear-groups touch g; stat -c %g g; chown 7:8 g; chmod 640 g',
+    'stat -c "%a %u %g" g; chown :9 g; stat -c "%u %g" g; rm g',
+  ]) {
+    await pool.both(t, script)
+  }
+  t.match(await pool.sh('getfattr -d a'), /^user\.thinfs\.mapped_bytes="50331648"$/m)
+  const size = `
+import os
+try: os.getxattr('a', 'user.thinfs.none')
+except OSError as err: print(err.strerror)
+print(len(os.getxattr('a', 'user.thinfs.mapped_bytes')), len(os.listxattr('a')) > 3)`
+  t.equal(await python(pool.path, size), 'No data available\n8 True')
+  for (const command of ['mkdir d', 'ln -s a b', 'ln a b', 'mkfifo b']) {
+    t.match(await pool.failure(command), /Operation not permitted/, command)
+  }
+  t.match(await pool.failure('touch $(printf "\\377")'), /Invalid argument/)
+  t.equal(await pool.sh('stat -f -c "%S %b" .'), '65536 4096')
+
+  const removed = `
+import os
+fd = os.open('r', os.O_RDWR | os.O_CREAT)
+os.unlink('r')
+os.pwrite(fd, b'text', 100000)
+os.fsync(fd)
+print(os.pread(fd, 4, 100000).decode(), os.listdir())`
+  t.equal(await python(pool.path, removed), "text ['a']", 'removed while it is open')
+
+  const engine = await pool.enginePid()
+  const closed = readdirSync(`/proc/${engine}/fd`).flatMap(fd => {
+    if (readlinkSync(`/proc/${engine}/fd/${fd}`) !== '/dev/fuse') return []
+    const info = readFileSync(`/proc/${engine}/fdinfo/${fd}`, 'utf8')
+    return [(Number.parseInt(/flags:\s*(\d+)/.exec(info)![1]!, 8) & 0o2000000) !== 0]
+  })
+  t.same(closed, [true, true], "the connection and libfuse's duplicate are closed on exec")
+  await pool.close(t)
+})
+
+// Names that change below the mount: libfuse keeps the kernel's cache by name.
+t.test('a name that gets another file while the first is open', onMount, async t => {
+  const pool = await nativePool(t, 'data: { size: 64M }\nvolumes: { a: { size: 1M } }')
+  await pool.sh('printf old | dd of=a conv=notrunc status=none')
+  const script =
+    'exec 3<a; head -c 3 <&3; : > ../open; until [ -e ../go ]; do sleep 0.02; done; cat a'
+  const holder = attempt('env', '-C', pool.path, 'bash', '-c', script)
+  await until(() => readdirSync(pool.base).includes('open'))
+  await thinfs('rename', pool.folder, 'a', 'b')
+  await thinfs('create', pool.folder, 'a', '--size', '1M')
+  t.match(await pool.failure('cat a'), /Stale file handle/)
+  t.equal(await pool.sh('head -c 3 b'), 'old', 'it has its own under its new name')
+  writeFileSync(join(pool.base, 'go'), '')
+  t.match(await holder, { stdout: /^old/, stderr: /Stale file handle/ })
+  await until(async () => (await attempt('head', '-c', '3', join(pool.path, 'a'))).status === 0)
+  t.equal(await pool.sh('cat a | tr -d "\\0"'), '', 'the new one is empty')
+  await pool.close(t)
+})
+
+t.test('an engine that dies ends the mount, and what was flushed is there', onMount, async t => {
+  const pool = await nativePool(t, 'data: { size: 64M }\nvolumes: { a: { size: 16M } }')
+  t.match(await attemptThinfs('restart', pool.folder), {
+    status: 1,
+    stderr: /transport fuse-native: no other engine/,
+  })
+  await pool.sh('head -c 1M /dev/zero | tr "\\0" x | dd of=a conv=notrunc,fsync status=none')
+  process.kill(await pool.enginePid(), 'SIGKILL')
+  await until(() => !pool.isMounted && pool.processes().length === 0)
+  t.equal((await attempt('thin_check', pool.metadata)).status, 0)
+  await pool.mount()
+  t.equal(await pool.sh('head -c 1M /dev/zero | tr "\\0" x | cmp -n 1M - a'), '')
+  const holding = attempt('env', '-C', pool.path, 'tail', '-f', 'a')
+  await until(() => pool.sh('fuser -s a && echo yes || true').then(said => said === 'yes'))
+  await thinfs('umount', '--force', pool.folder)
+  t.notOk(pool.isMounted)
+  t.ok(await holding, 'who held the mount is not left waiting')
+  await pool.close(t)
+})
+
+t.test('what cannot be had is said in one line, and nothing is mounted', onMount, async t => {
+  const pool = await MountedPool.prepare(t, 'data: { size: 16M }', file => thinfs('init', file))
+  const fuseNative = join(process.cwd(), 'node_modules/fuse-native')
+  const program = join(process.cwd(), 'bin/thinfs.js')
+  const mount = `${process.execPath} ${program} mount ${pool.folder} ${pool.path} -o transport=fuse-native`
+  const hidden = `mount -t tmpfs none ${fuseNative}; exec ${mount}`
+  for (const [command, said] of [
+    [`unshare --mount sh -ec '${hidden}'`, /the package fuse-native is not installed: npm install/],
+    [
+      `LD_PRELOAD=${fuseNative}/prebuilds/linux-x64/libfuse.so ${mount}`,
+      /cannot get between fuse-native and libfuse/,
+    ],
+  ] as const) {
+    const { status, stderr } = await attempt('sh', '-c', command)
+    t.equal(status, 1)
+    t.match(stderr, said)
+    t.match(stderr, /^thinfs: .*transport fuse-native/)
+    t.equal(stderr.trim().split('\n').length, 1)
+    t.notOk(pool.isMounted)
+  }
   await pool.close(t)
 })
