@@ -114,6 +114,28 @@ print(os.pread(fd, 4, 100000).decode(), os.listdir())`
   await pool.close(t)
 })
 
+t.test('what waits for space or for a disk keeps nobody else', onMount, async t => {
+  const pool = await nativePool(
+    t,
+    'data: { size: 16M }\non_full: queue\nvolumes: { a: { size: 16M } }',
+  )
+  const full = 'bs=1M oflag=direct conv=notrunc,fsync iflag=fullblock status=none'
+  await pool.sh(`head -c 16M /dev/urandom > ../bytes; dd if=../bytes of=a ${full}`)
+  const waiting = pool.sh(
+    'for i in $(seq 8); do dd if=../bytes of=b$i bs=1M count=1 status=none & done; wait',
+  )
+  waiting.catch(() => {})
+  await until(async () => (await pool.status()).writesWaiting > 4)
+  await pool.sh('cmp ../bytes a; fallocate -p -l 12M a')
+  t.equal(await waiting, '')
+
+  await pool.umount()
+  await run('dd', `of=${pool.data}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0')
+  await pool.mount()
+  t.equal(await pool.sh('cmp -n 1M ../bytes b8; cmp -i 12M ../bytes a'), '', 'cold reads')
+  await pool.close(t)
+})
+
 // Names that change below the mount: libfuse keeps the kernel's cache by name.
 t.test('a name that gets another file while the first is open', onMount, async t => {
   const pool = await nativePool(t, 'data: { size: 64M }\nvolumes: { a: { size: 1M } }')
