@@ -101,8 +101,19 @@ fd = os.open('r', os.O_RDWR | os.O_CREAT)
 os.unlink('r')
 os.pwrite(fd, b'text', 100000)
 os.fsync(fd)
-print(os.pread(fd, 4, 100000).decode(), os.listdir())`
-  t.equal(await python(pool.path, removed), "text ['a']", 'removed while it is open')
+print(os.pread(fd, 4, 100000).decode(), os.listdir())
+try: os.fstat(fd)
+except OSError as err: print(err.strerror)`
+  const found = "text ['a']\nNo such file or directory"
+  t.equal(await python(pool.path, removed), found, 'removed while it is open')
+  // What libfuse 2 cannot do, as docs/TRANSPORTS.md has it.
+  const limits = `
+import ctypes, os
+fd = os.open('a', os.O_RDWR)
+print(os.lseek(fd, 0, os.SEEK_HOLE) == 64 << 20)
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.renameat2(-100, b'a', -100, b'z', 1), os.strerror(ctypes.get_errno()))`
+  t.equal(await python(pool.path, limits), 'True\n-1 Invalid argument')
 
   const engine = await pool.enginePid()
   const closed = readdirSync(`/proc/${engine}/fd`).flatMap(fd => {
