@@ -16,6 +16,7 @@ import type { Cell, Place, Scenario, Settings } from './scenario.js'
 import { cost } from './scenarios/cost.js'
 import { depth } from './scenarios/depth.js'
 import { disk } from './scenarios/disk.js'
+import { dm } from './scenarios/dm.js'
 import { fsync } from './scenarios/fsync.js'
 import { loop } from './scenarios/loop.js'
 import { mkfs } from './scenarios/mkfs.js'
@@ -38,6 +39,7 @@ const SCENARIOS: readonly Scenario[] = [
   depth,
   workingSet,
   disk,
+  dm,
   cost,
   stalls,
 ]

@@ -145,7 +145,7 @@ export function mountPlan(folder: string, options: readonly string[] = []): Plan
   return { command, mountPoint, file: join(mountPoint, 'volume') }
 }
 
-const THINFS = [process.execPath, pathInRepository('bin/thinfs.js')]
+export const THINFS = [process.execPath, pathInRepository('bin/thinfs.js')]
 
 /** Runs a command of thinfs. @returns what it printed */
 export async function runThinfs(...args: string[]): Promise<string> {

@@ -2,9 +2,9 @@
  * Asks device-mapper as libdevmapper does, without starting a program for each call, and prints what it
  * took: lines of a name and a number, times in milliseconds.
  *
- *   dm-client ioctls DEVICE TIMES      medians of calls that change nothing
- *   dm-client devices POOL COUNT       thin devices that are made, listed and removed: medians of the
- *                                      first tenth and of the last
+ *   dm-client ioctls DEVICE TIMES    calls that change nothing: the median of each
+ *   dm-client create POOL COUNT      makes thin devices: the medians of the first tenth and of the last
+ *   dm-client remove POOL COUNT      lists them, and removes them
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -95,8 +95,7 @@ static void destroy(const char *pool, const char *name, int id) {
   message(pool, "delete", id);
 }
 
-static void time_devices(const char *pool, int count, const char *label,
-                         void (*act)(const char *, const char *, int)) {
+static void time_devices(const char *pool, int count, void (*act)(const char *, const char *, int)) {
   double *taken = malloc(count * sizeof *taken);
   char name[64];
   for (int id = 0; id < count; id++) {
@@ -106,14 +105,13 @@ static void time_devices(const char *pool, int count, const char *label,
     taken[id] = now() - begin;
   }
   int tenth = count / 10;
-  printf("%s-first %.4f\n", label, median(taken, tenth));
-  printf("%s-last %.4f\n", label, median(taken + count - tenth, tenth));
-  fflush(stdout);
+  printf("first %.4f\nlast %.4f\n", median(taken, tenth), median(taken + count - tenth, tenth));
   free(taken);
 }
 
 int main(int argc, char **argv) {
-  if (argc != 4) return fprintf(stderr, "usage: dm-client ioctls|devices NAME COUNT\n"), 2;
+  const char *const usage = "usage: dm-client ioctls|create|remove NAME COUNT\n";
+  if (argc != 4) return fputs(usage, stderr), 2;
   const char *name = argv[2];
   int count = atoi(argv[3]);
   control = open("/dev/mapper/control", O_RDWR);
@@ -121,13 +119,15 @@ int main(int argc, char **argv) {
   if (strcmp(argv[1], "ioctls") == 0) {
     time_ioctl("version", "", DM_VERSION, 0, count);
     time_ioctl("info", name, DM_DEV_STATUS, 0, count);
-    time_ioctl("info-without-openers", name, DM_DEV_STATUS, DM_SKIP_BDGET_FLAG, count);
-    time_ioctl("table", name, DM_TABLE_STATUS, DM_STATUS_TABLE_FLAG | DM_SKIP_BDGET_FLAG, count);
-    time_ioctl("status", name, DM_TABLE_STATUS, DM_NOFLUSH_FLAG | DM_SKIP_BDGET_FLAG, count);
-  } else {
-    time_devices(name, count, "create", create);
+    time_ioctl("table", name, DM_TABLE_STATUS, DM_STATUS_TABLE_FLAG, count);
+    time_ioctl("status", name, DM_TABLE_STATUS, DM_NOFLUSH_FLAG, count);
+  } else if (strcmp(argv[1], "create") == 0) {
+    time_devices(name, count, create);
+  } else if (strcmp(argv[1], "remove") == 0) {
     time_ioctl("list", "", DM_LIST_DEVICES, 0, 20);
-    time_devices(name, count, "remove", destroy);
+    time_devices(name, count, destroy);
+  } else {
+    return fputs(usage, stderr), 2;
   }
   return 0;
 }

@@ -11,5 +11,8 @@ export class AssertionError extends Error {
   }
 }
 
-/** True when costly self-checks are asked for (`THINFS_VERIFY=all`, which the tests set). */
+/**
+ * Whether what takes long to look at is asserted as well: preconditions and postconditions of trees,
+ * space maps and block ownership. `THINFS_VERIFY=all` says so, which the tests set.
+ */
 export const VERIFY_ALL = process.env.THINFS_VERIFY === 'all'

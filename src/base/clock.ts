@@ -20,7 +20,7 @@ const SLICE_MS = 2
 
 /**
  * Cuts long work by time: `if (slice.isOver) await slice.yield()` between two pieces, each of which
- * takes far less than a slice. Whoever continues asks again whether what it works on is still there.
+ * takes far less than a slice. The caller then checks again that what it works on is still there.
  */
 export class Slice {
   readonly #clock: Clock

@@ -67,6 +67,10 @@ export class ThinfsError extends Error {
   }
 }
 
+/** The refusal of what a caller asks of the kernel, or of us in its place: known by its errno. */
+export const refused = (errno: string, detail: string): ThinfsError =>
+  new ThinfsError('BAD_ARGUMENT', detail, { errno })
+
 /** What work ends with that nobody waits for any more: the reason of an aborted signal. */
 export const cancelled = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'nobody waits for the answer any more')

@@ -114,7 +114,8 @@ async function writeConfig(file: string, options: Options): Promise<void> {
   mkdirSync(dirname(folder), { recursive: true })
   if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
   try {
-    writeFileSync(path, text, { flag: 'wx', mode: 0o600 })
+    // As durable as the first flush: nothing else says where the data is, and in which blocks.
+    writeFileSync(path, text, { flag: 'wx', mode: 0o600, flush: true })
   } catch (err) {
     if (errnoOf(err) !== 'EEXIST') throw err
     throw new ThinfsError('POOL_IN_USE', `${path}: another process is making the pool`)

@@ -4,7 +4,7 @@ import { connectDaemon } from '../control/index.js'
 import { startDaemon } from '../daemon/index.js'
 import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
-import { configOf } from './pool.js'
+import { configOf, tellingWhoIsStopped } from './pool.js'
 
 interface Options extends Output {
   foreground?: true
@@ -36,14 +36,15 @@ export const mount = command(
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
     const config = await configOf(pool)
-    const { pid } = await startDaemon(config, {
+    const starting = {
       mountPoint,
       mountOptions: options.options,
       foreground: options.foreground ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
       logLevel: options.logLevel,
       ...(options.logFile !== undefined && { logFile: options.logFile }),
-    })
+    }
+    const { pid } = await tellingWhoIsStopped(config, () => startDaemon(config, starting))
     // In the foreground the pool was unmounted by now, and the log on stderr has said it.
     if (!options.foreground) await warnOfMode(config, options.options.includes('ro'))
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
 import { connectDaemon, type DaemonClient } from '../control/index.js'
-import { findPool, lockPool } from '../daemon/index.js'
+import { findPool, lockPool, whoIsStopped } from '../daemon/index.js'
 import { findFileHolders, type Mount, thinfsMountAt } from '../host/index.js'
 import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 
@@ -46,7 +46,7 @@ export async function withDaemonOr<T>(
   const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
   if (daemon) {
     try {
-      return await use(daemon, place)
+      return await tellingWhoIsStopped(place, () => use(daemon, place))
     } finally {
       daemon.close()
     }
@@ -71,9 +71,28 @@ export async function withDaemonOf(
   const daemon = await connectDaemon(place)
   if (!daemon) throw notMounted(place.file)
   try {
-    await use(daemon)
+    await tellingWhoIsStopped(place, () => use(daemon))
   } finally {
     daemon.close()
+  }
+}
+
+/** A process that was stopped answers nobody. Looked at after this time, in milliseconds. */
+const PATIENCE = 3000
+
+/** Calls `act`, and says on stderr for whom it waits, where it waits for one that was stopped. */
+export async function tellingWhoIsStopped<T>(
+  { folder }: PoolPlace,
+  act: () => Promise<T>,
+): Promise<T> {
+  const timer = setTimeout(() => {
+    const who = whoIsStopped(folder)
+    if (who !== null) process.stderr.write(`thinfs: ${who}\n`)
+  }, PATIENCE)
+  try {
+    return await act()
+  } finally {
+    clearTimeout(timer)
   }
 }
 

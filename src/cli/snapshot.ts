@@ -57,7 +57,7 @@ function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T>
   return folder === undefined ? act() : whileFrozen(folder, () => whileAllFrozen(rest, act))
 }
 
-/** Has the kernel write back what programs changed in a memory map of the volume's file. */
+/** Makes the kernel write back what programs changed in a memory map of the volume's file. */
 async function flush(admin: PoolAdmin, place: PoolPlace, origin: string): Promise<void> {
   let path: string
   try {

@@ -28,7 +28,7 @@ export function checkPoolFolder(folder: string): void {
   }
   for (let above = dirname(folder); ; above = dirname(above)) {
     const { mode } = statSync(above)
-    // Whoever may write there could put another folder in the place of this one.
+    // A user who may write there could put another folder in the place of this one.
     if ((mode & OTHERS_WRITE) !== 0 && (mode & STICKY) === 0) {
       const what = 'everybody may write to it, wanted a sticky bit at least (chmod +t)'
       throw new ThinfsError('NOT_TRUSTED', `${above}: ${what}`)

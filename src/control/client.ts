@@ -27,9 +27,9 @@ export interface DaemonClient extends PoolAdmin {
    * @throws MOUNT_FAILED when that cannot be done
    */
   umountForcibly(): Promise<void>
-  /** Has another engine serve; resolves when it does. Callers of the mount only wait. */
+  /** Replaces the engine; resolves when the next one serves. Callers of the mount only wait. */
   restart(): Promise<void>
-  /** Lets go of the daemon. What is not answered yet is rejected. */
+  /** Closes the connection. Requests that are not answered yet reject. */
   close(): void
 }
 
@@ -69,7 +69,7 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
 }
 
-/** @param ended settles when the engine has seen the end of the mount */
+/** @param ended resolves when the engine has seen the end of the mount */
 async function unmountOrphan(mountPoint: string, ended: Promise<void>): Promise<void> {
   const mount = thinfsMountAt(mountPoint)
   if (mount !== null) await unmount(mountPoint)

@@ -1,9 +1,9 @@
 /**
- * The unix socket in the pool's folder by which commands reach who serves it: the daemon, or the
- * engine of one that has died.
+ * The unix socket in the pool's folder by which commands reach the process that answers them: the
+ * daemon, or the engine of one that has died.
  *
- * Whoever may open it manages the pool. It is made with mode 0600; and because a mode can be changed
- * and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
+ * A process that may open the socket manages the pool. Its mode is 0600; and because a mode can be
+ * changed and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
  */
 import { once } from 'node:events'
 import { closeSync, rmSync } from 'node:fs'
@@ -19,9 +19,9 @@ import { openFolderOf, shortPath } from './short-path.js'
 
 /** Bytes of a request line. The longest real one, a removal of many volumes, stays far below. */
 const MAX_REQUEST = MIB
-/** With this many, the next one takes the place of the one that has been idle for longest. */
+/** One more than this replaces the connection that has been idle for longest. */
 const MAX_CONNECTIONS = 64
-/** Requests of one connection that are worked on; with those read along with them. */
+/** Requests of one connection that are in flight before it is read again. */
 const MAX_UNANSWERED = 16
 
 /** Where the daemon of the pool in `folder` listens. */
@@ -91,7 +91,7 @@ export class ControlSocket {
     }
     const isOneTooMany = !this.#makeRoom()
     this.#peers.add(peer)
-    // Who asks faster than it is answered, or does not read the answers, has to wait.
+    // Back-pressure: stop reading from a client with 16 unanswered requests or a full send buffer.
     const hold = (): void => {
       const waits = peer.reader.unanswered.size >= MAX_UNANSWERED || socket.writableNeedDrain
       if (waits || this.#closing) socket.pause()

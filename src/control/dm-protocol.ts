@@ -11,7 +11,7 @@ export interface DmDeviceStatus {
   suspended: boolean
   readOnly: boolean
   deferredRemove: boolean
-  /** Who has it open, and tables that name it. */
+  /** How many have it open, tables that name it included. */
   open: number
   eventNr: number
   /** Lines of the table that serves, as dmsetup prints them. */

@@ -23,7 +23,7 @@ export class LineReader extends AbstractMessageReader implements MessageReader {
   #length = 0
   /** Messages read so far. */
   messages = 0
-  /** Ids, as text, of the requests that were read and not answered yet. Whoever writes takes them out. */
+  /** Ids, as text, of requests that were read and not answered yet. The writer of answers removes them. */
   readonly unanswered = new Set<string>()
   /** Called after each request. */
   onRequest: () => void = () => {}

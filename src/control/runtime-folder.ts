@@ -21,13 +21,13 @@ export function runtimeFolder(folder: string): string {
   return join(run, 'thinfs', name)
 }
 
-/** As `runtimeFolder`, made if need be: for whoever serves the pool. */
+/** As `runtimeFolder`, and makes the folder if need be: for a process that serves the pool. */
 export function makeRuntimeFolder(folder: string): string {
   const path = runtimeFolder(folder)
   try {
     if (path !== folder) mkdirSync(path, { recursive: true, mode: 0o700 })
   } catch {
-    // Whoever needs it says so with a path.
+    // The first to open a file in it reports the failure, with a path.
   }
   return path
 }

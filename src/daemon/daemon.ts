@@ -79,7 +79,7 @@ export class Daemon {
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
-  /** Settled when the engine has committed and another daemon can have the pool. */
+  /** Resolves when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
@@ -195,7 +195,7 @@ export class Daemon {
   }
 
   /**
-   * Has another engine serve, also after there was none any more; callers of the mount only wait.
+   * Replaces the engine, or starts one after the last was given up; callers of the mount only wait.
    * @throws NOT_MOUNTED before it is mounted; NOT_SUPPORTED where requests end with their engine;
    *   DAEMON_FAILED when no engine stays
    */
@@ -266,7 +266,7 @@ export class Daemon {
     this.#served = true
     if (this.failure !== null) return
     this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
-    // For the day when there is no engine to ask.
+    // Cached for `status` after the engine has failed.
     this.#status().catch(() => {})
   }
 
@@ -294,7 +294,7 @@ export class Daemon {
     try {
       const readOnly = mountOptions.includes('ro')
       this.#files = lockPool(this.#config, readOnly)
-      // Those who read share the lock; a mount and its socket they do not.
+      // Readers share the lock, but not the socket of a mount.
       if (readOnly) await this.#mustBeAlone()
       return null
     } catch (err) {

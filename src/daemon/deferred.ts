@@ -1,4 +1,4 @@
-/** A promise that is settled from outside, by whoever has the object. */
+/** A promise that whoever has the object resolves or rejects. */
 export class Deferred<T> {
   readonly promise: Promise<T>
   declare resolve: (value: T) => void

@@ -41,8 +41,8 @@ export function findPool(reference: string): string {
 }
 
 /**
- * The pool.yaml of a mount: where it is now, for the pool's folder may have been moved since, and
- * another pool be where it was. Whoever serves the mount has the folder open.
+ * The pool.yaml of a mount, where it is now: the pool's folder may have been moved, and another pool put
+ * in its place. The process that serves the mount has the folder open.
  * @throws NOT_A_POOL when its server lives and the file is gone
  */
 function servedFrom({ mountPoint, source }: Mount): string {

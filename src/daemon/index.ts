@@ -2,3 +2,4 @@
 export { findPool } from './find-pool.js'
 export { lockPool } from './pool-lock.js'
 export { type StartOptions, startDaemon } from './start.js'
+export { whoIsStopped } from './stopped.js'

@@ -1,9 +1,9 @@
 /**
- * One process at a time has a pool: the locks on its data and metadata (volumes/pool-files.ts). The
- * engine inherits them: they hold until the last of both has ended, so a daemon that was killed does not
- * give away a pool whose engine still serves.
+ * One process at a time has a pool: locks on its data and metadata see to that (volumes/pool-files.ts).
+ * The engine inherits them. They hold until daemon and engine have both ended, so a daemon that is killed
+ * does not give away a pool whose engine still serves.
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
+import { readdirSync, readFileSync, readlinkSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { PoolFiles } from '../volumes/index.js'
@@ -18,7 +18,7 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
   try {
     return PoolFiles.open(config, readOnly)
   } catch (err) {
-    // Of a device that is mounted, or part of another, the message says so.
+    // For a device that is mounted, or part of another, the message already says who uses it.
     if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
     const who = owner(config)
     if (who === null) throw err
@@ -28,10 +28,11 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
   }
 }
 
-/** Whoever has the pool's data or metadata open; null when that cannot be seen. */
+/** The process that has the pool's data or metadata open, for people; null when none is seen. */
 function owner(config: PoolConfig): string | null {
   const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
-  if (daemon !== null && existsSync(`/proc/${daemon.pid}`)) {
+  // A process that was killed keeps its number until its parent has noticed; then another may get it.
+  if (daemon !== null && startOf(daemon.pid)?.mountPoint === daemon.mountPoint) {
     return `process ${daemon.pid} at ${daemon.mountPoint}`
   }
   const engine = processWith([config.metadata.path, config.data.path])

@@ -49,9 +49,9 @@ function heldFile({ folder }: PoolConfig, file: string | null): string | null {
 
 /**
  * Memory that the engine allocates must not wait for writes to its own volumes: a loop device over
- * them would deadlock when memory is short. This is a property of threads, which those that they start
- * and their programs inherit; an engine that asked for it itself would be too late for the threads of
- * Node that flush its files. Nor may who starts engines wait for one. Needs CAP_SYS_RESOURCE.
+ * them would deadlock when memory is short. New threads and programs inherit this property of a thread;
+ * an engine that asked for it itself would be too late for Node's threads, which flush its files. The
+ * daemon must not wait for an engine either, for it starts the next. Needs CAP_SYS_RESOURCE.
  */
 function becomeIoFlusher(log: Logger): void {
   try {

@@ -14,32 +14,17 @@
  * An engine that its mount cannot outlive is not replaced.
  */
 import type { ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
-import { Message, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import {
-  adminClient,
-  adminOf,
-  callAdmin,
-  diesWithItsEngine,
-  FAILED,
-  fromWire,
-  ipcConnection,
-  READY,
-  SERVED,
-  STARTED,
-  STOP,
-  transportStatus,
-  type WireError,
-} from '../control/index.js'
+import { adminOf, callAdmin, diesWithItsEngine, transportStatus } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
+import { EngineProcess } from './engine-process.js'
 
 /** Milliseconds before the next engine, after the first, second, ... death without progress. */
 const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
-/** What a host is short of may be there again a moment later. */
+/** Errors of a host that is short of something, which may be there again a moment later. */
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
 /** Requests that change nothing: another engine can be asked again. */
 const READING = new Set<keyof PoolAdmin>(['list', 'status', 'check'])
@@ -56,16 +41,6 @@ export interface SupervisorOptions {
   log: Logger
 }
 
-/** How far an engine got. */
-interface Life {
-  /** Its own program has begun. */
-  hasStarted: boolean
-  /** It serves the mount. */
-  serves: boolean
-  /** It has got past what came again, and a commit. */
-  hasServed: boolean
-}
-
 export class Supervisor {
   /** The pool, by way of the engine that serves or, while there is none, of the next. */
   readonly admin: PoolAdmin
@@ -73,9 +48,8 @@ export class Supervisor {
   readonly #ended = new Deferred<void>()
   #engine = new Deferred<PoolAdmin>()
   #negotiated: Negotiated | null
-  #enginePid = 0
-  /** Has the engine that was started last end for the next. */
-  #stop: () => Promise<void> = async () => {}
+  /** The engine that was started last, until it ends. */
+  #process: EngineProcess | null = null
   /** Deaths without progress in between. */
   #deaths = 0
   #trouble: ThinfsError | null = null
@@ -115,7 +89,7 @@ export class Supervisor {
    */
   async restart(): Promise<void> {
     if (this.#next !== null) {
-      // Whoever asks has mended what was wrong, most likely.
+      // The person who asks has most likely mended the cause.
       this.#trouble = null
       this.#engine = new Deferred()
       this.#next()
@@ -123,7 +97,7 @@ export class Supervisor {
     }
     await this.#engine.promise
     // An engine that died first is replaced as well.
-    await this.#stop().catch(() => {})
+    await this.#process?.stop().catch(() => {})
     await this.#engine.promise
   }
 
@@ -140,95 +114,50 @@ export class Supervisor {
     return this.#trouble
   }
 
-  /** What the connection's INIT settled; null before. */
+  /** What the connection's INIT agreed on; null before. */
   get negotiated(): Negotiated | null {
     return this.#negotiated
   }
 
   /** Process id of the engine; 0 while there is none. */
   get enginePid(): number {
-    return this.#enginePid
+    return this.#process?.pid ?? 0
   }
 
   #launch(): void {
+    const { log, spawnEngine, isMounted } = this.#options
     let child: ChildProcess
     try {
-      child = this.#options.spawnEngine(this.#negotiated)
+      child = spawnEngine(this.#negotiated)
     } catch (err) {
-      this.#enginePid = 0
+      this.#process = null
       this.#died(err as Error, true)
       return
     }
-    this.#enginePid = child.pid ?? 0
-    if (this.#enginePid === 0) {
-      // Nothing but 'error' is certain to come, and a channel may be missing.
-      child.once('error', err => this.#died(err, true))
-      return
-    }
-    this.#watch(child)
+    const engine = new EngineProcess(child, {
+      serves: (negotiated, admin) => {
+        this.#serves(negotiated, admin)
+        log.info({ engine: engine.pid }, 'engine serves')
+      },
+      served: () => {
+        this.#deaths = 0
+      },
+      ended: ({ reason, inOrder, stopped, served, isOutside }) => {
+        this.#process = null
+        if (served) this.#engine = new Deferred()
+        if (stopped) this.#launch()
+        else if (inOrder && this.#negotiated !== null && !isMounted()) this.#end()
+        else this.#died(reason, isOutside)
+      },
+    })
+    this.#process = engine
   }
 
-  #watch(child: ChildProcess): void {
-    const { log } = this.#options
-    const connection = ipcConnection(child)
-    const life: Life = { hasStarted: false, serves: false, hasServed: false }
-    let stopping = false
-    let reason: Error | null = null
-    const closed = once(child, 'close').catch(() => {})
-    this.#stop = async () => {
-      stopping = true
-      await connection.sendNotification(STOP)
-      await closed
-    }
-    // Read here as they come: the connection takes one message a turn of the loop, and a process
-    // that fails at once has ended by then.
-    child.on('message', (message: Message) => {
-      if (!Message.isNotification(message)) return
-      switch (message.method) {
-        case STARTED.method:
-          life.hasStarted = true
-          break
-        case FAILED.method:
-          reason = fromWire(message.params as WireError)
-          break
-        case READY.method:
-          life.serves = true
-          this.#serves((message.params as { negotiated: Negotiated }).negotiated, connection)
-          log.info({ engine: child.pid }, 'engine serves')
-          break
-        case SERVED.method:
-          life.hasServed = true
-          this.#deaths = 0
-      }
-    })
-    child.on('error', err => {
-      reason ??= err
-    })
-    child.once('close', (code, signal) => {
-      connection.dispose()
-      this.#enginePid = 0
-      if (life.serves) this.#engine = new Deferred()
-      if (stopping) {
-        this.#launch()
-        return
-      }
-      if (code === 0 && this.#negotiated !== null && !this.#options.isMounted()) {
-        this.#end()
-        return
-      }
-      const how = signal === null ? `with status ${code}` : `by ${signal}`
-      const when = life.hasStarted ? '' : ' before its program had begun'
-      const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}${when}`)
-      this.#died(reason ?? ended, signal === 'SIGKILL' || !life.hasStarted)
-    })
-    connection.listen()
-  }
-
-  #serves(negotiated: Negotiated, connection: MessageConnection): void {
+  #serves(negotiated: Negotiated, admin: PoolAdmin): void {
     this.#negotiated = negotiated
     if (this.#trouble !== null) this.#engine = new Deferred()
     this.#trouble = null
-    this.#engine.resolve(adminClient(connection))
+    this.#engine.resolve(admin)
   }
 
   #end(): void {
@@ -240,7 +169,7 @@ export class Supervisor {
   #died(reason: Error, isOutside: boolean): void {
     const { log, isMounted, after } = this.#options
     this.#deaths++
-    // Whoever is not mounted has nobody who waits.
+    // Without a mount no caller waits for another engine.
     const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && isMounted()
     const isFinal =
       this.#negotiated === null ||
@@ -273,7 +202,7 @@ export class Supervisor {
     else after(delayMs, next)
   }
 
-  /** Has callers of `admin` get the error, until an engine serves. */
+  /** Makes `admin` reject with the error until an engine serves. */
   #fail(failure: Error): void {
     this.#engine.reject(failure)
     // It may have been rejected before, with less to say.

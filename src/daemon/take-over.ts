@@ -21,7 +21,7 @@ export interface HandedOver {
 }
 
 /**
- * Has the engine without a daemon that serves the pool at `mountPoint` hand over and end.
+ * Makes the engine that serves the pool at `mountPoint` without a daemon hand over and end.
  * @returns null when there is no such engine
  * @throws BAD_ARGUMENT when it was mounted with other options: those are the mount's; NOT_SUPPORTED
  *   when it cannot

@@ -255,7 +255,7 @@ export class DataBlocks {
 
   // --- what lasts ---
 
-  /** Makes the writes that ended before the call durable. Those who come meanwhile share the next. */
+  /** Makes the writes that ended before the call durable. Calls during a flush share the next one. */
   async flush(): Promise<void> {
     const written = this.#written
     while (this.#flushed < written) {
@@ -380,7 +380,7 @@ export class DataBlocks {
         try {
           await this.#store.punchLater(offset, bytes(blocks.length * this.blockSize))
         } catch (err) {
-          // Whoever got such a block would read what is in it.
+          // Keep the blocks back: their next owner would read what is in them.
           const isFirst = this.#refused.length === 0
           for (const block of blocks) this.#refused.push(block)
           if (isFirst) this.#listener.refused(err)

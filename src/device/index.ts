@@ -4,6 +4,6 @@
 export type { BlockDevice } from './block-device.js'
 export { DataBlocks } from './data-blocks.js'
 export { PageCache } from './page-cache.js'
-export type { Provisioner, SpaceOwner } from './provisioner.js'
+export type { Provisioner, ProvisionerSpace, SpaceOwner } from './provisioner.js'
 export { goneError, ThinDevice } from './thin-device.js'
 export { MAX_IO, WritePlan } from './write-plan.js'

@@ -75,7 +75,7 @@ export class PageCache {
     return (page % CHUNK_PAGES) * PAGE_ENTRIES
   }
 
-  /** Has entries be as large as they may come. Every page goes, and then half as many fit. */
+  /** Switches to entries of the largest size. Drops every page; half as many fit afterwards. */
   widen(): void {
     const owners = this.#owners
     const indexes = this.#indexes

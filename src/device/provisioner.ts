@@ -21,28 +21,14 @@ export interface SpaceOwner {
   readonly gone: boolean
 }
 
-export interface Provisioner {
-  readonly blocks: DataBlocks
-  readonly metadata: Mappings
-  readonly clock: Clock
-
-  // --- what may be done now ---
-
-  /** Whether metadata may change. */
-  readonly writable: boolean
-  /** @throws POOL_FAILED when the metadata cannot be relied on, or the pool is closed */
-  mustBeReadable(): void
-  /** @throws POOL_READ_ONLY, POOL_FAILED when no metadata may change */
-  mustBeWritable(): void
+/** What is free, and waiting for it: the pool's space as a device asks for it. */
+export interface ProvisionerSpace {
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   readonly hasMetadataRoom: boolean
   /** The same for unmapping, which takes blocks before it gives more back. */
   readonly hasRoomToUnmap: boolean
   /** Commits, until `hasRoomToUnmap`. @throws NO_METADATA_SPACE when that is not enough */
   makeRoomToUnmap(): Promise<void>
-
-  // --- data blocks ---
-
   /** Free data blocks that writes can have. */
   readonly nrWritableDataBlocks: number
   /**
@@ -50,15 +36,6 @@ export interface Provisioner {
    * @param discards whether they may be of those that are kept back for the edges of discards
    */
   canAllocate(count: number, discards: boolean): boolean
-  /** Takes `count` data blocks, which can be taken, into `out`. */
-  allocate(out: Float64Array, count: number): void
-  /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
-  giveBack(blocks: Float64Array, count: number): Later<void>
-  /**
-   * Makes the next commit wait for `mapped` before it seals: until then the blocks that a request took
-   * are neither mapped nor given back, and nobody would own them after a crash.
-   */
-  awaitMapping(mapped: Promise<unknown>): void
   /** Notes that new blocks were written: when the host had no room before, it has now. */
   provisioned(): void
   /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
@@ -74,6 +51,34 @@ export interface Provisioner {
   withSpace<T>(owner: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T>
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
   withSpaceNow<T>(owner: SpaceOwner, attempt: () => Later<T | null>): Promise<T>
+}
+
+export interface Provisioner {
+  readonly blocks: DataBlocks
+  readonly metadata: Mappings
+  readonly space: ProvisionerSpace
+  readonly clock: Clock
+
+  // --- what may be done now ---
+
+  /** Whether metadata may change. */
+  readonly writable: boolean
+  /** @throws POOL_FAILED when the metadata cannot be relied on, or the pool is closed */
+  mustBeReadable(): void
+  /** @throws POOL_READ_ONLY, POOL_FAILED when no metadata may change */
+  mustBeWritable(): void
+
+  // --- data blocks ---
+
+  /** Takes `count` data blocks, which can be taken, into `out`. */
+  allocate(out: Float64Array, count: number): void
+  /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
+  giveBack(blocks: Float64Array, count: number): Later<void>
+  /**
+   * Makes the next commit wait for `mapped` before it seals: until then the blocks that a request took
+   * are neither mapped nor given back, and nobody would own them after a crash.
+   */
+  awaitMapping(mapped: Promise<unknown>): void
 
   // --- mappings ---
 

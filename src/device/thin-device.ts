@@ -23,6 +23,7 @@ import type { BlockDevice } from './block-device.js'
 import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import type { Provisioner } from './provisioner.js'
+import { UnfinishedWrites } from './unfinished-writes.js'
 import { type Fetched, MAX_IO, type WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
@@ -40,13 +41,6 @@ type Edge = readonly [from: number, to: number]
  * 'not in memory': what a shared block holds. 'in use': another write, of the same virtual block.
  */
 type Outcome = 'written' | 'no space' | 'not in memory' | 'in use'
-
-/** A write under way that may change the mappings of virtual blocks `first` to `last`. */
-interface Unfinished {
-  first: number
-  last: number
-  ended: Promise<unknown>
-}
 
 const orNull = (outcome: Outcome): Outcome | null => (outcome === 'no space' ? null : outcome)
 
@@ -66,8 +60,7 @@ export class ThinDevice implements BlockDevice {
   readonly #pool: Provisioner
   readonly #plan: WritePlan
   readonly #blockSize: number
-  /** With a data store that has a page cache there are none but those that wait for a cold read. */
-  readonly #unfinished = new Set<Unfinished>()
+  readonly #unfinished = new UnfinishedWrites()
   /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
   #runBegin = -1
 
@@ -161,8 +154,8 @@ export class ThinDevice implements BlockDevice {
    */
   discard(offset: number, length: number, waits = true): Later<void> {
     this.#mustBeWritable()
-    if (!this.#pool.hasRoomToUnmap) {
-      return this.#pool.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
+    if (!this.#pool.space.hasRoomToUnmap) {
+      return this.#pool.space.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
     }
     return this.#discardNow(offset, length, waits)
   }
@@ -210,10 +203,10 @@ export class ThinDevice implements BlockDevice {
     const end = Math.ceil((offset + length) / blockSize)
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
-    if (missing > this.#pool.nrWritableDataBlocks) {
+    if (missing > this.#pool.space.nrWritableDataBlocks) {
       throw new ThinfsError(
         'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.nrWritableDataBlocks} are free`,
+        `${missing} blocks are wanted, ${this.#pool.space.nrWritableDataBlocks} are free`,
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
@@ -255,10 +248,10 @@ export class ThinDevice implements BlockDevice {
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
-      const room = (): true | null => this.#pool.hasMetadataRoom || null
+      const room = (): true | null => this.#pool.space.hasMetadataRoom || null
       const vblock = (base + i) as VirtualBlock
-      if (!room()) await this.#pool.withSpace(this, 0, room)
-      while (this.#isUnfinished(vblock, vblock)) await this.#finished(vblock, vblock)
+      if (!room()) await this.#pool.space.withSpace(this, 0, room)
+      while (this.#unfinished.has(vblock, vblock)) await this.#unfinished.ended(vblock, vblock)
       this.#mustBeWritable()
       source.#mustBeHere()
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
@@ -342,7 +335,7 @@ export class ThinDevice implements BlockDevice {
     const attempt = (fetched: Fetched | null): Later<Outcome> =>
       this.#tryWrite(offset, size, held, 0, fetched)
     return this.#insist(outcome, first, last, attempt, again =>
-      this.#pool.withSpace(this, size, again),
+      this.#pool.space.withSpace(this, size, again),
     )
   }
 
@@ -358,7 +351,7 @@ export class ThinDevice implements BlockDevice {
     last: number,
     attempt: (fetched: Fetched | null) => Later<Outcome>,
     withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      this.#pool.withSpace(this, 0, again),
+      this.#pool.space.withSpace(this, 0, again),
   ): Promise<void> {
     const again = (): Later<Outcome | null> => {
       const tried = attempt(null)
@@ -366,8 +359,8 @@ export class ThinDevice implements BlockDevice {
     }
     for (let result = await outcome; result !== 'written'; ) {
       if (result === 'no space') result = await withSpace(again)
-      else if (this.#isUnfinished(first, last)) {
-        await this.#finished(first, last)
+      else if (this.#unfinished.has(first, last)) {
+        await this.#unfinished.ended(first, last)
         result = await attempt(null)
       } else if (result === 'in use') result = await attempt(null)
       else result = await this.#fetchFor(first, last, attempt)
@@ -383,7 +376,7 @@ export class ThinDevice implements BlockDevice {
     this.#mustBeReadable()
     this.#plan.resolve(this, first, last)
     const fetching = this.#plan.fetchKept()
-    const end = this.#begin(first, last, fetching)
+    const end = this.#unfinished.begin(first, last, fetching)
     let fetched: Fetched
     try {
       fetched = await fetching
@@ -408,7 +401,7 @@ export class ThinDevice implements BlockDevice {
     const end = offset + size
     const first = Math.floor(offset / this.#blockSize)
     const last = Math.floor((end - 1) / this.#blockSize)
-    if (this.#isUnfinished(first, last)) return 'in use'
+    if (this.#unfinished.has(first, last)) return 'in use'
     plan.resolve(this, first, last)
     // In this order: what was fetched for a write that finds no space is fetched anew.
     if (!plan.hasSpace()) return 'no space'
@@ -425,7 +418,7 @@ export class ThinDevice implements BlockDevice {
 
   #tryProvision(vblock: number): Later<Outcome> {
     this.#mustBeWritable()
-    if (this.#isUnfinished(vblock, vblock)) return 'in use'
+    if (this.#unfinished.has(vblock, vblock)) return 'in use'
     const plan = this.#plan
     plan.resolve(this, vblock, vblock)
     if (!plan.startsUnmapped) return 'written'
@@ -445,7 +438,7 @@ export class ThinDevice implements BlockDevice {
   #tryZero(from: number, to: number, fetched: Fetched | null): Later<Outcome> {
     this.#mustBeWritable()
     const vblock = Math.floor(from / this.#blockSize)
-    if (this.#isUnfinished(vblock, vblock)) return 'in use'
+    if (this.#unfinished.has(vblock, vblock)) return 'in use'
     const plan = this.#plan
     plan.resolve(this, vblock, vblock)
     if (plan.startsUnmapped) return 'written'
@@ -465,7 +458,7 @@ export class ThinDevice implements BlockDevice {
   #finish(plan: WritePlan, operation: string, written: Later<void>): Later<Outcome> {
     if (written !== undefined) return this.#finishLater(plan.keep(), operation, written)
     plan.remap()
-    if (plan.nrWanted > 0) this.#pool.provisioned()
+    if (plan.nrWanted > 0) this.#pool.space.provisioned()
     return 'written'
   }
 
@@ -487,11 +480,11 @@ export class ThinDevice implements BlockDevice {
       }
       plan.recheck()
       plan.remap()
-      if (plan.nrWanted > 0) this.#pool.provisioned()
+      if (plan.nrWanted > 0) this.#pool.space.provisioned()
       return 'written'
     }
     const finished = finish()
-    const end = this.#begin(plan.first, plan.end - 1, finished)
+    const end = this.#unfinished.begin(plan.first, plan.end - 1, finished)
     if (plan.nrWanted > 0) this.#pool.awaitMapping(finished)
     return finished.finally(end)
   }
@@ -505,28 +498,6 @@ export class ThinDevice implements BlockDevice {
       return 'no space'
     }
     return given === undefined ? refused() : given.then(refused)
-  }
-
-  /** Whether a write that may change the mappings of virtual blocks `first` to `last` is under way. */
-  #isUnfinished(first: number, last: number): boolean {
-    if (this.#unfinished.size === 0) return false
-    for (const write of this.#unfinished) {
-      if (write.first <= last && first <= write.last) return true
-    }
-    return false
-  }
-
-  /** Resolves when those of now have ended. */
-  async #finished(first: number, last: number): Promise<void> {
-    const writes = [...this.#unfinished].filter(write => write.first <= last && first <= write.last)
-    await Promise.allSettled(writes.map(({ ended }) => ended))
-  }
-
-  /** Notes a write as under way. @returns undoes that */
-  #begin(first: number, last: number, ended: Promise<unknown>): () => void {
-    const write = { first, last, ended }
-    this.#unfinished.add(write)
-    return () => this.#unfinished.delete(write)
   }
 
   async #clearPastEnd(): Promise<void> {
@@ -568,7 +539,7 @@ export class ThinDevice implements BlockDevice {
       await this.#pool.betweenSlices(slice)
       this.#mustBeWritable()
       const more = this.#unmapPiece(at, last)
-      if (more === null) await this.#finished(at, last)
+      if (more === null) await this.#unfinished.ended(at, last)
       else at = more
     }
     await this.#zeroEdges(edges, waits)
@@ -582,7 +553,7 @@ export class ThinDevice implements BlockDevice {
     const next = this.#nextMapped(begin, last)
     if (next === last) return last
     const end = Math.min(next + PIECE_BLOCKS, last)
-    if (this.#isUnfinished(next, end - 1)) return null
+    if (this.#unfinished.has(next, end - 1)) return null
     this.#pool.unmap(this.devId, next, end)
     return this.#nextMapped(end, last)
   }
@@ -611,7 +582,9 @@ export class ThinDevice implements BlockDevice {
     waits: boolean,
   ): Promise<void> {
     const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      waits ? this.#pool.withSpace(this, 0, again) : this.#pool.withSpaceNow(this, again)
+      waits
+        ? this.#pool.space.withSpace(this, 0, again)
+        : this.#pool.space.withSpaceNow(this, again)
     // All are tried: the second one may find room where the first did not.
     await allEnded(
       edges.map(({ edge: [from, to], outcome }) => {
@@ -700,7 +673,7 @@ export class ThinDevice implements BlockDevice {
    */
   #refused(operation: string, err: unknown, block: number): void {
     if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
-    this.#pool.hostRefused(err)
+    this.#pool.space.hostRefused(err)
   }
 }
 

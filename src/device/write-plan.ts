@@ -135,7 +135,7 @@ export class WritePlan {
   /** Works out what a write of virtual blocks `first` to `last` does. Changes nothing. */
   resolve(owner: PlanOwner, first: number, last: number): void {
     const { table, devId } = owner
-    const restamps = this.#pool.writable && this.#pool.hasMetadataRoom
+    const restamps = this.#pool.writable && this.#pool.space.hasMetadataRoom
     this.#owner = owner
     this.#first = first
     this.#nrBlocks = last - first + 1
@@ -212,7 +212,7 @@ export class WritePlan {
    * @param discards whether they may be of those that are kept back for the edges of discards
    */
   hasSpace(discards = false): boolean {
-    return this.#nrWanted === 0 || this.#pool.canAllocate(this.#nrWanted, discards)
+    return this.#nrWanted === 0 || this.#pool.space.canAllocate(this.#nrWanted, discards)
   }
 
   /**
@@ -291,12 +291,12 @@ export class WritePlan {
 
   /** Leaves mappings alone that look shared and got shared while the bytes were under way. */
   recheck(): void {
-    const { metadata, writable, hasMetadataRoom } = this.#pool
+    const { metadata, writable, space } = this.#pool
     for (let i = 0; i < this.#nrBlocks; i++) {
       if (this.#actions[i] !== RESTAMP) continue
       const isFree =
         writable &&
-        hasMetadataRoom &&
+        space.hasMetadataRoom &&
         !this.#owner!.gone &&
         !metadata.isReallyShared(this.#owner!.devId, this.#first + i)
       if (!isFree) this.#actions[i] = IN_PLACE

@@ -4,11 +4,10 @@
  * A thread stays as long as its request is not answered, so its number stays its own. Needs the right
  * to trace it, which root has. Source: proc_pid_syscall(5), proc_pid_mem(5).
  */
-import { readFileSync } from 'node:fs'
-import { type FileHandle, open } from 'node:fs/promises'
+import { close, openSync, read, readFileSync, write } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
-import type { Later } from '../base/index.js'
-import { refused } from './targets.js'
+import { promisify } from 'node:util'
+import { type Later, refused } from '../base/index.js'
 
 /**
  * System calls that open a file: open, creat, openat, openat2. Of a 32-bit program on x86-64: open 5,
@@ -18,6 +17,8 @@ const OPENING: Readonly<Record<string, readonly string[]>> = {
   x64: ['2', '85', '257', '437', '5', '295'],
   arm64: ['56', '437'],
 }
+const readBytes = promisify(read)
+const writeBytes = promisify(write)
 /** A thread goes to sleep within microseconds of its request. */
 const TRIES_AT_ONCE = 20
 const TRIES_LATER = 200
@@ -61,10 +62,13 @@ function look(tid: number): boolean | null {
   }
 }
 
-/** The memory of a thread that waits. */
+/**
+ * The memory of a thread that waits. Opening and closing it waits for nobody; to touch it may, for what
+ * is mapped there.
+ */
 export class ClientMemory {
   readonly #tid: number
-  #file: Promise<FileHandle> | null = null
+  #fd = -1
 
   constructor(tid: number) {
     this.#tid = tid
@@ -73,25 +77,26 @@ export class ClientMemory {
   /** @throws BAD_ARGUMENT, EFAULT, when it has not so many bytes there */
   async read(address: number, length: number): Promise<Buffer> {
     const bytes = Buffer.alloc(length)
-    const { bytesRead } = await this.#do(file => file.read(bytes, 0, length, address))
+    const { bytesRead } = await this.#do(fd => readBytes(fd, bytes, 0, length, address))
     if (bytesRead !== length) throw refused('EFAULT', `${length} bytes cannot be read`)
     return bytes
   }
 
   /** @throws BAD_ARGUMENT, EFAULT, when not all could be written */
   async write(address: number, bytes: Buffer): Promise<void> {
-    const { bytesWritten } = await this.#do(file => file.write(bytes, 0, bytes.length, address))
+    const { bytesWritten } = await this.#do(fd => writeBytes(fd, bytes, 0, bytes.length, address))
     if (bytesWritten !== bytes.length) throw refused('EFAULT', 'the answer cannot be written')
   }
 
-  async close(): Promise<void> {
-    await (await this.#file?.catch(() => null))?.close()
+  close(): void {
+    if (this.#fd >= 0) close(this.#fd)
+    this.#fd = -1
   }
 
-  async #do<T>(act: (file: FileHandle) => Promise<T>): Promise<T> {
-    this.#file ??= open(`/proc/${this.#tid}/mem`, 'r+')
+  async #do<T>(act: (fd: number) => Promise<T>): Promise<T> {
     try {
-      return await act(await this.#file)
+      if (this.#fd < 0) this.#fd = openSync(`/proc/${this.#tid}/mem`, 'r+')
+      return await act(this.#fd)
     } catch (err) {
       throw refused('EFAULT', `memory of thread ${this.#tid}: ${(err as Error).message}`)
     }

@@ -7,7 +7,7 @@
  * The kernel asks anew each time, for nothing here may be cached.
  */
 import { constants } from 'node:fs'
-import type { Later } from '../base/index.js'
+import { type Later, refused } from '../base/index.js'
 import type {
   AttributeChange,
   Attributes,
@@ -21,7 +21,6 @@ import { DM_IOCTL, DM_IOCTL_TYPE, encodeDevice } from './abi.js'
 import { ClientMemory, isOpening } from './client-memory.js'
 import type { Device, DeviceTable } from './device-table.js'
 import type { Ioctls } from './ioctls.js'
-import { refused } from './targets.js'
 
 const ROOT = 1
 const CONTROL_NODE = 2
@@ -94,7 +93,7 @@ export class ControlFolder implements FileSystem {
       if (payload !== null) await memory.write(argument + size, payload)
       return { errno, output: header }
     } finally {
-      await memory.close()
+      memory.close()
     }
   }
 

@@ -102,6 +102,10 @@ export class Device {
 
 export class DeviceTable {
   readonly #devices = new Map<number, Device>()
+  readonly #byName = new Map<string, Device>()
+  readonly #byUuid = new Map<string, Device>()
+  /** All minors below are taken. */
+  #freeFrom: number
   /** How many tables name a device, by its number. */
   readonly #holders = new Map<string, number>()
   /** Of all our devices. */
@@ -110,6 +114,7 @@ export class DeviceTable {
 
   constructor(major = LOOP_MAJOR, firstMinor = FIRST_MINOR) {
     this.major = major
+    this.#freeFrom = firstMinor
     this.#firstMinor = firstMinor
   }
 
@@ -123,11 +128,11 @@ export class DeviceTable {
   }
 
   byName(name: string): Device | undefined {
-    return this.all().find(device => device.name === name)
+    return this.#byName.get(name)
   }
 
   byUuid(uuid: string): Device | undefined {
-    return this.all().find(device => device.uuid === uuid)
+    return this.#byUuid.get(uuid)
   }
 
   all(): Device[] {
@@ -136,15 +141,35 @@ export class DeviceTable {
 
   add(device: Device): void {
     this.#devices.set(device.minor, device)
+    this.#byName.set(device.name, device)
+    if (device.uuid !== '') this.#byUuid.set(device.uuid, device)
+  }
+
+  rename(device: Device, name: string): void {
+    this.#byName.delete(device.name)
+    device.name = name
+    device.names.add(name)
+    this.#byName.set(name, device)
+  }
+
+  setUuid(device: Device, uuid: string): void {
+    device.uuid = uuid
+    this.#byUuid.set(uuid, device)
   }
 
   delete(device: Device): void {
-    if (this.#devices.get(device.minor) === device) this.#devices.delete(device.minor)
+    const { minor, name, uuid } = device
+    if (this.#devices.get(minor) !== device) return
+    this.#devices.delete(minor)
+    this.#byName.delete(name)
+    this.#byUuid.delete(uuid)
+    if (minor >= this.#firstMinor) this.#freeFrom = Math.min(this.#freeFrom, minor)
   }
 
   /** The lowest minor of ours that nobody has, from `from` on. */
   freeMinor(from = this.#firstMinor): number {
-    let minor = from
+    while (this.#devices.has(this.#freeFrom)) this.#freeFrom++
+    let minor = Math.max(from, this.#freeFrom)
     while (this.#devices.has(minor)) minor++
     return minor
   }

@@ -6,12 +6,13 @@
  * that waits for a full pool must not hold up the message that makes room in it. Source:
  * drivers/md/dm-ioctl.c, drivers/md/dm.c; what they answer was asked of Linux 6.1.
  */
+import { setTimeout } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import type { Range, Source, TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
-import type { Loops } from './loops.js'
+import type { Detached, Loops } from './loops.js'
 import {
   type Below,
   devicesOf,
@@ -19,7 +20,6 @@ import {
   type Place,
   parseTarget,
   plainStatusOf,
-  refused,
   resolveTarget,
 } from './targets.js'
 
@@ -45,6 +45,8 @@ export interface Machine {
   thaw(device: Device): Promise<void>
   /** How many have the device open; tables that name it not counted. */
   openCount(device: Device): Promise<number>
+  /** Whether somebody has the device open for longer than a look at what is on it takes. */
+  isHeld(device: Device): Promise<boolean>
   /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
   lookUp(word: string, pid: number): Promise<DeviceNumber>
   /** @throws BAD_ARGUMENT, ENXIO, when there is no such device */
@@ -63,6 +65,10 @@ export interface Line {
   type: string
   params: string
 }
+
+/** So often a removal looks again whether udevd has closed the device, and so long it waits between. */
+const PROBE_TRIES = 40
+const PROBE_MS = 25
 
 /** How much of a suspend is asked for: DM_FLAG.SKIP_LOCKFS and NOFLUSH. */
 type Flags = number
@@ -175,7 +181,7 @@ export class Devices {
 
   async #suspend(device: Device, flags: Flags): Promise<void> {
     if ((flags & DM_FLAG.SKIP_LOCKFS) === 0 && device.live !== null) {
-      // Whoever follows a service that is killed meanwhile has to know that it may be frozen.
+      // If this service is killed now, the next one has to know that the device may be frozen.
       device.freezing = true
       this.onChange(device)
       device.thaw = await this.#machine.freeze(device)
@@ -287,14 +293,23 @@ export class Devices {
 
   async #tryRemove(device: Device, deferred: boolean): Promise<boolean> {
     if (this.table.holdersOf(device.number) > 0) return false
-    const found = await this.#machine.loops.detach(device.minor, deferred)
-    if (found === 'in use') return false
+    if ((await this.#detach(device, deferred)) === 'in use') return false
     if (this.table.holdersOf(device.number) > 0) {
       await this.#machine.loops.attach(device.minor)
       return false
     }
     await this.#finish(device)
     return true
+  }
+
+  /** Waits for udevd, which looks at what was on a device whenever somebody has written to it. */
+  async #detach(device: Device, deferred: boolean): Promise<Detached> {
+    for (let left = PROBE_TRIES; ; left--) {
+      const found = await this.#machine.loops.detach(device.minor, deferred)
+      if (found === 'gone' || deferred || left === 0) return found
+      if (await this.#machine.isHeld(device)) return found
+      await setTimeout(PROBE_MS)
+    }
   }
 
   async #finish(device: Device): Promise<void> {
@@ -338,8 +353,7 @@ export class Devices {
     mustBeName(name)
     if (this.table.byName(name) !== undefined) throw refused('EBUSY', `${name}: the name is in use`)
     this.#machine.linkDown(device)
-    device.name = name
-    device.names.add(name)
+    this.table.rename(device, name)
     this.#machine.linkUp(device, udevFlags)
     device.event()
     this.onChange(device)
@@ -348,7 +362,7 @@ export class Devices {
   setUuid(device: Device, uuid: string): void {
     if (device.uuid !== '') throw refused('EINVAL', `${device.name} has a uuid`)
     if (this.table.byUuid(uuid) !== undefined) throw refused('EBUSY', `${uuid} is in use`)
-    device.uuid = uuid
+    this.table.setUuid(device, uuid)
     device.event()
     this.onChange(device)
   }

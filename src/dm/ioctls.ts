@@ -5,7 +5,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { constants } from 'node:os'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import {
   commandOf,
   type DeviceNumber,
@@ -29,7 +29,7 @@ import { type Device, dependenciesOf, type Table } from './device-table.js'
 import type { Devices, Line, Machine } from './devices.js'
 import { isDoneAlready } from './engine-link.js'
 import { LOOP_MAJOR } from './loops.js'
-import { paramsOf, refused, splitWords, TARGET_VERSIONS } from './targets.js'
+import { paramsOf, splitWords, TARGET_VERSIONS } from './targets.js'
 
 /** Bytes of the largest buffer that is read: a table of some 100,000 lines. */
 export const MAX_BUFFER = 16 * 1024 * 1024

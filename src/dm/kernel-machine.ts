@@ -1,6 +1,6 @@
 /** The machine as it is: what `Devices` needs of /proc, /sys, and the loop devices. */
 import { type FileHandle, open, realpath, stat } from 'node:fs/promises'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, refused } from '../base/index.js'
 import { list, openFiles, read, readNamespaces } from '../host/index.js'
 import { native } from '../native.js'
 import { type DeviceNumber, decodeDevice, nameOfDevice } from './abi.js'
@@ -8,18 +8,21 @@ import type { Device } from './device-table.js'
 import type { Lower, Machine } from './devices.js'
 import { Links } from './links.js'
 import { backingFileOf, KernelLoops, LOOP_MAJOR, loopPath } from './loops.js'
-import { refused } from './targets.js'
 
 const FIFREEZE = 0xc0045877
 const FITHAW = 0xc0045878
 const O_EXCL = 0o200
 const DELETED = / \(deleted\)$/
+/** Names of udevd and of its workers. */
+const UDEV = /^\(?(systemd-)?udev/
 
 /** What of the machine is in use, as it was a moment ago. */
 interface Uses {
   at: number
   /** How many descriptors lead to a path below /dev. */
   files: ReadonlyMap<string, number>
+  /** Those of udevd, which looks into a device that was written to, and closes it. */
+  probes: ReadonlyMap<string, number>
   /** Numbers and nodes of the devices that are mounted. */
   mounted: ReadonlySet<string>
 }
@@ -73,12 +76,16 @@ export class KernelMachine implements Machine {
   }
 
   async openCount(device: Device): Promise<number> {
-    const loop = loopPath(device.minor)
     const { files, mounted } = this.#look()
+    const loop = loopPath(device.minor)
     const isMounted = mounted.has(nameOfDevice(device.number)) || mounted.has(loop)
-    const nodes = [loop, ...[...device.names].map(name => `/dev/mapper/${name}`)]
-    const opened = nodes.map(node => files.get(node) ?? 0)
-    return opened.reduce((sum, count) => sum + count, isMounted ? 1 : 0)
+    return countOf(files, device) + (isMounted ? 1 : 0)
+  }
+
+  async isHeld(device: Device): Promise<boolean> {
+    this.#uses = null
+    const count = await this.openCount(device)
+    return count > countOf(this.#look().probes, device)
   }
 
   /** Users of all devices, found at once: a client asks about many devices in a row. */
@@ -86,19 +93,22 @@ export class KernelMachine implements Machine {
     const known = this.#uses
     if (known !== null && performance.now() - known.at < USES_LAST_MS) return known
     const files = new Map<string, number>()
+    const probes = new Map<string, number>()
     const own = this.#ownPids()
-    const count = (path: string): void => {
-      if (path.startsWith('/dev/')) files.set(path, (files.get(path) ?? 0) + 1)
+    const count = (path: string, counts = files): void => {
+      if (path.startsWith('/dev/')) counts.set(path, (counts.get(path) ?? 0) + 1)
     }
     for (const name of list('/proc')) {
       const pid = Number(name)
       if (!Number.isInteger(pid) || own.includes(pid)) continue
-      for (const file of openFiles(pid)) count(file.replace(DELETED, ''))
+      const paths = openFiles(pid).map(file => file.replace(DELETED, ''))
+      for (const path of paths) count(path)
+      if (UDEV.test(read(`/proc/${pid}/comm`))) for (const path of paths) count(path, probes)
     }
     for (const line of read('/proc/swaps').split('\n')) count(line.split(/\s/)[0]!)
     const mounts = readNamespaces().flatMap(namespace => namespace.mounts)
     const mounted = new Set(mounts.flatMap(({ device, source }) => [device, source]))
-    this.#uses = { at: performance.now(), files, mounted }
+    this.#uses = { at: performance.now(), files, probes, mounted }
     return this.#uses
   }
 
@@ -167,6 +177,12 @@ export class KernelMachine implements Machine {
       device.major === LOOP_MAJOR ? { path: loopPath(device.minor) } : await this.lower(device)
     return { node: path }
   }
+}
+
+/** How many of the descriptors lead to the device. */
+function countOf(files: ReadonlyMap<string, number>, { minor, names }: Device): number {
+  const nodes = [loopPath(minor), ...[...names].map(name => `/dev/mapper/${name}`)]
+  return nodes.reduce((sum, node) => sum + (files.get(node) ?? 0), 0)
 }
 
 /**

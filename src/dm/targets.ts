@@ -5,7 +5,7 @@
  * Source: Documentation/admin-guide/device-mapper/{linear,striped,zero,thin-provisioning}.rst; which
  * lines are refused, and with what, was asked of Linux 6.1.
  */
-import { MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import { MAX_DEV_ID, refused, type ThinfsError } from '../base/index.js'
 import type { Range, Source, Target } from '../tables/index.js'
 import { type DeviceNumber, nameOfDevice } from './abi.js'
 
@@ -60,9 +60,6 @@ const MAX_BLOCK = 2097152
 /** Finds the number of the block device that a word of a line names: a path or `MAJOR:MINOR`. */
 export type LookUpDevice = (word: string) => Promise<DeviceNumber>
 
-/** What a line is refused with. */
-export const refused = (errno: string, detail: string): ThinfsError =>
-  new ThinfsError('BAD_ARGUMENT', detail, { errno })
 const invalid = (detail: string): ThinfsError => refused('EINVAL', detail)
 
 /**

@@ -28,10 +28,10 @@ import {
 } from '../control/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import type { Negotiated, Session } from '../fuse/index.js'
-import { type Logger, makeLogger, RateLimit, reopenLog } from '../log/index.js'
+import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
-import { logEvents } from './log-events.js'
 import { listenAsOrphan } from './orphan.js'
+import { PoolLog } from './pool-log.js'
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
@@ -58,17 +58,14 @@ class Engine {
   readonly #config: PoolConfig
   readonly #readOnly: boolean
   readonly #files: PoolFiles
-  /** What INIT settled, with this engine or an earlier one. */
+  /** What INIT agreed on, with this engine or an earlier one. */
   #negotiated: Negotiated | null
-  /** Damage that requests meet is told of, but not without end. */
-  readonly #damage = new RateLimit(10, 10_000, suppressed =>
-    this.#log.error({ suppressed }, 'more requests met damaged metadata'),
-  )
+  readonly #poolLog: PoolLog
   #volumes: Volumes | null = null
   #session: Session | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
   #control: Promise<ControlSocket | null> = Promise.resolve(null)
-  /** Settles when the file system was unmounted and the pool is closed. */
+  /** Resolves when the file system was unmounted and the pool is closed. */
   #closed: Promise<void> = Promise.resolve()
 
   /** @param daemon its connection; the daemon may be gone already */
@@ -77,6 +74,10 @@ class Engine {
     this.#daemon = daemon
     this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
+    this.#poolLog = new PoolLog(
+      this.#log,
+      devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
+    )
     this.#readOnly = start.mountOptions.includes('ro')
     this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
     this.#negotiated = start.negotiated
@@ -108,8 +109,6 @@ class Engine {
 
   #open(): Promise<OpenPool> {
     const { negotiated, acceptMetadata } = this.#start
-    const nameOf = (devId: number): string =>
-      this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`
     return openPool(this.#config, {
       readOnly: this.#readOnly,
       files: this.#files,
@@ -118,7 +117,7 @@ class Engine {
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
       makeVolumes: negotiated === null,
-      events: logEvents(this.#log, nameOf),
+      events: this.#poolLog.events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
       onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
     })
@@ -134,14 +133,14 @@ class Engine {
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),
-      onInitialized: settled => {
-        this.#log.debug({ protocol: settled }, 'connection initialised')
-        const { whyDev: reason } = settled
+      onInitialized: agreed => {
+        this.#log.debug({ protocol: agreed }, 'connection initialised')
+        const { whyDev: reason } = agreed
         if (reason) {
           const { name } = transport
           this.#log.warn({ reason }, `transport ${name} cannot be had: dev serves`)
         }
-        this.#negotiated = settled
+        this.#negotiated = agreed
         this.#ready()
       },
       onCaughtUp: () =>
@@ -155,11 +154,7 @@ class Engine {
         this.#log.fatal({ err }, 'stopped')
         process.exit(1)
       },
-      onError: (operation, ino, err) => {
-        const isDamage = err instanceof ThinfsError && err.code === 'METADATA_CORRUPT'
-        const level = isDamage && this.#damage.allows(Date.now()) ? 'error' : 'debug'
-        this.#log[level]({ operation, ino, err }, 'request failed')
-      },
+      onError: (operation, ino, err) => this.#poolLog.requestFailed(operation, ino, err),
     })
   }
 

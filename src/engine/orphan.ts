@@ -1,6 +1,6 @@
 /**
- * What an engine is when its daemon has died: it answers commands in the daemon's place, and hands
- * the pool over to the next daemon. Nobody would start another engine if it ended.
+ * An engine whose daemon has died: it answers commands in the daemon's place, and hands the pool over
+ * to the next daemon. If it ended, nobody would start another engine.
  */
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
@@ -29,7 +29,7 @@ export interface OrphanOptions {
   /** The pool's, as it is held. */
   folder: string
   pool: PoolAdmin
-  /** Settled when the file system was unmounted and the pool is closed. */
+  /** Resolves when the file system was unmounted and the pool is closed. */
   closed: Promise<void>
   /** Ends this process for another engine. */
   stop(): void
@@ -56,7 +56,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
   return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {
     serveAdmin(connection, { ...delegate(() => pool), status })
     connection.onRequest(PING, () => ({ pid: null, mountPoint }))
-    // Whoever asks unmounts: this process would wait for itself.
+    // The client unmounts: this process would wait for itself.
     for (const request of [UMOUNT, UMOUNT_FORCE]) {
       connection.onRequest(request, () => answerDone(() => closed))
     }

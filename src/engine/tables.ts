@@ -29,7 +29,7 @@ import { TableFs } from '../fs/index.js'
 import { DEV, type Session } from '../fuse/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import { Tables } from '../tables/index.js'
-import { logEvents } from './log-events.js'
+import { PoolLog } from './pool-log.js'
 
 /** Microseconds to look for a request before sleeping. */
 const SPIN = 50
@@ -68,7 +68,8 @@ class TablesProcess {
       // Pools that open before the first request is answered were open in the engine before this one.
       takesOver: () => start.negotiated !== null && this.#session === null,
       events: { event: minor => tell(service.sendNotification(EVENT, minor)) },
-      poolEvents: minor => logEvents(log.child({ pool: `dm-${minor}` }), id => `device ${id}`),
+      poolEvents: minor =>
+        new PoolLog(log.child({ pool: `dm-${minor}` }), id => `device ${id}`).events,
     })
   }
 
@@ -101,8 +102,8 @@ class TablesProcess {
       spin: availableParallelism() > 1 ? SPIN : 0,
       fileSystem: new TableFs(this.#tables, closed, Math.floor(Date.now() / 1000)),
       ...(negotiated ? { negotiated } : {}),
-      onInitialized(settled) {
-        tell(service.sendNotification(READY, { negotiated: settled }))
+      onInitialized(agreed) {
+        tell(service.sendNotification(READY, { negotiated: agreed }))
       },
       onCaughtUp: () => {
         void this.#tables.commit().then(() => tell(service.sendNotification(SERVED)))

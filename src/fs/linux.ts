@@ -1,6 +1,4 @@
 /** What both file systems answer to Linux, and the numbers of its calls that Node does not name. */
-import { ThinfsError } from '../base/index.js'
-
 export const NAME_MAX = 255
 /** st_blocks counts in these, in bytes. */
 export const SECTOR = 512
@@ -12,7 +10,3 @@ export const FALLOC_ZERO_RANGE = 16
 // lseek(2)
 export const SEEK_DATA = 3
 export const SEEK_HOLE = 4
-
-/** An error that is known by its errno, as a Linux filesystem answers it. */
-export const failure = (errno: string, detail: string): ThinfsError =>
-  new ThinfsError('BAD_ARGUMENT', detail, { errno })

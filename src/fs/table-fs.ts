@@ -6,7 +6,7 @@
  * cached above: what a device holds changes with its table.
  */
 import { constants } from 'node:fs'
-import { GIB, KIB, type Later } from '../base/index.js'
+import { GIB, KIB, type Later, refused } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {
   type AttributeChange,
@@ -20,7 +20,6 @@ import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  failure,
   NAME_MAX,
   SECTOR,
   SEEK_DATA,
@@ -46,7 +45,7 @@ export interface NumberedDevices {
 
 export class TableFs implements FileSystem {
   readonly directIo = true
-  /** What a thin device changes survives this process before it is acknowledged: see tables. */
+  /** What a thin device changes is settled before it is acknowledged: see tables. */
   readonly unsettled = false
   readonly #devices: NumberedDevices
   readonly #onClosed: (minor: number) => void
@@ -78,7 +77,7 @@ export class TableFs implements FileSystem {
     this.#mustBeRoot(parent)
     const minor = /^dm-(0|[1-9]\d{0,6})$/.exec(name)?.[1]
     const device = minor === undefined ? undefined : this.#devices.find(Number(minor))
-    if (device === undefined) throw failure('ENOENT', name)
+    if (device === undefined) throw refused('ENOENT', name)
     return this.#attributes(Number(minor) + FIRST_DEVICE, device)
   }
 
@@ -89,7 +88,7 @@ export class TableFs implements FileSystem {
   setattr(ino: number, change: AttributeChange): Attributes {
     const { size } = change
     if (ino !== ROOT && size !== undefined && size !== this.#device(ino).size) {
-      throw failure('EINVAL', 'a device has the size of its table')
+      throw refused('EINVAL', 'a device has the size of its table')
     }
     return this.getattr(ino)
   }
@@ -103,15 +102,15 @@ export class TableFs implements FileSystem {
   }
 
   create(): Attributes {
-    throw failure('EPERM', 'devices are made by their service')
+    throw refused('EPERM', 'devices are made by their service')
   }
 
   unlink(): void {
-    throw failure('EPERM', 'devices are removed by their service')
+    throw refused('EPERM', 'devices are removed by their service')
   }
 
   rename(): void {
-    throw failure('EPERM', 'devices have numbers')
+    throw refused('EPERM', 'devices have numbers')
   }
 
   open(ino: number): void {
@@ -146,7 +145,7 @@ export class TableFs implements FileSystem {
   write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number> {
     const device = this.#device(ino)
     if (size === 0) return 0
-    if (offset + size > device.size) throw failure('ENOSPC', 'past the end of the device')
+    if (offset + size > device.size) throw refused('ENOSPC', 'past the end of the device')
     const written = device.write(offset, size, source, at)
     return written instanceof Promise ? written.then(() => size) : size
   }
@@ -154,7 +153,7 @@ export class TableFs implements FileSystem {
   fallocate(ino: number, mode: number, offset: number, length: number): Later<void> {
     const device = this.#device(ino)
     const size = Math.min(offset + length, device.size) - offset
-    if (length <= 0) throw failure('EINVAL', 'length')
+    if (length <= 0) throw refused('EINVAL', 'length')
     if (size <= 0) return
     switch (mode) {
       case FALLOC_PUNCH_HOLE | FALLOC_KEEP_SIZE:
@@ -163,21 +162,21 @@ export class TableFs implements FileSystem {
       case FALLOC_ZERO_RANGE:
         return device.zero(offset, size)
     }
-    throw failure('EOPNOTSUPP', `fallocate mode ${mode}`)
+    throw refused('EOPNOTSUPP', `fallocate mode ${mode}`)
   }
 
   async lseek(ino: number, offset: number, whence: number): Promise<number> {
     const device = this.#device(ino)
-    if (offset >= device.size) throw failure('ENXIO', 'past the end')
+    if (offset >= device.size) throw refused('ENXIO', 'past the end')
     if (whence === SEEK_HOLE) return device.nextHole(offset)
-    if (whence !== SEEK_DATA) throw failure('EINVAL', `whence ${whence}`)
+    if (whence !== SEEK_DATA) throw refused('EINVAL', `whence ${whence}`)
     const data = await device.nextData(offset)
-    if (data >= device.size) throw failure('ENXIO', 'no data follows')
+    if (data >= device.size) throw refused('ENXIO', 'no data follows')
     return data
   }
 
   copyFileRange(): number {
-    throw failure('EOPNOTSUPP', 'devices')
+    throw refused('EOPNOTSUPP', 'devices')
   }
 
   fsync(ino: number): Promise<void> {
@@ -189,7 +188,7 @@ export class TableFs implements FileSystem {
   syncfs(): void {}
 
   getxattr(_ino: number, name: string): Buffer {
-    throw failure('ENODATA', name)
+    throw refused('ENODATA', name)
   }
 
   listxattr(): readonly string[] {
@@ -201,14 +200,14 @@ export class TableFs implements FileSystem {
   // --- inside ---
 
   #device(ino: number): BlockDevice {
-    if (ino === ROOT) throw failure('EISDIR', 'the root of the mount')
+    if (ino === ROOT) throw refused('EISDIR', 'the root of the mount')
     const device = this.#devices.find(ino - FIRST_DEVICE)
-    if (device === undefined) throw failure('ESTALE', `inode ${ino}`)
+    if (device === undefined) throw refused('ESTALE', `inode ${ino}`)
     return device
   }
 
   #mustBeRoot(ino: number): void {
-    if (ino !== ROOT) throw failure('ENOTDIR', `inode ${ino}`)
+    if (ino !== ROOT) throw refused('ENOTDIR', `inode ${ino}`)
   }
 
   #attributes(ino: number, { size }: BlockDevice): Attributes {

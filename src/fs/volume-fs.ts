@@ -14,6 +14,7 @@ import {
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   MIB,
+  refused,
   ThinfsError,
 } from '../base/index.js'
 import {
@@ -32,7 +33,6 @@ import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  failure,
   NAME_MAX,
   SECTOR,
   SEEK_DATA,
@@ -111,7 +111,7 @@ export class VolumeFs implements FileSystem {
       blocks: this.#pool.metadata.nrDataBlocks,
       blocksFree: this.#pool.space.nrFreeDataBlocks,
       // No more than the host can give.
-      blocksAvailable: Math.min(this.#pool.nrWritableDataBlocks, host),
+      blocksAvailable: Math.min(this.#pool.space.nrWritableDataBlocks, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,
@@ -121,7 +121,7 @@ export class VolumeFs implements FileSystem {
   lookup(parent: number, name: string): Attributes {
     this.#mustBeRoot(parent)
     // The kernel stops at FUSE's own limit of 1024. No name comes here without being looked up.
-    if (Buffer.byteLength(name) > NAME_MAX) throw failure('ENAMETOOLONG', name)
+    if (Buffer.byteLength(name) > NAME_MAX) throw refused('ENAMETOOLONG', name)
     return this.#attributes(this.#named(name))
   }
 
@@ -130,7 +130,7 @@ export class VolumeFs implements FileSystem {
   }
 
   async setattr(ino: number, change: AttributeChange): Promise<Attributes> {
-    if (ino === ROOT) throw failure('EPERM', 'the root of the mount is as it was mounted')
+    if (ino === ROOT) throw refused('EPERM', 'the root of the mount is as it was mounted')
     const volume = this.#volume(ino)
     if (change.size !== undefined && change.size !== volume.device.size) {
       checkSize(change.size)
@@ -158,7 +158,7 @@ export class VolumeFs implements FileSystem {
 
   async create(parent: number, name: string, mode: number, caller: Caller): Promise<Attributes> {
     this.#mustBeRoot(parent)
-    if (this.volumes.find(name)) throw failure('EEXIST', name)
+    if (this.volumes.find(name)) throw refused('EEXIST', name)
     // Group and others get a volume only by chmod: it is a disk.
     const ownership = { mode: mode & 0o600, uid: caller.uid, gid: caller.gid }
     return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
@@ -179,7 +179,7 @@ export class VolumeFs implements FileSystem {
   ): Promise<void> {
     this.#mustBeRoot(parent)
     this.#mustBeRoot(newParent)
-    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw failure('EINVAL', 'flags')
+    if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw refused('EINVAL', 'flags')
     const exchange = flags & RENAME_EXCHANGE ? `${this.#mounted}:${request}` : null
     if (flags & RENAME_NOREPLACE) await this.volumes.rename({ from: name, to: newName })
     else await this.volumes.renameOver(name, newName, exchange)
@@ -226,7 +226,7 @@ export class VolumeFs implements FileSystem {
     const end = offset + size
     const { device } = volume
     if (end > device.size) {
-      if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+      if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${volume.name}: ${end} bytes`)
       this.#pool.mustBeWritable()
       const clearing = device.clearPastEnd()
       if (clearing !== undefined) {
@@ -250,16 +250,16 @@ export class VolumeFs implements FileSystem {
   async fallocate(ino: number, mode: number, offset: number, length: number): Promise<void> {
     const volume = this.#volume(ino)
     const { device } = volume
-    if (length <= 0) throw failure('EINVAL', 'length')
+    if (length <= 0) throw refused('EINVAL', 'length')
     const end = offset + length
-    if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${volume.name}: ${end} bytes`)
+    if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${volume.name}: ${end} bytes`)
     const keepsSize = (mode & FALLOC_KEEP_SIZE) !== 0
     const what = mode & ~FALLOC_KEEP_SIZE
     if (what === FALLOC_PUNCH_HOLE && this.#pool.discards === 'ignore') {
-      throw failure('EOPNOTSUPP', 'discards: ignore')
+      throw refused('EOPNOTSUPP', 'discards: ignore')
     }
     if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
-      throw failure('EOPNOTSUPP', `fallocate mode ${mode}`)
+      throw refused('EOPNOTSUPP', `fallocate mode ${mode}`)
     }
     this.#pool.mustBeWritable()
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
@@ -274,11 +274,11 @@ export class VolumeFs implements FileSystem {
 
   lseek(ino: number, offset: number, whence: number): Later<number> {
     const { device } = this.#volume(ino)
-    if (offset >= device.size) throw failure('ENXIO', 'past the end')
+    if (offset >= device.size) throw refused('ENXIO', 'past the end')
     if (whence === SEEK_HOLE) return device.nextHole(offset)
-    if (whence !== SEEK_DATA) throw failure('EINVAL', `whence ${whence}`)
+    if (whence !== SEEK_DATA) throw refused('EINVAL', `whence ${whence}`)
     const data = device.nextData(offset)
-    if (data >= device.size) throw failure('ENXIO', 'no data follows')
+    if (data >= device.size) throw refused('ENXIO', 'no data follows')
     return data
   }
 
@@ -297,9 +297,9 @@ export class VolumeFs implements FileSystem {
     const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0
     const end = targetOffset + left
-    if (end > MAX_DEVICE_SIZE) throw failure('EFBIG', `${to.name}: ${end} bytes`)
+    if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${to.name}: ${end} bytes`)
     if (from === to && Math.abs(sourceOffset - targetOffset) < left) {
-      throw failure('EINVAL', 'the ranges overlap')
+      throw refused('EINVAL', 'the ranges overlap')
     }
     this.#pool.mustBeWritable()
     if (end > to.device.size) await to.device.clearPastEnd()
@@ -333,7 +333,7 @@ export class VolumeFs implements FileSystem {
   getxattr(ino: number, name: string): Later<Buffer> {
     const isOurs = ino !== ROOT && Object.hasOwn(XATTRS, name)
     const value = isOurs ? XATTRS[name]?.(this, this.#volume(ino)) : null
-    if (value === null || value === undefined) throw failure('ENODATA', name)
+    if (value === null || value === undefined) throw refused('ENODATA', name)
     return later(value, text => Buffer.from(text))
   }
 
@@ -367,9 +367,9 @@ export class VolumeFs implements FileSystem {
   }
 
   #volume(ino: number): Volume {
-    if (ino === ROOT) throw failure('EISDIR', 'the root of the mount')
+    if (ino === ROOT) throw refused('EISDIR', 'the root of the mount')
     const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
-    if (!volume) throw failure('ESTALE', `inode ${ino}`)
+    if (!volume) throw refused('ESTALE', `inode ${ino}`)
     return volume
   }
 
@@ -390,7 +390,7 @@ export class VolumeFs implements FileSystem {
   }
 
   #mustBeRoot(ino: number): void {
-    if (ino !== ROOT) throw failure('ENOTDIR', `inode ${ino}`)
+    if (ino !== ROOT) throw refused('ENOTDIR', `inode ${ino}`)
   }
 
   #attributes(volume: Volume): Attributes {
@@ -417,7 +417,7 @@ export class VolumeFs implements FileSystem {
       generation: 0,
       size: 0,
       blocks: 0,
-      // Who else gets here at all is decided by allow_other; a volume has its own bits.
+      // allow_other decides whether other users get here at all; a volume has its own bits.
       mode: S_IFDIR | 0o755,
       nlink: 2,
       uid: this.#uid,
@@ -454,5 +454,5 @@ export class VolumeFs implements FileSystem {
 }
 
 function checkSize(size: number): asserts size is Bytes {
-  if (size < 0 || size > MAX_DEVICE_SIZE) throw failure('EFBIG', `${bytes(size)} bytes`)
+  if (size < 0 || size > MAX_DEVICE_SIZE) throw refused('EFBIG', `${bytes(size)} bytes`)
 }

@@ -133,8 +133,8 @@ export interface FileSystem {
   /** As `read`, and waits for a disk. */
   readLater(ino: number, offset: number, size: number, target: Buffer, at: number): Promise<number>
   /**
-   * Writes `size` bytes of `source` from `at`. All or an error, never short. Who answers with a
-   * promise has copied what it needs of `source` before it returns.
+   * Writes `size` bytes of `source` from `at`. All or an error, never short. A file system that answers
+   * with a promise has copied what it needs of `source` before it returns.
    */
   write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number>
   /** @param mode bits of fallocate(2): KEEP_SIZE 1, PUNCH_HOLE 2, ZERO_RANGE 16 */
@@ -162,8 +162,8 @@ export interface FileSystem {
   /** Files whose content the kernel must not cache (FOPEN_DIRECT_IO). */
   readonly directIo?: boolean
 
-  /** True while changes were made that would not survive the death of this process. */
+  /** True while there are changes that are not settled: the death of this process would undo them. */
   readonly unsettled: boolean
-  /** Makes them survive it. Called once a batch, before the replies to what made the changes. */
+  /** Settles them. Called once a batch, before the changes are acknowledged. */
   settle(): Later<void>
 }

@@ -39,7 +39,7 @@ const FLAGS =
   INIT_FLAG.INIT_EXT
 const FLAGS2 = INIT_FLAG2.HAS_RESEND
 
-/** What was agreed on, as plain JSON: whoever takes over the connection does not get another INIT. */
+/** What was agreed on, as plain JSON: a process that takes the connection over gets no other INIT. */
 export interface Negotiated {
   /** Minor version of the protocol spoken. */
   minor: number

@@ -13,8 +13,8 @@ const NOT_ANSWERED: ReadonlySet<number> = new Set([
 ])
 
 /**
- * Answers whatever comes on an initialised connection with EIO, where nobody can serve it: callers
- * are told, instead of waiting for ever. Also those whose requests were read before.
+ * Answers every request of an initialised connection with EIO when no engine can serve it, so that
+ * callers do not wait for ever. That includes requests which a dead engine had read.
  */
 export class Refusal {
   readonly #device: FuseDevice
@@ -50,7 +50,7 @@ export class Refusal {
       if (NOT_ANSWERED.has(this.#slots.u32(IN_HEADER.at.opcode))) continue
       this.#slots.setU32(OUT_HEADER.at.len, OUT_HEADER.size)
       this.#slots.setU32(OUT_HEADER.at.error, -constants.errno.EIO)
-      // That a caller has gone away meanwhile is no matter here.
+      // Ignore failures: the caller may have been killed meanwhile.
       this.#device.write(this.#slots.buffer, 0, OUT_HEADER.size)
     }
   }

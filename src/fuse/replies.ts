@@ -26,9 +26,9 @@ interface WaitingReply {
 /**
  * Replies on their way to the kernel.
  *
- * Each leaves at once, unless the file system has unsettled changes: then it waits until the batch is
- * handled and `settle` has made the changes outlive this process, for a caller may not rely on what
- * our death takes back. One settling serves all that wait.
+ * A reply is sent at once unless there are unsettled changes. Then it waits for the end of the batch,
+ * when `settle` writes the journal: a caller must never see a success that our crash would undo. One
+ * settling serves all replies that wait.
  */
 export class Replies {
   readonly #options: RepliesOptions

@@ -5,7 +5,7 @@
  * allocate nothing. Here, and only here, errors become errnos.
  */
 import { constants } from 'node:os'
-import { assert, KIB, type Later, ThinfsError } from '../base/index.js'
+import { assert, type Later, ThinfsError } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   CREATE_IN,
@@ -65,18 +65,11 @@ import { MAX_IO } from './init.js'
 import { later, orElse } from './later.js'
 import { readNames } from './names.js'
 import type { Replies } from './replies.js'
-import { DEV_LAYOUT, Slots } from './slots.js'
+import { ReplyPlaces } from './reply-places.js'
+import type { Slots } from './slots.js'
 
 const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
-/** READs that wait are answered from slots of their own, and so many of those that hold so much are kept. */
-const SPARE_IO = 128 * KIB
-const MAX_SPARE = 64
-/**
- * A READ of so much that is answered at once is answered from a place that all share: its memory is in
- * the CPU's cache, and that of a slot, whose turn comes seldom, is not.
- */
-const LARGE_IO = 64 * KIB
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
@@ -140,14 +133,9 @@ export class Requests {
   /** Where requests are, and by way of what they are answered. */
   #slots: Slots
   #replies: Replies
-  /** Whether a slot stays its request's until that is answered, or only until the batch is over. */
-  #keepsSlots = false
-  /** Where answers that come later are made, when it does not, and large ones. */
-  readonly #desk: Slots
+  readonly #places: ReplyPlaces
   /** READs that wait for a disk. */
   #nrReadsLater = 0
-  /** Slots for them, of SPARE_IO bytes. */
-  readonly #spare: Slots[] = []
   /** IOCTLs under way, by their number. */
   readonly #ioctls = new Map<number, AbortController>()
   #stopped = false
@@ -158,14 +146,14 @@ export class Requests {
     this.#directories = new DirectoryStreams(options.fileSystem)
     this.#slots = slots
     this.#replies = replies
-    this.#desk = new Slots(slots.size, 1)
+    this.#places = new ReplyPlaces(slots)
   }
 
   /** Requests come in other slots from now on, which stay theirs until they are answered. */
   moveTo(slots: Slots, replies: Replies): void {
     this.#slots = slots
     this.#replies = replies
-    this.#keepsSlots = true
+    this.#places.moveTo(slots)
   }
 
   /** Whether a READ waits for a disk. */
@@ -207,9 +195,8 @@ export class Requests {
       return
     }
     const offset = slots.u64(at + READ_IN.at.offset)
-    const isShared = size >= LARGE_IO && !this.#keepsSlots && !this.#fs.unsettled
-    const place = isShared ? this.#desk : slots
-    const to = isShared ? 0 : base
+    const place = this.#places.forRead(size, this.#fs.unsettled)
+    const to = place === slots ? base : 0
     const got = this.#fs.read(ino, offset, size, place.buffer, to + place.payload)
     // No message that names the sizes: it would be built for every request.
     assert(got <= size, 'a READ was answered with more than was asked for')
@@ -217,19 +204,18 @@ export class Requests {
       this.#readLater(base, ino, offset, size)
       return
     }
-    if (isShared) copyUnique(slots, base, place)
+    if (place !== slots) copyUnique(slots, base, place)
     this.#replies.reply(place, to, got, 0)
   }
 
   #readLater(base: number, ino: number, offset: number, size: number): void {
-    const isSpare = !this.#keepsSlots && size <= SPARE_IO
-    const at = this.#keepsSlots ? base : 0
-    const place = this.#keepsSlots ? this.#slots : (isSpare && this.#spare.pop()) || coldSlot(size)
+    const place = this.#places.take(size)
+    const at = place === this.#slots ? base : 0
     const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
     this.#nrReadsLater++
     const ended = (): void => {
       this.#nrReadsLater--
-      if (isSpare && this.#spare.length < MAX_SPARE) this.#spare.push(place)
+      this.#places.free(place)
     }
     void this.#answerLater(OPCODE.READ, base, ino, read, encodeRead, place, at).then(ended)
   }
@@ -492,8 +478,9 @@ export class Requests {
 
   #answer<T>(opcode: number, base: number, ino: number, value: Later<T>, encode: Encode<T>): void {
     if (value instanceof Promise) {
-      const place = this.#keepsSlots ? this.#slots : this.#desk
-      void this.#answerLater(opcode, base, ino, value, encode, place, this.#keepsSlots ? base : 0)
+      const place = this.#places.later
+      const at = place === this.#slots ? base : 0
+      void this.#answerLater(opcode, base, ino, value, encode, place, at)
     } else {
       this.#reply(base, encode(this.#slots, base, value))
     }
@@ -523,7 +510,7 @@ export class Requests {
     return (
       promise
         .then(value => reply(encode(place, at, value), 0))
-        // What cannot be encoded is the file system's error too.
+        // A value that cannot be encoded counts as the file system's error.
         .catch(err => reply(0, this.#errno(opcode, ino, err)))
         .catch(bug => this.#options.onFatal(bug))
     )
@@ -547,17 +534,11 @@ export class Requests {
   }
 }
 
-/** Has the first slot of `to` be the answer to the request in the slot at byte `base`. */
+/** Copies the request's id into the first slot of `to`, which makes that the reply. */
 function copyUnique(slots: Slots, base: number, to: Slots): void {
   const { unique } = IN_HEADER.at
   to.setU32(OUT_HEADER.at.unique, slots.u32(base + unique))
   to.setU32(OUT_HEADER.at.unique + 4, slots.u32(base + unique + 4))
-}
-
-/** A slot of its own for a READ. */
-function coldSlot(size: number): Slots {
-  const payload = Math.max(size, SPARE_IO)
-  return new Slots(Math.ceil((DEV_LAYOUT.payload + payload) / 8) * 8, 1)
 }
 
 function attributeChange(slots: Slots, at: number): AttributeChange {

@@ -53,7 +53,7 @@ const CMD_QID = URING_CMD_REQ.at.qid / 4
  * waits for may have to come through the same queue. So queues are deeper than the kernel sends
  * asynchronous requests at a time; entries that were used last are used first.
  *
- * What the kernel has once given to a ring it gives to nobody else: requests end with this process.
+ * The kernel gives a request that it has put into a ring to nobody else: it ends with this process.
  * Source: fs/fuse/dev_uring.c of Linux 6.18; Documentation/filesystems/fuse-io-uring.rst.
  */
 export class RingDevice implements UpgradeDevice {
@@ -138,7 +138,7 @@ export class RingDevice implements UpgradeDevice {
     this.#kept = 0
     for (let waiting = this.#ring.poll(spin); waiting > 0; waiting = this.#ring.poll(0)) {
       this.#ring.take(this.#onCompletion, count)
-      // Nobody is told again of what waits behind entries that were refused.
+      // No further event announces the completions behind refused entries: go on with those.
       if (this.#count > 0) break
     }
     return this.#count

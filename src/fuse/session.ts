@@ -67,7 +67,7 @@ export class FuseSession implements Session {
   /** Where requests are to come from once INIT is answered; null: from where they do. */
   #next: UpgradeDevice | null = null
   #whyDev: string | null = null
-  /** What an INIT has settled that is answered, or about to be. */
+  /** What an INIT has agreed on that is answered, or about to be. */
   #agreed: Negotiated | null = null
   /** Requests of the batch under way. */
   #slots = new Slots(SLOT_SIZE, NR_SLOTS, DEV_LAYOUT, residentMemory(SLOT_SIZE * NR_SLOTS))
@@ -217,7 +217,7 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // A disk that answers is not seen while looking for requests.
+          // While this thread polls for requests it does not see a disk's answer.
           this.#requests.waitsForDisk ? 0 : spin.microseconds,
         )
         if (count === 0) {
@@ -235,9 +235,9 @@ export class FuseSession implements Session {
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
       }
       this.#device.flush()
-      // What is sent again comes before what is new.
+      // The kernel sends resent requests before new ones.
       if (!this.#hadResent) this.#catchUp()
-      // Others have their turn; who sleeps then would have to be woken for what is about to come.
+      // Let timers and sockets run, but do not sleep: another request is about to come.
       if (spin.microseconds > 0) setImmediate(this.#drain)
     } catch (err) {
       this.#fail(err)

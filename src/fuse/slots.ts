@@ -83,9 +83,10 @@ export class Slots {
 }
 
 /**
- * Memory for slots that the kernel writes requests to: all its pages are there. When a process is killed while the kernel copies a request to a page
- * that is not, the kernel cannot get it any more, and the request's caller gets EIO: it would not come
- * again. Source: fuse_dev_do_read() in fs/fuse/dev.c, fatal_signal_pending() in mm/gup.c.
+ * Memory for slots that the kernel writes requests to, with all of its pages present. When a process is
+ * killed while the kernel copies a request to a page that is not present, the copy fails, and the caller
+ * gets EIO instead of an answer from the next process.
+ * Source: fuse_dev_do_read() in fs/fuse/dev.c, fatal_signal_pending() in mm/gup.c.
  */
 export function residentMemory(size: number): ArrayBufferLike {
   return Buffer.allocUnsafeSlow(size).fill(0).buffer

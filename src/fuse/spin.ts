@@ -10,7 +10,7 @@ const SHORTEST = 10
  * the other mostly waits for our wake-ups. Looking again and again for a moment spares them, and is
  * wasted when nothing comes. So what it would have paid the last time decides: as the kernel does for
  * idle virtual CPUs (Documentation/virt/kvm/halt-polling.rst), the time doubles while requests come
- * soon, and is nothing after one that did not. Who is idle sleeps.
+ * soon, and is nothing after one that did not.
  */
 export class Spin {
   readonly #most: number
@@ -28,12 +28,12 @@ export class Spin {
     return this.#microseconds
   }
 
-  /** It was looked for `microseconds`, and nothing came. */
+  /** The thread has looked for `microseconds`, found nothing, and goes to sleep. */
   sleeps(): void {
     if (this.#most > 0) this.#since = performance.now() * 1000 - this.#microseconds
   }
 
-  /** Something came. */
+  /** A request has come. */
   wakes(): void {
     if (this.#since === 0) return
     const waited = performance.now() * 1000 - this.#since

@@ -2,7 +2,7 @@ import type { FileSystem } from './file-system.js'
 import type { Negotiated } from './init.js'
 import type { MountOptions } from './mount.js'
 
-/** What a transport can do. Whoever depends on it asks here, and never for the transport's name. */
+/** What a transport can do. Its users ask here, and never compare its name. */
 export interface Capabilities {
   /**
    * The mount goes on without its engine: callers wait for the next one, which gets every request that
@@ -27,7 +27,7 @@ export interface SessionOptions {
   fileSystem: FileSystem
   /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
   spin?: number
-  /** What an engine before this one has settled; left out for a connection that is new. */
+  /** What an engine before this one has agreed on; left out for a connection that is new. */
   negotiated?: Negotiated
   /** The connection is ready. Not called for a connection that was taken over. */
   onInitialized(negotiated: Negotiated): void
@@ -69,7 +69,7 @@ export interface Transport {
   readonly name: string
   readonly capabilities: Capabilities
   /**
-   * Mounts on the folder `mountPoint`; called by whoever holds the mount, not by its engine.
+   * Mounts on the folder `mountPoint`; called by the process that holds the mount, not by its engine.
    * @returns the connection, for the engines to inherit; null when `serve` mounts, so that there is
    *   nothing that could outlive an engine
    * @throws MOUNT_FAILED with the errno of what failed

@@ -65,7 +65,7 @@ export const FUSE_NATIVE = {
 /** By name. */
 export const TRANSPORTS = { [DEV.name]: DEV, [URING.name]: URING, [FUSE_NATIVE.name]: FUSE_NATIVE }
 
-/** The transport that a connection's INIT has settled on. */
+/** The transport that a connection's INIT has agreed on. */
 export const transportOf = ({
   flags2,
   transport,

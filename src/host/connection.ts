@@ -18,7 +18,7 @@ const POLL_MS = 50
 /**
  * Waits for the end of a filesystem that was unmounted.
  * @param mount as it was before
- * @param ended settles when the connection's server has seen the end
+ * @param ended resolves when the connection's server has seen the end
  * @returns whether it has ended; not when it still lives after 2 s
  */
 export async function hasEnded(mount: Mount, ended: Promise<unknown>): Promise<boolean> {

@@ -4,10 +4,11 @@
  *
  * Source: Documentation/ABI/testing/sysfs-block (`holders`); proc(5), `swaps`.
  */
+import { statSync } from 'node:fs'
 import { basename } from 'node:path'
-import type { LoopDevice } from './loop.js'
+import { deviceNumber } from '../base/index.js'
 import { type Mount, type MountNamespace, readNamespaces } from './mount-table.js'
-import { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+import { list, nameOf, openFiles, otherProcesses, read, readLink } from './proc.js'
 
 /** A mount of a filesystem on the device. */
 export interface DeviceMount {
@@ -15,8 +16,31 @@ export interface DeviceMount {
   namespace: MountNamespace
 }
 
+/** A loop device, as /sys has it. */
+export interface AttachedLoop {
+  /** Such as `/dev/loop0`. */
+  path: string
+  /** Path of the file that it is on, as it was when it was attached; ` (deleted)` follows when it was removed. */
+  backingFile: string
+}
+
+/** All loop devices that are attached to something. */
+export const attachedLoops = (): AttachedLoop[] =>
+  list('/sys/block')
+    .filter(name => name.startsWith('loop'))
+    .map(name => ({ path: `/dev/${name}`, backingFile: backingFileOf(name) }))
+    .filter(({ backingFile }) => backingFile !== '')
+
+/** Of the loop device of that name; a device without a file has no such entry, and '' is answered. */
+export const backingFileOf = (name: string): string =>
+  read(`/sys/block/${name}/loop/backing_file`).slice(0, -1)
+
+/** The kernel's path of the block device that `path`, of whatever name, leads to. */
+export const kernelPathOf = (path: string): string =>
+  `/dev/${basename(readLink(`/sys/dev/block/${deviceNumber(statSync(path).rdev)}`))}`
+
 /** The kernel's names of the device, its partitions, and all that is stacked on them. */
-export function stackOn(path: string, loops: readonly LoopDevice[]): string[] {
+export function stackOn(path: string, loops: readonly AttachedLoop[]): string[] {
   const names: string[] = []
   const visit = (name: string): void => {
     if (names.includes(name)) return
@@ -34,7 +58,7 @@ export function stackOn(path: string, loops: readonly LoopDevice[]): string[] {
 /** Mounts of what is on the device, in all namespaces. */
 export function mountsOn(
   path: string,
-  loops: readonly LoopDevice[],
+  loops: readonly AttachedLoop[],
   namespaces = readNamespaces(),
 ): DeviceMount[] {
   const names = stackOn(path, loops)
@@ -47,8 +71,11 @@ export function mountsOn(
   )
 }
 
-/** Uses that only somebody ends, for people: `mounted at /srv`, `swap`, `below /dev/dm-0`. */
-export function usersOf(path: string, loops: readonly LoopDevice[]): string[] {
+/**
+ * Uses that only somebody ends, for people: `mounted at /srv`, `used as swap`, `below /dev/dm-0`.
+ * @param path the kernel's, such as `/dev/sda`
+ */
+export function usersOf(path: string, loops: readonly AttachedLoop[] = attachedLoops()): string[] {
   const [, ...above] = stackOn(path, loops)
   const isPartition = (name: string): boolean => read(`/sys/class/block/${name}/partition`) !== ''
   const devices = new Set([path, ...above.map(name => `/dev/${name}`)])

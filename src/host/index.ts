@@ -1,5 +1,6 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
 export { connectionAborter, hasEnded } from './connection.js'
+export { kernelPathOf, usersOf } from './device-users.js'
 export { findFilesystems } from './filesystems.js'
 export { whileFrozen } from './freeze.js'
 export { findFileHolders, isOn, loopsOnFile } from './holders.js'

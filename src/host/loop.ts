@@ -5,15 +5,18 @@ import { basename } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { ThinfsError } from '../base/index.js'
-import { namesOfUsers, openersOf, usersOf } from './device-users.js'
-import { list, nameOf, read } from './proc.js'
+import {
+  type AttachedLoop,
+  attachedLoops,
+  backingFileOf,
+  namesOfUsers,
+  openersOf,
+  usersOf,
+} from './device-users.js'
+import { nameOf } from './proc.js'
 
-export interface LoopDevice {
-  /** Such as `/dev/loop0`. */
-  path: string
-  /** Path of the file that it is on, as it was when it was attached; ` (deleted)` follows when it was removed. */
-  backingFile: string
-  /** That file itself: device number, as `0:64`, and inode. Null when nobody could say. */
+export interface LoopDevice extends AttachedLoop {
+  /** The file itself: device number, as `0:64`, and inode. Null when nobody could say. */
   backingId: { device: string; ino: number } | null
 }
 
@@ -45,7 +48,7 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
  */
 export async function detachLoop(path: string, label = ''): Promise<void> {
-  let held = usersOf(path, await listLoops())
+  let held = usersOf(path)
   if (held.length === 0) held = await openersAfterGrace(path)
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
@@ -54,7 +57,7 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
   const deadline = Date.now() + GRACE_MS
   while (isAttached(path)) {
     if (Date.now() > deadline) {
-      const by = [...usersOf(path, await listLoops()), ...openersOf(path).map(openBy)]
+      const by = [...usersOf(path), ...openersOf(path).map(openBy)]
       const who = by.length === 0 ? 'in use by what /proc does not show' : namesOfUsers(by)
       throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${who}: it detaches when that ends`)
     }
@@ -75,20 +78,10 @@ const openBy = (pid: number): string => `open by ${nameOf(pid)}`
 
 const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
 
-/** A device without a file has no such entry. */
-const backingFileOf = (name: string): string =>
-  read(`/sys/block/${name}/loop/backing_file`).slice(0, -1)
-
 /** All that are attached. */
 export async function listLoops(): Promise<LoopDevice[]> {
   const ids = await readBackingIds()
-  return list('/sys/block')
-    .filter(name => name.startsWith('loop') && backingFileOf(name) !== '')
-    .map(name => ({
-      path: `/dev/${name}`,
-      backingFile: backingFileOf(name),
-      backingId: ids.get(`/dev/${name}`) ?? null,
-    }))
+  return attachedLoops().map(loop => ({ ...loop, backingId: ids.get(loop.path) ?? null }))
 }
 
 /** By device path. Empty when losetup is not there, may not look, or waits for a server that hangs. */

@@ -25,7 +25,7 @@ export class Device implements DeviceDetails {
   snapshottedTime: number
   /** Details that the details tree lacks. */
   changed = false
-  /** The epoch in which the way to the tree's root was shadowed; see ThinMetadata. */
+  /** The epoch in which the way to the tree's root was shadowed; see DeviceTable. */
   epoch = -1
   /** The epoch of the last change. */
   changedIn = -1

@@ -30,7 +30,8 @@ import {
   walk,
   walkExclusive,
 } from './btree/walk.js'
-import { Device, type DeviceDetails, DeviceRefs } from './device.js'
+import type { DeviceDetails } from './device.js'
+import { DeviceTable } from './device-table.js'
 import {
   DEVICE_DETAILS,
   ENTRIES_PER_BITMAP,
@@ -63,8 +64,6 @@ const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 
 /** 64 MiB of metadata blocks. */
 const DEFAULT_CACHE_BLOCKS = 16384
-/** Devices kept in memory from one transaction to the next. */
-const MAX_DEVICES = 4096
 const NO_SPACE_MAP = { nrBlocks: 0, nrAllocated: 0, bitmapRoot: 0, refCountRoot: 0 }
 
 export class ThinMetadata {
@@ -75,23 +74,10 @@ export class ThinMetadata {
   readonly #dataMap: DataSpaceMap
   /** Kind of the devices' trees: virtual block to mapping. */
   readonly #mappings: TreeInfo
-  /** Dev id to the root of the device's tree. */
-  readonly #top: BTree
-  readonly #details: BTree
-  /** Devices used so far; those with changed details are only here. */
-  readonly #devices = new Map<number, Device>()
+  readonly #devices: DeviceTable
   /** Space map roots and tree roots are those of the last commit; all else is as of now. */
   #superblock: Superblock
   #superblockChanged = false
-  /** Counts the moments from which the way from the superblock to a device must be shadowed anew. */
-  #epoch = 0
-  /** The epochs in which the running transaction, and the one sealed last, began. */
-  #runningSince = 0
-  #sealedSince = 0
-  /** Whether devices that the transaction sealed last had changed were let go of. */
-  #sealedForgot = false
-  /** Counts changes of mappings, of any device. */
-  #mappingChanges = 0
   #sealed: SealedTransaction | null = null
 
   /**
@@ -121,10 +107,7 @@ export class ThinMetadata {
     this.#dataMap = new DataSpaceMap(transaction)
     const refs = new MappingRefs(this.#dataMap)
     this.#mappings = { transaction, kind: nodeKind('mapping', 8), refs }
-    const topRefs = new DeviceRefs(this.#mappings)
-    this.#top = new BTree({ transaction, kind: nodeKind('device', 8), refs: topRefs }, 0)
-    const detailsKind = nodeKind('device details', DEVICE_DETAILS.size)
-    this.#details = new BTree({ transaction, kind: detailsKind, refs: null }, 0)
+    this.#devices = new DeviceTable(this.#mappings)
     this.#superblock = readSuperblock(store)
     this.#adopt()
   }
@@ -174,7 +157,7 @@ export class ThinMetadata {
   }
   /** Another number after any change of any device's mappings; for who keeps what they add up to. */
   get mappingChanges(): number {
-    return this.#mappingChanges
+    return this.#devices.mappingChanges
   }
   get nrFreedDataBlocks(): number {
     return this.#dataMap.nrFreed
@@ -207,7 +190,7 @@ export class ThinMetadata {
     this.#superblockChanged = true
   }
 
-  /** Has the next `seal` end a transaction, though nothing changed. */
+  /** Makes the next `seal` end a transaction even if nothing changed. */
   touch(): void {
     this.#superblockChanged = true
   }
@@ -230,7 +213,7 @@ export class ThinMetadata {
     return more + Math.ceil(more / 84) + 8
   }
 
-  /** Has metadata blocks below `end` taken before those above: the host has room for them. */
+  /** Makes allocation take metadata blocks below `end` first: the host has room for them. */
   preferMetadata(end: number): void {
     this.#metadataMap.prefer(end)
   }
@@ -262,20 +245,19 @@ export class ThinMetadata {
     if (this.heldRoot !== 0) {
       throw new ThinfsError('SNAPSHOT_HELD', `metadata block ${this.heldRoot} holds one`)
     }
-    this.#flushDetails()
+    this.#devices.flush()
     const copy = this.#transaction.create(SUPERBLOCK_KIND)
     encodeSuperblock(copy, {
       ...this.#superblock,
-      mappingRoot: this.#top.root,
-      detailsRoot: this.#details.root,
+      mappingRoot: this.#devices.top.root,
+      detailsRoot: this.#devices.details.root,
       dataSpaceMap: NO_SPACE_MAP,
       metadataSpaceMap: NO_SPACE_MAP,
     })
-    this.#metadataMap.inc(this.#top.root)
-    this.#metadataMap.inc(this.#details.root)
+    this.#metadataMap.inc(this.#devices.top.root)
+    this.#metadataMap.inc(this.#devices.details.root)
     this.#superblock.heldRoot = copy.nr
-    this.#mappingChanges++
-    this.#epoch++
+    this.#devices.shadowAnew()
   }
 
   /**
@@ -290,17 +272,17 @@ export class ThinMetadata {
     if (heldRoot === 0) throw new ThinfsError('SNAPSHOT_NOT_HELD', 'held root is 0')
     const held = this.#cache.read(heldRoot, SUPERBLOCK_KIND)
     const copy = decodeSuperblock(held)
-    this.#mappingChanges++
-    const top = new BTree(this.#top.info, copy.mappingRoot)
+    this.#devices.noteMappingChange()
+    const top = new BTree(this.#devices.top.info, copy.mappingRoot)
     // A tree that has other owners loses one reference, whatever its size.
     if (this.#metadataMap.isShared(top.root) || !top.last() || leaves === POSITIVE_INFINITY) {
       dropTree(top.info, copy.mappingRoot)
-      dropTree(this.#details.info, copy.detailsRoot)
+      dropTree(this.#devices.details.info, copy.detailsRoot)
       this.#metadataMap.dec(heldRoot)
       this.#superblock.heldRoot = 0
       return true
     }
-    const details = new BTree(this.#details.info, copy.detailsRoot)
+    const details = new BTree(this.#devices.details.info, copy.detailsRoot)
     this.#releaseLastDevice(top, details, leaves)
     const changed = this.#transaction.shadow(held)
     encodeSuperblock(changed, { ...copy, mappingRoot: top.root, detailsRoot: details.root })
@@ -335,7 +317,7 @@ export class ThinMetadata {
   createThin(devId: DevId): void {
     this.#assertNew(devId)
     const { transactionId, time } = this.#superblock
-    this.#addDevice(devId, BTree.create(this.#mappings), {
+    this.#devices.add(devId, BTree.create(this.#mappings), {
       mappedBlocks: 0,
       transactionId,
       creationTime: time,
@@ -349,19 +331,18 @@ export class ThinMetadata {
    */
   createSnap(devId: DevId, originId: DevId): void {
     this.#assertNew(devId)
-    const origin = this.#device(originId)
+    const origin = this.#devices.get(originId)
     const time = this.#tick()
     const { root } = origin.tree
     this.#metadataMap.inc(root)
-    this.#addDevice(devId, new BTree(this.#mappings, root), {
+    this.#devices.add(devId, new BTree(this.#mappings, root), {
       mappedBlocks: origin.mappedBlocks,
       transactionId: this.#superblock.transactionId,
       creationTime: time,
       snapshottedTime: time,
     })
     origin.snapshottedTime = time
-    origin.changed = true
-    origin.changedIn = this.#epoch
+    this.#devices.noteChange(origin)
   }
 
   /**
@@ -369,31 +350,22 @@ export class ThinMetadata {
    * @throws DEVICE_MISSING
    */
   deleteDevice(devId: DevId): void {
-    this.#device(devId)
-    this.#mappingChanges++
-    this.#devices.delete(devId)
-    this.#details.remove(devId)
-    this.#top.remove(devId)
+    this.#devices.get(devId)
+    this.#devices.remove(devId)
   }
 
   hasDevice(devId: DevId): boolean {
-    return this.#devices.has(devId) || this.#top.search(devId)
+    return this.#devices.has(devId)
   }
 
   /** The record is live: it changes with the device. @throws DEVICE_MISSING */
   details(devId: DevId): Readonly<DeviceDetails> {
-    return this.#device(devId)
+    return this.#devices.get(devId)
   }
 
   /** Ascending. Devices may come and go meanwhile. */
-  *deviceIds(): Generator<DevId> {
-    for (let devId = 0; this.#top.seek(devId); devId++) {
-      devId = this.#top.key
-      if (devId > MAX_DEV_ID) {
-        throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId}: ids end at ${MAX_DEV_ID}`)
-      }
-      yield devId as DevId
-    }
+  deviceIds(): Generator<DevId> {
+    return this.#devices.ids()
   }
 
   /**
@@ -402,12 +374,11 @@ export class ThinMetadata {
    * @throws DEVICE_MISSING, METADATA_LIMIT
    */
   markShared(devIds: readonly DevId[]): void {
-    const devices = devIds.map(devId => this.#device(devId))
+    const devices = devIds.map(devId => this.#devices.get(devId))
     const time = this.#tick()
     for (const device of devices) {
       device.snapshottedTime = time
-      device.changed = true
-      device.changedIn = this.#epoch
+      this.#devices.noteChange(device)
     }
   }
 
@@ -415,7 +386,7 @@ export class ThinMetadata {
 
   /** @returns whether the virtual block is mapped; only then `out` is filled */
   find(devId: DevId, vblock: number, out: Mapping): boolean {
-    const { tree } = this.#device(devId)
+    const { tree } = this.#devices.get(devId)
     if (!tree.search(vblock)) return false
     readMapping(tree.view, tree.at, out)
     return true
@@ -431,7 +402,7 @@ export class ThinMetadata {
 
   /** The first mapping at or after `vblock`. @returns its virtual block, or -1 */
   next(devId: DevId, vblock: number, out: Mapping): number {
-    const { tree } = this.#device(devId)
+    const { tree } = this.#devices.get(devId)
     if (!tree.seek(vblock)) return -1
     readMapping(tree.view, tree.at, out)
     return tree.key
@@ -439,7 +410,7 @@ export class ThinMetadata {
 
   /** The largest virtual block that is mapped, or -1. */
   highestMapped(devId: DevId): number {
-    const { tree } = this.#device(devId)
+    const { tree } = this.#devices.get(devId)
     return tree.last() ? tree.key : -1
   }
 
@@ -472,7 +443,7 @@ export class ThinMetadata {
     visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
   ): number {
     const root = this.#root(devId)
-    if (isPathShared(this.#top.info, this.#top.root, devId)) return POSITIVE_INFINITY
+    if (this.#devices.isPathShared(devId)) return POSITIVE_INFINITY
     return walkExclusive(this.#mappings, root, begin, { leaves }, (vblock, { view }, at) => {
       const dataBlock = mappedBlock(view, at)
       visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
@@ -489,13 +460,13 @@ export class ThinMetadata {
    * an old time counts as shared.
    */
   isReallyShared(devId: DevId, vblock: number): boolean {
-    const { tree } = this.#device(devId)
+    const { tree } = this.#devices.get(devId)
     if (this.#dataMap.hasDisowned || this.#metadataMap.hasDisowned) return true
     return (
       tree.search(vblock) &&
       (this.#dataMap.count(mappedBlock(tree.view, tree.at)) > 1 ||
         isPathShared(this.#mappings, tree.root, vblock) ||
-        isPathShared(this.#top.info, this.#top.root, devId))
+        this.#devices.isPathShared(devId))
     )
   }
 
@@ -505,7 +476,7 @@ export class ThinMetadata {
    */
   insert(devId: DevId, vblock: number, dataBlock: DataBlock, time = this.#superblock.time): void {
     assert(time <= MAX_TIME, 'a mapping has 24 bits of time')
-    const device = this.#writableDevice(devId)
+    const device = this.#devices.writable(devId)
     const { tree } = device
     const found = tree.insert(vblock)
     const old = found ? mappedBlock(tree.view, tree.at) : dataBlock
@@ -522,9 +493,9 @@ export class ThinMetadata {
    * @returns how many virtual blocks were mapped
    */
   removeRange(devId: DevId, begin: number, end: number): number {
-    const { tree } = this.#device(devId)
+    const { tree } = this.#devices.get(devId)
     if (!tree.seek(begin) || tree.key >= end) return 0
-    const device = this.#writableDevice(devId)
+    const device = this.#devices.writable(devId)
     const removed = tree.removeRange(begin, end < MAX_SAFE_INTEGER ? end : POSITIVE_INFINITY)
     device.mappedBlocks -= removed
     device.changed = true
@@ -538,7 +509,7 @@ export class ThinMetadata {
    */
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)
-    if (isPathShared(this.#top.info, this.#top.root, devId)) return 0
+    if (this.#devices.isPathShared(devId)) return 0
     return this.#sliceBeginOf(root, leaves)
   }
 
@@ -610,19 +581,15 @@ export class ThinMetadata {
     assert(this.#sealed === null || this.#sealed.over, 'one sealed transaction at a time')
     if (!this.changed) return null
     // Each of these steps changes what the next one writes; the order is the kernel's.
-    this.#flushDetails()
+    this.#devices.flush()
     this.#dataMap.flushIndex()
     this.#metadataMap.flushIndex()
-    this.#superblock.mappingRoot = this.#top.root
-    this.#superblock.detailsRoot = this.#details.root
+    this.#superblock.mappingRoot = this.#devices.top.root
+    this.#superblock.detailsRoot = this.#devices.details.root
     this.#superblock.dataSpaceMap = this.#dataMap.root
     this.#superblock.metadataSpaceMap = this.#metadataMap.root
     this.#superblockChanged = false
-    this.#epoch++
-    this.#sealedSince = this.#runningSince
-    this.#runningSince = this.#epoch
-    this.#sealedForgot = this.#devices.size > MAX_DEVICES
-    if (this.#sealedForgot) this.#devices.clear()
+    this.#devices.seal()
     this.#metadataMap.seal()
     this.#sealed = new SealedTransaction(
       {
@@ -644,9 +611,7 @@ export class ThinMetadata {
    */
   isDurable(devId: DevId): boolean {
     const isSealedDurable = this.#sealed === null || this.#sealed.durable
-    if (!isSealedDurable && this.#sealedForgot) return false
-    const since = isSealedDurable ? this.#runningSince : this.#sealedSince
-    return this.#device(devId).changedIn < since
+    return this.#devices.isDurable(devId, isSealedDurable)
   }
 
   /**
@@ -676,50 +641,12 @@ export class ThinMetadata {
   #adopt(): void {
     this.#metadataMap.reset(this.#superblock.metadataSpaceMap)
     this.#dataMap.reset(this.#superblock.dataSpaceMap)
-    this.#top.root = this.#superblock.mappingRoot
-    this.#details.root = this.#superblock.detailsRoot
-    this.#devices.clear()
+    this.#devices.reset(this.#superblock.mappingRoot, this.#superblock.detailsRoot)
     this.#superblockChanged = false
-    this.#mappingChanges++
-    this.#epoch++
-    this.#runningSince = this.#epoch
-  }
-
-  #device(devId: DevId): Device {
-    return this.#devices.get(devId) ?? this.#loadDevice(devId)
-  }
-
-  #loadDevice(devId: DevId): Device {
-    if (!this.#top.search(devId)) {
-      throw new ThinfsError('DEVICE_MISSING', `thin device ${devId} does not exist`)
-    }
-    if (!this.#details.search(devId)) {
-      throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} has mappings but no details`)
-    }
-    const tree = new BTree(this.#mappings, readU64(this.#top.view, this.#top.at))
-    const details = DEVICE_DETAILS.read(this.#details.view, this.#details.at)
-    const device = new Device(devId, tree, details)
-    this.#devices.set(devId, device)
-    return device
   }
 
   #root(devId: DevId) {
-    return readNode(this.#mappings, this.#device(devId).tree.root)
-  }
-
-  /** A device whose root may be changed in place, and so may the way to it. */
-  #writableDevice(devId: DevId): Device {
-    const device = this.#device(devId)
-    const { tree } = device
-    device.changedIn = this.#epoch
-    this.#mappingChanges++
-    if (device.epoch === this.#epoch && this.#cache.peek(tree.root)?.writable) return device
-    if (!this.#top.insert(devId)) {
-      throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} is gone from the device tree`)
-    }
-    writeU64(this.#top.view, this.#top.at, tree.writableRoot().nr)
-    device.epoch = this.#epoch
-    return device
+    return readNode(this.#mappings, this.#devices.get(devId).tree.root)
   }
 
   /** A space map that is wrong about what is free lets a count be any: no mistake of the caller's. */
@@ -739,16 +666,6 @@ export class ThinMetadata {
     throw new ThinfsError('DEVICE_EXISTS', `thin device ${devId} exists`)
   }
 
-  #addDevice(devId: DevId, tree: BTree, details: DeviceDetails): void {
-    this.#top.insert(devId)
-    writeU64(this.#top.view, this.#top.at, tree.root)
-    const device = new Device(devId, tree, details)
-    device.changed = true
-    device.changedIn = this.#epoch
-    this.#mappingChanges++
-    this.#devices.set(devId, device)
-  }
-
   /** Moves the snapshot clock on. */
   #tick(): number {
     if (this.#superblock.time >= MAX_TIME) {
@@ -757,9 +674,5 @@ export class ThinMetadata {
     this.#superblock.time++
     this.#superblockChanged = true
     return this.#superblock.time
-  }
-
-  #flushDetails(): void {
-    for (const device of this.#devices.values()) device.flush(this.#details)
   }
 }

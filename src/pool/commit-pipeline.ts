@@ -280,7 +280,7 @@ export class CommitPipeline {
     this.#cancelTimer = null
     await this.#failing
     try {
-      // Whoever flushed since the rollback knows.
+      // Every flush since the rollback has reported it.
       if (state.lost || state.mode === 'fail') return
       if (!state.writable) return await this.#commitNext()
       do await this.#commitNext()

@@ -121,8 +121,8 @@ export interface JournalState {
    */
   older: boolean
   /**
-   * The last generation that the file speaks of, which is that of the superblock or the one after it. Null
-   * where a power cut may have taken what it said.
+   * The last generation that the file speaks of, which is that of the superblock or the one after it. Where
+   * a power cut may have taken the end of the file: the last that it gives this superblock, null for none.
    */
   generation: number | null
   /** The generation that the label of the data has, at least; 0 where that is not known. */
@@ -166,6 +166,7 @@ export class Journal {
     let found = false
     let saysClean = false
     let last: Buffer | null = null
+    let naming: Buffer | null = null
     let nrNewer = 0
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
@@ -178,6 +179,7 @@ export class Journal {
       last = payload
       if (sameHash(payload, wanted)) {
         known = true
+        naming = payload
         nrNewer = 0
       } else if (known && isNewer(payload, wanted)) nrNewer++
       if (kind === CLEAN) {
@@ -197,8 +199,9 @@ export class Journal {
     // One may be of a transaction that its process died of; a second is written after the first is
     // durable. So is a CLEAN one.
     const older = nrNewer > 1 || (saysClean && isNewer(last!, wanted))
-    const { generation, labelled } =
-      counts && last !== null ? ageOf(last) : { generation: null, labelled: 0 }
+    const labelled = counts && last !== null ? ageOf(last).labelled : 0
+    const telling = counts ? last : naming
+    const generation = telling === null ? null : ageOf(telling).generation
     return { clean, known, saysClean, doubtful, older, generation, labelled, changes }
   }
 

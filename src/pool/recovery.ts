@@ -63,7 +63,7 @@ const TELLS_NOTHING_OF_THE_JOURNAL: ReadonlySet<string> = new Set(['IO_ERROR', '
 export interface Noted {
   /** Sizes that devices were given. */
   extended: Map<DevId, Bytes>
-  /** Who has devices open; null where nobody of that time is left. */
+  /** Handles that have devices open; null when none of them can be left. */
   handles: OpenHandles | null
 }
 

@@ -7,7 +7,12 @@
  * drivers/md/dm-thin.c.
  */
 import { type Clock, type Later, ThinfsError } from '../base/index.js'
-import { type DataBlocks, goneError, type SpaceOwner } from '../device/index.js'
+import {
+  type DataBlocks,
+  goneError,
+  type ProvisionerSpace,
+  type SpaceOwner,
+} from '../device/index.js'
 import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
@@ -50,7 +55,7 @@ export interface SpaceParts {
   state: PoolState
 }
 
-export class Space {
+export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata
   readonly #store: Store
   readonly #blocks: DataBlocks
@@ -69,7 +74,7 @@ export class Space {
   /** Why the pool is smaller than its data file; null when it is not. */
   #notGrown: string | null = null
   #cancelWatch: (() => void) | null = null
-  /** Those who wait for freed blocks to be released. */
+  /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
 
   constructor(

@@ -18,7 +18,6 @@ import {
   bytes,
   type DataBlock,
   type DevId,
-  errnoOf,
   type Later,
   MIB,
   SECTOR_SIZE,
@@ -31,25 +30,17 @@ import {
   goneError,
   PageCache,
   type Provisioner,
-  type SpaceOwner,
   ThinDevice,
   WritePlan,
 } from '../device/index.js'
-import { checkMetadata, METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
+import { bringUp } from './opening.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PoolState } from './pool-state.js'
-import {
-  isBehind,
-  mustBeLabelled,
-  mustBeSound,
-  mustHaveHoles,
-  mustHold,
-  olderError,
-  replayChanges,
-} from './recovery.js'
+import { mustHold } from './recovery.js'
 import { Space } from './space.js'
 
 /** The files are looked at so often, for whether somebody has cut them off, in milliseconds. */
@@ -198,7 +189,7 @@ export class ThinPool implements Provisioner {
   /** Makes an empty thin device. Durable with the next commit. @throws NO_METADATA_SPACE */
   createThin(devId: DevId): void {
     this.mustBeWritable()
-    this.space.mustHaveRoom(this.hasMetadataRoom)
+    this.space.mustHaveRoom(this.space.hasMetadataRoom)
     this.#commits.change(() => this.metadata.createThin(devId))
   }
 
@@ -208,7 +199,7 @@ export class ThinPool implements Provisioner {
    */
   createSnap(devId: DevId, origin: DevId): void {
     this.mustBeWritable()
-    this.space.mustHaveRoom(this.hasMetadataRoom)
+    this.space.mustHaveRoom(this.space.hasMetadataRoom)
     this.#commits.change(() => this.metadata.createSnap(devId, origin))
     this.#devices.get(origin)?.table.clear()
   }
@@ -249,7 +240,7 @@ export class ThinPool implements Provisioner {
       if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.blocks.punched
     }
     if (slice.isOver) await slice.yield()
-    if (!this.hasRoomToUnmap) await this.makeRoomToUnmap()
+    if (!this.space.hasRoomToUnmap) await this.space.makeRoomToUnmap()
     this.mustBeWritable()
   }
 
@@ -346,8 +337,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * Notes that `handle` has a device open: whoever takes over from this process has to know. To do
-   * it again, when the request is sent to the next process too, changes nothing.
+   * Notes that `handle` has a device open: the next process has to know. Idempotent: the kernel sends
+   * the request to that process too.
    */
   opened(devId: DevId, handle: number): void {
     this.#handles.add(devId, handle)
@@ -356,7 +347,7 @@ export class ThinPool implements Provisioner {
     this.#boundJournal()
   }
 
-  /** Undoes `opened`. To do it again changes nothing. */
+  /** Undoes `opened`. Idempotent. */
   closed(devId: DevId, handle: number): void {
     this.#handles.drop(devId, handle)
     if (!this.writable) return
@@ -369,49 +360,13 @@ export class ThinPool implements Provisioner {
     return this.#handles.count(devId)
   }
 
-  /** What only opens and closes does not commit: the journal would grow without end. */
+  /** Opens and closes alone cause no commit, so commit here, or the journal would grow without end. */
   #boundJournal(): void {
     const { transactionId } = this.metadata
     if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
   }
 
-  // --- space; for ThinDevice ---
-
-  get hasMetadataRoom(): boolean {
-    return this.space.hasMetadataRoom
-  }
-
-  get hasRoomToUnmap(): boolean {
-    return this.space.hasRoomToUnmap
-  }
-
-  makeRoomToUnmap(): Promise<void> {
-    return this.space.makeRoomToUnmap()
-  }
-
-  get nrWritableDataBlocks(): number {
-    return this.space.nrWritableDataBlocks
-  }
-
-  canAllocate(count: number, discards: boolean): boolean {
-    return this.space.canAllocate(count, discards)
-  }
-
-  withSpace<T>(owner: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T> {
-    return this.space.withSpace(owner, held, attempt)
-  }
-
-  withSpaceNow<T>(owner: SpaceOwner, attempt: () => Later<T | null>): Promise<T> {
-    return this.space.withSpaceNow(owner, attempt)
-  }
-
-  hostRefused(err: unknown): void {
-    this.space.hostRefused(err)
-  }
-
-  provisioned(): void {
-    this.space.provisioned()
-  }
+  // --- data blocks; for ThinDevice ---
 
   allocate(out: Float64Array, count: number): void {
     this.#commits.change(() => {
@@ -454,7 +409,7 @@ export class ThinPool implements Provisioner {
     if (this.writable) this.#commits.giveBack(() => this.metadata.releaseUnused(block))
   }
 
-  /** Whoever got such a block would read what is in it: it is passed down with the next commit. */
+  /** The next owner of the block would read what is in it: it is passed down with the next commit. */
   #notCleared(block: DataBlock, err: unknown): void {
     this.#options.events.ioError('punch', err)
     if (this.writable) this.#commits.giveBack(() => this.metadata.decData(block))
@@ -501,7 +456,7 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * Makes changes survive the death of this process.
+   * Settles all changes: they survive the death of this process.
    * @param commit makes everything durable, sizes too where somebody keeps those
    * @throws once after a rollback, and when neither the journal nor a commit can be written: those who
    *   wait for this have lost theirs
@@ -532,7 +487,7 @@ export class ThinPool implements Provisioner {
       // The commit may have mended the journal, which has the sizes then.
       if (unsaved && !this.#journal.sound) throw cause
     } catch (err) {
-      // Whoever waited is told, and nobody else shall wait for it.
+      // The callers that waited get the error; later ones must not wait for these changes.
       this.#journal.drop()
       throw err
     }
@@ -580,86 +535,14 @@ export class ThinPool implements Provisioner {
   // --- inside ---
 
   async #start(superblock: Buffer): Promise<void> {
-    const { metadata, events } = this.#options
-    // The failure that set needs_check may have kept the journal from being written.
-    const { needsCheck } = this.metadata
-    const state = this.#journal.read(superblock)
-    const { clean, known, saysClean, doubtful, older, changes } = state
-    const { label } = this.blocks
-    mustHold(this.metadata, { metadata, data: this.blocks })
-    if (older && !this.#isSure) throw olderError(metadata.path)
-    if (!this.#isSure) mustBeLabelled(label, { state, uuid: this.metadata.uuid }, this.blocks.path)
-    const inDoubt = this.#options.doubtful || (doubtful && !needsCheck) || isBehind(state, label)
-    if (this.#options.readOnly) this.#state.set('read_only', 'opened read-only')
-    else if (needsCheck) this.#checkAll()
-    else if (!known) mustBeSound(metadata)
-    if (inDoubt && this.#mayDoubt) mustHaveHoles(this.metadata, this.blocks, metadata.path)
-    // Acknowledged writes may be in blocks of a growth that was not committed yet.
-    const grewBefore = changes.length > 0 && this.mode === 'write' && this.space.growToStores()
-    if (changes.length > 0) {
-      replayChanges(changes, this.metadata, {
-        extended: this.#extended,
-        handles: this.#options.takesOver ? this.#handles : null,
-      })
-    }
-    if (this.mode !== 'write') return
-    const { dataSize } = this.#options
-    if (dataSize !== undefined && dataSize > this.blocks.size) this.blocks.grow(dataSize)
-    const grew = this.space.growToStores() || grewBefore
-    if (!clean || grew) {
-      // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
-      // comes to this process has to cover it, and nothing may be punched that the disk still maps.
-      // The new length of the data, too, has to last before the metadata that counts on it.
-      await this.blocks.flushAll()
-      await metadata.sync()
-    }
-    try {
-      const generation = Math.max(state.generation ?? 0, label?.generation ?? 0)
-      await this.#commits.start(clean, saysClean, generation)
-      this.#watchSizes()
-    } catch (err) {
-      events.ioError('open', err)
-      if (err instanceof ThinfsError) throw err
-      throw new ThinfsError('IO_ERROR', `${metadata.path}: the journal cannot be written`, {
-        cause: err,
-        errno: errnoOf(err),
-      })
-    }
-    this.space.noteHostLow()
-  }
-
-  /**
-   * Whether metadata that may be an older copy, or another pool's, would cost data. Who takes over has
-   * had the file since.
-   */
-  get #mayDoubt(): boolean {
-    return this.blocks.freeMeansHole && !this.#isSure
-  }
-
-  get #isSure(): boolean {
-    const { readOnly, takesOver, acceptMetadata } = this.#options
-    return readOnly || takesOver === true || acceptMetadata === true
-  }
-
-  /**
-   * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
-   * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. So it does for who takes
-   * over: those who use the mount have lost changes, and no flush of theirs may go well.
-   */
-  #checkAll(): void {
-    if (this.#options.takesOver) {
-      const reason = 'needs_check was set while the pool was in use: unmount it'
-      this.#state.set('read_only', reason)
-      this.#state.lost = new ThinfsError('POOL_READ_ONLY', reason, { errno: 'EIO' })
-      return
-    }
-    const { problems } = checkMetadata(this.#options.metadata)
-    if (problems.length > 0) {
-      this.#state.set('read_only', `needs_check is set: ${problems[0]!.message}`)
-      return
-    }
-    this.metadata.clearNeedsCheck()
-    this.#options.events.needsCheckCleared()
+    const { metadata, blocks, space } = this
+    const parts = { metadata, blocks, space, journal: this.#journal, state: this.#state }
+    const changes = await bringUp(
+      { ...parts, commits: this.#commits, extended: this.#extended, handles: this.#handles },
+      this.#options,
+      superblock,
+    )
+    if (changes) this.#watchSizes()
   }
 
   /** @throws POOL_MISMATCH when somebody has cut off a store */

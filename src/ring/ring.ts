@@ -146,7 +146,7 @@ export class Ring {
       native.ring_calm(this.#handle)
       onCompletions()
     })
-    // What came before may have been told of to nobody.
+    // Completions that arrived before the watch raised no event, so raise one now.
     native.ring_signal(this.#handle)
   }
 

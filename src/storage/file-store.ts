@@ -26,9 +26,9 @@ import {
   whyNotOf,
   whyNotTrusted,
 } from '../base/index.js'
+import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
-import { usersOf } from './device-users.js'
 import { KEEP_SIZE } from './reserve-room.js'
 import { type HostRoom, type Label, mustHaveRange, type Store } from './store.js'
 
@@ -127,7 +127,8 @@ export class FileStore implements Store {
       fd = openSync(path, flags, 0o600)
     } catch (err) {
       if (errnoOf(err) === 'EBUSY') {
-        throw new ThinfsError('POOL_IN_USE', `${path}: it is ${usersOf(path)}`, { cause: err })
+        const users = usersOf(kernelPathOf(path)).join(', ') || 'in use by something else'
+        throw new ThinfsError('POOL_IN_USE', `${path}: it is ${users}`, { cause: err })
       }
       throw err instanceof ThinfsError ? err : ioError(path, 'open', err)
     }

@@ -3,6 +3,7 @@ import {
   constants,
   fstatSync,
   fsync,
+  fsyncSync,
   ftruncateSync,
   openSync,
   readFileSync,
@@ -11,6 +12,7 @@ import {
   statSync,
   writeSync,
 } from 'node:fs'
+import { dirname } from 'node:path'
 import { promisify } from 'node:util'
 import { errnoOf, GIB, heldPath, KIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
@@ -21,12 +23,13 @@ const fsyncLater = promisify(fsync)
 const MAX_FILE_SIZE = GIB
 /** Room set aside for what is appended, so that it finds some when the disk is full. */
 const ROOM = 256 * KIB
+const APPENDING = constants.O_RDWR | constants.O_APPEND
 
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
  *
- * It has to outlive the process, not the machine: nothing is flushed but by `sync`. Who finds it empty
- * after a power cut knows less, nothing wrong.
+ * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty after a
+ * power cut knows less, but nothing wrong.
  */
 export class JournalFile {
   readonly path: string
@@ -44,23 +47,27 @@ export class JournalFile {
   }
 
   /**
-   * Opens `path`, which is no link, made empty with mode 0600 when it is missing.
+   * Opens `path`, which is no link. A missing one reads as an empty one; the first change makes it.
    * @param at where system calls find it
    * @throws POOL_MISMATCH when it is no journal, IO_ERROR
    */
   static open(path: string, at = path): JournalFile {
-    const { O_RDWR, O_APPEND, O_CREAT } = constants
-    return new JournalFile(path, at, openJournal(path, at, O_RDWR | O_APPEND | O_CREAT))
+    return JournalFile.#open(path, at, APPENDING)
   }
 
-  /** Opens `path` to be read; a missing one is not made, and reads as an empty one. @throws as `open` */
+  /** Opens `path` to be read. @throws as `open` */
   static read(path: string, at = path): JournalFile {
+    return JournalFile.#open(path, at, constants.O_RDONLY | constants.O_NONBLOCK)
+  }
+
+  static #open(path: string, at: string, flags: number): JournalFile {
     const isThere = statSync(at, { throwIfNoEntry: false }) !== undefined
-    return new JournalFile(
-      path,
-      at,
-      isThere ? openJournal(path, at, constants.O_RDONLY | constants.O_NONBLOCK) : -1,
-    )
+    return new JournalFile(path, at, isThere ? openJournal(path, at, flags) : -1)
+  }
+
+  /** Whether there is no such file, which a power cut does not leave where there was one. */
+  get isMissing(): boolean {
+    return this.#fd < 0
   }
 
   /** @throws POOL_MISMATCH when it is larger than any that thinfs writes */
@@ -76,6 +83,7 @@ export class JournalFile {
   }
 
   cut(length: number): void {
+    if (this.isMissing) this.#make()
     const { size } = fstatSync(this.#fd)
     if (size > length) ftruncateSync(this.#fd, length)
     // Without it all goes on, in more and smaller commits.
@@ -98,8 +106,19 @@ export class JournalFile {
       rmSync(next, { force: true })
       throw err
     }
-    closeSync(this.#fd)
+    this.close()
     this.#fd = fd
+  }
+
+  /** Makes the file, and its name durable: whoever finds none knows that none was ever made. */
+  #make(): void {
+    this.#fd = openJournal(this.path, this.#at, APPENDING | constants.O_CREAT)
+    const folder = openSync(dirname(this.#at), constants.O_RDONLY)
+    try {
+      fsyncSync(folder)
+    } finally {
+      closeSync(folder)
+    }
   }
 
   /** fsync of the file and its folder: resolves when a power cut leaves this content. */

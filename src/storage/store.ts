@@ -89,7 +89,7 @@ export interface Store extends DataStore {
   punch(offset: Bytes, length: Bytes): void
   zero(offset: Bytes, length: Bytes): void
   /**
-   * Has the host set the space for a range aside, so that writes to it find room. Content stays.
+   * Makes the host set space for a range aside, so that writes to it find room. Content stays.
    * @returns false where it cannot do that
    * @throws IO_ERROR, ENOSPC or EDQUOT when it has no room; some of the range may be set aside then
    */

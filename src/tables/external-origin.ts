@@ -2,10 +2,10 @@
  * A thin device that shows another device where it maps nothing: its external origin, which is only
  * read. What a new block holds outside of a write is copied from there.
  */
-import { ThinfsError } from '../base/index.js'
+import { refused, ThinfsError } from '../base/index.js'
 import { MAX_IO } from '../pool/index.js'
 import type { OpenSource } from './source.js'
-import { refused, type TargetDevice } from './target-device.js'
+import type { TargetDevice } from './target-device.js'
 import type { ThinTarget } from './thin-target.js'
 
 const ZEROS = Buffer.alloc(MAX_IO)
@@ -24,7 +24,10 @@ export class ThinWithOrigin implements TargetDevice {
    */
   constructor(thin: ThinTarget, origin: OpenSource) {
     if (thin.blockSize > MAX_IO) {
-      throw refused(`blocks of ${thin.blockSize} bytes with an external origin: at most ${MAX_IO}`)
+      throw refused(
+        'EINVAL',
+        `blocks of ${thin.blockSize} bytes with an external origin: at most ${MAX_IO}`,
+      )
     }
     this.size = thin.size
     this.#thin = thin

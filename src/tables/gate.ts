@@ -50,7 +50,7 @@ export class Gate {
     this.#open()
   }
 
-  /** Those who wait get an error, and so does whoever comes. */
+  /** Fails the requests that wait, and all that follow. */
   refuse(): void {
     this.shut()
     this.#refuse(new ThinfsError('IO_ERROR', 'the device was removed'))

@@ -1,8 +1,7 @@
-import { type Later, ThinfsError } from '../base/index.js'
+import { type Later, refused, ThinfsError } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import { Gate } from './gate.js'
 import type { Table } from './table.js'
-import { refused } from './target-device.js'
 
 /**
  * A device whose table can be replaced while it is open: device-mapper's mapped device. Requests that
@@ -135,7 +134,7 @@ export class GatedDevice implements BlockDevice {
       this.#live = next
       await old?.close().catch(() => {})
     } else {
-      if (this.#live === null) throw refused('the device has no table')
+      if (this.#live === null) throw refused('EINVAL', 'the device has no table')
       await this.#live.resume()
     }
     this.#gate.open()

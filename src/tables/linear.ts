@@ -1,7 +1,7 @@
-import type { Later } from '../base/index.js'
+import { type Later, refused } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import type { OpenSource } from './source.js'
-import { refused, type TargetDevice } from './target-device.js'
+import type { TargetDevice } from './target-device.js'
 
 /** A range of another device. Source: drivers/md/dm-linear.c. */
 export class LinearTarget implements TargetDevice {
@@ -61,7 +61,10 @@ export class LinearTarget implements TargetDevice {
   check(): void {
     const end = this.#start + this.size
     if (end > this.#lower.size) {
-      throw refused(`a linear target ends at byte ${end} of a device of ${this.#lower.size} bytes`)
+      throw refused(
+        'EINVAL',
+        `a linear target ends at byte ${end} of a device of ${this.#lower.size} bytes`,
+      )
     }
   }
 

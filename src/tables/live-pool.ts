@@ -11,6 +11,7 @@ import {
   bytes,
   type DevId,
   errnoOf,
+  refused,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
   ThinfsError,
@@ -39,7 +40,6 @@ import { Gate } from './gate.js'
 import { type OpenExtents, openExtents, placeOf, trimmed } from './source.js'
 import { StoreDevice } from './store-device.js'
 import type { Range, Target } from './table-engine.js'
-import { refused } from './target-device.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
 
@@ -80,7 +80,7 @@ export class LivePools {
       const pool = await there
       // It may be closed, or have been.
       if (this.#byId.get(id) !== there || pool.users === 0) return this.take(minor, table)
-      if (pool.minor !== minor) throw refused('the metadata device is in use by a pool', 'EBUSY')
+      if (pool.minor !== minor) throw refused('EBUSY', 'the metadata device is in use by a pool')
       pool.users++
       return pool
     }
@@ -98,7 +98,7 @@ export class LivePools {
   async release(pool: LivePool): Promise<void> {
     if (--pool.users > 0) return
     const closing = pool.close()
-    // Whoever opens it next waits until its files are closed.
+    // The next one to open the pool waits until its files are closed.
     const gone = closing.then(
       () => pool,
       () => pool,
@@ -233,11 +233,12 @@ export class LivePool {
     const next = new ExtentStore(data.store.path, dataParts)
     const blocks = Math.floor(next.size / pool.blockSize)
     if (blocks < nrDataBlocks) {
-      throw refused(`pool target (${blocks} blocks) too small: expected ${nrDataBlocks}`)
+      throw refused('EINVAL', `pool target (${blocks} blocks) too small: expected ${nrDataBlocks}`)
     }
     const metadataBlocks = Math.floor(metadata.store.size / METADATA_BLOCK_SIZE)
     if (metadataBlocks < nrMetadataBlocks) {
       throw refused(
+        'EINVAL',
         `metadata device (${metadataBlocks} blocks) too small: expected ${nrMetadataBlocks}`,
       )
     }
@@ -253,7 +254,7 @@ export class LivePool {
   /** Closes the pool and opens it as another table says. Its devices are suspended. */
   async #reopen(table: PoolTable): Promise<void> {
     if (this.pool.space.writesWaiting > 0) {
-      throw refused('writes wait for space: discards and read_only cannot be changed', 'EBUSY')
+      throw refused('EBUSY', 'writes wait for space: discards and read_only cannot be changed')
     }
     const before = this.#table
     await this.#closeOpened()
@@ -328,6 +329,8 @@ async function openStores(
   options: LivePoolsOptions,
 ): Promise<Opened> {
   const { readOnly } = table
+  const folder = join(options.folder, 'pools')
+  const path = join(folder, id)
   const closers: (() => void)[] = []
   try {
     const metadata = openOf(table, table.metadata, options.files)
@@ -335,11 +338,9 @@ async function openStores(
     const data = openOf(table, table.data, options.files)
     closers.push(data.close)
     mustDiffer(metadata, data)
-    const folder = join(options.folder, 'pools')
     mkdirSync(folder, { recursive: true, mode: 0o700 })
-    const path = join(folder, id)
     if (isFresh(metadata.store)) {
-      if (readOnly) throw refused('the metadata is not formatted, and read_only', 'EPERM')
+      if (readOnly) throw refused('EPERM', 'the metadata is not formatted, and read_only')
       ThinMetadata.format(metadata.store, { dataBlockSectors: table.blockSize })
       await metadata.store.sync()
       // A journal that is left of another pool says nothing of this one.
@@ -347,7 +348,10 @@ async function openStores(
     }
     const found = openMetadata(metadata.store)
     if (found.dataBlockSectors !== table.blockSize) {
-      throw refused(`blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`)
+      throw refused(
+        'EINVAL',
+        `blocks of ${table.blockSize} sectors: the pool has ${found.dataBlockSectors}`,
+      )
     }
     const journal = readOnly ? JournalFile.read(path) : JournalFile.open(path)
     closers.push(() => journal.close())
@@ -374,7 +378,10 @@ async function openStores(
     return { pool, metadata, data, device: new StoreDevice(data.store), journal }
   } catch (err) {
     for (const close of closers.reverse()) close()
-    throw err
+    if (!(err instanceof ThinfsError) || err.code !== 'POOL_MISMATCH') throw err
+    // There is no mount that could be told to accept it.
+    const detail = `${err.message}. For thinfs dm, to accept it is to remove ${path}`
+    throw new ThinfsError(err.code, detail, { cause: err })
   }
 }
 
@@ -436,7 +443,8 @@ function openMetadata(store: ExtentStore): ThinMetadata {
 }
 
 function superblockOf(metadata: ExtentStore): Uint8Array {
-  if (metadata.size < METADATA_BLOCK_SIZE) throw refused('the metadata device is too small')
+  if (metadata.size < METADATA_BLOCK_SIZE)
+    throw refused('EINVAL', 'the metadata device is too small')
   const superblock = new Uint8Array(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, METADATA_BLOCK_SIZE, bytes(0))
   return superblock
@@ -450,7 +458,7 @@ function mustDiffer(metadata: OpenExtents, data: OpenExtents): void {
         one.store !== other.store ||
         one.offset + one.length <= other.offset ||
         other.offset + other.length <= one.offset
-      if (!apart) throw refused(`${one.store.path}: data and metadata are the same`)
+      if (!apart) throw refused('EINVAL', `${one.store.path}: data and metadata are the same`)
     }
   }
 }

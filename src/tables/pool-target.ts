@@ -1,9 +1,9 @@
-import { bytes, type DevId, type Later, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { bytes, type DevId, type Later, refused, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { type Message, parseMessage, poolStatus, type ThinPool } from '../pool/index.js'
 import type { LivePool, LivePools, PoolTable } from './live-pool.js'
-import { refused, type TargetDevice } from './target-device.js'
+import type { TargetDevice } from './target-device.js'
 
-/** A thin pool. Whoever reads its device reads the data device. Source: drivers/md/dm-thin.c, pool_map. */
+/** A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map. */
 export class PoolTarget implements TargetDevice {
   /** The kernel swaps tables before it asks a pool whether the new one fits. */
   readonly staysWhenRefused = true
@@ -145,6 +145,6 @@ export class PoolTarget implements TargetDevice {
 /** @throws BAD_ARGUMENT for what the kernel refuses, too */
 export function checkPoolTable({ blockSize, length }: PoolTable): void {
   const isSize = blockSize >= 128 && blockSize <= 2097152 && blockSize % 128 === 0
-  if (!isSize) throw refused(`Invalid block size: ${blockSize} sectors`)
-  if (length <= 0) throw refused('a pool of no sectors')
+  if (!isSize) throw refused('EINVAL', `Invalid block size: ${blockSize} sectors`)
+  if (length <= 0) throw refused('EINVAL', 'a pool of no sectors')
 }

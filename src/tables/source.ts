@@ -1,5 +1,5 @@
 /** Opening what a target's bytes are in. */
-import { bytes, SECTOR_SIZE } from '../base/index.js'
+import { bytes, refused, SECTOR_SIZE } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {
   ExtentStore,
@@ -11,7 +11,6 @@ import {
 } from '../storage/index.js'
 import { StoreDevice } from './store-device.js'
 import type { Range, Source, Stripes } from './table-engine.js'
-import { refused } from './target-device.js'
 
 /** Devices of ours by their minor number. */
 export interface Devices {
@@ -62,14 +61,15 @@ export function openExtents(
     for (const file of taken.splice(0)) files.release(file)
   }
   const open = (list: readonly Range[]): OpenExtents => {
-    if (list.length === 0) throw refused('no extents')
+    if (list.length === 0) throw refused('EINVAL', 'no extents')
     const parts: StorePart[] = []
     for (const extent of list) {
       const { offset, length } = extent
       const isRange = [offset, length, offset + length].every(
         n => Number.isSafeInteger(n) && n >= 0,
       )
-      if (!isRange) throw refused(`${length} bytes at ${offset} of ${JSON.stringify(extent)}`)
+      if (!isRange)
+        throw refused('EINVAL', `${length} bytes at ${offset} of ${JSON.stringify(extent)}`)
       if ('stripes' in extent) {
         parts.push({ store: openStripes(extent), offset: bytes(offset), length: bytes(length) })
         continue
@@ -87,7 +87,8 @@ export function openExtents(
   }
   const openStripes = ({ stripes, chunk }: Stripes): StripedStore => {
     const stores = stripes.map(stripe => open(stripe).store)
-    if (!(chunk > 0) || stores.length === 0) throw refused(`${stores.length} stripes of ${chunk}`)
+    if (!(chunk > 0) || stores.length === 0)
+      throw refused('EINVAL', `${stores.length} stripes of ${chunk}`)
     const path = [...new Set(stores.map(store => store.path))].join(', ')
     return new StripedStore(path, chunk, stores)
   }
@@ -117,7 +118,7 @@ export function trimmed(parts: readonly StorePart[], length: number): StorePart[
  * @throws BAD_ARGUMENT for an empty one; IO_ERROR when there is no such file
  */
 export function placeOf([first]: readonly Range[]): string {
-  if (first === undefined) throw refused('no extents')
+  if (first === undefined) throw refused('EINVAL', 'no extents')
   const path = 'stripes' in first ? placeOf(first.stripes[0] ?? []) : idOf(first.path)
   return `${path}-${first.offset}`
 }

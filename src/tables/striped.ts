@@ -1,6 +1,6 @@
-import { allEnded, type Later } from '../base/index.js'
+import { allEnded, type Later, refused } from '../base/index.js'
 import type { OpenSource } from './source.js'
-import { onParts, refused, type TargetDevice } from './target-device.js'
+import { onParts, type TargetDevice } from './target-device.js'
 
 /**
  * Chunks of several devices in turn. Source: drivers/md/dm-stripe.c.
@@ -78,7 +78,10 @@ export class StripedTarget implements TargetDevice {
     const each = this.size / this.#stripes.length
     for (const { device, start } of this.#stripes) {
       if (start + each > device.size) {
-        throw refused(`a stripe ends at byte ${start + each} of a device of ${device.size} bytes`)
+        throw refused(
+          'EINVAL',
+          `a stripe ends at byte ${start + each} of a device of ${device.size} bytes`,
+        )
       }
     }
   }

@@ -1,10 +1,10 @@
 /**
  * The devices and their tables: TableEngine in this process.
  *
- * What is asked of one device is done in the order of asking; devices do not wait for each other. What
- * a device's suspension waits for keeps only this device's later requests from being answered.
+ * Each device carries out its requests in order; devices do not wait for each other. While a device
+ * waits to be suspended, only its own later requests wait.
  */
-import { type DevId, MAX_DEV_ID, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { type DevId, MAX_DEV_ID, refused, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import { SharedFiles } from '../storage/index.js'
 import { ErrorTarget } from './error.js'
@@ -17,7 +17,7 @@ import { type OpenSource, openSource } from './source.js'
 import { StripedTarget } from './striped.js'
 import { Table } from './table.js'
 import type { Source, TableEngine, TableEvents, Target } from './table-engine.js'
-import { refused, type TargetDevice } from './target-device.js'
+import type { TargetDevice } from './target-device.js'
 import { ThinTarget } from './thin-target.js'
 import { ZeroTarget } from './zero.js'
 
@@ -65,7 +65,7 @@ export class Tables implements TableEngine {
   /** @throws BAD_ARGUMENT, ENODEV */
   device(minor: number): GatedDevice {
     const device = this.#devices.get(minor)
-    if (device === undefined) throw refused(`no device ${minor}`, 'ENODEV')
+    if (device === undefined) throw refused('ENODEV', `no device ${minor}`)
     return device
   }
 
@@ -73,7 +73,7 @@ export class Tables implements TableEngine {
 
   create(minor: number): Promise<void> {
     return this.#exclusive(minor, async () => {
-      if (this.#devices.has(minor)) throw refused(`device ${minor} is there`, 'EBUSY')
+      if (this.#devices.has(minor)) throw refused('EBUSY', `device ${minor} is there`)
       this.#devices.set(minor, new GatedDevice(minor))
     })
   }
@@ -111,7 +111,7 @@ export class Tables implements TableEngine {
 
   async message(minor: number, sector: number, words: string[]): Promise<string | null> {
     const target = this.device(minor).live?.targetAt(sector * SECTOR_SIZE)
-    if (target?.message === undefined) throw refused('no target that takes messages')
+    if (target?.message === undefined) throw refused('EINVAL', 'no target that takes messages')
     await target.message(words.join(' '))
     return null
   }
@@ -194,14 +194,15 @@ export class Tables implements TableEngine {
         return new PoolTarget(live, target, this.#pools)
       }
       case 'thin': {
-        if (!(target.devId >= 0 && target.devId <= MAX_DEV_ID)) throw refused('Invalid device id')
+        if (!(target.devId >= 0 && target.devId <= MAX_DEV_ID))
+          throw refused('EINVAL', 'Invalid device id')
         const pool = this.device(target.pool).live?.targets[0]
         const isPool = pool instanceof PoolTarget && pool.live.pool.mode !== 'fail'
-        if (!isPool) throw refused(`device ${target.pool} is no pool that serves`)
+        if (!isPool) throw refused('EINVAL', `device ${target.pool} is no pool that serves`)
         const thin = new ThinTarget(size, pool.live, target.devId as DevId, this.#pools)
         if (this.device(target.pool).isSuspended) {
           await thin.close()
-          throw refused('Unable to activate thin device while pool is suspended')
+          throw refused('EINVAL', 'Unable to activate thin device while pool is suspended')
         }
         if (target.externalOrigin === undefined) return thin
         return this.#withOrigin(thin, target.externalOrigin)
@@ -228,7 +229,7 @@ export class Tables implements TableEngine {
   ): StripedTarget {
     const isWhole =
       chunk > 0 && stripes.length > 0 && size % (chunk * SECTOR_SIZE * stripes.length) === 0
-    if (!isWhole) throw refused('Target length not divisible by chunk size')
+    if (!isWhole) throw refused('EINVAL', 'Target length not divisible by chunk size')
     const open: OpenSource[] = []
     try {
       for (const stripe of stripes) open.push(openSource(stripe, this, this.#files, readOnly))

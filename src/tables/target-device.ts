@@ -1,4 +1,4 @@
-import { allEnded, type Later, ThinfsError } from '../base/index.js'
+import { allEnded, type Later } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 
 /** What a line of a table makes of the devices below it. */
@@ -23,10 +23,6 @@ export interface TargetDevice extends BlockDevice {
   /** Gives up what is below. No request follows. */
   close(): Promise<void>
 }
-
-/** A table that is refused. */
-export const refused = (detail: string, errno = 'EINVAL'): ThinfsError =>
-  new ThinfsError('BAD_ARGUMENT', detail, { errno })
 
 /**
  * Does a range part by part. Parts that were begun have ended when the whole has, also where one fails.

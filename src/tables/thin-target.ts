@@ -117,7 +117,7 @@ export class ThinTarget implements TargetDevice {
     return this.#live.gate.track(request.then(() => this.#settle()))
   }
 
-  /** Settles changes before they are acknowledged: they survive the death of this process. */
+  /** Settles changes before they are acknowledged. */
   #settle(): Later<void> {
     const { pool } = this.#live
     if (pool.unsettled) return pool.settle()

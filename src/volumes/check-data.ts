@@ -3,8 +3,8 @@
  * holes.
  *
  * It goes through what the data store holds, in slices of a mebibyte: holes cost nothing, a block that
- * many volumes share is read once. Whoever serves meanwhile changes the metadata between two slices, and
- * while a disk is waited for.
+ * many volumes share is read once. Requests change the metadata between two slices, and while the check
+ * waits for a disk.
  */
 import { bytes, type DataBlock, errnoOf, MIB } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'

@@ -78,7 +78,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       readOnly,
       takesOver: options.takesOver ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
-      doubtful,
+      doubtful: doubtful || (journal.isMissing && data.readLabel() !== null),
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,

@@ -119,7 +119,7 @@ function lock(store: FileStore, readOnly: boolean): void {
   try {
     if (store.lock()) return
   } catch (err) {
-    // Whoever only reads does without where there are no locks.
+    // A reader does without a lock where the file system has none.
     if (readOnly) return
     throw err
   }

@@ -16,19 +16,16 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { parseMessage, poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
+import { parseMessage, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
-import { checkFiles, isDamaged, withData } from './check-files.js'
+import { NameTransactions } from './name-transactions.js'
+import { PoolCheck } from './pool-check.js'
+import { statusOf } from './pool-status.js'
+import { Reaper } from './reaper.js'
 import { Usage } from './usage.js'
 import { Volume } from './volume.js'
-import {
-  type EntryChanges,
-  type TableFile,
-  unnamed,
-  type VolumeEntry,
-  VolumeTable,
-} from './volume-table.js'
+import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
   /** Name of the pool. */
@@ -67,10 +64,9 @@ export class Volumes implements PoolAdmin {
   readonly #byName = new Map<string, Volume>()
   readonly #byDevId = new Map<number, Volume>()
   readonly #usage: Usage
-  #lock: Promise<unknown> = Promise.resolve()
-  readonly #reaping = new Set<Promise<void>>()
-  /** The check under way: one at a time. */
-  #checking: Promise<unknown> = Promise.resolve()
+  readonly #check: PoolCheck
+  readonly #names: NameTransactions
+  readonly #reaper: Reaper
   #closing = false
   #cancelSave: (() => void) | null = null
 
@@ -78,7 +74,20 @@ export class Volumes implements PoolAdmin {
     this.#options = options
     this.pool = options.pool
     this.#table = table
-    this.#usage = new Usage(options.pool, () => this.#mustNotBeClosing())
+    this.#names = new NameTransactions(options.pool, table, devId => this.#byDevId.get(devId))
+    this.#reaper = new Reaper({
+      pool: options.pool,
+      names: this.#names,
+      isClosing: () => this.#closing,
+      mayGo: volume => !this.#closing && this.#byDevId.get(volume.devId) === volume,
+      gone: volume => this.#byDevId.delete(volume.devId),
+      failed: ({ name, devId }, err) =>
+        options.onChange(`not yet reclaimed: ${(err as Error).message}`, name, devId),
+    })
+    const mustNotBeClosing = (): void => this.#mustNotBeClosing()
+    this.#usage = new Usage(options.pool, mustNotBeClosing)
+    const nameOf = (devId: number): string => this.#byDevId.get(devId)?.name ?? `device ${devId}`
+    this.#check = new PoolCheck({ ...options, names: this.#names, nameOf, mustNotBeClosing })
   }
 
   /** Opens what volumes.json and the pool hold together; goes on with removals cut short. */
@@ -92,7 +101,7 @@ export class Volumes implements PoolAdmin {
     for (const devId of metadata.deviceIds()) volumes.#add(devId)
     for (const volume of volumes.#byDevId.values()) {
       if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
-        void volumes.#reap(volume)
+        void volumes.#reaper.reap(volume)
       }
     }
     if (options.pool.unsavedSizes.size > 0) volumes.saveSizesSoon()
@@ -138,23 +147,23 @@ export class Volumes implements PoolAdmin {
     if (volume.opens === 0) return // sent again: the process that is dead has done it
     this.pool.closed(volume.device.devId, handle)
     volume.opens = this.pool.openCount(volume.device.devId)
-    if (volume.opens === 0 && volume.entry.removed) void this.#reap(volume)
+    if (volume.opens === 0 && volume.entry.removed) void this.#reaper.reap(volume)
   }
 
   /** Takes the name away at once; the space follows when nobody has the volume open. */
   async unlink(name: string): Promise<void> {
-    await this.#exclusive(async () => {
+    await this.#names.exclusive(async () => {
       const volume = this.#must(name)
       await this.#unname([volume])
-      if (volume.opens === 0) void this.#reap(volume)
+      if (volume.opens === 0) void this.#reaper.reap(volume)
     })
   }
 
   /** Sets who may open a volume. */
   async setOwnership(volume: Volume, to: Ownership): Promise<void> {
-    await this.#exclusive(async () => {
+    await this.#names.exclusive(async () => {
       this.#mustBeThere(volume)
-      await this.#transaction(new Map([[volume.devId, { ...volume.entry, ...to }]]))
+      await this.#names.commit(new Map([[volume.devId, { ...volume.entry, ...to }]]))
     })
   }
 
@@ -180,7 +189,7 @@ export class Volumes implements PoolAdmin {
       // A shrink that has begun to discard runs to its end, or it would leave holes in the old size.
       await (discards ? wait : unlessAborted(wait, signal))
       // A large discard takes long: it runs while other changes have their turn.
-      const tried = await this.#exclusive(() => {
+      const tried = await this.#names.exclusive(() => {
         if (onlyGrows) mustNotBeLonger(volume, size)
         return this.#trySetSize(volume, size)
       })
@@ -198,14 +207,14 @@ export class Volumes implements PoolAdmin {
     return result
   }
 
-  /** Makes a volume durable, and what else has to be for that. */
+  /** Makes a volume durable, and everything that this depends on. */
   flush({ device: { devId } }: Volume): Promise<void> {
     return this.pool.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
   }
 
   /**
-   * Sees to it that sizes which writes have changed are durable some seconds later, though nobody
-   * should ask for that.
+   * Schedules a commit of sizes that writes have changed: they are durable some seconds later, even if
+   * nobody flushes.
    */
   saveSizesSoon(): void {
     if (this.#cancelSave !== null || this.#closing) return
@@ -219,13 +228,13 @@ export class Volumes implements PoolAdmin {
   /** Makes everything durable, sizes too. */
   async commit(): Promise<void> {
     if (this.pool.unsavedSizes.size === 0) return this.pool.commit()
-    await this.#exclusive(async () => {
+    await this.#names.exclusive(async () => {
       const changes = new Map<number, VolumeEntry>()
       for (const [devId, size] of this.pool.unsavedSizes) {
         const volume = this.#byDevId.get(devId)
         if (volume) changes.set(devId, { ...volume.entry, size })
       }
-      // Whoever was before us may have saved them.
+      // The change that held the lock before may have saved these sizes already.
       if (changes.size === 0) return this.pool.commit()
       this.pool.mustBeWritable()
       if (this.pool.stalled) await this.pool.commit()
@@ -247,7 +256,7 @@ export class Volumes implements PoolAdmin {
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
-    await this.#exclusive(() => this.#transaction(new Map())).catch(() => {})
+    await this.#names.exclusive(() => this.#names.commit(new Map())).catch(() => {})
   }
 
   /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
@@ -264,7 +273,7 @@ export class Volumes implements PoolAdmin {
   async makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
     const missing = Object.entries(wanted).filter(([name]) => !this.#byName.has(name))
     // An id of one of them may belong to a volume that is on its way out.
-    if (missing.length > 0) await Promise.allSettled(this.#reaping)
+    if (missing.length > 0) await this.#reaper.ended()
     while (missing.length > 0) {
       const ready = missing.findIndex(
         ([, { snapshotOf }]) => snapshotOf === undefined || this.#byName.has(snapshotOf),
@@ -288,44 +297,44 @@ export class Volumes implements PoolAdmin {
 
   /** As `create`, with the permission bits and owner of the file. */
   make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       checkSize(size)
       this.#checkNewName(name)
       const devId = this.#newDevId(wanted)
       const entry = { ...this.#entry(name, devId, size, null), ...ownership }
-      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
-      await this.#transaction(new Map([[devId, entry]]), () => this.pool.createThin(devId))
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      await this.#names.commit(new Map([[devId, entry]]), () => this.pool.createThin(devId))
       this.#options.onChange('created', name, devId)
       return this.#add(devId)
     })
   }
 
   snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo> {
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       const origin = this.#must(request.origin)
       this.#checkNewName(request.name)
       const devId = this.#newDevId(request.devId)
       const from = origin.devId as DevId
-      if (!this.pool.hasMetadataRoom) await this.pool.space.makeRoom()
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#snapshotEntry(request.name, devId, origin)
-      await this.#transaction(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
+      await this.#names.commit(new Map([[devId, entry]]), () => this.pool.createSnap(devId, from))
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#add(devId))
     })
   }
 
   async remove(request: { names: string[] }): Promise<void> {
-    const volumes = await this.#exclusive(async () => {
+    const volumes = await this.#names.exclusive(async () => {
       const found = [...new Set(request.names)].map(name => this.#must(name))
       for (const volume of found) mustBeUnused(volume)
       await this.#unname(found)
       return found
     })
-    await Promise.all(volumes.map(volume => this.#reap(volume)))
+    await Promise.all(volumes.map(volume => this.#reaper.reap(volume)))
   }
 
   rename(request: { from: string; to: string }): Promise<VolumeInfo> {
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       const volume = this.#must(request.from)
       this.#checkNewName(request.to)
       await this.#rename(volume, request.to)
@@ -338,7 +347,7 @@ export class Volumes implements PoolAdmin {
    * @param exchange identifies the request for the latter, which is done once; null for the former
    */
   renameOver(from: string, to: string, exchange: string | null): Promise<void> {
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       if (exchange !== null && exchange === this.#table.exchange) return
       const volume = this.#must(from)
       const other = this.#byName.get(to)
@@ -356,12 +365,12 @@ export class Volumes implements PoolAdmin {
         [volume.devId, entry],
         [other.devId, before],
       ])
-      await this.#transaction(changes, undefined, undefined, exchange)
+      await this.#names.commit(changes, undefined, undefined, exchange)
       this.#options.onChange(`renamed to ${to}`, from, volume.devId)
       this.#byName.delete(from)
       this.#byName.set(to, volume)
       if (exchange !== null) this.#byName.set(from, other)
-      else if (other.opens === 0) void this.#reap(other)
+      else if (other.opens === 0) void this.#reaper.reap(other)
     })
   }
 
@@ -414,44 +423,7 @@ export class Volumes implements PoolAdmin {
   }
 
   async status(): Promise<PoolStatus> {
-    const { pool } = this
-    const { metadata } = pool
-    return {
-      name: this.#options.name,
-      mode: pool.mode,
-      reason: pool.reason,
-      needsCheck: metadata.needsCheck,
-      transactionId: metadata.transactionId,
-      dataBlockSize: pool.blockSize,
-      data: {
-        path: pool.blocks.path,
-        blocks: metadata.nrDataBlocks,
-        usedBlocks: metadata.nrAllocatedDataBlocks,
-        hostFree: pool.space.hostRoomForData,
-      },
-      metadata: {
-        path: this.#options.metadata.path,
-        blocks: metadata.nrMetadataBlocks,
-        usedBlocks: metadata.nrAllocatedMetadataBlocks,
-        hostFree: pool.space.hostRoomForMetadata,
-      },
-      writesWaiting: pool.space.writesWaiting,
-      warnings: [...(this.#options.warnings ?? []), ...pool.space.warnings],
-      lowWaterMarkBlocks: pool.space.lowWaterMark,
-      belowLowWater: pool.space.belowLowWater,
-      heldRoot: metadata.heldRoot,
-      discards: pool.discards,
-      onFull: pool.space.onFull,
-      volumes: this.#byName.size,
-      mount: null,
-      dm: {
-        pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
-        volumes: [...this.#byName.values()].map(volume => ({
-          name: volume.name,
-          line: `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`,
-        })),
-      },
-    }
+    return statusOf(this.#options, [...this.#byName.values()])
   }
 
   async message(request: { message: string }): Promise<void> {
@@ -461,7 +433,7 @@ export class Volumes implements PoolAdmin {
     }
     const message = parseMessage(request.message)
     if (message.kind === 'delete') return this.#delete(message.devId)
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       switch (message.kind) {
         case 'create_thin':
           return this.#makeUnnamed(message.devId, () => pool.createThin(message.devId))
@@ -475,7 +447,7 @@ export class Volumes implements PoolAdmin {
               `${message.current}, the pool is at ${found}`,
             )
           }
-          return this.#jump(message.current, message.next)
+          return this.#names.jump(message.current, message.next)
         case 'reserve_metadata_snap':
           return pool.reserveMetadataSnap()
         case 'release_metadata_snap':
@@ -485,18 +457,16 @@ export class Volumes implements PoolAdmin {
   }
 
   check({ deep = false }: { deep?: boolean } = {}): Promise<CheckReport> {
-    const check = this.#checking.then(() => this.#check(deep))
-    this.#checking = check.catch(() => {})
-    return check
+    return this.#check.run(deep)
   }
 
   /** Waits for changes under way, leaves removals to the next opening, and closes the pool. */
   async close(): Promise<void> {
     this.#closing = true
     this.#cancelSave?.()
-    await this.#checking
-    await this.#exclusive(async () => {})
-    await Promise.allSettled(this.#reaping)
+    await this.#check.ended
+    await this.#names.exclusive(async () => {})
+    await this.#reaper.ended()
     try {
       if (this.pool.writable) await this.commit()
     } finally {
@@ -506,79 +476,8 @@ export class Volumes implements PoolAdmin {
 
   // --- inside ---
 
-  async #check(deep: boolean): Promise<CheckReport> {
-    const { metadata, blocks: data } = this.pool
-    const { name, metadata: store, table } = this.#options
-    const steps = checkFiles({ name, metadata: store, data, table })
-    const held = await this.#exclusive(async () => {
-      if (this.pool.writable) await this.pool.commit()
-      const held = metadata.holdBlocks()
-      // Reads superblock and volumes.json, which go together now.
-      steps.next()
-      return held
-    })
-    let report: CheckReport
-    try {
-      let step = steps.next()
-      for (; !step.done; step = steps.next()) {
-        // When metadata is short, those who write need what is held: they wait for the end, once.
-        if (this.pool.hasMetadataRoom) await this.#turnOfOthers()
-      }
-      report = step.value
-    } finally {
-      held.release()
-    }
-    if (!deep || isDamaged(report)) return report
-    return await withData(report, {
-      metadata,
-      data,
-      freeMeansHole: this.pool.blocks.freeMeansHole && this.pool.writable,
-      nameOf: devId => this.#byDevId.get(devId)?.name ?? `device ${devId}`,
-      pause: () => this.#turnOfOthers(),
-    })
-  }
-
-  /** Between two slices of a check. @throws NOT_MOUNTED when the pool is being closed */
-  async #turnOfOthers(): Promise<void> {
-    await this.pool.clock.yield()
-    this.#mustNotBeClosing()
-  }
-
   #mustNotBeClosing(): void {
     if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
-  }
-
-  #exclusive<T>(change: () => Promise<T>): Promise<T> {
-    const result = this.#lock.then(change)
-    this.#lock = result.catch(() => {})
-    return result
-  }
-
-  /** volumes.json, then the pool with the transaction id it carries, durable when this resolves. */
-  async #transaction(
-    changes: EntryChanges,
-    act: () => void = () => {},
-    next = this.pool.metadata.transactionId + 1,
-    exchange: string | null = this.#table.exchange,
-  ): Promise<void> {
-    this.pool.mustBeWritable()
-    // The file may be one ahead of the pool, not two.
-    if (this.pool.stalled) await this.pool.commit()
-    const current = this.pool.metadata.transactionId
-    const revert = await this.#table.change(changes, next, exchange)
-    try {
-      act()
-      this.pool.setTransactionId(current, next)
-      await this.pool.commitOrUndo()
-    } catch (err) {
-      revert()
-      throw err
-    }
-    for (const [devId, entry] of changes) {
-      const volume = this.#byDevId.get(devId)
-      if (volume && entry) volume.entry = entry
-      if (volume) volume.changed = Date.now()
-    }
   }
 
   /**
@@ -598,18 +497,10 @@ export class Volumes implements PoolAdmin {
     volume.device.size = bytes(entry.size)
   }
 
-  /** Sets the transaction id: the file is never further ahead of the pool than a crash leaves it. */
-  async #jump(current: number, next: number): Promise<void> {
-    if (next <= current + 1) return this.#transaction(new Map(), () => {}, next)
-    this.pool.setTransactionId(current, next)
-    await this.pool.commitOrUndo()
-    await this.#table.change(new Map(), next)
-  }
-
   /** Makes a device by a message. The transaction id is not ours to change then. */
   async #makeUnnamed(devId: DevId, create: () => void): Promise<void> {
     const { pool } = this
-    if (!pool.hasMetadataRoom) await pool.space.makeRoom()
+    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
     if (!pool.metadata.hasDevice(devId)) {
       // The file may have a name for an earlier device, which another program deleted.
       await this.#table.change(new Map([[devId, null]]), pool.metadata.transactionId)
@@ -621,10 +512,10 @@ export class Volumes implements PoolAdmin {
 
   /** Gives a device that another program made a name and a size. */
   #adopt(volume: Volume, name: string, size: number): Promise<void> {
-    return this.#exclusive(async () => {
+    return this.#names.exclusive(async () => {
       const before = volume.name
       const entry = { ...volume.entry, name, size }
-      await this.#transaction(new Map([[volume.devId, entry]]))
+      await this.#names.commit(new Map([[volume.devId, entry]]))
       this.#name(volume, before, entry)
       this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
     })
@@ -639,7 +530,7 @@ export class Volumes implements PoolAdmin {
 
   async #rename(volume: Volume, to: string): Promise<void> {
     const from = volume.name
-    await this.#transaction(new Map([[volume.devId, { ...volume.entry, name: to }]]))
+    await this.#names.commit(new Map([[volume.devId, { ...volume.entry, name: to }]]))
     this.#byName.delete(from)
     this.#byName.set(to, volume)
     this.#options.onChange(`renamed to ${to}`, from, volume.devId)
@@ -648,7 +539,7 @@ export class Volumes implements PoolAdmin {
   /** Takes names away; what was there stays until it is reaped. */
   async #unname(volumes: Volume[]): Promise<void> {
     const gone = volumes.map(volume => [volume.devId, { ...volume.entry, removed: true }] as const)
-    await this.#claimed(volumes, () => this.#transaction(new Map(gone)))
+    await this.#claimed(volumes, () => this.#names.commit(new Map(gone)))
     for (const volume of volumes) this.#options.onChange('removed', volume.name, volume.devId)
   }
 
@@ -688,7 +579,7 @@ export class Volumes implements PoolAdmin {
     if (size < before) device.cutOff(bytes(size))
     else device.size = bytes(size)
     try {
-      await this.#transaction(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
+      await this.#names.commit(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
         this.#sizeSaved(device.devId, size),
       )
     } catch (err) {
@@ -703,42 +594,12 @@ export class Volumes implements PoolAdmin {
     if (this.#byDevId.get(devId)?.device.size === size) this.pool.sizeSaved(devId)
   }
 
-  /** Gives the space of a removed volume back. */
-  #reap(volume: Volume): Promise<void> {
-    const work = this.#reapNow(volume, () =>
-      this.#transaction(new Map([[volume.devId, null]]), () =>
-        this.pool.deleteDevice(volume.device.devId),
-      ),
-    )
-    return work.catch(err => {
-      // The entry says removed: the next opening goes on.
-      const what = `not yet reclaimed: ${(err as Error).message}`
-      this.#options.onChange(what, volume.name, volume.devId)
-    })
-  }
-
-  /** @param drop deletes the device and its entry */
-  #reapNow(volume: Volume, drop: () => Promise<void>): Promise<void> {
-    const reap = async (): Promise<void> => {
-      if (!(await this.pool.emptyDevice(volume.device, () => this.#closing))) return
-      await this.#exclusive(async () => {
-        if (this.#closing || this.#byDevId.get(volume.devId) !== volume) return
-        await drop()
-        this.#byDevId.delete(volume.devId)
-      })
-    }
-    const work = reap()
-    this.#reaping.add(work)
-    void work.catch(() => {}).then(() => this.#reaping.delete(work))
-    return work
-  }
-
   /** The message `delete`: by device id. The transaction id is not ours to change then. */
   async #delete(devId: DevId): Promise<void> {
     const { pool } = this
     const change = (entry: VolumeEntry | null) =>
       this.#table.change(new Map([[devId, entry]]), pool.metadata.transactionId)
-    const volume = await this.#exclusive(async () => {
+    const volume = await this.#names.exclusive(async () => {
       const volume = this.#byDevId.get(devId)
       // One whose name is gone is deleted by whoever took the name away.
       if (!volume || volume.entry.removed) {
@@ -751,7 +612,7 @@ export class Volumes implements PoolAdmin {
       this.#options.onChange('removed', volume.name, devId)
       return volume
     })
-    await this.#reapNow(volume, async () => {
+    await this.#reaper.reapBy(volume, async () => {
       pool.deleteDevice(devId)
       await pool.commitOrUndo()
       await change(null)
@@ -899,8 +760,6 @@ function checkSize(size: number): void {
     )
   }
 }
-
-const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)
 
 /** Waits no longer than the caller does. @throws CANCELLED */
 async function unlessAborted(wait: Promise<void>, signal?: AbortSignal): Promise<void> {

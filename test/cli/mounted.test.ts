@@ -11,7 +11,7 @@ import { open, readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { done, refused, run, thinfs } from './command-line.js'
+import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 
 const FREEZE = join(import.meta.dirname, '../../src/host/freeze.ts')
 
@@ -134,6 +134,25 @@ t.test('a read-only mount and a read-only device', async t => {
   await writeFile(file, yaml)
   await done(t, 'umount', pool)
   await refused(t, 2, /noexec is not one of/, 'mount', pool, mnt, '-o', 'ro,noexec')
+})
+
+t.test('a command that waits for a process that was stopped says so', async t => {
+  const { pool, mnt } = await mountedPool(t)
+  const { mount } = JSON.parse(await done(t, 'status', pool, '--json'))
+  for (const [pid, args] of [
+    [mount.enginePid, ['list', pool]],
+    [mount.pid, ['restart', pool]],
+    [mount.pid, ['mount', pool, mnt]],
+  ] as const) {
+    process.kill(pid, 'SIGSTOP')
+    const command = spawn(process.execPath, [PROGRAM, ...args])
+    const closed = once(command, 'close')
+    const [line] = await once(command.stderr.setEncoding('utf8'), 'data')
+    const told = `^thinfs: waiting for process ${pid} .*, stopped by a signal; kill -CONT ${pid} `
+    t.match(line, new RegExp(told), args.join(' '))
+    process.kill(pid, 'SIGCONT')
+    t.same(await closed, [args[0] === 'mount' ? 1 : 0, null], 'it goes on')
+  }
 })
 
 t.test('a snapshot has what a program changed in a memory map of the volume', async t => {

@@ -91,7 +91,7 @@ t.test('free means hole: what is given up leaves the host too', onMount, async t
   )
   t.not((await pool.strayData()).length, 0)
   await run('rm', '-f', join(pool.folder, 'journal'))
-  await pool.mount()
+  await pool.mount('--accept-metadata')
   hosts(found.size, 'the next mount makes it a hole')
   await pool.sh('truncate -s 90M new; fallocate -l 90M new; cmp -n 94371840 new /dev/zero')
   await pool.close(t)

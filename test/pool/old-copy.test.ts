@@ -282,6 +282,29 @@ t.test('another boot', async t => {
   t.equal(pool.space.nrFreeDataBlocks, 60, 'a power cut may have lost the journal, and is no doubt')
 })
 
+t.test('another boot, whose journal still names the older copy', async t => {
+  const { old, files } = await goesOn('open', 'killed')
+  const mixed = { ...copyOf(files), metadata: old.metadata }
+  mixed.journal.bootId = 'another boot'
+  const before = Buffer.from(mixed.data.image)
+  await t.rejects(openFiles(mixed), {
+    code: 'POOL_MISMATCH',
+    message: /^metadata: 2 data blocks that it calls free hold data.*older copy/,
+  })
+  t.ok(mixed.data.image.equals(before))
+  // A label is written when its commit is durable: no power cut leaves one that is ahead of that.
+  for (const [what, change] of Object.entries<(left: MemoryFiles) => void>({
+    'the label may be lost as well': ({ data }) => {
+      data.label = old.data.label
+    },
+    'the journal may be lost': ({ journal }) => journal.cut(0),
+  })) {
+    const left = copyOf(mixed)
+    change(left)
+    t.equal((await openFiles(left)).pool.space.nrFreeDataBlocks, 60, what)
+  }
+})
+
 t.test('no journal, or nothing to lose, is no doubt', async t => {
   const { old, files, data } = await twoMoments('closed')
   await openFiles({

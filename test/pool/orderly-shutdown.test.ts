@@ -18,6 +18,7 @@ async function closedPool(): Promise<PowerDisk> {
     data: SparseImage.ofHoles(16 * BLOCK),
     journal: Buffer.alloc(0),
     table: null,
+    label: null,
     boot: 1,
   }
   const disk = new PowerDisk(start, new Random(1))

@@ -368,7 +368,7 @@ t.test('space', async t => {
     await pool.commit()
     await device.discard(0, BLOCK)
     // What waits shares a commit that goes well; a change of the metadata goes wrong meanwhile.
-    const waiting = pool.withSpace(device, 0, () => null)
+    const waiting = pool.space.withSpace(device, 0, () => null)
     pool.metadata.incData = () => {
       throw failure('EIO')
     }

@@ -27,7 +27,8 @@ for folder in /etc/lvm/archive /etc/lvm/backup; do
 done
 let_go /none
 echo
-exec sleep 1000
+# Until the test ends, however that comes.
+exec cat
 `
 
 export class DmHost {
@@ -49,7 +50,7 @@ export class DmHost {
     // Loop devices are the machine's: two services would race for the same numbers.
     const alone = ['--no-fork', join(tmpdir(), 'thinfs-test-dm.lock')]
     const unshare = ['unshare', '-m', '--propagation', 'slave', 'sh', '-c', NAMESPACE]
-    const holder = spawn('flock', [...alone, ...unshare], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const holder = spawn('flock', [...alone, ...unshare], { stdio: ['pipe', 'pipe', 'inherit'] })
     await once(holder.stdout!, 'data')
     const host = new DmHost(folder, holder)
     t.teardown(() => host.#end())
@@ -75,6 +76,12 @@ export class DmHost {
     // The folder as it is there: its mounts are.
     const there = ['sh', '-c', 'cd "$0" && exec "$@"', this.folder, program, ...args]
     return attempt('nsenter', '-t', pid, '-m', '--', ...there)
+  }
+
+  /** Starts a program, which the caller ends. */
+  spawn(program: string, ...args: string[]): ChildProcess {
+    const there = ['-t', String(this.#holder.pid), '-m', '--', program, ...args]
+    return spawn('nsenter', there, { stdio: 'ignore' })
   }
 
   /** What a program prints that has to succeed. */

@@ -1,11 +1,11 @@
 /** Devices of the device-mapper service in this process: the real tables on files, and a pretended machine. */
 import { closeSync, ftruncateSync, mkdirSync, openSync } from 'node:fs'
+import { refused } from '../../src/base/index.js'
 import { type DeviceNumber, nameOfDevice } from '../../src/dm/abi.js'
 import { type Device, DeviceTable } from '../../src/dm/device-table.js'
 import { Devices, type Lower, type Machine } from '../../src/dm/devices.js'
 import { Ioctls } from '../../src/dm/ioctls.js'
 import type { Loops } from '../../src/dm/loops.js'
-import { refused } from '../../src/dm/targets.js'
 import { Tables } from '../../src/tables/index.js'
 
 /** A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the test. */
@@ -55,6 +55,9 @@ export class FakeMachine implements Machine {
   async thaw(): Promise<void> {}
   async openCount({ minor }: Device): Promise<number> {
     return this.open.has(minor) ? 1 : 0
+  }
+  async isHeld({ minor }: Device): Promise<boolean> {
+    return this.open.has(minor)
   }
   async lookUp(word: string): Promise<DeviceNumber> {
     if (!/^\d+:\d+$/.test(word)) throw refused('ENODEV', word)

@@ -7,7 +7,7 @@
  */
 import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
 import type { JournalFile } from '../../src/pool/index.js'
-import type { Store } from '../../src/storage/index.js'
+import type { Label, Store } from '../../src/storage/index.js'
 import type { Random } from './random.js'
 
 export const SECTOR = 512
@@ -23,7 +23,11 @@ export type PowerEvent =
   | { kind: 'append'; file: 'journal'; content: Buffer }
   | { kind: 'replace'; file: 'journal'; content: Buffer }
   | { kind: 'replace'; file: 'table'; content: string }
-  | { kind: 'flush'; file: BlockFile | 'journal' | 'table'; covers: number }
+  | { kind: 'label'; file: 'label'; label: Label }
+  | { kind: 'flush'; file: FlushedFile; covers: number }
+
+/** What is flushed by itself. The label of the data goes with the data, or not. */
+type FlushedFile = BlockFile | 'journal' | 'table' | 'label'
 
 /** Bytes of a file, and which of its pages are no holes. */
 export class SparseImage {
@@ -71,6 +75,8 @@ export interface DiskState {
   journal: Buffer
   /** volumes.json; null when there is no such file. */
   table: string | null
+  /** Of the data; null when there is none. */
+  label: Label | null
   /** Which boot of the machine comes next. */
   boot: number
 }
@@ -181,14 +187,14 @@ export class PowerDisk {
   /** The machine is shut down in order, and started again. */
   reboot(): void {
     this.#die()
-    for (const file of ['data', 'metadata', 'journal', 'table'] as const) {
+    for (const file of ['data', 'metadata', 'journal', 'table', 'label'] as const) {
       this.events.push({ kind: 'flush', file, covers: this.events.length })
     }
     this.now.boot++
   }
 
   /** What was written before the call lasts from when this resolves. */
-  async flush(file: BlockFile | 'journal' | 'table', alive: () => boolean): Promise<void> {
+  async flush(file: FlushedFile, alive: () => boolean): Promise<void> {
     const covers = this.events.length
     await this.#wait(alive)
     this.events.push({ kind: 'flush', file, covers })
@@ -228,6 +234,7 @@ export class PowerDisk {
     if (event.kind === 'write') now[event.file].write(event.content, event.offset)
     else if (event.kind === 'punch') now[event.file].punch(event.offset, event.length)
     else if (event.kind === 'grow') now[event.file].grow(event.size)
+    else if (event.kind === 'label') now.label = event.label
     else if (event.kind === 'append') now.journal = Buffer.concat([now.journal, event.content])
     else if (event.kind === 'replace' && event.file === 'journal') now.journal = event.content
     else if (event.kind === 'replace' && event.file === 'table') now.table = event.content
@@ -312,6 +319,20 @@ export class PowerStore implements Store {
 
   sync(): Promise<void> {
     return this.#disk.flush(this.#file, this.#alive)
+  }
+
+  async syncAll(): Promise<void> {
+    await this.sync()
+    await this.#disk.flush('label', this.#alive)
+  }
+
+  readLabel(): Label | null {
+    return this.#file === 'data' ? this.#disk.now.label : null
+  }
+
+  writeLabel(label: Label): boolean {
+    if (this.#file === 'data') this.#record({ kind: 'label', file: 'label', label })
+    return this.#file === 'data'
   }
 
   measure(): void {

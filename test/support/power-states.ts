@@ -4,8 +4,10 @@
  * What a flush that has ended covers is there. Of what was written later each sector of 512 bytes may
  * be there or not, whatever came before or after it; a file that was made larger may be as short as
  * before. A small file that was replaced is the old one or the new one; the new one is complete only
- * if it was flushed first, which is done for volumes.json and not for the journal.
+ * if it was flushed first, which is done for volumes.json and not for the journal. The label of the data is
+ * any that it was given since one was flushed.
  */
+import type { Label } from '../../src/storage/index.js'
 import {
   type BlockFile,
   type DiskState,
@@ -68,13 +70,15 @@ export class PowerCuts {
   /** What the journal may be: the durable one, then those that replaced it since. */
   #journals: JournalVersion[]
   #tables: (string | null)[]
+  #labels: (Label | null)[]
 
   constructor(disk: PowerDisk) {
-    const { data, metadata, journal, table } = disk.start
+    const { data, metadata, journal, table, label } = disk.start
     this.#disk = disk
     this.#durable = { data: data.copy(), metadata: metadata.copy() }
     this.#journals = [{ content: journal, flushed: journal.length }]
     this.#tables = [table]
+    this.#labels = [label]
   }
 
   /** A state that a power cut after the first `events` events may leave, and what it has kept. */
@@ -89,6 +93,7 @@ export class PowerCuts {
       metadata: this.#image('metadata', other),
       journal: this.#journal(small, random),
       table: pick(this.#tables, small, random),
+      label: pick(this.#labels, random.of(['old', 'new', 'any']), random),
       boot: this.#disk.now.boot + 1,
       luck: `data ${one.name}, metadata ${other.name}, journal and volumes.json ${small}`,
     }
@@ -96,6 +101,7 @@ export class PowerCuts {
 
   #pass(event: PowerEvent, number: number): void {
     if (event.kind === 'flush') this.#flushed(event.file, event.covers)
+    else if (event.file === 'label') this.#labels.push(event.label)
     else if (event.file === 'table') this.#tables.push(event.content)
     else if (event.file !== 'journal') this.#pending.push([number, event as BlockEvent])
     else if (event.kind === 'replace') this.#journals.push({ content: event.content, flushed: 0 })
@@ -105,8 +111,9 @@ export class PowerCuts {
     }
   }
 
-  #flushed(file: BlockFile | 'journal' | 'table', covers: number): void {
+  #flushed(file: (PowerEvent & { kind: 'flush' })['file'], covers: number): void {
     if (file === 'table') this.#tables = this.#tables.slice(-1)
+    else if (file === 'label') this.#labels = this.#labels.slice(-1)
     else if (file === 'journal') {
       const last = this.#journals.at(-1)!
       this.#journals = [{ content: last.content, flushed: last.content.length }]

@@ -81,6 +81,7 @@ export class VolumesWorkload {
       data: SparseImage.ofHoles(DATA_BLOCKS * BLOCK),
       journal: Buffer.alloc(0),
       table: null,
+      label: null,
       boot: 1,
     }
     this.disk = new PowerDisk(start, random)

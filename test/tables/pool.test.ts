@@ -1,6 +1,6 @@
 // Goal: pools behind tables come to be, grow, wait and go as the kernel's do, whatever was in their
 // files before. Method: each rule with the files that show it; thin_check and thin_dump judge.
-import { cpSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
@@ -297,4 +297,33 @@ t.test("a pool's own device shows its data device", async t => {
   t.same(await get(tables.device(POOL), 0, data.length), readFileSync(data.path))
   await put(tables.device(POOL), 100, Buffer.from('mapped one to one'))
   t.equal(readFileSync(data.path).toString('latin1', 100, 117), 'mapped one to one')
+})
+
+t.test('an older copy of the metadata is refused; without the journal it is accepted', async t => {
+  const here = await pool(t)
+  const thin = here.tables.device(THIN)
+  await put(thin, 0, block(1))
+  await here.tables.status(POOL, true)
+  const older = readFileSync(here.metadata.path)
+  await put(thin, BLOCK, block(2))
+  await here.tables.close()
+  const newer = readFileSync(here.metadata.path)
+  writeFileSync(here.metadata.path, older)
+
+  const { tables } = here.again()
+  await tables.create(POOL)
+  const load = (): Promise<void> => tables.load(POOL, [poolLine(here.metadata, here.data)], false)
+  const journal = join(here.folder, 'pools', `${idOf(here.metadata.path)}-0`)
+  await t.rejects(load(), { code: 'POOL_MISMATCH', message: journal })
+  writeFileSync(here.metadata.path, newer)
+  await load()
+  await tables.clear(POOL)
+  writeFileSync(here.metadata.path, older)
+  await t.rejects(load(), { code: 'POOL_MISMATCH' })
+  rmSync(journal)
+  await load()
+  await tables.resume(POOL)
+  await make(tables, THIN, thinLine(POOL, 0, LENGTH))
+  t.ok((await get(tables.device(THIN), 0, BLOCK)).equals(block(1)))
+  t.ok((await get(tables.device(THIN), BLOCK, BLOCK)).equals(block(0)))
 })

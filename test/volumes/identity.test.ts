@@ -1,11 +1,12 @@
 // Goal: metadata of another pool in the place of ours never costs a byte, whatever its transaction id,
 // and what thin_restore makes of our own is served. Method: two pools whose metadata files are
 // exchanged, as they are and through thin_dump and thin_restore; the files compared with what they were.
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { MIB } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
+import { FileStore, type Label } from '../../src/storage/index.js'
 import { type CheckReport, checkPool, type OpenOptions, openPool } from '../../src/volumes/index.js'
 import { filesLeft, makePool } from '../support/pool-files.js'
 import { thinCheck, thinDump, thinDumpXml, thinRestore } from '../support/thin-tools.js'
@@ -32,6 +33,20 @@ async function ourPool(t: Test): Promise<PoolConfig> {
   await volumes.commit()
   await close()
   return config
+}
+
+function labelOf({ data }: PoolConfig): Label {
+  const store = FileStore.open(data.path)
+  const label = store.readLabel()
+  store.close()
+  return label!
+}
+
+/** Gives a copy the label of its original, as cp -a does. */
+function setLabel({ data }: PoolConfig, label: Label): void {
+  const store = FileStore.open(data.path)
+  store.writeLabel(label)
+  store.close()
 }
 
 /** Metadata of a pool of the same size and name whose transaction id is higher. */
@@ -165,4 +180,41 @@ t.test('names from before pools had an id', async t => {
   writeFileSync(join(none.folder, 'volumes.json'), JSON.stringify({ ...tableOf(none), uuid: null }))
   t.same(await content(none), [])
   t.same(messages(await checkPool(none)), [])
+})
+
+t.test('an older copy of the metadata, and no journal that would tell', async t => {
+  const ours = await ourPool(t)
+  const older = readFileSync(ours.metadata.path)
+  const { volumes, close } = await openPool(ours)
+  const { device } = volumes.find('web')!
+  for (let block = 8; block < 12; block++) await device.write(block * BLOCK, BLOCK, CONTENT, 0)
+  await volumes.commit()
+  const killed = filesLeft(ours, 'killed')
+  await close()
+
+  for (const left of [ours, killed]) {
+    setLabel(left, labelOf(ours))
+    const right = readFileSync(left.metadata.path)
+    writeFileSync(left.metadata.path, older)
+    rmSync(join(left.folder, 'journal'))
+    const before = readFileSync(left.data.path)
+    for (const attempt of ['the first', 'the second']) {
+      await t.rejects(openPool(left), {
+        code: 'POOL_MISMATCH',
+        message: /metadata: 4 data blocks that it calls free hold data/,
+      })
+      t.ok(readFileSync(left.data.path).equals(before), `nothing is punched, ${attempt} time`)
+    }
+    writeFileSync(left.metadata.path, right)
+    t.same(await content(left), [], 'the right metadata put back, still without a journal')
+  }
+})
+
+t.test('a pool of which the copy has no journal is served', async t => {
+  const ours = await ourPool(t)
+  const copy = filesLeft(ours, 'copy')
+  setLabel(copy, labelOf(ours))
+  rmSync(join(copy.folder, 'journal'))
+  t.same(await content(copy), [])
+  t.same(messages(await checkPool(copy, { deep: true })), [])
 })

@@ -4,7 +4,7 @@
  * A clock: blocks that are not dirty or sealed leave in the order they came, those that were used
  * meanwhile get a second round.
  */
-import { bytes, readU64, ThinfsError, writeU64 } from '../../base/index.js'
+import { assert, bytes, readU64, ThinfsError, VERIFY_ALL, writeU64 } from '../../base/index.js'
 import type { Store } from '../../storage/index.js'
 import { METADATA_BLOCK_SIZE } from '../format.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
@@ -81,6 +81,10 @@ export class BlockCache {
 
   /** A dirty block with the given content, in place of whatever was at `nr`. */
   create(nr: number, kind: BlockKind, content: Buffer): Block {
+    if (VERIFY_ALL) {
+      const isTaken = this.#blocks.get(nr)?.writable ?? false
+      assert(!isTaken, `metadata block ${nr}: given out, yet the running transaction has it`)
+    }
     const block = new Block(nr, kind, content)
     block.state = DIRTY
     block.writable = true

@@ -5,6 +5,7 @@
  * there (`view` at `at`) before the tree is used again. So a lookup allocates nothing.
  * Source: drivers/md/persistent-data/dm-btree.c.
  */
+import { VERIFY_ALL } from '../../base/index.js'
 import type { Block } from '../blocks/block.js'
 import {
   capacity,
@@ -23,6 +24,7 @@ import { NODE_LEAF } from '../format.js'
 import { removeRange } from './remove.js'
 import { makeRoom, splitRoot } from './room.js'
 import { checkDepth, newNode, readNode, shadowNode, type TreeInfo } from './tree.js'
+import { verifyPath } from './verify.js'
 
 const NO_VIEW = new DataView(new ArrayBuffer(0))
 
@@ -119,6 +121,7 @@ export class BTree {
         const found = slot >= 0 && keyAt(node, slot) === key
         if (!found) openSlot(node, ++slot, key)
         this.#moveTo(node, slot)
+        if (VERIFY_ALL) verifyPath(this.info, this.root, key, true)
         return found
       }
       if (slot < 0) {
@@ -145,7 +148,9 @@ export class BTree {
    */
   removeRange(begin: number, end: number): number {
     if (!this.seek(begin) || this.key >= end) return 0
-    return removeRange(this.info, this.writableRoot(), begin, end)
+    const removed = removeRange(this.info, this.writableRoot(), begin, end)
+    if (VERIFY_ALL) verifyPath(this.info, this.root, begin, false)
+    return removed
   }
 
   /** The root, shadowed when it may not be changed in place. */

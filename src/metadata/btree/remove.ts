@@ -143,7 +143,7 @@ function removeBelow(
 function mend(info: TreeInfo, root: Block, key: number): void {
   let node = root
   for (let depth = 0; node.writable; depth++) {
-    if (node === root) settleRoot(info, root)
+    if (node === root) collapseRoot(info, root)
     if (isLeaf(node)) return
     checkDepth(info, node.nr, depth)
     const child = mendChild(info, node, key)
@@ -153,7 +153,7 @@ function mend(info: TreeInfo, root: Block, key: number): void {
 }
 
 /** A root with a single child becomes that child, one with none an empty leaf. */
-function settleRoot(info: TreeInfo, root: Block): void {
+function collapseRoot(info: TreeInfo, root: Block): void {
   const { counts } = info.transaction
   for (let depth = 0; !isLeaf(root) && nrEntries(root) <= 1; depth++) {
     checkDepth(info, root.nr, depth)

@@ -1,3 +1,4 @@
+import { assert, VERIFY_ALL } from '../../base/index.js'
 import { ENTRIES_PER_BITMAP } from '../format.js'
 
 const WORDS = ENTRIES_PER_BITMAP / 32
@@ -27,6 +28,7 @@ export class BlockSet {
 
   /** Adds a block that is not in the set. */
   add(block: number): void {
+    if (VERIFY_ALL) assert(!this.has(block), `block ${block} is in the set already`)
     const index = Math.floor(block / ENTRIES_PER_BITMAP)
     let part = this.#parts.get(index)
     if (part === undefined) {

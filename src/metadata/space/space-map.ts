@@ -7,7 +7,7 @@
  * differ in where the entries that describe their bitmaps are kept.
  * Source: drivers/md/persistent-data/dm-space-map-common.c.
  */
-import { ThinfsError } from '../../base/index.js'
+import { assert, ThinfsError, VERIFY_ALL } from '../../base/index.js'
 import { BITMAP_ENTRIES_AT, BITMAP_KIND, type Block, type BlockKind } from '../blocks/block.js'
 import type { Transaction } from '../blocks/transaction.js'
 import { BTree } from '../btree/btree.js'
@@ -110,6 +110,14 @@ export abstract class SpaceMap {
   /** Ends the transaction. @returns the blocks it freed, ascending */
   seal(): Float64Array {
     const freed = this.#freed.toArray()
+    if (VERIFY_ALL) {
+      for (const block of freed) {
+        assert(
+          this.bitmapCount(block) === 0,
+          `${this.#name} block ${block}: freed, yet it is owned`,
+        )
+      }
+    }
     if (this.#frozen.size === 0) this.#frozen = this.#freed
     else for (const block of freed) this.#frozen.add(block)
     this.#freed = new BlockSet()
@@ -194,6 +202,19 @@ export abstract class SpaceMap {
       if (!reusable) this.#freed.add(block)
     }
     this.noteChanged(entry)
+    if (VERIFY_ALL) this.#verify(block, count)
+  }
+
+  /** Bitmap, hint and overflow tree agree about a block whose count was changed. */
+  #verify(block: number, count: number): void {
+    const entry = this.indexEntry(Math.floor(block / ENTRIES_PER_BITMAP))
+    const found = this.bitmapCount(block)
+    assert(found === Math.min(count, MANY), `${this.#name} block ${block}: ${found}, not ${count}`)
+    // Damage may have left it entries of other blocks.
+    const isThere = count < MANY || this.overflow.search(block)
+    assert(isThere, `${this.#name} block ${block}: not in the overflow tree, with count ${count}`)
+    const isHidden = count === 0 && block % ENTRIES_PER_BITMAP < entry.noneFreeBefore
+    assert(!isHidden, `${this.#name} block ${block}: free, but the index says that none is`)
   }
 
   /**
@@ -217,7 +238,7 @@ export abstract class SpaceMap {
     return block
   }
 
-  /** Has blocks below `end` taken before those above. */
+  /** Makes allocation take blocks below `end` first. */
   prefer(end: number): void {
     this.#preferredEnd = end
   }

@@ -76,10 +76,10 @@ async function snapshot(
 async function remove(
   operator: Operator,
   volumes: readonly ModelVolume[],
-  interruption?: Interruption,
-): Promise<void> {
+  options: { interruption?: Interruption; refusals?: readonly string[] } = {},
+): Promise<boolean | null> {
   const { poolArg, world } = operator
-  await operator.change({
+  return operator.change({
     args: ['remove', poolArg, ...volumes.map(({ name }) => name)],
     volumes,
     done: () => {
@@ -91,7 +91,8 @@ async function remove(
         if (!isThere && !volume.gone) world.model.remove(volume)
       }
     },
-    ...withInterruption(interruption),
+    ...(options.refusals && { refusals: options.refusals }),
+    ...withInterruption(options.interruption),
   })
 }
 
@@ -145,22 +146,30 @@ async function shrink(operator: Operator, isMeant: boolean): Promise<void> {
   const size = operator.random.below(volume.currentSize / UNIT + 1) * UNIT
   const option = isMeant ? ['--shrink'] : []
   const cutsData = volume.holdsDataFrom(size)
-  const done = await operator.change({
+  const refusals = isMeant ? [] : ['EINVAL', 'EBUSY', 'EPERM', 'ENOTEMPTY']
+  const done = await resizeTo(operator, volume, size, option, refusals)
+  if (!isMeant && cutsData && done) {
+    operator.mustBeRight([`${volume.name}: resized to ${size} without --shrink: data was cut off`])
+  }
+}
+
+function resizeTo(
+  operator: Operator,
+  volume: ModelVolume,
+  size: number,
+  option: readonly string[],
+  refusals: readonly string[],
+): Promise<boolean | null> {
+  return operator.change({
     args: ['resize', operator.poolArg, volume.name, `${size}`, ...option],
     volumes: [volume],
     done: () => volume.resize(size, true),
     look: listing => {
-      if (listing.some(info => info.name === volume.name && info.size === size)) {
-        volume.resize(size, true)
-      } else {
-        volume.resize(size, false)
-      }
+      const isDone = listing.some(info => info.name === volume.name && info.size === size)
+      volume.resize(size, isDone)
     },
-    refusals: isMeant ? [] : ['EINVAL', 'EBUSY', 'EPERM', 'ENOTEMPTY'],
+    refusals,
   })
-  if (!isMeant && cutsData && done) {
-    operator.mustBeRight([`${volume.name}: resized to ${size} without --shrink: data was cut off`])
-  }
 }
 
 /** dm-thin's own words; the volumes that they make have the name of their number. */
@@ -265,12 +274,13 @@ async function attach(operator: Operator): Promise<void> {
       operator.mustBeRight(volume.compare({ size: found.size!, tags: found.tags! }, false))
     }
     if (!deed.raced && !deed.broken) {
-      const refused = random.of([
-        ['remove', folder, volume.name],
-        ['resize', folder, volume.name, '0', '--shrink'],
-        ['umount', folder],
-      ])
-      await operator.mustBeRefused(refused)
+      const done = await random.of([
+        () => remove(operator, [volume], { refusals: ['EBUSY'] }),
+        () => resizeTo(operator, volume, 0, ['--shrink'], ['EBUSY']),
+        () => operator.mustBeRefused(['umount', folder]).then(() => false),
+      ])()
+      // Once both processes were killed nobody has it open any more.
+      if (done && !deed.broken) operator.mustBeRight([`${volume.name}: changed while attached`])
     }
     const { status, stderr } = await operator.command(['detach', folder, volume.name])
     if (status === 0) return
@@ -396,7 +406,7 @@ export const COMMAND_ACTIONS: readonly Action[] = [
         () => snapshot(operator, volume, interruption),
         () => rename(operator, volume, interruption),
         () => grow(operator, volume, interruption),
-        () => remove(operator, [volume], interruption),
+        () => remove(operator, [volume], { interruption }),
       ])()
     },
   },

@@ -24,7 +24,7 @@ export interface Action {
    */
   manner?: 'alone' | 'outage'
   can?(operator: Operator): boolean
-  run(operator: Operator): Promise<void>
+  run(operator: Operator): Promise<unknown>
 }
 
 /** A command that changes something. */

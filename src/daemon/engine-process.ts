@@ -1,0 +1,115 @@
+import type { ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { Message } from 'vscode-jsonrpc/node'
+import { ThinfsError } from '../base/index.js'
+import {
+  adminClient,
+  FAILED,
+  fromWire,
+  ipcConnection,
+  READY,
+  SERVED,
+  STARTED,
+  STOP,
+  type WireError,
+} from '../control/index.js'
+import type { Negotiated } from '../fuse/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+
+/** How an engine ended. */
+export interface EngineEnd {
+  /** Why: in its own words where it had time for some. */
+  reason: Error
+  /** With status 0. */
+  inOrder: boolean
+  /** `stop` asked for it. */
+  stopped: boolean
+  /** It had served the mount. */
+  served: boolean
+  /** What ended it says nothing about the engine. */
+  isOutside: boolean
+}
+
+export interface EngineEvents {
+  /** It serves the mount, and answers commands. */
+  serves(negotiated: Negotiated, admin: PoolAdmin): void
+  /** It has got past whatever its predecessor died of. */
+  served(): void
+  /** Called once, and last. */
+  ended(end: EngineEnd): void
+}
+
+/** One engine's process, from its start to its end. */
+export class EngineProcess {
+  /** 0 when it could not be started. */
+  readonly pid: number
+  readonly #events: EngineEvents
+  #hasStarted = false
+  #serves = false
+  #stopping = false
+  #reason: Error | null = null
+  #stop = async (): Promise<void> => {}
+
+  constructor(child: ChildProcess, events: EngineEvents) {
+    this.pid = child.pid ?? 0
+    this.#events = events
+    if (this.pid === 0) {
+      // Nothing but 'error' is certain to come, and a channel may be missing.
+      child.once('error', err => this.#ended(err, { inOrder: false, isOutside: true }))
+    } else this.#watch(child)
+  }
+
+  /** Ends it for the next one. Resolves when it has ended. */
+  stop(): Promise<void> {
+    return this.#stop()
+  }
+
+  #watch(child: ChildProcess): void {
+    const connection = ipcConnection(child)
+    const closed = once(child, 'close').catch(() => {})
+    this.#stop = async () => {
+      this.#stopping = true
+      await connection.sendNotification(STOP)
+      await closed
+    }
+    // Read here as they come: the connection takes one message a turn of the loop, and a process
+    // that fails at once has ended by then.
+    child.on('message', (message: Message) => {
+      if (!Message.isNotification(message)) return
+      switch (message.method) {
+        case STARTED.method:
+          this.#hasStarted = true
+          break
+        case FAILED.method:
+          this.#reason = fromWire(message.params as WireError)
+          break
+        case READY.method: {
+          this.#serves = true
+          const { negotiated } = message.params as { negotiated: Negotiated }
+          this.#events.serves(negotiated, adminClient(connection))
+          break
+        }
+        case SERVED.method:
+          this.#events.served()
+      }
+    })
+    child.on('error', err => {
+      this.#reason ??= err
+    })
+    child.once('close', (code, signal) => {
+      connection.dispose()
+      const how = signal === null ? `with status ${code}` : `by ${signal}`
+      const when = this.#hasStarted ? '' : ' before its program had begun'
+      const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}${when}`)
+      this.#ended(this.#reason ?? ended, {
+        inOrder: code === 0,
+        isOutside: signal === 'SIGKILL' || !this.#hasStarted,
+      })
+    })
+    connection.listen()
+  }
+
+  #ended(reason: Error, how: { inOrder: boolean; isOutside: boolean }): void {
+    this.#events.ended({ reason, ...how, stopped: this.#stopping, served: this.#serves })
+  }
+}

@@ -1,0 +1,117 @@
+/**
+ * What opening a pool does before its first request: it judges what the files say of each other, goes
+ * on where a dead process ended, and leaves free blocks as holes.
+ */
+import { type Bytes, type DevId, errnoOf, ThinfsError } from '../base/index.js'
+import type { DataBlocks } from '../device/index.js'
+import { checkMetadata, type ThinMetadata } from '../metadata/index.js'
+import type { CommitPipeline } from './commit-pipeline.js'
+import type { Journal } from './journal.js'
+import type { OpenHandles } from './open-handles.js'
+import type { PoolOptions } from './options.js'
+import type { PoolState } from './pool-state.js'
+import {
+  isBehind,
+  mustBeLabelled,
+  mustBeSound,
+  mustHaveHoles,
+  mustHold,
+  olderError,
+  replayChanges,
+} from './recovery.js'
+import type { Space } from './space.js'
+
+/** The parts of a pool that is made, and not open yet. */
+export interface OpeningParts {
+  metadata: ThinMetadata
+  blocks: DataBlocks
+  space: Space
+  journal: Journal
+  state: PoolState
+  commits: CommitPipeline
+  /** Gets the sizes that the journal has. */
+  extended: Map<DevId, Bytes>
+  /** Gets the handles that the journal has, where this process takes another's place. */
+  handles: OpenHandles
+}
+
+/**
+ * Brings the pool up: in mode write, or in another that the files leave.
+ * @param superblock its 4096 bytes as they were read
+ * @returns whether the pool began to change its files
+ * @throws METADATA_CORRUPT, POOL_MISMATCH, IO_ERROR
+ */
+export async function bringUp(
+  parts: OpeningParts,
+  options: PoolOptions,
+  superblock: Buffer,
+): Promise<boolean> {
+  const { metadata, blocks, space, journal, state, commits, extended, handles } = parts
+  const { events, metadata: store, readOnly, takesOver, acceptMetadata, dataSize } = options
+  // An engine that takes over inherits open files; a person may vouch for them instead.
+  const isSure = readOnly || takesOver === true || acceptMetadata === true
+  // The failure that set needs_check may have kept the journal from being written.
+  const { needsCheck } = metadata
+  const found = journal.read(superblock)
+  const { clean, known, saysClean, doubtful, older, changes } = found
+  const { label } = blocks
+  mustHold(metadata, { metadata: store, data: blocks })
+  if (older && !isSure) throw olderError(store.path)
+  if (!isSure) mustBeLabelled(label, { state: found, uuid: metadata.uuid }, blocks.path)
+  const inDoubt = options.doubtful || (doubtful && !needsCheck) || isBehind(found, label)
+  if (readOnly) state.set('read_only', 'opened read-only')
+  else if (needsCheck) checkAll(parts, options)
+  else if (!known) mustBeSound(store)
+  // Metadata that may be an older copy, or another pool's, would cost data.
+  if (inDoubt && blocks.freeMeansHole && !isSure) mustHaveHoles(metadata, blocks, store.path)
+  // Acknowledged writes may be in blocks of a growth that was not committed yet.
+  const grewBefore = changes.length > 0 && state.mode === 'write' && space.growToStores()
+  if (changes.length > 0) {
+    replayChanges(changes, metadata, { extended, handles: takesOver ? handles : null })
+  }
+  if (state.mode !== 'write') return false
+  if (dataSize !== undefined && dataSize > blocks.size) blocks.grow(dataSize)
+  const grew = space.growToStores() || grewBefore
+  if (!clean || grew) {
+    // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
+    // comes to this process has to cover it, and nothing may be punched that the disk still maps.
+    // The new length of the data, too, has to last before the metadata that counts on it.
+    await blocks.flushAll()
+    await store.sync()
+  }
+  try {
+    const generation = Math.max(found.generation ?? 0, label?.generation ?? 0)
+    await commits.start(clean, saysClean, generation)
+  } catch (err) {
+    events.ioError('open', err)
+    if (err instanceof ThinfsError) throw err
+    throw new ThinfsError('IO_ERROR', `${store.path}: the journal cannot be written`, {
+      cause: err,
+      errno: errnoOf(err),
+    })
+  }
+  space.noteHostLow()
+  return true
+}
+
+/**
+ * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
+ * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. A pool that is taken over
+ * stays read-only as well: those who use the mount have lost changes, and no flush of theirs may go
+ * well.
+ */
+function checkAll({ metadata, state }: OpeningParts, options: PoolOptions): void {
+  if (options.takesOver) {
+    const reason = 'needs_check was set while the pool was in use: unmount it'
+    state.set('read_only', reason)
+    state.lost = new ThinfsError('POOL_READ_ONLY', reason, { errno: 'EIO' })
+    return
+  }
+  const { problems } = checkMetadata(options.metadata)
+  if (problems.length > 0) {
+    state.set('read_only', `needs_check is set: ${problems[0]!.message}`)
+    return
+  }
+  metadata.clearNeedsCheck()
+  options.events.needsCheckCleared()
+}
