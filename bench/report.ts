@@ -4,7 +4,13 @@ import Table from 'cli-table3'
 import type { Cell, Goal } from './scenario.js'
 
 /** Contenders that show what there is to be had. */
-const BOUNDS: readonly string[] = ['limit-dev', 'limit-spin', 'limit-uring', 'plain']
+const BOUNDS: readonly string[] = [
+  'limit-dev',
+  'limit-spin',
+  'limit-uring',
+  'limit-fuse-native',
+  'plain',
+]
 
 /** A row for each contender of each cell. */
 export function printTable(cells: Cell[]): void {

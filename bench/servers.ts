@@ -69,6 +69,18 @@ export const limitSpin = (size: number): Contender =>
 export const limitUring = (size: number): Contender =>
   limit('limit-uring', 'limit-uring', size, String(SPIN_US))
 
+/** fuse-native without thinfs, on a sparse file. */
+export const limitFuseNative = (size: number): Contender => ({
+  name: 'limit-fuse-native',
+  async prepare(folder) {
+    const program = pathInRepository('bench/limit/limit-fuse-native.mjs')
+    const backing = sparseFile(join(folder, 'data'), size)
+    const mountPoint = makeFolder(folder, 'mount')
+    const command = [process.execPath, program, mountPoint, backing]
+    return { command, mountPoint, file: join(mountPoint, 'volume') }
+  },
+})
+
 /**
  * qemu-storage-daemon's export of a qcow2 of `size` bytes with 64 KiB clusters.
  * @param backing the image that it lies over, which is whole and not written to; null: none

@@ -62,6 +62,36 @@ export interface Binding {
   ): number
   /** Writes one reply. @returns 0 or the negative errno */
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number
+
+  /**
+   * Opens libfuse 2, the one that is loaded already, else the file `library`, else the system's, and
+   * has fuse-native, which is loaded afterwards, call the shim in its place.
+   */
+  fuse_native_bind(library: string): void
+  /** Whether fuse-native's calls of libfuse reach the shim. */
+  fuse_native_bound(): boolean
+  /**
+   * Has fuse-native's next mount, the only one of a process, be the one whose connection is `fd`, which
+   * blocks from now on. Calls back for each fallocate, with an id to answer it by; and once, with the
+   * id -1 and an errno as the handle, when nothing can come any more: 0 when it was unmounted.
+   */
+  fuse_native_prepare(
+    fd: number,
+    onCall: (id: number, handle: number, mode: number, offset: number, length: number) => void,
+  ): void
+  /** Answers a fallocate with 0 or a negative errno. @returns whether somebody waited */
+  fuse_native_answer(id: number, result: number): boolean
+  /** User and group id of whoever asks to create a file, in the request that is being handled. */
+  fuse_native_creator(): [uid: number, gid: number]
+  /** What INIT settled. `bound`: fuse-native has mounted, made and run libfuse by way of the shim. */
+  fuse_native_agreed(): {
+    bound: boolean
+    minor: number
+    flags: number
+    maxReadahead: number
+    maxWrite: number
+  }
+
   /** Calls `onReadable` from libuv's loop as long as `fd` is readable or broken. */
   poll_watch(fd: number, onReadable: () => void): Watch
   poll_unwatch(watch: Watch): void

@@ -3,6 +3,7 @@ import { fill, LOADS, measure, unitOf, verifyConcurrent, WrongData } from '../fi
 import { atLeast, type Cell, type Goal, paired, type Scenario, type Settings } from '../scenario.js'
 import {
   limitDev,
+  limitFuseNative,
   limitSpin,
   limitUring,
   qemu,
@@ -14,7 +15,14 @@ import {
 
 const SIZE = GIB
 const QEMU = qemu(SIZE, { preallocation: 'metadata' })
-const CONTENDERS = [limitDev(SIZE), limitSpin(SIZE), QEMU, thinfs(SIZE)]
+const CONTENDERS = [
+  limitDev(SIZE),
+  limitSpin(SIZE),
+  QEMU,
+  thinfs(SIZE),
+  limitFuseNative(SIZE),
+  thinfs(SIZE, { name: 'thinfs-fuse-native', mount: ['-o', 'transport=fuse-native'] }),
+]
 const URING = [
   limitUring(SIZE),
   thinfs(SIZE, { name: 'thinfs-uring', mount: ['-o', 'transport=uring'] }),
@@ -35,7 +43,7 @@ const URING_GOAL = atLeast(0.8, 'thinfs-uring', 'limit-uring')
 
 /**
  * The data of all is in memory: what is compared is the way there. limit-dev, limit-spin and
- * limit-uring are C that does nothing else; see limit/.
+ * limit-uring are C that does nothing else, limit-fuse-native that package; see limit/.
  */
 export const throughput: Scenario = {
   name: 'throughput',

@@ -24,7 +24,7 @@ export const mount = command(
   .option('-f, --foreground', 'stay until the pool is unmounted, and log to stderr')
   .option(
     '-o, --options <list>',
-    'allow_other, ro, transport=dev or uring; with commas between',
+    'allow_other, ro, transport=dev, uring or fuse-native; with commas between',
     split,
     [],
   )

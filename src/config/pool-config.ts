@@ -24,7 +24,7 @@ export interface PoolConfig extends PoolPlace {
   discards: (typeof DISCARDS)[number]
   /** What a write that finds no free block does: waits for space, or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
-  /** How the kernel's requests come: by read(2) on /dev/fuse, or through an io_uring. */
+  /** How the kernel's requests come: by read(2) on /dev/fuse, through an io_uring, or by libfuse. */
   transport: (typeof TRANSPORTS)[number]
   /** How long the engine looks for the next request before it sleeps, at most: microseconds. */
   spin: number
@@ -45,7 +45,7 @@ export type LowWaterMark = { bytes: number } | { percent: number }
 
 export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
-export const TRANSPORTS = ['dev', 'uring'] as const
+export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 
 /** What pool.yaml need not say. */
 export const DEFAULTS = {

@@ -48,6 +48,8 @@ export interface Negotiated {
   maxReadahead: number
   /** Bytes of the largest READ or WRITE. */
   maxWrite: number
+  /** Who speaks the protocol where that is not thinfs; then the flags are libfuse's. */
+  transport?: 'fuse-native'
   /** Why requests come through /dev/fuse where a ring was wanted. */
   whyDev?: string
 }

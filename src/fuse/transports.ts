@@ -1,6 +1,8 @@
 /** The ways to speak FUSE that there are. */
 import { INIT_FLAG2 } from './abi.js'
+import { loadFuseNative } from './fuse-native.js'
 import type { Negotiated } from './init.js'
+import { LibfuseSession } from './libfuse-session.js'
 import { mountFuse } from './mount.js'
 import { RingDevice, whyNotOffered } from './ring-device.js'
 import { FuseSession, type Upgrade } from './session.js'
@@ -38,11 +40,36 @@ export const URING = {
   serve: options => new FuseSession(options, RING),
 } as const satisfies Transport
 
+/**
+ * libfuse 2 reads the requests, by way of the package fuse-native. docs/TRANSPORTS.md says what it cannot
+ * do, and why.
+ */
+export const FUSE_NATIVE = {
+  name: 'fuse-native',
+  capabilities: {
+    outlivesEngine: false,
+    notifies: false,
+    handles: true,
+    discards: true,
+    seeksHoles: false,
+    copiesRanges: false,
+  },
+  mount: async (mountPoint, options) => {
+    // What cannot be had is known before anything is mounted.
+    loadFuseNative()
+    return mountFuse(mountPoint, options)
+  },
+  serve: options => new LibfuseSession(options),
+} as const satisfies Transport
+
 /** By name. */
-export const TRANSPORTS = { [DEV.name]: DEV, [URING.name]: URING }
+export const TRANSPORTS = { [DEV.name]: DEV, [URING.name]: URING, [FUSE_NATIVE.name]: FUSE_NATIVE }
 
 /** The transport that a connection's INIT has agreed on. */
 export const transportOf = ({
   flags2,
-}: Negotiated): (typeof TRANSPORTS)[keyof typeof TRANSPORTS] =>
-  (flags2 & RING.flag2) !== 0 ? URING : DEV
+  transport,
+}: Negotiated): (typeof TRANSPORTS)[keyof typeof TRANSPORTS] => {
+  if (transport !== undefined) return TRANSPORTS[transport]
+  return (flags2 & RING.flag2) !== 0 ? URING : DEV
+}

@@ -59,8 +59,8 @@ export interface CommitParts {
   handles: OpenHandles
   /** The 4096 bytes of the superblock that is durable. */
   superblock: Buffer
-  /** @throws POOL_MISMATCH when somebody cut off a store */
-  mustBeWhole(): void
+  /** @throws POOL_MISMATCH when somebody cut off a store, or wrote over the metadata */
+  mustBeOurs(): void
   clock: Clock
   events: PoolEvents
 }
@@ -106,6 +106,17 @@ export class CommitPipeline {
   /** Whether changes wait for room on the host's disk. */
   get stalled(): boolean {
     return this.#stalled !== null || this.#punchesFree
+  }
+
+  /** Whether a superblock is that of the last commit, or one that a commit may have left half-way. */
+  isOurs(superblock: Buffer): boolean {
+    if (this.#stalled?.superblock.equals(superblock)) return true
+    return this.#superblock.equals(superblock)
+  }
+
+  /** Whether a commit is under way, which may be writing the superblock. */
+  get running(): boolean {
+    return this.#running !== null
   }
 
   /** Resolves when no rollback is under way. */
@@ -317,7 +328,7 @@ export class CommitPipeline {
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
-      if (state.writable) this.#parts.mustBeWhole()
+      if (state.writable) this.#parts.mustBeOurs()
     } catch (err) {
       await this.cutOff(err)
       throw err

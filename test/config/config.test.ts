@@ -135,7 +135,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
-    ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring'],
+    ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring, fuse-native'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
@@ -278,7 +278,7 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     ),
     discards: fc.constantFrom('passdown' as const, 'nopassdown' as const, 'ignore' as const),
     onFull: fc.constantFrom('queue' as const, 'error' as const),
-    transport: fc.constantFrom('dev' as const, 'uring' as const),
+    transport: fc.constantFrom('dev' as const, 'uring' as const, 'fuse-native' as const),
     spin: fc.nat(1000),
 
     names: fc.uniqueArray(

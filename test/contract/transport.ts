@@ -85,9 +85,11 @@ print(os.lseek(a, 0, os.SEEK_HOLE), os.copy_file_range(a, b, 2000000, 1000, 4096
     writeFileSync(c, 'one')
     t.equal(await sh(path, 'cat c'), 'one')
     writeFileSync(c, 'two', { flag: 'r+' })
-    t.equal(await sh(path, 'cat c'), 'one', 'the kernel has it in its cache')
-    await mount.ask({ do: 'invalidate', ino: statSync(c).ino })
-    if (capabilities.notifies) t.equal(await sh(path, 'cat c'), 'two')
+    if (capabilities.notifies) {
+      t.equal(await sh(path, 'cat c'), 'one', 'the kernel has it in its cache')
+      await mount.ask({ do: 'invalidate', ino: statSync(c).ino })
+    }
+    t.equal(await sh(path, 'cat c'), 'two', 'what it cannot be told of it does not keep')
   })
 
   test('a request that its server does not answer', async t => {
