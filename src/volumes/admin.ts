@@ -63,7 +63,7 @@ export interface PoolStatus {
     whyDev: string | null
   } | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
-  dm: { pool: string; name: string; line: string[] }
+  dm: { pool: string; volumes: { name: string; line: string }[] }
 }
 
 export interface CheckProblem {
