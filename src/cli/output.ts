@@ -18,7 +18,7 @@ export function watchOutput(): void {
   process.stdout.on('error', err => {
     failure ??= err
   })
-  // Nobody could be told.
+  // There is no one left to report it to.
   process.stderr.on('error', () => {})
 }
 

@@ -42,7 +42,7 @@ export async function withDaemonOr<T>(
 ): Promise<T> {
   const reads = access === 'read'
   const place = placeOf(findPool(reference), { reads })
-  // Of another user's copy nobody is asked, whoever listens there.
+  // A copy of another user's pool is read from its files, even if a daemon listens beside it.
   const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
   if (daemon) {
     try {
@@ -77,7 +77,7 @@ export async function withDaemonOf(
   }
 }
 
-/** A process that was stopped answers nobody. Looked at after this time, in milliseconds. */
+/** Milliseconds after which a daemon that has not answered is looked at: it may have been stopped. */
 const PATIENCE = 3000
 
 /** Calls `act`, and says on stderr for whom it waits, where it waits for one that was stopped. */

@@ -37,7 +37,7 @@ export function checkPoolFolder(folder: string): void {
   }
 }
 
-/** The user whose folder it is, for root, who is another; undefined for root's own and for other users. */
+/** The owner of the folder, where root looks at another user's; undefined otherwise. */
 export function otherOwner(folder: string): number | undefined {
   const { uid } = statSync(folder)
   return process.geteuid!() === 0 && uid !== 0 ? uid : undefined

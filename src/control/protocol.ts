@@ -91,7 +91,7 @@ export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 export const RESTART = new RequestType0<null, WireError>('restart')
 /** Command to daemon: unmounts; answered when all is committed and the engine is gone. */
 export const UMOUNT = new RequestType0<null, WireError>('umount')
-/** Command to daemon: unmounts whoever holds the mount, who gets errors from then on. */
+/** Command to daemon: unmounts although processes use the mount: they get errors from then on. */
 export const UMOUNT_FORCE = new RequestType0<null, WireError>('umount by force')
 /** Command to daemon: answered at once. `pid` is the daemon's; null from an engine that has none. */
 export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')

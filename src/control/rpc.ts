@@ -43,7 +43,7 @@ export function toResponseError(err: unknown): ResponseError<WireError> {
   return new ResponseError(APPLICATION_ERROR, wire.message, wire)
 }
 
-/** The answer to a request: what `act` gives, or its error so that the other side can tell them apart. */
+/** Answers a request with what `act` gives, or with its error in the shape of `toResponseError`. */
 export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   try {
     return await act()
@@ -111,7 +111,7 @@ export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): voi
       const controller = new AbortController()
       underWay.add(controller)
       const cancelling = token.onCancellationRequested(() => abort(controller))
-      // A token that was cancelled before it came here tells nobody.
+      // A token that was cancelled before it came here raises no event.
       if (token.isCancellationRequested) abort(controller)
       try {
         const request = checkedRequest(method, args.length > 1 ? args[0] : undefined)

@@ -153,7 +153,7 @@ export class Daemon {
     return this.#failure ?? this.#supervisor.trouble
   }
 
-  /** Waits until the pool was unmounted, nothing is left behind, and who asked has an answer. */
+  /** Waits until the pool was unmounted, nothing is left behind, and the last request was answered. */
   async ended(): Promise<void> {
     try {
       await this.#givenBack.promise

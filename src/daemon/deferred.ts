@@ -9,7 +9,7 @@ export class Deferred<T> {
       this.resolve = resolve
       this.reject = reject
     })
-    // Nobody may be waiting; whoever comes later still gets the error.
+    // Without this a rejection that no caller awaits yet would end the process.
     this.promise.catch(() => {})
   }
 }

@@ -62,7 +62,7 @@ export async function startDaemon(
 async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
   const { logFile } = start.options
   const log = openLog(logFile!)
-  // Its own session, and no folder held by its working directory: it outlives who started it.
+  // It outlives this process: its own session, and no folder held by its working directory.
   const child = spawn(process.execPath, [DAEMON_PROGRAM, JSON.stringify(start)], {
     stdio: ['ignore', log, log, 'ipc'],
     detached: true,

@@ -78,7 +78,7 @@ export class Devices {
   readonly #engine: TableEngine
   readonly #machine: Machine
   readonly #below: Below
-  /** Called when a device is there, has changed, or is gone, before who has asked for that is told. */
+  /** Called when a device is there, has changed, or is gone, before the caller gets its answer. */
   onChange: (device: Device) => void = () => {}
 
   constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
@@ -274,7 +274,7 @@ export class Devices {
     })
   }
 
-  /** Removes all that nobody uses, those on top first. */
+  /** Removes all devices that are not in use, those on top first. */
   async removeAll(deferred: boolean): Promise<void> {
     // A device below others can go once those have gone.
     for (let removed = true; removed; ) {
@@ -326,7 +326,7 @@ export class Devices {
     await Promise.all(tables.map(table => this.#dropped(table)))
   }
 
-  /** Nobody has the device's file open any more: its loop device is gone. */
+  /** The last descriptor of the device's file was closed: its loop device is gone. */
   closed(minor: number): void {
     const device = this.table.get(minor)
     if (device?.deferredRemove) void this.#removeLater(device)

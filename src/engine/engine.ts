@@ -129,7 +129,7 @@ class Engine {
     const transport = wantedTransport(mountOptions, this.#config)
     return transport.serve({
       fd: ENGINE_FD.fuse,
-      // With one CPU nobody could send a request while this thread looks for one.
+      // With one CPU no process could send a request while this thread polls for one.
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),

@@ -98,7 +98,7 @@ class TablesProcess {
     const closed = (minor: number): void => tell(service.sendNotification(CLOSED, minor))
     const session = DEV.serve({
       fd: TABLE_ENGINE_FD.fuse,
-      // With one CPU nobody could send a request meanwhile.
+      // With one CPU no process could send a request meanwhile.
       spin: availableParallelism() > 1 ? SPIN : 0,
       fileSystem: new TableFs(this.#tables, closed, Math.floor(Date.now() / 1000)),
       ...(negotiated ? { negotiated } : {}),

@@ -134,7 +134,7 @@ export class VolumeFs implements FileSystem {
     const volume = this.#volume(ino)
     if (change.size !== undefined && change.size !== volume.device.size) {
       checkSize(change.size)
-      await this.volumes.setSize(volume, change.size)
+      await this.volumes.sizes.set(volume, change.size)
     }
     const { mode, uid, gid } = change
     const to: Ownership = {}
@@ -191,7 +191,7 @@ export class VolumeFs implements FileSystem {
     const volume = this.#volume(ino)
     this.volumes.opened(volume, handle)
     if (!(flags & O_TRUNC)) return
-    return this.volumes.setSize(volume, 0).catch(err => {
+    return this.volumes.sizes.set(volume, 0).catch(err => {
       this.volumes.released(volume, handle) // no release follows an open that failed
       throw err
     })
@@ -363,7 +363,7 @@ export class VolumeFs implements FileSystem {
   #extend(device: ThinDevice, size: number): void {
     if (size <= device.size) return
     device.extend(size)
-    this.volumes.saveSizesSoon()
+    this.volumes.sizes.saveSoon()
   }
 
   #volume(ino: number): Volume {

@@ -21,7 +21,7 @@ export interface MountOptions {
   source: string
   /** The mount's type is `fuse.` and this. */
   subtype: string
-  /** Whether other users than the one who mounts may use it, as far as permissions let them. */
+  /** Whether users other than the owner of the mount may use it, as far as permissions let them. */
   allowOther: boolean
   readOnly: boolean
   /** Device nodes in it can be opened; for root alone. Default: false. */

@@ -126,7 +126,7 @@ export class Replies {
       .catch(err => this.#options.onFatal(err))
   }
 
-  /** Changes that could not be settled are undone by a crash: those who made them get the error. */
+  /** A crash would undo changes that could not be settled, so their callers get the error. */
   #settleErrno(err: unknown): number {
     const errno = errnoNumber(err)
     if (errno === null) throw err

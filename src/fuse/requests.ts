@@ -169,7 +169,7 @@ export class Requests {
   /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
   handle(base: number, length: number): void {
     const slots = this.#slots
-    // Without a `unique` there is nobody to answer.
+    // Without a `unique` no reply is possible.
     if (length < OUT_HEADER.size) return
     const opcode = slots.u32(base + IN_HEADER.at.opcode)
     if (length < IN_HEADER.size || slots.u32(base + IN_HEADER.at.len) !== length) {

@@ -6,7 +6,7 @@ const SHORTEST = 10
 /**
  * How long to look for the next request before sleeping.
  *
- * To sleep and be woken takes longer than to serve a small request, so a caller that sends one after
+ * Sleeping and waking takes longer than serving a small request, so a caller that sends one after
  * the other mostly waits for our wake-ups. Looking again and again for a moment spares them, and is
  * wasted when nothing comes. So what it would have paid the last time decides: as the kernel does for
  * idle virtual CPUs (Documentation/virt/kvm/halt-polling.rst), the time doubles while requests come
@@ -15,7 +15,7 @@ const SHORTEST = 10
 export class Spin {
   readonly #most: number
   #microseconds = 0
-  /** When looking began that ended in sleep, in microseconds; 0 when nobody sleeps. */
+  /** When the thread began to look before it fell asleep, in microseconds; 0 while it is awake. */
   #since = 0
 
   /** @param most microseconds; 0: never */

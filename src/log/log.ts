@@ -71,7 +71,7 @@ export function reopenLog(log: Logger): void {
   }
 }
 
-/** An error for those who run a pool: stack traces are for those who debug. */
+/** An error as an operator needs it; stack traces are for debugging. */
 function brief(err: unknown): unknown {
   if (!(err instanceof Error)) return err
   const code = err instanceof ThinfsError ? err.code : undefined

@@ -155,7 +155,7 @@ export class ThinMetadata {
   get nrAllocatableMetadataBlocks(): number {
     return this.#metadataMap.nrAllocatable
   }
-  /** Another number after any change of any device's mappings; for who keeps what they add up to. */
+  /** Another number after any change of any device's mappings: a key for caches of sums. */
   get mappingChanges(): number {
     return this.#devices.mappingChanges
   }
@@ -615,9 +615,9 @@ export class ThinMetadata {
   }
 
   /**
-   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for somebody
-   * who reads the store in steps. Those that are freed meanwhile can be taken only when `release` was
-   * called. One at a time.
+   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for a reader
+   * that reads the store in steps. Blocks that are freed meanwhile can be taken only after `release`.
+   * One at a time.
    */
   holdBlocks(): { release(): void } {
     this.#metadataMap.hold()

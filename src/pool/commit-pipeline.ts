@@ -4,7 +4,7 @@
  * A change of the metadata goes into the running transaction. A commit seals that in memory at once,
  * and requests go on into the next one while the sealed one passes through the stages: the data is
  * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
- * all who ask for one meanwhile share the next.
+ * all callers that ask for one meanwhile share the next.
  *
  * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for that.
  *
@@ -33,7 +33,7 @@ import { clearFree } from './recovery.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
-/** A commit that takes longer is told of, in milliseconds. */
+/** Milliseconds after which a commit raises the event `slowCommit`. */
 const SLOW_COMMIT = 2000
 
 /** Errors that a change of the metadata throws before it changes anything. */
@@ -59,8 +59,8 @@ export interface CommitParts {
   handles: OpenHandles
   /** The 4096 bytes of the superblock that is durable. */
   superblock: Buffer
-  /** @throws POOL_MISMATCH when somebody cut off a store */
-  mustBeWhole(): void
+  /** @throws POOL_MISMATCH when somebody cut off a store, or wrote over the metadata */
+  mustBeOurs(): void
   clock: Clock
   events: PoolEvents
 }
@@ -69,7 +69,7 @@ export interface CommitParts {
 export interface CommitListener {
   /** A transaction became durable: the metadata blocks that it freed can be allocated. */
   committed(): void
-  /** The pool became read-only: who waits for space waits in vain. */
+  /** The pool became read-only: callers that wait for space get the error. */
   failed(err: ThinfsError): void
   /** The metadata is that of the last commit again: what was looked up since may be wrong. */
   rolledBack(): void
@@ -106,6 +106,17 @@ export class CommitPipeline {
   /** Whether changes wait for room on the host's disk. */
   get stalled(): boolean {
     return this.#stalled !== null || this.#punchesFree
+  }
+
+  /** Whether a superblock is that of the last commit, or one that a commit may have left half-way. */
+  isOurs(superblock: Buffer): boolean {
+    if (this.#stalled?.superblock.equals(superblock)) return true
+    return this.#superblock.equals(superblock)
+  }
+
+  /** Whether a commit is under way, which may be writing the superblock. */
+  get running(): boolean {
+    return this.#running !== null
   }
 
   /** Resolves when no rollback is under way. */
@@ -294,7 +305,7 @@ export class CommitPipeline {
     assert(!metadata.changed, 'no change follows close()')
     const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
     if (clean && extended.size === 0) return this.#endJournal()
-    // A size that nobody could save stays in the journal as well.
+    // A size that could not be saved in volumes.json stays in the journal.
     this.#noteAgain()
     journal.begin(this.#superblock)
   }
@@ -317,7 +328,7 @@ export class CommitPipeline {
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
-      if (state.writable) this.#parts.mustBeWhole()
+      if (state.writable) this.#parts.mustBeOurs()
     } catch (err) {
       await this.cutOff(err)
       throw err

@@ -48,8 +48,8 @@ export async function bringUp(
 ): Promise<boolean> {
   const { metadata, blocks, space, journal, state, commits, extended, handles } = parts
   const { events, metadata: store, readOnly, takesOver, acceptMetadata, dataSize } = options
-  // An engine that takes over inherits open files; a person may vouch for them instead.
-  const isSure = readOnly || takesOver === true || acceptMetadata === true
+  // A person may vouch for the files. To read them costs nothing.
+  const isSure = readOnly || acceptMetadata === true
   // The failure that set needs_check may have kept the journal from being written.
   const { needsCheck } = metadata
   const found = journal.read(superblock)
@@ -58,7 +58,9 @@ export async function bringUp(
   mustHold(metadata, { metadata: store, data: blocks })
   if (older && !isSure) throw olderError(store.path)
   if (!isSure) mustBeLabelled(label, { state: found, uuid: metadata.uuid }, blocks.path)
-  const inDoubt = options.doubtful || (doubtful && !needsCheck) || isBehind(found, label)
+  // An engine that takes over has inherited the files, which somebody may have written over meanwhile.
+  const mayBeAnothers = options.doubtful && !takesOver
+  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || isBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
@@ -97,8 +99,7 @@ export async function bringUp(
 /**
  * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
  * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. A pool that is taken over
- * stays read-only as well: those who use the mount have lost changes, and no flush of theirs may go
- * well.
+ * stays read-only as well: users of the mount have lost changes, and no flush of theirs may succeed.
  */
 function checkAll({ metadata, state }: OpeningParts, options: PoolOptions): void {
   if (options.takesOver) {

@@ -31,7 +31,7 @@ export interface PoolEvents {
   ioError(operation: string, error: unknown, where?: { devId: number; block: number }): void
 }
 
-/** For a pool that nobody listens to: what fails is thrown to the caller as well. */
+/** For a caller that needs no events: failures are thrown as well. */
 export const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},

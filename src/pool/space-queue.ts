@@ -83,7 +83,7 @@ export class SpaceQueue {
     for (const waiter of this.#stop()) waiter.resolve()
   }
 
-  /** Space may have come: all try again, and who waits again does so for the rest of his time. */
+  /** Space may have come: all try again; a caller that has to wait again keeps its deadline. */
   retry(): void {
     for (const waiter of this.#take()) waiter.resolve()
   }

@@ -1,5 +1,5 @@
 /**
- * The space of a pool: what is free, what is kept back for whom, who waits, and how the pool grows.
+ * The space of a pool: free blocks, reserves, waiting callers, and growth.
  *
  * A request takes all of its data blocks or none. A request that finds too few waits here until an event
  * may bring some: a release of freed blocks, a commit, growth of the files, room on the host's disk. The
@@ -159,7 +159,7 @@ export class Space implements ProvisionerSpace {
 
   /**
    * A new table says what a full pool does, and when that is told, and its stores may have become
-   * longer. As in the kernel all is told anew, and those who wait for space try again, or fail now.
+   * longer. As in the kernel, events are raised anew; callers that wait for space try again, or fail.
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
     this.#onFull = changes.onFull
@@ -221,7 +221,7 @@ export class Space implements ProvisionerSpace {
     this.noteHostLow()
   }
 
-  /** The pool has failed, or closes: nobody waits any more. */
+  /** The pool has failed, or closes: every waiting caller gets the error. */
   end(err: ThinfsError): void {
     this.#cancelWatch?.()
     this.#queue.reject(err)
@@ -481,7 +481,7 @@ export class Space implements ProvisionerSpace {
     throw new ThinfsError('NO_METADATA_SPACE', why === null ? path : `${path}: ${why}`)
   }
 
-  /** There may be space: the mode says so, and those who wait try again. */
+  /** There may be space: sets the mode, and lets waiting callers try again. */
   #spaceCame(): void {
     if (this.#state.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
     this.#host.dataCame()

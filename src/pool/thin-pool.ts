@@ -70,6 +70,8 @@ export class ThinPool implements Provisioner {
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #plan: WritePlan
+  /** Where the superblock is read to, to be looked at. */
+  readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   /** What is free, who waits, and how the pool grows. */
   readonly space: Space
   /** Sizes of devices that writes have extended, until `sizeSaved`. */
@@ -112,7 +114,7 @@ export class ThinPool implements Provisioner {
         extended: this.#extended,
         handles: this.#handles,
         superblock,
-        mustBeWhole: () => this.#mustBeWhole(),
+        mustBeOurs: () => this.#mustBeOurs(),
         clock,
         events,
       },
@@ -212,7 +214,7 @@ export class ThinPool implements Provisioner {
    */
   async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
     const { devId } = device
-    // Nobody looks anything up any more: pages of it would be work for every slice.
+    // No request looks anything up any more: updating its pages would be work for every slice.
     device.table.clear()
     for (const slice = new Slice(this.clock); ; ) {
       await this.betweenSlices(slice)
@@ -545,21 +547,29 @@ export class ThinPool implements Provisioner {
     if (changes) this.#watchSizes()
   }
 
-  /** @throws POOL_MISMATCH when somebody has cut off a store */
-  #mustBeWhole(): void {
+  /** @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata */
+  #mustBeOurs(): void {
     const { metadata } = this.#options
     const { blocks } = this
     blocks.measure()
     metadata.measure()
     mustHold(this.metadata, { metadata, data: blocks })
+    try {
+      metadata.read(this.#superblock, 0, METADATA_BLOCK_SIZE, bytes(0))
+    } catch {
+      return // What cannot be read tells nothing.
+    }
+    if (this.#commits.isOurs(this.#superblock)) return
+    const what = `${metadata.path}: another program has written to it`
+    throw new ThinfsError('POOL_MISMATCH', `${what}: unmount, and put the right metadata back`)
   }
 
-  /** Looks every second whether somebody has cut off the stores. */
+  /** Looks every second whether somebody has cut off the stores, or written over the metadata. */
   #watchSizes(): void {
     this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
       if (!this.writable) return
       try {
-        this.#mustBeWhole()
+        if (!this.#commits.running) this.#mustBeOurs()
       } catch (err) {
         void this.#commits.cutOff(err)
         return

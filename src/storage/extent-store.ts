@@ -192,7 +192,7 @@ export class ExtentStore implements Store {
     throw new ThinfsError('BAD_ARGUMENT', detail)
   }
 
-  /** The parts are closed by who opened them. */
+  /** The parts belong to the caller, who closes them. */
   close(): void {}
 
   *#stores(): Iterable<Store> {

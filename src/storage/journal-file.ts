@@ -35,7 +35,7 @@ export class JournalFile {
   readonly path: string
   /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
   readonly bootId: string
-  /** -1: there is no such file, which is as good as an empty one to who only reads. */
+  /** -1: there is no such file; a reader treats that as an empty one. */
   #fd: number
   readonly #at: string
 

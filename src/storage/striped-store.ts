@@ -160,7 +160,7 @@ export class StripedStore implements Store {
     throw new ThinfsError('BAD_ARGUMENT', detail)
   }
 
-  /** The stripes are closed by who opened them. */
+  /** The stripes belong to the caller, who closes them. */
   close(): void {}
 
   /** Whole chunks of the shortest stripe. */

@@ -4,6 +4,8 @@
  * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
  * bytes, times are seconds since 1970.
  */
+import type { PoolConfig } from '../config/index.js'
+import type { PoolMode } from '../pool/index.js'
 
 export interface VolumeInfo {
   name: string
@@ -25,13 +27,6 @@ export interface VolumeInfo {
   open: boolean
 }
 
-export type PoolMode =
-  | 'write'
-  | 'out_of_data_space'
-  | 'out_of_metadata_space'
-  | 'read_only'
-  | 'fail'
-
 export interface PoolStatus {
   name: string
   mode: PoolMode
@@ -51,8 +46,8 @@ export interface PoolStatus {
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
   heldRoot: number
-  discards: 'passdown' | 'nopassdown' | 'ignore'
-  onFull: 'queue' | 'error'
+  discards: PoolConfig['discards']
+  onFull: PoolConfig['onFull']
   volumes: number
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
@@ -63,7 +58,7 @@ export interface PoolStatus {
     pid: number | null
     since: number
     enginePid: number
-    transport: 'dev' | 'uring' | 'fuse-native'
+    transport: PoolConfig['transport']
     /** Why it is dev where uring was wanted; null otherwise. */
     whyDev: string | null
   } | null
@@ -99,7 +94,7 @@ export interface DataReport {
   strayBlocks: number | null
 }
 
-/** An aborted `signal` says that nobody waits for the answer any more: what has not begun need not. */
+/** An aborted `signal` says that no caller waits for the answer: work that has not begun is not done. */
 export interface PoolAdmin {
   create(
     request: { name: string; size: number; devId?: number },

@@ -32,7 +32,7 @@ export interface OpenOptions {
   acceptMetadata?: boolean
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
-  /** Told of what is odd and keeps nobody from going on. */
+  /** Called with what is odd, but no reason to refuse the pool. */
   onWarning?: (message: string) => void
   /** Default: nobody listens; what fails is thrown to the caller as well. */
   events?: PoolEvents

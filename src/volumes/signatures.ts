@@ -2,7 +2,7 @@
 import { execFileSync } from 'node:child_process'
 import { ThinfsError } from '../base/index.js'
 
-/** More of them do not help who reads them. */
+/** More of them would not help a reader. */
 const MAX_NAMED = 4
 
 /**

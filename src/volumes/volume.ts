@@ -1,3 +1,4 @@
+import { ThinfsError } from '../base/index.js'
 import type { ThinDevice } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
@@ -18,7 +19,7 @@ export class Volume {
   resized: Promise<unknown> = Promise.resolve()
   /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
   changed: number
-  /** An array, for a number of its own would be allocated for every WRITE. */
+  /** An array, because a field with a fraction would be allocated anew for every WRITE. */
   readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number
@@ -43,5 +44,16 @@ export class Volume {
 
   get name(): string {
     return this.entry.name
+  }
+}
+
+/** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
+export function mustBeUnused(
+  volume: Volume,
+  code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',
+): void {
+  if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
+  if (volume.claim === 'shrink') {
+    throw new ThinfsError(code, `${volume.name}: it is being made smaller`)
   }
 }

@@ -7,11 +7,9 @@
  */
 import {
   bytes,
-  cancelled,
   type DevId,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
-  SECTOR_SIZE,
   Slice,
   ThinfsError,
 } from '../base/index.js'
@@ -23,8 +21,9 @@ import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
 import { Reaper } from './reaper.js'
+import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { Volume } from './volume.js'
+import { mustBeUnused, Volume } from './volume.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
@@ -54,11 +53,9 @@ export interface Ownership {
   gid?: number
 }
 
-/** Milliseconds after which sizes are saved: what Linux filesystems take to commit. */
-const SAVE_PERIOD = 5000
-
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
+  readonly sizes: Sizes
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #byName = new Map<string, Volume>()
@@ -68,13 +65,18 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   #closing = false
-  #cancelSave: (() => void) | null = null
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     this.#options = options
     this.pool = options.pool
     this.#table = table
     this.#names = new NameTransactions(options.pool, table, devId => this.#byDevId.get(devId))
+    this.sizes = new Sizes({
+      ...{ pool: options.pool, table, names: this.#names, clock: options.pool.clock },
+      find: devId => this.#byDevId.get(devId),
+      mustBeThere: volume => this.#mustBeThere(volume),
+      onChange: options.onChange,
+    })
     this.#reaper = new Reaper({
       pool: options.pool,
       names: this.#names,
@@ -104,7 +106,7 @@ export class Volumes implements PoolAdmin {
         void volumes.#reaper.reap(volume)
       }
     }
-    if (options.pool.unsavedSizes.size > 0) volumes.saveSizesSoon()
+    if (options.pool.unsavedSizes.size > 0) volumes.sizes.saveSoon()
     return volumes
   }
 
@@ -167,87 +169,14 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  /**
-   * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
-   * the cut makes it longer again. Changes of one volume's size are made in the order they come.
-   * @param signal ends the wait for an earlier one, and a growth's for space, with CANCELLED
-   * @throws what discarding the part beyond may throw
-   */
-  setSize(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
-    return this.#inOrder(volume, () => this.#setSize(volume, size, signal))
-  }
-
-  /** @param onlyGrows the caller did not mean to cut anything off */
-  async #setSize(
-    volume: Volume,
-    size: number,
-    signal?: AbortSignal,
-    onlyGrows = false,
-  ): Promise<void> {
-    let wait: Promise<void> | null = Promise.resolve()
-    for (let discards = false; wait !== null; ) {
-      // A shrink that has begun to discard runs to its end, or it would leave holes in the old size.
-      await (discards ? wait : unlessAborted(wait, signal))
-      // A large discard takes long: it runs while other changes have their turn.
-      const tried = await this.#names.exclusive(() => {
-        if (onlyGrows) mustNotBeLonger(volume, size)
-        return this.#trySetSize(volume, size)
-      })
-      wait = tried.wait
-      discards ||= tried.discards
-    }
-    volume.modified = Date.now()
-    this.#options.onChange(`resized to ${size} bytes`, volume.name, volume.devId)
-  }
-
-  /** Runs `change` when the changes of the volume's size before it have ended. */
-  #inOrder<T>(volume: Volume, change: () => Promise<T>): Promise<T> {
-    const result = volume.resized.then(change)
-    volume.resized = result.catch(() => {})
-    return result
-  }
-
   /** Makes a volume durable, and everything that this depends on. */
   flush({ device: { devId } }: Volume): Promise<void> {
     return this.pool.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
   }
 
-  /**
-   * Schedules a commit of sizes that writes have changed: they are durable some seconds later, even if
-   * nobody flushes.
-   */
-  saveSizesSoon(): void {
-    if (this.#cancelSave !== null || this.#closing) return
-    this.#cancelSave = this.pool.clock.after(SAVE_PERIOD, () => {
-      this.#cancelSave = null
-      // The next flush reports a failure.
-      if (this.pool.writable) this.commit().catch(() => {})
-    })
-  }
-
   /** Makes everything durable, sizes too. */
-  async commit(): Promise<void> {
-    if (this.pool.unsavedSizes.size === 0) return this.pool.commit()
-    await this.#names.exclusive(async () => {
-      const changes = new Map<number, VolumeEntry>()
-      for (const [devId, size] of this.pool.unsavedSizes) {
-        const volume = this.#byDevId.get(devId)
-        if (volume) changes.set(devId, { ...volume.entry, size })
-      }
-      // The change that held the lock before may have saved these sizes already.
-      if (changes.size === 0) return this.pool.commit()
-      this.pool.mustBeWritable()
-      if (this.pool.stalled) await this.pool.commit()
-      const current = this.pool.metadata.transactionId
-      await this.#table.change(changes, current + 1)
-      for (const [devId, entry] of changes) {
-        this.#byDevId.get(devId)!.entry = entry
-        this.#sizeSaved(devId as DevId, entry.size)
-      }
-      this.pool.setTransactionId(current, current + 1)
-      // When it has to be tried again, the sizes are right all the same.
-      await this.pool.commit()
-    })
+  commit(): Promise<void> {
+    return this.sizes.commit()
   }
 
   /**
@@ -375,27 +304,12 @@ export class Volumes implements PoolAdmin {
   }
 
   async resize(
-    { name, size, shrink }: { name: string; size: number; shrink?: boolean },
+    { name, size, shrink = false }: { name: string; size: number; shrink?: boolean },
     signal?: AbortSignal,
   ): Promise<VolumeInfo> {
     checkSize(size)
     const volume = this.#must(name)
-    await this.#inOrder(volume, async () => {
-      this.#mustBeThere(volume)
-      if (size >= volume.device.size) return await this.#setSize(volume, size, signal, true)
-      mustBeUnused(volume)
-      const beyond = volume.device.nextData(size)
-      if (!shrink && beyond < volume.device.size) {
-        const what = `${volume.name}: it has data from byte ${beyond} on, which would be lost`
-        throw new ThinfsError('HAS_DATA', `${what}; --shrink cuts it off`)
-      }
-      volume.claim = 'shrink'
-      try {
-        await this.#setSize(volume, size, signal)
-      } finally {
-        volume.claim = null
-      }
-    })
+    await this.sizes.resize(volume, size, shrink, signal)
     await this.#options.onResized(volume.devId, size)
     return this.#info(volume)
   }
@@ -463,7 +377,7 @@ export class Volumes implements PoolAdmin {
   /** Waits for changes under way, leaves removals to the next opening, and closes the pool. */
   async close(): Promise<void> {
     this.#closing = true
-    this.#cancelSave?.()
+    this.sizes.stop()
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()
@@ -544,8 +458,8 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Takes the names of volumes away for good if `act` succeeds. From the first moment on nobody can
-   * find or open them: `act` may rely on what the caller saw of who has them open.
+   * Takes the names of volumes away for good if `act` succeeds. From the first moment on no request can
+   * find or open them, so `act` may rely on their being unused if the caller saw that.
    */
   async #claimed(volumes: readonly Volume[], act: () => Promise<void>): Promise<void> {
     for (const volume of volumes) {
@@ -560,38 +474,6 @@ export class Volumes implements PoolAdmin {
     } finally {
       for (const volume of volumes) volume.claim = null
     }
-  }
-
-  /** One try to set a size. @returns what the next has to wait for; null when it is done */
-  async #trySetSize(
-    volume: Volume,
-    size: number,
-  ): Promise<{ wait: Promise<void> | null; discards: boolean }> {
-    this.#mustBeThere(volume)
-    const { device } = volume
-    const before = device.size
-    const { blockSize } = this.pool
-    const whole = Math.ceil(size / blockSize) * blockSize
-    const ready =
-      size < before ? device.discard(whole, Math.max(before - whole, 0)) : device.clearPastEnd()
-    if (ready !== undefined) return { wait: ready, discards: size < before }
-    // Now, while no whole block is mapped past the end.
-    if (size < before) device.cutOff(bytes(size))
-    else device.size = bytes(size)
-    try {
-      await this.#names.commit(new Map([[volume.devId, { ...volume.entry, size }]]), () =>
-        this.#sizeSaved(device.devId, size),
-      )
-    } catch (err) {
-      if (device.size === size) device.size = before
-      throw err
-    }
-    return { wait: null, discards: false }
-  }
-
-  /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
-  #sizeSaved(devId: DevId, size: number): void {
-    if (this.#byDevId.get(devId)?.device.size === size) this.pool.sizeSaved(devId)
   }
 
   /** The message `delete`: by device id. The transaction id is not ours to change then. */
@@ -665,7 +547,7 @@ export class Volumes implements PoolAdmin {
     return volume
   }
 
-  /** For who had to wait: the volume may have gone meanwhile. */
+  /** To be called after a wait: the volume may have gone meanwhile. */
   #mustBeThere(volume: Volume): void {
     if (this.#byDevId.get(volume.devId) !== volume) throw gone(volume)
   }
@@ -732,47 +614,3 @@ export class Volumes implements PoolAdmin {
 /** The kernel looks the name up again when it is told that a file is stale. */
 const gone = (volume: Volume): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
-
-/**
- * Writes past the end make a volume longer while a command to grow it waits for its turn.
- * @throws VOLUME_BUSY
- */
-function mustNotBeLonger(volume: Volume, size: number): void {
-  const { size: now } = volume.device
-  if (now <= size) return
-  const what = `${volume.name}: a writer has made it ${now} bytes long meanwhile`
-  throw new ThinfsError('VOLUME_BUSY', `${what}, which is more than ${size}`)
-}
-
-/** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
-function mustBeUnused(volume: Volume, code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY'): void {
-  if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
-  if (volume.claim === 'shrink') {
-    throw new ThinfsError(code, `${volume.name}: it is being made smaller`)
-  }
-}
-
-function checkSize(size: number): void {
-  if (!Number.isInteger(size) || size < 0 || size > MAX_DEVICE_SIZE || size % SECTOR_SIZE !== 0) {
-    throw new ThinfsError(
-      'BAD_ARGUMENT',
-      `size ${size}: whole sectors of ${SECTOR_SIZE} bytes up to ${MAX_DEVICE_SIZE} are allowed`,
-    )
-  }
-}
-
-/** Waits no longer than the caller does. @throws CANCELLED */
-async function unlessAborted(wait: Promise<void>, signal?: AbortSignal): Promise<void> {
-  if (signal === undefined) return wait
-  let onAbort = (): void => {}
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(cancelled())
-    signal.addEventListener('abort', onAbort)
-    if (signal.aborted) onAbort()
-  })
-  try {
-    await Promise.race([aborted, wait])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-  }
-}

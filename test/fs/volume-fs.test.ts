@@ -155,10 +155,11 @@ t.test('opens are counted', async t => {
   fs.release(ino, 2)
   fs.release(ino, 1)
   t.equal(volumes.find('a')!.opens, 0)
-  const { setSize } = volumes
-  volumes.setSize = () => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' }))
+  const { sizes } = volumes
+  const { set } = sizes
+  sizes.set = () => Promise.reject(Object.assign(new Error('full'), { code: 'ENOSPC' }))
   t.equal(await errno(() => fs.open(ino, O_TRUNC, 3)), 'ENOSPC')
-  volumes.setSize = setSize
+  sizes.set = set
   t.equal(volumes.find('a')!.opens, 0, 'no release follows an open that failed')
   await close()
 })

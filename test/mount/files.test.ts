@@ -294,6 +294,37 @@ t.test('metadata that is replaced under the mount', onMount, async t => {
   await pool.close(t)
 })
 
+t.test('metadata that is written over under the mount', onMount, async t => {
+  for (const end of ['killed', 'unmounted'] as const) {
+    const pool = await MountedPool.make(t, YAML)
+    await pool.sh(fill('a', 1))
+    const older = join(pool.base, 'older')
+    await pool.remount()
+    copy(pool.metadata, older)
+    const wanted = await pool.sh(fill('a', 4))
+    const right = join(pool.base, 'right')
+    copy(pool.metadata, right)
+    const content = readFileSync(pool.data)
+    await run('dd', `if=${older}`, `of=${pool.metadata}`, 'bs=1M', 'conv=notrunc', 'status=none')
+    await until(async () => (await pool.status()).mode === 'read_only')
+    t.match((await pool.status()).reason, /metadata: another program has written to it/)
+    t.equal(await pool.sh('sha256sum < a'), wanted)
+    t.match(await pool.failure('echo new > b; sync b'), /Read-only|Input/)
+    if (end === 'killed') {
+      process.kill(await pool.enginePid(), 'SIGKILL')
+      await until(() =>
+        pool.log().some(({ msg }) => msg === 'took over' || msg === 'engine failed'),
+      )
+      await pool.kill()
+    } else await attemptThinfs('umount', pool.folder)
+    t.ok(readFileSync(pool.data).equals(content), 'nothing is punched')
+    await run('dd', `if=${right}`, `of=${pool.metadata}`, 'bs=1M', 'conv=notrunc', 'status=none')
+    await pool.mount()
+    t.equal(await pool.sh('sha256sum < a'), wanted)
+    await pool.close(t)
+  }
+})
+
 t.test('two pools with one data file', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 4))

@@ -147,7 +147,7 @@ export class MemoryStore implements Store {
 
   /** A store as a new process on the same machine finds it: all that was written, flushed or not. */
   reopen(): MemoryStore {
-    return this.#with(this.#image)
+    return this.#with(Buffer.from(this.#image))
   }
 
   #with(image: Buffer): MemoryStore {

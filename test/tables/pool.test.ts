@@ -327,3 +327,37 @@ t.test('an older copy of the metadata is refused; without the journal it is acce
   t.ok((await get(tables.device(THIN), 0, BLOCK)).equals(block(1)))
   t.ok((await get(tables.device(THIN), BLOCK, BLOCK)).equals(block(0)))
 })
+
+t.test('a pool on stripes', async t => {
+  const here = tablesHere(t)
+  const { tables } = here
+  const half = (8 * BLOCK) / SECTOR
+  const [a, b] = [here.file('a', half), here.file('b', half)]
+  const rest = (file: Extent): Extent => ({ ...file, offset: 4 * BLOCK, length: 4 * BLOCK })
+  // From the second block of what two stripes make.
+  const data = [
+    { stripes: [[rest(a)], [rest(b)]], chunk: BLOCK, offset: BLOCK, length: 6 * BLOCK },
+    { ...b, length: 4 * BLOCK },
+  ]
+  const metadata = here.file('metadata', (4 * MIB) / SECTOR)
+  const table = { ...poolLine(metadata, a), data, length: (10 * BLOCK) / SECTOR }
+  await make(tables, POOL, table)
+  await tables.message(POOL, 0, ['create_thin', '0'])
+  await make(tables, THIN, thinLine(POOL, 0, LENGTH))
+  const thin = tables.device(THIN)
+  for (let nth = 0; nth < 10; nth++) await put(thin, nth * BLOCK, block(nth + 1))
+  t.match(await tables.status(POOL, true), [/ 10\/10 /])
+  const chunks = (file: Extent): number[] => {
+    const bytes = readFileSync(file.path)
+    return Array.from({ length: 8 }, (_, nth) => bytes[nth * BLOCK]!)
+  }
+  t.same(chunks(a), [0, 0, 0, 0, 0, 2, 4, 6])
+  t.same(chunks(b), [7, 8, 9, 10, 1, 3, 5, 0])
+  await thin.discard(BLOCK, 2 * BLOCK)
+  await tables.status(POOL, true)
+  t.same(chunks(a), [0, 0, 0, 0, 0, 0, 4, 6])
+
+  await tables.create(7)
+  const overlap = { ...table, metadata: [{ ...b, offset: 5 * BLOCK, length: 3 * BLOCK }] }
+  await t.rejects(tables.load(7, [overlap], false), { message: /data and metadata are the same/ })
+})

@@ -186,7 +186,7 @@ t.test('a pool that is full', async t => {
   await t.test('a growth that waits does not touch the next volume of the device id', async t => {
     const { volumes, grow } = await waiting()
     const volume = volumes.find('s')!
-    const growing = volumes.setSize(volume, 4 * BLOCK)
+    const growing = volumes.sizes.set(volume, 4 * BLOCK)
     await turn()
     await volumes.unlink('s')
     await t.rejects(growing, { code: 'DEVICE_MISSING' })

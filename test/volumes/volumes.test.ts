@@ -119,7 +119,7 @@ t.test('status lines are what dmsetup prints', async t => {
     )
     await volumes.message({ message: 'create_thin 0' })
     t.equal(await thin(), '0 0 thin 0 -')
-    await volumes.setSize(volumes.byDevId(0)!, 64 * MIB)
+    await volumes.sizes.set(volumes.byDevId(0)!, 64 * MIB)
     await volumes.message({ message: 'set_transaction_id 1 0' })
     t.equal(await thin(), '0 131072 thin 0 -')
     await write(volumes.byDevId(0)!, 0, 4 * BLOCK, 1)
@@ -130,7 +130,7 @@ t.test('status lines are what dmsetup prints', async t => {
     )
     t.equal(await thin(), '0 131072 thin 512 511')
     // A device that ends in a part of a block.
-    await volumes.setSize(volumes.byDevId(0)!, 1000 * 512)
+    await volumes.sizes.set(volumes.byDevId(0)!, 1000 * 512)
     await write(volumes.byDevId(0)!, 0, 1000 * 512, 1)
     t.equal(await thin(), '0 1000 thin 1024 1023')
     await close()
@@ -342,7 +342,7 @@ t.test('sizes', async t => {
     const volume = volumes.find('a')!
     await write(volume, 0, 3 * BLOCK, 1)
     await volumes.pool.settle()
-    await volumes.setSize(volume, 1000)
+    await volumes.sizes.set(volume, 1000)
     const left = filesLeft(config)
     await close()
     const next = await openPool(left, { takesOver: true })
@@ -354,7 +354,7 @@ t.test('sizes', async t => {
     const config = await makePool(t.testdir())
     const { volumes, close } = await openPool(config)
     await volumes.create({ name: 'a', size: 0 })
-    await volumes.setSize(volumes.find('a')!, 1001)
+    await volumes.sizes.set(volumes.find('a')!, 1001)
     t.equal(volumes.find('a')!.device.size, 1001)
     await t.rejects(volumes.resize({ name: 'a', size: 1001 }), { code: 'BAD_ARGUMENT' })
     await t.rejects(volumes.create({ name: 'b', size: 1001 }), { code: 'BAD_ARGUMENT' })
@@ -369,7 +369,7 @@ t.test('sizes', async t => {
     await volumes.create({ name: 'a', size: 2 ** 40 })
     const volume = volumes.find('a')!
     for (let i = 0; i < 8; i++) await write(volume, i * 2 ** 36 + 4096, 4096, i + 1)
-    const cut = volumes.setSize(volume, 8192)
+    const cut = volumes.sizes.set(volume, 8192)
     let writes = 0
     while (volume.device.size > 8192) {
       await write(volume, 2 ** 36 + writes++ * 4096, 4096, 0xee)
@@ -377,7 +377,7 @@ t.test('sizes', async t => {
     }
     await cut
     t.equal(volumes.pool.metadata.details(0 as DevId).mappedBlocks, 1)
-    await volumes.setSize(volume, 2 ** 40)
+    await volumes.sizes.set(volume, 2 ** 40)
     t.equal(byteAt(volume, 2 ** 36), 0)
     t.equal(byteAt(volume, 4096), 1)
     await close()
@@ -391,7 +391,7 @@ t.test('sizes', async t => {
     const long = volumes.find('long')!
     for (let i = 0; i < 200; i++) await write(long, i * 2 ** 32, 4096, 1)
     const order: string[] = []
-    const cut = volumes.setSize(long, 0).then(() => order.push('cut'))
+    const cut = volumes.sizes.set(long, 0).then(() => order.push('cut'))
     await write(volumes.find('other')!, 0, 100, 1)
     await volumes.commit().then(() => order.push('flush'))
     await cut
@@ -438,7 +438,7 @@ t.test('names', async t => {
   await t.test('that a device has from its id stay with it, and can be given up', async t => {
     const again = await openPool(config)
     await again.volumes.message({ message: 'create_thin 50' })
-    await again.volumes.setSize(again.volumes.find('thin-50')!, MIB)
+    await again.volumes.sizes.set(again.volumes.find('thin-50')!, MIB)
     await again.close()
     const next = await openPool({ ...config, volumes: { fifty: { size: 2 * MIB, id: 50 } } })
     t.notOk(next.volumes.find('thin-50'))

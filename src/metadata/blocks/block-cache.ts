@@ -23,7 +23,7 @@ export interface Pauses {
   yield(): Promise<void>
 }
 
-/** For a caller that nobody waits for. */
+/** For work that keeps no request waiting. */
 export const NO_PAUSES: Pauses = { isOver: false, yield: async () => {} }
 
 export class BlockCache {

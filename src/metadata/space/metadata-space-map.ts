@@ -1,7 +1,7 @@
 /**
  * The space map of the metadata itself: the blocks that hold it are counted in it.
  *
- * To change a count shadows a bitmap, which takes a block, whose count changes. So changes queue up:
+ * Changing a count shadows a bitmap, which takes a block, whose count changes. So changes queue up:
  * one is applied at a time, and those it causes wait behind it. Each bitmap is shadowed once in a
  * transaction, so this ends. Source: drivers/md/persistent-data/dm-space-map-metadata.c.
  */

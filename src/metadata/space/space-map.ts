@@ -55,7 +55,7 @@ export abstract class SpaceMap {
   #freed = new BlockSet()
   /** The same of sealed ones, until `release`. */
   #frozen = new BlockSet()
-  /** Blocks that were freed while somebody held them; null while nobody does. */
+  /** Blocks that were freed between `hold` and `letGo`; null outside of that. */
   #held: BlockSet | null = null
   /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
   #disowned = false

@@ -3,8 +3,8 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
-import { run, until } from '../support/mounted-pool.js'
+import { DmHost } from '../../support/dm-host.js'
+import { run, until } from '../../support/mounted-pool.js'
 
 const FIO =
   'fio --name=v --filename=m/f --size=24M --bs=4k-64k --rw=randwrite --direct=1 --ioengine=libaio --iodepth=8 --verify=crc32c --verify_fatal=1 --output=/dev/null'

@@ -2,8 +2,8 @@
 // physical volume that is a loop device; filesystems on the volumes; thin_check, by LVM and at the end.
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
-import { until } from '../support/mounted-pool.js'
+import { DmHost } from '../../support/dm-host.js'
+import { until } from '../../support/mounted-pool.js'
 
 /** Where the superblock names the index block of the metadata space map: docs/FORMAT.md. */
 const SPACE_MAP_INDEX = 208

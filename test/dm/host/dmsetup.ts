@@ -2,8 +2,8 @@
 // service; what it prints is what a Linux 6.1 printed, with other device numbers. Ends with thin_check.
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
-import { run } from '../support/mounted-pool.js'
+import { DmHost } from '../../support/dm-host.js'
+import { run } from '../../support/mounted-pool.js'
 
 /** `7:4` of a loop device. */
 const numberOf = (loop: string): string => `7:${loop.slice('/dev/loop'.length)}`

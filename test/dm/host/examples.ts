@@ -1,9 +1,9 @@
 // The scripts in examples/ run as they are, and leave nothing.
 import { resolve } from 'node:path'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
+import { DmHost } from '../../support/dm-host.js'
 
-const EXAMPLES = resolve(import.meta.dirname, '../../examples')
+const EXAMPLES = resolve(import.meta.dirname, '../../../examples')
 
 t.test('examples/dmsetup.sh and examples/lvm.sh', async t => {
   const host = await DmHost.start(t)

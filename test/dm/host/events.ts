@@ -2,7 +2,7 @@
 // with the settings of the article about Docker's direct-lvm; it waits in DEV_WAIT, and is interrupted.
 import { writeFileSync } from 'node:fs'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
+import { DmHost } from '../../support/dm-host.js'
 
 t.test('dmeventd extends a pool, and who writes to it goes on', async t => {
   const host = await DmHost.start(t)

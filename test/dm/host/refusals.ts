@@ -2,11 +2,11 @@
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { resolve } from 'node:path'
 import t from 'tap'
-import { DmHost } from '../support/dm-host.js'
-import { LET_GO } from '../support/mount-namespace.js'
-import { attempt } from '../support/mounted-pool.js'
+import { DmHost } from '../../support/dm-host.js'
+import { LET_GO } from '../../support/mount-namespace.js'
+import { attempt } from '../../support/mounted-pool.js'
 
-const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
+const PROGRAM = resolve(import.meta.dirname, '../../../bin/thinfs.js')
 const DM = `node ${PROGRAM} dm --log-file LOG`
 
 t.test('thinfs dm says why it cannot be, and leaves nothing', async t => {
