@@ -33,6 +33,9 @@ t.test('a loop device with ext4: what is trimmed goes back to the host', onLoop,
   const pool = await nativePool(t, 'data: { size: 256M }\nvolumes: { disk: { size: 512M } }')
   t.match(await thinfs('status', pool.folder), /^transport +fuse-native$/m)
   const device = await pool.attach('disk')
+  await thinfs('resize', pool.folder, 'disk', '768M')
+  await run('losetup', '--set-capacity', device)
+  t.equal(await run('blockdev', '--getsize64', device), String(768 * MIB))
   await sh(pool.base, `mkfs.ext4 -q ${device}; mkdir ext4; mount ${device} ext4`)
   const at = join(pool.base, 'ext4')
   await sh(at, 'head -c 8M /dev/urandom > kept; head -c 64M /dev/urandom > dropped; sync -f .')
@@ -65,7 +68,7 @@ t.test('files', onMount, async t => {
     )
   for (const options of [
     '--rw=randwrite --size=16M --bsrange=512-256k --blockalign=512 --iodepth=32',
-    '--rw=randwrite --bs=4k --size=2M --numjobs=24 --offset_increment=2M',
+    '--rw=randwrite --bs=4k --size=2M --numjobs=8 --offset_increment=4M',
   ]) {
     t.equal(await fio(options), '', options)
   }
@@ -74,15 +77,13 @@ t.test('files', onMount, async t => {
     'printf one > c; mv c d; cat d; truncate -s 5M d; stat -c %s d; rm d',
     'head -c 4M /dev/zero | tr "\\0" x > e; fallocate -p -o 64K -l 128K e; sha256sum e',
     'fallocate -z -o 1M -l 64K e; fallocate -l 6M e; sha256sum e; cp e f; cmp e f; rm e f',
-    `touch ${long}; ls ${long}; rm ${long}`,
-    'for i in $(seq 40); do touch n$i; done; ls n* | sort; rm n*',
+    `for i in $(seq 40); do touch n$i; done; touch ${long}; ls | grep -v a; rm n* ${long}`,
     'touch -d @1000000000 t; stat -c %Y t; touch -m -d @1100000000 t; stat -c %Y t; rm t',
-    'setpriv --regid 1000 --clear-groups touch g; stat -c %g g; chown 7:8 g; chmod 640 g',
-    'stat -c "%a %u %g" g; chown :9 g; stat -c "%u %g" g; rm g',
+    'setpriv --regid 1000 --clear-groups touch g; stat -c %g g; chown 7:8 g; chmod 640 g; stat -c "%a %u %g" g; chown :9 g; stat -c "%u %g" g; rm g',
   ]) {
     await pool.both(t, script)
   }
-  t.match(await pool.sh('getfattr -d a'), /^user\.thinfs\.mapped_bytes="50331648"$/m)
+  t.match(await pool.sh('getfattr -d a'), /^user\.thinfs\.mapped_bytes="25165824"$/m)
   const size = `
 import os
 try: os.getxattr('a', 'user.thinfs.none')
@@ -188,16 +189,19 @@ t.test('an engine that dies ends the mount, and what was flushed is there', onMo
 
 t.test('what cannot be had is said in one line, and nothing is mounted', onMount, async t => {
   const pool = await MountedPool.prepare(t, 'data: { size: 16M }', file => thinfs('init', file))
-  const fuseNative = join(process.cwd(), 'node_modules/fuse-native')
-  const program = join(process.cwd(), 'bin/thinfs.js')
-  const mount = `${process.execPath} ${program} mount ${pool.folder} ${pool.path} -o transport=fuse-native`
-  const hidden = `mount -t tmpfs none ${fuseNative}; exec ${mount}`
+  // thinfs as it is installed, without the package.
+  const without = join(pool.base, 'without')
+  await sh(
+    process.cwd(),
+    `mkdir -p ${without}/native-shims ${without}/node_modules; cp -r bin dist package.json ${without}
+    cp -r native-shims/build ${without}/native-shims; ln -s "$PWD/node_modules/@node-rs" ${without}/node_modules`,
+  )
+  const mount = (program: string): string =>
+    `${process.execPath} ${program}/bin/thinfs.js mount ${pool.folder} ${pool.path} -o transport=fuse-native`
+  const library = join(process.cwd(), 'node_modules/fuse-native/prebuilds/linux-x64/libfuse.so')
   for (const [command, said] of [
-    [`unshare --mount sh -ec '${hidden}'`, /the package fuse-native is not installed: npm install/],
-    [
-      `LD_PRELOAD=${fuseNative}/prebuilds/linux-x64/libfuse.so ${mount}`,
-      /cannot get between fuse-native and libfuse/,
-    ],
+    [mount(without), /the package fuse-native is not installed: npm install/],
+    [`LD_PRELOAD=${library} ${mount(process.cwd())}`, /cannot get between fuse-native and libfuse/],
   ] as const) {
     const { status, stderr } = await attempt('sh', '-c', command)
     t.equal(status, 1)
