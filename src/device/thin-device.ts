@@ -13,6 +13,7 @@ import {
   type DataBlock,
   type DevId,
   isNoSpace,
+  isZero,
   type Later,
   Slice,
   ThinfsError,
@@ -509,7 +510,7 @@ export class ThinDevice implements BlockDevice {
       // Most edges are zeros, and zeroing one in a shared block would take a new block.
       const found = Buffer.allocUnsafe(edge)
       await this.readLater(end, edge, found, 0)
-      if (found.some(byte => byte !== 0)) await this.#zeroEdges([[end, end + edge]], true)
+      if (!isZero(found)) await this.#zeroEdges([[end, end + edge]], true)
     }
     await this.#discardRest(begin, ALL, [], true)
     // Where the device was cut off meanwhile, that end has yet to be cleared.

@@ -11,7 +11,7 @@ import type { OpenHandles } from './open-handles.js'
 import type { PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import {
-  isBehind,
+  mayBeBehind,
   mustBeLabelled,
   mustBeSound,
   mustHaveHoles,
@@ -60,12 +60,14 @@ export async function bringUp(
   if (!isSure) mustBeLabelled(label, { state: found, uuid: metadata.uuid }, blocks.path)
   // An engine that takes over has inherited the files, which somebody may have written over meanwhile.
   const mayBeAnothers = options.doubtful && !takesOver
-  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || isBehind(found, label)
+  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || mayBeBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
   // Metadata that may be an older copy, or another pool's, would cost data.
-  if (inDoubt && blocks.freeMeansHole && !isSure) mustHaveHoles(metadata, blocks, store.path)
+  if (inDoubt && blocks.freeMeansHole && !isSure) {
+    await mustHaveHoles(metadata, blocks, store.path)
+  }
   // Acknowledged writes may be in blocks of a growth that was not committed yet.
   const grewBefore = changes.length > 0 && state.mode === 'write' && space.growToStores()
   if (changes.length > 0) {

@@ -8,7 +8,9 @@ import {
   bytes,
   type DataBlock,
   type DevId,
+  isZero,
   MAX_DEVICE_SIZE,
+  MIB,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -56,6 +58,9 @@ export function mustHold(
   must(stores.metadata, METADATA_BLOCK_SIZE, pool.nrMetadataBlocks)
 }
 
+/** More free blocks that hold something are not counted. */
+const MAX_COUNTED = 1000
+
 /** What a replay may fail of though the journal is that of the metadata. */
 const TELLS_NOTHING_OF_THE_JOURNAL: ReadonlySet<string> = new Set(['IO_ERROR', 'NO_METADATA_SPACE'])
 
@@ -78,6 +83,10 @@ export const olderError = (path: string): ThinfsError =>
 /** Whether metadata and journal are from before the last commit that the data went with. */
 export const isBehind = ({ generation }: JournalState, label: Label | null): boolean =>
   generation !== null && label !== null && label.generation > generation
+
+/** Whether they may be: also where the data has lost the label that it had. */
+export const mayBeBehind = (state: JournalState, label: Label | null): boolean =>
+  isBehind(state, label) || (label === null && state.labelled > 0)
 
 /**
  * Refuses data of another pool, and data from before a commit that it went with. Nothing is changed.
@@ -178,23 +187,47 @@ function replayAll(
  *   journal does not know of commits that the data went with
  * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
  */
-export function mustHaveHoles(metadata: ThinMetadata, blocks: DataBlocks, path: string): void {
-  const blockSize = blockSizeOf(metadata)
-  let count = 0
-  let last = -1
-  forEachFreeData(metadata, blocks, (from, to) => {
-    const first = Math.max(Math.floor(from / blockSize), last + 1)
-    last = Math.floor((to - 1) / blockSize)
-    count += last - first + 1
-  })
+export async function mustHaveHoles(
+  metadata: ThinMetadata,
+  blocks: DataBlocks,
+  path: string,
+): Promise<void> {
+  const count = await countHolding(metadata, blocks)
   if (count === 0) return
-  const which = count === 1 ? 'a data block' : `${count} data blocks`
+  const most = count > MAX_COUNTED ? `more than ${MAX_COUNTED}` : `${count}`
+  const which = count === 1 ? 'a data block' : `${most} data blocks`
   throw new ThinfsError(
     'POOL_MISMATCH',
     `${path}: ${which} that it calls free hold data, and it is not what thinfs left beside them: ` +
       'it may be an older copy, or of another pool. Put the right metadata back; or, where it is right, mount ' +
       'with --accept-metadata, which discards those blocks',
   )
+}
+
+/**
+ * How many free blocks hold something: zeros, which a copy has in the place of holes, are nothing. Ends
+ * behind MAX_COUNTED.
+ */
+async function countHolding(metadata: ThinMetadata, blocks: DataBlocks): Promise<number> {
+  const ranges: [from: number, to: number][] = []
+  forEachFreeData(metadata, blocks, (from, to) => ranges.push([from, to]))
+  const blockSize = blockSizeOf(metadata)
+  const buffer = Buffer.allocUnsafe(Math.min(blockSize, MIB))
+  let count = 0
+  let last = -1
+  for (const [from, to] of ranges) {
+    for (let at = from, next = from; at < to && count <= MAX_COUNTED; at = next) {
+      const block = Math.floor(at / blockSize)
+      next = Math.min((block + 1) * blockSize, to, at + buffer.length)
+      if (block === last) continue
+      const length = next - at
+      if (!blocks.readNow(buffer, 0, length, at)) await blocks.readLater(buffer, 0, length, at)
+      if (isZero(buffer, length)) continue
+      last = block
+      count++
+    }
+  }
+  return count
 }
 
 /**

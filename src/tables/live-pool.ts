@@ -11,6 +11,7 @@ import {
   bytes,
   type DevId,
   errnoOf,
+  isZero,
   refused,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
@@ -427,7 +428,7 @@ function discardsOf({ ignoreDiscard, noDiscardPassdown }: PoolTable): PoolOption
 
 /** The kernel's rule: metadata whose first block is zeros is to be formatted. */
 function isFresh(metadata: ExtentStore): boolean {
-  return superblockOf(metadata).every(byte => byte === 0)
+  return isZero(superblockOf(metadata))
 }
 
 /** @throws METADATA_CORRUPT with the kernel's errno */

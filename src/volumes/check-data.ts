@@ -6,7 +6,7 @@
  * many volumes share is read once. Requests change the metadata between two slices, and while the check
  * waits for a disk.
  */
-import { bytes, type DataBlock, errnoOf, MIB } from '../base/index.js'
+import { bytes, type DataBlock, errnoOf, isZero, MIB } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
 import type { DataStore } from '../storage/index.js'
 import type { CheckProblem, DataReport } from './admin.js'
@@ -99,11 +99,6 @@ async function owners(
     }
   }
   return problems
-}
-
-function isZero(buffer: Buffer, length: number): boolean {
-  // A range is all zeros when it begins with one and equals itself moved by one byte.
-  return buffer[0] === 0 && buffer.compare(buffer, 1, length, 0, length - 1) === 0
 }
 
 /** Ascending blocks as runs. */

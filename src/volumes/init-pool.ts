@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type Bytes, bytes, errnoOf, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import { type Bytes, bytes, errnoOf, isZero, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   MAX_METADATA_BLOCKS,
@@ -128,7 +128,7 @@ async function format(store: FileStore, config: PoolConfig, force: boolean): Pro
   if (force) store.write(superblock, 0, superblock.length, bytes(0))
   store.read(superblock, 0, superblock.length, bytes(0))
   // The kernel's rule: only a block of zeros is unformatted.
-  if (superblock.some(byte => byte !== 0)) {
+  if (!isZero(superblock)) {
     throw isThere(store.path, 'its first 4 KiB are not zeros; --force overwrites them')
   }
   ThinMetadata.format(store, {

@@ -78,7 +78,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       readOnly,
       takesOver: options.takesOver ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
-      doubtful: doubtful || (journal.isMissing && data.readLabel() !== null),
+      doubtful: doubtful || (journal.isMissing && isOurs(files)),
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
@@ -126,6 +126,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     throw err
   }
 }
+
+/** Whether thinfs had the pool before, which then has a journal: no power cut takes its name. */
+const isOurs = ({ metadata, data }: PoolFiles): boolean =>
+  data.readLabel() !== null || ThinMetadata.open(metadata).uuid !== null
 
 /**
  * @returns whether the metadata may be of another pool all the same
@@ -178,8 +182,7 @@ const LOST_NAMES =
 
 /** Whether a pool that thinfs made has volumes and no file that names them. */
 function hasLostNames(metadata: ThinMetadata, table: AtomicFile): boolean {
-  const isOurs = metadata.uuid !== null
-  return isOurs && !metadata.deviceIds().next().done && readTable(table) === null
+  return metadata.uuid !== null && !metadata.deviceIds().next().done && readTable(table) === null
 }
 
 function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {

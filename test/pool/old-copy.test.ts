@@ -161,6 +161,14 @@ for (const taken of ['open', 'closed'] as const) {
           code: 'POOL_MISMATCH',
           message: /^metadata: 2 data blocks that it calls free hold data.*older copy/,
         })
+        const { label } = files.data
+        files.data.label = null
+        await t.rejects(
+          openFiles(mixed),
+          { code: 'POOL_MISMATCH' },
+          'as a copy of the data has none',
+        )
+        files.data.label = label
         t.ok(files.data.image.equals(before))
         await openFiles(copyOf(mixed), { acceptMetadata: true })
         t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
@@ -208,6 +216,15 @@ t.test('a store that keeps no label, or loses it, is no doubt', async t => {
   t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 56)
 })
 
+t.test('zeros in the place of holes, as a copy may have them, are no doubt', async t => {
+  const { files } = await goesOn('closed', 'closed')
+  files.data.label = null
+  files.data.write(Buffer.alloc(4 * BLOCK), 0, 4 * BLOCK, bytes(20 * BLOCK))
+  const { pool } = await openFiles(files)
+  t.equal(pool.mode, 'write')
+  await pool.close()
+})
+
 t.test('a kill between a commit and its label, and a power cut that loses labels', async t => {
   const { files } = await goesOn('open', 'killed')
   const { pool } = await openFiles(files)
@@ -252,6 +269,7 @@ t.test('a kill before the commit of a create is durable is no doubt', async t =>
   await pool.settle()
   const left = { metadata: storeOf(old, 'metadata'), journal: files.journal.copy() }
   const data = storeOf(files.data.image, 'data')
+  data.label = files.data.label
   await committed
   // Those that come next are killed while they open the pool, before their commit is durable.
   for (const _ of ['one', 'another']) {
