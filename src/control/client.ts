@@ -1,10 +1,13 @@
 /** The daemon of a pool, as seen from a command. */
+
+import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import {
   connectionAborter,
   hasEnded,
   nameHolders,
+  read,
   thinfsMountAt,
   unmount,
   unmountLazily,
@@ -13,6 +16,10 @@ import type { PoolAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
 import { adminClient, fromResponseError } from './rpc.js'
+
+/** How long a daemon may take to end once it has answered, and how often it is looked at. */
+const PATIENCE_MS = 5000
+const LOOK_MS = 10
 
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
@@ -58,6 +65,7 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
       await unmountIt(mountPoint, unmounted)
     }
     await unmounted
+    if (pid !== null) await processEnds(pid)
   }
   return {
     ...admin,
@@ -67,6 +75,12 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
     restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
     close: () => connection.dispose(),
   }
+}
+
+/** Resolves when a process has given up its files, which takes a daemon a moment after its answer. */
+async function processEnds(pid: number): Promise<void> {
+  const deadline = Date.now() + PATIENCE_MS
+  while (read(`/proc/${pid}/cmdline`) !== '' && Date.now() < deadline) await sleep(LOOK_MS)
 }
 
 /** @param ended resolves when the engine has seen the end of the mount */

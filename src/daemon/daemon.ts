@@ -166,9 +166,15 @@ export class Daemon {
    * Unmounts; resolves when all is committed and the engine has ended.
    * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays, or
    *   who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted but the
-   *   engine had failed before it could commit: the journal keeps what is missing
+   *   engine had failed before it could commit: the journal keeps what is missing; FILE_REMOVED when the
+   *   mount alone keeps a file of the pool
    */
-  umount(): Promise<void> {
+  async umount(): Promise<void> {
+    if (this.#isMounted) this.#files?.mustHaveNames()
+    await this.#umountOnce()
+  }
+
+  #umountOnce(): Promise<void> {
     this.#unmounting ??= this.#umount().finally(() => {
       this.#unmounting = null
     })
@@ -182,7 +188,7 @@ export class Daemon {
   async umountForcibly(): Promise<void> {
     const { mountPoint } = this.#options
     try {
-      return await this.umount()
+      return await this.#umountOnce()
     } catch (err) {
       if (!(err instanceof ThinfsError && err.code === 'MOUNT_BUSY')) throw err
     }

@@ -82,6 +82,11 @@ export class DataBlocks {
     return this.#store.size
   }
 
+  /** Whether the store is a file that somebody has removed. */
+  get isRemoved(): boolean {
+    return this.#store.isRemoved ?? false
+  }
+
   /** Whether `copy` shares pages on the host, and so reads nothing. */
   get copiesShare(): boolean {
     return this.#store.copiesShare

@@ -55,6 +55,9 @@ export interface SpaceParts {
   state: PoolState
 }
 
+const FULL_METADATA =
+  'what is free is kept for removals and discards; remove volumes or snapshots, or make metadata.size larger'
+
 export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata
   readonly #store: Store
@@ -476,9 +479,8 @@ export class Space implements ProvisionerSpace {
   /** @throws NO_METADATA_SPACE saying why, unless `has` */
   mustHaveRoom(has: boolean): void {
     if (has) return
-    const why = this.#metadataFull
-    const { path } = this.#store
-    throw new ThinfsError('NO_METADATA_SPACE', why === null ? path : `${path}: ${why}`)
+    const why = this.#metadataFull ?? FULL_METADATA
+    throw new ThinfsError('NO_METADATA_SPACE', `${this.#store.path}: ${why}`)
   }
 
   /** There may be space: sets the mode, and lets waiting callers try again. */

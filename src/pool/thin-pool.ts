@@ -34,6 +34,7 @@ import {
   WritePlan,
 } from '../device/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { removedFile } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
@@ -70,6 +71,7 @@ export class ThinPool implements Provisioner {
   readonly #devices = new Map<number, ThinDevice>()
   readonly #pages = new PageCache(LOOKUP_SIZE)
   readonly #plan: WritePlan
+  #nrRemoved = 0
   /** Where the superblock is read to, to be looked at. */
   readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   /** What is free, who waits, and how the pool grows. */
@@ -564,12 +566,25 @@ export class ThinPool implements Provisioner {
     throw new ThinfsError('POOL_MISMATCH', `${what}: unmount, and put the right metadata back`)
   }
 
+  /** Files that somebody removed, or put another one in the place of: a sentence each. */
+  get removed(): string[] {
+    const stores = [this.blocks, this.#options.metadata]
+    return stores.filter(({ isRemoved }) => isRemoved).map(({ path }) => removedFile(path))
+  }
+
+  #noteRemoved(): void {
+    const { removed } = this
+    for (const what of removed.slice(this.#nrRemoved)) this.#options.events.warning(what)
+    this.#nrRemoved = removed.length
+  }
+
   /** Looks every second whether somebody has cut off the stores, or written over the metadata. */
   #watchSizes(): void {
     this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
       if (!this.writable) return
       try {
         if (!this.#commits.running) this.#mustBeOurs()
+        this.#noteRemoved()
       } catch (err) {
         void this.#commits.cutOff(err)
         return

@@ -314,6 +314,10 @@ export class FileStore implements Store {
     }
   }
 
+  get isRemoved(): boolean {
+    return !this.#isDevice && fstatSync(this.fd).nlink === 0
+  }
+
   async syncAll(): Promise<void> {
     try {
       await fsyncLater(this.fd)

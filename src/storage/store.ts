@@ -73,6 +73,8 @@ export interface DataStore {
   syncAll?(): Promise<void>
   /** What the host has left; null where that is no question, as of a block device. */
   hostRoom?(): HostRoom | null
+  /** Whether no name is left of the file, or another file has the name: its content ends with the process. */
+  readonly isRemoved?: boolean
   /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
   measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
@@ -95,6 +97,10 @@ export interface Store extends DataStore {
    */
   reserve?(offset: Bytes, length: Bytes): boolean
 }
+
+/** What to say of a store whose file somebody has removed. */
+export const removedFile = (path: string): string =>
+  `${path}: was removed, or another file was put in its place; what the pool has there ends with the mount`
 
 /**
  * A store calls it before it touches a range. Only a bug makes a range that is none. A range past the

@@ -83,7 +83,8 @@ function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boo
     }
     const found = signatureOf(path)
     if (found === null && stat.isBlockDevice()) return { store, isNew: false }
-    throw isThere(path, `it is not empty: it has ${found ?? 'data'}; --force overwrites it`)
+    const what = found ?? "data; where that is a pool's, write its pool.yaml and mount it"
+    throw isThere(path, `it is not empty: it has ${what}; --force overwrites it`)
   } catch (err) {
     store.close()
     throw err

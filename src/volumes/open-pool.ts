@@ -169,7 +169,13 @@ export async function checkPool(
     while (!step.done) step = steps.next()
     const report = step.value
     // Whatever else is wrong comes first: it may be the superblock.
-    if (!isDamaged(report)) report.problems.push(...checkJournal(files))
+    if (!isDamaged(report)) {
+      const table = tableOf(files)
+      if (hasLostNames(ThinMetadata.open(metadata), table)) {
+        report.problems.push({ severity: 'warning', message: `${table.path}: ${LOST_NAMES}` })
+      }
+      report.problems.push(...checkJournal(files))
+    }
     return options.deep && !isDamaged(report) ? await checkDeep(files, report) : report
   } finally {
     if (options.files === undefined) files.close()

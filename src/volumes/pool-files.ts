@@ -9,7 +9,7 @@
 import { existsSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { FileStore, HeldFolder } from '../storage/index.js'
+import { FileStore, HeldFolder, removedFile } from '../storage/index.js'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
@@ -74,6 +74,19 @@ export class PoolFiles {
     } catch (err) {
       metadata.close()
       throw err
+    }
+  }
+
+  /**
+   * Called before the files are given up in order.
+   * @throws FILE_REMOVED when one of them has no name any more, saying how to save it
+   */
+  mustHaveNames(): void {
+    for (const { path, fd, isRemoved } of [this.metadata, this.data]) {
+      if (!isRemoved) continue
+      const from = `/proc/${process.pid}/fd/${fd}`
+      const how = `save it with cp --sparse=always ${from} ELSEWHERE, once nobody writes; --force unmounts all the same`
+      throw new ThinfsError('FILE_REMOVED', `${removedFile(path)}: ${how}`)
     }
   }
 

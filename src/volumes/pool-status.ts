@@ -35,7 +35,7 @@ export function statusOf(
       hostFree: pool.space.hostRoomForMetadata,
     },
     writesWaiting: pool.space.writesWaiting,
-    warnings: [...(warnings ?? []), ...pool.space.warnings],
+    warnings: [...(warnings ?? []), ...pool.removed, ...pool.space.warnings],
     lowWaterMarkBlocks: pool.space.lowWaterMark,
     belowLowWater: pool.space.belowLowWater,
     heldRoot: metadata.heldRoot,

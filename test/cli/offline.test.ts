@@ -37,7 +37,7 @@ t.test('init makes sparse files, and a pool.yaml that it reads the same again', 
   const volumes = await list(t, pool)
   t.strictSame(volumes.get('web')!.size, 10 * GIB)
   t.strictSame(volumes.get('a=b')!.size, 512 * 1024)
-  const taken = /metadata: it is not empty: it has data; --force overwrites it/
+  const taken = /metadata: it is not empty: it has data; .*--force overwrites it/
   await refused(t, 1, taken, 'init', pool)
   await refused(t, 1, /\/volumes\.json: it is there already/, 'init', pool, '--force')
   await refused(t, 2, /pool\.yaml is there/, 'init', pool, '--data-size', '1G')
@@ -72,7 +72,7 @@ t.test('init that is refused leaves nothing behind', async t => {
   // The data file is in the way only when pool.yaml has been written.
   mkdirSync(pool)
   writeFileSync(join(pool, 'data'), 'precious')
-  const taken = /data: it is not empty: it has data; --force overwrites it/
+  const taken = /data: it is not empty: it has data; .*--force overwrites it/
   await refused(t, 1, taken, 'init', pool)
   t.notOk(existsSync(join(pool, 'pool.yaml')))
   t.equal(readFileSync(join(pool, 'data'), 'utf8'), 'precious')

@@ -325,6 +325,41 @@ t.test('metadata that is written over under the mount', onMount, async t => {
   }
 })
 
+t.test('a file that is removed, or replaced, under the mount', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const wanted = await pool.sh(fill('a', 4))
+  const removals: [string, () => void][] = [
+    [pool.data, () => rmSync(pool.data)],
+    [
+      pool.metadata,
+      () => {
+        copy(pool.metadata, `${pool.metadata}.other`)
+        renameSync(`${pool.metadata}.other`, pool.metadata)
+      },
+    ],
+  ]
+  for (const [path, remove] of removals) {
+    remove()
+    await until(() => pool.log().some(({ msg }) => `${msg}`.startsWith(`${path}: was removed`)))
+    t.match((await pool.status()).warnings, [new RegExp(`^${path}: was removed, or another file`)])
+    const sum = await pool.sh(fill('a', 1))
+    t.not(sum, wanted, 'it goes on')
+    const refused = await attemptThinfs('umount', pool.folder)
+    t.match(refused, { status: 1, stderr: /\(FILE_REMOVED\)\n$/ })
+    t.ok(pool.isMounted)
+
+    const program = /save it with (cp .*) ELSEWHERE/.exec(refused.stderr)![1]!
+    const saved = join(pool.base, 'saved')
+    await pool.sh('sync a')
+    await run(...(`${program} ${saved}`.split(' ') as [string, ...string[]]))
+    await thinfs('umount', pool.folder, '--force')
+    renameSync(saved, path)
+    await pool.mount()
+    t.equal(await pool.sh('sha256sum < a'), sum)
+  }
+  await pool.close(t)
+})
+
 t.test('two pools with one data file', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 4))
@@ -403,7 +438,6 @@ t.test('a loop device over a file of a mounted pool is that file', onLoop, async
   const pool = await MountedPool.make(t, YAML)
   const wanted = await pool.sh(fill('a', 4))
   const device = await run('losetup', '--find', '--show', pool.data)
-  t.teardown(() => run('losetup', '-d', device).catch(() => {}))
   const folder = join(pool.base, 'p3')
   mkdirSync(folder)
   const file = join(folder, 'pool.yaml')

@@ -21,7 +21,7 @@ import { READY, spawnTableEngine, tableEngineClient } from '../../src/control/in
 import { DEV, type Negotiated } from '../../src/fuse/index.js'
 import type { Extent, Target } from '../../src/tables/index.js'
 import { LET_GO } from '../support/mount-namespace.js'
-import { needs, python, run, until } from '../support/mounted-pool.js'
+import { detachWithin, needs, python, run, until } from '../support/mounted-pool.js'
 import { poolLine, thinLine } from '../support/tables.js'
 import { thinCheck } from '../support/thin-tools.js'
 
@@ -102,7 +102,7 @@ class Served {
   /** A loop device over a device of ours; detached in the end. */
   async attach(t: Test, path: string): Promise<string> {
     const loop = await run('losetup', '--find', '--show', '--direct-io=on', path)
-    t.teardown(() => run('losetup', '--detach', loop).catch(() => {}))
+    t.teardown(() => detachWithin(this.mountPoint))
     return loop
   }
 

@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path'
 import type { Test } from 'tap'
 import type { DmStatus } from '../../src/control/index.js'
 import { LET_GO } from './mount-namespace.js'
-import { attempt, loopsWithin, type Outcome } from './mounted-pool.js'
+import { attempt, detachWithin, type Outcome } from './mounted-pool.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** LVM's archives are not for tests, and its monitor is a process that stays. */
@@ -123,8 +123,7 @@ export class DmHost {
     // What a failed test has left suspended would be waited for.
     const { status } = await this.attempt('sh', '-c', `timeout 20 ${dm} --stop`)
     if (status !== 0) await this.#kill()
-    // By their files: a number may be somebody else's by now.
-    for (const loop of loopsWithin(this.folder)) await attempt('losetup', '-d', loop)
+    await detachWithin(this.folder)
     this.#holder.kill()
     rmSync(this.folder, { recursive: true, force: true })
   }

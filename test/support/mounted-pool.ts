@@ -312,7 +312,7 @@ export class MountedPool {
     for (const place of mountsWithin(this.base).reverse()) {
       if (place !== this.path) await attempt('umount', '--lazy', place)
     }
-    for (const device of loopsWithin(this.base)) await attempt('losetup', '--detach', device)
+    await detachWithin(this.base)
     while (this.isMounted) {
       const { status } = await attempt('umount', this.path)
       if (status !== 0) await attempt('umount', '--lazy', this.path)
@@ -363,6 +363,11 @@ export function loopsWithin(folder: string): string[] {
   return readdirSync('/sys/block')
     .filter(name => readIfThere(`/sys/block/${name}/loop/backing_file`).startsWith(`${folder}/`))
     .map(name => `/dev/${name}`)
+}
+
+/** Detaches the loop devices on files below a folder. Never by number: that may be another test's by now. */
+export async function detachWithin(folder: string): Promise<void> {
+  for (const device of loopsWithin(folder)) await attempt('losetup', '--detach', device)
 }
 
 export interface LogLine {
