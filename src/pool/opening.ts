@@ -11,7 +11,7 @@ import type { OpenHandles } from './open-handles.js'
 import type { PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import {
-  mayBeBehind,
+  isBehind,
   mustBeLabelled,
   mustBeSound,
   mustHaveHoles,
@@ -60,7 +60,7 @@ export async function bringUp(
   if (!isSure) mustBeLabelled(label, { state: found, uuid: metadata.uuid }, blocks.path)
   // An engine that takes over has inherited the files, which somebody may have written over meanwhile.
   const mayBeAnothers = options.doubtful && !takesOver
-  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || mayBeBehind(found, label)
+  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || isBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)

@@ -84,10 +84,6 @@ export const olderError = (path: string): ThinfsError =>
 export const isBehind = ({ generation }: JournalState, label: Label | null): boolean =>
   generation !== null && label !== null && label.generation > generation
 
-/** Whether they may be: also where the data has lost the label that it had. */
-export const mayBeBehind = (state: JournalState, label: Label | null): boolean =>
-  isBehind(state, label) || (label === null && state.labelled > 0)
-
 /**
  * Refuses data of another pool, and data from before a commit that it went with. Nothing is changed.
  * @param label of the data; null says nothing
