@@ -48,8 +48,8 @@ export async function bringUp(
 ): Promise<boolean> {
   const { metadata, blocks, space, journal, state, commits, extended, handles } = parts
   const { events, metadata: store, readOnly, takesOver, acceptMetadata, dataSize } = options
-  // A person may vouch for the files. To read them costs nothing.
-  const isSure = readOnly || acceptMetadata === true
+  // An engine that takes over inherits open files; a person may vouch for them instead.
+  const isSure = readOnly || takesOver === true || acceptMetadata === true
   // The failure that set needs_check may have kept the journal from being written.
   const { needsCheck } = metadata
   const found = journal.read(superblock)
@@ -58,9 +58,7 @@ export async function bringUp(
   mustHold(metadata, { metadata: store, data: blocks })
   if (older && !isSure) throw olderError(store.path)
   if (!isSure) mustBeLabelled(label, { state: found, uuid: metadata.uuid }, blocks.path)
-  // An engine that takes over has inherited the files, which somebody may have written over meanwhile.
-  const mayBeAnothers = options.doubtful && !takesOver
-  const inDoubt = mayBeAnothers || (doubtful && !needsCheck) || isBehind(found, label)
+  const inDoubt = options.doubtful || (doubtful && !needsCheck) || isBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
