@@ -3,6 +3,7 @@
  * one line that tells what is wrong, and its metadata stays sound. Method: files as thinfs writes
  * them, changed field by field and byte by byte; what opened is compared by checkers of the metadata.
  */
+import '../support/unverified.js'
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {

@@ -4,6 +4,7 @@
  * checksums made right again; the checker reads each, then a pool is opened on it and used. A
  * sample of them is shown to thin_check.
  */
+import '../support/unverified.js'
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
