@@ -167,7 +167,8 @@ export class Journal {
     let saysClean = false
     let last: Buffer | null = null
     let naming: Buffer | null = null
-    let nrNewer = 0
+    let newer: Buffer[] = []
+    let lacksDurable = false
     let changes: Buffer[] = []
     for (const { kind, payload } of frames(this.#file.readAll())) {
       saysClean = kind === CLEAN
@@ -180,8 +181,12 @@ export class Journal {
       if (sameHash(payload, wanted)) {
         known = true
         naming = payload
-        nrNewer = 0
-      } else if (known && isNewer(payload, wanted)) nrNewer++
+        newer = []
+        lacksDurable = false
+      } else if (known && isNewer(payload, wanted)) {
+        lacksDurable ||= newer.some(other => other.equals(payload))
+        newer.push(payload)
+      }
       if (kind === CLEAN) {
         // Of another boot, too: an orderly shutdown flushed everything.
         clean = sameHash(payload, wanted)
@@ -196,9 +201,9 @@ export class Journal {
     }
     const counts = saysClean || (last !== null && sameBoot(last, wanted))
     const doubtful = !known && counts && !isNewer(wanted, last!)
-    // One may be of a transaction that its process died of; a second is written after the first is
-    // durable. So is a CLEAN one.
-    const older = nrNewer > 1 || (saysClean && isNewer(last!, wanted))
+    // A frame may be of a transaction that its process died of, or that was undone; the same one is
+    // written once more when it is durable. So is a CLEAN one.
+    const older = lacksDurable || (saysClean && isNewer(last!, wanted))
     const labelled = counts && last !== null ? ageOf(last).labelled : 0
     const telling = counts ? last : naming
     const generation = telling === null ? null : ageOf(telling).generation
