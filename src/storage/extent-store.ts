@@ -4,7 +4,8 @@
  *
  * The list of parts may be replaced by one that goes on further: that is how such a store grows.
  */
-import { allEnded, assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
+import { allEnded, assert, type Bytes, bytes } from '../base/index.js'
+import { CompositeStore, leastAvailable, type UsePart } from './composite-store.js'
 import { type HostRoom, mustHaveRange, type Store } from './store.js'
 
 /** The bytes [offset, offset + length) of a store. */
@@ -18,7 +19,7 @@ export interface StorePart {
 const SCRATCH = new Uint8Array(1024 * 1024)
 const PAGE = 4096
 
-export class ExtentStore implements Store {
+export class ExtentStore extends CompositeStore implements Store {
   readonly path: string
   #parts: readonly StorePart[] = []
   /** Where each part begins here; one more at the end. */
@@ -30,6 +31,7 @@ export class ExtentStore implements Store {
    * @param parts the stores stay their owner's to close
    */
   constructor(path: string, parts: readonly StorePart[]) {
+    super()
     this.path = path
     this.replace(parts)
   }
@@ -83,8 +85,10 @@ export class ExtentStore implements Store {
   async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
     mustHaveRange(this, 'read', offset, length)
     const reads: Promise<void>[] = []
-    this.#forEachPart(offset, length, (store, place, size, done) => {
-      reads.push(store.readLater(buffer, at + done, size, place))
+    let to = at
+    this.forEachPart(offset, length, (store, place, size) => {
+      reads.push(store.readLater(buffer, to, size, place))
+      to += size
     })
     await allEnded(reads)
   }
@@ -127,25 +131,6 @@ export class ExtentStore implements Store {
     }
   }
 
-  punch(offset: Bytes, length: Bytes): void {
-    mustHaveRange(this, 'punch', offset, length)
-    this.#forEachPart(offset, length, (store, place, size) => store.punch(place, size))
-  }
-
-  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
-    mustHaveRange(this, 'punch', offset, length)
-    const punches: Promise<void>[] = []
-    this.#forEachPart(offset, length, (store, place, size) => {
-      punches.push(store.punchLater(place, size))
-    })
-    await allEnded(punches)
-  }
-
-  zero(offset: Bytes, length: Bytes): void {
-    mustHaveRange(this, 'zero', offset, length)
-    this.#forEachPart(offset, length, (store, place, size) => store.zero(place, size))
-  }
-
   nextData(offset: Bytes): Bytes {
     return this.#next(offset, (store, from) => store.nextData(from))
   }
@@ -160,40 +145,18 @@ export class ExtentStore implements Store {
 
   /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
   hostRoom(): HostRoom | null {
-    let available = Number.POSITIVE_INFINITY
-    for (const store of this.#stores()) {
-      available = Math.min(available, store.hostRoom?.()?.available ?? available)
-    }
-    if (available === Number.POSITIVE_INFINITY) return null
+    const available = leastAvailable(this.#stores())
+    if (available === null) return null
     const [part] = this.#parts
     const isWhole =
       this.#parts.length === 1 && part!.offset === 0 && part!.length >= part!.store.size
     return isWhole ? (part!.store.hostRoom?.() ?? null) : { available, allocated: 0 }
   }
 
-  reserve(offset: Bytes, length: Bytes): boolean {
-    mustHaveRange(this, 'reserve', offset, length)
-    let isReserved = true
-    this.#forEachPart(offset, length, (store, place, size) => {
-      isReserved &&= store.reserve?.(place, size) ?? false
-    })
-    return isReserved
-  }
-
   measure(): void {
     for (const store of this.#stores()) store.measure()
     this.#noteSize()
   }
-
-  /** The list has to be replaced for that. @throws BAD_ARGUMENT */
-  grow(size: Bytes): void {
-    if (size === this.#size) return
-    const detail = `${this.path}: ${this.#size} bytes are all that there is, ${size} are wanted`
-    throw new ThinfsError('BAD_ARGUMENT', detail)
-  }
-
-  /** The parts belong to the caller, who closes them. */
-  close(): void {}
 
   *#stores(): Iterable<Store> {
     yield* new Set(this.#parts.map(({ store }) => store))
@@ -227,15 +190,11 @@ export class ExtentStore implements Store {
     return bytes(this.#parts[i]!.offset + (offset - this.#begins[i]!))
   }
 
-  #forEachPart(
-    offset: number,
-    length: number,
-    use: (store: Store, place: Bytes, size: Bytes, done: number) => void,
-  ): void {
+  protected forEachPart(offset: number, length: number, use: UsePart): void {
     const end = offset + length
     for (let i = this.#partAt(offset), from = offset; from < end; i++) {
       const size = Math.min(end, this.#begins[i + 1]!) - from
-      use(this.#parts[i]!.store, this.#place(i, from), bytes(size), from - offset)
+      use(this.#parts[i]!.store, this.#place(i, from), bytes(size))
       from += size
     }
   }

@@ -3,13 +3,14 @@
  *
  * A range of it is one range in each of its stripes. Source: drivers/md/dm-stripe.c.
  */
-import { allEnded, assert, type Bytes, bytes, ThinfsError } from '../base/index.js'
+import { allEnded, assert, type Bytes, bytes } from '../base/index.js'
+import { CompositeStore, leastAvailable, type UsePart } from './composite-store.js'
 import { type HostRoom, mustHaveRange, type Store } from './store.js'
 
 /** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
 const SCRATCH = new Uint8Array(1024 * 1024)
 
-export class StripedStore implements Store {
+export class StripedStore extends CompositeStore implements Store {
   readonly path: string
   readonly copiesShare = false
   readonly #chunk: number
@@ -24,6 +25,7 @@ export class StripedStore implements Store {
    * @param stripes stay their owner's to close
    */
   constructor(path: string, chunk: number, stripes: readonly Store[]) {
+    super()
     this.path = path
     this.#chunk = chunk
     this.#stripes = stripes
@@ -99,25 +101,6 @@ export class StripedStore implements Store {
     }
   }
 
-  punch(offset: Bytes, length: Bytes): void {
-    mustHaveRange(this, 'punch', offset, length)
-    this.#forEachStripe(offset, length, (stripe, place, size) => stripe.punch(place, size))
-  }
-
-  async punchLater(offset: Bytes, length: Bytes): Promise<void> {
-    mustHaveRange(this, 'punch', offset, length)
-    const punches: Promise<void>[] = []
-    this.#forEachStripe(offset, length, (stripe, place, size) => {
-      punches.push(stripe.punchLater(place, size))
-    })
-    await allEnded(punches)
-  }
-
-  zero(offset: Bytes, length: Bytes): void {
-    mustHaveRange(this, 'zero', offset, length)
-    this.#forEachStripe(offset, length, (stripe, place, size) => stripe.zero(place, size))
-  }
-
   nextData(offset: Bytes): Bytes {
     return this.#next(offset, (stripe, from) => stripe.nextData(from))
   }
@@ -132,36 +115,14 @@ export class StripedStore implements Store {
 
   /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
   hostRoom(): HostRoom | null {
-    let available = Number.POSITIVE_INFINITY
-    for (const stripe of this.#stripes) {
-      available = Math.min(available, stripe.hostRoom?.()?.available ?? available)
-    }
-    return available === Number.POSITIVE_INFINITY ? null : { available, allocated: 0 }
-  }
-
-  reserve(offset: Bytes, length: Bytes): boolean {
-    mustHaveRange(this, 'reserve', offset, length)
-    let isReserved = true
-    this.#forEachStripe(offset, length, (stripe, place, size) => {
-      isReserved &&= stripe.reserve?.(place, size) ?? false
-    })
-    return isReserved
+    const available = leastAvailable(this.#stripes)
+    return available === null ? null : { available, allocated: 0 }
   }
 
   measure(): void {
     for (const stripe of this.#stripes) stripe.measure()
     this.#noteSize()
   }
-
-  /** Another store has to be made for that. @throws BAD_ARGUMENT */
-  grow(size: Bytes): void {
-    if (size === this.#size) return
-    const detail = `${this.path}: ${this.#size} bytes are all that there is, ${size} are wanted`
-    throw new ThinfsError('BAD_ARGUMENT', detail)
-  }
-
-  /** The stripes belong to the caller, who closes them. */
-  close(): void {}
 
   /** Whole chunks of the shortest stripe. */
   #noteSize(): void {
@@ -189,11 +150,8 @@ export class StripedStore implements Store {
     return row * this.#chunk + Math.max(0, Math.min(this.#chunk, within))
   }
 
-  #forEachStripe(
-    offset: number,
-    length: number,
-    use: (stripe: Store, place: Bytes, size: Bytes) => void,
-  ): void {
+  /** One part for each stripe, in which the range is one. */
+  protected forEachPart(offset: number, length: number, use: UsePart): void {
     for (const [i, stripe] of this.#stripes.entries()) {
       const begin = this.#bytesBefore(i, offset)
       const size = this.#bytesBefore(i, offset + length) - begin
