@@ -5,7 +5,7 @@
  * drivers/md/dm-thin-metadata.c and drivers/md/persistent-data/; checked against images that the
  * kernel wrote (test/fixtures). docs/FORMAT.md prints these tables.
  */
-import { layout } from '../base/index.js'
+import { isZero, layout } from '../base/index.js'
 
 /** Size of a metadata block in bytes, and in sectors. */
 export const METADATA_BLOCK_SIZE = 4096
@@ -71,7 +71,7 @@ export const UUID_SIZE = 16
 
 /** The usual text of a superblock's 16 bytes; null for zeros, which name no pool. */
 export function uuidText(uuid: Uint8Array): string | null {
-  if (uuid.every(byte => byte === 0)) return null
+  if (isZero(uuid)) return null
   const hex = Buffer.from(uuid).toString('hex')
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5')
 }

@@ -1,3 +1,4 @@
+import { existsSync } from 'node:fs'
 import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
 import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
@@ -88,8 +89,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     })
     opened = pool
     const table = tableOf(files)
-    const lacksNames = hasLostNames(pool.metadata, table)
-    if (lacksNames) warn(`${table.path}: ${LOST_NAMES}`)
+    const lost = lostNames(pool.metadata, files)
+    if (lost !== null) warn(lost)
     if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
@@ -106,7 +107,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     opened = volumes
     await volumes.takeIdOver()
     await volumes.adopt(config.volumes)
-    if (options.makeVolumes && !lacksNames && pool.mode === 'write') {
+    if (options.makeVolumes && lost === null && pool.mode === 'write') {
       await volumes.makeMissing(config.volumes)
     }
     return {
@@ -170,10 +171,8 @@ export async function checkPool(
     const report = step.value
     // Whatever else is wrong comes first: it may be the superblock.
     if (!isDamaged(report)) {
-      const table = tableOf(files)
-      if (hasLostNames(ThinMetadata.open(metadata), table)) {
-        report.problems.push({ severity: 'warning', message: `${table.path}: ${LOST_NAMES}` })
-      }
+      const message = lostNames(ThinMetadata.open(metadata), files)
+      if (message !== null) report.problems.push({ severity: 'warning', message })
       report.problems.push(...checkJournal(files))
     }
     return options.deep && !isDamaged(report) ? await checkDeep(files, report) : report
@@ -182,13 +181,14 @@ export async function checkPool(
   }
 }
 
-const LOST_NAMES =
-  'no such file, though the pool has volumes: they are named thin-ID. Put the file back, or rename them; ' +
-  'those of pool.yaml are not made anew'
-
-/** Whether a pool that thinfs made has volumes and no file that names them. */
-function hasLostNames(metadata: ThinMetadata, table: AtomicFile): boolean {
-  return metadata.uuid !== null && !metadata.deviceIds().next().done && readTable(table) === null
+/** What to say where a pool that thinfs made has volumes and no file that names them; else null. */
+function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null {
+  const [path, held] = folder.file(VOLUMES_FILE)
+  const has = metadata.uuid === null || metadata.deviceIds().next().done || existsSync(held)
+  if (has) return null
+  const named = 'no such file, though the pool has volumes: they are named thin-ID'
+  const cure = 'Put the file back, or rename them; those of pool.yaml are not made anew'
+  return `${path}: ${named}. ${cure}`
 }
 
 function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {
