@@ -44,7 +44,7 @@ export class DmService {
     this.#client = client
   }
 
-  /** What a program prints there. */
+  /** The output of a program that runs there. */
   async run(...command: string[]): Promise<string> {
     const env = { ...process.env, LVM_SYSTEM_DIR: this.folder, LVM_SUPPRESS_FD_WARNINGS: '1' }
     const args = ['-t', String(this.#holder.pid), '-m', '--', ...command]

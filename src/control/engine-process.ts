@@ -6,7 +6,7 @@ import { ENGINE_FD, type EngineStart } from './protocol.js'
 import { TABLE_ENGINE_FD, type TableEngineStart } from './table-protocol.js'
 
 const require = createRequire(import.meta.url)
-/** What serves a pool: a path. */
+/** Path of the program that serves a pool. */
 export const ENGINE_PROGRAM = require.resolve('#engine')
 const TABLE_ENGINE_PROGRAM = require.resolve('#table-engine')
 
@@ -16,7 +16,7 @@ const TABLE_ENGINE_PROGRAM = require.resolve('#table-engine')
  */
 const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 
-/** What the child gets at its descriptors from 0 on. */
+/** The child's descriptors, from 0 on. */
 type Stdio = (number | 'ignore' | 'ipc')[]
 
 /**

@@ -23,7 +23,7 @@ export function sendDescriptors(folder: string): void {
   })
 }
 
-/** Where descriptors arrive: open it before asking an engine for them. */
+/** The socket that receives descriptors: open it before asking an engine for them. */
 export class DescriptorInbox {
   readonly #folder: string
   readonly #socket: number

@@ -45,7 +45,7 @@ export interface EngineStart {
   mountPoint: string
   /** What `mount -o` was given. */
   mountOptions: readonly string[]
-  /** What the connection's INIT agreed on with an earlier engine; null for a fresh connection. */
+  /** The outcome of INIT with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
   /** One of pino's levels. */
   logLevel: string

@@ -26,7 +26,7 @@ export const TABLE_ENGINE_FD = {
 
 /** What it is started with, as JSON in its first argument. */
 export interface TableEngineStart {
-  /** What the connection's INIT agreed on with an earlier engine; null for a fresh connection. */
+  /** The outcome of INIT with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
   /** Journals of pools are in `pools/` below it. Absolute. */
   folder: string

@@ -1,4 +1,4 @@
-/** What follows for the processes from what the transport of a mount can do. */
+/** The consequences of a transport's capabilities for daemon and engine. */
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { DEV, type Negotiated, TRANSPORTS, type Transport, transportOf } from '../fuse/index.js'

@@ -26,7 +26,7 @@ export interface EngineEnd {
   stopped: boolean
   /** It had served the mount. */
   served: boolean
-  /** What ended it says nothing about the engine. */
+  /** The cause of its end says nothing about the engine. */
   isOutside: boolean
 }
 

@@ -114,7 +114,7 @@ export class Supervisor {
     return this.#trouble
   }
 
-  /** What the connection's INIT agreed on; null before. */
+  /** The outcome of the connection's INIT; null before. */
   get negotiated(): Negotiated | null {
     return this.#negotiated
   }

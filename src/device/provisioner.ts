@@ -21,7 +21,7 @@ export interface SpaceOwner {
   readonly gone: boolean
 }
 
-/** What is free, and waiting for it: the pool's space as a device asks for it. */
+/** The pool's space as a device asks for it: free blocks, and waiting for them. */
 export interface ProvisionerSpace {
   /** Whether a request may change mappings, and a commit still has room afterwards. */
   readonly hasMetadataRoom: boolean
