@@ -56,13 +56,28 @@ export function judge(file: Buffer, wanted: Buffer): JournalState {
   let newer: Buffer[] = []
   let lacksDurable = false
   let changes: Buffer[] = []
+  let announced = false
+  /** CHANGES frames behind the last frame of another kind, and those of them that are yet to be repeated. */
+  let nrBehind = 0
+  let nrRepeated = 0
   for (const { kind, payload } of frames(file)) {
     saysClean = kind === CLEAN
     if (kind === CHANGES) {
       clean = false
+      announced = payload.length === 0
+      if (announced) continue
+      if (nrRepeated > 0) {
+        nrRepeated--
+        continue
+      }
+      nrBehind++
       if (found) changes.push(payload)
       continue
     }
+    const isRepetition = announced && last !== null && payload.equals(last)
+    announced = false
+    nrRepeated = isRepetition ? nrBehind : 0
+    if (!isRepetition) nrBehind = 0
     last = payload
     if (sameHash(payload, wanted)) {
       known = true
@@ -81,7 +96,7 @@ export function judge(file: Buffer, wanted: Buffer): JournalState {
       clean = false
       if (sameSuperblock(payload, wanted)) {
         found = true
-        changes = []
+        if (!isRepetition) changes = []
       }
     }
   }

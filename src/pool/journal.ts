@@ -20,7 +20,7 @@
  */
 import { isNoSpace } from '../base/index.js'
 import { PendingChanges } from './journal-changes.js'
-import { BASE, CLEAN, FRAME, frame, frames, identityOf, isNewer } from './journal-frames.js'
+import { BASE, CHANGES, CLEAN, FRAME, frame, frames, identityOf, isNewer } from './journal-frames.js'
 import { type JournalState, judge } from './journal-state.js'
 
 /** Where a journal is kept: a small file that is appended to and now and then replaced. */
@@ -36,6 +36,9 @@ export interface JournalFile {
   /** Resolves when the content is what a power cut leaves, too. */
   sync(): Promise<void>
 }
+
+/** A frame without changes: what follows is there already. */
+const REPETITION = frame(CHANGES, Buffer.alloc(0))
 
 /** The file is rewritten without what is durable once it is larger than this. */
 const REWRITE_SIZE = 8 * 1024 * 1024
@@ -162,10 +165,11 @@ export class Journal {
 
   /**
    * Names the superblock once more, now that it is durable: whoever finds an older one then knows it. The
-   * changes behind it come along, for reading starts with the last frame that names the superblock.
+   * changes behind it come along, for reading starts with the last frame that names the superblock; and
+   * the repetition is announced, for a kill may leave the beginning of it alone.
    */
   #repeat(): void {
-    const content = Buffer.concat(this.#tail)
+    const content = Buffer.concat([REPETITION, ...this.#tail])
     try {
       this.#file.append(content, content.length)
       this.#fileSize += content.length
