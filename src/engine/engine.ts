@@ -136,6 +136,7 @@ class Engine {
       fd: ENGINE_FD.fuse,
       // With one CPU no process could send a request while this thread polls for one.
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
+      spinShare: this.#config.spinShare / 100,
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),
       onInitialized: agreed => {
