@@ -15,6 +15,7 @@ import {
   isNoSpace,
   isZero,
   type Later,
+  type Requester,
   Slice,
   ThinfsError,
   type VirtualBlock,
@@ -36,6 +37,13 @@ const LAST_SHARE_TIME = MAX_TIME - 4096
 
 /** A range of bytes [from, to). */
 type Edge = readonly [from: number, to: number]
+
+/** Whether the edges of a discard wait for space as writes do, and what ends that wait. */
+interface Patience {
+  readonly waits: boolean
+  readonly signal: AbortSignal | undefined
+}
+const PATIENT: Patience = { waits: true, signal: undefined }
 
 /**
  * What became of an attempt to write: done; or what has to be waited for, and no block was taken.
@@ -111,9 +119,16 @@ export class ThinDevice implements BlockDevice {
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
    * within the device. A promise only when it waits for space, or for the disk to read what a shared
    * block holds; the bytes are copied before.
+   * @param requester whose signal ends the wait for space: nothing was written then
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
     this.#mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
@@ -123,11 +138,15 @@ export class ThinDevice implements BlockDevice {
       if (entry !== UNMAPPED && !isShared(entry)) {
         const inPlace = this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
         if (inPlace === 'written') return
-        if (inPlace !== 'no space') return this.#writeLater(offset, size, buffer, at, inPlace)
+        if (inPlace !== 'no space') {
+          return this.#writeLater(offset, size, buffer, at, inPlace, requester)
+        }
       }
     }
     const outcome = this.#tryWrite(offset, size, buffer, at, null)
-    if (outcome !== 'written') return this.#writeLater(offset, size, buffer, at, outcome)
+    if (outcome !== 'written') {
+      return this.#writeLater(offset, size, buffer, at, outcome, requester)
+    }
   }
 
   /** Makes the device longer, for what was written past its end. */
@@ -151,14 +170,15 @@ export class ThinDevice implements BlockDevice {
    * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
    * end of the device ends its last block.
    * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @param signal ends their wait with its reason
    * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number, waits = true): Later<void> {
+  discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
     this.#mustBeWritable()
-    if (!this.#pool.space.hasRoomToUnmap) {
-      return this.#pool.space.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
-    }
-    return this.#discardNow(offset, length, waits)
+    const patience = { waits, signal }
+    if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
+    const hasRoom = this.#pool.space.makeRoomToUnmap()
+    return hasRoom.then(() => this.#discardNow(offset, length, patience))
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
@@ -195,9 +215,10 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Gives every unmapped block of a range a data block, which reads as zeros.
+   * @param signal ends a wait for space with its reason; what was given stays
    * @throws NO_DATA_SPACE before anything is done when there are not enough
    */
-  async preallocate(offset: number, length: number): Promise<void> {
+  async preallocate(offset: number, length: number, signal?: AbortSignal): Promise<void> {
     this.#mustBeWritable()
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
@@ -215,7 +236,7 @@ export class ThinDevice implements BlockDevice {
       if (this.table.get(vblock) === UNMAPPED) {
         const attempt = (): Later<Outcome> => this.#tryProvision(vblock)
         const outcome = attempt()
-        if (outcome !== 'written') await this.#insist(outcome, vblock, vblock, attempt)
+        if (outcome !== 'written') await this.#insist(outcome, vblock, vblock, attempt, signal)
       }
       if (slice.isOver) await this.#pool.pause(slice)
     }
@@ -238,8 +259,15 @@ export class ThinDevice implements BlockDevice {
   /**
    * Maps what `source` maps at whole blocks: nothing is copied, the blocks are shared until one
    * side writes. All of it is aligned to data blocks, but for a tail that ends both devices.
+   * @param signal ends a wait for space with its reason; what was shared stays
    */
-  async share(source: ThinDevice, from: number, to: number, length: number): Promise<void> {
+  async share(
+    source: ThinDevice,
+    from: number,
+    to: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { metadata } = this.#pool
     const first = from / this.#blockSize
     const base = to / this.#blockSize
@@ -251,7 +279,7 @@ export class ThinDevice implements BlockDevice {
     for (let i = 0; i < count; i++) {
       const room = (): true | null => this.#pool.space.hasMetadataRoom || null
       const vblock = (base + i) as VirtualBlock
-      if (!room()) await this.#pool.space.withSpace(this, 0, room)
+      if (!room()) await this.#pool.space.withSpace(this, 0, room, signal)
       while (this.#unfinished.has(vblock, vblock)) await this.#unfinished.ended(vblock, vblock)
       this.#mustBeWritable()
       source.#mustBeHere()
@@ -329,14 +357,16 @@ export class ThinDevice implements BlockDevice {
     buffer: Uint8Array,
     at: number,
     outcome: Later<Outcome>,
+    requester: Requester | undefined,
   ): Promise<void> {
+    const signal = requester?.signal()
     const held = Buffer.from(buffer.subarray(at, at + size))
     const first = Math.floor(offset / this.#blockSize)
     const last = Math.floor((offset + size - 1) / this.#blockSize)
     const attempt = (fetched: Fetched | null): Later<Outcome> =>
       this.#tryWrite(offset, size, held, 0, fetched)
-    return this.#insist(outcome, first, last, attempt, again =>
-      this.#pool.space.withSpace(this, size, again),
+    return this.#insist(outcome, first, last, attempt, signal, again =>
+      this.#pool.space.withSpace(this, size, again, signal),
     )
   }
 
@@ -344,6 +374,7 @@ export class ThinDevice implements BlockDevice {
    * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
    * it waits for what the last one lacked.
    * @param outcome of the first attempt
+   * @param signal ends a wait for space with its reason
    * @param withSpace waits for space, until an attempt finds some
    */
   async #insist(
@@ -351,8 +382,9 @@ export class ThinDevice implements BlockDevice {
     first: number,
     last: number,
     attempt: (fetched: Fetched | null) => Later<Outcome>,
+    signal?: AbortSignal,
     withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      this.#pool.space.withSpace(this, 0, again),
+      this.#pool.space.withSpace(this, 0, again, signal),
   ): Promise<void> {
     const again = (): Later<Outcome | null> => {
       const tried = attempt(null)
@@ -510,31 +542,36 @@ export class ThinDevice implements BlockDevice {
       // Most edges are zeros, and zeroing one in a shared block would take a new block.
       const found = Buffer.allocUnsafe(edge)
       await this.readLater(end, edge, found, 0)
-      if (!isZero(found)) await this.#zeroEdges([[end, end + edge]], true)
+      if (!isZero(found)) await this.#zeroEdges([[end, end + edge]], PATIENT)
     }
-    await this.#discardRest(begin, ALL, [], true)
+    await this.#discardRest(begin, ALL, [], PATIENT)
     // Where the device was cut off meanwhile, that end has yet to be cleared.
     if (this.size === end) this.#endIsClear = true
     else await this.#clearPastEnd()
   }
 
-  #discardNow(offset: number, length: number, waits: boolean): Later<void> {
+  #discardNow(offset: number, length: number, patience: Patience): Later<void> {
     this.#mustBeWritable()
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
     const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdges([[offset, end]], waits)
+    if (begin > last) return this.#zeroEdges([[offset, end]], patience)
     const edges: Edge[] = [
       [offset, begin * blockSize],
       [last * blockSize, end],
     ]
     const more = this.#unmapPiece(begin, last)
-    if (more !== null && more >= last) return this.#zeroEdges(edges, waits)
-    return this.#discardRest(more ?? begin, last, edges, waits)
+    if (more !== null && more >= last) return this.#zeroEdges(edges, patience)
+    return this.#discardRest(more ?? begin, last, edges, patience)
   }
 
-  async #discardRest(begin: number, last: number, edges: Edge[], waits: boolean): Promise<void> {
+  async #discardRest(
+    begin: number,
+    last: number,
+    edges: Edge[],
+    patience: Patience,
+  ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let at = begin; at < last; ) {
       await this.#pool.betweenSlices(slice)
@@ -543,7 +580,7 @@ export class ThinDevice implements BlockDevice {
       if (more === null) await this.#unfinished.ended(at, last)
       else at = more
     }
-    await this.#zeroEdges(edges, waits)
+    await this.#zeroEdges(edges, patience)
   }
 
   /**
@@ -568,23 +605,23 @@ export class ThinDevice implements BlockDevice {
   }
 
   /** Zeroes ranges that lie within one block each, where that is mapped. */
-  #zeroEdges(edges: Edge[], waits: boolean): Later<void> {
+  #zeroEdges(edges: Edge[], patience: Patience): Later<void> {
     const left: { edge: Edge; outcome: Later<Outcome> }[] = []
     for (const edge of edges) {
       if (edge[0] >= edge[1]) continue
       const outcome = this.#tryZero(edge[0], edge[1], null)
       if (outcome !== 'written') left.push({ edge, outcome })
     }
-    if (left.length > 0) return this.#zeroLater(left, waits)
+    if (left.length > 0) return this.#zeroLater(left, patience)
   }
 
   async #zeroLater(
     edges: { edge: Edge; outcome: Later<Outcome> }[],
-    waits: boolean,
+    { waits, signal }: Patience,
   ): Promise<void> {
     const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
       waits
-        ? this.#pool.space.withSpace(this, 0, again)
+        ? this.#pool.space.withSpace(this, 0, again, signal)
         : this.#pool.space.withSpaceNow(this, again)
     // All are tried: the second one may find room where the first did not.
     await allEnded(
@@ -592,7 +629,7 @@ export class ThinDevice implements BlockDevice {
         const vblock = Math.floor(from / this.#blockSize)
         const attempt = (fetched: Fetched | null): Later<Outcome> =>
           this.#tryZero(from, to, fetched)
-        return this.#insist(outcome, vblock, vblock, attempt, withSpace)
+        return this.#insist(outcome, vblock, vblock, attempt, signal, withSpace)
       }),
     )
   }

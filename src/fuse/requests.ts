@@ -5,7 +5,7 @@
  * allocate nothing. Here, and only here, errors become errnos.
  */
 import { constants } from 'node:os'
-import { assert, type Later, ThinfsError } from '../base/index.js'
+import { assert, interrupted, type Later, type Requester, ThinfsError } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   CREATE_IN,
@@ -70,6 +70,11 @@ import type { Slots } from './slots.js'
 
 const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
+/** Where no request is being handled. */
+const NONE = -1
+/** So many interrupts are kept of requests that did not come yet. */
+const MAX_EARLY = 64
+
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
 
@@ -125,8 +130,8 @@ export interface RequestsOptions {
   onFatal(err: unknown): void
 }
 
-/** Answers requests, for a session. */
-export class Requests {
+/** Answers requests, for a session. To the file system it is the requester of the one being handled. */
+export class Requests implements Requester {
   readonly #fs: FileSystem
   readonly #options: RequestsOptions
   readonly #directories: DirectoryStreams
@@ -136,8 +141,12 @@ export class Requests {
   readonly #places: ReplyPlaces
   /** READs that wait for a disk. */
   #nrReadsLater = 0
-  /** IOCTLs under way, by their number. */
-  readonly #ioctls = new Map<number, AbortController>()
+  /** The slot of the request that is being handled. */
+  #base = NONE
+  /** Of requests that may have to wait, by their number. */
+  readonly #controllers = new Map<number, AbortController>()
+  /** Requests, by their number, that an interrupt came for before them. */
+  readonly #early = new Set<number>()
   #stopped = false
 
   constructor(slots: Slots, replies: Replies, options: RequestsOptions) {
@@ -177,12 +186,51 @@ export class Requests {
       return
     }
     const ino = slots.u64(base + IN_HEADER.at.nodeid)
+    this.#base = base
     try {
       if (opcode === OPCODE.READ) this.#read(base, length, ino)
       else if (opcode === OPCODE.WRITE) this.#write(base, length, ino)
       else this.#dispatch(opcode, base, length, ino)
     } catch (err) {
       this.#refuse(base, this.#errno(opcode, ino, err))
+    } finally {
+      this.#base = NONE
+    }
+  }
+
+  signal(): AbortSignal {
+    assert(this.#base !== NONE, 'a request asks for its signal before it waits')
+    const number = this.#requestNumber(this.#base)
+    let controller = this.#controllers.get(number)
+    if (controller === undefined) {
+      controller = new AbortController()
+      this.#controllers.set(number, controller)
+      if (this.#early.delete(number)) controller.abort(interrupted())
+    }
+    return controller.signal
+  }
+
+  /**
+   * The caller of a request has got a signal: what only waits ends with EINTR. There is no answer to
+   * the interrupt itself.
+   *
+   * The kernel sends it once, behind its request; but a ring may bring the request later, for which
+   * the answer EAGAIN would get nobody another interrupt. So it is remembered. The numbers of requests
+   * that have been answered are among those, and harmless: none comes again.
+   * @param at where in `slots` the `unique` of the request is
+   */
+  interrupt(slots: Slots, at: number): void {
+    const number = numberAt(slots, at)
+    const controller = this.#controllers.get(number)
+    if (controller !== undefined) {
+      controller.abort(interrupted())
+      return
+    }
+    this.#early.add(number)
+    if (this.#early.size <= MAX_EARLY) return
+    for (const oldest of this.#early) {
+      this.#early.delete(oldest)
+      break
     }
   }
 
@@ -229,7 +277,8 @@ export class Requests {
       return
     }
     const offset = slots.u64(at + WRITE_IN.at.offset)
-    const put = this.#fs.write(ino, offset, size, slots.buffer, slots.rest(base, WRITE_IN.size))
+    const from = slots.rest(base, WRITE_IN.size)
+    const put = this.#fs.write(ino, offset, size, slots.buffer, from, this)
     if (typeof put === 'number') {
       // A loop device would take a short answer for success.
       assert(put === size, 'a WRITE was answered short')
@@ -264,9 +313,7 @@ export class Requests {
       case OPCODE.NOTIFY_REPLY:
         break // Not answered, and inodes here live without being looked up.
       case OPCODE.INTERRUPT:
-        // All but an ioctl end soon without being told to.
-        if (restSize < INTERRUPT_IN.size) break
-        this.#ioctls.get(this.#numberAt(at + INTERRUPT_IN.at.unique))?.abort()
+        if (restSize >= INTERRUPT_IN.size) this.interrupt(slots, at + INTERRUPT_IN.at.unique)
         break
 
       case OPCODE.INIT:
@@ -288,7 +335,7 @@ export class Requests {
         answer(fs.getattr(ino), encodeAttributes)
         break
       case OPCODE.SETATTR:
-        answer(fs.setattr(ino, attributeChange(slots, at)), encodeAttributes)
+        answer(fs.setattr(ino, attributeChange(slots, at), this), encodeAttributes)
         break
       case OPCODE.CREATE: {
         const flags = slots.u32(at + CREATE_IN.at.flags)
@@ -332,13 +379,7 @@ export class Requests {
           ...{ command, argument, input, outputSize: outSize },
           ...{ caller: this.#caller(base), isResent: this.isResent(base) },
         }
-        const number = this.#requestNumber(base)
-        const controller = new AbortController()
-        this.#ioctls.set(number, controller)
-        const ended = fs
-          .ioctl(ino, { ...call, signal: controller.signal })
-          .finally(() => this.#ioctls.delete(number))
-        answer<IoctlAnswer>(ended, encodeIoctl)
+        answer<IoctlAnswer>(fs.ioctl(ino, { ...call, signal: this.signal() }), encodeIoctl)
         break
       }
       case OPCODE.UNLINK: {
@@ -381,7 +422,7 @@ export class Requests {
       }
       case OPCODE.FALLOCATE: {
         const { offset, length: size, mode } = FALLOCATE_IN.read(slots.view, at)
-        answer(fs.fallocate(ino, mode, offset, size), encodeNothing)
+        answer(fs.fallocate(ino, mode, offset, size, this), encodeNothing)
         break
       }
       case OPCODE.LSEEK: {
@@ -393,7 +434,7 @@ export class Requests {
       case OPCODE.COPY_FILE_RANGE_64: {
         const { offIn, nodeidOut, offOut, len } = COPY_FILE_RANGE_IN.read(slots.view, at)
         const encode = opcode === OPCODE.COPY_FILE_RANGE ? encodeWrite : encodeCopy64
-        answer(fs.copyFileRange(ino, offIn, nodeidOut, offOut, len), encode)
+        answer(fs.copyFileRange(ino, offIn, nodeidOut, offOut, len, this), encode)
         break
       }
 
@@ -462,13 +503,7 @@ export class Requests {
 
   /** Identifies a request, and what it opens: the same when it is sent again, and no other's. */
   #requestNumber(base: number): number {
-    return this.#numberAt(base + IN_HEADER.at.unique)
-  }
-
-  /** The number in the `unique` at byte `at`. */
-  #numberAt(at: number): number {
-    const high = this.#slots.u32(at + 4) & 0x7fff_ffff
-    return high * 2 ** 32 + this.#slots.u32(at)
+    return numberAt(this.#slots, base + IN_HEADER.at.unique)
   }
 
   /** Whether the request was sent before, to an earlier process. */
@@ -499,9 +534,11 @@ export class Requests {
     place: Slots,
     at: number,
   ): Promise<void> {
+    const number = this.#requestNumber(base)
     const low = this.#slots.u32(base + IN_HEADER.at.unique)
     const high = this.#slots.u32(base + IN_HEADER.at.unique + 4)
     const reply = (length: number, errno: number): void => {
+      this.#controllers.delete(number)
       if (this.#stopped) return
       place.setU32(at + OUT_HEADER.at.unique, low)
       place.setU32(at + OUT_HEADER.at.unique + 4, high)
@@ -533,6 +570,10 @@ export class Requests {
     this.#replies.reply(this.#slots, base, 0, errno)
   }
 }
+
+/** The number in the `unique` at byte `at`: the same when the request is sent again. */
+const numberAt = (slots: Slots, at: number): number =>
+  (slots.u32(at + 4) & 0x7fff_ffff) * 2 ** 32 + slots.u32(at)
 
 /** Copies the request's id into the first slot of `to`, which makes that the reply. */
 function copyUnique(slots: Slots, base: number, to: Slots): void {
