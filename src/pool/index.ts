@@ -10,5 +10,5 @@ export {
   type PoolMode,
   type PoolOptions,
 } from './options.js'
-export { isBehind, mustBeLabelled, olderError } from './recovery.js'
+export { isBehind, mayBeNewer, mustBeLabelled, mustHaveHoles, olderError } from './recovery.js'
 export { ThinPool } from './thin-pool.js'
