@@ -14,6 +14,7 @@ import {
   type DevId,
   isZero,
   type Later,
+  type Requester,
   Slice,
   ThinfsError,
   type VirtualBlock,
@@ -23,7 +24,7 @@ import type { BlockDevice } from './block-device.js'
 import { dataBlockOf, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import type { Provisioner } from './provisioner.js'
-import { type Edge, ThinWrites } from './thin-writes.js'
+import { type Edge, PATIENT, type Patience, ThinWrites } from './thin-writes.js'
 import type { WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
@@ -98,10 +99,17 @@ export class ThinDevice implements BlockDevice {
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
    * within the device. A promise only when it waits for space, or for the disk to read what a shared
    * block holds; the bytes are copied before.
+   * @param requester whose signal ends the wait for space: nothing was written then
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
-    return this.#writes.write(offset, size, buffer, at)
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    return this.#writes.write(offset, size, buffer, at, requester)
   }
 
   /** Makes the device longer, for what was written past its end. */
@@ -125,14 +133,15 @@ export class ThinDevice implements BlockDevice {
    * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
    * end of the device ends its last block.
    * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @param signal ends their wait with its reason
    * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number, waits = true): Later<void> {
+  discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
     this.mustBeWritable()
-    if (!this.#pool.space.hasRoomToUnmap) {
-      return this.#pool.space.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
-    }
-    return this.#discardNow(offset, length, waits)
+    const patience = { waits, signal }
+    if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
+    const hasRoom = this.#pool.space.makeRoomToUnmap()
+    return hasRoom.then(() => this.#discardNow(offset, length, patience))
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
@@ -169,9 +178,10 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Gives every unmapped block of a range a data block, which reads as zeros.
+   * @param signal ends a wait for space with its reason; what was given stays
    * @throws NO_DATA_SPACE before anything is done when there are not enough
    */
-  async preallocate(offset: number, length: number): Promise<void> {
+  async preallocate(offset: number, length: number, signal?: AbortSignal): Promise<void> {
     this.mustBeWritable()
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
@@ -187,7 +197,7 @@ export class ThinDevice implements BlockDevice {
     for (let vblock = begin; vblock < end; vblock++) {
       this.mustBeHere()
       if (this.table.get(vblock) === UNMAPPED) {
-        const provisioned = this.#writes.provision(vblock)
+        const provisioned = this.#writes.provision(vblock, signal)
         if (provisioned !== undefined) await provisioned
       }
       if (slice.isOver) await this.#pool.pause(slice)
@@ -211,8 +221,15 @@ export class ThinDevice implements BlockDevice {
   /**
    * Maps what `source` maps at whole blocks: nothing is copied, the blocks are shared until one
    * side writes. All of it is aligned to data blocks, but for a tail that ends both devices.
+   * @param signal ends a wait for space with its reason; what was shared stays
    */
-  async share(source: ThinDevice, from: number, to: number, length: number): Promise<void> {
+  async share(
+    source: ThinDevice,
+    from: number,
+    to: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { metadata } = this.#pool
     const first = from / this.#blockSize
     const base = to / this.#blockSize
@@ -224,7 +241,7 @@ export class ThinDevice implements BlockDevice {
     for (let i = 0; i < count; i++) {
       const room = (): true | null => this.#pool.space.hasMetadataRoom || null
       const vblock = (base + i) as VirtualBlock
-      if (!room()) await this.#pool.space.withSpace(this, 0, room)
+      if (!room()) await this.#pool.space.withSpace(this, 0, room, signal)
       while (this.#writes.unfinished.has(vblock, vblock))
         await this.#writes.unfinished.ended(vblock, vblock)
       this.mustBeWritable()
@@ -307,31 +324,36 @@ export class ThinDevice implements BlockDevice {
       // Most edges are zeros, and zeroing one in a shared block would take a new block.
       const found = Buffer.allocUnsafe(edge)
       await this.readLater(end, edge, found, 0)
-      if (!isZero(found)) await this.#writes.zero([[end, end + edge]], true)
+      if (!isZero(found)) await this.#writes.zero([[end, end + edge]], PATIENT)
     }
-    await this.#discardRest(begin, ALL, [], true)
+    await this.#discardRest(begin, ALL, [], PATIENT)
     // Where the device was cut off meanwhile, that end has yet to be cleared.
     if (this.size === end) this.#endIsClear = true
     else await this.#clearPastEnd()
   }
 
-  #discardNow(offset: number, length: number, waits: boolean): Later<void> {
+  #discardNow(offset: number, length: number, patience: Patience): Later<void> {
     this.mustBeWritable()
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
     const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#writes.zero([[offset, end]], waits)
+    if (begin > last) return this.#writes.zero([[offset, end]], patience)
     const edges: Edge[] = [
       [offset, begin * blockSize],
       [last * blockSize, end],
     ]
     const more = this.#unmapPiece(begin, last)
-    if (more !== null && more >= last) return this.#writes.zero(edges, waits)
-    return this.#discardRest(more ?? begin, last, edges, waits)
+    if (more !== null && more >= last) return this.#writes.zero(edges, patience)
+    return this.#discardRest(more ?? begin, last, edges, patience)
   }
 
-  async #discardRest(begin: number, last: number, edges: Edge[], waits: boolean): Promise<void> {
+  async #discardRest(
+    begin: number,
+    last: number,
+    edges: Edge[],
+    patience: Patience,
+  ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let at = begin; at < last; ) {
       await this.#pool.betweenSlices(slice)
@@ -340,7 +362,7 @@ export class ThinDevice implements BlockDevice {
       if (more === null) await this.#writes.unfinished.ended(at, last)
       else at = more
     }
-    await this.#writes.zero(edges, waits)
+    await this.#writes.zero(edges, patience)
   }
 
   /**

@@ -4,7 +4,7 @@
  * An attempt that lacks something (space, what a shared block holds, the end of another write of the
  * same block) has taken no block and changed nothing. The next one is made when that is there.
  */
-import { allEnded, assert, isNoSpace, type Later } from '../base/index.js'
+import { allEnded, assert, isNoSpace, type Later, type Requester } from '../base/index.js'
 import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
 import type { Provisioner } from './provisioner.js'
 import { UnfinishedWrites } from './unfinished-writes.js'
@@ -12,6 +12,13 @@ import { type Fetched, MAX_IO, type PlanOwner, type WritePlan } from './write-pl
 
 /** A range of bytes [from, to). */
 export type Edge = readonly [from: number, to: number]
+
+/** Whether the edges of a discard wait for space as writes do, and what ends that wait. */
+export interface Patience {
+  readonly waits: boolean
+  readonly signal: AbortSignal | undefined
+}
+export const PATIENT: Patience = { waits: true, signal: undefined }
 
 /** The device, which may go while an attempt waits. */
 export interface WritesOwner extends PlanOwner {
@@ -46,7 +53,13 @@ export class ThinWrites {
   }
 
   /** See `ThinDevice.write`. */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
     this.#device.mustBeReadable()
     const blockSize = this.#blockSize
     const vblock = Math.floor(offset / blockSize)
@@ -56,29 +69,36 @@ export class ThinWrites {
       if (entry !== UNMAPPED && !isShared(entry)) {
         const inPlace = this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
         if (inPlace === 'written') return
-        if (inPlace !== 'no space') return this.#writeLater(offset, size, buffer, at, inPlace)
+        if (inPlace !== 'no space') {
+          return this.#writeLater(offset, size, buffer, at, inPlace, requester)
+        }
       }
     }
     const outcome = this.#tryWrite(offset, size, buffer, at, null)
-    if (outcome !== 'written') return this.#writeLater(offset, size, buffer, at, outcome)
+    if (outcome !== 'written') {
+      return this.#writeLater(offset, size, buffer, at, outcome, requester)
+    }
   }
 
-  /** Gives a virtual block that is not mapped a data block, which reads as zeros. */
-  provision(vblock: number): Later<void> {
+  /**
+   * Gives a virtual block that is not mapped a data block, which reads as zeros.
+   * @param signal ends a wait for space with its reason
+   */
+  provision(vblock: number, signal?: AbortSignal): Later<void> {
     const attempt = (): Later<Outcome> => this.#tryProvision(vblock)
     const outcome = attempt()
-    if (outcome !== 'written') return this.#insist(outcome, vblock, vblock, attempt)
+    if (outcome !== 'written') return this.#insist(outcome, vblock, vblock, attempt, signal)
   }
 
   /** Zeroes ranges that lie within one block each, where that is mapped. */
-  zero(edges: Edge[], waits: boolean): Later<void> {
+  zero(edges: Edge[], patience: Patience): Later<void> {
     const left: { edge: Edge; outcome: Later<Outcome> }[] = []
     for (const edge of edges) {
       if (edge[0] >= edge[1]) continue
       const outcome = this.#tryZero(edge[0], edge[1], null)
       if (outcome !== 'written') left.push({ edge, outcome })
     }
-    if (left.length > 0) return this.#zeroLater(left, waits)
+    if (left.length > 0) return this.#zeroLater(left, patience)
   }
 
   // --- inside ---
@@ -90,14 +110,16 @@ export class ThinWrites {
     buffer: Uint8Array,
     at: number,
     outcome: Later<Outcome>,
+    requester: Requester | undefined,
   ): Promise<void> {
+    const signal = requester?.signal()
     const held = Buffer.from(buffer.subarray(at, at + size))
     const first = Math.floor(offset / this.#blockSize)
     const last = Math.floor((offset + size - 1) / this.#blockSize)
     const attempt = (fetched: Fetched | null): Later<Outcome> =>
       this.#tryWrite(offset, size, held, 0, fetched)
-    return this.#insist(outcome, first, last, attempt, again =>
-      this.#pool.space.withSpace(this.#device, size, again),
+    return this.#insist(outcome, first, last, attempt, signal, again =>
+      this.#pool.space.withSpace(this.#device, size, again, signal),
     )
   }
 
@@ -105,6 +127,7 @@ export class ThinWrites {
    * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
    * it waits for what the last one lacked.
    * @param outcome of the first attempt
+   * @param signal ends a wait for space with its reason
    * @param withSpace waits for space, until an attempt finds some
    */
   async #insist(
@@ -112,8 +135,9 @@ export class ThinWrites {
     first: number,
     last: number,
     attempt: (fetched: Fetched | null) => Later<Outcome>,
+    signal?: AbortSignal,
     withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      this.#pool.space.withSpace(this.#device, 0, again),
+      this.#pool.space.withSpace(this.#device, 0, again, signal),
   ): Promise<void> {
     const again = (): Later<Outcome | null> => {
       const tried = attempt(null)
@@ -264,11 +288,11 @@ export class ThinWrites {
 
   async #zeroLater(
     edges: { edge: Edge; outcome: Later<Outcome> }[],
-    waits: boolean,
+    { waits, signal }: Patience,
   ): Promise<void> {
     const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
       waits
-        ? this.#pool.space.withSpace(this.#device, 0, again)
+        ? this.#pool.space.withSpace(this.#device, 0, again, signal)
         : this.#pool.space.withSpaceNow(this.#device, again)
     // All are tried: the second one may find room where the first did not.
     await allEnded(
@@ -276,7 +300,7 @@ export class ThinWrites {
         const vblock = Math.floor(from / this.#blockSize)
         const attempt = (fetched: Fetched | null): Later<Outcome> =>
           this.#tryZero(from, to, fetched)
-        return this.#insist(outcome, vblock, vblock, attempt, withSpace)
+        return this.#insist(outcome, vblock, vblock, attempt, signal, withSpace)
       }),
     )
   }

@@ -6,9 +6,10 @@ import type { Later } from '../base/index.js'
 import { IN_HEADER, OUT_HEADER, opcodeName } from './abi.js'
 import type { Encode } from './encode.js'
 import { errnoNumber } from './errno.js'
+import type { Interrupts } from './interrupts.js'
 import type { Replies } from './replies.js'
 import { ReplyPlaces } from './reply-places.js'
-import type { Slots } from './slots.js'
+import { numberAt, type Slots } from './slots.js'
 
 export interface AnswersOptions {
   /** The file system failed a request; it was answered with the error's errno. */
@@ -20,13 +21,15 @@ export interface AnswersOptions {
 export class Answers {
   readonly #options: AnswersOptions
   readonly places: ReplyPlaces
+  readonly #interrupts: Interrupts
   /** Where requests are, and by way of what they are answered. */
   #slots: Slots
   #replies: Replies
   #stopped = false
 
-  constructor(slots: Slots, replies: Replies, options: AnswersOptions) {
+  constructor(slots: Slots, replies: Replies, interrupts: Interrupts, options: AnswersOptions) {
     this.#options = options
+    this.#interrupts = interrupts
     this.#slots = slots
     this.#replies = replies
     this.places = new ReplyPlaces(slots)
@@ -93,9 +96,11 @@ export class Answers {
     place: Slots,
     at: number,
   ): Promise<void> {
+    const number = numberAt(this.#slots, base + IN_HEADER.at.unique)
     const low = this.#slots.u32(base + IN_HEADER.at.unique)
     const high = this.#slots.u32(base + IN_HEADER.at.unique + 4)
     const reply = (length: number, errno: number): void => {
+      this.#interrupts.answered(number)
       if (this.#stopped) return
       place.setU32(at + OUT_HEADER.at.unique, low)
       place.setU32(at + OUT_HEADER.at.unique + 4, high)

@@ -1,6 +1,6 @@
 /** Requests about the content of files. READ and WRITE allocate nothing. */
 import { constants } from 'node:os'
-import { assert } from '../base/index.js'
+import { assert, type Requester } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   FALLOCATE_IN,
@@ -38,12 +38,15 @@ const WRITE_LENGTH = IN_HEADER.size + WRITE_IN.size
 export class FileRequests {
   readonly #fs: FileSystem
   readonly #answers: Answers
+  readonly #requester: Requester
   /** READs that wait for a disk. */
   #nrReadsLater = 0
 
-  constructor(fileSystem: FileSystem, answers: Answers) {
+  /** @param requester of the request at hand */
+  constructor(fileSystem: FileSystem, answers: Answers, requester: Requester) {
     this.#fs = fileSystem
     this.#answers = answers
+    this.#requester = requester
   }
 
   /** Whether a READ waits for a disk. */
@@ -95,7 +98,8 @@ export class FileRequests {
       return
     }
     const offset = slots.u64(at + WRITE_IN.at.offset)
-    const put = this.#fs.write(ino, offset, size, slots.buffer, slots.rest(base, WRITE_IN.size))
+    const from = slots.rest(base, WRITE_IN.size)
+    const put = this.#fs.write(ino, offset, size, slots.buffer, from, this.#requester)
     if (typeof put === 'number') {
       // A loop device would take a short answer for success.
       assert(put === size, 'a WRITE was answered short')
@@ -134,7 +138,8 @@ export class FileRequests {
       }
       case OPCODE.FALLOCATE: {
         const { offset, length, mode } = FALLOCATE_IN.read(slots.view, at)
-        request.answer(fs.fallocate(ino, mode, offset, length), encodeNothing)
+        const done = fs.fallocate(ino, mode, offset, length, this.#requester)
+        request.answer(done, encodeNothing)
         return true
       }
       case OPCODE.LSEEK: {
@@ -146,7 +151,8 @@ export class FileRequests {
       case OPCODE.COPY_FILE_RANGE_64: {
         const { offIn, nodeidOut, offOut, len } = COPY_FILE_RANGE_IN.read(slots.view, at)
         const encode = opcode === OPCODE.COPY_FILE_RANGE ? encodeWrite : encodeCopy64
-        request.answer(fs.copyFileRange(ino, offIn, nodeidOut, offOut, len), encode)
+        const copied = fs.copyFileRange(ino, offIn, nodeidOut, offOut, len, this.#requester)
+        request.answer(copied, encode)
         return true
       }
       default:

@@ -5,7 +5,7 @@
  * died: then what it wanted to make is there, and what it wanted to take away is not.
  */
 import { constants } from 'node:os'
-import { type Later, ThinfsError } from '../base/index.js'
+import { type Later, type Requester, ThinfsError } from '../base/index.js'
 import {
   CREATE_IN,
   FATTR,
@@ -43,9 +43,12 @@ const S_IFREG = 0o100000
 export class NameRequests {
   readonly #fs: FileSystem
   readonly #directories: DirectoryStreams
+  readonly #requester: Requester
 
-  constructor(fileSystem: FileSystem) {
+  /** @param requester of the request at hand */
+  constructor(fileSystem: FileSystem, requester: Requester) {
     this.#fs = fileSystem
+    this.#requester = requester
     this.#directories = new DirectoryStreams(fileSystem)
   }
 
@@ -61,7 +64,10 @@ export class NameRequests {
         request.answer(fs.getattr(ino), encodeAttributes)
         return true
       case OPCODE.SETATTR:
-        request.answer(fs.setattr(ino, attributeChange(slots, request.at)), encodeAttributes)
+        request.answer(
+          fs.setattr(ino, attributeChange(slots, request.at), this.#requester),
+          encodeAttributes,
+        )
         return true
       case OPCODE.CREATE: {
         const flags = request.u32(CREATE_IN.at.flags)

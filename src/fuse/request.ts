@@ -15,7 +15,6 @@ import {
   GETXATTR_IN,
   IN_HEADER,
   INIT_IN,
-  INTERRUPT_IN,
   IOCTL_IN,
   LSEEK_IN,
   MKNOD_IN,
@@ -31,7 +30,7 @@ import type { Answers } from './answers.js'
 import type { Encode } from './encode.js'
 import type { Caller } from './file-system.js'
 import { readNames } from './names.js'
-import type { Slots } from './slots.js'
+import { numberAt, type Slots } from './slots.js'
 
 /** Bytes of the structure behind a request's header, by opcode. */
 const BODY_SIZES = new Map<number, number>([
@@ -128,11 +127,6 @@ export class Request {
     return numberAt(this.slots, this.base + IN_HEADER.at.unique)
   }
 
-  /** The number of the request that this one interrupts. */
-  get interrupted(): number {
-    return numberAt(this.slots, this.at + INTERRUPT_IN.at.unique)
-  }
-
   /** Whether the request was sent before, to an earlier process. */
   get isResent(): boolean {
     return isResent(this.slots, this.base)
@@ -158,9 +152,3 @@ export class Request {
 /** Whether the request in the slot at byte `base` was sent before, to an earlier process. */
 export const isResent = (slots: Slots, base: number): boolean =>
   slots.u32(base + IN_HEADER.at.unique + 4) >>> 31 === 1
-
-/** The number in the `unique` at byte `at`. */
-function numberAt(slots: Slots, at: number): number {
-  const high = slots.u32(at + 4) & 0x7fff_ffff
-  return high * 2 ** 32 + slots.u32(at)
-}

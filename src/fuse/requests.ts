@@ -8,6 +8,7 @@ import { Answers, type AnswersOptions } from './answers.js'
 import { encodeIoctl, encodeNothing, encodeStatistics } from './encode.js'
 import { FileRequests } from './file-requests.js'
 import type { FileSystem, IoctlAnswer } from './file-system.js'
+import { Interrupts } from './interrupts.js'
 import { NameRequests } from './name-requests.js'
 import type { Replies } from './replies.js'
 import { isResent, Request } from './request.js'
@@ -39,16 +40,17 @@ export class Requests {
   readonly #request: Request
   readonly #files: FileRequests
   readonly #names: NameRequests
-  /** IOCTLs under way, by their number. */
-  readonly #ioctls = new Map<number, AbortController>()
+  readonly #interrupts: Interrupts
 
   constructor(slots: Slots, replies: Replies, options: RequestsOptions) {
     this.#fs = options.fileSystem
     this.#options = options
-    this.#answers = new Answers(slots, replies, options)
+    const interrupts = new Interrupts(slots)
+    this.#interrupts = interrupts
+    this.#answers = new Answers(slots, replies, interrupts, options)
     this.#request = new Request(this.#answers)
-    this.#files = new FileRequests(options.fileSystem, this.#answers)
-    this.#names = new NameRequests(options.fileSystem)
+    this.#files = new FileRequests(options.fileSystem, this.#answers, interrupts)
+    this.#names = new NameRequests(options.fileSystem, interrupts)
   }
 
   /** Requests come in other slots from now on, which stay theirs until they are answered. */
@@ -71,6 +73,11 @@ export class Requests {
     return isResent(this.#answers.slots, base)
   }
 
+  /** See `Interrupts.interrupt`. */
+  interrupt(slots: Slots, at: number): void {
+    this.#interrupts.interrupt(slots, at)
+  }
+
   /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
   handle(base: number, length: number): void {
     const { slots } = this.#answers
@@ -82,6 +89,7 @@ export class Requests {
       return
     }
     const ino = slots.u64(base + IN_HEADER.at.nodeid)
+    this.#interrupts.handling(slots, base)
     try {
       if (opcode === OPCODE.READ) this.#files.read(base, length, ino)
       else if (opcode === OPCODE.WRITE) this.#files.write(base, length, ino)
@@ -89,6 +97,8 @@ export class Requests {
       else this.#answers.refuse(base, EINVAL)
     } catch (err) {
       this.#answers.fail(opcode, base, ino, err)
+    } finally {
+      this.#interrupts.handled()
     }
   }
 
@@ -101,9 +111,8 @@ export class Requests {
       case OPCODE.NOTIFY_REPLY:
         break // Not answered, and inodes here live without being looked up.
       case OPCODE.INTERRUPT:
-        // All but an ioctl end soon without being told to.
         if (request.restSize < INTERRUPT_IN.size) break
-        this.#ioctls.get(request.interrupted)?.abort()
+        this.interrupt(request.slots, request.at + INTERRUPT_IN.at.unique)
         break
       case OPCODE.INIT:
         request.reply(this.#options.onInit(request.slots, request.base))
@@ -129,20 +138,17 @@ export class Requests {
 
   #ioctl(request: Request): void {
     const fs = this.#fs
-    const { slots, at, rest, restSize, caller, isResent, number } = request
+    const { slots, at, rest, restSize, caller, isResent } = request
     const { cmd: command, arg: argument, inSize, outSize } = IOCTL_IN.read(slots.view, at)
     if (fs.ioctl === undefined || inSize > restSize) {
       request.refuse(ENOTTY)
       return
     }
     const input = Buffer.from(slots.buffer.subarray(rest, rest + inSize))
-    const controller = new AbortController()
     const call = {
       ...{ command, argument, input, outputSize: outSize },
-      ...{ caller, isResent, signal: controller.signal },
+      ...{ caller, isResent, signal: this.#interrupts.signal() },
     }
-    this.#ioctls.set(number, controller)
-    const ended = fs.ioctl(request.ino, call).finally(() => this.#ioctls.delete(number))
-    request.answer<IoctlAnswer>(ended, encodeIoctl)
+    request.answer<IoctlAnswer>(fs.ioctl(request.ino, call), encodeIoctl)
   }
 }

@@ -11,5 +11,5 @@ export {
   type PoolMode,
   type PoolOptions,
 } from './options.js'
-export { isBehind, mustBeLabelled, olderError } from './recovery.js'
+export { isBehind, mayBeNewer, mustBeLabelled, mustHaveHoles, olderError } from './recovery.js'
 export { ThinPool } from './thin-pool.js'

@@ -20,7 +20,16 @@
  */
 import { isNoSpace } from '../base/index.js'
 import { PendingChanges } from './journal-changes.js'
-import { BASE, CHANGES, CLEAN, FRAME, frame, frames, identityOf, isNewer } from './journal-frames.js'
+import {
+  BASE,
+  CHANGES,
+  CLEAN,
+  FRAME,
+  frame,
+  frames,
+  identityOf,
+  isNewer,
+} from './journal-frames.js'
 import { type JournalState, judge } from './journal-state.js'
 
 /** Where a journal is kept: a small file that is appended to and now and then replaced. */

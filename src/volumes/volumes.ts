@@ -37,6 +37,8 @@ export interface VolumesOptions {
   onChange: (what: string, volume: string, devId: number) => void
   /** What was odd when the pool was opened, a sentence each. */
   warnings?: readonly string[]
+  /** Why the pool, which is opened to be read, would not be opened to be written to. */
+  refusal?: string | null
   /** A command has set a size: whoever caches content has to know before it is answered. */
   onResized: (devId: number, size: number) => Promise<void>
 }

@@ -1,6 +1,7 @@
 // A pool that has no room, or whose host has none: who waits, who fails, and how it goes on.
 import t from 'tap'
-import { bytes } from '../../src/base/index.js'
+import { bytes, interrupted } from '../../src/base/index.js'
+import type { ThinDevice } from '../../src/device/index.js'
 import { checkMetadata, ThinMetadata } from '../../src/metadata/index.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
@@ -139,6 +140,69 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
     await turns()
     t.equal(cut.state, 'done')
     t.equal(byteAt(device, 512), 0)
+  })
+})
+
+t.test('a signal ends the wait of who has got it', async t => {
+  const waiting = async () => {
+    const memory = files(4)
+    const { pool } = await openFiles(memory, { onFull: 'queue' })
+    const device = thin(pool, 0)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    pool.devices.createSnap(devId(1), devId(0))
+    await pool.commit()
+    const killed = new AbortController()
+    return { memory, pool, device, killed, signal: killed.signal }
+  }
+  const WAITS: Record<string, (device: ThinDevice, signal: AbortSignal) => void | Promise<void>> = {
+    'a write': (device, signal) =>
+      device.write(7 * BLOCK, 512, filled(512, 2), 0, { signal: () => signal }),
+    'a write of a shared block': (device, signal) =>
+      device.write(BLOCK, 512, filled(512, 2), 0, { signal: () => signal }),
+    zeroing: (device, signal) => device.discard(512, 512, true, signal),
+  }
+  for (const [what, wait] of Object.entries(WAITS)) {
+    await t.test(what, async t => {
+      const { memory, pool, device, killed, signal } = await waiting()
+      const one = follow(() => wait(device, signal))
+      const other = follow(() => device.write(8 * BLOCK, 512, filled(512, 3), 0))
+      await turns()
+      t.equal(pool.space.writesWaiting, 2)
+      killed.abort(interrupted())
+      await turns()
+      t.same([one.state, other.state], ['CANCELLED', 'waits'])
+      t.equal(pool.space.writesWaiting, 1)
+      pool.devices.delete(devId(1))
+      await device.discard(2 * BLOCK, 2 * BLOCK)
+      await pool.commit()
+      await turns()
+      t.equal(other.state, 'done')
+      t.same(
+        [0, 512, BLOCK, 7 * BLOCK, 8 * BLOCK].map(at => byteAt(device, at)),
+        [1, 1, 1, 0, 3],
+      )
+      await pool.close()
+      t.same(checkMetadata(memory.metadata).problems, [])
+    })
+  }
+
+  await t.test('before it waits: a signal that came while its blocks were read', async t => {
+    const { memory, pool, device, killed, signal } = await waiting()
+    memory.data.inMemory = false
+    await device.discard(3 * BLOCK, BLOCK)
+    pool.devices.delete(devId(1))
+    await pool.commit()
+    pool.devices.createSnap(devId(1), devId(0))
+    const write = follow(() =>
+      device.write(BLOCK + 512, 512, filled(512, 2), 0, { signal: () => signal }),
+    )
+    // While it is read somebody else takes the last block.
+    const other = follow(() => thin(pool, 2).write(0, BLOCK, filled(BLOCK, 3), 0))
+    killed.abort(interrupted())
+    await turns()
+    t.same([write.state, other.state], ['CANCELLED', 'done'])
+    t.equal(pool.space.writesWaiting, 0)
+    await pool.close()
   })
 })
 

@@ -194,6 +194,45 @@ for (const taken of ['open', 'closed'] as const) {
   }
 }
 
+const UNLABELLED = {
+  code: 'POOL_MISMATCH',
+  message:
+    /^metadata: 2 data blocks that it calls free hold data.*closed without any.*--accept-metadata/,
+}
+
+for (const end of ['killed', 'closed'] as const) {
+  t.test(`data that lost its label beside older files of a closed pool: it was ${end}`, async t => {
+    const { old, files } = await goesOn('closed', end)
+    const lost = copyOf(files)
+    lost.data.label = null
+    const mixed = { ...copyOf(old), data: lost.data }
+    const before = [mixed.metadata.image, mixed.data.image, mixed.journal.content].map(b =>
+      Buffer.from(b),
+    )
+    await t.rejects(openFiles(mixed), UNLABELLED)
+    t.same([mixed.metadata.image, mixed.data.image, mixed.journal.content], before, 'as it was')
+    await openFiles({ ...mixed, journal: mixed.journal.copy() }, { readOnly: true })
+
+    const accepted = { ...copyOf(mixed) }
+    const { pool } = await openFiles(accepted, { acceptMetadata: true })
+    t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'whoever gets them sees nothing')
+    await pool.close()
+    t.equal((await openFiles(accepted)).pool.mode, 'write')
+    t.equal((await openFiles(lost)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
+  })
+}
+
+t.test('pools whose data never has a label are served, closed, copied and killed', async t => {
+  const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  files.data.keepsLabels = false
+  for (const [i, end] of (['closed', 'closed', 'killed', 'killed', 'closed'] as const).entries()) {
+    await write(files, 2 * i, 2, end)
+    const copied = copyOf(files)
+    copied.data.keepsLabels = false
+    t.equal((await openFiles(copied)).pool.space.nrFreeDataBlocks, 64 - 2 * (i + 1), end)
+  }
+})
+
 t.test('a store that keeps no label, or loses it, is no doubt', async t => {
   const { files } = await goesOn('open', 'killed')
   files.data.label = null
