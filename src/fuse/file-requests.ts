@@ -28,6 +28,7 @@ import { type FileSystem, WAITS } from './file-system.js'
 import { MAX_IO } from './init.js'
 import { later } from './later.js'
 import type { Request } from './request.js'
+import type { Slots } from './slots.js'
 
 const { EINVAL } = constants.errno
 
@@ -55,9 +56,8 @@ export class FileRequests {
   }
 
   /** READ: the request of `length` bytes in the slot at byte `base`. */
-  read(base: number, length: number, ino: number): void {
+  read(slots: Slots, base: number, length: number, ino: number): void {
     const answers = this.#answers
-    const { slots } = answers
     const at = base + slots.body
     const size = slots.u32(at + READ_IN.at.size)
     if (length < READ_LENGTH || size > MAX_IO) {
@@ -88,9 +88,8 @@ export class FileRequests {
   }
 
   /** WRITE, likewise. */
-  write(base: number, length: number, ino: number): void {
+  write(slots: Slots, base: number, length: number, ino: number): void {
     const answers = this.#answers
-    const { slots } = answers
     const at = base + slots.body
     const size = slots.u32(at + WRITE_IN.at.size)
     if (length < WRITE_LENGTH || size > length - WRITE_LENGTH) {

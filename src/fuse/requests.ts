@@ -91,8 +91,8 @@ export class Requests {
     const ino = slots.u64(base + IN_HEADER.at.nodeid)
     this.#interrupts.handling(slots, base)
     try {
-      if (opcode === OPCODE.READ) this.#files.read(base, length, ino)
-      else if (opcode === OPCODE.WRITE) this.#files.write(base, length, ino)
+      if (opcode === OPCODE.READ) this.#files.read(slots, base, length, ino)
+      else if (opcode === OPCODE.WRITE) this.#files.write(slots, base, length, ino)
       else if (this.#request.take(opcode, base, length, ino)) this.#dispatch(this.#request)
       else this.#answers.refuse(base, EINVAL)
     } catch (err) {
