@@ -46,6 +46,8 @@ export interface UpgradeDevice extends FuseDevice {
   readonly slots: Slots
   /** Asynchronous requests that the kernel may have under way at a time. */
   readonly maxBackground: number
+  /** Told of an interrupt, which comes another way than requests: see `Requests.interrupt`. */
+  onInterrupt: (slots: Slots, at: number) => void
   /**
    * Makes the kernel send requests this way: called once, directly after the answer to INIT.
    * @throws NOT_SUPPORTED when the kernel refuses: requests go on coming as they did
@@ -162,6 +164,7 @@ export class FuseSession implements Session {
     this.#slots = next.slots
     this.#replies = this.#repliesTo(next)
     this.#requests.moveTo(this.#slots, this.#replies)
+    next.onInterrupt = (slots, at) => this.#requests.interrupt(slots, at)
     next.watch(this.#drain)
     return true
   }

@@ -19,6 +19,8 @@ export interface Capabilities {
   readonly seeksHoles: boolean
   /** copy_file_range(2) reaches the file system; without it the kernel reads and writes. */
   readonly copiesRanges: boolean
+  /** A signal ends a request that only waits: its caller need not wait for the answer. */
+  readonly interrupts: boolean
 }
 
 export interface SessionOptions {

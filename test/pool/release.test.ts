@@ -136,7 +136,7 @@ t.test('closing', async t => {
         () => device.write(0, 512, filled(512, 2), 0),
         () => device.discard(0, BLOCK),
         () => pool.map(device.devId, 5 as never, 3 as never, 0),
-        () => pool.createThin(7 as never),
+        () => pool.devices.createThin(7 as never),
       ]) {
         try {
           await request()
