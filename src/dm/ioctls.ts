@@ -4,7 +4,7 @@
  * Source: drivers/md/dm-ioctl.c for the order of checks and for what each command answers.
  */
 import { constants } from 'node:os'
-import { errnoOf, refused, viewOf } from '../base/index.js'
+import { errnoOf, refused, ThinfsError, viewOf } from '../base/index.js'
 import {
   commandOf,
   DM_FLAG,
@@ -51,6 +51,13 @@ export interface Caller {
   isResent?: boolean
   /** So many bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
   readBehind(length: number): Promise<Buffer>
+}
+
+/** A device is asked for that there is not: whoever makes it asks before, so that it is no mistake. */
+export class NoDevice extends ThinfsError {
+  constructor(detail: string) {
+    super('BAD_ARGUMENT', detail, { errno: 'ENXIO' })
+  }
 }
 
 /** Commands that take more than a header. */
@@ -100,13 +107,15 @@ export class Ioctls {
     // The version goes back whatever comes of the call.
     DM_IOCTL.write(view, 0, { major: DM_VERSION[0], minor: DM_VERSION[1], patch: DM_VERSION[2] })
     const command = commandOf(nr)
-    const fail = (errno: string): Answer => ({ errno: ERRNOS[errno]!, header, payload: null })
-    if (given.major !== DM_VERSION[0] || given.minor > DM_VERSION[1]) return fail('EINVAL')
-    if (command === 'VERSION') return { errno: 0, header, payload: null }
-    if (command === null) return fail('ENOTTY')
-    if (given.dataSize < DM_IOCTL_DATA) return fail('EINVAL')
-    if (given.dataSize > MAX_BUFFER) return fail('ENOMEM')
+    if (command === 'VERSION' && isSpoken(given)) return { errno: 0, header, payload: null }
     try {
+      if (!isSpoken(given)) {
+        const { major, minor } = given
+        throw refused('EINVAL', `version ${major}.${minor}, not ${DM_VERSION.join('.')} or before`)
+      }
+      if (command === null || command === 'VERSION') throw refused('ENOTTY', 'no such command')
+      if (given.dataSize < DM_IOCTL_DATA) throw refused('EINVAL', `${given.dataSize} bytes`)
+      if (given.dataSize > MAX_BUFFER) throw refused('ENOMEM', `${given.dataSize} bytes`)
       const more = WITH_PAYLOAD.has(command) ? given.dataSize - DM_IOCTL.size : 0
       const rest = more > 0 ? await caller.readBehind(more) : Buffer.alloc(0)
       const call = this.#callOf(given, Buffer.concat([input, rest]), caller)
@@ -114,10 +123,10 @@ export class Ioctls {
       await this.#run(command, call)
       return { errno: 0, header: encode(header, call), payload: call.payload }
     } catch (err) {
-      if (caller.isResent && isDone(command, errnoOf(err))) {
+      if (caller.isResent && command !== null && isDone(command, errnoOf(err))) {
         return { errno: 0, header, payload: null }
       }
-      onError(command, err)
+      onError(command ?? `command ${nr}`, err)
       const errno = ERRNOS[errnoOf(err)] ?? constants.errno.EIO
       return { errno, header, payload: null }
     }
@@ -244,7 +253,7 @@ export class Ioctls {
             ? table.byName(call.name)
             : table.at(decodeDevice(call.dev))
     if (device === undefined || !device.ready || device.gone) {
-      throw refused('ENXIO', `no device ${call.uuid || call.name || call.dev}`)
+      throw new NoDevice(`no device ${call.uuid || call.name || call.dev}`)
     }
     call.name = device.name
     call.uuid = device.uuid
@@ -388,6 +397,10 @@ export class Ioctls {
 /** Whether the error of a call that comes again says that it was carried out. */
 const isDone = (command: DmCommand, errno: string): boolean =>
   (command === 'DEV_REMOVE' || command === 'DEV_RENAME') && errno === 'ENXIO'
+
+/** Whether a caller speaks our version, or one before. */
+const isSpoken = ({ major, minor }: { major: number; minor: number }): boolean =>
+  major === DM_VERSION[0] && minor <= DM_VERSION[1]
 
 async function interruptible(device: Device, signal: AbortSignal): Promise<void> {
   try {

@@ -5,7 +5,7 @@
  * and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
-import { assert, MAX_IO, ThinfsError } from '../base/index.js'
+import { assert, MAX_IO, ThinfsError, workWaits } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
 import { encodeInit, MAX_BACKGROUND, type Negotiated, negotiate } from './init.js'
@@ -224,8 +224,8 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // While this thread polls for requests it does not see a disk's answer.
-          this.#requests.waitsForDisk ? 0 : spin.begins(),
+          // While this thread looks for requests it sees no disk's answer, and no other work goes on.
+          this.#requests.waitsForDisk || workWaits() ? 0 : spin.begins(),
         )
         if (count === 0) {
           this.#catchUp()

@@ -166,7 +166,9 @@ export class ThinPool implements Provisioner {
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
       // Back-pressure: a caller that frees faster than the disk punches waits, and nobody else.
-      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.punching) {
+        await this.blocks.punched
+      }
     }
     if (slice.isOver) await slice.yield()
     if (!this.space.hasRoomToUnmap) await this.space.makeRoomToUnmap()
