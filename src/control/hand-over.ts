@@ -1,8 +1,8 @@
 /**
  * How a daemon gets the descriptors of an engine whose own daemon has died.
  *
- * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for them:
- * by the time of the answer they are in its queue.
+ * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for
+ * them: by the time of the answer they are in its queue.
  */
 import { closeSync, rmSync } from 'node:fs'
 import { join } from 'node:path'

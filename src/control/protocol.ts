@@ -1,17 +1,17 @@
 /**
  * What the daemon and the engine say to each other, and to whoever manages the pool.
  *
- * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
- * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
- * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
- * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
+ * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between
+ * a command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`,
+ * take one object by name, and are passed through by the daemon, which adds `umount`, `restart` and
+ * `ping`. `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
  *
- * The processes may be of different versions of thinfs: an engine is started again after an upgrade, a
- * daemon takes over from an older engine. So a message may get another field, without which its reader
- * does; a message that changes its meaning, or goes, raises PROTOCOL (version.ts), and processes that
- * do not speak the same say so. `ping`, `umount` and `umount by force` are understood by all versions:
- * a mount can be ended by whichever thinfs is there.
+ * The processes may be of different versions of thinfs: an engine is started again after an
+ * upgrade, a daemon takes over from an older engine. So a message may get another field, without
+ * which its reader does; a message that changes its meaning, or goes, raises PROTOCOL (version.ts),
+ * and processes that do not speak the same say so. `ping`, `umount` and `umount by force` are
+ * understood by all versions: a mount can be ended by whichever thinfs is there.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
@@ -33,11 +33,10 @@ export const ENGINE_FD = {
 /**
  * What an engine is started with, as JSON in its first argument.
  *
- * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on SIGHUP,
- * which the daemon passes on. It ends with status 0
- * after the file system was unmounted and all is committed; anything else is a death, and the daemon
- * starts the next. When the daemon dies, the engine goes on serving until it is unmounted or another
- * daemon takes over.
+ * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on
+ * SIGHUP, which the daemon passes on. It ends with status 0 after the file system was unmounted and
+ * all is committed; anything else is a death, and the daemon starts the next. When the daemon dies,
+ * the engine goes on serving until it is unmounted or another daemon takes over.
  */
 export interface EngineStart {
   /** PROTOCOL of the daemon that has started it; `spawnEngine` sees to it. */
@@ -86,8 +85,8 @@ export const FAILED = new NotificationType<WireError>('failed')
  */
 export const STOP = new NotificationType0('stop')
 /**
- * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts, and
- * answers with what it was started with. It goes on serving until STOP.
+ * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts,
+ * and answers with what it was started with. It goes on serving until STOP.
  */
 export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 

@@ -30,7 +30,10 @@ export function toWire(err: unknown): WireError {
   return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
 }
 
-/** The error that `toWire` was given; a plain Error with its errno when its code is not in our table. */
+/**
+ * The error that `toWire` was given; a plain Error with its errno when its code is not in our
+ * table.
+ */
 export function fromWire({ message, code, errno }: WireError): Error {
   return code !== null && Object.hasOwn(ERRORS, code)
     ? new ThinfsError(code, message, { errno })
@@ -95,8 +98,8 @@ type AdminCall = (request: object | undefined, signal?: AbortSignal) => Promise<
 
 /**
  * Answers the methods of `PoolAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
- * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is aborted
- * with CANCELLED. A bug (AssertionError) is answered, then stops the process.
+ * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is
+ * aborted with CANCELLED. A bug (AssertionError) is answered, then stops the process.
  */
 export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): void {
   const underWay = new Set<AbortController>()

@@ -1,16 +1,18 @@
 /**
- * The data blocks of a pool, and the only user of the data store: whatever is under way on a block is
- * known here.
+ * The data blocks of a pool, and the only user of the data store: whatever is under way on a block
+ * is known here.
  *
- * A store may end calls late and in any order; here it is decided what they wait for, for all stores:
- * - What a write does not finish at once, every later call on one of its blocks waits for: a block is
- *   read as the last write left it, whoever asks, and writes happen in the order of the calls.
+ * A store may end calls late and in any order; here it is decided what they wait for, for all
+ * stores:
+ * - What a write does not finish at once, every later call on one of its blocks waits for: a block
+ *   is read as the last write left it, whoever asks, and writes happen in the order of the calls.
  * - A read does not hold up a write: what is read is as of the call, or newer.
- * - A block that a durable transaction freed is released when nothing is under way on it. Then it is
- *   passed down to the store, several runs at a time, and only then given out again.
+ * - A block that a durable transaction freed is released when nothing is under way on it. Then it
+ *   is passed down to the store, several runs at a time, and only then given out again.
  * - A flush covers the writes that ended before it began.
  *
- * With a store that has a page cache no write is ever under way, and a request makes no object here.
+ * With a store that has a page cache no write is ever under way, and a request makes no object
+ * here.
  */
 import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
 import type { DataStore, HostRoom, Label } from '../storage/index.js'
@@ -172,7 +174,9 @@ export class DataBlocks {
     return this.#afterWrites(offset, held.length).then(write)
   }
 
-  /** Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile. */
+  /**
+   * Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile.
+   */
   copy(source: number, target: number, length: number): Later<void> {
     const copying =
       this.#isWritten(source, length) || this.#isWritten(target, length)
@@ -221,7 +225,9 @@ export class DataBlocks {
     return this.#store.nextHole(offset)
   }
 
-  /** Releases blocks that a durable transaction freed, each as soon as nothing is under way on it. */
+  /**
+   * Releases blocks that a durable transaction freed, each as soon as nothing is under way on it.
+   */
   release(freed: ArrayLike<number>): void {
     for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
     this.#release()
@@ -262,7 +268,9 @@ export class DataBlocks {
 
   // --- what lasts ---
 
-  /** Makes the writes that ended before the call durable. Calls during a flush share the next one. */
+  /**
+   * Makes the writes that ended before the call durable. Calls during a flush share the next one.
+   */
   async flush(): Promise<void> {
     const written = this.#written
     while (this.#flushed < written) {

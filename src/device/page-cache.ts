@@ -1,8 +1,8 @@
 /**
  * The memory of a pool's lookup tables: pages of entries, for all devices together.
  *
- * Pages lie side by side in a few large arrays, so that neither having many nor turning them over is
- * work for the garbage collector. When all are in use, they go in turn.
+ * Pages lie side by side in a few large arrays, so that neither having many nor turning them over
+ * is work for the garbage collector. When all are in use, they go in turn.
  */
 
 /** Virtual blocks that a page answers for, about as many as two leaves of the mapping tree hold. */

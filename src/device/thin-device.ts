@@ -1,8 +1,8 @@
 /**
  * A thin device: a range of virtual blocks, read and written like a disk.
  *
- * Every request is first resolved, which changes nothing: per block, where its bytes are, or that it
- * needs a new data block. Only when all blocks a request needs could be had are bytes moved, and
+ * Every request is first resolved, which changes nothing: per block, where its bytes are, or that
+ * it needs a new data block. Only when all blocks a request needs could be had are bytes moved, and
  * only then do mappings change: a mapping never points to a block that is not filled yet.
  */
 import {
@@ -67,8 +67,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Fills `size` bytes of `buffer` at `at` from `offset`, when no disk has to be waited for. The range
-   * lies within the device.
+   * Fills `size` bytes of `buffer` at `at` from `offset`, when no disk has to be waited for. The
+   * range lies within the device.
    * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
@@ -97,8 +97,8 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
-   * within the device. A promise only when it waits for space, or for the disk to read what a shared
-   * block holds; the bytes are copied before.
+   * within the device. A promise only when it waits for space, or for the disk to read what a
+   * shared block holds; the bytes are copied before.
    * @param requester whose signal ends the wait for space: nothing was written then
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
@@ -155,10 +155,10 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Makes everything past the end read as zeros. A caller that makes the device longer calls it first.
-   * Bytes are there only when the device was cut off, or when a process died, or a snapshot was taken,
-   * between a write past the end and the new size. Later writes past the end follow this call, so one
-   * call is enough.
+   * Makes everything past the end read as zeros. A caller that makes the device longer calls it
+   * first. Bytes are there only when the device was cut off, or when a process died, or a snapshot
+   * was taken, between a write past the end and the new size. Later writes past the end follow this
+   * call, so one call is enough.
    */
   clearPastEnd(): Later<void> {
     if (this.#endIsClear) return
@@ -280,8 +280,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * First byte at or after `offset` in an unmapped block; `size` when there is none. Looks the mappings
-   * over piece by piece: what is far away is as it was when it was come to.
+   * First byte at or after `offset` in an unmapped block; `size` when there is none. Looks the
+   * mappings over piece by piece: what is far away is as it was when it was come to.
    */
   async nextHole(offset: number): Promise<number> {
     const { metadata, clock } = this.#pool
@@ -386,7 +386,10 @@ export class ThinDevice implements BlockDevice {
     return next < 0 ? last : Math.min(next, last)
   }
 
-  /** Sets #runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
+  /**
+   * Sets #runBegin for `offset`.
+   * @returns where what follows it in the data store, or the hole, ends
+   */
   #findRun(offset: number, end: number): number {
     const blockSize = this.#blockSize
     let vblock = Math.floor(offset / blockSize)

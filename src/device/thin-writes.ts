@@ -1,8 +1,8 @@
 /**
  * The writes of a thin device: attempts, made until one succeeds.
  *
- * An attempt that lacks something (space, what a shared block holds, the end of another write of the
- * same block) has taken no block and changed nothing. The next one is made when that is there.
+ * An attempt that lacks something (space, what a shared block holds, the end of another write of
+ * the same block) has taken no block and changed nothing. The next one is made when that is there.
  */
 import { allEnded, assert, isNoSpace, type Later, MAX_IO, type Requester } from '../base/index.js'
 import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
@@ -124,8 +124,8 @@ export class ThinWrites {
   }
 
   /**
-   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
-   * it waits for what the last one lacked.
+   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between
+   * them it waits for what the last one lacked.
    * @param outcome of the first attempt
    * @param signal ends a wait for space with its reason
    * @param withSpace waits for space, until an attempt finds some
@@ -153,7 +153,10 @@ export class ThinWrites {
     }
   }
 
-  /** Makes an attempt once what shared blocks hold was read. No other write of them begins meanwhile. */
+  /**
+   * Makes an attempt once what shared blocks hold was read. No other write of them begins
+   * meanwhile.
+   */
   async #fetchFor(
     first: number,
     last: number,
@@ -275,7 +278,10 @@ export class ThinWrites {
     return finished.finally(end)
   }
 
-  /** Takes back a plan whose bytes could not be written. @returns that there is no space, or throws */
+  /**
+   * Takes back a plan whose bytes could not be written.
+   * @returns that there is no space, or throws
+   */
   #giveUp(plan: WritePlan, operation: string, err: unknown): Later<Outcome> {
     const target = plan.firstTarget
     const given = plan.giveBack()
@@ -328,8 +334,8 @@ export class ThinWrites {
   }
 
   /**
-   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
-   * had none. Whatever else it is, is told and thrown.
+   * For what a write to the data store threw: notes that the host has no room, which is as if the
+   * pool had none. Whatever else it is, is told and thrown.
    */
   #refused(operation: string, err: unknown, block: number): void {
     if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.#device.devId, block)

@@ -7,8 +7,8 @@ interface Unfinished {
 
 /**
  * The writes of one device that are in flight and may change mappings: other requests on the same
- * virtual blocks wait for them. Where the data store has a page cache, only writes that wait for a cold
- * read are among them.
+ * virtual blocks wait for them. Where the data store has a page cache, only writes that wait for a
+ * cold read are among them.
  */
 export class UnfinishedWrites {
   readonly #writes = new Set<Unfinished>()

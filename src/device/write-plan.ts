@@ -2,8 +2,8 @@
  * What a request that writes does, worked out before it does anything: per virtual block where its
  * bytes go, and what has to happen to the mapping.
  *
- * A pool has one plan, for one request is resolved and executed at a time; its arrays are as long as
- * the largest request needs, and no request makes any. Only where the data store answers with a
+ * A pool has one plan, for one request is resolved and executed at a time; its arrays are as long
+ * as the largest request needs, and no request makes any. Only where the data store answers with a
  * promise is a copy kept until that resolves.
  */
 import {
@@ -66,8 +66,9 @@ export class WritePlan {
   /** Blocks taken for the request. */
   readonly #taken: Float64Array
   /**
-   * What the outer blocks keep of those that they share, each at its place in a block: the first one
-   * from 0, the last one, when it is another, from the size of a block. Empty where the store copies.
+   * What the outer blocks keep of those that they share, each at its place in a block: the first
+   * one from 0, the last one, when it is another, from the size of a block. Empty where the store
+   * copies.
    */
   readonly #kept: Uint8Array
   /** Writes of the request that have not ended. */
@@ -161,8 +162,8 @@ export class WritePlan {
   }
 
   /**
-   * Reads what the outer blocks of a write of [offset, end) keep of those that they share, unless the
-   * store copies that itself.
+   * Reads what the outer blocks of a write of [offset, end) keep of those that they share, unless
+   * the store copies that itself.
    * @param fetched what `fetchKept` brought; null when it was not called
    * @returns false when it has to be called
    */
@@ -237,8 +238,8 @@ export class WritePlan {
   }
 
   /**
-   * Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them. The
-   * bytes are copied before it returns a promise, which waits for all that was begun.
+   * Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them.
+   * The bytes are copied before it returns a promise, which waits for all that was begun.
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
     try {
@@ -272,7 +273,9 @@ export class WritePlan {
     }
   }
 
-  /** Makes [offset, end), which is within one block, zeros, and fills what that holds around them. */
+  /**
+   * Makes [offset, end), which is within one block, zeros, and fills what that holds around them.
+   */
   zero(offset: number, end: number): Later<void> {
     const { blocks } = this.#pool
     const at = this.#targets[0]! * this.#blockSize + offset - this.#first * this.#blockSize
@@ -320,7 +323,9 @@ export class WritePlan {
     return this.#actions[i] === UNSHARE && this.#kept.length > 0
   }
 
-  /** Whether the write goes to a part of one block, which is read, changed and written as a whole. */
+  /**
+   * Whether the write goes to a part of one block, which is read, changed and written as a whole.
+   */
   #isWithin(before: number, behind: number): boolean {
     return this.#nrBlocks === 1 && before + behind > 0 && this.#isKept(0)
   }

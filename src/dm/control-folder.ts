@@ -1,10 +1,10 @@
 /**
  * /dev/mapper: a node for each device, and `control`.
  *
- * `control` is a character device for whoever looks at it, as libdevmapper wants it, and a regular file
- * for whoever opens it: the kernel passes an ioctl on a regular file to us, and has no driver for the
- * device. Two inodes, and which of them a lookup finds is a matter of the system call that it is for.
- * The kernel asks anew each time, for nothing here may be cached.
+ * `control` is a character device for whoever looks at it, as libdevmapper wants it, and a regular
+ * file for whoever opens it: the kernel passes an ioctl on a regular file to us, and has no driver
+ * for the device. Two inodes, and which of them a lookup finds is a matter of the system call that
+ * it is for. The kernel asks anew each time, for nothing here may be cached.
  */
 import { constants } from 'node:fs'
 import { errnoOf, type Later, refused } from '../base/index.js'

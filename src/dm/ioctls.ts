@@ -53,7 +53,9 @@ export interface Caller {
   readBehind(length: number): Promise<Buffer>
 }
 
-/** A device is asked for that there is not: whoever makes it asks before, so that it is no mistake. */
+/**
+ * A device is asked for that there is not: whoever makes it asks before, so that it is no mistake.
+ */
 export class NoDevice extends ThinfsError {
   constructor(detail: string) {
     super('BAD_ARGUMENT', detail, { errno: 'ENXIO' })
@@ -311,9 +313,9 @@ export class Ioctls {
   }
 
   /**
-   * Whether the call asks, by its number alone, for a loop device that is somebody else's. Our major
-   * number is that of all loop devices, so LVM asks before it takes one for a physical volume, and
-   * would make what is not there.
+   * Whether the call asks, by its number alone, for a loop device that is somebody else's. Our
+   * major number is that of all loop devices, so LVM asks before it takes one for a physical
+   * volume, and would make what is not there.
    */
   async #isForeignLoop(call: Call): Promise<boolean> {
     const { major, minor } = decodeDevice(call.dev)

@@ -186,8 +186,8 @@ function countOf(files: ReadonlyMap<string, number>, { minor, names }: Device): 
 }
 
 /**
- * The file below a loop device that is not ours; null when its name does not lead to it, and the device
- * has to do.
+ * The file below a loop device that is not ours; null when its name does not lead to it, and the
+ * device has to do.
  */
 async function fileBelow(minor: number, folder: string): Promise<string | null> {
   const name = read(`${folder}/backing_file`).replace(/\n$/, '')

@@ -1,5 +1,6 @@
 /**
- * The loop devices that are the block devices of the service: `/dev/loopN` over the engine's file `dm-N`.
+ * The loop devices that are the block devices of the service: `/dev/loopN` over the engine's file
+ * `dm-N`.
  *
  * Every call that could wait for the engine runs on a thread. Source: loop(4),
  * include/uapi/linux/loop.h, drivers/block/loop.c.
@@ -56,8 +57,8 @@ export interface Loops {
   /** Makes `/dev/loopMINOR` over the engine's file. @throws EBUSY when it is somebody's */
   attach(minor: number): Promise<void>
   /**
-   * Takes it away if nobody has it open. Otherwise it stays, and with `deferred` the kernel takes it
-   * away with its last close.
+   * Takes it away if nobody has it open. Otherwise it stays, and with `deferred` the kernel takes
+   * it away with its last close.
    */
   detach(minor: number, deferred: boolean): Promise<Detached>
   /** Makes it again if it is not there. */
@@ -139,7 +140,8 @@ export class KernelLoops implements Loops {
   }
 
   async update(minor: number, readOnly: boolean): Promise<void> {
-    // The kernel asks a file for its size when the file is asked for, and not when the loop device is.
+    // The kernel asks a file for its size when the file is asked for, and not when the loop device
+    // is.
     const file = await open(`${this.#folder}/dm-${minor}`, 'r')
     try {
       await file.stat()

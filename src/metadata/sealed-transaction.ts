@@ -84,7 +84,8 @@ export class SealedTransaction {
 
   /**
    * Lets the metadata blocks that the transaction freed be allocated; after `write`, and before the
-   * next one is sealed. The data blocks of `freed` stay out of use until `ThinMetadata.releaseData`.
+   * next one is sealed. The data blocks of `freed` stay out of use until
+   * `ThinMetadata.releaseData`.
    */
   end(): void {
     assert(this.#state === 'durable' && !this.#over, 'a transaction ends once, after its write')

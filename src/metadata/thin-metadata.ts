@@ -1,9 +1,9 @@
 /**
  * The metadata of a pool: its thin devices, their mappings, and what is free.
  *
- * Everything here acts on the running transaction, in memory and at once. `seal` ends it; the sealed
- * one is written while the next is running already. An error in the middle of a change leaves the
- * running transaction unusable: only `rollback` helps then.
+ * Everything here acts on the running transaction, in memory and at once. `seal` ends it; the
+ * sealed one is written while the next is running already. An error in the middle of a change
+ * leaves the running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
 import {
@@ -292,8 +292,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Lets all mappings of the devices look shared to dm-thin, as a snapshot of them would: for blocks
-   * that come to be shared one by one.
+   * Lets all mappings of the devices look shared to dm-thin, as a snapshot of them would: for
+   * blocks that come to be shared one by one.
    * @throws DEVICE_MISSING, METADATA_LIMIT
    */
   markShared(devIds: readonly DevId[]): void {
@@ -353,8 +353,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach. The
-   * visitor must not change the metadata, nor visit mappings.
+   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach.
+   * The visitor must not change the metadata, nor visit mappings.
    * @param leaves how many to visit at most
    * @param visit gets the data block's count too: when it is 1, the block is the device's alone
    * @returns the virtual block to go on from; Infinity at the end
@@ -465,8 +465,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more and
-   * they were passed down. Those that a rollback has made free anyway may be among them.
+   * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more
+   * and they were passed down. Those that a rollback has made free anyway may be among them.
    */
   releaseData(dataBlocks: ArrayLike<number>): void {
     this.#dataMap.release(dataBlocks)
@@ -524,8 +524,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Whether all that was changed about a device is durable, and so a flush of it needs no commit: the
-   * kernel's dm_thin_changed_this_transaction.
+   * Whether all that was changed about a device is durable, and so a flush of it needs no commit:
+   * the kernel's dm_thin_changed_this_transaction.
    */
   isDurable(devId: DevId): boolean {
     const isSealedDurable = this.#sealed === null || this.#sealed.durable
@@ -533,9 +533,9 @@ export class ThinMetadata {
   }
 
   /**
-   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for a reader
-   * that reads the store in steps. Blocks that are freed meanwhile can be taken only after `release`.
-   * One at a time.
+   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for a
+   * reader that reads the store in steps. Blocks that are freed meanwhile can be taken only after
+   * `release`. One at a time.
    */
   holdBlocks(): { release(): void } {
     this.#metadataMap.hold()
@@ -567,7 +567,9 @@ export class ThinMetadata {
     return readNode(this.#mappings, this.#devices.get(devId).tree.root)
   }
 
-  /** A space map that is wrong about what is free lets a count be any: no mistake of the caller's. */
+  /**
+   * A space map that is wrong about what is free lets a count be any: no mistake of the caller's.
+   */
   #mustHaveCount(dataBlock: DataBlock, min: number, max: number): void {
     const count = this.#dataMap.count(dataBlock)
     if (count >= min && count <= max) return

@@ -14,7 +14,9 @@ export class ThinWithOrigin implements TargetDevice {
   readonly #thin: ThinTarget
   readonly #origin: OpenSource
   readonly #blockSize: number
-  /** Writes to blocks that are not mapped, one after the other: each sees what the last has mapped. */
+  /**
+   * Writes to blocks that are not mapped, one after the other: each sees what the last has mapped.
+   */
   #last: Promise<unknown> = Promise.resolve()
 
   /**

@@ -4,8 +4,8 @@ import { ThinfsError } from '../base/index.js'
 const LOOK_AGAIN = 20
 
 /**
- * Requests pass it. While it is shut later requests wait, and the caller that shut it waits for those
- * in flight. As many wait as the kernel has requests under way for a mount at most.
+ * Requests pass it. While it is shut later requests wait, and the caller that shut it waits for
+ * those in flight. As many wait as the kernel has requests under way for a mount at most.
  */
 export class Gate {
   #underWay = 0

@@ -4,8 +4,8 @@ import { Gate } from './gate.js'
 import type { Table } from './table.js'
 
 /**
- * A device whose table can be replaced while it is open: device-mapper's mapped device. Requests that
- * come while it is suspended wait at its gate.
+ * A device whose table can be replaced while it is open: device-mapper's mapped device. Requests
+ * that come while it is suspended wait at its gate.
  */
 export class GatedDevice implements BlockDevice {
   readonly minor: number
@@ -99,8 +99,8 @@ export class GatedDevice implements BlockDevice {
   }
 
   /**
-   * Resolves when no request is under way; later ones wait. What waits for space in a pool is waited
-   * for only with `flush`, which makes what was acknowledged durable, too.
+   * Resolves when no request is under way; later ones wait. What waits for space in a pool is
+   * waited for only with `flush`, which makes what was acknowledged durable, too.
    */
   async suspend(flush: boolean): Promise<void> {
     if (this.#gate.isShut) return
@@ -112,9 +112,9 @@ export class GatedDevice implements BlockDevice {
   }
 
   /**
-   * Puts the loaded table in place, if there is one, and opens the gate. When that table does not fit
-   * it is closed, and the device stays suspended with the one that it had; a pool's table stays in
-   * place, and the device suspended.
+   * Puts the loaded table in place, if there is one, and opens the gate. When that table does not
+   * fit it is closed, and the device stays suspended with the one that it had; a pool's table stays
+   * in place, and the device suspended.
    * @throws BAD_ARGUMENT without a table, or when it does not fit
    */
   async resume(): Promise<void> {

@@ -1,9 +1,9 @@
 /**
  * Open thin pools, each once, whichever tables name it.
  *
- * A pool is opened with what its superblock says it has. Its stores become as long as the table says
- * when that takes effect: what they gain is punched before, for it may hold what somebody else left
- * there, and a free block has to be a hole.
+ * A pool is opened with what its superblock says it has. Its stores become as long as the table
+ * says when that takes effect: what they gain is punched before, for it may hold what somebody else
+ * left there, and a free block has to be a hole.
  */
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -65,11 +65,12 @@ export class LivePools {
   }
 
   /**
-   * The pool of a table, opened when it is not. To be given back with `release`. One that is open keeps
-   * its block size whatever the table says, as in the kernel.
+   * The pool of a table, opened when it is not. To be given back with `release`. One that is open
+   * keeps its block size whatever the table says, as in the kernel.
    * @param minor of the device that the table is loaded to
-   * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that is
-   *   only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH, IO_ERROR
+   * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that
+   *   is only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH,
+   *   IO_ERROR
    */
   async take(minor: number, table: PoolTable): Promise<LivePool> {
     const id = placeOf(table.metadata)
@@ -384,7 +385,8 @@ async function openStores(
 }
 
 /**
- * A read_only pool, too, writes to blocks that one device alone has, where what is below can be written.
+ * A read_only pool, too, writes to blocks that one device alone has, where what is below can be
+ * written.
  */
 function openOf({ readOnly }: PoolTable, extents: Range[], files: SharedFiles): OpenExtents {
   try {

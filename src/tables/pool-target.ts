@@ -3,7 +3,9 @@ import { type Message, parseMessage, poolStatus, type ThinPool } from '../pool/i
 import type { LivePool, LivePools, PoolTable } from './live-pool.js'
 import type { TargetDevice } from './target-device.js'
 
-/** A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map. */
+/**
+ * A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map.
+ */
 export class PoolTarget implements TargetDevice {
   /** The kernel swaps tables before it asks a pool whether the new one fits. */
   readonly staysWhenRefused = true
@@ -64,7 +66,10 @@ export class PoolTarget implements TargetDevice {
     this.live.gate.open()
   }
 
-  /** As in the kernel, thin devices of a suspended pool are suspended, and what they did is committed. */
+  /**
+   * As in the kernel, thin devices of a suspended pool are suspended, and what they did is
+   * committed.
+   */
   async suspend(): Promise<void> {
     await this.#shutGate()
     // A pool that cannot commit has told so.

@@ -25,7 +25,8 @@ export interface TargetDevice extends BlockDevice {
 }
 
 /**
- * Does a range part by part. Parts that were begun have ended when the whole has, also where one fails.
+ * Does a range part by part. Parts that were begun have ended when the whole has, also where one
+ * fails.
  * @param endOf where the part that begins at `from` ends; beyond the range is as well
  * @param use does a part; `done` bytes of the range come before it
  */

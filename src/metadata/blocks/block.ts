@@ -1,7 +1,9 @@
 import { METADATA_BLOCK_SIZE } from '../../base/index.js'
 import { BITMAP, INDEX_BLOCK, SALT } from '../format.js'
 
-/** What a metadata block is used as. A block has one use: found in another one, it is corruption. */
+/**
+ * What a metadata block is used as. A block has one use: found in another one, it is corruption.
+ */
 export interface BlockKind {
   /** For messages. */
   readonly name: string

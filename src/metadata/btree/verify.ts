@@ -5,8 +5,8 @@ import { capacity, childAt, isLeaf, keyAt, nrEntries, slotOf } from '../blocks/n
 import { checkDepth, readNode, type TreeInfo } from './tree.js'
 
 /**
- * Walks from the root to where `key` belongs: nodes are in order, and none that may be changed in place
- * has two owners.
+ * Walks from the root to where `key` belongs: nodes are in order, and none that may be changed in
+ * place has two owners.
  * @param isThere whether the tree has to have the key
  */
 export function verifyPath(info: TreeInfo, root: number, key: number, isThere: boolean): void {

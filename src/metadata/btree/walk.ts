@@ -229,8 +229,8 @@ function lastLeavesBegin(info: TreeInfo, root: Block, leaves: number): number {
 }
 
 /**
- * The key at which the last slice of a subtree begins: at most `leaves` leaves. 0 when dropping all of it
- * is no more work than that.
+ * The key at which the last slice of a subtree begins: at most `leaves` leaves. 0 when dropping all
+ * of it is no more work than that.
  */
 export function lastSliceBegin(info: TreeInfo, root: Block, leaves: number): number {
   if (dropCost(info, root.nr, leaves) <= leaves) return 0

@@ -1,5 +1,6 @@
 /**
- * What the checker knows of each metadata block: its role, who points to it, and what was found in it.
+ * What the checker knows of each metadata block: its role, who points to it, and what was found in
+ * it.
  *
  * A block has one role only. The checker parses it once; for a second pointer it looks up here what
  * it found. Six numbers for each block bound its memory by the size of the metadata.

@@ -110,7 +110,9 @@ export class DeviceChecker {
     }
   }
 
-  /** Compares the two trees that have an entry for each device, and the details with what is mapped. */
+  /**
+   * Compares the two trees that have an entry for each device, and the details with what is mapped.
+   */
   *#compare(of: string, { detailsRoot, mappingRoot, time }: Superblock): Steps<DevicesFound> {
     const problems = this.#problems
     const details = this.#trees.entriesOf(detailsRoot)

@@ -2,9 +2,9 @@
  * Space map: how many owners each block has.
  *
  * 0..2 sit in bitmaps of two bits a block, larger counts in an overflow tree as well. A block freed
- * in a transaction is not handed out again until that transaction is durable, or a crash would leave
- * it with two owners. This is the part that the maps of data and of metadata blocks share; they
- * differ in where the entries that describe their bitmaps are kept.
+ * in a transaction is not handed out again until that transaction is durable, or a crash would
+ * leave it with two owners. This is the part that the maps of data and of metadata blocks share;
+ * they differ in where the entries that describe their bitmaps are kept.
  * Source: drivers/md/persistent-data/dm-space-map-common.c.
  */
 import { assert, ThinfsError, VERIFY_ALL } from '../../base/index.js'
@@ -57,7 +57,9 @@ export abstract class SpaceMap {
   #frozen: BlockSet[] = []
   /** Blocks that were freed between `hold` and `letGo`; null outside of that. */
   #held: BlockSet | null = null
-  /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
+  /**
+   * Whether a block lost one of several owners in the running transaction, and in the sealed one.
+   */
   #disowned = false
   #disownedFrozen = false
 
@@ -147,7 +149,9 @@ export abstract class SpaceMap {
     this.#frozen = []
   }
 
-  /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
+  /**
+   * From now on, no block that is released is allocated again until `letGo`: somebody reads them.
+   */
   hold(): void {
     this.#held = new BlockSet()
   }
