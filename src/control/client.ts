@@ -100,7 +100,7 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
 }
 
-/** What `act` gives the first time. */
+/** Calls `act` once, and returns that outcome to every caller. */
 function once<T>(act: () => Promise<T>): () => Promise<T> {
   let outcome: Promise<T> | null = null
   return () => {

@@ -35,7 +35,7 @@ export class DescriptorInbox {
     this.#socket = withShortPath(folder, path => native.socket_bind(path))
   }
 
-  /** What `sendDescriptors` sent; the caller's to close. */
+  /** The descriptors that `sendDescriptors` sent; the caller closes them. */
   receive(): { [K in keyof typeof ENGINE_FD]: number } {
     const fds: number[] = []
     try {

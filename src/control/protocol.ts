@@ -1,5 +1,5 @@
 /**
- * What the daemon and the engine say to each other, and to whoever manages the pool.
+ * The messages between daemon, engine and commands.
  *
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between
  * a command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`,
@@ -31,7 +31,7 @@ export const ENGINE_FD = {
 } as const
 
 /**
- * What an engine is started with, as JSON in its first argument.
+ * The parameters of an engine, as JSON in its first argument.
  *
  * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on
  * SIGHUP, which the daemon passes on. It ends with status 0 after the file system was unmounted and
@@ -43,10 +43,10 @@ export interface EngineStart {
   protocol?: number
   /** Absolute path of pool.yaml when it was mounted, as the mount table has it. */
   configFile: string
-  /** What it said then, but for the volumes. */
+  /** The content of that pool.yaml, without the volumes. */
   config: PoolConfig
   mountPoint: string
-  /** What `mount -o` was given. */
+  /** The options of `mount -o`. */
   mountOptions: readonly string[]
   /** The outcome of INIT with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
@@ -68,11 +68,11 @@ export interface WireError {
   errno: string
 }
 
-/** Engine to daemon: its program has begun. The first that it sends. */
+/** Engine to daemon, its first message: the program has begun. */
 export const STARTED = new NotificationType0('started')
 /**
  * Engine to daemon, once after READY: all requests that waited when it began were handled, and a
- * commit after them has ended. It has got past whatever its predecessor died of.
+ * commit after them has ended. The engine has survived whatever killed its predecessor.
  */
 export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
@@ -80,8 +80,8 @@ export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
 /**
- * To an engine: ends it for another to take over. What is under way may be left to that one; status
- * 0, and the connection closes.
+ * To an engine: ends it with status 0 for another to take over, which may also take over requests
+ * that are under way. The connection closes.
  */
 export const STOP = new NotificationType0('stop')
 /**

@@ -40,13 +40,13 @@ export function fromWire({ message, code, errno }: WireError): Error {
     : Object.assign(new Error(message), { code: errno })
 }
 
-/** What a request handler throws so that the other side can tell the errors apart. */
+/** The error for a request handler to throw, from which the other side restores code and errno. */
 export function toResponseError(err: unknown): ResponseError<WireError> {
   const wire = toWire(err)
   return new ResponseError(APPLICATION_ERROR, wire.message, wire)
 }
 
-/** Answers a request with what `act` gives, or with its error in the shape of `toResponseError`. */
+/** Answers a request with the value of `act`, or with its error as `toResponseError` makes it. */
 export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   try {
     return await act()
@@ -55,7 +55,7 @@ export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   }
 }
 
-/** As `answer`, of an act without a value: JSON has no undefined. */
+/** As `answer`, for an act without a value: JSON has no undefined. */
 export async function answerDone(act: () => unknown): Promise<null> {
   await answer(act)
   return null
@@ -170,7 +170,7 @@ export function adminOf(
   return Object.fromEntries(entries) as unknown as PoolAdmin
 }
 
-/** A `PoolAdmin` whose every method is that of whoever `admin` gives at the time. */
+/** A `PoolAdmin` that calls the method of whatever `admin` returns at the time. */
 export function delegate(admin: () => PoolAdmin): PoolAdmin {
   return adminOf((method, request, signal) => callAdmin(admin(), method, request, signal))
 }
@@ -196,7 +196,7 @@ function checkedRequest(method: keyof PoolAdmin, params: unknown): object | unde
   const fields = Object.entries<FieldType>(ADMIN_REQUESTS[method])
   if (fields.length === 0) return undefined
   const given = (params ?? {}) as Record<string, unknown>
-  // What else was given goes no further: it may be nested deeper than the next process can write.
+  // Other fields are dropped: they may be nested deeper than the next process can write.
   const request: Record<string, unknown> = {}
   for (const [field, type] of fields) {
     const value = Object.hasOwn(given, field) ? given[field] : undefined

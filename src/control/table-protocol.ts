@@ -1,5 +1,5 @@
 /**
- * What the device-mapper service and the process that serves its devices' bytes say to each other.
+ * The messages between the device-mapper service and the process that serves its devices' bytes.
  *
  * All of it is JSON-RPC 2.0 over the child's IPC channel. The methods have the names of
  * `TableEngine` and take its arguments by position. STARTED, READY, SERVED, FAILED and STOP mean
@@ -27,7 +27,7 @@ export const TABLE_ENGINE_FD = {
   mapper: 5,
 } as const
 
-/** What it is started with, as JSON in its first argument. */
+/** Its parameters, as JSON in its first argument. */
 export interface TableEngineStart {
   /** PROTOCOL of the service that has started it; `spawnTableEngine` sees to it. */
   protocol?: number

@@ -11,7 +11,7 @@ import { ThinfsError } from '../base/index.js'
  */
 export const PROTOCOL = 1
 
-/** What processes speak that say nothing of a version: those from before there was one. */
+/** The version of processes that state none: they are older than the number. */
 const FIRST_PROTOCOL = 1
 
 /**

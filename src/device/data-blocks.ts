@@ -4,8 +4,8 @@
  *
  * A store may end calls late and in any order; here it is decided what they wait for, for all
  * stores:
- * - What a write does not finish at once, every later call on one of its blocks waits for: a block
- *   is read as the last write left it, whoever asks, and writes happen in the order of the calls.
+ * - Every later call on a block waits for a write that is still under way on it: a block is read as
+ *   the last write left it, whoever asks, and writes happen in the order of the calls.
  * - A read does not hold up a write: what is read is as of the call, or newer.
  * - A block that a durable transaction freed is released when nothing is under way on it. Then it
  *   is passed down to the store, several runs at a time, and only then given out again.
@@ -96,12 +96,12 @@ export class DataBlocks {
     return this.#store.copiesShare
   }
 
-  /** What the host has left; null where that is no question. */
+  /** Space of the host; null where nothing grows. */
   hostRoom(): HostRoom | null {
     return this.#store.hostRoom?.() ?? null
   }
 
-  /** Whose data it is, and as of which commit; null where the store does not say. */
+  /** The label: which pool and which commit; null where the store has none. */
   get label(): Label | null {
     return this.#store.readLabel?.() ?? null
   }

@@ -1,5 +1,5 @@
 /**
- * What a thin device needs of its pool. The pool implements it; nothing here knows how.
+ * The pool as a thin device needs it. The pool implements it; nothing here knows how.
  *
  * The rules come from drivers/md/dm-thin.c. Every call acts at once, on the running transaction;
  * what returns a promise may find the device gone, or the pool read-only, when it resolves.

@@ -50,7 +50,7 @@ export class ThinDevice implements BlockDevice {
   readonly #pool: Provisioner
   readonly #writes: ThinWrites
   readonly #blockSize: number
-  /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
+  /** The run that #findRun found: a byte offset in the data store, or -1 for a hole. */
   #runBegin = -1
 
   /**
@@ -85,7 +85,7 @@ export class ThinDevice implements BlockDevice {
     return true
   }
 
-  /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
+  /** As `read`, and waits for the disk. The bytes are as of the call, or newer. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
     this.mustBeReadable()
     const end = offset + size
@@ -120,8 +120,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Makes the device shorter. The caller has discarded the whole blocks past `size`; what the last
-   * block holds past it is for `clearPastEnd`, which may take a block where that is shared.
+   * Makes the device shorter. The caller has discarded the whole blocks past `size`. `clearPastEnd`
+   * zeroes the rest of the last block, which may take a new block where that is shared.
    */
   cutOff(size: Bytes): void {
     this.size = size
@@ -144,7 +144,7 @@ export class ThinDevice implements BlockDevice {
     return hasRoom.then(() => this.#discardNow(offset, length, patience))
   }
 
-  /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
+  /** Makes a range read as zeros, as `discard` does: unmapped blocks read as zeros. */
   zero(offset: number, length: number): Later<void> {
     return this.discard(offset, length)
   }
@@ -280,8 +280,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * First byte at or after `offset` in an unmapped block; `size` when there is none. Looks the
-   * mappings over piece by piece: what is far away is as it was when it was come to.
+   * First byte at or after `offset` in an unmapped block; `size` when there is none. Scans mappings
+   * piece by piece: others may change what it has not reached yet.
    */
   async nextHole(offset: number): Promise<number> {
     const { metadata, clock } = this.#pool

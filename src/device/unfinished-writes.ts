@@ -22,7 +22,7 @@ export class UnfinishedWrites {
     return false
   }
 
-  /** Resolves when those of now that `has` means have ended, well or not. */
+  /** Resolves when the present writes that `has` means have ended, well or not. */
   async ended(first: number, last: number): Promise<void> {
     const writes = [...this.#writes].filter(write => write.first <= last && first <= write.last)
     await Promise.allSettled(writes.map(({ ended }) => ended))

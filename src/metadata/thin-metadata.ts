@@ -375,8 +375,8 @@ export class ThinMetadata {
 
   /**
    * Whether something else can reach the data block that a virtual block is mapped to: another
-   * device or the metadata snapshot. What dm-thin goes by, the time of the mapping, may say so
-   * when it is not.
+   * device or the metadata snapshot. The time of the mapping, by which dm-thin judges, may say so
+   * wrongly.
    *
    * A power cut brings the last durable transaction back, and with it an owner that has given the
    * block up since. So while a transaction that took owners away is not durable, everything with
@@ -411,7 +411,7 @@ export class ThinMetadata {
   }
 
   /**
-   * Unmaps [begin, end). What shared leaves map is given up without a look at it.
+   * Unmaps [begin, end). Shared leaves are dropped without being read.
    * @param end may be Infinity
    * @returns how many virtual blocks were mapped
    */
@@ -427,8 +427,8 @@ export class ThinMetadata {
 
   /**
    * Where the last slice of a device begins: `removeRange(devId, begin, Infinity)` touches at most
-   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that; what is shared costs it
-   * nothing.
+   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that: shared parts of the
+   * tree cost it nothing.
    */
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)
@@ -465,8 +465,9 @@ export class ThinMetadata {
   }
 
   /**
-   * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more
-   * and they were passed down. Those that a rollback has made free anyway may be among them.
+   * Lets data blocks be allocated that durable transactions freed. The caller has seen to it that
+   * nobody reads them and that they were passed down. Blocks that a rollback has freed may be
+   * named.
    */
   releaseData(dataBlocks: ArrayLike<number>): void {
     this.#dataMap.release(dataBlocks)
@@ -567,9 +568,7 @@ export class ThinMetadata {
     return readNode(this.#mappings, this.#devices.get(devId).tree.root)
   }
 
-  /**
-   * A space map that is wrong about what is free lets a count be any: no mistake of the caller's.
-   */
+  /** A damaged space map may have any count for a block, so a wrong one is not the caller's bug. */
   #mustHaveCount(dataBlock: DataBlock, min: number, max: number): void {
     const count = this.#dataMap.count(dataBlock)
     if (count >= min && count <= max) return

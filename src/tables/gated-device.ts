@@ -85,7 +85,7 @@ export class GatedDevice implements BlockDevice {
 
   // --- tables ---
 
-  /** Puts a table beside the one that serves; one that was there before and not used is closed. */
+  /** Puts a table beside the one that serves, and closes an earlier one that was never used. */
   async load(table: Table): Promise<void> {
     const unused = this.#loaded
     this.#loaded = table
@@ -99,15 +99,15 @@ export class GatedDevice implements BlockDevice {
   }
 
   /**
-   * Resolves when no request is under way; later ones wait. What waits for space in a pool is
-   * waited for only with `flush`, which makes what was acknowledged durable, too.
+   * Resolves when no request is under way; later ones wait. Requests that wait for space in a pool
+   * count only with `flush`, which also makes everything that was acknowledged durable.
    */
   async suspend(flush: boolean): Promise<void> {
     if (this.#gate.isShut) return
     this.#gate.shut()
     await this.#gate.drain(() => (flush ? 0 : (this.#live?.writesWaiting ?? 0)))
     await this.#live?.suspend()
-    // One that cannot flush is suspended all the same: its users were told, or will be.
+    // A device that cannot flush is suspended all the same: its users hear of the error.
     if (flush) await this.#live?.flush().catch(() => {})
   }
 
@@ -159,7 +159,7 @@ export class GatedDevice implements BlockDevice {
   }
 }
 
-/** What `work` does, as a promise also where it fails at once. */
+/** The result of `work` as a promise, which rejects where `work` throws. */
 async function promised(work: () => Later<void>): Promise<void> {
   await work()
 }

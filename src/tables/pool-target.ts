@@ -72,7 +72,7 @@ export class PoolTarget implements TargetDevice {
    */
   async suspend(): Promise<void> {
     await this.#shutGate()
-    // A pool that cannot commit has told so.
+    // A pool that cannot commit has reported that already.
     await this.live.pool.commit().catch(() => {})
   }
 
@@ -126,7 +126,7 @@ export class PoolTarget implements TargetDevice {
     await pool.commitOrUndo()
   }
 
-  /** In slices: whoever uses other devices does not wait. No table can open it meanwhile. */
+  /** Works in slices, so that other devices do not wait. No table can open it meanwhile. */
   async #delete(pool: ThinPool, devId: DevId): Promise<void> {
     if (!pool.metadata.hasDevice(devId)) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
     if (this.live.isThinOpen(devId)) throw new ThinfsError('DEVICE_BUSY', `device ${devId}`)

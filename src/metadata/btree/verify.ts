@@ -1,4 +1,4 @@
-/** What a change of ours must leave; looked at under THINFS_VERIFY alone. */
+/** Postconditions of changes to trees, checked under THINFS_VERIFY alone. */
 import { assert } from '../../base/index.js'
 import { type Block, DIRTY } from '../blocks/block.js'
 import { capacity, childAt, isLeaf, keyAt, nrEntries, slotOf } from '../blocks/node.js'

@@ -186,8 +186,7 @@ export function countEntries(
 }
 
 /**
- * What dropping a subtree costs, in nodes that must be read: one with other owners is given up with
- * a count.
+ * The cost of dropping a subtree, in nodes to read. A subtree with other owners only loses a count.
  * @param limit where counting may stop
  */
 function dropCost(info: TreeInfo, root: number, limit: number, depth = 0): number {
