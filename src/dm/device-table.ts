@@ -12,7 +12,7 @@ export const FIRST_MINOR = 1000
 export interface Table {
   targets: readonly LineTarget[]
   readOnly: boolean
-  /** What the engine was last given for it. */
+  /** The table as the engine was last given it. */
   sent: readonly Target[]
 }
 

@@ -1,6 +1,6 @@
 /**
- * What can be done with devices: device-mapper's rules of creating, loading, suspending, resuming
- * and removing, on top of an engine that has the bytes and a machine that has loop devices.
+ * Operations on devices: device-mapper's rules of creating, loading, suspending, resuming and
+ * removing, on top of an engine that has the bytes and a machine that has loop devices.
  *
  * Changes of one device happen one after the other, those of different devices side by side: a
  * suspend that waits for a full pool must not hold up the message that makes room in it. Source:

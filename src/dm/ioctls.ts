@@ -42,7 +42,7 @@ import { paramsOf, splitWords, TARGET_VERSIONS } from './targets.js'
 export const MAX_BUFFER = 16 * 1024 * 1024
 const ERRNOS: Readonly<Record<string, number>> = constants.errno
 
-/** Whose call it is. */
+/** The process that calls. */
 export interface Caller {
   pid: number
   /** Aborted when it has got a signal. */
@@ -69,13 +69,13 @@ const WITH_PAYLOAD: ReadonlySet<DmCommand> = new Set([
   'TARGET_MSG',
 ] as const)
 
-/** What a call is answered with. */
+/** The answer to a call. */
 export interface Answer {
   /** 0, or the positive number of the error. */
   errno: number
   /** The caller's DM_IOCTL, as it is now. */
   header: Buffer
-  /** What goes behind it; null for nothing. */
+  /** The bytes behind it; null for none. */
   payload: Buffer | null
 }
 
@@ -264,7 +264,7 @@ export class Ioctls {
   }
 
   /**
-   * What all commands on a device say about it.
+   * Fills in the fields about a device that the answer to every command on it has.
    * @param counts those who have it open too, which only who asks for its status wants to know
    */
   async #describe(call: Call, device: Device, counts = false): Promise<void> {

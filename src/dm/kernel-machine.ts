@@ -16,7 +16,7 @@ const DELETED = / \(deleted\)$/
 /** Names of udevd and of its workers. */
 const UDEV = /^\(?(systemd-)?udev/
 
-/** What of the machine is in use, as it was a moment ago. */
+/** Uses of the machine's devices, as they were a moment ago. */
 interface Uses {
   at: number
   /** How many descriptors lead to a path below /dev. */

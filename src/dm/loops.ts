@@ -19,7 +19,7 @@ const LOOP_CONFIGURE = 0x4c0a
 const BLKROSET = 0x125d
 const LO_FLAGS_AUTOCLEAR = 4
 const LO_FLAGS_DIRECT_IO = 16
-/** What opening a loop device that is not there, or its ioctls, fail with. */
+/** Errors of opening a loop device that is not there, and of its ioctls. */
 const GONE = ['ENXIO', 'ENOENT', 'ENODEV']
 const ATTACH_TRIES = 20
 /** The major number of loop devices, and for our clients that of device-mapper. */
@@ -49,7 +49,7 @@ const LOOP_CONFIG = layout('loop_config', 304, {
 
 export const loopPath = (minor: number): string => `/dev/loop${minor}`
 
-/** What removal found. */
+/** The result of a removal. */
 export type Detached = 'gone' | 'in use'
 
 /** Loop devices as the device table needs them; `KernelLoops` are the real ones. */

@@ -1,5 +1,5 @@
 /**
- * What the service that follows a killed one has to know: devices, and how the FUSE connections
+ * The state that the successor of a killed service needs: devices, and how the FUSE connections
  * were agreed on. In /run, so for this boot only, as the devices are. Each is written before
  * whoever has asked for the change is told.
  */

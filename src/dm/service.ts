@@ -46,7 +46,7 @@ import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
 import { type SavedService, SavedState } from './saved-state.js'
 import { statusOf } from './status.js'
 
-/** What the service keeps is here, and the private mount of the engine's files. */
+/** The folder of the service's state, and of the private mount of the engine's files. */
 export const RUN_FOLDER = '/run/thinfs-dm'
 export const CONTROL_SOCKET = `${RUN_FOLDER}/control.sock`
 const FILES = `${RUN_FOLDER}/dev`

@@ -31,7 +31,7 @@ export interface StartOptions {
   logFile?: string
 }
 
-/** What the process says, once, to the one that started it: null when it is ready. */
+/** The one message of the process to its starter: null when it is ready. */
 type Started = WireError | null
 
 /**

@@ -226,7 +226,7 @@ export function devicesOf(target: LineTarget): DeviceNumber[] {
   }
 }
 
-/** What a line's devices are to the engine; `sourceOf` and `extentsOf` know the machine. */
+/** Translates the devices of a line for the engine. */
 export interface Below {
   /** @param length sectors */
   sourceOf(place: Place, length: number): Promise<Source>
