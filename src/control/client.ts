@@ -6,6 +6,7 @@ import type { PoolPlace } from '../config/index.js'
 import {
   connectionAborter,
   hasEnded,
+  type Mount,
   nameHolders,
   read,
   thinfsMountAt,
@@ -75,6 +76,21 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
     restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
     close: () => connection.dispose(),
   }
+}
+
+/**
+ * Unmounts a pool whose daemon cannot be asked; resolves when that has ended, which commits before.
+ * @param pid of the daemon
+ * @throws MOUNT_BUSY naming who holds the mount; MOUNT_FAILED
+ */
+export async function umountUnasked(
+  { mountPoint }: Mount,
+  pid: number,
+  force: boolean,
+): Promise<void> {
+  const ended = new Promise<void>(() => {})
+  await (force ? unmountOrphanForcibly(mountPoint) : unmountOrphan(mountPoint, ended))
+  await processEnds(pid)
 }
 
 /** Resolves when a process has given up its files, which takes a daemon a moment after its answer. */

@@ -61,6 +61,26 @@ function servedFrom({ mountPoint, source }: Mount): string {
   throw new ThinfsError('NOT_A_POOL', `${mountPoint}: ${what}; ${cure}`)
 }
 
+/** A mount of a pool, and the process that has it. */
+export interface Server {
+  mount: Mount
+  pid: number
+}
+
+/**
+ * The mount of a pool in this namespace, and the daemon, or the engine of one that has died, that has
+ * it; null where there is none. For where nobody answers at the pool's control socket.
+ */
+export function serverOf(file: string): Server | null {
+  const mount = readMounts().find(({ type, source }) => type === MOUNT_TYPE && source === file)
+  if (mount === undefined) return null
+  const pid = otherProcesses().find(pid => {
+    const start = startOf(pid)
+    return start?.configFile === file && start.mountPoint === mount.mountPoint
+  })
+  return pid === undefined ? null : { mount, pid }
+}
+
 /** The mount of a pool whose folder, or pool.yaml, was at `path`. */
 const mountFrom = (path: string): Mount | undefined =>
   readMounts().find(
