@@ -16,12 +16,14 @@ import {
 import type { PoolAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
-import { adminClient, fromResponseError } from './rpc.js'
+import { adminClient, adminOf, callAdmin, fromResponseError } from './rpc.js'
+import { mustSpeakOurs } from './version.js'
 
 /** How long a daemon may take to end once it has answered, and how often it is looked at. */
 const PATIENCE_MS = 5000
 const LOOK_MS = 10
 
+/** Its methods throw VERSION_MISMATCH, but those that end the mount, where the daemon's thinfs is another. */
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
   ping(): Promise<{ pid: number | null; mountPoint: string }>
@@ -52,8 +54,17 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   const failed = (err: unknown): never => {
     throw fromResponseError(err)
   }
-  const admin = adminClient(connection)
+  const remote = adminClient(connection)
   const ping = () => connection.sendRequest(PING).catch(failed)
+  const fits = once(async () => {
+    const { protocol, mountPoint } = await ping()
+    const who = `the daemon of ${mountPoint}`
+    mustSpeakOurs(protocol, who, `thinfs umount ${mountPoint}, then thinfs mount`)
+  })
+  const admin = adminOf(async (method, request, signal) => {
+    await fits()
+    return await callAdmin(remote, method, request, signal)
+  })
   const end = async (
     request: typeof UMOUNT,
     unmountIt: (mountPoint: string, ended: Promise<void>) => Promise<void>,
@@ -70,10 +81,17 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
   return {
     ...admin,
-    ping,
+    async ping() {
+      const { pid, mountPoint } = await ping()
+      return { pid, mountPoint }
+    },
     umount: () => end(UMOUNT, unmountOrphan),
     umountForcibly: () => end(UMOUNT_FORCE, unmountOrphanForcibly),
-    restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
+    restart: async () => {
+      // The daemon would start a program of another thinfs, which does not serve under it.
+      await fits()
+      await connection.sendRequest(RESTART).catch(failed)
+    },
     close: () => connection.dispose(),
   }
 }
@@ -90,12 +108,22 @@ export async function umountUnasked(
 ): Promise<void> {
   const ended = new Promise<void>(() => {})
   await (force ? unmountOrphanForcibly(mountPoint) : unmountOrphan(mountPoint, ended))
-  await processEnds(pid)
+  // It commits now: that may take long.
+  await processEnds(pid, Number.POSITIVE_INFINITY)
+}
+
+/** What `act` gives the first time. */
+function once<T>(act: () => Promise<T>): () => Promise<T> {
+  let outcome: Promise<T> | null = null
+  return () => {
+    outcome ??= act()
+    return outcome
+  }
 }
 
 /** Resolves when a process has given up its files, which takes a daemon a moment after its answer. */
-async function processEnds(pid: number): Promise<void> {
-  const deadline = Date.now() + PATIENCE_MS
+async function processEnds(pid: number, patienceMs = PATIENCE_MS): Promise<void> {
+  const deadline = Date.now() + patienceMs
   while (read(`/proc/${pid}/cmdline`) !== '' && Date.now() < deadline) await sleep(LOOK_MS)
 }
 

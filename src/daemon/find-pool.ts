@@ -11,7 +11,7 @@ import {
   thinfsMountAt,
 } from '../host/index.js'
 import { readDaemonFile } from './daemon-file.js'
-import { startOf } from './pool-lock.js'
+import { serversOf, startOf } from './pool-lock.js'
 
 /**
  * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount is
@@ -74,10 +74,7 @@ export interface Server {
 export function serverOf(file: string): Server | null {
   const mount = readMounts().find(({ type, source }) => type === MOUNT_TYPE && source === file)
   if (mount === undefined) return null
-  const pid = otherProcesses().find(pid => {
-    const start = startOf(pid)
-    return start?.configFile === file && start.mountPoint === mount.mountPoint
-  })
+  const pid = serversOf(file).find(pid => startOf(pid)?.mountPoint === mount.mountPoint)
   return pid === undefined ? null : { mount, pid }
 }
 

@@ -26,6 +26,7 @@ import {
   DM_STATUS,
   DM_STOP,
   type DmStatus,
+  PROTOCOL,
   spawnTableEngine,
   TABLE_ENGINE_FD,
 } from '../control/index.js'
@@ -143,7 +144,8 @@ export class DmService {
   }
 
   status(): Promise<DmStatus> {
-    return statusOf(this.#devices, { pid: process.pid, enginePid: this.#link.pid })
+    const pids = { pid: process.pid, enginePid: this.#link.pid }
+    return statusOf(this.#devices, { ...pids, protocol: PROTOCOL })
   }
 
   /**

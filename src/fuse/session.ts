@@ -5,7 +5,7 @@
  * and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
-import { assert, ThinfsError } from '../base/index.js'
+import { assert, ThinfsError, workWaits } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
 import { encodeInit, MAX_BACKGROUND, MAX_IO, type Negotiated, negotiate } from './init.js'
@@ -25,6 +25,8 @@ const SLOT_SIZE = MAX_IO + 4096
 /** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
 const MAX_BATCHES_PER_TURN = 64
+/** Microseconds of looking for requests after which timers and sockets get their turn. */
+const MAX_LOOKED_PER_TURN = 500
 
 /** Another way for requests to come, on which INIT can agree. */
 export interface Upgrade {
@@ -93,7 +95,7 @@ export class FuseSession implements Session {
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
     this.#options = options
     this.#upgrade = upgrade
-    this.#spin = new Spin(options.spin ?? 0)
+    this.#spin = new Spin(options.spin ?? 0, options.spinShare ?? 1)
     this.#device = device
     this.#replies = this.#repliesTo(device)
     this.#requests = new Requests(this.#slots, this.#replies, {
@@ -206,7 +208,9 @@ export class FuseSession implements Session {
     try {
       for (
         let handled = 0, batches = 0;
-        handled < MAX_REQUESTS_PER_TURN && batches < MAX_BATCHES_PER_TURN;
+        handled < MAX_REQUESTS_PER_TURN &&
+        batches < MAX_BATCHES_PER_TURN &&
+        spin.looked < MAX_LOOKED_PER_TURN;
         batches++
       ) {
         if (this.#ended || this.#replies.held) return
@@ -220,8 +224,8 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // While this thread polls for requests it does not see a disk's answer.
-          this.#requests.waitsForDisk ? 0 : spin.microseconds,
+          // While this thread looks for requests it sees no disk's answer, and no other work goes on.
+          this.#requests.waitsForDisk || workWaits() ? 0 : spin.begins(),
         )
         if (count === 0) {
           this.#catchUp()
@@ -233,6 +237,7 @@ export class FuseSession implements Session {
           this.#options.onUnmounted()
           return
         }
+        spin.finds(count)
         this.#handleBatch(count)
         handled += count
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
@@ -241,7 +246,7 @@ export class FuseSession implements Session {
       // The kernel sends resent requests before new ones.
       if (!this.#hadResent) this.#catchUp()
       // Let timers and sockets run, but do not sleep: another request is about to come.
-      if (spin.microseconds > 0) setImmediate(this.#drain)
+      if (spin.looks) setImmediate(this.#drain)
     } catch (err) {
       this.#fail(err)
     }

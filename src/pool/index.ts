@@ -1,7 +1,8 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
 export { MAX_IO, ThinDevice } from '../device/index.js'
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
-export { Journal, type JournalFile, type JournalState } from './journal.js'
+export { Journal, type JournalFile } from './journal.js'
+export type { JournalState } from './journal-state.js'
 export {
   type Discards,
   NO_EVENTS,

@@ -17,7 +17,8 @@ import {
 import type { DataBlocks } from '../device/index.js'
 import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { DataStore, Label, Store } from '../storage/index.js'
-import { type JournalState, replay } from './journal.js'
+import { replay } from './journal-changes.js'
+import type { JournalState } from './journal-state.js'
 import type { OpenHandles } from './open-handles.js'
 
 /**

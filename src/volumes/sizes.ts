@@ -96,10 +96,10 @@ export class Sizes {
   /** Makes everything durable, sizes too. */
   async commit(): Promise<void> {
     const { pool, table, names, find } = this.#parts
-    if (pool.unsavedSizes.size === 0) return pool.commit()
+    if (pool.devices.unsavedSizes.size === 0) return pool.commit()
     await names.exclusive(async () => {
       const changes = new Map<number, VolumeEntry>()
-      for (const [devId, size] of pool.unsavedSizes) {
+      for (const [devId, size] of pool.devices.unsavedSizes) {
         const volume = find(devId)
         if (volume) changes.set(devId, { ...volume.entry, size })
       }
@@ -180,7 +180,7 @@ export class Sizes {
   /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
   #saved(devId: DevId, size: number): void {
     const { pool, find } = this.#parts
-    if (find(devId)?.device.size === size) pool.sizeSaved(devId)
+    if (find(devId)?.device.size === size) pool.devices.sizeSaved(devId)
   }
 }
 

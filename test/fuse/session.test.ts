@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import t from 'tap'
 import { assert, ThinfsError, unlessAborted } from '../../src/base/index.js'
 import { type Attributes, type FileSystem, type Negotiated, WAITS } from '../../src/fuse/index.js'
-import { Requests } from '../../src/fuse/requests.js'
+import { Interrupts } from '../../src/fuse/interrupts.js'
 import { FuseSession } from '../../src/fuse/session.js'
 import { FakeKernel, fileSystem, type Reply, text, u32, u64 } from '../support/fake-kernel.js'
 
@@ -334,7 +334,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
             t.equal(source.toString('latin1', at, at + size), 'hello')
             given.length = 3
           }
-          calls.push(given.filter(argument => !(argument instanceof Requests)))
+          calls.push(given.filter(argument => !(argument instanceof Interrupts)))
           return late ? Promise.resolve(answer) : answer
         },
       } as Partial<FileSystem>)
