@@ -14,9 +14,12 @@ import {
   type Later,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
+  MAX_IO,
   MIB,
+  NAME_MAX,
   type Requester,
   refused,
+  SECTOR_SIZE,
   ThinfsError,
   unlessAborted,
 } from '../base/index.js'
@@ -30,14 +33,12 @@ import {
   later,
   WAITS,
 } from '../fuse/index.js'
-import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
+import type { ThinDevice, ThinPool } from '../pool/index.js'
 import type { Ownership, Volume, Volumes } from '../volumes/index.js'
 import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  NAME_MAX,
-  SECTOR,
   SEEK_DATA,
   SEEK_HOLE,
 } from './linux.js'
@@ -423,7 +424,7 @@ export class VolumeFs implements FileSystem {
       ino: inodeOf(volume.devId),
       generation: volume.generation,
       size: device.size,
-      blocks: this.volumes.mappedBytes(volume) / SECTOR,
+      blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
       nlink: entry.removed ? 0 : 1,
       uid: entry.uid,

@@ -135,10 +135,6 @@ export class VolumeTable {
     return this.#hasOtherId
   }
 
-  entries(): IterableIterator<VolumeEntry> {
-    return this.#entries.values()
-  }
-
   /**
    * Puts changes into the file, before the pool commits `transactionId`.
    * @param exchange the request, when it exchanges names
