@@ -27,6 +27,7 @@ export function newConfig(
     onFull: said.onFull ?? DEFAULTS.onFull,
     transport: DEFAULTS.transport,
     spin: DEFAULTS.spin,
+    spinShare: DEFAULTS.spinShare,
     volumes: said.volumes,
   }
 }
