@@ -13,6 +13,7 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
+import { inject } from './inject.js'
 import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
@@ -30,6 +31,7 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
+  ...[inject],
   ...[dm],
 ]
 

@@ -12,7 +12,7 @@ import {
   unmount,
   unmountLazily,
 } from '../host/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
 import { adminClient, fromResponseError } from './rpc.js'
@@ -21,7 +21,7 @@ import { adminClient, fromResponseError } from './rpc.js'
 const PATIENCE_MS = 5000
 const LOOK_MS = 10
 
-export interface DaemonClient extends PoolAdmin {
+export interface DaemonClient extends MountedAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
   ping(): Promise<{ pid: number | null; mountPoint: string }>
   /**

@@ -25,8 +25,11 @@ export interface BlockDevice {
    * copied the bytes before it returns.
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void>
-  /** Gives the space of a range back; the range reads as zeros where the device says so. */
-  discard(offset: number, length: number): Later<void>
+  /**
+   * Gives the space of a range back; the range reads as zeros where the device says so.
+   * @param waits edges that need a block wait for one where the pool is full; default: they do
+   */
+  discard(offset: number, length: number, waits?: boolean): Later<void>
   /** Makes a range read as zeros. */
   zero(offset: number, length: number): Later<void>
   /** Makes everything that was acknowledged before the call durable. */

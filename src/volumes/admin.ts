@@ -122,3 +122,38 @@ export interface PoolAdmin {
   /** @param request.deep reads all data too */
   check(request: { deep?: boolean }): Promise<CheckReport>
 }
+
+/** What is injected into the requests for a volume. */
+export interface Injection {
+  name: string
+  /** Ranges of bytes, [offset, length], in which a request fails with EIO. */
+  readErrors: [number, number][]
+  /** The same for writes, zeros and discards, which then change nothing. */
+  writeErrors: [number, number][]
+  /** Whether a flush is answered without being done. */
+  ignoreFlushes: boolean
+  /** Milliseconds that each request waits before it is carried out. */
+  latencyMs: number
+}
+
+/** Faults in volumes of a mounted pool, for tests of what is above them. */
+export interface LabAdmin {
+  /**
+   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it is
+   * cleared, or the pool unmounted.
+   * @param request.clear nothing that was injected before stays
+   * @param request.readErrors offset and length in turn
+   * @param request.writeErrors the same
+   */
+  inject(request: {
+    name: string
+    clear?: boolean
+    readErrors?: number[]
+    writeErrors?: number[]
+    ignoreFlushes?: boolean
+    latencyMs?: number
+  }): Promise<Injection>
+}
+
+/** What can be done to a pool that is mounted. */
+export type MountedAdmin = PoolAdmin & LabAdmin
