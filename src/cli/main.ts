@@ -18,8 +18,10 @@ import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { snapshot } from './snapshot.js'
@@ -31,7 +33,7 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
-  ...[inject],
+  ...[record, replay, inject],
   ...[dm],
 ]
 

@@ -122,4 +122,9 @@ export const ADMIN_REQUESTS: {
     ignoreFlushes: 'boolean?',
     latencyMs: 'number?',
   },
+  record: { name: 'string' },
+  mark: { name: 'string', mark: 'string' },
+  stopRecording: { name: 'string' },
+  removeRecording: { name: 'string' },
+  recordings: {},
 }

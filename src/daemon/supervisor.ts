@@ -27,7 +27,7 @@ const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
 /** Errors of a host that is short of something, which may be there again a moment later. */
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
 /** Requests that change nothing: another engine can be asked again. */
-const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check'])
+const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */

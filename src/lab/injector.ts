@@ -81,19 +81,19 @@ export class Injector extends Through {
   }
 
   override async discard(offset: number, length: number, waits?: boolean): Promise<void> {
-    await this.#latency()
+    if (this.faults.latencyMs > 0) await this.#latency()
     this.#mustNotMeet(this.faults.writeErrors, 'discard', offset, length)
     await this.lower.discard(offset, length, waits)
   }
 
   override async zero(offset: number, length: number): Promise<void> {
-    await this.#latency()
+    if (this.faults.latencyMs > 0) await this.#latency()
     this.#mustNotMeet(this.faults.writeErrors, 'zero', offset, length)
     await this.lower.zero(offset, length)
   }
 
   override async flush(): Promise<void> {
-    await this.#latency()
+    if (this.faults.latencyMs > 0) await this.#latency()
     if (this.faults.ignoreFlushes) await this.#ignored()
     else await this.lower.flush()
   }
@@ -103,9 +103,8 @@ export class Injector extends Through {
     return this.lower.write(offset, size, buffer, at)
   }
 
-  async #latency(): Promise<void> {
-    const { latencyMs } = this.faults
-    if (latencyMs > 0) await new Promise<void>(resolve => this.#clock.after(latencyMs, resolve))
+  #latency(): Promise<void> {
+    return new Promise(resolve => this.#clock.after(this.faults.latencyMs, resolve))
   }
 
   #mustNotMeet(ranges: Ranges, what: string, offset: number, length: number): void {

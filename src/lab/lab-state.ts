@@ -1,6 +1,6 @@
 /**
- * lab.json: what is injected, for the next engine of the same mount. It is replaced as a whole before a
- * command is answered.
+ * lab.json: what is injected, for the next engine of the same mount, and what recordings there are. It
+ * is replaced as a whole before a command is answered.
  */
 import * as z from 'zod'
 import { ThinfsError } from '../base/index.js'
@@ -26,12 +26,30 @@ const stateSchema = z.strictObject({
       latency_ms: z.int().min(0),
     }),
   ),
+  recordings: z.array(
+    z.strictObject({
+      /** Its files have it in their names. */
+      id: z.int().min(1),
+      ...volumeShape,
+      /** The name that it had when recording began. */
+      volume: z.string(),
+      base: z.strictObject(volumeShape),
+      /** The boot of the machine in which it began. */
+      boot: z.string(),
+      /** Seconds since 1970. */
+      started: z.number(),
+      /** Why it has ended; null: it goes on. */
+      ended: z.string().nullable(),
+      lost: z.boolean(),
+    }),
+  ),
 })
 
 export type LabState = z.infer<typeof stateSchema>
 export type StoredInjection = LabState['injections'][number]
+export type StoredRecording = LabState['recordings'][number]
 
-export const noState = (): LabState => ({ version: 1, injections: [] })
+export const noState = (): LabState => ({ version: 1, injections: [], recordings: [] })
 
 /**
  * @returns what the file says; nothing is going on where there is none

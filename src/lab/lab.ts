@@ -1,14 +1,15 @@
 /**
- * The crash lab of a mounted pool: what stands before the devices of volumes on which something is
- * recorded or injected.
+ * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or into
+ * which something is injected.
  *
- * A volume that nothing is done to has nothing before its device. What is injected lasts as long as the
- * mount: the next engine finds it in lab.json, the next mount begins without it.
+ * A volume that nothing is done to has nothing before its device. What is done lasts as long as the
+ * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and recordings
+ * have ended.
  */
 import { ThinfsError } from '../base/index.js'
 import { AtomicFile, type HeldFolder } from '../storage/index.js'
-import type { Injection, LabAdmin, Volume, Volumes } from '../volumes/index.js'
-import { type Faults, Injector, isNone, noFaults } from './injector.js'
+import type { Injection, LabAdmin, Recording, Volume, Volumes } from '../volumes/index.js'
+import { type Faults, isNone, noFaults } from './injector.js'
 import {
   encodeState,
   type LabState,
@@ -16,7 +17,8 @@ import {
   readState,
   type StoredInjection,
 } from './lab-state.js'
-import { VolumeDisk } from './through.js'
+import { LabVolume } from './lab-volume.js'
+import { Recordings } from './recordings.js'
 
 /** In the folder of pool.yaml. */
 const STATE_FILE = 'lab.json'
@@ -43,25 +45,33 @@ export class Lab implements LabAdmin {
   readonly #options: LabOptions
   readonly #file: AtomicFile
   readonly #volumes: Volumes
-  /**
-   * What stands before a device, once something was done to the volume. Requests may be under way in it
-   * when nothing is any more, so there is one for each volume, for good.
-   */
-  readonly #injectors = new Map<Volume, Injector>()
+  readonly #labs = new Map<Volume, LabVolume>()
+  readonly #recordings: Recordings
   #saved: Promise<void> = Promise.resolve()
 
   private constructor(options: LabOptions) {
     this.#options = options
     this.#volumes = options.volumes
     this.#file = new AtomicFile(...options.folder.file(STATE_FILE))
+    this.#recordings = new Recordings({
+      ...options,
+      labOf: volume => this.#labOf(volume),
+      save: () => this.#save(),
+    })
   }
 
   /** Puts back in place what an engine before this one had, where its mount goes on. */
   static async open(options: LabOptions): Promise<Lab> {
     const lab = new Lab(options)
-    const state = lab.#load()
-    if (options.takesOver) lab.#takeOver(state)
-    else if (state.injections.length > 0 && !options.readOnly) await lab.#save()
+    const { injections, recordings } = lab.#load()
+    let changed: boolean
+    if (options.takesOver) {
+      for (const injection of injections) lab.#takeOver(injection)
+      changed = lab.#recordings.takeOver(recordings)
+    } else {
+      changed = (await lab.#recordings.endAll(recordings)) || injections.length > 0
+    }
+    if (changed && !options.readOnly) await lab.#save()
     return lab
   }
 
@@ -74,7 +84,7 @@ export class Lab implements LabAdmin {
       const detail = `a latency of ${latencyMs} ms: 0 to ${MAX_LATENCY} is allowed`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }
-    const before = this.#injectors.get(volume)?.faults ?? noFaults()
+    const before = this.#labs.get(volume)?.injector.faults ?? noFaults()
     const base = clear ? noFaults() : before
     const faults: Faults = {
       readErrors: [...base.readErrors, ...readErrors],
@@ -96,41 +106,58 @@ export class Lab implements LabAdmin {
     return injectionOf(volume, faults)
   }
 
+  async record({ name }: { name: string }): Promise<Recording> {
+    this.#mustBeWritable()
+    return await this.#recordings.begin(this.#must(name))
+  }
+
+  mark({ name, mark }: { name: string; mark: string }): Promise<Recording> {
+    return this.#recordings.mark(name, mark)
+  }
+
+  stopRecording({ name }: { name: string }): Promise<Recording> {
+    return this.#recordings.stop(name)
+  }
+
+  async removeRecording({ name }: { name: string }): Promise<void> {
+    this.#mustBeWritable()
+    await this.#recordings.remove(name)
+  }
+
+  async recordings(): Promise<Recording[]> {
+    return this.#recordings.list()
+  }
+
   // --- inside ---
 
   #load(): LabState {
     try {
       return readState(this.#file)
     } catch (err) {
-      this.#options.onWarning(`${(err as Error).message}; nothing is injected`)
+      const what = 'nothing is injected or recorded'
+      this.#options.onWarning(`${(err as Error).message}; ${what}`)
       return noState()
     }
   }
 
-  #takeOver(state: LabState): void {
-    for (const stored of state.injections) {
-      const volume = this.#volumes.byDevId(stored.dev_id)
-      if (volume?.generation === stored.generation) this.#inject(volume, faultsOf(stored))
-    }
+  #takeOver(injection: StoredInjection): void {
+    const volume = this.#volumes.byDevId(injection.dev_id)
+    if (volume?.generation === injection.generation) this.#inject(volume, faultsOf(injection))
   }
 
   #inject(volume: Volume, faults: Faults): void {
-    const injector = this.#injectorOf(volume)
-    injector.faults = faults
-    volume.io = isNone(faults) ? volume.device : injector
+    const lab = this.#labOf(volume)
+    lab.injector.faults = faults
+    lab.settle()
   }
 
-  #injectorOf(volume: Volume): Injector {
-    const found = this.#injectors.get(volume)
-    if (found !== undefined) return found
-    const disk = new VolumeDisk(volume.device, () => this.#volumes.flushDevice(volume.device.devId))
-    const injector = new Injector(disk, {
-      name: () => volume.name,
-      clock: this.#volumes.pool.clock,
-      ignored: () => {},
-    })
-    this.#injectors.set(volume, injector)
-    return injector
+  #labOf(volume: Volume): LabVolume {
+    let lab = this.#labs.get(volume)
+    if (lab === undefined) {
+      lab = new LabVolume(volume, this.#volumes)
+      this.#labs.set(volume, lab)
+    }
+    return lab
   }
 
   /** Resolves when the file has what is so now. */
@@ -142,12 +169,12 @@ export class Lab implements LabAdmin {
 
   #state(): LabState {
     const injections: StoredInjection[] = []
-    for (const [volume, { faults }] of this.#injectors) {
+    for (const [volume, { injector }] of this.#labs) {
       const isThere = this.#volumes.byDevId(volume.devId) === volume
-      if (!isThere) this.#injectors.delete(volume)
-      else if (!isNone(faults)) injections.push(stored(volume, faults))
+      if (!isThere) this.#labs.delete(volume)
+      else if (!isNone(injector.faults)) injections.push(stored(volume, injector.faults))
     }
-    return { version: 1, injections }
+    return { version: 1, injections, recordings: this.#recordings.stored }
   }
 
   #must(name: string): Volume {

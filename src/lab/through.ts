@@ -1,4 +1,4 @@
-import type { Later } from '../base/index.js'
+import { type Later, refused } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 
 /** A device before another one, to which every request goes unchanged. */
@@ -52,6 +52,8 @@ export class Through implements BlockDevice {
 
 /** A volume's device, whose flush is that of the volume: sizes are made durable too. */
 export class VolumeDisk extends Through {
+  /** Whether the content must not change. */
+  readOnly = false
   readonly #flush: () => Promise<void>
 
   constructor(device: BlockDevice, flush: () => Promise<void>) {
@@ -59,7 +61,26 @@ export class VolumeDisk extends Through {
     this.#flush = flush
   }
 
+  override write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+    this.#mustBeWritable()
+    return this.lower.write(offset, size, buffer, at)
+  }
+
+  override discard(offset: number, length: number, waits?: boolean): Later<void> {
+    this.#mustBeWritable()
+    return this.lower.discard(offset, length, waits)
+  }
+
+  override zero(offset: number, length: number): Later<void> {
+    this.#mustBeWritable()
+    return this.lower.zero(offset, length)
+  }
+
   override flush(): Promise<void> {
     return this.#flush()
+  }
+
+  #mustBeWritable(): void {
+    if (this.readOnly) throw refused('EROFS', 'a recording begins with what the volume holds')
   }
 }

@@ -8,6 +8,7 @@ export type {
   MountedAdmin,
   PoolAdmin,
   PoolStatus,
+  Recording,
   VolumeInfo,
 } from './admin.js'
 export { initPool } from './init-pool.js'

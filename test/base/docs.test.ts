@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { ERRORS } from '../../src/base/index.js'
+import { RECORD_ENTRY } from '../../src/lab/index.js'
 import * as format from '../../src/metadata/format.js'
 import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
 import { layoutTable } from '../support/layout-table.js'
@@ -24,6 +25,7 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     FRAME,
     CHANGE,
     IDENTITY,
+    RECORD_ENTRY,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

@@ -18,6 +18,8 @@ const COMMANDS = {
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
+  record: ['/none', 'web'],
+  replay: ['/none', 'web', '--each-flush', 'true'],
   inject: ['/none', 'web'],
 }
 

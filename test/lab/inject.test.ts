@@ -3,10 +3,7 @@
 // a mount, what dd and cmp say.
 import t, { type Test } from 'tap'
 import { errnoOf } from '../../src/base/index.js'
-import { VolumeFs } from '../../src/fs/index.js'
-import { Lab } from '../../src/lab/index.js'
-import { HeldFolder } from '../../src/storage/index.js'
-import { openPool } from '../../src/volumes/index.js'
+import { openLab } from '../support/lab.js'
 import { attemptThinfs, MountedPool, needs, thinfs } from '../support/mounted-pool.js'
 import { makePool } from '../support/pool-files.js'
 
@@ -17,31 +14,8 @@ const PUNCH_HOLE = 2
 const ZERO_RANGE = 16
 
 async function opened(t: Test) {
-  const config = await makePool(t.testdir())
-  const { volumes, close } = await openPool(config)
-  const folder = HeldFolder.open(config.folder)
-  const lab = await Lab.open({
-    volumes,
-    folder,
-    takesOver: false,
-    readOnly: false,
-    onWarning: message => t.fail(message),
-    onChange: () => {},
-    invalidate: async () => {},
-  })
-  // Timers of the pool keep no process alive.
-  const alive = setInterval(() => {}, 1000)
-  const end = async (): Promise<void> => {
-    clearInterval(alive)
-    folder.close()
-    await close()
-  }
-  const fs = new VolumeFs(volumes, { uid: 0, gid: 0 }, 1000)
-  const create = async (name: string): Promise<number> => {
-    await volumes.create({ name, size: MIB })
-    return fs.lookup(1, name).ino
-  }
-  return { volumes, lab, fs, web: await create('web'), other: await create('other'), end }
+  const { close: end, ...lab } = await openLab(await makePool(t.testdir()))
+  return { ...lab, web: await lab.create('web', MIB), other: await lab.create('other', MIB), end }
 }
 
 /** The errno of what fails, at once or later; null of what does not. */
