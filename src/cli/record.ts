@@ -65,7 +65,7 @@ async function exportTo(
   const recording = await recordingOf(daemon, name)
   const reader = await openRecording(place, recording)
   try {
-    const { apply, exportLogWrites } = await import('../lab/index.js')
+    const { apply, exportLogWrites } = await import('../replay/index.js')
     const names = { origin: baseOf(recording), name: `${name}@export-${process.pid}` }
     return await withSnapshot(daemon, place, names, async content => {
       let done = 0

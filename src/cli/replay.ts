@@ -4,7 +4,7 @@ import { constants } from 'node:os'
 import { cancelled, errnoOf, ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
-import type { Moment, RecordReader } from '../lab/index.js'
+import type { Moment, RecordReader } from '../replay/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 import { baseOf, openRecording, recordingOf, withSnapshot } from './scratch.js'
@@ -57,7 +57,7 @@ export const replay = command(
       const recording = await recordingOf(daemon, name)
       const reader = await openRecording(place, recording)
       try {
-        const { flushMoments, momentAt } = await import('../lab/index.js')
+        const { flushMoments, momentAt } = await import('../replay/index.js')
         const moments =
           to === undefined ? flushMoments(reader, seed !== undefined) : [momentAt(reader, to)]
         const replay = { daemon, place, reader, name, words, seed: seed ?? null, quiet: eachFlush }
@@ -100,7 +100,7 @@ async function checkStates(
   moments: readonly Moment[],
 ): Promise<Checked[]> {
   const { daemon, place, reader, seed } = replay
-  const { apply, applyUnflushed } = await import('../lab/index.js')
+  const { apply, applyUnflushed } = await import('../replay/index.js')
   const name = `${replay.name}@replay-${process.pid}`
   const interrupt = new AbortController()
   const onSignal = (): void => interrupt.abort(cancelled())

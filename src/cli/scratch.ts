@@ -3,7 +3,7 @@ import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
-import type { RecordReader, ReplayFile } from '../lab/index.js'
+import type { RecordReader, ReplayFile } from '../replay/index.js'
 import type { Recording } from '../volumes/index.js'
 import { namingHolders, volumeFile } from './pool.js'
 
@@ -18,7 +18,7 @@ export async function recordingOf(daemon: DaemonClient, name: string): Promise<R
 export async function openRecording(place: PoolPlace, recording: Recording): Promise<RecordReader> {
   const { volume, log, data, lost, ended } = recording
   if (lost) throw new ThinfsError('NO_RECORDING', `${volume}: ${ended}`)
-  const { RecordReader } = await import('../lab/index.js')
+  const { RecordReader } = await import('../replay/index.js')
   return new RecordReader(join(place.folder, log), join(place.folder, data))
 }
 
@@ -32,7 +32,7 @@ export async function withSnapshot<T>(
   names: { origin: string; name: string },
   use: (content: ReplayFile, path: string) => Promise<T>,
 ): Promise<T> {
-  const { ReplayFile } = await import('../lab/index.js')
+  const { ReplayFile } = await import('../replay/index.js')
   const { name } = names
   await daemon.snapshot(names)
   const remove = (): Promise<void> =>

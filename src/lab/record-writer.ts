@@ -1,8 +1,8 @@
 import { closeSync, constants, fstatSync, fsync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { promisify } from 'node:util'
 import { native } from '../native.js'
+import { RECORD_ENTRY, RECORDED, type RecordedKind, recordingFiles } from '../replay/index.js'
 import type { HeldFolder } from '../storage/index.js'
-import { RECORD_ENTRY, RECORDED, type RecordedKind, recordingFiles } from './record-format.js'
 
 const fsyncLater = promisify(fsync)
 const { O_RDWR, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants

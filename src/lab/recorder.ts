@@ -1,5 +1,5 @@
 import type { Later } from '../base/index.js'
-import { RECORDED } from './record-format.js'
+import { RECORDED } from '../replay/index.js'
 import type { RecordWriter } from './record-writer.js'
 import { Through } from './through.js'
 

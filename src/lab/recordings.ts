@@ -7,12 +7,11 @@
  */
 import { statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
+import { MAX_MARK, RECORD_ENTRY, recordingFiles } from '../replay/index.js'
 import { bootId, type HeldFolder } from '../storage/index.js'
 import type { Recording, Volume, Volumes } from '../volumes/index.js'
 import type { StoredRecording } from './lab-state.js'
 import type { LabVolume } from './lab-volume.js'
-import { MAX_MARK } from './log-writes.js'
-import { RECORD_ENTRY, recordingFiles } from './record-format.js'
 import { RecordWriter } from './record-writer.js'
 
 /** Why nobody may remove or resize a volume. */

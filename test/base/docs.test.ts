@@ -2,9 +2,9 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { ERRORS } from '../../src/base/index.js'
-import { RECORD_ENTRY } from '../../src/lab/index.js'
 import * as format from '../../src/metadata/format.js'
 import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
+import { RECORD_ENTRY } from '../../src/replay/index.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
