@@ -101,6 +101,7 @@ async function writeConfig(file: string, options: Options): Promise<void> {
     onFull: DEFAULTS.onFull,
     transport: DEFAULTS.transport,
     spin: DEFAULTS.spin,
+    spinShare: DEFAULTS.spinShare,
     volumes: Object.fromEntries((options.volume ?? []).map(volumeOf)),
   }
   const text = renderConfig(config)

@@ -1,4 +1,11 @@
-import { type Clock, type Later, ThinfsError } from '../base/index.js'
+import {
+  type Clock,
+  heldRequester,
+  type Later,
+  type Requester,
+  ThinfsError,
+  unlessAborted,
+} from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import { Through } from './through.js'
 
@@ -72,24 +79,36 @@ export class Injector extends Through {
     await this.lower.readLater(offset, size, buffer, at)
   }
 
-  override write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
-    if (this.faults.latencyMs > 0) {
-      const held = Buffer.from(buffer.subarray(at, at + size))
-      return this.#latency().then(() => this.#write(offset, size, held, 0))
-    }
-    return this.#write(offset, size, buffer, at)
+  override write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    if (this.faults.latencyMs === 0) return this.#write(offset, size, buffer, at, requester)
+    const held = Buffer.from(buffer.subarray(at, at + size))
+    const signal = requester?.signal()
+    return this.#latency(signal).then(() =>
+      this.#write(offset, size, held, 0, heldRequester(signal)),
+    )
   }
 
-  override async discard(offset: number, length: number, waits?: boolean): Promise<void> {
-    if (this.faults.latencyMs > 0) await this.#latency()
+  override async discard(
+    offset: number,
+    length: number,
+    waits?: boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    if (this.faults.latencyMs > 0) await this.#latency(signal)
     this.#mustNotMeet(this.faults.writeErrors, 'discard', offset, length)
-    await this.lower.discard(offset, length, waits)
+    await this.lower.discard(offset, length, waits, signal)
   }
 
-  override async zero(offset: number, length: number): Promise<void> {
-    if (this.faults.latencyMs > 0) await this.#latency()
+  override async zero(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    if (this.faults.latencyMs > 0) await this.#latency(signal)
     this.#mustNotMeet(this.faults.writeErrors, 'zero', offset, length)
-    await this.lower.zero(offset, length)
+    await this.lower.zero(offset, length, signal)
   }
 
   override async flush(): Promise<void> {
@@ -98,13 +117,22 @@ export class Injector extends Through {
     else await this.lower.flush()
   }
 
-  #write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+  #write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester: Requester | undefined,
+  ): Later<void> {
     this.#mustNotMeet(this.faults.writeErrors, 'write', offset, size)
-    return this.lower.write(offset, size, buffer, at)
+    return this.lower.write(offset, size, buffer, at, requester)
   }
 
-  #latency(): Promise<void> {
-    return new Promise(resolve => this.#clock.after(this.faults.latencyMs, resolve))
+  /** @param signal ends the wait with its reason */
+  #latency(signal?: AbortSignal): Promise<void> {
+    const { latencyMs } = this.faults
+    const over = new Promise<void>(resolve => this.#clock.after(latencyMs, resolve))
+    return unlessAborted(over, signal)
   }
 
   #mustNotMeet(ranges: Ranges, what: string, offset: number, length: number): void {

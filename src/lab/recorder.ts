@@ -1,4 +1,4 @@
-import type { Later } from '../base/index.js'
+import type { Later, Requester } from '../base/index.js'
 import { RECORDED } from '../replay/index.js'
 import type { RecordWriter } from './record-writer.js'
 import { Through } from './through.js'
@@ -23,20 +23,32 @@ export class Recorder extends Through {
     this.#writer = null
   }
 
-  override write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
-    const written = this.lower.write(offset, size, buffer, at)
+  override write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    const written = this.lower.write(offset, size, buffer, at, requester)
     if (written === undefined) return this.#wrote(offset, size, buffer, at)
     // The buffer is the caller's again when this returns.
     const held = Buffer.from(buffer.subarray(at, at + size))
     return written.then(() => this.#wrote(offset, size, held, 0))
   }
 
-  override discard(offset: number, length: number, waits?: boolean): Promise<void> {
-    return this.#clear(RECORDED.discard, offset, length, this.lower.discard(offset, length, waits))
+  override discard(
+    offset: number,
+    length: number,
+    waits?: boolean,
+    signal?: AbortSignal,
+  ): Promise<void> {
+    const discarded = this.lower.discard(offset, length, waits, signal)
+    return this.#clear(RECORDED.discard, offset, length, discarded)
   }
 
-  override zero(offset: number, length: number): Promise<void> {
-    return this.#clear(RECORDED.zero, offset, length, this.lower.zero(offset, length))
+  override zero(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    return this.#clear(RECORDED.zero, offset, length, this.lower.zero(offset, length, signal))
   }
 
   override async flush(): Promise<void> {

@@ -1,4 +1,4 @@
-import { type Later, refused } from '../base/index.js'
+import { type Later, type Requester, refused } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 
 /** A device before another one, to which every request goes unchanged. */
@@ -25,16 +25,22 @@ export class Through implements BlockDevice {
     return this.lower.readLater(offset, size, buffer, at)
   }
 
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
-    return this.lower.write(offset, size, buffer, at)
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    return this.lower.write(offset, size, buffer, at, requester)
   }
 
-  discard(offset: number, length: number, waits?: boolean): Later<void> {
-    return this.lower.discard(offset, length, waits)
+  discard(offset: number, length: number, waits?: boolean, signal?: AbortSignal): Later<void> {
+    return this.lower.discard(offset, length, waits, signal)
   }
 
-  zero(offset: number, length: number): Later<void> {
-    return this.lower.zero(offset, length)
+  zero(offset: number, length: number, signal?: AbortSignal): Later<void> {
+    return this.lower.zero(offset, length, signal)
   }
 
   flush(): Promise<void> {
@@ -61,19 +67,30 @@ export class VolumeDisk extends Through {
     this.#flush = flush
   }
 
-  override write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
+  override write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
     this.#mustBeWritable()
-    return this.lower.write(offset, size, buffer, at)
+    return this.lower.write(offset, size, buffer, at, requester)
   }
 
-  override discard(offset: number, length: number, waits?: boolean): Later<void> {
+  override discard(
+    offset: number,
+    length: number,
+    waits?: boolean,
+    signal?: AbortSignal,
+  ): Later<void> {
     this.#mustBeWritable()
-    return this.lower.discard(offset, length, waits)
+    return this.lower.discard(offset, length, waits, signal)
   }
 
-  override zero(offset: number, length: number): Later<void> {
+  override zero(offset: number, length: number, signal?: AbortSignal): Later<void> {
     this.#mustBeWritable()
-    return this.lower.zero(offset, length)
+    return this.lower.zero(offset, length, signal)
   }
 
   override flush(): Promise<void> {
