@@ -13,12 +13,15 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
+import { inject } from './inject.js'
 import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { run as runWithPool } from './run.js'
@@ -31,7 +34,8 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
-  ...[runWithPool, dm],
+  ...[runWithPool, record, replay, inject],
+  ...[dm],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }

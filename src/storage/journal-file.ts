@@ -33,7 +33,7 @@ const APPENDING = constants.O_RDWR | constants.O_APPEND
  */
 export class JournalFile {
   readonly path: string
-  /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
+  /** Identifies the running boot of the machine. */
   readonly bootId: string
   /** -1: there is no such file; a reader treats that as an empty one. */
   #fd: number
@@ -43,7 +43,7 @@ export class JournalFile {
     this.path = path
     this.#at = at
     this.#fd = fd
-    this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+    this.bootId = bootId()
   }
 
   /**
@@ -148,6 +148,9 @@ export class JournalFile {
     if (this.#fd >= 0) closeSync(this.#fd)
   }
 }
+
+/** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
+export const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
 
 /** @throws POOL_MISMATCH, IO_ERROR */
 function openJournal(path: string, at: string, flags: number): number {
