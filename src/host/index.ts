@@ -4,7 +4,7 @@ export { kernelPathOf, usersOf } from './device-users.js'
 export { findFilesystems } from './filesystems.js'
 export { whileFrozen } from './freeze.js'
 export { findFileHolders, isOn, loopsOnFile } from './holders.js'
-export { attachLoop, detachLoop, type LoopDevice, listLoops } from './loop.js'
+export { attachLoop, detachLoop, errnoOfLoops, type LoopDevice, listLoops } from './loop.js'
 export {
   canonicalMountPoint,
   mustNotCover,
@@ -22,3 +22,4 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+export { isInUserNamespace, isUserUnknown } from './user-namespace.js'
