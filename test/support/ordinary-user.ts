@@ -7,7 +7,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { chmodSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
+import { chmodSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import type { Test } from 'tap'
@@ -18,15 +18,21 @@ const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** Above the ids of a system's own users. */
 const FIRST_UID = 200_000
 
-/** For sh, with a folder and the user's id: own /dev/fuse, /etc/passwd and /etc/fuse.conf. */
+/**
+ * For sh, with a folder, the user's id, and where thinfs and node are. The folder is in memory: what
+ * waits for a disk elsewhere has tests of its own. Own /dev/fuse, /etc/passwd and /etc/fuse.conf.
+ */
 const NAMESPACE = `set -e
 ${LET_GO}
 mount --make-rslave /
 let_go /none
 mount --make-rprivate /
 let_go /none
-mount -t tmpfs -o mode=755 thinfs-test "$1/own"
-cd "$1/own"
+mount -t tmpfs -o mode=755 thinfs-test "$1"
+cd "$1"
+mkdir own tmp home home/tmp
+chown -R "$2:$2" home
+cd own
 mknod -m 666 fuse c 10 229
 mount --bind fuse /dev/fuse
 cp /etc/passwd .
@@ -64,14 +70,12 @@ export class OrdinaryUser {
     const uid = FIRST_UID + process.pid
     const base = realpathSync(mkdtempSync(join(tmpdir(), 'thinfs-user-')))
     chmodSync(base, 0o755)
-    for (const folder of ['own', 'tmp', 'home']) mkdirSync(join(base, folder))
     const given = [base, String(uid), PROGRAM, process.execPath]
     const command = ['-m', '--propagation', 'unchanged', 'sh', '-c', NAMESPACE, 'sh', ...given]
     const holder = spawn('unshare', command, { stdio: ['pipe', 'pipe', 'inherit'] })
     const user = new OrdinaryUser(uid, base, holder)
     t.teardown(() => user.#end())
     await once(holder.stdout!, 'data')
-    await user.root(`mkdir home/tmp; chown -R ${uid}:${uid} home`)
     return user
   }
 
