@@ -1,7 +1,7 @@
 #!/bin/sh
 # QEMU boots from a volume: a disk image goes into one, and a virtual machine runs on a snapshot of it.
 # Needs no root. Works in a folder of its own, and takes everything away.
-#   sh qemu-boot.sh IMAGE [OPTION...]     a bootable disk, qcow2 or raw; more options for QEMU
+#   sh qemu-boot.sh IMAGE [OPTION...]     a bootable disk, qcow2 or raw; options for QEMU, such as -accel kvm
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 image=$(realpath "$1")
@@ -22,7 +22,7 @@ qemu-img convert -O raw "$image" volumes/golden
 thinfs snapshot pool golden vm
 
 # Whatever the machine writes is the snapshot's; what it trims (discard) goes back to the pool.
-qemu-system-x86_64 -accel kvm -accel tcg -m 512 -nographic -no-reboot \
+qemu-system-x86_64 -m 512 -nographic -no-reboot \
   -drive file=volumes/vm,format=raw,if=virtio,cache=none,discard=unmap "$@" < /dev/null
 
 thinfs list pool
