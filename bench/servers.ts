@@ -21,8 +21,8 @@ const exec = promisify(execFile)
 const pathInRepository = (path: string): string =>
   fileURLToPath(new URL(`../${path}`, import.meta.url))
 
-/** What limit-spin looks for the next request before it sleeps: as long as thinfs at most. */
-const SPIN_US = 50
+/** Microseconds that limit-spin looks before it sleeps: thinfs at most, and long enough to be a limit. */
+const SPIN_US = 400
 const POLL_MS = 20
 const START_MS = 10_000
 const STOP_MS = 10_000
@@ -128,6 +128,8 @@ export interface ThinfsOptions {
   volumes?: Record<string, number>
   /** Bytes that the pool can hold. Default: twice the volume. */
   dataSize?: number
+  /** Microseconds to look for requests, of pool.yaml. */
+  spin?: number
   /** Of `thinfs mount`. */
   mount?: string[]
   /** Added to the environment of daemon and engine. */
@@ -136,7 +138,7 @@ export interface ThinfsOptions {
 
 /** thinfs with a volume of `size` bytes, which is called `volume`. */
 export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
-  const { name = 'thinfs', blockSize, dataSize = 2 * size, mount = [], env = {} } = options
+  const { name = 'thinfs', blockSize, dataSize = 2 * size, spin, mount = [], env = {} } = options
   const volumes = Object.entries({ volume: size, ...options.volumes })
   return {
     name,
@@ -145,6 +147,10 @@ export function thinfs(size: number, options: ThinfsOptions = {}): Contender {
       const blocks = blockSize ? ['--block-size', blockSize] : []
       const named = volumes.flatMap(([volume, bytes]) => ['--volume', `${volume}=${bytes}`])
       await runThinfs('init', pool, '--data-size', String(dataSize), ...blocks, ...named)
+      if (spin !== undefined) {
+        const config = join(pool, 'pool.yaml')
+        writeFileSync(config, readFileSync(config, 'utf8').replace(/^spin: .*$/m, `spin: ${spin}`))
+      }
       return { ...mountPlan(folder, mount), env }
     },
   }

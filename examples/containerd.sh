@@ -2,6 +2,7 @@
 # containerd's devmapper snapshotter on a kernel without device-mapper.
 # Needs root, and `thinfs dm` running. Works in a folder of its own, and takes everything away.
 #   sh containerd.sh IMAGE.tar REFERENCE     as docker.io/library/busybox:latest
+# IMAGE.tar is an image as `docker save REFERENCE > IMAGE.tar` writes it: no registry is needed.
 set -eu
 image=$(realpath "$1")
 folder=$(mktemp -d)

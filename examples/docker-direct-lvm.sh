@@ -3,6 +3,7 @@
 # kernel without device-mapper.
 # Needs root, and `thinfs dm` running. Works in a folder of its own, and takes everything away.
 #   sh docker-direct-lvm.sh IMAGE.tar REFERENCE     as busybox:latest
+# IMAGE.tar is an image as `docker save REFERENCE > IMAGE.tar` writes it: no registry is needed.
 set -eu
 image=$(realpath "$1")
 folder=$(mktemp -d)

@@ -120,68 +120,100 @@ static int allocate(int fd, int mode, int64_t offset, int64_t length) {
   }
 }
 
-static bool allocate_arguments(napi_env env, napi_callback_info info, int *fd, int *mode,
-                               int64_t *offset, int64_t *length) {
-  napi_value arguments[4];
-  return thinfs_arguments(env, info, 4, arguments) && thinfs_int(env, arguments[0], fd) &&
-         thinfs_int(env, arguments[1], mode) && thinfs_integer(env, arguments[2], offset) &&
-         thinfs_integer(env, arguments[3], length);
-}
-
 /* file_allocate(fd, mode, offset, length): fallocate(2). */
 static napi_value file_allocate(napi_env env, napi_callback_info info) {
+  napi_value arguments[4];
   int fd, mode;
   int64_t offset, length;
-  if (!allocate_arguments(env, info, &fd, &mode, &offset, &length)) return NULL;
+  if (!thinfs_arguments(env, info, 4, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_int(env, arguments[1], &mode) || !thinfs_integer(env, arguments[2], &offset) ||
+      !thinfs_integer(env, arguments[3], &length))
+    return NULL;
   int error = allocate(fd, mode, offset, length);
   return error == 0 ? NULL : thinfs_throw(env, error, "fallocate");
 }
 
 typedef struct {
-  napi_async_work work;
   napi_deferred deferred;
-  int fd, mode, error;
+  int error;
   int64_t offset, length;
 } allocation;
 
-static void allocation_execute(napi_env env, void *data) {
-  allocation *request = data;
+typedef struct {
+  napi_async_work work;
+  int fd, mode;
+  uint32_t count;
+  allocation calls[];
+} allocations;
+
+static void allocations_execute(napi_env env, void *data) {
+  allocations *batch = data;
   (void)env;
-  request->error = allocate(request->fd, request->mode, request->offset, request->length);
-}
-
-static void allocation_complete(napi_env env, napi_status status, void *data) {
-  allocation *request = data;
-  if (status == napi_cancelled) request->error = ECANCELED;
-  if (request->error == 0) {
-    napi_resolve_deferred(env, request->deferred, thinfs_undefined(env));
-  } else {
-    napi_reject_deferred(env, request->deferred, thinfs_error(env, request->error, "fallocate"));
+  for (uint32_t i = 0; i < batch->count; i++) {
+    allocation *call = &batch->calls[i];
+    call->error = allocate(batch->fd, batch->mode, call->offset, call->length);
   }
-  napi_delete_async_work(env, request->work);
-  free(request);
 }
 
-/* file_allocate_async(fd, mode, offset, length): the same on the thread pool; a promise. */
+static void allocations_complete(napi_env env, napi_status status, void *data) {
+  allocations *batch = data;
+  for (uint32_t i = 0; i < batch->count; i++) {
+    allocation *call = &batch->calls[i];
+    if (status == napi_cancelled) call->error = ECANCELED;
+    if (call->error == 0)
+      napi_resolve_deferred(env, call->deferred, thinfs_undefined(env));
+    else
+      napi_reject_deferred(env, call->deferred, thinfs_error(env, call->error, "fallocate"));
+  }
+  napi_delete_async_work(env, batch->work);
+  free(batch);
+}
+
+/*
+ * file_allocate_async(fd, mode, ranges): fallocate(2) on the thread pool, once for each offset and
+ * length in `ranges`, a Float64Array, one after the other; an array of a promise for each.
+ */
 static napi_value file_allocate_async(napi_env env, napi_callback_info info) {
-  napi_value promise, name;
-  allocation *request = calloc(1, sizeof *request);
-  if (request == NULL) return thinfs_throw(env, ENOMEM, "malloc");
-  if (!allocate_arguments(env, info, &request->fd, &request->mode, &request->offset,
-                          &request->length)) {
-    free(request);
+  napi_value arguments[3], promises, promise, name;
+  int fd, mode;
+  napi_typedarray_type type;
+  size_t length;
+  void *data;
+  if (!thinfs_arguments(env, info, 3, arguments) || !thinfs_int(env, arguments[0], &fd) ||
+      !thinfs_int(env, arguments[1], &mode))
+    return NULL;
+  if (napi_get_typedarray_info(env, arguments[2], &type, &length, &data, NULL, NULL) != napi_ok ||
+      type != napi_float64_array || length % 2 != 0 || length > UINT32_MAX) {
+    napi_throw_type_error(env, NULL, "a Float64Array of offsets and lengths is expected");
     return NULL;
   }
-  if (napi_create_string_utf8(env, "thinfs:fallocate", NAPI_AUTO_LENGTH, &name) != napi_ok ||
-      napi_create_promise(env, &request->deferred, &promise) != napi_ok ||
-      napi_create_async_work(env, NULL, name, allocation_execute, allocation_complete, request,
-                             &request->work) != napi_ok ||
-      napi_queue_async_work(env, request->work) != napi_ok) {
-    if (request->work != NULL) napi_delete_async_work(env, request->work);
-    free(request);
+  const double *ranges = data;
+  allocations *batch = calloc(1, sizeof *batch + length / 2 * sizeof *batch->calls);
+  if (batch == NULL) return thinfs_throw(env, ENOMEM, "malloc");
+  batch->fd = fd;
+  batch->mode = mode;
+  batch->count = (uint32_t)(length / 2);
+  for (uint32_t i = 0; i < batch->count; i++) {
+    if (!thinfs_whole(env, ranges[2 * i], &batch->calls[i].offset) ||
+        !thinfs_whole(env, ranges[2 * i + 1], &batch->calls[i].length)) {
+      free(batch);
+      return NULL;
+    }
+  }
+  bool made = napi_create_array_with_length(env, batch->count, &promises) == napi_ok;
+  for (uint32_t i = 0; made && i < batch->count; i++)
+    made = napi_create_promise(env, &batch->calls[i].deferred, &promise) == napi_ok &&
+           napi_set_element(env, promises, i, promise) == napi_ok;
+  if (!made ||
+      napi_create_string_utf8(env, "thinfs:fallocate", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_async_work(env, NULL, name, allocations_execute, allocations_complete, batch,
+                             &batch->work) != napi_ok ||
+      napi_queue_async_work(env, batch->work) != napi_ok) {
+    if (batch->work != NULL) napi_delete_async_work(env, batch->work);
+    free(batch);
     return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
   }
-  return promise;
+  return promises;
 }
 
 /* file_seek(fd, offset, whence): the new position; -1 when nothing of that kind follows (ENXIO). */

@@ -22,7 +22,15 @@ bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi
 bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
   double number;
   /* napi_get_value_int64 makes 0 of NaN, and cuts fractions off: a write would go to byte 0. */
-  if (napi_get_value_double(env, value, &number) != napi_ok || number - floor(number) != 0) {
+  if (napi_get_value_double(env, value, &number) != napi_ok) {
+    napi_throw_type_error(env, NULL, "an integer is expected");
+    return false;
+  }
+  return thinfs_whole(env, number, integer);
+}
+
+bool thinfs_whole(napi_env env, double number, int64_t *integer) {
+  if (number - floor(number) != 0) {
     napi_throw_type_error(env, NULL, "an integer is expected");
     return false;
   }

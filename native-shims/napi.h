@@ -16,6 +16,8 @@
 bool thinfs_arguments(napi_env env, napi_callback_info info, size_t wanted, napi_value *arguments);
 /* An integer that JavaScript holds exactly; NaN and fractions are refused. */
 bool thinfs_integer(napi_env env, napi_value value, int64_t *integer);
+/* The same of a number that was fetched, as from a Float64Array. */
+bool thinfs_whole(napi_env env, double number, int64_t *integer);
 /* An integer that fits an int: descriptors, flags. */
 bool thinfs_int(napi_env env, napi_value value, int *integer);
 /* `length` bytes at `at` of a Buffer or typed array; outside of it is a RangeError. */

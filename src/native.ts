@@ -30,7 +30,11 @@ export interface Binding {
   file_copy(fd: number, source: number, target: number, length: number): void
   /** fallocate(2). */
   file_allocate(fd: number, mode: number, offset: number, length: number): void
-  file_allocate_async(fd: number, mode: number, offset: number, length: number): Promise<void>
+  /**
+   * fallocate(2) on the thread pool, once for each offset and length of `ranges`, one after the other.
+   * @returns a promise for each
+   */
+  file_allocate_async(fd: number, mode: number, ranges: Float64Array): Promise<void>[]
   /** lseek(2); -1 when nothing of the kind follows (ENXIO). */
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */

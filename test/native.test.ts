@@ -43,7 +43,8 @@ t.test('errors are those of node:fs: code, errno, syscall', async t => {
   t.throws(() => native.file_read(-1, Buffer.alloc(1), 0, 1, 0), { ...badFd, syscall: 'pread' })
   t.throws(() => native.file_write(-1, Buffer.alloc(1), 0, 1, 0), { ...badFd, syscall: 'pwrite' })
   t.throws(() => native.file_allocate(-1, 0, 0, 1), { ...badFd, syscall: 'fallocate' })
-  await t.rejects(native.file_allocate_async(-1, 0, 0, 1), { ...badFd, syscall: 'fallocate' })
+  const [done] = native.file_allocate_async(-1, 0, Float64Array.of(0, 1))
+  await t.rejects(done!, { ...badFd, syscall: 'fallocate' })
   t.throws(() => native.file_seek(-1, 0, 0), { ...badFd, syscall: 'lseek' })
   t.throws(() => native.file_lock(-1, true), { ...badFd, syscall: 'fcntl' })
   t.throws(() => native.fuse_read(-1, Buffer.alloc(9), 9, 1, new Uint32Array(1), 1, 0), badFd)
@@ -132,7 +133,7 @@ t.test('a process can end at any stage of a watch, and keeps none that is forgot
     stopped: `native.poll_unwatch(native.poll_watch(pair[0], () => {}))`,
     'stopped, exiting at once': `native.poll_unwatch(native.poll_watch(pair[0], () => {})); process.exit()`,
     'stopped in the callback': `const w = native.poll_watch(pair[0], () => native.poll_unwatch(w)); fs.writeSync(pair[1], 'a')`,
-    'with fallocate under way': `native.file_allocate_async(1, 0, 0, 1).catch(() => {}); process.exit()`,
+    'with fallocate under way': `native.file_allocate_async(1, 0, Float64Array.of(0, 1))[0].catch(() => {}); process.exit()`,
     'in a worker': `
       const { Worker } = require('node:worker_threads')
       const body = "const native = require(process.argv[2]); native.poll_watch(+process.argv[3], () => {}); require('node:worker_threads').parentPort.postMessage(1); setInterval(() => {}, 1e6)"

@@ -1,5 +1,6 @@
+import { spawn } from 'node:child_process'
 import { join } from 'node:path'
-import { GIB } from '../../src/base/index.js'
+import { GIB, MIB } from '../../src/base/index.js'
 import { fill, LOADS, measure, unitOf } from '../fio.js'
 import { atLeast, type Cell, type Goal, paired, type Scenario } from '../scenario.js'
 import { limitSpin, qemu, sparseFile, thinfs, withLoop, withServers } from '../servers.js'
@@ -8,17 +9,27 @@ import { checkServer } from './throughput.js'
 const SIZE = GIB
 /** Of one measurement: there are many. */
 const SECONDS_MAX = 1
-const CONTENDERS = [limitSpin(SIZE), qemu(SIZE, { preallocation: 'metadata' }), thinfs(SIZE)]
+const CONTENDERS = [
+  limitSpin(SIZE),
+  qemu(SIZE, { preallocation: 'metadata' }),
+  thinfs(SIZE),
+  thinfs(SIZE, { name: 'thinfs-sleeps', spin: 0 }),
+]
 
-const goal = (least: number): Goal => atLeast(least, 'thinfs', 'qemu')
+const goal = (least: number, to = 'qemu'): Goal => atLeast(least, 'thinfs', to)
+/** Of one request at a time. */
+const ALONE = [goal(0.8, 'limit-spin'), goal(1, 'plain'), goal(2.5)]
 const GOALS: Record<string, Goal[]> = {
-  'randread-qd1': [goal(2.5)],
-  'randread-qd16': [goal(2)],
-  'randwrite-qd1': [goal(2.5)],
-  'randwrite-qd16': [goal(2)],
+  'randread-qd1': ALONE,
+  'randread-qd16': [goal(2), goal(0.95, 'thinfs-sleeps')],
+  'randwrite-qd1': ALONE,
+  'randwrite-qd16': [goal(2), goal(0.95, 'thinfs-sleeps')],
   'read-1m': [goal(3)],
   'write-1m': [goal(1)],
 }
+/** Beside a process that always computes, looking for requests must not cost any. */
+const BUSY_GOALS = [goal(0.95, 'thinfs-sleeps')]
+const BUSY_LOADS = LOADS.filter(({ blockSize }) => blockSize < MIB)
 
 /** A volume as a block device, or a plain file. */
 interface Target {
@@ -29,7 +40,7 @@ interface Target {
 /**
  * As filesystems use a volume: by way of a loop device, which keeps its own queue of requests and
  * hands them to the FUSE file past the page cache. `plain` is a loop device on a file without a
- * server: what loop itself allows.
+ * server: what loop itself allows. `thinfs-sleeps` is thinfs that never looks for requests.
  */
 export const loop: Scenario = {
   name: 'loop',
@@ -53,10 +64,28 @@ export const loop: Scenario = {
           )
           cells.push({ name, unit: unitOf(load), samples, goals: GOALS[load.name] ?? [] })
         }
+        for (const load of BUSY_LOADS) {
+          const name = `loop/busy-${load.name}`
+          if (!settings.wants(name)) continue
+          const samples = await besideBusyProcess(() =>
+            paired(devices, settings, ({ file }) => measure(file, load, seconds, signal)),
+          )
+          cells.push({ name, unit: unitOf(load), samples, goals: BUSY_GOALS })
+        }
         return cells
       })
     })
   },
+}
+
+/** Runs `use` while a process computes all the time. */
+async function besideBusyProcess<T>(use: () => Promise<T>): Promise<T> {
+  const busy = spawn('sh', ['-c', 'while :; do :; done'], { stdio: 'ignore' })
+  try {
+    return await use()
+  } finally {
+    busy.kill('SIGKILL')
+  }
 }
 
 /** Runs `use` with a loop device on every target. */

@@ -45,6 +45,9 @@ export class Slice {
 /** Long works that wait for their next slice: all of a process share its thread. */
 const waiting: (() => void)[] = []
 
+/** Whether a long work waits for its next slice: the thread has something to do besides requests. */
+export const workWaits = (): boolean => waiting.length > 0
+
 /** Lets one of them go on; requests have their turn before the next. */
 function nextTurn(): void {
   waiting.shift()!()

@@ -41,6 +41,7 @@ export const ERRORS = {
   MOUNT_FAILED: { errno: 'EIO', what: 'the mount failed' },
   MOUNT_BUSY: { errno: 'EBUSY', what: 'the mount is in use' },
   FILE_REMOVED: { errno: 'ENOENT', what: 'a file in use was removed' },
+  VERSION_MISMATCH: { errno: 'EPROTO', what: 'another version of thinfs is at the other end' },
   CANCELLED: { errno: 'ECANCELED', what: 'nobody waits for the answer any more' },
   DAEMON_FAILED: { errno: 'EIO', what: 'the daemon failed' },
   TOOL_FAILED: { errno: 'EIO', what: 'a program that thinfs calls failed' },

@@ -22,6 +22,8 @@ export function adviceFor(status: PoolStatus): string | null {
       }
       return `thinfs remove ${pool} NAME; or ${unmount}truncate --size=+100M ${metadata.path}; thinfs mount`
     case 'fail':
+      // The reason has the cure.
+      if (mount === null && status.refusal !== null) return null
       return `${unmount}see thinfs.log beside pool.yaml and the host's disk; then thinfs mount`
     default:
       return null

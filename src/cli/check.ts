@@ -24,10 +24,13 @@ export const check = command(
         (await import('../volumes/index.js')).checkPool(config, { deep: deep === true, files }),
     )
     print(output, report, describe(report))
-    const errors = report.problems.filter(({ severity }) => severity === 'error').length
-    if (errors > 0) {
-      const what = errors === 1 ? 'an error' : `${errors} errors`
-      throw new ThinfsError('METADATA_CORRUPT', `${pool}: the check found ${what}`)
+    const errors = report.problems.filter(({ severity }) => severity === 'error')
+    if (errors.length > 0) {
+      const what = errors.length === 1 ? 'an error' : `${errors.length} errors`
+      // Damage is what matters most, where there is some.
+      const isDamage = errors.some(({ code }) => code === undefined)
+      const code = isDamage ? 'METADATA_CORRUPT' : errors[0]!.code!
+      throw new ThinfsError(code, `${pool}: the check found ${what}`)
     }
   })
 

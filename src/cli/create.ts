@@ -1,3 +1,4 @@
+import { ThinfsError } from '../base/index.js'
 import { formatSize, parseSize } from '../config/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { deviceId } from './device-id.js'
@@ -19,6 +20,10 @@ export const create = command(
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
   .action(async (pool: string, name: string, options: Options) => {
     const size = parseSize(options.size)
+    if (size === 0) {
+      const empty = 'touch makes a file without one in the mount, which grows as it is written to'
+      throw new ThinfsError('BAD_ARGUMENT', `--size 0: a volume needs a size; ${empty}`)
+    }
     const request = { name, size, ...(options.id !== undefined && { devId: options.id }) }
     const volume = await withPool(pool, 'write', admin => admin.create(request))
     print(options, volume, `${name}: ${formatSize(volume.size)}, device id ${volume.devId}`)

@@ -53,14 +53,17 @@ function describe(status: PoolStatus): string[][] {
  * to read it.
  */
 function whenMounted(status: PoolStatus): PoolStatus {
-  if (status.mount !== null) return status
+  const { mount, refusal } = status
+  if (mount !== null) return status
+  if (refusal !== null)
+    return { ...status, mode: 'fail', reason: `mounting it is refused: ${refusal}` }
   return status.needsCheck
     ? { ...status, reason: 'needs_check is set: mounting it checks all of its metadata' }
     : { ...status, mode: 'write', reason: null }
 }
 
-function modeOf({ mode, reason, mount }: PoolStatus): string {
-  const when = mount === null ? `${mode}, when it is mounted` : mode
+function modeOf({ mode, reason, mount, refusal }: PoolStatus): string {
+  const when = mount === null && refusal === null ? `${mode}, when it is mounted` : mode
   return reason === null ? when : `${when}: ${reason}`
 }
 

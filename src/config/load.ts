@@ -236,6 +236,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     onFull: yaml.on_full,
     transport: yaml.transport,
     spin: yaml.spin,
+    spinShare: yaml.spin_share,
     volumes: toVolumes(yaml.volumes),
   }
 }

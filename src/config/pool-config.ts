@@ -28,6 +28,8 @@ export interface PoolConfig extends PoolPlace {
   transport: (typeof TRANSPORTS)[number]
   /** How long the engine looks for the next request before it sleeps, at most: microseconds. */
   spin: number
+  /** The share of one CPU's time that may go by looking: percent, over 0 to 100. */
+  spinShare: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
 }
@@ -56,7 +58,8 @@ export const DEFAULTS = {
   discards: 'passdown',
   onFull: 'queue',
   transport: 'dev',
-  spin: 50,
+  spin: 400,
+  spinShare: 80,
 } as const
 
 /** What isDataBlockSize allows, for people. */

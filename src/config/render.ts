@@ -38,8 +38,10 @@ on_full: ${config.onFull}
 # it: more requests a second, but the mount ends with the engine if that dies.
 transport: ${config.transport}
 
-# For how many microseconds the engine looks for the next request before it sleeps, where that pays; 0: never.
+# For how many microseconds at most the engine looks for the next request before it sleeps, where that
+# pays (0: never), and the share of a CPU's time that it may spend so.
 spin: ${config.spin}
+spin_share: ${config.spinShare}%
 
 # Volumes that the pool always has: made when it is opened without them. With the id of a device that
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.

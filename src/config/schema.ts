@@ -64,11 +64,17 @@ const map = <S extends z.ZodRawShape>(shape: S) => {
   })
 }
 
+/** @returns undefined when the text is not a percentage, as in 20% or 0.25% */
+function parsePercent(text: string): number | undefined {
+  const digits = /^(\d+(?:\.\d{1,2})?)%$/.exec(text)?.[1]
+  return digits === undefined ? undefined : Number(digits)
+}
+
 const lowWaterMark = value(`a percentage as in 20%, or ${SIZE_FORMS}`, (text): LowWaterMark => {
-  const percent = /^(\d+(?:\.\d{1,2})?)%$/.exec(text)?.[1]
+  const percent = parsePercent(text)
   if (percent === undefined) return { bytes: parseSize(text) }
-  if (Number(percent) > 100) throw new ThinfsError('BAD_ARGUMENT', 'more than all')
-  return { percent: Number(percent) }
+  if (percent > 100) throw new ThinfsError('BAD_ARGUMENT', 'more than all')
+  return { percent }
 })
 
 const volume = map({
@@ -150,6 +156,10 @@ export const POOL_YAML = map({
   spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
     /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.spin),
+  spin_share: value('a percentage over 0, as in 80%', text => {
+    const percent = parsePercent(text)
+    return percent !== undefined && percent > 0 && percent <= 100 ? percent : undefined
+  }).default(DEFAULTS.spinShare),
   volumes: volumes.prefault(new Map()),
 }).superRefine((pool, context) => {
   if (pool.data.size !== undefined && pool.data.size < pool.data_block_size) {

@@ -15,12 +15,14 @@ import {
 import type { PoolAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
-import { adminClient, fromResponseError } from './rpc.js'
+import { adminClient, adminOf, callAdmin, fromResponseError } from './rpc.js'
+import { mustSpeakOurs } from './version.js'
 
 /** How long a daemon may take to end once it has answered, and how often it is looked at. */
 const PATIENCE_MS = 5000
 const LOOK_MS = 10
 
+/** Its methods throw VERSION_MISMATCH, but those that end the mount, where the daemon's thinfs is another. */
 export interface DaemonClient extends PoolAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
   ping(): Promise<{ pid: number | null; mountPoint: string }>
@@ -51,8 +53,17 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   const failed = (err: unknown): never => {
     throw fromResponseError(err)
   }
-  const admin = adminClient(connection)
+  const remote = adminClient(connection)
   const ping = () => connection.sendRequest(PING).catch(failed)
+  const fits = once(async () => {
+    const { protocol, mountPoint } = await ping()
+    const who = `the daemon of ${mountPoint}`
+    mustSpeakOurs(protocol, who, `thinfs umount ${mountPoint}, then thinfs mount`)
+  })
+  const admin = adminOf(async (method, request, signal) => {
+    await fits()
+    return await callAdmin(remote, method, request, signal)
+  })
   const end = async (
     request: typeof UMOUNT,
     unmountIt: (mountPoint: string, ended: Promise<void>) => Promise<void>,
@@ -69,11 +80,27 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
   return {
     ...admin,
-    ping,
+    async ping() {
+      const { pid, mountPoint } = await ping()
+      return { pid, mountPoint }
+    },
     umount: () => end(UMOUNT, unmountOrphan),
     umountForcibly: () => end(UMOUNT_FORCE, unmountOrphanForcibly),
-    restart: () => connection.sendRequest(RESTART).then(() => {}, failed),
+    restart: async () => {
+      // The daemon would start a program of another thinfs, which does not serve under it.
+      await fits()
+      await connection.sendRequest(RESTART).catch(failed)
+    },
     close: () => connection.dispose(),
+  }
+}
+
+/** What `act` gives the first time. */
+function once<T>(act: () => Promise<T>): () => Promise<T> {
+  let outcome: Promise<T> | null = null
+  return () => {
+    outcome ??= act()
+    return outcome
   }
 }
 

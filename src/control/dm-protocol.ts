@@ -1,4 +1,7 @@
-/** Requests of commands to the service: JSON-RPC over the control socket. */
+/**
+ * Requests of commands to the service: JSON-RPC over the control socket. All versions of thinfs
+ * understand `dm_stop`, and find the version in the answer to `dm_status`.
+ */
 import { RequestType0 } from 'vscode-jsonrpc/node'
 import type { WireError } from './protocol.js'
 
@@ -23,6 +26,8 @@ export interface DmDeviceStatus {
 }
 
 export interface DmStatus {
+  /** PROTOCOL of the service. */
+  protocol?: number
   pid: number
   enginePid: number
   devices: DmDeviceStatus[]

@@ -4,6 +4,7 @@ import { createRequire } from 'node:module'
 import type { PoolDescriptors } from '../volumes/index.js'
 import { ENGINE_FD, type EngineStart } from './protocol.js'
 import { TABLE_ENGINE_FD, type TableEngineStart } from './table-protocol.js'
+import { PROTOCOL } from './version.js'
 
 const require = createRequire(import.meta.url)
 /** Path of the program that serves a pool. */
@@ -27,7 +28,8 @@ function spawnProgram(program: string, start: object, stdio: Stdio): ChildProces
   // So many cold reads are under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio, detached: true, env }
-  return spawn(process.execPath, [...HEAP, program, JSON.stringify(start)], options)
+  const argument = JSON.stringify({ ...start, protocol: PROTOCOL })
+  return spawn(process.execPath, [...HEAP, program, argument], options)
 }
 
 /**

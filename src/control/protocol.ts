@@ -9,7 +9,9 @@
  *
  * The processes may be of different versions of thinfs: an engine is started again after an upgrade, a
  * daemon takes over from an older engine. So a message may get another field, without which its reader
- * does, and none ever changes its meaning or goes.
+ * does; a message that changes its meaning, or goes, raises PROTOCOL (version.ts), and processes that
+ * do not speak the same say so. `ping`, `umount` and `umount by force` are understood by all versions:
+ * a mount can be ended by whichever thinfs is there.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
@@ -38,6 +40,8 @@ export const ENGINE_FD = {
  * daemon takes over.
  */
 export interface EngineStart {
+  /** PROTOCOL of the daemon that has started it; `spawnEngine` sees to it. */
+  protocol?: number
   /** Absolute path of pool.yaml when it was mounted, as the mount table has it. */
   configFile: string
   /** What it said then, but for the volumes. */
@@ -93,8 +97,15 @@ export const RESTART = new RequestType0<null, WireError>('restart')
 export const UMOUNT = new RequestType0<null, WireError>('umount')
 /** Command to daemon: unmounts although processes use the mount: they get errors from then on. */
 export const UMOUNT_FORCE = new RequestType0<null, WireError>('umount by force')
-/** Command to daemon: answered at once. `pid` is the daemon's; null from an engine that has none. */
-export const PING = new RequestType0<{ pid: number | null; mountPoint: string }, WireError>('ping')
+export interface Pong {
+  /** The daemon's; null from an engine that has none. */
+  pid: number | null
+  mountPoint: string
+  /** PROTOCOL of the process that answers. */
+  protocol?: number
+}
+/** Command to daemon: answered at once. */
+export const PING = new RequestType0<Pong, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
 export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'

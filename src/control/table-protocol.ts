@@ -26,6 +26,8 @@ export const TABLE_ENGINE_FD = {
 
 /** What it is started with, as JSON in its first argument. */
 export interface TableEngineStart {
+  /** PROTOCOL of the service that has started it; `spawnTableEngine` sees to it. */
+  protocol?: number
   /** The outcome of INIT with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
   /** Journals of pools are in `pools/` below it. Absolute. */

@@ -19,6 +19,7 @@ import {
   ENGINE_PROGRAM,
   makeRuntimeFolder,
   PING,
+  PROTOCOL,
   RESTART,
   refuseToMove,
   type SpawnEngine,
@@ -332,7 +333,7 @@ export class Daemon {
     const status = () => this.#status()
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
     const { mountPoint } = this.#options
-    connection.onRequest(PING, () => ({ pid: process.pid, mountPoint }))
+    connection.onRequest(PING, () => ({ pid: process.pid, mountPoint, protocol: PROTOCOL }))
     connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
     connection.onRequest(UMOUNT_FORCE, () => answerDone(() => this.umountForcibly()))
     connection.onRequest(RESTART, () => answerDone(() => this.restart()))

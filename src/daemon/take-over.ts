@@ -8,6 +8,7 @@ import {
   type EngineStart,
   fromResponseError,
   HAND_OVER,
+  mustSpeakOurs,
   STOP,
 } from '../control/index.js'
 import { PoolFiles } from '../volumes/index.js'
@@ -24,7 +25,7 @@ export interface HandedOver {
  * Makes the engine that serves the pool at `mountPoint` without a daemon hand over and end.
  * @returns null when there is no such engine
  * @throws BAD_ARGUMENT when it was mounted with other options: those are the mount's; NOT_SUPPORTED
- *   when it cannot
+ *   when it cannot; VERSION_MISMATCH when it is of another thinfs. It goes on serving then.
  */
 export async function takeOver(
   config: PoolConfig,
@@ -42,6 +43,8 @@ export async function takeOver(
       return null
     })
     if (start === null || start.mountPoint !== mountPoint) return null
+    const cure = `thinfs umount ${mountPoint}, then thinfs mount`
+    mustSpeakOurs(start.protocol, `the engine that serves ${mountPoint}`, cure)
     const [had, wanted] = [start.mountOptions, mountOptions].map(relevant)
     if (had !== wanted) {
       const detail = `${mountPoint} is mounted with the options "${had}", not "${wanted}"`

@@ -5,7 +5,7 @@
  * Offsets and lengths are bytes; a caller stays within `size`. A method throws an error whose errno
  * (`errnoOf`) the requester gets.
  */
-import type { Later } from '../base/index.js'
+import type { Later, Requester } from '../base/index.js'
 
 export interface BlockDevice {
   /** Bytes. */
@@ -23,8 +23,15 @@ export interface BlockDevice {
   /**
    * Writes `size` bytes of `buffer` from `at`, all or none. A device that answers with a promise has
    * copied the bytes before it returns.
+   * @param requester whose signal ends the wait for space: nothing was written then
    */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void>
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void>
   /** Gives the space of a range back; the range reads as zeros where the device says so. */
   discard(offset: number, length: number): Later<void>
   /** Makes a range read as zeros. */

@@ -15,8 +15,10 @@
 import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
 import type { DataStore, HostRoom, Label } from '../storage/index.js'
 
-/** Runs of freed blocks that are punched at a time. */
-const PUNCHES_MAX = 8
+/** Runs of freed blocks that are punched at a time: a store may pass many on together. */
+const PUNCHES_MAX = 64
+/** Freed blocks that are looked at in one go: the thread has others to serve. */
+const TAKEN_MAX = 4096
 
 /** The pool, which DataBlocks tells of released blocks. */
 export interface ReleaseListener {
@@ -345,25 +347,33 @@ export class DataBlocks {
 
   /** Begins to release those freed blocks that nothing is under way on, unless some are punched. */
   #release(): void {
-    if (this.#releasing !== null || this.#freed.length === 0) return
-    const blocks = this.#takeIdle()
-    if (blocks.length === 0) return
-    if (!this.freeMeansHole) {
+    if (this.#releasing !== null) return
+    while (this.#freed.length > 0) {
+      const blocks = this.#takeIdle()
+      if (blocks.length === 0) return
+      if (this.freeMeansHole) {
+        this.#nrPunching = blocks.length
+        this.#startPunching(blocks)
+        return
+      }
       this.#listener.released(blocks)
-      return
     }
-    this.#nrPunching = blocks.length
-    this.#startPunching(blocks)
   }
 
-  /** Takes those freed blocks, ascending, that nothing is under way on. */
+  /** Takes those of the first freed blocks, ascending, that nothing is under way on. */
   #takeIdle(): DataBlock[] {
     const calls = [...this.#reads, ...this.#writes]
     const isBusy = (block: number): boolean =>
       calls.some(({ begin, end }) => block >= begin && block < end)
-    const blocks = this.#freed.filter(block => !isBusy(block))
-    this.#freed = calls.length === 0 ? [] : this.#freed.filter(isBusy)
-    return blocks.sort((a, b) => a - b)
+    for (let at = 0; at < this.#freed.length; at += TAKEN_MAX) {
+      const part = this.#freed.slice(at, at + TAKEN_MAX)
+      const blocks = calls.length === 0 ? part : part.filter(block => !isBusy(block))
+      if (blocks.length === 0) continue
+      const busy = calls.length === 0 ? [] : part.filter(isBusy)
+      this.#freed.splice(at, TAKEN_MAX, ...busy)
+      return blocks.sort((a, b) => a - b)
+    }
+    return []
   }
 
   #startPunching(blocks: DataBlock[]): void {

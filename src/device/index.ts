@@ -3,6 +3,7 @@
  */
 export type { BlockDevice } from './block-device.js'
 export { DataBlocks } from './data-blocks.js'
+export type { LookupTable } from './lookup-table.js'
 export { PageCache } from './page-cache.js'
 export type { Provisioner, ProvisionerSpace, SpaceOwner } from './provisioner.js'
 export { goneError, ThinDevice } from './thin-device.js'

@@ -46,9 +46,15 @@ export interface ProvisionerSpace {
    * @param owner on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
+   * @param signal ends the wait with its reason: no attempt follows
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  withSpace<T>(owner: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T>
+  withSpace<T>(
+    owner: SpaceOwner,
+    held: number,
+    attempt: () => Later<T | null>,
+    signal?: AbortSignal,
+  ): Promise<T>
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
   withSpaceNow<T>(owner: SpaceOwner, attempt: () => Later<T | null>): Promise<T>
 }

@@ -12,20 +12,20 @@ import {
   bytes,
   type DataBlock,
   type DevId,
-  isNoSpace,
   isZero,
   type Later,
+  type Requester,
   Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
 import { MAX_TIME } from '../metadata/index.js'
 import type { BlockDevice } from './block-device.js'
-import { dataBlockOf, isShared, LookupTable, UNMAPPED } from './lookup-table.js'
+import { dataBlockOf, LookupTable, UNMAPPED } from './lookup-table.js'
 import type { PageCache } from './page-cache.js'
 import type { Provisioner } from './provisioner.js'
-import { UnfinishedWrites } from './unfinished-writes.js'
-import { type Fetched, MAX_IO, type WritePlan } from './write-plan.js'
+import { type Edge, PATIENT, type Patience, ThinWrites } from './thin-writes.js'
+import type { WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
 const PIECE_BLOCKS = 1024
@@ -33,17 +33,6 @@ const PIECE_BLOCKS = 1024
 const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
 const LAST_SHARE_TIME = MAX_TIME - 4096
-
-/** A range of bytes [from, to). */
-type Edge = readonly [from: number, to: number]
-
-/**
- * What became of an attempt to write: done; or what has to be waited for, and no block was taken.
- * 'not in memory': what a shared block holds. 'in use': another write, of the same virtual block.
- */
-type Outcome = 'written' | 'no space' | 'not in memory' | 'in use'
-
-const orNull = (outcome: Outcome): Outcome | null => (outcome === 'no space' ? null : outcome)
 
 export class ThinDevice implements BlockDevice {
   readonly devId: DevId
@@ -59,9 +48,8 @@ export class ThinDevice implements BlockDevice {
   #endIsClear = false
   #clearing: Promise<void> | null = null
   readonly #pool: Provisioner
-  readonly #plan: WritePlan
+  readonly #writes: ThinWrites
   readonly #blockSize: number
-  readonly #unfinished = new UnfinishedWrites()
   /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
   #runBegin = -1
 
@@ -71,11 +59,11 @@ export class ThinDevice implements BlockDevice {
    */
   constructor(pool: Provisioner, devId: DevId, size: Bytes, pages: PageCache, plan: WritePlan) {
     this.#pool = pool
-    this.#plan = plan
     this.devId = devId
     this.size = size
     this.#blockSize = pool.blocks.blockSize
     this.table = new LookupTable(pool.metadata, devId, pages)
+    this.#writes = new ThinWrites(pool, this, plan)
   }
 
   /**
@@ -84,7 +72,7 @@ export class ThinDevice implements BlockDevice {
    * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
-    this.#mustBeReadable()
+    this.mustBeReadable()
     const end = offset + size
     while (offset < end) {
       const next = this.#findRun(offset, end)
@@ -99,7 +87,7 @@ export class ThinDevice implements BlockDevice {
 
   /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
-    this.#mustBeReadable()
+    this.mustBeReadable()
     const end = offset + size
     const next = this.#findRun(offset, end)
     if (next === end && this.#runBegin >= 0)
@@ -111,23 +99,17 @@ export class ThinDevice implements BlockDevice {
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
    * within the device. A promise only when it waits for space, or for the disk to read what a shared
    * block holds; the bytes are copied before.
+   * @param requester whose signal ends the wait for space: nothing was written then
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
-  write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
-    this.#mustBeReadable()
-    const blockSize = this.#blockSize
-    const vblock = Math.floor(offset / blockSize)
-    const skip = offset - vblock * blockSize
-    if (skip + size <= blockSize) {
-      const entry = this.table.get(vblock)
-      if (entry !== UNMAPPED && !isShared(entry)) {
-        const inPlace = this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
-        if (inPlace === 'written') return
-        if (inPlace !== 'no space') return this.#writeLater(offset, size, buffer, at, inPlace)
-      }
-    }
-    const outcome = this.#tryWrite(offset, size, buffer, at, null)
-    if (outcome !== 'written') return this.#writeLater(offset, size, buffer, at, outcome)
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    return this.#writes.write(offset, size, buffer, at, requester)
   }
 
   /** Makes the device longer, for what was written past its end. */
@@ -151,14 +133,15 @@ export class ThinDevice implements BlockDevice {
    * next commit; then the edges are zeroed in place, which takes a block where they are shared. The
    * end of the device ends its last block.
    * @param waits edges wait for that block as writes do; else they have what is free after a commit
+   * @param signal ends their wait with its reason
    * @throws NO_DATA_SPACE when edges find no block: the whole blocks are unmapped all the same
    */
-  discard(offset: number, length: number, waits = true): Later<void> {
-    this.#mustBeWritable()
-    if (!this.#pool.space.hasRoomToUnmap) {
-      return this.#pool.space.makeRoomToUnmap().then(() => this.#discardNow(offset, length, waits))
-    }
-    return this.#discardNow(offset, length, waits)
+  discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
+    this.mustBeWritable()
+    const patience = { waits, signal }
+    if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
+    const hasRoom = this.#pool.space.makeRoomToUnmap()
+    return hasRoom.then(() => this.#discardNow(offset, length, patience))
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
@@ -180,7 +163,7 @@ export class ThinDevice implements BlockDevice {
   clearPastEnd(): Later<void> {
     if (this.#endIsClear) return
     if (this.#clearing !== null) return this.#clearing
-    this.#mustBeWritable()
+    this.mustBeWritable()
     const blockSize = this.#blockSize
     const edge = this.size % blockSize !== 0 && this.table.get(Math.floor(this.size / blockSize))
     if (!edge && this.#nextMapped(Math.ceil(this.size / blockSize), ALL) === ALL) {
@@ -195,10 +178,11 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Gives every unmapped block of a range a data block, which reads as zeros.
+   * @param signal ends a wait for space with its reason; what was given stays
    * @throws NO_DATA_SPACE before anything is done when there are not enough
    */
-  async preallocate(offset: number, length: number): Promise<void> {
-    this.#mustBeWritable()
+  async preallocate(offset: number, length: number, signal?: AbortSignal): Promise<void> {
+    this.mustBeWritable()
     const blockSize = this.#blockSize
     const begin = Math.floor(offset / blockSize)
     const end = Math.ceil((offset + length) / blockSize)
@@ -211,11 +195,10 @@ export class ThinDevice implements BlockDevice {
       )
     }
     for (let vblock = begin; vblock < end; vblock++) {
-      this.#mustBeHere()
+      this.mustBeHere()
       if (this.table.get(vblock) === UNMAPPED) {
-        const attempt = (): Later<Outcome> => this.#tryProvision(vblock)
-        const outcome = attempt()
-        if (outcome !== 'written') await this.#insist(outcome, vblock, vblock, attempt)
+        const provisioned = this.#writes.provision(vblock, signal)
+        if (provisioned !== undefined) await provisioned
       }
       if (slice.isOver) await this.#pool.pause(slice)
     }
@@ -225,7 +208,7 @@ export class ThinDevice implements BlockDevice {
   async #countMapped(begin: number, end: number, slice: Slice): Promise<number> {
     let count = 0
     for (let at = begin; at < end; at += PIECE_BLOCKS) {
-      this.#mustBeReadable()
+      this.mustBeReadable()
       const until = Math.min(at + PIECE_BLOCKS, end)
       this.#pool.metadata.forEachMapping(this.devId, at, until, () => {
         count++
@@ -238,8 +221,15 @@ export class ThinDevice implements BlockDevice {
   /**
    * Maps what `source` maps at whole blocks: nothing is copied, the blocks are shared until one
    * side writes. All of it is aligned to data blocks, but for a tail that ends both devices.
+   * @param signal ends a wait for space with its reason; what was shared stays
    */
-  async share(source: ThinDevice, from: number, to: number, length: number): Promise<void> {
+  async share(
+    source: ThinDevice,
+    from: number,
+    to: number,
+    length: number,
+    signal?: AbortSignal,
+  ): Promise<void> {
     const { metadata } = this.#pool
     const first = from / this.#blockSize
     const base = to / this.#blockSize
@@ -251,10 +241,11 @@ export class ThinDevice implements BlockDevice {
     for (let i = 0; i < count; i++) {
       const room = (): true | null => this.#pool.space.hasMetadataRoom || null
       const vblock = (base + i) as VirtualBlock
-      if (!room()) await this.#pool.space.withSpace(this, 0, room)
-      while (this.#unfinished.has(vblock, vblock)) await this.#unfinished.ended(vblock, vblock)
-      this.#mustBeWritable()
-      source.#mustBeHere()
+      if (!room()) await this.#pool.space.withSpace(this, 0, room, signal)
+      while (this.#writes.unfinished.has(vblock, vblock))
+        await this.#writes.unfinished.ended(vblock, vblock)
+      this.mustBeWritable()
+      source.mustBeHere()
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
       } else if (
@@ -280,7 +271,7 @@ export class ThinDevice implements BlockDevice {
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */
   nextData(offset: number): number {
-    this.#mustBeReadable()
+    this.mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
     const next = this.#pool.metadata.next(this.devId, vblock, mapping)
@@ -296,7 +287,7 @@ export class ThinDevice implements BlockDevice {
     const { metadata, clock } = this.#pool
     const slice = new Slice(clock)
     for (let at = Math.floor(offset / this.#blockSize); at * this.#blockSize < this.size; ) {
-      this.#mustBeReadable()
+      this.mustBeReadable()
       const piece = at + PIECE_BLOCKS
       at = metadata.mappedUntil(this.devId, at, piece)
       if (at < piece) return Math.min(Math.max(offset, at * this.#blockSize), this.size)
@@ -308,197 +299,20 @@ export class ThinDevice implements BlockDevice {
   // --- inside ---
 
   /** @throws DEVICE_MISSING with ESTALE once the device was deleted */
-  #mustBeHere(): void {
+  mustBeHere(): void {
     if (this.gone) throw goneError(this.devId)
   }
 
-  #mustBeReadable(): void {
+  /** @throws that too, and POOL_FAILED when the metadata cannot be relied on */
+  mustBeReadable(): void {
     this.#pool.mustBeReadable()
-    this.#mustBeHere()
+    this.mustBeHere()
   }
 
-  #mustBeWritable(): void {
+  /** @throws that too, and POOL_READ_ONLY when no metadata may change */
+  mustBeWritable(): void {
     this.#pool.mustBeWritable()
-    this.#mustBeHere()
-  }
-
-  /** Copies the bytes before it waits for anything. */
-  #writeLater(
-    offset: number,
-    size: number,
-    buffer: Uint8Array,
-    at: number,
-    outcome: Later<Outcome>,
-  ): Promise<void> {
-    const held = Buffer.from(buffer.subarray(at, at + size))
-    const first = Math.floor(offset / this.#blockSize)
-    const last = Math.floor((offset + size - 1) / this.#blockSize)
-    const attempt = (fetched: Fetched | null): Later<Outcome> =>
-      this.#tryWrite(offset, size, held, 0, fetched)
-    return this.#insist(outcome, first, last, attempt, again =>
-      this.#pool.space.withSpace(this, size, again),
-    )
-  }
-
-  /**
-   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
-   * it waits for what the last one lacked.
-   * @param outcome of the first attempt
-   * @param withSpace waits for space, until an attempt finds some
-   */
-  async #insist(
-    outcome: Later<Outcome>,
-    first: number,
-    last: number,
-    attempt: (fetched: Fetched | null) => Later<Outcome>,
-    withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      this.#pool.space.withSpace(this, 0, again),
-  ): Promise<void> {
-    const again = (): Later<Outcome | null> => {
-      const tried = attempt(null)
-      return tried instanceof Promise ? tried.then(orNull) : orNull(tried)
-    }
-    for (let result = await outcome; result !== 'written'; ) {
-      if (result === 'no space') result = await withSpace(again)
-      else if (this.#unfinished.has(first, last)) {
-        await this.#unfinished.ended(first, last)
-        result = await attempt(null)
-      } else if (result === 'in use') result = await attempt(null)
-      else result = await this.#fetchFor(first, last, attempt)
-    }
-  }
-
-  /** Makes an attempt once what shared blocks hold was read. No other write of them begins meanwhile. */
-  async #fetchFor(
-    first: number,
-    last: number,
-    attempt: (fetched: Fetched) => Later<Outcome>,
-  ): Promise<Outcome> {
-    this.#mustBeReadable()
-    this.#plan.resolve(this, first, last)
-    const fetching = this.#plan.fetchKept()
-    const end = this.#unfinished.begin(first, last, fetching)
-    let fetched: Fetched
-    try {
-      fetched = await fetching
-    } finally {
-      end()
-    }
-    // Nothing comes between: others that wait for these blocks would begin to read them anew.
-    return attempt(fetched)
-  }
-
-  #tryWrite(
-    offset: number,
-    size: number,
-    buffer: Uint8Array,
-    at: number,
-    fetched: Fetched | null,
-  ): Later<Outcome> {
-    assert(size <= MAX_IO, 'writes are split before they come here')
-    // The call may be the continuation of a wait.
-    this.#mustBeReadable()
-    const plan = this.#plan
-    const end = offset + size
-    const first = Math.floor(offset / this.#blockSize)
-    const last = Math.floor((end - 1) / this.#blockSize)
-    if (this.#unfinished.has(first, last)) return 'in use'
-    plan.resolve(this, first, last)
-    // In this order: what was fetched for a write that finds no space is fetched anew.
-    if (!plan.hasSpace()) return 'no space'
-    if (!plan.readKept(offset, end, fetched)) return 'not in memory'
-    plan.take()
-    let written: Later<void>
-    try {
-      written = plan.write(offset, size, buffer, at)
-    } catch (err) {
-      return this.#giveUp(plan, 'write', err)
-    }
-    return this.#finish(plan, 'write', written)
-  }
-
-  #tryProvision(vblock: number): Later<Outcome> {
-    this.#mustBeWritable()
-    if (this.#unfinished.has(vblock, vblock)) return 'in use'
-    const plan = this.#plan
-    plan.resolve(this, vblock, vblock)
-    if (!plan.startsUnmapped) return 'written'
-    if (!plan.hasSpace()) return 'no space'
-    plan.take()
-    const end = (vblock + 1) * this.#blockSize
-    let zeroed: Later<void>
-    try {
-      zeroed = plan.zero(end, end)
-    } catch (err) {
-      return this.#giveUp(plan, 'zero', err)
-    }
-    return this.#finish(plan, 'zero', zeroed)
-  }
-
-  /** @param from it and `to` are within one block */
-  #tryZero(from: number, to: number, fetched: Fetched | null): Later<Outcome> {
-    this.#mustBeWritable()
-    const vblock = Math.floor(from / this.#blockSize)
-    if (this.#unfinished.has(vblock, vblock)) return 'in use'
-    const plan = this.#plan
-    plan.resolve(this, vblock, vblock)
-    if (plan.startsUnmapped) return 'written'
-    if (!plan.hasSpace(true)) return 'no space'
-    if (!plan.readKept(from, to, fetched)) return 'not in memory'
-    plan.take()
-    let zeroed: Later<void>
-    try {
-      zeroed = plan.zero(from, to)
-    } catch (err) {
-      return this.#giveUp(plan, 'zero', err)
-    }
-    return this.#finish(plan, 'zero', zeroed)
-  }
-
-  /** Puts the mappings of a plan in place when its bytes are. */
-  #finish(plan: WritePlan, operation: string, written: Later<void>): Later<Outcome> {
-    if (written !== undefined) return this.#finishLater(plan.keep(), operation, written)
-    plan.remap()
-    if (plan.nrWanted > 0) this.#pool.space.provisioned()
-    return 'written'
-  }
-
-  #finishLater(plan: WritePlan, operation: string, written: Promise<void>): Promise<Outcome> {
-    const finish = async (): Promise<Outcome> => {
-      try {
-        await written
-      } catch (err) {
-        return await this.#giveUp(plan, operation, err)
-      }
-      // The device may have gone meanwhile, and the pool may be read-only.
-      if (plan.nrWanted > 0) {
-        try {
-          this.#mustBeWritable()
-        } catch (err) {
-          await plan.giveBack()
-          throw err
-        }
-      }
-      plan.recheck()
-      plan.remap()
-      if (plan.nrWanted > 0) this.#pool.space.provisioned()
-      return 'written'
-    }
-    const finished = finish()
-    const end = this.#unfinished.begin(plan.first, plan.end - 1, finished)
-    if (plan.nrWanted > 0) this.#pool.awaitMapping(finished)
-    return finished.finally(end)
-  }
-
-  /** Takes back a plan whose bytes could not be written. @returns that there is no space, or throws */
-  #giveUp(plan: WritePlan, operation: string, err: unknown): Later<Outcome> {
-    const target = plan.firstTarget
-    const given = plan.giveBack()
-    const refused = (): Outcome => {
-      this.#refused(operation, err, target)
-      return 'no space'
-    }
-    return given === undefined ? refused() : given.then(refused)
+    this.mustBeHere()
   }
 
   async #clearPastEnd(): Promise<void> {
@@ -510,40 +324,45 @@ export class ThinDevice implements BlockDevice {
       // Most edges are zeros, and zeroing one in a shared block would take a new block.
       const found = Buffer.allocUnsafe(edge)
       await this.readLater(end, edge, found, 0)
-      if (!isZero(found)) await this.#zeroEdges([[end, end + edge]], true)
+      if (!isZero(found)) await this.#writes.zero([[end, end + edge]], PATIENT)
     }
-    await this.#discardRest(begin, ALL, [], true)
+    await this.#discardRest(begin, ALL, [], PATIENT)
     // Where the device was cut off meanwhile, that end has yet to be cleared.
     if (this.size === end) this.#endIsClear = true
     else await this.#clearPastEnd()
   }
 
-  #discardNow(offset: number, length: number, waits: boolean): Later<void> {
-    this.#mustBeWritable()
+  #discardNow(offset: number, length: number, patience: Patience): Later<void> {
+    this.mustBeWritable()
     const blockSize = this.#blockSize
     const end = offset + length
     const begin = Math.ceil(offset / blockSize)
     const last = end >= this.size ? Math.ceil(end / blockSize) : Math.floor(end / blockSize)
-    if (begin > last) return this.#zeroEdges([[offset, end]], waits)
+    if (begin > last) return this.#writes.zero([[offset, end]], patience)
     const edges: Edge[] = [
       [offset, begin * blockSize],
       [last * blockSize, end],
     ]
     const more = this.#unmapPiece(begin, last)
-    if (more !== null && more >= last) return this.#zeroEdges(edges, waits)
-    return this.#discardRest(more ?? begin, last, edges, waits)
+    if (more !== null && more >= last) return this.#writes.zero(edges, patience)
+    return this.#discardRest(more ?? begin, last, edges, patience)
   }
 
-  async #discardRest(begin: number, last: number, edges: Edge[], waits: boolean): Promise<void> {
+  async #discardRest(
+    begin: number,
+    last: number,
+    edges: Edge[],
+    patience: Patience,
+  ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let at = begin; at < last; ) {
       await this.#pool.betweenSlices(slice)
-      this.#mustBeWritable()
+      this.mustBeWritable()
       const more = this.#unmapPiece(at, last)
-      if (more === null) await this.#unfinished.ended(at, last)
+      if (more === null) await this.#writes.unfinished.ended(at, last)
       else at = more
     }
-    await this.#zeroEdges(edges, waits)
+    await this.#writes.zero(edges, patience)
   }
 
   /**
@@ -554,7 +373,7 @@ export class ThinDevice implements BlockDevice {
     const next = this.#nextMapped(begin, last)
     if (next === last) return last
     const end = Math.min(next + PIECE_BLOCKS, last)
-    if (this.#unfinished.has(next, end - 1)) return null
+    if (this.#writes.unfinished.has(next, end - 1)) return null
     this.#pool.unmap(this.devId, next, end)
     return this.#nextMapped(end, last)
   }
@@ -565,36 +384,6 @@ export class ThinDevice implements BlockDevice {
     if (begin >= last) return last
     const next = this.#pool.metadata.next(this.devId, begin, mapping)
     return next < 0 ? last : Math.min(next, last)
-  }
-
-  /** Zeroes ranges that lie within one block each, where that is mapped. */
-  #zeroEdges(edges: Edge[], waits: boolean): Later<void> {
-    const left: { edge: Edge; outcome: Later<Outcome> }[] = []
-    for (const edge of edges) {
-      if (edge[0] >= edge[1]) continue
-      const outcome = this.#tryZero(edge[0], edge[1], null)
-      if (outcome !== 'written') left.push({ edge, outcome })
-    }
-    if (left.length > 0) return this.#zeroLater(left, waits)
-  }
-
-  async #zeroLater(
-    edges: { edge: Edge; outcome: Later<Outcome> }[],
-    waits: boolean,
-  ): Promise<void> {
-    const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
-      waits
-        ? this.#pool.space.withSpace(this, 0, again)
-        : this.#pool.space.withSpaceNow(this, again)
-    // All are tried: the second one may find room where the first did not.
-    await allEnded(
-      edges.map(({ edge: [from, to], outcome }) => {
-        const vblock = Math.floor(from / this.#blockSize)
-        const attempt = (fetched: Fetched | null): Later<Outcome> =>
-          this.#tryZero(from, to, fetched)
-        return this.#insist(outcome, vblock, vblock, attempt, withSpace)
-      }),
-    )
   }
 
   /** Sets #runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
@@ -644,37 +433,6 @@ export class ThinDevice implements BlockDevice {
     return this.#pool.blocks.readLater(buffer, at, length, offset).catch(err => {
       throw this.#pool.ioError('read', err, this.devId, Math.floor(offset / this.#blockSize))
     })
-  }
-
-  /** Writes into a block that only this device maps. */
-  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): Later<Outcome> {
-    let written: Later<void>
-    try {
-      written = this.#pool.blocks.write(buffer, at, length, offset)
-    } catch (err) {
-      this.#refused('write', err, Math.floor(offset / this.#blockSize))
-      return 'no space'
-    }
-    return written === undefined ? 'written' : this.#writtenInPlace(written, offset)
-  }
-
-  async #writtenInPlace(written: Promise<void>, offset: number): Promise<Outcome> {
-    try {
-      await written
-      return 'written'
-    } catch (err) {
-      this.#refused('write', err, Math.floor(offset / this.#blockSize))
-      return 'no space'
-    }
-  }
-
-  /**
-   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
-   * had none. Whatever else it is, is told and thrown.
-   */
-  #refused(operation: string, err: unknown, block: number): void {
-    if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.devId, block)
-    this.#pool.space.hostRefused(err)
   }
 }
 

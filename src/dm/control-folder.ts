@@ -7,7 +7,7 @@
  * The kernel asks anew each time, for nothing here may be cached.
  */
 import { constants } from 'node:fs'
-import { type Later, refused } from '../base/index.js'
+import { errnoOf, type Later, refused } from '../base/index.js'
 import type {
   AttributeChange,
   Attributes,
@@ -70,6 +70,16 @@ export class ControlFolder implements FileSystem {
   }
 
   async ioctl(ino: number, request: IoctlRequest): Promise<IoctlAnswer> {
+    try {
+      return await this.#ioctl(ino, request)
+    } catch (err) {
+      // Terminals and tapes are asked for that have other ioctls.
+      if (errnoOf(err) !== 'ENOTTY') this.#options.onRefused('ioctl', err)
+      throw err
+    }
+  }
+
+  async #ioctl(ino: number, request: IoctlRequest): Promise<IoctlAnswer> {
     const { command, argument, input, outputSize, caller, signal } = request
     const isOurs = ino === CONTROL_FILE && ((command >>> 8) & 0xff) === DM_IOCTL_TYPE
     if (!isOurs) throw refused('ENOTTY', 'no ioctl of device-mapper')

@@ -9,62 +9,22 @@
 import { setTimeout } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { errnoOf, refused } from '../base/index.js'
-import type { Range, Source, TableEngine, Target } from '../tables/index.js'
-import { type DeviceNumber, DM_FLAG, nameOfDevice } from './abi.js'
+import type { TableEngine, Target } from '../tables/index.js'
+import { type DeviceNumber, DM_FLAG } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
-import type { Detached, Loops } from './loops.js'
+import type { Detached } from './loops.js'
+import { LowerDevices } from './lower-devices.js'
+import type { Machine } from './machine.js'
 import {
-  type Below,
-  devicesOf,
-  type LineTarget,
-  type Place,
-  parseTarget,
-  plainStatusOf,
-  resolveTarget,
-} from './targets.js'
-
-/** A device that is not ours, and where its bytes are. */
-export interface Lower {
-  path: string
-  /** Bytes. */
-  offset: number
-  /** Sectors. */
-  size: number
-  readOnly: boolean
-}
-
-/** The machine around the devices. */
-export interface Machine {
-  loops: Loops
-  /**
-   * Freezes the filesystem that is mounted from the device, wherever that is.
-   * @returns what thaws it; null when there is none
-   */
-  freeze(device: Device): Promise<(() => Promise<void>) | null>
-  /** Thaws what a service has frozen that was killed. */
-  thaw(device: Device): Promise<void>
-  /** How many have the device open; tables that name it not counted. */
-  openCount(device: Device): Promise<number>
-  /** Whether somebody has the device open for longer than a look at what is on it takes. */
-  isHeld(device: Device): Promise<boolean>
-  /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
-  lookUp(word: string, pid: number): Promise<DeviceNumber>
-  /** @throws BAD_ARGUMENT, ENXIO, when there is no such device */
-  lower(device: DeviceNumber): Promise<Lower>
-  /** Keeps others from using it exclusively, until as many `unclaim`s. @throws EBUSY */
-  claim(device: DeviceNumber): Promise<void>
-  unclaim(device: DeviceNumber): void
-  /** A device can be used under its name, or not any more. @param udevFlags of who says so */
-  linkUp(device: Device, udevFlags: number): void
-  linkDown(device: Device): void
-}
-
-export interface Line {
-  start: number
-  length: number
-  type: string
-  params: string
-}
+  keepPool,
+  mustBeAlone,
+  mustContinue,
+  mustFit,
+  mustMix,
+  mustNotHoldItself,
+  mustReplace,
+} from './table-rules.js'
+import { type Line, type LineTarget, parseTarget, plainStatusOf, resolveTarget } from './targets.js'
 
 /** So often a removal looks again whether udevd has closed the device, and so long it waits between. */
 const PROBE_TRIES = 40
@@ -77,7 +37,7 @@ export class Devices {
   readonly table: DeviceTable
   readonly #engine: TableEngine
   readonly #machine: Machine
-  readonly #below: Below
+  readonly #lower: LowerDevices
   /** Called when a device is there, has changed, or is gone, before the caller gets its answer. */
   onChange: (device: Device) => void = () => {}
 
@@ -85,12 +45,7 @@ export class Devices {
     this.table = table
     this.#engine = engine
     this.#machine = machine
-    this.#below = {
-      sourceOf: (place, length) => this.#sourceOf(place, length),
-      extentsOf: (device, length) => this.#extentsOf(device, length),
-      poolOf: device => this.#poolOf(device),
-      sizeOf: device => this.#sizeOf(device),
-    }
+    this.#lower = new LowerDevices(table, machine)
   }
 
   /**
@@ -143,11 +98,11 @@ export class Devices {
         targets.push(target)
       }
       mustReplace(targets, device.live)
-      this.#mustBeAlone(device, targets)
+      mustBeAlone(device, targets, this.table)
       keepPool(targets, device)
       // The kernel looks at sizes here for the first table of a device alone.
-      if (device.live === null) await this.#mustFit(targets, readOnly)
-      await this.#mustNotHoldItself(device, targets)
+      if (device.live === null) await mustFit(targets, readOnly, this.#lower)
+      mustNotHoldItself(device, targets, this.table)
       const table: Table = { targets, readOnly, sent: [] }
       await this.#hold(table)
       try {
@@ -221,7 +176,7 @@ export class Devices {
     const before = device.live
     let isInPlace = false
     try {
-      await this.#mustFit(next.targets, next.readOnly)
+      await mustFit(next.targets, next.readOnly, this.#lower)
       await this.#refresh(device, next)
       // The kernel asks a pool whether its table fits when that is in place.
       isInPlace = next.targets[0]?.type === 'thin-pool'
@@ -484,175 +439,11 @@ export class Devices {
   }
 
   #resolve(targets: readonly LineTarget[]): Promise<Target[]> {
-    return Promise.all(targets.map(target => resolveTarget(target, this.#below)))
-  }
-
-  /** One metadata device belongs to one pool. */
-  #mustBeAlone(device: Device, targets: readonly LineTarget[]): void {
-    const [target] = targets
-    if (target?.type !== 'thin-pool') return
-    const wanted = nameOfDevice(target.metadata)
-    const isTaken = this.table
-      .all()
-      .filter(other => other !== device)
-      .flatMap(({ live, inactive }) => [live, inactive])
-      .some(table => {
-        const [pool] = table?.targets ?? []
-        return pool?.type === 'thin-pool' && nameOfDevice(pool.metadata) === wanted
-      })
-    if (isTaken) throw refused('EBUSY', `thin-pool: ${wanted} is the metadata of another pool`)
-  }
-
-  /** @throws EINVAL where the table leads back to the device: it would wait for itself */
-  async #mustNotHoldItself(device: Device, targets: readonly LineTarget[]): Promise<void> {
-    const seen = new Set<Device>()
-    const visit = (numbers: DeviceNumber[]): void => {
-      for (const number of numbers) {
-        const below = this.table.at(number)
-        if (below === device) throw refused('EINVAL', `${device.name}: the table names the device`)
-        if (below === undefined || seen.has(below)) continue
-        seen.add(below)
-        visit([...dependenciesOf(below.live), ...dependenciesOf(below.inactive)])
-      }
-    }
-    visit(targets.flatMap(devicesOf))
-  }
-
-  async #mustFit(targets: readonly LineTarget[], readOnly: boolean): Promise<void> {
-    for (const target of targets) {
-      for (const { device, end } of usesOf(target)) {
-        const size = await this.#sizeOf(device)
-        if (end > size) {
-          const name = nameOfDevice(device)
-          throw refused(
-            'EINVAL',
-            `${target.type}: ${name} too small: ${size} sectors, wanted ${end}`,
-          )
-        }
-        if (!readOnly && (await this.#isReadOnly(device))) {
-          throw refused('EACCES', `${target.type}: ${nameOfDevice(device)} is read-only`)
-        }
-      }
-    }
-  }
-
-  async #isReadOnly(device: DeviceNumber): Promise<boolean> {
-    const own = this.table.at(device)
-    return own ? (own.live?.readOnly ?? false) : (await this.#machine.lower(device)).readOnly
-  }
-
-  async #sizeOf(device: DeviceNumber): Promise<number> {
-    const own = this.table.at(device)
-    return own ? sizeOfTable(own.live) : (await this.#machine.lower(device)).size
-  }
-
-  async #sourceOf({ device, start }: Place, length: number): Promise<Source> {
-    const own = this.table.at(device)
-    if (own !== undefined) return { minor: own.minor, start }
-    const { path, offset } = await this.#machine.lower(device)
-    return { extents: [{ path, offset: offset + start * 512, length: length * 512 }] }
-  }
-
-  async #extentsOf(device: DeviceNumber, length: number | null): Promise<Range[]> {
-    const size = await this.#sizeOf(device)
-    return await this.#extentsIn(device, 0, Math.min(length ?? size, size))
-  }
-
-  /** Files and disks behind a range of sectors. */
-  async #extentsIn(device: DeviceNumber, start: number, length: number): Promise<Range[]> {
-    const own = this.table.at(device)
-    if (own === undefined) {
-      const { path, offset } = await this.#machine.lower(device)
-      return [{ path, offset: offset + start * 512, length: length * 512 }]
-    }
-    const extents: Range[] = []
-    for (const target of own.live?.targets ?? []) {
-      const from = Math.max(start, target.start)
-      const to = Math.min(start + length, target.start + target.length)
-      if (from >= to) continue
-      if (target.type === 'linear') {
-        const { place } = target
-        const begin = place.start + (from - target.start)
-        extents.push(...(await this.#extentsIn(place.device, begin, to - from)))
-      } else if (target.type === 'striped') {
-        const each = target.length / target.stripes.length
-        const stripes = await Promise.all(
-          target.stripes.map(place => this.#extentsIn(place.device, place.start, each)),
-        )
-        const [offset, length] = [(from - target.start) * 512, (to - from) * 512]
-        extents.push({ stripes, chunk: target.chunk * 512, offset, length })
-      } else {
-        const wanted = 'it has to be linear or striped'
-        throw refused('EINVAL', `thin-pool: ${own.name} is ${target.type}; ${wanted}`)
-      }
-    }
-    return extents
-  }
-
-  #poolOf(device: DeviceNumber): number {
-    const own = this.table.at(device)
-    if (own?.live?.targets[0]?.type === 'thin-pool') return own.minor
-    throw refused('EINVAL', `thin: ${nameOfDevice(device)}: Couldn't get pool mapped device`)
-  }
-}
-
-/** How far the target reaches into each device that it names, in sectors. */
-function usesOf(target: LineTarget): { device: DeviceNumber; end: number }[] {
-  switch (target.type) {
-    case 'linear':
-      return [{ device: target.place.device, end: target.place.start + target.length }]
-    case 'striped': {
-      const each = target.length / target.stripes.length
-      return target.stripes.map(({ device, start }) => ({ device, end: start + each }))
-    }
-    case 'thin-pool':
-      return [{ device: target.data, end: target.length }]
-    default:
-      return []
+    return Promise.all(targets.map(target => resolveTarget(target, this.#lower)))
   }
 }
 
 function mustBeName(name: string): void {
   if (name.includes('/')) throw refused('EINVAL', `${name}: a name cannot contain '/'`)
   if (['control', '.', '..', ''].includes(name)) throw refused('EINVAL', `"${name}": no name`)
-}
-
-function mustContinue({ start, length, type }: Line, end: number): void {
-  if (length === 0) throw refused('EINVAL', 'zero-length target')
-  if (start !== end) throw refused('EINVAL', `${type}: Gap in table`)
-  // Bytes have to be exact.
-  if (start + length >= 2 ** 44) throw refused('EINVAL', `${type}: too large`)
-}
-
-/** A pool is the only target of a table that can be written to. */
-function mustMix(target: LineTarget, before: readonly LineTarget[], readOnly: boolean): void {
-  const isPool = target.type === 'thin-pool'
-  if ((isPool && before.length > 0) || before[0]?.type === 'thin-pool') {
-    throw refused('EINVAL', 'thin-pool must appear alone in table')
-  }
-  if (isPool && readOnly) {
-    throw refused('EINVAL', 'thin-pool: target type may not be included in a read-only table')
-  }
-}
-
-/** A pool stays a pool, or becomes an error. */
-function mustReplace(targets: readonly LineTarget[], live: Table | null): void {
-  const fits = targets.some(({ type }) => type === 'thin-pool' || type === 'error')
-  if (live?.targets[0]?.type !== 'thin-pool' || fits) return
-  throw refused('EINVAL', "can't replace immutable target type thin-pool")
-}
-
-/** A pool that is there keeps its devices, and its block size whatever the line says. */
-function keepPool([target]: readonly LineTarget[], { live, inactive }: Device): void {
-  const there = [live, inactive]
-    .map(table => table?.targets[0])
-    .find(found => found?.type === 'thin-pool')
-  if (target?.type !== 'thin-pool' || there?.type !== 'thin-pool') return
-  if (nameOfDevice(target.metadata) !== nameOfDevice(there.metadata)) {
-    throw refused('EINVAL', 'thin-pool: different pool cannot replace a pool')
-  }
-  if (nameOfDevice(target.data) !== nameOfDevice(there.data)) {
-    throw refused('EBUSY', 'thin-pool: data device already in use by a pool')
-  }
-  target.blockSize = there.blockSize
 }

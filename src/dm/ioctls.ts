@@ -3,22 +3,15 @@
  *
  * Source: drivers/md/dm-ioctl.c for the order of checks and for what each command answers.
  */
-import { isUtf8 } from 'node:buffer'
 import { constants } from 'node:os'
-import { errnoOf, refused } from '../base/index.js'
+import { errnoOf, refused, ThinfsError } from '../base/index.js'
 import {
   commandOf,
-  type DeviceNumber,
   DM_FLAG,
   DM_IOCTL,
   DM_IOCTL_DATA,
-  DM_NAME_LIST,
-  DM_NAME_LIST_EVENT,
   DM_NAME_SIZE,
-  DM_TARGET_DEPS,
   DM_TARGET_MSG,
-  DM_TARGET_SPEC,
-  DM_TARGET_VERSIONS,
   DM_UUID_SIZE,
   DM_VERSION,
   type DmCommand,
@@ -26,9 +19,24 @@ import {
   encodeDevice,
 } from './abi.js'
 import { type Device, dependenciesOf, type Table } from './device-table.js'
-import type { Devices, Line, Machine } from './devices.js'
+import type { Devices } from './devices.js'
 import { isDoneAlready } from './engine-link.js'
+import {
+  type Call,
+  depsOf,
+  encode,
+  fill,
+  fillLines,
+  linesOf,
+  namesOf,
+  set,
+  stringIn,
+  textAt,
+  versionsOf,
+  viewOf,
+} from './ioctl-records.js'
 import { LOOP_MAJOR } from './loops.js'
+import type { Machine } from './machine.js'
 import { paramsOf, splitWords, TARGET_VERSIONS } from './targets.js'
 
 /** Bytes of the largest buffer that is read: a table of some 100,000 lines. */
@@ -46,6 +54,13 @@ export interface Caller {
   readBehind(length: number): Promise<Buffer>
 }
 
+/** A device is asked for that there is not: whoever makes it asks before, so that it is no mistake. */
+export class NoDevice extends ThinfsError {
+  constructor(detail: string) {
+    super('BAD_ARGUMENT', detail, { errno: 'ENXIO' })
+  }
+}
+
 /** Commands that take more than a header. */
 const WITH_PAYLOAD: ReadonlySet<DmCommand> = new Set([
   'DEV_RENAME',
@@ -61,28 +76,6 @@ export interface Answer {
   header: Buffer
   /** What goes behind it; null for nothing. */
   payload: Buffer | null
-}
-
-/** A call being answered: the header's fields, which the command changes. */
-interface Call {
-  pid: number
-  signal: AbortSignal
-  isResent: boolean
-  flags: number
-  eventNr: number
-  targetCount: number
-  openCount: number
-  dev: number
-  name: string
-  uuid: string
-  dataStart: number
-  /** From `dataStart`, as the caller has given it. */
-  data: Buffer
-  /** Bytes that the payload of the answer may have. */
-  room: number
-  payload: Buffer | null
-  /** What the answer says for `dataSize` without a payload. */
-  answerSize: number
 }
 
 /** Loop devices that are not ours: LVM takes them for devices of device-mapper. */
@@ -115,13 +108,15 @@ export class Ioctls {
     // The version goes back whatever comes of the call.
     DM_IOCTL.write(view, 0, { major: DM_VERSION[0], minor: DM_VERSION[1], patch: DM_VERSION[2] })
     const command = commandOf(nr)
-    const fail = (errno: string): Answer => ({ errno: ERRNOS[errno]!, header, payload: null })
-    if (given.major !== DM_VERSION[0] || given.minor > DM_VERSION[1]) return fail('EINVAL')
-    if (command === 'VERSION') return { errno: 0, header, payload: null }
-    if (command === null) return fail('ENOTTY')
-    if (given.dataSize < DM_IOCTL_DATA) return fail('EINVAL')
-    if (given.dataSize > MAX_BUFFER) return fail('ENOMEM')
+    if (command === 'VERSION' && isSpoken(given)) return { errno: 0, header, payload: null }
     try {
+      if (!isSpoken(given)) {
+        const { major, minor } = given
+        throw refused('EINVAL', `version ${major}.${minor}, not ${DM_VERSION.join('.')} or before`)
+      }
+      if (command === null || command === 'VERSION') throw refused('ENOTTY', 'no such command')
+      if (given.dataSize < DM_IOCTL_DATA) throw refused('EINVAL', `${given.dataSize} bytes`)
+      if (given.dataSize > MAX_BUFFER) throw refused('ENOMEM', `${given.dataSize} bytes`)
       const more = WITH_PAYLOAD.has(command) ? given.dataSize - DM_IOCTL.size : 0
       const rest = more > 0 ? await caller.readBehind(more) : Buffer.alloc(0)
       const call = this.#callOf(given, Buffer.concat([input, rest]), caller)
@@ -129,10 +124,10 @@ export class Ioctls {
       await this.#run(command, call)
       return { errno: 0, header: encode(header, call), payload: call.payload }
     } catch (err) {
-      if (caller.isResent && isDone(command, errnoOf(err))) {
+      if (caller.isResent && command !== null && isDone(command, errnoOf(err))) {
         return { errno: 0, header, payload: null }
       }
-      onError(command, err)
+      onError(command ?? `command ${nr}`, err)
       const errno = ERRNOS[errnoOf(err)] ?? constants.errno.EIO
       return { errno, header, payload: null }
     }
@@ -259,7 +254,7 @@ export class Ioctls {
             ? table.byName(call.name)
             : table.at(decodeDevice(call.dev))
     if (device === undefined || !device.ready || device.gone) {
-      throw refused('ENXIO', `no device ${call.uuid || call.name || call.dev}`)
+      throw new NoDevice(`no device ${call.uuid || call.name || call.dev}`)
     }
     call.name = device.name
     call.uuid = device.uuid
@@ -404,6 +399,10 @@ export class Ioctls {
 const isDone = (command: DmCommand, errno: string): boolean =>
   (command === 'DEV_REMOVE' || command === 'DEV_RENAME') && errno === 'ENXIO'
 
+/** Whether a caller speaks our version, or one before. */
+const isSpoken = ({ major, minor }: { major: number; minor: number }): boolean =>
+  major === DM_VERSION[0] && minor <= DM_VERSION[1]
+
 async function interruptible(device: Device, signal: AbortSignal): Promise<void> {
   try {
     await device.nextEvent(signal)
@@ -421,140 +420,3 @@ function mustName(command: DmCommand, { name, uuid }: Call): void {
     throw refused('EINVAL', `only supply one of name or uuid, cmd(${command})`)
   }
 }
-
-/** The lines of TABLE_LOAD. @throws EINVAL for what does not fit the buffer */
-function linesOf({ data, targetCount }: Call): Line[] {
-  if (targetCount === 0) throw refused('EINVAL', 'populate_table: no targets specified')
-  const lines: Line[] = []
-  const view = viewOf(data)
-  let at = 0
-  for (let i = 0; i < targetCount; i++) {
-    if (at + DM_TARGET_SPEC.size > data.length) throw refused('EINVAL', 'unable to find target')
-    const { sectorStart: start, length, next } = DM_TARGET_SPEC.read(view, at)
-    const type = textAt(data, at + DM_TARGET_SPEC.at.targetType, 15)
-    const params = stringIn(data.subarray(at + DM_TARGET_SPEC.size))
-    if (params === null) throw refused('EINVAL', 'unable to find target')
-    lines.push({ start, length, type, params })
-    if (i + 1 < targetCount && (next < DM_TARGET_SPEC.size || next % 8 !== 0)) {
-      throw refused('EINVAL', 'unable to find target')
-    }
-    at += next
-  }
-  return lines
-}
-
-/** Lines as records, as far as there is room. */
-function fillLines(call: Call, lines: readonly Line[]): void {
-  const parts: Buffer[] = []
-  let next = 0
-  let end = 0
-  for (const { start, length, type, params } of lines) {
-    const text = Buffer.from(`${params}\0`)
-    end = next + DM_TARGET_SPEC.size + text.length
-    if (end > call.room) {
-      call.flags |= DM_FLAG.BUFFER_FULL
-      break
-    }
-    const spec = Buffer.alloc(align(DM_TARGET_SPEC.size + text.length))
-    next += spec.length
-    DM_TARGET_SPEC.write(viewOf(spec), 0, { sectorStart: start, length, status: 0, next })
-    spec.write(type, DM_TARGET_SPEC.at.targetType, 15)
-    text.copy(spec, DM_TARGET_SPEC.size)
-    parts.push(spec)
-    call.payload = Buffer.concat(parts).subarray(0, end)
-  }
-}
-
-/** @param withUuids who asks knows that they can follow */
-function namesOf(devices: readonly Device[], withUuids: boolean): Buffer {
-  return chain(devices, ({ name, uuid, eventNr, number }) => {
-    const head = DM_NAME_LIST.size + Buffer.byteLength(name) + 1
-    const event = align(head)
-    const end = event + DM_NAME_LIST_EVENT.size
-    const hasUuid = withUuids && uuid !== ''
-    const record = Buffer.alloc(hasUuid ? align(end + Buffer.byteLength(uuid) + 1) : end)
-    const view = viewOf(record)
-    DM_NAME_LIST.write(view, 0, { dev: encodeDevice(number) })
-    record.write(name, DM_NAME_LIST.size)
-    DM_NAME_LIST_EVENT.write(view, event, { eventNr, flags: withUuids ? (hasUuid ? 1 : 2) : 0 })
-    if (hasUuid) record.write(uuid, end)
-    return { record, nextAt: DM_NAME_LIST.at.next }
-  })
-}
-
-function versionsOf(targets: typeof TARGET_VERSIONS): Buffer {
-  return chain(targets, ([name, [major, minor, patch]]) => {
-    const record = Buffer.alloc(align(DM_TARGET_VERSIONS.size + Buffer.byteLength(name) + 1))
-    DM_TARGET_VERSIONS.write(viewOf(record), 0, { major: major!, minor: minor!, patch: patch! })
-    record.write(name, DM_TARGET_VERSIONS.size)
-    return { record, nextAt: DM_TARGET_VERSIONS.at.next }
-  })
-}
-
-function depsOf(devices: readonly DeviceNumber[]): Buffer {
-  const bytes = Buffer.alloc(DM_TARGET_DEPS.size + 8 * devices.length)
-  DM_TARGET_DEPS.write(viewOf(bytes), 0, { count: devices.length, padding: 0 })
-  devices.forEach((device, i) => {
-    bytes.writeBigUInt64LE(BigInt(encodeDevice(device)), DM_TARGET_DEPS.size + 8 * i)
-  })
-  return bytes
-}
-
-/** Records one behind the other, each of which says how far the next one is. */
-function chain<T>(
-  items: readonly T[],
-  encodeItem: (item: T) => { record: Buffer; nextAt: number },
-): Buffer {
-  const parts = items.map((item, i) => {
-    const { record, nextAt } = encodeItem(item)
-    if (i + 1 < items.length) record.writeUInt32LE(record.length, nextAt)
-    return record
-  })
-  return Buffer.concat(parts)
-}
-
-/** Makes `payload` the answer's, or says that it does not fit. */
-function fill(call: Call, payload: Buffer): void {
-  if (payload.length > call.room) call.flags |= DM_FLAG.BUFFER_FULL
-  else call.payload = payload
-}
-
-function encode(header: Buffer, call: Call): Buffer {
-  const { payload, targetCount, openCount, flags, eventNr, dev, name, uuid, answerSize } = call
-  DM_IOCTL.write(viewOf(header), 0, {
-    dataSize: payload === null ? answerSize : DM_IOCTL.size + payload.length,
-    dataStart: payload === null ? call.dataStart : DM_IOCTL.size,
-    ...{ targetCount, openCount, flags: flags >>> 0, eventNr, dev },
-  })
-  header.fill(0, DM_IOCTL.at.name, DM_IOCTL.size)
-  header.write(name, DM_IOCTL.at.name)
-  header.write(uuid, DM_IOCTL.at.uuid)
-  return header
-}
-
-function set(call: Call, flag: number, on: boolean): void {
-  call.flags = on ? call.flags | flag : call.flags & ~flag
-}
-
-/** The text of at most `most` bytes at byte `at`, which a NUL ends. */
-function textAt(bytes: Buffer, at: number, most: number): string {
-  const field = bytes.subarray(at, at + most)
-  const end = field.indexOf(0)
-  return utf8(end < 0 ? field : field.subarray(0, end))
-}
-
-/** The text that `bytes` begin with; null when no NUL ends it. */
-function stringIn(bytes: Buffer): string | null {
-  const end = bytes.indexOf(0)
-  return end < 0 ? null : utf8(bytes.subarray(0, end))
-}
-
-/** @throws EINVAL for what is not UTF-8: it could not be shown in /dev/mapper */
-function utf8(bytes: Buffer): string {
-  if (!isUtf8(bytes)) throw refused('EINVAL', 'a name or text that is not UTF-8')
-  return bytes.toString()
-}
-
-const align = (size: number): number => Math.ceil(size / 8) * 8
-const viewOf = (bytes: Buffer): DataView =>
-  new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -5,9 +5,9 @@ import { list, openFiles, read, readNamespaces } from '../host/index.js'
 import { native } from '../native.js'
 import { type DeviceNumber, decodeDevice, nameOfDevice } from './abi.js'
 import type { Device } from './device-table.js'
-import type { Lower, Machine } from './devices.js'
 import { Links } from './links.js'
 import { backingFileOf, KernelLoops, LOOP_MAJOR, loopPath } from './loops.js'
+import type { Lower, Machine } from './machine.js'
 
 const FIFREEZE = 0xc0045877
 const FITHAW = 0xc0045878

@@ -26,6 +26,7 @@ import {
   DM_STATUS,
   DM_STOP,
   type DmStatus,
+  PROTOCOL,
   spawnTableEngine,
   TABLE_ENGINE_FD,
 } from '../control/index.js'
@@ -38,7 +39,7 @@ import { whyNotTold } from './client-memory.js'
 import { ControlFolder } from './control-folder.js'
 import { Devices } from './devices.js'
 import { EngineLink } from './engine-link.js'
-import { Ioctls } from './ioctls.js'
+import { Ioctls, NoDevice } from './ioctls.js'
 import { KernelMachine } from './kernel-machine.js'
 import { LOOP_MAJOR } from './loops.js'
 import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
@@ -143,7 +144,8 @@ export class DmService {
   }
 
   status(): Promise<DmStatus> {
-    return statusOf(this.#devices, { pid: process.pid, enginePid: this.#link.pid })
+    const pids = { pid: process.pid, enginePid: this.#link.pid }
+    return statusOf(this.#devices, { ...pids, protocol: PROTOCOL })
   }
 
   /**
@@ -267,7 +269,8 @@ export class DmService {
         onOpen: () => this.#procDevices?.refresh(),
         onRefused: (command, err) => {
           // Nobody is told by these that something is wrong.
-          const level = ['ENXIO', 'EINTR'].includes(errnoOf(err)) ? 'debug' : 'info'
+          const isUsual = err instanceof NoDevice || errnoOf(err) === 'EINTR'
+          const level = isUsual ? 'debug' : 'info'
           this.#log[level]({ command, err }, 'refused')
         },
       }),

@@ -13,6 +13,7 @@ import {
   type DmStatus,
   fromResponseError,
   fromWire,
+  mustSpeakOurs,
   type WireError,
 } from '../control/index.js'
 import { makeLogger, openLog, reopenLog } from '../log/index.js'
@@ -96,8 +97,12 @@ export async function runDm(
   log.info('stopped')
 }
 
-/** @throws NOT_MOUNTED when it does not run */
-export const dmStatus = (): Promise<DmStatus> => ask(service => service.sendRequest(DM_STATUS))
+/** @throws NOT_MOUNTED when it does not run, VERSION_MISMATCH when it is of another thinfs */
+export async function dmStatus(): Promise<DmStatus> {
+  const { protocol, ...status } = await ask(service => service.sendRequest(DM_STATUS))
+  mustSpeakOurs(protocol, 'the service', 'thinfs dm --stop, then thinfs dm')
+  return status
+}
 
 /** Resolves when all is taken down. @throws NOT_MOUNTED, MOUNT_BUSY */
 export async function stopDm(): Promise<void> {

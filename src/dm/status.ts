@@ -8,11 +8,11 @@ import { paramsOf } from './targets.js'
 /** All devices, for people and programs. */
 export async function statusOf(
   devices: Devices,
-  processes: Pick<DmStatus, 'pid' | 'enginePid'>,
+  service: Omit<DmStatus, 'devices'>,
 ): Promise<DmStatus> {
   const all = devices.table.all().filter(({ ready }) => ready)
   return {
-    ...processes,
+    ...service,
     devices: await Promise.all(all.map(device => describe(devices, device))),
   }
 }

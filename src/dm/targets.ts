@@ -23,6 +23,13 @@ export const TARGET_VERSIONS: readonly (readonly [name: string, version: readonl
   ['error', [1, 5, 0]],
 ]
 
+export interface Line {
+  start: number
+  length: number
+  type: string
+  params: string
+}
+
 /** A device and where on it, in sectors. */
 export interface Place {
   device: DeviceNumber
@@ -66,10 +73,7 @@ const invalid = (detail: string): ThinfsError => refused('EINVAL', detail)
  * Reads one line.
  * @throws BAD_ARGUMENT with the kernel's errno
  */
-export async function parseTarget(
-  line: { start: number; length: number; type: string; params: string },
-  lookUp: LookUpDevice,
-): Promise<LineTarget> {
+export async function parseTarget(line: Line, lookUp: LookUpDevice): Promise<LineTarget> {
   const { start, length, type } = line
   const at = { start, length }
   const words = splitWords(line.params)

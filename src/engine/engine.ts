@@ -17,6 +17,7 @@ import {
   type EngineStart,
   FAILED,
   ipcConnection,
+  mustSpeakOurs,
   READY,
   SERVED,
   STARTED,
@@ -33,6 +34,9 @@ import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/ind
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
+const REPLACED =
+  'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
+
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runEngine(start: EngineStart): Promise<void> {
   const log = openEngineLog(start)
@@ -43,6 +47,7 @@ export async function runEngine(start: EngineStart): Promise<void> {
   daemon.listen()
   tell(daemon.sendNotification(STARTED))
   try {
+    mustSpeakOurs(start.protocol, `the daemon of ${start.mountPoint}`, REPLACED)
     await new Engine(start, log, daemon).serve()
   } catch (err) {
     log.error({ err }, 'cannot serve the pool')
@@ -131,6 +136,7 @@ class Engine {
       fd: ENGINE_FD.fuse,
       // With one CPU no process could send a request while this thread polls for one.
       spin: availableParallelism() > 1 ? this.#config.spin : 0,
+      spinShare: this.#config.spinShare / 100,
       fileSystem: new VolumeFs(volumes, owner, mountedAt),
       ...(negotiated ? { negotiated } : {}),
       onInitialized: agreed => {

@@ -13,6 +13,7 @@ import {
   type EngineStart,
   HAND_OVER,
   PING,
+  PROTOCOL,
   RESTART,
   refuseToMove,
   STOP,
@@ -55,7 +56,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
   })
   return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {
     serveAdmin(connection, { ...delegate(() => pool), status })
-    connection.onRequest(PING, () => ({ pid: null, mountPoint }))
+    connection.onRequest(PING, () => ({ pid: null, mountPoint, protocol: PROTOCOL }))
     // The client unmounts: this process would wait for itself.
     for (const request of [UMOUNT, UMOUNT_FORCE]) {
       connection.onRequest(request, () => answerDone(() => closed))

@@ -13,6 +13,7 @@ import {
   EVENT,
   FAILED,
   ipcConnection,
+  mustSpeakOurs,
   READY,
   SERVE,
   SERVED,
@@ -49,6 +50,13 @@ export async function runTables(start: TableEngineStart): Promise<void> {
   const engine = new TablesProcess(start, log, service)
   service.listen()
   tell(service.sendNotification(STARTED))
+  try {
+    mustSpeakOurs(start.protocol, 'the service', 'thinfs dm --stop, then thinfs dm')
+  } catch (err) {
+    log.error({ err }, 'cannot serve')
+    await service.sendNotification(FAILED, toWire(err)).catch(() => {})
+    process.exit(1)
+  }
   engine.listen()
 }
 

@@ -10,12 +10,15 @@ import {
   bytes,
   type DevId,
   GIB,
+  heldRequester,
   type Later,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   MIB,
+  type Requester,
   refused,
   ThinfsError,
+  unlessAborted,
 } from '../base/index.js'
 import {
   type AttributeChange,
@@ -131,12 +134,12 @@ export class VolumeFs implements FileSystem {
     return ino === ROOT ? this.#rootAttributes() : this.#attributes(this.#volume(ino))
   }
 
-  async setattr(ino: number, change: AttributeChange): Promise<Attributes> {
+  async setattr(ino: number, change: AttributeChange, requester?: Requester): Promise<Attributes> {
     if (ino === ROOT) throw refused('EPERM', 'the root of the mount is as it was mounted')
     const volume = this.#volume(ino)
     if (change.size !== undefined && change.size !== volume.device.size) {
       checkSize(change.size)
-      await this.volumes.sizes.set(volume, change.size)
+      await this.volumes.sizes.set(volume, change.size, requester?.signal())
     }
     const { mode, uid, gid } = change
     const to: Ownership = {}
@@ -223,7 +226,14 @@ export class VolumeFs implements FileSystem {
     return device.readLater(offset, length, target, at).then(() => length)
   }
 
-  write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number> {
+  write(
+    ino: number,
+    offset: number,
+    size: number,
+    source: Buffer,
+    at: number,
+    requester?: Requester,
+  ): Later<number> {
     const volume = this.#volume(ino)
     if (size === 0) return 0
     const end = offset + size
@@ -235,10 +245,13 @@ export class VolumeFs implements FileSystem {
       if (clearing !== undefined) {
         // The buffer belongs to the transport again when this call returns.
         const held = Buffer.from(source.subarray(at, at + size))
-        return clearing.then(() => this.write(ino, offset, size, held, 0))
+        const signal = requester?.signal()
+        return unlessAborted(clearing, signal).then(() =>
+          this.write(ino, offset, size, held, 0, heldRequester(signal)),
+        )
       }
     }
-    const written = device.write(offset, size, source, at)
+    const written = device.write(offset, size, source, at, requester)
     volume.modified = this.#time()
     if (written === undefined) {
       if (end > device.size) this.#extend(device, end)
@@ -250,7 +263,14 @@ export class VolumeFs implements FileSystem {
     })
   }
 
-  async fallocate(ino: number, mode: number, offset: number, length: number): Promise<void> {
+  async fallocate(
+    ino: number,
+    mode: number,
+    offset: number,
+    length: number,
+    requester?: Requester,
+  ): Promise<void> {
+    const signal = requester?.signal()
     const volume = this.#volume(ino)
     const { device } = volume
     if (length <= 0) throw refused('EINVAL', 'length')
@@ -268,10 +288,12 @@ export class VolumeFs implements FileSystem {
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
     volume.modified = this.#time()
-    if (end > device.size) await device.clearPastEnd()
+    if (end > device.size) await unlessAborted(device.clearPastEnd(), signal)
     // A discard that waited for space would keep others from giving some back.
     const waits = what !== FALLOC_PUNCH_HOLE
-    await (what === 0 ? device.preallocate(offset, inside) : device.discard(offset, inside, waits))
+    await (what === 0
+      ? device.preallocate(offset, inside, signal)
+      : device.discard(offset, inside, waits, signal))
     if (!keepsSize) this.#extend(device, end)
   }
 
@@ -291,7 +313,9 @@ export class VolumeFs implements FileSystem {
     target: number,
     targetOffset: number,
     length: number,
+    requester?: Requester,
   ): Promise<number> {
+    const signal = requester?.signal()
     const from = this.#volume(source)
     const to = this.#volume(target)
     const { blockSize } = this.#pool
@@ -305,20 +329,20 @@ export class VolumeFs implements FileSystem {
       throw refused('EINVAL', 'the ranges overlap')
     }
     this.#pool.mustBeWritable()
-    if (end > to.device.size) await to.device.clearPastEnd()
+    if (end > to.device.size) await unlessAborted(to.device.clearPastEnd(), signal)
     this.#extend(to.device, end)
     to.modified = this.#time()
     const head = Math.min((blockSize - (sourceOffset % blockSize)) % blockSize, left)
     const whole = Math.floor((left - head) / blockSize) * blockSize
     if (!alike || whole === 0) {
-      await this.#copy(from, sourceOffset, to, targetOffset, left)
+      await this.#copy(from, sourceOffset, to, targetOffset, left, signal)
       return left
     }
-    await this.#copy(from, sourceOffset, to, targetOffset, head)
-    await to.device.share(from.device, sourceOffset + head, targetOffset + head, whole)
+    await this.#copy(from, sourceOffset, to, targetOffset, head, signal)
+    await to.device.share(from.device, sourceOffset + head, targetOffset + head, whole, signal)
     const done = head + whole
     this.#extend(to.device, targetOffset + done)
-    await this.#copy(from, sourceOffset + done, to, targetOffset + done, left - done)
+    await this.#copy(from, sourceOffset + done, to, targetOffset + done, left - done, signal)
     return left
   }
 
@@ -439,15 +463,17 @@ export class VolumeFs implements FileSystem {
     to: Volume,
     target: number,
     length: number,
+    signal: AbortSignal | undefined,
   ): Promise<void> {
     if (length <= 0) return
     const buffer = Buffer.allocUnsafe(Math.min(length, MAX_IO))
+    const requester = heldRequester(signal)
     for (let done = 0; done < length; ) {
       const size = Math.min(buffer.length, length - done)
       if (!from.device.read(source + done, size, buffer, 0)) {
         await from.device.readLater(source + done, size, buffer, 0)
       }
-      await to.device.write(target + done, size, buffer, 0)
+      await to.device.write(target + done, size, buffer, 0, requester)
       // Somebody may have cut the volume off meanwhile: what is written is not past its end.
       this.#extend(to.device, target + done + size)
       done += size

@@ -6,7 +6,7 @@
  * really wait. Inode 1 is the root; it is the only directory.
  */
 
-import type { Later } from '../base/index.js'
+import type { Later, Requester } from '../base/index.js'
 
 /** Attributes of a file or of the root, as stat(2) shows them. Times in seconds, with fractions. */
 export interface Attributes {
@@ -91,12 +91,16 @@ export interface IoctlAnswer {
 /** What `read` returns that would have to wait for a disk. */
 export const WAITS = -1
 
+/**
+ * Where a method is given a requester, his signal ends what only waits for something: the request fails
+ * with EINTR. What is being worked on goes on to its end.
+ */
 export interface FileSystem {
   statfs(): Later<FileSystemStatistics>
   /** @param pid of the thread that asks, 0 when it is in no process id namespace of ours */
   lookup(parent: number, name: string, pid: number): Later<Attributes>
   getattr(ino: number): Later<Attributes>
-  setattr(ino: number, change: AttributeChange): Later<Attributes>
+  setattr(ino: number, change: AttributeChange, requester?: Requester): Later<Attributes>
   /** All entries but `.` and `..`; the transport keeps the list while the directory is open. */
   readdir(ino: number): Later<readonly DirectoryEntry[]>
   /** Makes an empty regular file; the transport opens it afterwards. */
@@ -136,9 +140,22 @@ export interface FileSystem {
    * Writes `size` bytes of `source` from `at`. All or an error, never short. A file system that answers
    * with a promise has copied what it needs of `source` before it returns.
    */
-  write(ino: number, offset: number, size: number, source: Buffer, at: number): Later<number>
+  write(
+    ino: number,
+    offset: number,
+    size: number,
+    source: Buffer,
+    at: number,
+    requester?: Requester,
+  ): Later<number>
   /** @param mode bits of fallocate(2): KEEP_SIZE 1, PUNCH_HOLE 2, ZERO_RANGE 16 */
-  fallocate(ino: number, mode: number, offset: number, length: number): Later<void>
+  fallocate(
+    ino: number,
+    mode: number,
+    offset: number,
+    length: number,
+    requester?: Requester,
+  ): Later<void>
   /** @param whence SEEK_DATA 3 or SEEK_HOLE 4 */
   lseek(ino: number, offset: number, whence: number): Later<number>
   copyFileRange(
@@ -147,6 +164,7 @@ export interface FileSystem {
     target: number,
     targetOffset: number,
     length: number,
+    requester?: Requester,
   ): Later<number>
   fsync(ino: number, dataOnly: boolean): Later<void>
   syncfs(): Later<void>

@@ -1,5 +1,5 @@
 import { constants } from 'node:os'
-import { IN_HEADER, OPCODE, OUT_HEADER } from './abi.js'
+import { IN_HEADER, INTERRUPT_IN, OPCODE, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
 import { MAX_IO } from './init.js'
 import { requestResend } from './resend.js'
@@ -22,13 +22,20 @@ export class Refusal {
   readonly #place = new Uint32Array(1)
   readonly #length = new Uint32Array(1)
   readonly #onUnmounted: () => void
+  readonly #onInterrupt: (slots: Slots, at: number) => void
 
   /**
    * @param fd of /dev/fuse, non-blocking; the caller's to close after `close`
    * @param onUnmounted called once, when nothing can come any more
+   * @param onInterrupt told where the `unique` of a request is that somebody else may have
    */
-  constructor(fd: number, onUnmounted: () => void) {
+  constructor(
+    fd: number,
+    onUnmounted: () => void,
+    onInterrupt: (slots: Slots, at: number) => void = () => {},
+  ) {
     this.#onUnmounted = onUnmounted
+    this.#onInterrupt = onInterrupt
     this.#device = new KernelDevice(fd)
     requestResend(this.#device)
     this.#device.watch(() => this.#drain())
@@ -47,7 +54,11 @@ export class Refusal {
         this.#onUnmounted()
         return
       }
-      if (NOT_ANSWERED.has(this.#slots.u32(IN_HEADER.at.opcode))) continue
+      const opcode = this.#slots.u32(IN_HEADER.at.opcode)
+      if (opcode === OPCODE.INTERRUPT) {
+        this.#onInterrupt(this.#slots, this.#slots.body + INTERRUPT_IN.at.unique)
+      }
+      if (NOT_ANSWERED.has(opcode)) continue
       this.#slots.setU32(OUT_HEADER.at.len, OUT_HEADER.size)
       this.#slots.setU32(OUT_HEADER.at.error, -constants.errno.EIO)
       // Ignore failures: the caller may have been killed meanwhile.

@@ -58,6 +58,7 @@ const CMD_QID = URING_CMD_REQ.at.qid / 4
  */
 export class RingDevice implements UpgradeDevice {
   readonly slots: Slots
+  onInterrupt: UpgradeDevice['onInterrupt'] = () => {}
   readonly #fd: number
   readonly #ring: Ring
   readonly #dev: KernelDevice
@@ -166,10 +167,11 @@ export class RingDevice implements UpgradeDevice {
   watch(onReadable: () => void): void {
     this.#onReadable = onReadable
     this.#ring.watch(onReadable)
-    this.#aside ??= new Refusal(this.#fd, () => {
+    const unmounted = (): void => {
       this.#unmounted = true
       this.#onReadable?.()
-    })
+    }
+    this.#aside ??= new Refusal(this.#fd, unmounted, (slots, at) => this.onInterrupt(slots, at))
     if (this.#unmounted) queueMicrotask(onReadable)
   }
 

@@ -5,7 +5,7 @@
  * and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
-import { assert, ThinfsError } from '../base/index.js'
+import { assert, ThinfsError, workWaits } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
 import { encodeInit, MAX_BACKGROUND, MAX_IO, type Negotiated, negotiate } from './init.js'
@@ -25,6 +25,8 @@ const SLOT_SIZE = MAX_IO + 4096
 /** Requests, and batches, handled before timers and sockets get their turn. */
 const MAX_REQUESTS_PER_TURN = 256
 const MAX_BATCHES_PER_TURN = 64
+/** Microseconds of looking for requests after which timers and sockets get their turn. */
+const MAX_LOOKED_PER_TURN = 500
 
 /** Another way for requests to come, on which INIT can agree. */
 export interface Upgrade {
@@ -44,6 +46,8 @@ export interface UpgradeDevice extends FuseDevice {
   readonly slots: Slots
   /** Asynchronous requests that the kernel may have under way at a time. */
   readonly maxBackground: number
+  /** Told of an interrupt, which comes another way than requests: see `Requests.interrupt`. */
+  onInterrupt: (slots: Slots, at: number) => void
   /**
    * Makes the kernel send requests this way: called once, directly after the answer to INIT.
    * @throws NOT_SUPPORTED when the kernel refuses: requests go on coming as they did
@@ -91,7 +95,7 @@ export class FuseSession implements Session {
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')
     this.#options = options
     this.#upgrade = upgrade
-    this.#spin = new Spin(options.spin ?? 0)
+    this.#spin = new Spin(options.spin ?? 0, options.spinShare ?? 1)
     this.#device = device
     this.#replies = this.#repliesTo(device)
     this.#requests = new Requests(this.#slots, this.#replies, {
@@ -160,6 +164,7 @@ export class FuseSession implements Session {
     this.#slots = next.slots
     this.#replies = this.#repliesTo(next)
     this.#requests.moveTo(this.#slots, this.#replies)
+    next.onInterrupt = (slots, at) => this.#requests.interrupt(slots, at)
     next.watch(this.#drain)
     return true
   }
@@ -203,7 +208,9 @@ export class FuseSession implements Session {
     try {
       for (
         let handled = 0, batches = 0;
-        handled < MAX_REQUESTS_PER_TURN && batches < MAX_BATCHES_PER_TURN;
+        handled < MAX_REQUESTS_PER_TURN &&
+        batches < MAX_BATCHES_PER_TURN &&
+        spin.looked < MAX_LOOKED_PER_TURN;
         batches++
       ) {
         if (this.#ended || this.#replies.held) return
@@ -217,8 +224,8 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // While this thread polls for requests it does not see a disk's answer.
-          this.#requests.waitsForDisk ? 0 : spin.microseconds,
+          // While this thread looks for requests it sees no disk's answer, and no other work goes on.
+          this.#requests.waitsForDisk || workWaits() ? 0 : spin.begins(),
         )
         if (count === 0) {
           this.#catchUp()
@@ -230,6 +237,7 @@ export class FuseSession implements Session {
           this.#options.onUnmounted()
           return
         }
+        spin.finds(count)
         this.#handleBatch(count)
         handled += count
         this.#batchSize = count < this.#batchSize ? count : Math.min(count * 2, NR_SLOTS)
@@ -238,7 +246,7 @@ export class FuseSession implements Session {
       // The kernel sends resent requests before new ones.
       if (!this.#hadResent) this.#catchUp()
       // Let timers and sockets run, but do not sleep: another request is about to come.
-      if (spin.microseconds > 0) setImmediate(this.#drain)
+      if (spin.looks) setImmediate(this.#drain)
     } catch (err) {
       this.#fail(err)
     }

@@ -82,6 +82,10 @@ export class Slots {
   }
 }
 
+/** The number in the `unique` at byte `at`: the same when the request is sent again. */
+export const numberAt = (slots: Slots, at: number): number =>
+  (slots.u32(at + 4) & 0x7fff_ffff) * HIGH + slots.u32(at)
+
 /**
  * Memory for slots that the kernel writes requests to, with all of its pages present. When a process is
  * killed while the kernel copies a request to a page that is not present, the copy fails, and the caller

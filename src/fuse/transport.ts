@@ -19,6 +19,8 @@ export interface Capabilities {
   readonly seeksHoles: boolean
   /** copy_file_range(2) reaches the file system; without it the kernel reads and writes. */
   readonly copiesRanges: boolean
+  /** A signal ends a request that only waits: its caller need not wait for the answer. */
+  readonly interrupts: boolean
 }
 
 export interface SessionOptions {
@@ -27,6 +29,8 @@ export interface SessionOptions {
   fileSystem: FileSystem
   /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
   spin?: number
+  /** The share of time that may go by looking, over 0 to 1. Default: 1. */
+  spinShare?: number
   /** What an engine before this one has agreed on; left out for a connection that is new. */
   negotiated?: Negotiated
   /** The connection is ready. Not called for a connection that was taken over. */

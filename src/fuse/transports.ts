@@ -18,6 +18,7 @@ export const DEV = {
     discards: true,
     seeksHoles: true,
     copiesRanges: true,
+    interrupts: true,
   },
   mount: mountFuse,
   serve: options => new FuseSession(options),
@@ -53,6 +54,7 @@ export const FUSE_NATIVE = {
     discards: true,
     seeksHoles: false,
     copiesRanges: false,
+    interrupts: false,
   },
   mount: async (mountPoint, options) => {
     // What cannot be had is known before anything is mounted.

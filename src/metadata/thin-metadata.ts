@@ -6,34 +6,17 @@
  * running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
-import {
-  assert,
-  type DataBlock,
-  type DevId,
-  MAX_DEV_ID,
-  readU64,
-  ThinfsError,
-  writeU64,
-} from '../base/index.js'
+import { assert, type DataBlock, type DevId, MAX_DEV_ID, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'
-import { type Block, nodeKind, SUPERBLOCK_KIND } from './blocks/block.js'
+import { nodeKind } from './blocks/block.js'
 import { BlockCache } from './blocks/block-cache.js'
 import { Transaction } from './blocks/transaction.js'
 import { BTree } from './btree/btree.js'
-import { dropTree } from './btree/remove.js'
 import { readNode, type TreeInfo } from './btree/tree.js'
-import {
-  dropCost,
-  isPathShared,
-  lastLeavesBegin,
-  runEnd,
-  walk,
-  walkExclusive,
-} from './btree/walk.js'
+import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
 import type { DeviceDetails } from './device.js'
 import { DeviceTable } from './device-table.js'
 import {
-  DEVICE_DETAILS,
   ENTRIES_PER_BITMAP,
   FLAG_NEEDS_CHECK,
   MAX_TIME,
@@ -49,32 +32,26 @@ import {
   readMapping,
   writeMapping,
 } from './mapping.js'
+import { MetadataSnapshot } from './metadata-snapshot.js'
 import { SealedTransaction } from './sealed-transaction.js'
 import { DataSpaceMap } from './space/data-space-map.js'
 import { MetadataSpaceMap } from './space/metadata-space-map.js'
-import {
-  decodeSuperblock,
-  encodeSuperblock,
-  readSuperblock,
-  type Superblock,
-  superblockImage,
-} from './superblock.js'
+import { readSuperblock, type Superblock, superblockImage } from './superblock.js'
 
 const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 
 /** 64 MiB of metadata blocks. */
 const DEFAULT_CACHE_BLOCKS = 16384
-const NO_SPACE_MAP = { nrBlocks: 0, nrAllocated: 0, bitmapRoot: 0, refCountRoot: 0 }
 
 export class ThinMetadata {
   readonly #store: Store
   readonly #cache: BlockCache
-  readonly #transaction: Transaction
   readonly #metadataMap: MetadataSpaceMap
   readonly #dataMap: DataSpaceMap
   /** Kind of the devices' trees: virtual block to mapping. */
   readonly #mappings: TreeInfo
   readonly #devices: DeviceTable
+  readonly #snapshot: MetadataSnapshot
   /** Space map roots and tree roots are those of the last commit; all else is as of now. */
   #superblock: Superblock
   #superblockChanged = false
@@ -102,12 +79,13 @@ export class ThinMetadata {
     this.#store = store
     this.#cache = new BlockCache(store, cacheBlocks)
     const transaction = new Transaction(this.#cache)
-    this.#transaction = transaction
     this.#metadataMap = new MetadataSpaceMap(transaction)
     this.#dataMap = new DataSpaceMap(transaction)
     const refs = new MappingRefs(this.#dataMap)
     this.#mappings = { transaction, kind: nodeKind('mapping', 8), refs }
-    this.#devices = new DeviceTable(this.#mappings)
+    const devices = new DeviceTable(this.#mappings)
+    this.#devices = devices
+    this.#snapshot = new MetadataSnapshot(transaction, this.#metadataMap, this.#mappings, devices)
     this.#superblock = readSuperblock(store)
     this.#adopt()
   }
@@ -237,78 +215,22 @@ export class ThinMetadata {
   }
 
   /**
-   * Holds the metadata as it is now: a copy of the superblock names its trees, which are shared with
-   * the live ones from here on. It is readable by others after the next commit.
+   * Holds the metadata as it is now, readable by others after the next commit.
    * @throws SNAPSHOT_HELD
    */
   reserveMetadataSnap(): void {
-    if (this.heldRoot !== 0) {
-      throw new ThinfsError('SNAPSHOT_HELD', `metadata block ${this.heldRoot} holds one`)
-    }
-    this.#devices.flush()
-    const copy = this.#transaction.create(SUPERBLOCK_KIND)
-    encodeSuperblock(copy, {
-      ...this.#superblock,
-      mappingRoot: this.#devices.top.root,
-      detailsRoot: this.#devices.details.root,
-      dataSpaceMap: NO_SPACE_MAP,
-      metadataSpaceMap: NO_SPACE_MAP,
-    })
-    this.#metadataMap.inc(this.#devices.top.root)
-    this.#metadataMap.inc(this.#devices.details.root)
-    this.#superblock.heldRoot = copy.nr
-    this.#devices.shadowAnew()
+    this.#superblock.heldRoot = this.#snapshot.reserve(this.#superblock)
   }
 
   /**
-   * Releases the metadata snapshot, or a part of it: what is left is a metadata snapshot with fewer
-   * mappings and devices, which a crash may leave. To be called until nothing is left.
+   * Releases the metadata snapshot, or a part of it. To be called until nothing is left.
    * @param leaves of mapping trees to visit at most; default: all
    * @returns whether nothing is left
    * @throws SNAPSHOT_NOT_HELD
    */
   releaseMetadataSnap(leaves = POSITIVE_INFINITY): boolean {
-    const { heldRoot } = this
-    if (heldRoot === 0) throw new ThinfsError('SNAPSHOT_NOT_HELD', 'held root is 0')
-    const held = this.#cache.read(heldRoot, SUPERBLOCK_KIND)
-    const copy = decodeSuperblock(held)
-    this.#devices.noteMappingChange()
-    const top = new BTree(this.#devices.top.info, copy.mappingRoot)
-    // A tree that has other owners loses one reference, whatever its size.
-    if (this.#metadataMap.isShared(top.root) || !top.last() || leaves === POSITIVE_INFINITY) {
-      dropTree(top.info, copy.mappingRoot)
-      dropTree(this.#devices.details.info, copy.detailsRoot)
-      this.#metadataMap.dec(heldRoot)
-      this.#superblock.heldRoot = 0
-      return true
-    }
-    const details = new BTree(this.#devices.details.info, copy.detailsRoot)
-    this.#releaseLastDevice(top, details, leaves)
-    const changed = this.#transaction.shadow(held)
-    encodeSuperblock(changed, { ...copy, mappingRoot: top.root, detailsRoot: details.root })
-    this.#superblock.heldRoot = changed.nr
-    return false
-  }
-
-  /** Takes the last device out of a metadata snapshot, or some of its mappings if it has many. */
-  #releaseLastDevice(top: BTree, details: BTree, leaves: number): void {
-    const devId = top.key
-    const tree = new BTree(this.#mappings, readU64(top.view, top.at))
-    const isShared = isPathShared(top.info, top.root, devId)
-    const begin = isShared ? 0 : this.#sliceBeginOf(readNode(this.#mappings, tree.root), leaves)
-    if (begin <= 0) {
-      top.remove(devId)
-      details.remove(devId)
-      return
-    }
-    if (!top.insert(devId) || !details.insert(devId)) {
-      throw new ThinfsError('METADATA_CORRUPT', `metadata snapshot: thin device ${devId} is gone`)
-    }
-    const removed = tree.removeRange(begin, POSITIVE_INFINITY)
-    writeU64(top.view, top.at, tree.root)
-    const found = DEVICE_DETAILS.read(details.view, details.at)
-    const mappedBlocks = found.mappedBlocks - removed
-    DEVICE_DETAILS.write(details.view, details.at, { ...found, mappedBlocks })
+    this.#superblock.heldRoot = this.#snapshot.release(this.heldRoot, leaves)
+    return this.heldRoot === 0
   }
 
   // --- devices ---
@@ -510,12 +432,7 @@ export class ThinMetadata {
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)
     if (this.#devices.isPathShared(devId)) return 0
-    return this.#sliceBeginOf(root, leaves)
-  }
-
-  #sliceBeginOf(root: Block, leaves: number): number {
-    if (dropCost(this.#mappings, root.nr, leaves) <= leaves) return 0
-    return lastLeavesBegin(this.#mappings, root, leaves)
+    return lastSliceBegin(this.#mappings, root, leaves)
   }
 
   // --- data blocks ---

@@ -438,8 +438,8 @@ export class CommitPipeline {
   /** Puts into the journal what is nowhere else, and so has to follow every BASE frame. */
   #noteAgain(): void {
     const { journal, extended, handles } = this.#parts
-    for (const [devId, size] of extended) journal.extend(devId, size)
-    for (const [devId, handle] of handles.all()) journal.open(devId, handle)
+    for (const [devId, size] of extended) journal.pending.extend(devId, size)
+    for (const [devId, handle] of handles.all()) journal.pending.open(devId, handle)
   }
 
   /** Settles what no reply waits for yet; where that fails, the next reply that waits tells of it. */

@@ -1,7 +1,8 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
 export { MAX_IO, ThinDevice } from '../device/index.js'
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
-export { Journal, type JournalFile, type JournalState } from './journal.js'
+export { Journal, type JournalFile } from './journal.js'
+export type { JournalState } from './journal-state.js'
 export {
   type Discards,
   NO_EVENTS,
@@ -10,5 +11,5 @@ export {
   type PoolMode,
   type PoolOptions,
 } from './options.js'
-export { isBehind, mustBeLabelled, olderError } from './recovery.js'
+export { isBehind, mayBeNewer, mustBeLabelled, mustHaveHoles, olderError } from './recovery.js'
 export { ThinPool } from './thin-pool.js'

@@ -18,20 +18,19 @@
  * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock, so
  * that metadata which went on (the kernel used the pool) differs from an older copy (`doubtful`).
  */
-import { createHash } from 'node:crypto'
-import { crc32c } from '@node-rs/crc32'
+import { isNoSpace } from '../base/index.js'
+import { PendingChanges } from './journal-changes.js'
 import {
-  type Bytes,
-  type DataBlock,
-  type DevId,
-  isNoSpace,
-  layout,
-  readU64,
-  ThinfsError,
-  type VirtualBlock,
-  writeU64,
-} from '../base/index.js'
-import { SUPERBLOCK } from '../metadata/index.js'
+  BASE,
+  CHANGES,
+  CLEAN,
+  FRAME,
+  frame,
+  frames,
+  identityOf,
+  isNewer,
+} from './journal-frames.js'
+import { type JournalState, judge } from './journal-state.js'
 
 /** Where a journal is kept: a small file that is appended to and now and then replaced. */
 export interface JournalFile {
@@ -47,98 +46,17 @@ export interface JournalFile {
   sync(): Promise<void>
 }
 
-export const FRAME = layout('JournalFrame', 16, {
-  magic: [0, 'u32', 'FRAME_MAGIC'],
-  kind: [4, 'u32', '1 BASE, 2 CHANGES, 3 CLEAN'],
-  length: [8, 'u32', 'bytes of the payload that follows'],
-  csum: [12, 'u32', 'CRC-32C of the payload'],
-})
-export const CHANGE = layout('JournalChange', 32, {
-  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 open, 6 close'],
-  time: [4, 'u32', 'map: time of the mapping'],
-  devId: [8, 'u64', 'thin device'],
-  first: [
-    16,
-    'u64',
-    'map: virtual block; unmap: begin; mark shared: other device; extend: size; open, close: handle',
-  ],
-  second: [24, 'u64', 'map: data block; unmap: end'],
-})
-/** Payload of BASE and CLEAN frames: which superblock, and who had it when. */
-export const IDENTITY = layout('JournalIdentity', 96, {
-  bootId: [0, 'bytes:36', 'boot of the machine, from proc(5)'],
-  hash: [36, 'bytes:32', 'SHA-256 of the superblock'],
-  transactionId: [68, 'u64', 'of the superblock'],
-  time: [76, 'u32', 'of the superblock'],
-  generation: [80, 'u64', 'commits up to the superblock'],
-  labelled: [88, 'u64', 'the generation that the label of the data had by then, at least'],
-})
-
-const FRAME_MAGIC = 0x4a_6e_68_74
-const BASE = 1
-const CHANGES = 2
-const CLEAN = 3
-const MAP = 1
-const UNMAP = 2
-const MARK_SHARED = 3
-const EXTEND = 4
-const OPEN = 5
-const CLOSE = 6
-const HASH_AT = IDENTITY.at.hash
-const HASH_END = IDENTITY.at.transactionId
-const SUPERBLOCK_END = IDENTITY.at.generation
+/** A frame without changes: what follows is there already. */
+const REPETITION = frame(CHANGES, Buffer.alloc(0))
 
 /** The file is rewritten without what is durable once it is larger than this. */
 const REWRITE_SIZE = 8 * 1024 * 1024
 
-/** What replays a journal. */
-export interface ChangeTarget {
-  map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void
-  unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void
-  markShared(one: DevId, other: DevId): void
-  extend(devId: DevId, size: Bytes): void
-  open(devId: DevId, handle: number): void
-  close(devId: DevId, handle: number): void
-}
-
-/** What a journal says about a superblock. */
-export interface JournalState {
-  /** Orderly shutdown of exactly this superblock: every free data block is a hole. */
-  clean: boolean
-  /** It was thinfs, in this boot or before, that wrote this superblock or had opened it. */
-  known: boolean
-  /** The last process to write the journal ended with an orderly shutdown, of whatever superblock. */
-  saysClean: boolean
-  /**
-   * Another program changed the metadata since thinfs had it, and nothing says that it is newer now: it
-   * may be an older copy that was put back. After a power cut a journal that does not know the
-   * superblock says nothing, unless it is CLEAN.
-   */
-  doubtful: boolean
-  /**
-   * The superblock is from before a change of the devices, or of names, that was durable: an older copy
-   * was put back. What came since cannot be replayed on it.
-   */
-  older: boolean
-  /**
-   * The last generation that the file speaks of, which is that of the superblock or the one after it. Where
-   * a power cut may have taken the end of the file: the last that it gives this superblock, null for none.
-   */
-  generation: number | null
-  /** The generation that the label of the data has, at least; 0 where that is not known. */
-  labelled: number
-  /** Frames of changes to replay on top of it. */
-  changes: readonly Buffer[]
-}
-
 export class Journal {
   readonly #file: JournalFile
-  #pending = Buffer.alloc(64 * 1024)
-  #view = new DataView(this.#pending.buffer)
-  #used: number = FRAME.size
+  /** Changes to be written with the next `settle`. */
+  readonly pending = new PendingChanges()
   #fileSize = 0
-  /** Whether more is pending than how often devices are open. */
-  #vital = false
   /** Content that builds on the transaction sealed last, kept until that is durable. */
   #tail: Buffer[] = []
   #tailSize = 0
@@ -160,54 +78,7 @@ export class Journal {
 
   /** What the file says about the pool whose superblock is `superblock`. */
   read(superblock: Uint8Array): JournalState {
-    const wanted = this.#identity(superblock)
-    let clean = false
-    let known = false
-    let found = false
-    let saysClean = false
-    let last: Buffer | null = null
-    let naming: Buffer | null = null
-    let newer: Buffer[] = []
-    let lacksDurable = false
-    let changes: Buffer[] = []
-    for (const { kind, payload } of frames(this.#file.readAll())) {
-      saysClean = kind === CLEAN
-      if (kind === CHANGES) {
-        clean = false
-        if (found) changes.push(payload)
-        continue
-      }
-      last = payload
-      if (sameHash(payload, wanted)) {
-        known = true
-        naming = payload
-        newer = []
-        lacksDurable = false
-      } else if (known && isNewer(payload, wanted)) {
-        lacksDurable ||= newer.some(other => other.equals(payload))
-        newer.push(payload)
-      }
-      if (kind === CLEAN) {
-        // Of another boot, too: an orderly shutdown flushed everything.
-        clean = sameHash(payload, wanted)
-        if (clean) changes = []
-      } else {
-        clean = false
-        if (payload.compare(wanted, 0, SUPERBLOCK_END, 0, SUPERBLOCK_END) === 0) {
-          found = true
-          changes = []
-        }
-      }
-    }
-    const counts = saysClean || (last !== null && sameBoot(last, wanted))
-    const doubtful = !known && counts && !isNewer(wanted, last!)
-    // A frame may be of a transaction that its process died of, or that was undone; the same one is
-    // written once more when it is durable. So is a CLEAN one.
-    const older = lacksDurable || (saysClean && isNewer(last!, wanted))
-    const labelled = counts && last !== null ? ageOf(last).labelled : 0
-    const telling = counts ? last : naming
-    const generation = telling === null ? null : ageOf(telling).generation
-    return { clean, known, saysClean, doubtful, older, generation, labelled, changes }
+    return judge(this.#file.readAll(), this.#identity(superblock))
   }
 
   /** Commits up to the superblock that was sealed last. */
@@ -227,12 +98,12 @@ export class Journal {
 
   /** True while changes are noted that a death of this process would lose. */
   get unsettled(): boolean {
-    return this.#used > FRAME.size || this.#lacking
+    return !this.pending.isEmpty || this.#lacking
   }
 
   /** Whether what is noted has to be safe before it is replied to: how often a device is open need not be. */
   get vital(): boolean {
-    return this.#vital || this.#lacking
+    return this.pending.vital || this.#lacking
   }
 
   /** Whether the file can be appended to. */
@@ -245,30 +116,6 @@ export class Journal {
     return this.#fileSize >= REWRITE_SIZE
   }
 
-  map(devId: number, vblock: number, dataBlock: number, time: number): void {
-    this.#change(MAP, time, devId, vblock, dataBlock)
-  }
-
-  unmap(devId: number, begin: number, end: number): void {
-    this.#change(UNMAP, 0, devId, begin, end)
-  }
-
-  markShared(one: number, other: number): void {
-    this.#change(MARK_SHARED, 0, one, other, 0)
-  }
-
-  extend(devId: number, size: number): void {
-    this.#change(EXTEND, 0, devId, size, 0)
-  }
-
-  open(devId: number, handle: number): void {
-    this.#change(OPEN, 0, devId, handle, 0)
-  }
-
-  close(devId: number, handle: number): void {
-    this.#change(CLOSE, 0, devId, handle, 0)
-  }
-
   /**
    * Appends what is pending, with one write.
    * @throws when the file takes no more; the changes are then safe only with the next commit
@@ -276,13 +123,13 @@ export class Journal {
   settle(): void {
     if (!this.unsettled) return
     if (this.#broken) throw this.#broken
-    this.#append(this.#pendingFrame())
-    this.#emptied()
+    this.#append(this.pending.frame())
+    this.pending.clear()
   }
 
   /** Forgets what is pending: it was undone. */
   drop(): void {
-    this.#emptied()
+    this.pending.clear()
     this.#lacking = false
   }
 
@@ -298,8 +145,8 @@ export class Journal {
       this.#baseLost = true
       // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
       // in the sealed transaction; its replies wait until that is durable.
-      this.#lacking ||= this.#vital
-      this.#emptied()
+      this.#lacking ||= this.pending.vital
+      this.pending.clear()
     }
     this.#tail = [base]
     this.#tailSize = base.length
@@ -327,10 +174,11 @@ export class Journal {
 
   /**
    * Names the superblock once more, now that it is durable: whoever finds an older one then knows it. The
-   * changes behind it come along, for reading starts with the last frame that names the superblock.
+   * changes behind it come along, for reading starts with the last frame that names the superblock; and
+   * the repetition is announced, for a kill may leave the beginning of it alone.
    */
   #repeat(): void {
-    const content = Buffer.concat(this.#tail)
+    const content = Buffer.concat([REPETITION, ...this.#tail])
     try {
       this.#file.append(content, content.length)
       this.#fileSize += content.length
@@ -379,7 +227,7 @@ export class Journal {
   /** Starts afresh on a superblock that is durable, with what is pending. */
   begin(superblock: Uint8Array): void {
     const base = frame(BASE, this.#identity(superblock))
-    this.#tail = this.#used > FRAME.size ? [base, this.#pendingFrame()] : [base]
+    this.#tail = this.pending.isEmpty ? [base] : [base, this.pending.frame()]
     this.#last = base.subarray(FRAME.size)
     const content = Buffer.concat(this.#tail)
     this.#tailSize = content.length
@@ -392,7 +240,7 @@ export class Journal {
       if (!isNoSpace(err)) throw err
       this.#beginInPlace(content, err)
     }
-    this.#emptied()
+    this.pending.clear()
   }
 
   /** What is appended counts alone, as in a new file; without room for it, nothing that is there does. */
@@ -426,18 +274,6 @@ export class Journal {
     }
   }
 
-  /** Nothing is pending any more. */
-  #emptied(): void {
-    this.#used = FRAME.size
-    this.#vital = false
-  }
-
-  /** A copy of what is pending, as a frame. */
-  #pendingFrame(): Buffer {
-    writeFrame(this.#pending, CHANGES, this.#used - FRAME.size)
-    return Buffer.from(this.#pending.subarray(0, this.#used))
-  }
-
   #append(bytes: Buffer): void {
     try {
       this.#file.append(bytes, bytes.length)
@@ -451,103 +287,7 @@ export class Journal {
   }
 
   #identity(superblock: Uint8Array): Buffer {
-    const identity = Buffer.alloc(IDENTITY.size)
-    identity.write(this.#file.bootId.padEnd(36).slice(0, 36), IDENTITY.at.bootId)
-    createHash('sha256').update(superblock).digest().copy(identity, HASH_AT)
-    const { transactionId, time } = SUPERBLOCK.read(viewOf(superblock), 0)
-    const [generation, labelled] = [this.#generation, this.#labelled]
-    IDENTITY.write(viewOf(identity), 0, { transactionId, time, generation, labelled })
-    return identity
-  }
-
-  #change(kind: number, time: number, devId: number, first: number, second: number): void {
-    if (kind !== OPEN && kind !== CLOSE) this.#vital = true
-    if (this.#used + CHANGE.size > this.#pending.length) this.#enlarge()
-    const at = this.#used
-    this.#view.setUint32(at + CHANGE.at.kind, kind, true)
-    this.#view.setUint32(at + CHANGE.at.time, time, true)
-    writeU64(this.#view, at + CHANGE.at.devId, devId)
-    writeU64(this.#view, at + CHANGE.at.first, first)
-    writeU64(this.#view, at + CHANGE.at.second, second)
-    this.#used = at + CHANGE.size
-  }
-
-  #enlarge(): void {
-    const larger = Buffer.alloc(this.#pending.length * 2)
-    this.#pending.copy(larger, 0, 0, this.#used)
-    this.#pending = larger
-    this.#view = new DataView(larger.buffer)
+    const age = { generation: this.#generation, labelled: this.#labelled }
+    return identityOf(superblock, this.#file.bootId, age)
   }
 }
-
-/** Replays frames of changes in order. @throws POOL_MISMATCH for a change that is not known */
-export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
-  for (const payload of changes) {
-    const view = viewOf(payload)
-    for (let at = 0; at + CHANGE.size <= payload.length; at += CHANGE.size) {
-      const kind = view.getUint32(at + CHANGE.at.kind, true)
-      const devId = readU64(view, at + CHANGE.at.devId) as DevId
-      const first = readU64(view, at + CHANGE.at.first)
-      const second = readU64(view, at + CHANGE.at.second)
-      const time = view.getUint32(at + CHANGE.at.time, true)
-      if (kind === MAP) target.map(devId, first as VirtualBlock, second as DataBlock, time)
-      else if (kind === UNMAP) target.unmap(devId, first as VirtualBlock, second as VirtualBlock)
-      else if (kind === MARK_SHARED) target.markShared(devId, first as DevId)
-      else if (kind === EXTEND) target.extend(devId, first as Bytes)
-      else if (kind === OPEN) target.open(devId, first)
-      else if (kind === CLOSE) target.close(devId, first)
-      else throw new ThinfsError('POOL_MISMATCH', `change of kind ${kind}, wanted 1 to ${CLOSE}`)
-    }
-  }
-}
-
-/**
- * The frames up to the first that is torn or damaged: what came after it was never replied to.
- * @throws POOL_MISMATCH for a sound frame of a kind that is not known: a later thinfs wrote it
- */
-function* frames(file: Buffer): Generator<{ kind: number; payload: Buffer }> {
-  const view = viewOf(file)
-  for (let at = 0; at + FRAME.size <= file.length; ) {
-    const { magic, kind, length, csum } = FRAME.read(view, at)
-    const payload = file.subarray(at + FRAME.size, at + FRAME.size + length)
-    if (magic !== FRAME_MAGIC || payload.length !== length || crc32c(payload) !== csum) return
-    // A header of which a power cut left the beginning alone is sound by accident.
-    if (kind < BASE) return
-    if (kind > CLEAN) {
-      throw new ThinfsError('POOL_MISMATCH', `the journal has a frame of kind ${kind}`)
-    }
-    if (kind !== CHANGES && length !== IDENTITY.size) return
-    yield { kind, payload }
-    at += FRAME.size + length
-  }
-}
-
-function frame(kind: number, payload: Buffer): Buffer {
-  const out = Buffer.concat([Buffer.alloc(FRAME.size), payload])
-  writeFrame(out, kind, payload.length)
-  return out
-}
-
-/** Fills in the header of a frame whose payload is in place behind it. */
-function writeFrame(out: Buffer, kind: number, length: number): void {
-  const csum = crc32c(out.subarray(FRAME.size, FRAME.size + length))
-  FRAME.write(viewOf(out), 0, { magic: FRAME_MAGIC, kind, length, csum })
-}
-
-const sameBoot = (one: Buffer, other: Buffer): boolean =>
-  one.compare(other, 0, HASH_AT, 0, HASH_AT) === 0
-
-const sameHash = (one: Buffer, other: Buffer): boolean =>
-  one.compare(other, HASH_AT, HASH_END, HASH_AT, HASH_END) === 0
-
-/** Whether `one` is of a superblock that can only have come after that of `other`. */
-function isNewer(one: Buffer, other: Buffer): boolean {
-  const [a, b] = [ageOf(one), ageOf(other)]
-  if (a.transactionId < b.transactionId || a.time < b.time) return false
-  return a.transactionId > b.transactionId || a.time > b.time
-}
-
-const ageOf = (identity: Buffer) => IDENTITY.read(viewOf(identity), 0)
-
-const viewOf = (buffer: Uint8Array): DataView =>
-  new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

@@ -12,6 +12,7 @@ import type { PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import {
   isBehind,
+  mayBeNewer,
   mustBeLabelled,
   mustBeSound,
   mustHaveHoles,
@@ -53,7 +54,9 @@ export async function bringUp(
   // The failure that set needs_check may have kept the journal from being written.
   const { needsCheck } = metadata
   const found = journal.read(superblock)
-  const { clean, known, saysClean, doubtful, older, changes } = found
+  const { known, saysClean, doubtful, older, changes } = found
+  // Who vouches for metadata whose free blocks hold data has them discarded.
+  const clean = found.clean && acceptMetadata !== true
   const { label } = blocks
   mustHold(metadata, { metadata: store, data: blocks })
   if (older && !isSure) throw olderError(store.path)
@@ -63,8 +66,12 @@ export async function bringUp(
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
   // Metadata that may be an older copy, or another pool's, would cost data.
-  if (inDoubt && blocks.freeMeansHole && !isSure) {
-    await mustHaveHoles(metadata, blocks, store.path)
+  if (blocks.freeMeansHole && !isSure) {
+    const { path } = store
+    if (inDoubt) await mustHaveHoles(metadata, blocks, { path, doubt: 'foreign' })
+    else if (mayBeNewer(found, label)) {
+      await mustHaveHoles(metadata, blocks, { path, doubt: 'unlabelled' })
+    }
   }
   // Acknowledged writes may be in blocks of a growth that was not committed yet.
   const grewBefore = changes.length > 0 && state.mode === 'write' && space.growToStores()

@@ -17,7 +17,8 @@ import {
 import type { DataBlocks } from '../device/index.js'
 import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
 import type { DataStore, Label, Store } from '../storage/index.js'
-import { type JournalState, replay } from './journal.js'
+import { replay } from './journal-changes.js'
+import type { JournalState } from './journal-state.js'
 import type { OpenHandles } from './open-handles.js'
 
 /**
@@ -57,6 +58,9 @@ export function mustHold(
   must(stores.data, blockSizeOf(pool), pool.nrDataBlocks)
   must(stores.metadata, METADATA_BLOCK_SIZE, pool.nrMetadataBlocks)
 }
+
+/** The data as far as it is looked at: of a pool that is being opened, or a store. */
+type DataToRead = Pick<DataStore, 'nextData' | 'nextHole' | 'readNow' | 'readLater'>
 
 /** More free blocks that hold something are not counted. */
 const MAX_COUNTED = 1000
@@ -176,35 +180,61 @@ function replayAll(
   if (shares) metadata.markShared([...metadata.deviceIds()])
 }
 
+/** Why metadata is in doubt whose free blocks hold data: what is odd, what it may be, what to put back. */
+const DOUBTS = {
+  /**
+   * The journal does not know the superblock, though it should; or it does not know of commits that the
+   * data went with; or the metadata has no id.
+   */
+  foreign: [
+    'it is not what thinfs left beside them: it may be an older copy, or of another pool',
+    'the right metadata',
+  ],
+  /**
+   * The journal says that the pool was closed in order, which leaves no such block; and the data has no
+   * label to tell whether it is that data.
+   */
+  unlabelled: [
+    'the pool was closed without any: metadata, volumes.json and journal may be an older copy, beside ' +
+      'data that was copied without its extended attributes',
+    'those that belong together',
+  ],
+} as const
+
 /**
  * Refuses metadata that may be older than the data, or of another pool: what it calls free would be
- * punched.
- * @param metadata whose superblock the journal does not know, though it should; that has no id; or whose
- *   journal does not know of commits that the data went with
+ * punched, or shown to whoever gets the block next.
  * @throws POOL_MISMATCH when free blocks have something in them; nothing is changed
  */
 export async function mustHaveHoles(
   metadata: ThinMetadata,
-  blocks: DataBlocks,
-  path: string,
+  blocks: DataToRead,
+  { path, doubt }: { path: string; doubt: keyof typeof DOUBTS },
 ): Promise<void> {
   const count = await countHolding(metadata, blocks)
   if (count === 0) return
   const most = count > MAX_COUNTED ? `more than ${MAX_COUNTED}` : `${count}`
   const which = count === 1 ? 'a data block' : `${most} data blocks`
+  const [what, right] = DOUBTS[doubt]
   throw new ThinfsError(
     'POOL_MISMATCH',
-    `${path}: ${which} that it calls free hold data, and it is not what thinfs left beside them: ` +
-      'it may be an older copy, or of another pool. Put the right metadata back; or, where it is right, mount ' +
-      'with --accept-metadata, which discards those blocks',
+    `${path}: ${which} that it calls free hold data, and ${what}. Put ${right} back; or, where it is ` +
+      'right, mount with --accept-metadata, which discards those blocks',
   )
 }
+
+/**
+ * Whether data without a label may be newer than the metadata: what of a pool that was closed in order
+ * is left of a copy has no block that is free and holds something, and so no doubt comes of it.
+ */
+export const mayBeNewer = ({ clean }: JournalState, label: Label | null): boolean =>
+  clean && label === null
 
 /**
  * How many free blocks hold something: zeros, which a copy has in the place of holes, are nothing. Ends
  * behind MAX_COUNTED.
  */
-async function countHolding(metadata: ThinMetadata, blocks: DataBlocks): Promise<number> {
+async function countHolding(metadata: ThinMetadata, blocks: DataToRead): Promise<number> {
   const ranges: [from: number, to: number][] = []
   forEachFreeData(metadata, blocks, (from, to) => ranges.push([from, to]))
   const blockSize = blockSizeOf(metadata)
@@ -217,7 +247,10 @@ async function countHolding(metadata: ThinMetadata, blocks: DataBlocks): Promise
       next = Math.min((block + 1) * blockSize, to, at + buffer.length)
       if (block === last) continue
       const length = next - at
-      if (!blocks.readNow(buffer, 0, length, at)) await blocks.readLater(buffer, 0, length, at)
+      const offset = bytes(at)
+      if (!blocks.readNow(buffer, 0, length, offset)) {
+        await blocks.readLater(buffer, 0, length, offset)
+      }
       if (isZero(buffer, length)) continue
       last = block
       count++
@@ -242,12 +275,13 @@ export function clearFree(metadata: ThinMetadata, blocks: DataBlocks): Promise<v
 /** Calls `use` with the bytes [from, to) of free blocks that are not holes, ascending. */
 function forEachFreeData(
   metadata: ThinMetadata,
-  blocks: DataBlocks,
+  blocks: DataToRead,
   use: (from: Bytes, to: Bytes) => void,
 ): void {
+  const blockSize = blockSizeOf(metadata)
   metadata.forEachFreeRun((first, last) => {
-    const end = last * blocks.blockSize
-    let from = blocks.nextData(bytes(first * blocks.blockSize))
+    const end = last * blockSize
+    let from = blocks.nextData(bytes(first * blockSize))
     while (from < end) {
       const to = bytes(Math.min(blocks.nextHole(from), end))
       use(from, to)

@@ -51,9 +51,10 @@ export class SpaceQueue {
    * Resolves when space came.
    * @param owner on whose behalf: `cancel` ends all waits of one
    * @param held bytes kept meanwhile
+   * @param signal ends the wait with its reason
    * @throws NO_DATA_SPACE when time ran out, or too much is held already
    */
-  wait(owner: object, held: number): Promise<void> {
+  wait(owner: object, held: number, signal?: AbortSignal): Promise<void> {
     if (this.#held + held > HELD_MAX) {
       return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
     }
@@ -64,10 +65,15 @@ export class SpaceQueue {
       this.#expired = true
       this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
     })
+    let leave = (): void => {}
     const waited = new Promise<void>((resolve, reject) => {
-      this.#waiting.push({ owner, resolve, reject })
+      const waiter = { owner, resolve, reject }
+      this.#waiting.push(waiter)
+      leave = () => this.#rejectSome(other => other === waiter, signal?.reason)
     })
+    signal?.addEventListener('abort', leave)
     return waited.finally(() => {
+      signal?.removeEventListener('abort', leave)
       this.#held -= held
     })
   }

@@ -6,7 +6,7 @@
  * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
  * drivers/md/dm-thin.c.
  */
-import { type Clock, type Later, ThinfsError } from '../base/index.js'
+import { type Clock, type Later, ThinfsError, unlessAborted } from '../base/index.js'
 import {
   type DataBlocks,
   goneError,
@@ -242,10 +242,16 @@ export class Space implements ProvisionerSpace {
    * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
+   * @param signal ends the wait with its reason: no attempt follows
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, DEVICE_MISSING
    */
-  withSpace<T>(device: SpaceOwner, held: number, attempt: () => Later<T | null>): Promise<T> {
-    return this.#withSpace(device, held, attempt, this.#onFull === 'queue')
+  withSpace<T>(
+    device: SpaceOwner,
+    held: number,
+    attempt: () => Later<T | null>,
+    signal?: AbortSignal,
+  ): Promise<T> {
+    return this.#withSpace(device, held, attempt, this.#onFull === 'queue', signal)
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
@@ -258,10 +264,12 @@ export class Space implements ProvisionerSpace {
     held: number,
     attempt: () => Later<T | null>,
     queues: boolean,
+    signal?: AbortSignal,
   ): Promise<T> {
     let retries = true
     let waitsForRelease = true
     for (;;) {
+      signal?.throwIfAborted()
       this.#state.mustBeWritable()
       this.growToStores()
       if (this.#frozen > 0) await this.#commitForSpace()
@@ -286,7 +294,7 @@ export class Space implements ProvisionerSpace {
       const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
         retries = false
-        waitsForRelease = await this.#nextRelease()
+        waitsForRelease = await unlessAborted(this.#nextRelease(), signal)
         continue
       }
       const why = this.#noteFull(isData)
@@ -295,7 +303,7 @@ export class Space implements ProvisionerSpace {
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }
       this.#watchStores()
-      await this.#queue.wait(device, held)
+      await this.#queue.wait(device, held, signal)
     }
   }
 

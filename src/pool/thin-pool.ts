@@ -19,20 +19,12 @@ import {
   type DataBlock,
   type DevId,
   type Later,
-  MIB,
   SECTOR_SIZE,
   Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
-import {
-  DataBlocks,
-  goneError,
-  PageCache,
-  type Provisioner,
-  ThinDevice,
-  WritePlan,
-} from '../device/index.js'
+import { DataBlocks, type Provisioner } from '../device/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import { removedFile } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
@@ -43,13 +35,10 @@ import type { PoolMode, PoolOptions } from './options.js'
 import { PoolState } from './pool-state.js'
 import { mustHold } from './recovery.js'
 import { Space } from './space.js'
+import { DELETE_LEAVES, ThinDevices } from './thin-devices.js'
 
 /** The files are looked at so often, for whether somebody has cut them off, in milliseconds. */
 const WATCH_PERIOD = 1000
-/** What the lookup tables of all devices take together: 64 KiB for each GiB of 64 KiB blocks. */
-const LOOKUP_SIZE = 64 * MIB
-/** Leaves of a mapping tree that are emptied between two looks at the clock. */
-const DELETE_LEAVES = 4
 /**
  * Data blocks that are unmapped before what was is committed, and runs of neighbours among them: to
  * commit and to punch them is work and memory.
@@ -68,18 +57,14 @@ export class ThinPool implements Provisioner {
   readonly #state: PoolState
   readonly #journal: Journal
   readonly #commits: CommitPipeline
-  readonly #devices = new Map<number, ThinDevice>()
-  readonly #pages = new PageCache(LOOKUP_SIZE)
-  readonly #plan: WritePlan
   #nrRemoved = 0
   /** Where the superblock is read to, to be looked at. */
   readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   /** What is free, who waits, and how the pool grows. */
   readonly space: Space
-  /** Sizes of devices that writes have extended, until `sizeSaved`. */
-  readonly #extended = new Map<DevId, Bytes>()
-  /** The handles that have each device open, where there are any. */
-  readonly #handles = new OpenHandles()
+  readonly devices: ThinDevices
+  /** What only the journal keeps of devices. */
+  readonly #noted = { extended: new Map<DevId, Bytes>(), handles: new OpenHandles() }
   #cancelSizes: (() => void) | null = null
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
@@ -103,7 +88,6 @@ export class ThinPool implements Provisioner {
         },
       },
     )
-    this.#plan = new WritePlan(this)
     this.#state = new PoolState(options.events)
     this.#journal = new Journal(options.journal)
     const { clock, events } = options
@@ -113,8 +97,7 @@ export class ThinPool implements Provisioner {
         blocks: this.blocks,
         journal: this.#journal,
         state: this.#state,
-        extended: this.#extended,
-        handles: this.#handles,
+        ...this.#noted,
         superblock,
         mustBeOurs: () => this.#mustBeOurs(),
         clock,
@@ -123,17 +106,14 @@ export class ThinPool implements Provisioner {
       {
         committed: () => this.space.committed(),
         failed: err => this.space.end(err),
-        rolledBack: () => {
-          for (const device of this.#devices.values()) {
-            device.table.clear()
-            if (!this.metadata.hasDevice(device.devId)) this.#forget(device)
-          }
-        },
+        rolledBack: () => this.devices.rolledBack(),
       },
     )
-    const { blocks } = this
-    const parts = { metadata, store: options.metadata, blocks, commits: this.#commits }
+    const commits = this.#commits
+    const parts = { metadata, store: options.metadata, blocks: this.blocks, commits }
     this.space = new Space({ ...parts, state: this.#state }, options)
+    const own = { pool: this, space: this.space, journal: this.#journal }
+    this.devices = new ThinDevices({ ...own, metadata, commits, ...this.#noted })
   }
 
   /**
@@ -175,62 +155,6 @@ export class ThinPool implements Provisioner {
     return this.#options.discards
   }
 
-  // --- devices ---
-
-  /** The device for I/O. Its size is the caller's to know: dm-thin does not store it. */
-  device(devId: DevId, size: Bytes): ThinDevice {
-    let device = this.#devices.get(devId)
-    if (!device) {
-      if (!this.metadata.hasDevice(devId)) {
-        throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
-      }
-      device = new ThinDevice(this, devId, size, this.#pages, this.#plan)
-      this.#devices.set(devId, device)
-    }
-    return device
-  }
-
-  /** Makes an empty thin device. Durable with the next commit. @throws NO_METADATA_SPACE */
-  createThin(devId: DevId): void {
-    this.mustBeWritable()
-    this.space.mustHaveRoom(this.space.hasMetadataRoom)
-    this.#commits.change(() => this.metadata.createThin(devId))
-  }
-
-  /**
-   * Makes a snapshot of a device as it is now. Durable with the next commit.
-   * @throws NO_METADATA_SPACE
-   */
-  createSnap(devId: DevId, origin: DevId): void {
-    this.mustBeWritable()
-    this.space.mustHaveRoom(this.space.hasMetadataRoom)
-    this.#commits.change(() => this.metadata.createSnap(devId, origin))
-    this.#devices.get(origin)?.table.clear()
-  }
-
-  /**
-   * Unmaps all of a device but what a last step can drop at once, in slices between which requests
-   * go on. Slices may be committed one by one: the caller has noted that the device is going.
-   * @param stop asked between slices; true ends it early
-   * @returns whether it came to the end
-   */
-  async emptyDevice(device: ThinDevice, stop: () => boolean): Promise<boolean> {
-    const { devId } = device
-    // No request looks anything up any more: updating its pages would be work for every slice.
-    device.table.clear()
-    for (const slice = new Slice(this.clock); ; ) {
-      await this.betweenSlices(slice)
-      if (stop()) return false
-      if (device.gone) throw goneError(devId)
-      const begin = this.metadata.sliceBegin(devId, DELETE_LEAVES)
-      if (begin <= 0) return true
-      if (this.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
-        const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
-        throw new ThinfsError('METADATA_CORRUPT', what)
-      }
-    }
-  }
-
   /**
    * A long unmapping calls it between two pieces: lets other requests run when the slice is over, and
    * commits when much was freed or room is short.
@@ -241,29 +165,13 @@ export class ThinPool implements Provisioner {
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
       // Back-pressure: a caller that frees faster than the disk punches waits, and nobody else.
-      if (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS) await this.blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.punching) {
+        await this.blocks.punched
+      }
     }
     if (slice.isOver) await slice.yield()
     if (!this.space.hasRoomToUnmap) await this.space.makeRoomToUnmap()
     this.mustBeWritable()
-  }
-
-  /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
-  deleteDevice(devId: DevId): void {
-    this.mustBeWritable()
-    this.#commits.change(() => this.metadata.deleteDevice(devId))
-    const device = this.#devices.get(devId)
-    if (device) this.#forget(device)
-    this.#extended.delete(devId)
-    this.#handles.forget(devId)
-  }
-
-  /** Ends what waits on behalf of a device that the metadata has no more: its id is free. */
-  #forget(device: ThinDevice): void {
-    device.gone = true
-    device.table.clear()
-    this.#devices.delete(device.devId)
-    this.space.forget(device)
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -276,7 +184,7 @@ export class ThinPool implements Provisioner {
     this.mustBeWritable()
     await this.commit()
     this.#commits.change(() => this.metadata.reserveMetadataSnap())
-    for (const device of this.#devices.values()) device.table.clear()
+    this.devices.clearTables()
     await this.commitOrUndo()
   }
 
@@ -293,7 +201,7 @@ export class ThinPool implements Provisioner {
   /** Maps a block; the caller's reference on `dataBlock` goes into the mapping. */
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
     this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
-    this.#journal.map(devId, vblock, dataBlock, time)
+    this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
 
   /** Maps a block that another mapping has already. */
@@ -303,7 +211,7 @@ export class ThinPool implements Provisioner {
       this.metadata.incData(dataBlock)
       this.metadata.insert(devId, vblock, dataBlock, time)
     })
-    this.#journal.map(devId, vblock, dataBlock, time)
+    this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
 
   /** Unmaps [begin, end). @returns how many blocks were mapped */
@@ -311,63 +219,21 @@ export class ThinPool implements Provisioner {
     const removed = this.#commits.change(() =>
       this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )
-    if (removed > 0) this.#journal.unmap(devId, begin, end)
-    this.#devices.get(devId)?.table.unmap(begin, end)
+    if (removed > 0) this.#journal.pending.unmap(devId, begin, end)
+    this.devices.table(devId)?.unmap(begin, end)
     return removed
   }
 
   /** Makes all that the two devices map look shared to dm-thin. */
   markShared(one: DevId, other: DevId): void {
     this.#commits.change(() => this.metadata.markShared(one === other ? [one] : [one, other]))
-    this.#journal.markShared(one, other)
-    this.#devices.get(one)?.table.clear()
-    this.#devices.get(other)?.table.clear()
+    this.#journal.pending.markShared(one, other)
+    this.devices.table(one)?.clear()
+    this.devices.table(other)?.clear()
   }
 
-  /** Notes that a write made a device longer: the journal has it until whoever keeps sizes does. */
   extended(devId: DevId, size: Bytes): void {
-    this.#extended.set(devId, size)
-    this.#journal.extend(devId, size)
-  }
-
-  /** Sizes that a dead process of this boot, or writes since, gave devices and nobody saved yet. */
-  get unsavedSizes(): ReadonlyMap<DevId, Bytes> {
-    return this.#extended
-  }
-
-  /** The size of a device is kept elsewhere now, durable with the next commit. */
-  sizeSaved(devId: DevId): void {
-    this.#extended.delete(devId)
-  }
-
-  /**
-   * Notes that `handle` has a device open: the next process has to know. Idempotent: the kernel sends
-   * the request to that process too.
-   */
-  opened(devId: DevId, handle: number): void {
-    this.#handles.add(devId, handle)
-    if (!this.writable) return
-    this.#journal.open(devId, handle)
-    this.#boundJournal()
-  }
-
-  /** Undoes `opened`. Idempotent. */
-  closed(devId: DevId, handle: number): void {
-    this.#handles.drop(devId, handle)
-    if (!this.writable) return
-    this.#journal.close(devId, handle)
-    this.#boundJournal()
-  }
-
-  /** How many handles have a device open, those of the process whose place this one takes included. */
-  openCount(devId: DevId): number {
-    return this.#handles.count(devId)
-  }
-
-  /** Opens and closes alone cause no commit, so commit here, or the journal would grow without end. */
-  #boundJournal(): void {
-    const { transactionId } = this.metadata
-    if (this.#journal.large) this.setTransactionId(transactionId, transactionId)
+    this.devices.extended(devId, size)
   }
 
   // --- data blocks; for ThinDevice ---
@@ -484,10 +350,11 @@ export class ThinPool implements Provisioner {
   }
 
   async #settleByCommit(commit: () => Promise<void>, cause: unknown): Promise<void> {
-    const sizes = [...this.#extended]
+    const { unsavedSizes } = this.devices
+    const sizes = [...unsavedSizes]
     try {
       await commit()
-      const unsaved = sizes.some(([devId, size]) => this.#extended.get(devId) === size)
+      const unsaved = sizes.some(([devId, size]) => unsavedSizes.get(devId) === size)
       // The commit may have mended the journal, which has the sizes then.
       if (unsaved && !this.#journal.sound) throw cause
     } catch (err) {
@@ -542,7 +409,7 @@ export class ThinPool implements Provisioner {
     const { metadata, blocks, space } = this
     const parts = { metadata, blocks, space, journal: this.#journal, state: this.#state }
     const changes = await bringUp(
-      { ...parts, commits: this.#commits, extended: this.#extended, handles: this.#handles },
+      { ...parts, commits: this.#commits, ...this.#noted },
       this.#options,
       superblock,
     )

@@ -29,6 +29,7 @@ import {
 import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
+import { LateAllocations } from './late-allocations.js'
 import { KEEP_SIZE } from './reserve-room.js'
 import { type HostRoom, type Label, mustHaveRange, type Store } from './store.js'
 
@@ -77,6 +78,7 @@ export class FileStore implements Store {
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
   readonly #coldReads = new ColdReads()
+  readonly #allocations: LateAllocations
   #size: Bytes
   /** The file behind a loop device, which is locked with it. */
   #behind: number | null = null
@@ -86,6 +88,7 @@ export class FileStore implements Store {
   private constructor(path: string, fd: number, readOnly: boolean, ofUser: number | undefined) {
     this.path = path
     this.fd = fd
+    this.#allocations = new LateAllocations(fd)
     this.#readOnly = readOnly
     const stat = fstatSync(fd)
     if (!isStore(stat)) throw notAStore(path)
@@ -260,7 +263,7 @@ export class FileStore implements Store {
     while (this.#punchModes.length > 0 && begin < end) {
       const mode = this.#punchModes[0]!
       try {
-        await native.file_allocate_async(this.fd, mode, begin, end - begin)
+        await this.#allocations.call(mode, begin, end - begin)
         this.#writeZeros(offset, begin)
         this.#writeZeros(end, offset + length)
         return
@@ -374,6 +377,7 @@ export class FileStore implements Store {
   /** All that was begun with `readLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
+    this.#allocations.close()
     if (this.#behind !== null) closeSync(this.#behind)
     closeSync(this.fd)
   }

@@ -103,10 +103,10 @@ export class PoolTarget implements TargetDevice {
   async #carryOut(pool: ThinPool, message: Message): Promise<void> {
     switch (message.kind) {
       case 'create_thin':
-        pool.createThin(message.devId)
+        pool.devices.createThin(message.devId)
         break
       case 'create_snap':
-        pool.createSnap(message.devId, message.origin)
+        pool.devices.createSnap(message.devId, message.origin)
         break
       case 'delete':
         return this.#delete(pool, message.devId)
@@ -127,8 +127,8 @@ export class PoolTarget implements TargetDevice {
     if (this.live.isThinOpen(devId)) throw new ThinfsError('DEVICE_BUSY', `device ${devId}`)
     this.live.deleting = devId
     try {
-      await pool.emptyDevice(pool.device(devId, bytes(0)), () => false)
-      pool.deleteDevice(devId)
+      await pool.devices.empty(pool.devices.get(devId, bytes(0)), () => false)
+      pool.devices.delete(devId)
       await pool.commitOrUndo()
     } finally {
       this.live.deleting = null

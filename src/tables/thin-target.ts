@@ -108,7 +108,7 @@ export class ThinTarget implements TargetDevice {
     if (this.#device !== null && this.#generation === generation && !this.#device.gone) {
       return this.#device
     }
-    this.#device = pool.device(this.#devId, bytes(this.size))
+    this.#device = pool.devices.get(this.#devId, bytes(this.size))
     this.#generation = generation
     return this.#device
   }

@@ -42,6 +42,8 @@ export interface PoolStatus {
   writesWaiting: number
   /** What to know before it becomes a failure: a sentence each. */
   warnings: string[]
+  /** Why it cannot be mounted to be written to; null where it can, or is. */
+  refusal: string | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -70,6 +72,8 @@ export interface CheckProblem {
   severity: 'error' | 'warning'
   /** One sentence, names block numbers, found and wanted. */
   message: string
+  /** Of an error: left out, what is there is damaged. */
+  code?: 'POOL_MISMATCH' | 'IO_ERROR'
 }
 
 export interface CheckReport {

@@ -31,9 +31,9 @@ export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, v
   const problems: CheckProblem[] = [...report.problems]
   if (dataSize !== null && data.size < dataSize) {
     const message = `${data.path}: ${data.size} bytes, wanted the pool's ${dataSize}`
-    problems.push({ severity: 'error', message })
+    problems.push({ severity: 'error', message, code: 'POOL_MISMATCH' })
   }
-  if (table instanceof ThinfsError) problems.push({ severity: 'error', message: table.message })
+  if (table instanceof ThinfsError) problems.push(problemOf(table))
   else if (transactionId !== null && table !== null) {
     // Without a readable superblock there is nothing to hold the names against.
     problems.push(...checkTable(file.path, table, { name, transactionId, uuid }, new Set(devices)))
@@ -49,6 +49,12 @@ function tryRead(file: TableFile) {
     throw err
   }
 }
+
+/** What a check says of files that cannot be read, or do not belong together. */
+export const problemOf = ({ code, message }: ThinfsError): CheckProblem => ({
+  ...{ severity: 'error', message },
+  code: code === 'IO_ERROR' ? code : 'POOL_MISMATCH',
+})
 
 /** Whether metadata or names are damaged, or data is missing: what comes before a look at the data. */
 export const isDamaged = ({ problems }: CheckReport): boolean =>

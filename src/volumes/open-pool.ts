@@ -1,12 +1,14 @@
 import { existsSync } from 'node:fs'
 import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
-import { lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
+import { formatSize, lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
 import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
 import {
   isBehind,
   Journal,
   type JournalState,
+  mayBeNewer,
   mustBeLabelled,
+  mustHaveHoles,
   NO_EVENTS,
   olderError,
   type PoolEvents,
@@ -14,7 +16,7 @@ import {
 } from '../pool/index.js'
 import { AtomicFile, JournalFile } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
-import { checkFiles, isDamaged, withData } from './check-files.js'
+import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
@@ -70,6 +72,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   }
   try {
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
+    const odd = readOnly ? checkJournal(files) : []
+    for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
@@ -92,6 +96,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const table = tableOf(files)
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
+    const larger = largerThanSaid(config, pool)
+    if (larger !== null) warn(larger)
     if (!readOnly) await table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
@@ -99,6 +105,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       metadata,
       table,
       warnings,
+      refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
       gid: IdMap.own('gid').outside(process.getgid!()),
       now: () => Date.now() / 1000,
@@ -174,7 +181,7 @@ export async function checkPool(
     if (!isDamaged(report)) {
       const message = lostNames(ThinMetadata.open(metadata), files)
       if (message !== null) report.problems.push({ severity: 'warning', message })
-      report.problems.push(...checkJournal(files))
+      report.problems.push(...checkJournal(files), ...(await checkFree(files)))
     }
     return options.deep && !isDamaged(report) ? await checkDeep(files, report) : report
   } finally {
@@ -190,6 +197,17 @@ function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null
   const named = 'no such file, though the pool has volumes: they are named thin-ID'
   const cure = 'Put the file back, or rename them; those of pool.yaml are not made anew'
   return `${path}: ${named}. ${cure}`
+}
+
+/** What to say where pool.yaml asks for less data than the pool has; else null. */
+function largerThanSaid(
+  { file, data }: PoolConfig,
+  { metadata, blockSize }: ThinPool,
+): string | null {
+  const size = metadata.nrDataBlocks * blockSize
+  if (data.size === null || data.size >= size) return null
+  const said = `${file}: data.size is ${formatSize(data.size)}, the pool has ${formatSize(size)}`
+  return `${said}: a pool does not become smaller, and data.size counts only where it is larger`
 }
 
 function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {
@@ -221,7 +239,21 @@ function checkJournal(files: PoolFiles): CheckProblem[] {
     return [{ severity: 'warning', message }]
   } catch (err) {
     if (!(err instanceof ThinfsError)) throw err
-    return [{ severity: 'error', message: err.message }]
+    return [problemOf(err)]
+  }
+}
+
+/** What free blocks that hold data say of the files. */
+async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
+  const { metadata, data } = files
+  try {
+    if (!mayBeNewer(stateOf(files), data.readLabel())) return []
+    const of = { path: metadata.path, doubt: 'unlabelled' } as const
+    await mustHaveHoles(ThinMetadata.open(metadata), data, of)
+    return []
+  } catch (err) {
+    if (!(err instanceof ThinfsError)) throw err
+    return [problemOf(err)]
   }
 }
 

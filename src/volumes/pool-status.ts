@@ -7,13 +7,19 @@ import type { Volume } from './volume.js'
 /**
  * The status of an open pool; whoever mounts it adds where. Takes no longer for large volumes than for
  * small ones.
- * @param of `warnings`: what was odd when the pool was opened
+ * @param of `warnings`: what was odd when the pool was opened; `refusal`: why it could not be written to
  */
 export function statusOf(
-  of: { name: string; pool: ThinPool; metadata: Store; warnings?: readonly string[] },
+  of: {
+    name: string
+    pool: ThinPool
+    metadata: Store
+    warnings?: readonly string[]
+    refusal?: string | null
+  },
   volumes: readonly Volume[],
 ): PoolStatus {
-  const { name, pool, metadata: store, warnings } = of
+  const { name, pool, metadata: store, warnings, refusal } = of
   const { metadata } = pool
   return {
     name: name,
@@ -36,6 +42,7 @@ export function statusOf(
     },
     writesWaiting: pool.space.writesWaiting,
     warnings: [...(warnings ?? []), ...pool.removed, ...pool.space.warnings],
+    refusal: refusal ?? null,
     lowWaterMarkBlocks: pool.space.lowWaterMark,
     belowLowWater: pool.space.belowLowWater,
     heldRoot: metadata.heldRoot,

@@ -33,7 +33,7 @@ export class Reaper {
   reap(volume: Volume): Promise<void> {
     const { pool, names, failed } = this.#parts
     const drop = (): Promise<void> =>
-      names.commit(new Map([[volume.devId, null]]), () => pool.deleteDevice(volume.device.devId))
+      names.commit(new Map([[volume.devId, null]]), () => pool.devices.delete(volume.device.devId))
     return this.reapBy(volume, drop).catch(err => failed(volume, err))
   }
 
@@ -47,7 +47,7 @@ export class Reaper {
 
   async #reap(volume: Volume, drop: () => Promise<void>): Promise<void> {
     const { pool, names, mayGo, isClosing, gone } = this.#parts
-    if (!(await pool.emptyDevice(volume.device, isClosing))) return
+    if (!(await pool.devices.empty(volume.device, isClosing))) return
     await names.exclusive(async () => {
       if (!mayGo(volume)) return
       await drop()

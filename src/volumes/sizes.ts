@@ -1,11 +1,11 @@
 import {
   bytes,
   type Clock,
-  cancelled,
   type DevId,
   MAX_DEVICE_SIZE,
   SECTOR_SIZE,
   ThinfsError,
+  unlessAborted,
 } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { NameTransactions } from './name-transactions.js'
@@ -48,11 +48,11 @@ export class Sizes {
   /**
    * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
    * the cut makes it longer again. Changes of one volume's size are made in the order they come.
-   * @param signal ends the wait for an earlier one, and a growth's for space, with CANCELLED
+   * @param signal ends the wait for an earlier one, and a growth's for space, with its reason
    * @throws what discarding the part beyond may throw
    */
   set(volume: Volume, size: number, signal?: AbortSignal): Promise<void> {
-    return this.#inOrder(volume, () => this.#set(volume, size, signal))
+    return this.#inOrder(volume, signal, () => this.#set(volume, size, signal))
   }
 
   /**
@@ -62,7 +62,7 @@ export class Sizes {
    * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
    */
   resize(volume: Volume, size: number, shrink: boolean, signal?: AbortSignal): Promise<void> {
-    return this.#inOrder(volume, async () => {
+    return this.#inOrder(volume, signal, async () => {
       this.#parts.mustBeThere(volume)
       if (size >= volume.device.size) return await this.#set(volume, size, signal, true)
       mustBeUnused(volume)
@@ -96,10 +96,10 @@ export class Sizes {
   /** Makes everything durable, sizes too. */
   async commit(): Promise<void> {
     const { pool, table, names, find } = this.#parts
-    if (pool.unsavedSizes.size === 0) return pool.commit()
+    if (pool.devices.unsavedSizes.size === 0) return pool.commit()
     await names.exclusive(async () => {
       const changes = new Map<number, VolumeEntry>()
-      for (const [devId, size] of pool.unsavedSizes) {
+      for (const [devId, size] of pool.devices.unsavedSizes) {
         const volume = find(devId)
         if (volume) changes.set(devId, { ...volume.entry, size })
       }
@@ -138,9 +138,15 @@ export class Sizes {
   }
 
   /** Runs `change` when the changes of the volume's size before it have ended. */
-  #inOrder<T>(volume: Volume, change: () => Promise<T>): Promise<T> {
-    const result = volume.resized.then(change)
-    volume.resized = result.catch(() => {})
+  #inOrder<T>(
+    volume: Volume,
+    signal: AbortSignal | undefined,
+    change: () => Promise<T>,
+  ): Promise<T> {
+    const before = volume.resized
+    const result = unlessAborted(before, signal).then(change)
+    // One that did not wait for its turn does not end those before it.
+    volume.resized = Promise.allSettled([before, result])
     return result
   }
 
@@ -174,7 +180,7 @@ export class Sizes {
   /** Notes that volumes.json has a size, unless a write has changed it meanwhile. */
   #saved(devId: DevId, size: number): void {
     const { pool, find } = this.#parts
-    if (find(devId)?.device.size === size) pool.sizeSaved(devId)
+    if (find(devId)?.device.size === size) pool.devices.sizeSaved(devId)
   }
 }
 
@@ -197,20 +203,4 @@ function mustNotBeLonger(volume: Volume, size: number): void {
   if (now <= size) return
   const what = `${volume.name}: a writer has made it ${now} bytes long meanwhile`
   throw new ThinfsError('VOLUME_BUSY', `${what}, which is more than ${size}`)
-}
-
-/** Waits no longer than the caller does. @throws CANCELLED */
-async function unlessAborted(wait: Promise<void>, signal?: AbortSignal): Promise<void> {
-  if (signal === undefined) return wait
-  let onAbort = (): void => {}
-  const aborted = new Promise<never>((_, reject) => {
-    onAbort = () => reject(cancelled())
-    signal.addEventListener('abort', onAbort)
-    if (signal.aborted) onAbort()
-  })
-  try {
-    await Promise.race([aborted, wait])
-  } finally {
-    signal.removeEventListener('abort', onAbort)
-  }
 }

@@ -228,17 +228,17 @@ export interface PoolIdentity {
 export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckProblem | null {
   if (table.uuid !== null && pool.uuid !== null && table.uuid !== pool.uuid) {
     const message = `${path}: of the pool ${table.uuid}, the metadata is of ${pool.uuid}`
-    return { severity: 'error', message }
+    return { severity: 'error', message, code: 'POOL_MISMATCH' }
   }
   const ahead = table.transaction_id - pool.transactionId
   const both = `${path}: transaction ${table.transaction_id}, the metadata is at ${pool.transactionId}`
   if (table.pool !== pool.name) {
     const message = `${path}: of the pool "${table.pool}", pool.yaml has the pool "${pool.name}"`
-    return { severity: 'error', message }
+    return { severity: 'error', message, code: 'POOL_MISMATCH' }
   }
   if (ahead > 1) {
     const message = `${both}: the metadata is older than the names, as a copy that was put back is`
-    return { severity: 'error', message }
+    return { severity: 'error', message, code: 'POOL_MISMATCH' }
   }
   if (lacksId(table, pool)) {
     const message =
@@ -287,10 +287,11 @@ export function checkTable(
   if (problem !== null) problems.push(problem)
   // A device that another program has deleted since takes its name along.
   const ahead = table.transaction_id - pool.transactionId
-  const severity = ahead < 0 ? 'warning' : 'error'
   for (const { name, dev_id } of table.volumes) {
     if (devices.has(dev_id) || ahead === 1) continue
-    problems.push({ severity, message: `${path}: ${name}: the pool has no device ${dev_id}` })
+    const message = `${path}: ${name}: the pool has no device ${dev_id}`
+    if (ahead < 0) problems.push({ severity: 'warning', message })
+    else problems.push({ severity: 'error', message, code: 'POOL_MISMATCH' })
   }
   return problems
 }

@@ -3,7 +3,8 @@ import { readFileSync } from 'node:fs'
 import t from 'tap'
 import { ERRORS } from '../../src/base/index.js'
 import * as format from '../../src/metadata/format.js'
-import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
+import { CHANGE } from '../../src/pool/journal-changes.js'
+import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>

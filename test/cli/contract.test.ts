@@ -18,6 +18,7 @@ const COMMANDS = {
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
+  run: null, // makes a pool
 }
 
 t.test('help lists the commands, and knows its version', async t => {

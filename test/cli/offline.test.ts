@@ -257,6 +257,70 @@ t.test('check passes a good pool, and finds what thin_check finds', async t => {
   t.match(stderr, /^thinfs: [^\n]+ \(METADATA_CORRUPT\)\n$/)
 })
 
+t.test('check and status tell of files that do not belong together', async t => {
+  const pool = await makePool(t, '--volume', 'web=1G')
+  const data = join(pool, 'data')
+  const labelled = async (label: string): Promise<void> => {
+    t.match(await run('setfattr', '-n', 'user.thinfs.label', '-v', label, data), { status: 0 })
+  }
+  const right = (await run('getfattr', '--only-values', '-n', 'user.thinfs.label', data)).stdout
+  const id = right.split(' ')[0]
+  const status = async () => JSON.parse(await done(t, 'status', pool, '--json'))
+
+  const mismatches = {
+    [`${id} 0`]: /this is an older copy/,
+    [right.replace(/\w/g, '1')]: /of the pool 1111/,
+  }
+  for (const [label, why] of Object.entries(mismatches)) {
+    await labelled(label)
+    const { stderr, stdout } = await thinfs('check', pool)
+    t.match(stdout, why)
+    t.match(stderr, /: the check found an error \(POOL_MISMATCH\)\n$/)
+    t.match(await status(), { mode: 'fail', reason: why, refusal: why, mount: null })
+    t.match(await done(t, 'status', pool), /^mode +fail: mounting it is refused: .*\nmounted +no$/m)
+    await refused(t, 1, why, 'create', pool, 'more', '--size', '1G')
+  }
+  await labelled(`${id} 99`)
+  const behind = /as of commit 99, the journal knows \d+: metadata and journal may be older copies/
+  t.match(await status(), { mode: 'write', refusal: null, warnings: [behind] })
+
+  await labelled(right)
+  t.match(await status(), { mode: 'write', refusal: null, warnings: [] })
+  const table = join(pool, 'volumes.json')
+  writeFileSync(
+    table,
+    readFileSync(table, 'utf8').replace(/"transaction_id": \d+/, '"transaction_id": 9'),
+  )
+  t.match((await thinfs('check', pool)).stderr, /\(POOL_MISMATCH\)\n$/)
+})
+
+t.test('a data.size that is less than the pool has is told, and has no effect', async t => {
+  const pool = await makePool(t, '--volume', 'web=1G')
+  const file = join(pool, 'pool.yaml')
+  writeFileSync(file, readFileSync(file, 'utf8').replace('size: 1G', 'size: 512M'))
+  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: a pool does not become smaller/
+  t.match(JSON.parse(await done(t, 'status', pool, '--json')), {
+    data: { blocks: 16384 },
+    warnings: [told],
+  })
+  t.match(await done(t, 'status', pool), /^warning +.*data\.size is 512M/m)
+})
+
+t.test('a volume without a size is refused', async t => {
+  const pool = await makePool(t)
+  await refused(
+    t,
+    2,
+    /--size 0: a volume needs a size; .*\(BAD_ARGUMENT\)/,
+    'create',
+    pool,
+    'a',
+    '--size',
+    '0',
+  )
+  t.equal((await list(t, pool)).size, 0)
+})
+
 t.test('a pool that another program made: names for its devices come from pool.yaml', async t => {
   // thin_restore makes the metadata, as it would for a pool of LVM's.
   const folder = t.testdir({

@@ -22,7 +22,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, transport, spin, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -37,6 +37,7 @@ discards: nopassdown
 on_full: error
 transport: uring
 spin: 0
+spin_share: 12.5%
 volumes:
   web: { size: 10G, id: 0 }
   no: { size: 65536 }
@@ -56,6 +57,7 @@ volumes:
     onFull: 'error',
     transport: 'uring',
     spin: 0,
+    spinShare: 12.5,
   })
   t.strictSame(new Map(Object.entries(volumes)).get('__proto__'), {
     size: 512,
@@ -80,7 +82,8 @@ t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 2
       discards: 'passdown',
       onFull: 'queue',
       transport: 'dev',
-      spin: 50,
+      spin: 400,
+      spinShare: 80,
       volumes: {},
     })
   }
@@ -137,6 +140,14 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
     ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring, fuse-native'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
+    [
+      'pool: a\nspin_share: 0%',
+      '2:13: spin_share: 0% is not allowed; a percentage over 0, as in 80%',
+    ],
+    [
+      'pool: a\nspin_share: 101%',
+      '2:13: spin_share: 101% is not allowed; a percentage over 0, as in 80%',
+    ],
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
@@ -280,6 +291,7 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     onFull: fc.constantFrom('queue' as const, 'error' as const),
     transport: fc.constantFrom('dev' as const, 'uring' as const, 'fuse-native' as const),
     spin: fc.nat(1000),
+    spinShare: fc.integer({ min: 1, max: 10_000 }).map(n => n / 100),
 
     names: fc.uniqueArray(
       fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter(isName),

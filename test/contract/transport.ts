@@ -1,8 +1,10 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { type Transport, transportOf } from '../../src/fuse/index.js'
-import { WAITING_XATTR } from '../support/folder-file-system.js'
+import { FULL, WAITING_XATTR } from '../support/folder-file-system.js'
 import { FolderMount } from '../support/folder-mount.js'
 import { attempt, failure, run, sh, until } from '../support/mounted-pool.js'
 
@@ -110,6 +112,28 @@ print(os.lseek(a, 0, os.SEEK_HOLE), os.copy_file_range(a, b, 2000000, 1000, 4096
     await mount.serve()
     t.match(await waiting, { status: 0, stdout: 'answered' }, 'is answered by the next one')
   })
+
+  if (capabilities.interrupts) {
+    test('a request that waits for space ends when its caller is killed', async t => {
+      const mount = await FolderMount.make(t, transport)
+      const { path } = mount
+      await sh(mount.folder, `truncate -s 1M ${FULL}`)
+      const file = join(path, FULL)
+      const waits = async (): Promise<number> =>
+        (await mount.ask({ do: 'calls' })).filter(([name]) => name === 'wait').length
+      const dd = ['dd', 'if=/dev/zero', `of=${file}`, 'bs=4k', 'count=1', 'conv=notrunc']
+      const allocate = ['fallocate', '-l', '2M', file]
+      for (const [i, [program, ...args]] of [dd, allocate, dd].entries()) {
+        const signal = i === 0 ? 'SIGKILL' : 'SIGINT'
+        const child = spawn(program!, args, { stdio: 'ignore' })
+        const ended = once(child, 'exit')
+        await until(async () => (await waits()) === i + 1)
+        child.kill(signal)
+        t.same(await ended, [null, signal], program!)
+        await sh(path, `fallocate -p -o 0 -l 64K ${FULL}; echo others > other${i}; cat other${i}`)
+      }
+    })
+  }
 
   if (!capabilities.outlivesEngine) return
   test('servers that are killed or stopped under load are replaced without an error', async t => {

@@ -166,16 +166,16 @@ class Run {
     const id = this.#nextId++
     const done = await this.#attempt(() =>
       origin === null
-        ? this.pool.createThin(devId(id))
-        : this.pool.createSnap(devId(id), devId(origin)),
+        ? this.pool.devices.createThin(devId(id))
+        : this.pool.devices.createSnap(devId(id), devId(origin)),
     )
     if (done) this.model.add(this.#step, id, origin)
   }
 
   async #delete(id: number): Promise<void> {
     const done = await this.#attempt(async () => {
-      await this.pool.emptyDevice(this.#device(id), () => false)
-      this.pool.deleteDevice(devId(id))
+      await this.pool.devices.empty(this.#device(id), () => false)
+      this.pool.devices.delete(devId(id))
     })
     this.model.write(this.#step, id, 0, Array(NR_SECTORS).fill(0), false)
     if (done) this.model.remove(this.#step, id)
@@ -255,7 +255,7 @@ class Run {
   }
 
   #device(id: number): ThinDevice {
-    return this.pool.device(devId(id), bytes(SIZE))
+    return this.pool.devices.get(devId(id), bytes(SIZE))
   }
 
   #below(limit: number): number {
@@ -318,16 +318,16 @@ async function verifyLeft(
   model.mustHaveHad(ids)
   const content = Buffer.alloc(SIZE)
   for (const id of ids) {
-    pool.device(devId(id), SIZE as Bytes).read(0, SIZE, content, 0)
+    pool.devices.get(devId(id), SIZE as Bytes).read(0, SIZE, content, 0)
     model.verify(id, content, !exactly)
   }
   const stale = staleFreeBlocks(pool, found.data)
   if (stale.length > 0) throw new Error(`${where}: free data block ${stale[0]} is no hole`)
   // It is as good as any: takes a write, where there is room for one, and closes.
   const id = devId(1000)
-  pool.createThin(id)
+  pool.devices.createThin(id)
   const write = async (): Promise<void> =>
-    pool.device(id, SIZE as Bytes).write(0, BLOCK, tagged(Array(BLOCK_SECTORS).fill(7)), 0)
+    pool.devices.get(id, SIZE as Bytes).write(0, BLOCK, tagged(Array(BLOCK_SECTORS).fill(7)), 0)
   await write().catch(told)
   await pool.close()
   if (checkMetadata(found.metadata).problems.length > 0) throw new Error(`${where}: not sound`)

@@ -26,7 +26,8 @@ import { loadConfig, type PoolConfig } from '../../src/config/index.js'
 import { parseConfig } from '../../src/config/load.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { NO_EVENTS, ThinPool } from '../../src/pool/index.js'
-import { CHANGE, FRAME, IDENTITY } from '../../src/pool/journal.js'
+import { CHANGE } from '../../src/pool/journal-changes.js'
+import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
 import { checkPool, openPool } from '../../src/volumes/index.js'
 import { devId, formatted, MemoryJournal, openFiles, TestClock } from '../support/memory-pool.js'
 import { makePool } from '../support/pool-files.js'
@@ -296,16 +297,16 @@ async function withJournal(): Promise<{ metadata: Buffer; journal: MemoryJournal
   const files = formatted({ blockSectors: 8, dataBlocks: 300, metadataBlocks: 256 })
   const { pool } = await openFiles(files)
   const buffer = Buffer.alloc(64 * 1024, 'journal')
-  pool.createThin(devId(1))
-  pool.createThin(devId(2))
-  const device = pool.device(devId(1), bytes(2 ** 20))
+  pool.devices.createThin(devId(1))
+  pool.devices.createThin(devId(2))
+  const device = pool.devices.get(devId(1), bytes(2 ** 20))
   await device.write(0, buffer.length, buffer, 0)
   await pool.commit()
   await device.write(2 * buffer.length, buffer.length, buffer, 0)
   await device.discard(0, 8192)
-  await pool.device(devId(2), bytes(2 ** 20)).share(device, 2 * buffer.length, 0, 16384)
+  await pool.devices.get(devId(2), bytes(2 ** 20)).share(device, 2 * buffer.length, 0, 16384)
   pool.extended(devId(2), bytes(2 ** 21))
-  pool.opened(devId(1), 2)
+  pool.devices.opened(devId(1), 2)
   await pool.settle()
   return {
     metadata: Buffer.from(files.metadata.image),
@@ -395,12 +396,12 @@ async function replayed(journal: Buffer): Promise<{ outcome: string; image: Buff
       events: NO_EVENTS,
     })
   })
-  for (const size of pool?.unsavedSizes.values() ?? []) {
+  for (const size of pool?.devices.unsavedSizes.values() ?? []) {
     if (!(size <= MAX_DEVICE_SIZE)) throw new Error(`a device of ${size} bytes`)
   }
   const buffer = Buffer.alloc(BLOCK)
-  await attempt(() => pool?.device(devId(1), bytes(2 ** 20)).read(0, BLOCK, buffer, 0))
-  await attempt(() => pool?.device(devId(1), bytes(2 ** 20)).write(100, 100, buffer, 0))
+  await attempt(() => pool?.devices.get(devId(1), bytes(2 ** 20)).read(0, BLOCK, buffer, 0))
+  await attempt(() => pool?.devices.get(devId(1), bytes(2 ** 20)).write(100, 100, buffer, 0))
   const closed = await attempt(() => pool?.close())
   const outcome = refused === null ? `replayed, closed: ${closed ?? 'well'}` : `refused: ${refused}`
   return { outcome, image: metadata.image() }

@@ -81,13 +81,13 @@ class Run {
     const id = devId(random(DEVICES))
     const model = this.#model.get(id)
     if (model === undefined) return await this.#make(id)
-    const device = pool.device(id, bytes(SIZE))
+    const device = pool.devices.get(id, bytes(SIZE))
     const offset = random(SIZE / 512) * 512
     const length = Math.min(SIZE - offset, 512 * (1 + random(40)))
     switch (random(12)) {
       case 0:
         // Devices are not in the journal: they come and go with a commit.
-        pool.deleteDevice(id)
+        pool.devices.delete(id)
         this.#model.delete(id)
         await pool.commit()
         return
@@ -124,14 +124,14 @@ class Run {
   async #make(id: DevId): Promise<void> {
     const origins = [...this.#model.keys()]
     const origin = origins[this.#random(origins.length + 1)]
-    if (origin === undefined) this.#pool.createThin(id)
-    else this.#pool.createSnap(id, origin)
+    if (origin === undefined) this.#pool.devices.createThin(id)
+    else this.#pool.devices.createSnap(id, origin)
     this.#model.set(id, Buffer.from(this.#model.get(origin!) ?? Buffer.alloc(SIZE)))
     await this.#pool.commit()
   }
 
   async #discard(id: DevId, model: Buffer, offset: number, length: number): Promise<void> {
-    await this.#pool.device(id, bytes(SIZE)).discard(offset, length)
+    await this.#pool.devices.get(id, bytes(SIZE)).discard(offset, length)
     model.fill(0, offset, offset + length)
   }
 
@@ -145,8 +145,8 @@ class Run {
       number,
       number,
     ]
-    const device = this.#pool.device(source, bytes(SIZE))
-    await this.#pool.device(id, bytes(SIZE)).share(device, from, to, length)
+    const device = this.#pool.devices.get(source, bytes(SIZE))
+    await this.#pool.devices.get(id, bytes(SIZE)).share(device, from, to, length)
     this.#model.get(source)!.copy(model, to, from, from + length)
   }
 
@@ -154,7 +154,7 @@ class Run {
     const found = Buffer.alloc(SIZE)
     for (const [id, model] of this.#model) {
       found.fill(0xee)
-      this.#pool.device(id, bytes(SIZE)).read(0, SIZE, found, 0)
+      this.#pool.devices.get(id, bytes(SIZE)).read(0, SIZE, found, 0)
       this.verified += SIZE
       if (found.equals(model)) continue
       const at = found.findIndex((byte, i) => byte !== model[i])
@@ -190,9 +190,9 @@ t.test('a punch that fails lets no block go that holds something', async t => {
   const { data } = files
   const eio = () => new ThinfsError('IO_ERROR', 'no', { errno: 'EIO' })
   const secret = Buffer.alloc(BLOCK, 's')
-  pool.createThin(devId(1))
-  pool.createThin(devId(2))
-  const [one, two] = [1, 2].map(id => pool.device(devId(id), bytes(SIZE))) as [
+  pool.devices.createThin(devId(1))
+  pool.devices.createThin(devId(2))
+  const [one, two] = [1, 2].map(id => pool.devices.get(devId(id), bytes(SIZE))) as [
     ThinDevice,
     ThinDevice,
   ]
@@ -228,7 +228,7 @@ t.test('a punch that fails lets no block go that holds something', async t => {
   data.onWrite = undefined
   const reopened = { ...files, metadata: files.metadata.reopen(), data: data.reopen() }
   const again = await openFiles(reopened)
-  const device = again.pool.device(devId(1), bytes(SIZE))
+  const device = again.pool.devices.get(devId(1), bytes(SIZE))
   await device.write(512, 512, Buffer.alloc(512, 1), 0)
   shown.fill(0)
   device.read(0, SIZE, shown, 0)

@@ -71,6 +71,7 @@ function makePool(t: Test) {
     onFull: 'queue',
     transport: 'dev',
     spin: 0,
+    spinShare: 80,
     volumes: {},
   }
   t.teardown(async () => {

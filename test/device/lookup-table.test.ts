@@ -166,8 +166,8 @@ t.test('a corrupt leaf is an error each time, and only where it is', async t => 
   const files = formatted({ blockSectors: 8, dataBlocks: blocks })
   const size = bytes(blocks * blockSize)
   const first = await openFiles(files)
-  first.pool.createThin(devId(0))
-  const writer = first.pool.device(devId(0), size)
+  first.pool.devices.createThin(devId(0))
+  const writer = first.pool.devices.get(devId(0), size)
   const content = Buffer.alloc(blockSize)
   for (let vblock = 0; vblock < blocks; vblock++) {
     content.writeUInt32LE(vblock)
@@ -176,7 +176,7 @@ t.test('a corrupt leaf is an error each time, and only where it is', async t => 
   await first.pool.close()
 
   const { pool } = await openFiles(files)
-  const device = pool.device(devId(0), size)
+  const device = pool.devices.get(devId(0), size)
   const read = (vblock: number): number => {
     device.read(vblock * blockSize, blockSize, content, 0)
     return content.readUInt32LE()

@@ -2,8 +2,9 @@
 // to each line of test/fixtures/dm/linux-6.1.txt (record.c beside it has asked) is compared with what we say.
 import { readFileSync } from 'node:fs'
 import t from 'tap'
+import { errnoOf } from '../../src/base/index.js'
 import { commandOf, DM_COMMAND } from '../../src/dm/abi.js'
-import type { Answer } from '../../src/dm/ioctls.js'
+import { type Answer, NoDevice } from '../../src/dm/ioctls.js'
 import { makeRig, type Rig } from '../support/dm-machine.js'
 
 const RECORDING = new URL('../fixtures/dm/linux-6.1.txt', import.meta.url)
@@ -172,12 +173,22 @@ t.test('a client that lies about its buffer, and one that is gone, get an error'
       if (length > buffer.length - 312) throw fault
       return buffer.subarray(312, 312 + length)
     }
-    const { errno } = await rig.ioctls.call(nr, buffer.subarray(0, 312), { ...caller, readBehind })
+    const told: string[] = []
+    const { errno } = await rig.ioctls.call(
+      nr,
+      buffer.subarray(0, 312),
+      { ...caller, readBehind },
+      (command, err) => told.push(`${command}: ${(err as Error).message}`),
+    )
+    t.equal(told.length, 1, `${line}: ${told}`)
     return errno
   }
   const load = 'TABLE_LOAD|name=a|t=0 8 zero |t=8 8 zero '
   const cases: [what: string, errno: number, line: string, change: (buffer: Buffer) => void][] = [
     ['data_size beyond the buffer', 14, load, b => b.writeUInt32LE(70_000, 12)],
+    ['a version to come', 22, load, b => b.writeUInt32LE(99, 4)],
+    ['a version to come', 22, 'VERSION', b => b.writeUInt32LE(5, 0)],
+    ['a command to come', 25, 'WHAT', () => {}],
     ['data_size of 4 GiB', 12, load, b => b.writeUInt32LE(0xffff_ffff, 12)],
     ['data_size 0', 22, load, b => b.writeUInt32LE(0, 12)],
     ['data_start beyond data_size', 22, load, b => b.writeUInt32LE(65_600, 16)],
@@ -203,6 +214,26 @@ t.test('a client that lies about its buffer, and one that is gone, get an error'
   for (const name of ['.', '..', 'control', 'a/b']) {
     t.equal((await ask(rig, `DEV_CREATE|name=${name}`)).errno, 22, name)
   }
+})
+
+t.test('only a device that is not there is asked for as a matter of course', async t => {
+  const rig = makeRig(t.testdir())
+  t.teardown(() => rig.tables.close())
+  await ask(rig, 'DEV_CREATE|name=a')
+  const told = async (line: string): Promise<unknown> => {
+    const { nr, buffer } = bufferOf(line)
+    const signal = new AbortController().signal
+    const readBehind = async (length: number) => buffer.subarray(312, 312 + length)
+    return new Promise(resolve => {
+      const caller = { pid: 1, signal, readBehind }
+      void rig.ioctls.call(nr, buffer.subarray(0, 312), caller, (_, err) => resolve(err))
+    })
+  }
+  const asked = await told('DEV_STATUS|name=b')
+  const detached = await told('TABLE_LOAD|name=a|t=0 8 linear 254:99 0')
+  t.same([asked, detached].map(errnoOf), ['ENXIO', 'ENXIO'])
+  t.ok(asked instanceof NoDevice)
+  t.notOk(detached instanceof NoDevice, 'as of a loop device without a file')
 })
 
 t.test('commands have the names of their numbers', async t => {

@@ -141,7 +141,7 @@ t.test('what does not fit leaves the file as long as it was', async t => {
   t.equal(await errno(() => put(fs, ino, 8 * BLOCK, 2 * BLOCK, 2)), 'ENOSPC')
   t.equal(await errno(() => fs.fallocate(ino, 0, 0, 9 * BLOCK)), 'ENOSPC')
   t.equal(fs.getattr(ino).size, 3 * BLOCK)
-  t.equal(volumes.pool.unsavedSizes.get(0 as never), 3 * BLOCK)
+  t.equal(volumes.pool.devices.unsavedSizes.get(0 as never), 3 * BLOCK)
   await close()
 })
 

@@ -2,8 +2,9 @@
 // kernel made of queues, whose requests are written here field by field as linux/fuse.h has them.
 import fc from 'fast-check'
 import t from 'tap'
-import { assert, ThinfsError } from '../../src/base/index.js'
+import { assert, ThinfsError, unlessAborted } from '../../src/base/index.js'
 import { type Attributes, type FileSystem, type Negotiated, WAITS } from '../../src/fuse/index.js'
+import { Interrupts } from '../../src/fuse/interrupts.js'
 import { FuseSession } from '../../src/fuse/session.js'
 import { FakeKernel, fileSystem, type Reply, text, u32, u64 } from '../support/fake-kernel.js'
 
@@ -333,7 +334,7 @@ t.test('each operation reaches the file system and its answer the kernel', async
             t.equal(source.toString('latin1', at, at + size), 'hello')
             given.length = 3
           }
-          calls.push(given)
+          calls.push(given.filter(argument => !(argument instanceof Interrupts)))
           return late ? Promise.resolve(answer) : answer
         },
       } as Partial<FileSystem>)
@@ -442,6 +443,76 @@ t.test('an ioctl is answered when it ends, or when its caller has got a signal',
   t.same(interrupted.payload.subarray(16).toString(), 'wait')
   kernel.request(36, 5, u64(waiting))
   t.same((await kernel.ask(39, 5, u64(1), u32(0), u32(2), u64(0), u32(9), u32(0))).error, 'ENOTTY')
+})
+
+/** A file system whose writes wait until `end` is called, or their requester gets a signal. */
+function waitingWrites() {
+  const ends = new Map<number, () => void>()
+  const write: FileSystem['write'] = (_ino, offset, size, _source, _at, requester) => {
+    const signal = requester!.signal()
+    return unlessAborted(
+      new Promise<number>(resolve => ends.set(offset, () => resolve(size))),
+      signal,
+    )
+  }
+  return { write, ends }
+}
+const repliesOf = ({ replies }: FakeKernel) => replies.map(({ unique, error }) => [unique, error])
+const turn = () => new Promise(resolve => setImmediate(resolve))
+
+t.test('a request that waits ends when its caller has got a signal', async t => {
+  const { write, ends } = waitingWrites()
+  const { kernel, fatal } = start({ write, getattr: () => ATTRIBUTES })
+  const [one, two, three] = [0, 4096, 8192].map(offset =>
+    kernel.request(16, 5, ...[writeIn(offset, Buffer.from('bytes'))]),
+  ) as [bigint, bigint, bigint]
+  kernel.run()
+  for (const _ of ['once', 'again']) kernel.request(36, 0, u64(two))
+  kernel.run()
+  await turn()
+  t.same(repliesOf(kernel), [[two, 'EINTR']], 'it alone, and answered once')
+  ends.get(0)!()
+  await turn()
+  kernel.request(36, 0, u64(one))
+  kernel.request(36, 0, u64(three | (1n << 63n)))
+  kernel.run()
+  await turn()
+  t.same(
+    repliesOf(kernel).slice(1),
+    [
+      [one, null],
+      [three, 'EINTR'],
+    ],
+    'also one that was sent again',
+  )
+  const [answered] = kernel.replies.splice(0) as [Reply]
+  const at = kernel.requestAs(answered.unique + 1000n, 16, 5, writeIn(0, Buffer.from('bytes')))
+  kernel.run()
+  await turn()
+  t.same(kernel.replies, [], 'a signal is for the request that it names')
+  ends.get(0)!()
+  await turn()
+  t.same(repliesOf(kernel), [[at, null]])
+  t.same(fatal, [])
+})
+
+t.test('a signal that is known before the request, as it may be with a ring', async t => {
+  const { write } = waitingWrites()
+  const { kernel } = start({ write, getattr: () => ATTRIBUTES })
+  kernel.request(36, 0, u64(1000))
+  kernel.request(36, 0, u64(1002))
+  kernel.requestAs(1000n, 16, 5, writeIn(0, Buffer.from('bytes')))
+  kernel.requestAs(1002n, 3, 5, Buffer.alloc(16))
+  kernel.run()
+  await turn()
+  t.same(
+    repliesOf(kernel),
+    [
+      [1002n, null],
+      [1000n, 'EINTR'],
+    ],
+    'what need not wait is done',
+  )
 })
 
 t.test('device nodes and symbolic links, where the file system has them', async t => {

@@ -12,7 +12,7 @@ t.test(
     for (const holds of [true, false]) {
       const files = formatted({ blockSectors: 8, dataBlocks: 4096, metadataBlocks: 512 })
       const { pool } = await openFiles(files)
-      for (let id = 0; id < 200; id++) pool.createThin(devId(id))
+      for (let id = 0; id < 200; id++) pool.devices.createThin(devId(id))
       await pool.commit()
       const { metadata } = pool
       const held = holds ? metadata.holdBlocks() : null
@@ -20,7 +20,7 @@ t.test(
       let step = steps.next()
       for (let id = 0; !step.done; step = steps.next()) {
         for (let n = 0; n < 40 && pool.space.hasMetadataRoom; n++, id = (id + 7) % 200) {
-          await pool.device(devId(id), bytes(1 << 20)).write(0, 512, Buffer.alloc(512), 0)
+          await pool.devices.get(devId(id), bytes(1 << 20)).write(0, 512, Buffer.alloc(512), 0)
           await pool.commit()
         }
       }

@@ -3,6 +3,7 @@
 // ext4 on a loop device above; e2fsck and checksums judge.
 import { resolve } from 'node:path'
 import t, { type Test } from 'tap'
+import { fill, KILLED_WRITER, killedWriter, usedBlocks } from '../support/full-pool.js'
 import {
   attempt,
   attemptThinfs,
@@ -18,25 +19,6 @@ import {
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 const onMount = needs('/dev/fuse', '/dev/loop-control')
 const MODES = ['error', 'queue']
-
-const usedBlocks = async (pool: MountedPool): Promise<number> =>
-  (await pool.status()).data.usedBlocks
-
-/** Takes, with zeros that are written, every data block that a write can have. */
-async function fill(pool: MountedPool): Promise<void> {
-  await python(
-    pool.base,
-    `
-import os
-# df says how many there are: one more would wait.
-free = os.statvfs('mount').f_bavail
-file = os.open('mount/fill', os.O_WRONLY)
-for i in range(free):
-    os.pwrite(file, bytes(65536), i * 65536)
-os.fsync(file)
-assert os.statvfs('mount').f_bavail == 0`,
-  )
-}
 
 for (const onFull of MODES) {
   t.test(`${onFull}: a punch frees whole blocks though its edges are shared`, onMount, async t => {
@@ -163,6 +145,12 @@ t.test('a snapshot does not wait for a write that waits for space', onMount, asy
   await pool.sh('cmp -n 4194304 s a')
   await pool.sh('fallocate -p -o 0 -l 1M fill')
   t.equal((await write).status, 0)
+  await pool.close(t)
+})
+
+t.test('a program that waits for space is killed at once', onMount, async t => {
+  const pool = await MountedPool.make(t, KILLED_WRITER)
+  await killedWriter(t, pool)
   await pool.close(t)
 })
 

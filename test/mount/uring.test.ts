@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { URING } from '../../src/fuse/index.js'
 import { transportContract } from '../contract/transport.js'
+import { KILLED_WRITER, killedWriter } from '../support/full-pool.js'
 import {
   attempt,
   attemptThinfs,
@@ -71,6 +72,12 @@ t.test('files', overUring, async t => {
   }
   t.match(await pool.sh('getfattr -d a'), /^user\.thinfs\.mapped_bytes="67108864"$/m)
   t.equal(await pool.sh('ls'), 'a\nb')
+  await pool.close(t)
+})
+
+t.test('a program that waits for space is killed at once', overUring, async t => {
+  const pool = await uringPool(t, KILLED_WRITER)
+  await killedWriter(t, pool)
   await pool.close(t)
 })
 

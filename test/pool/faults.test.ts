@@ -22,7 +22,7 @@ t.test('no half-changed tree is read', async t => {
     const memory = files()
     const { pool } = await openFiles(memory)
     await thin(pool, 0).write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await pool.commit()
     thin(pool, 0).table.clear() // as when it was never read
     return { memory, pool }
@@ -121,7 +121,7 @@ t.test('a device can be opened and read though the journal has no room', async t
   memory.metadata.onWrite = () => {
     throw failure('ENOSPC')
   }
-  pool.opened(devId(0), 1)
+  pool.devices.opened(devId(0), 1)
   await pool.settle()
   t.equal(pool.unsettled, false)
   t.equal(pool.mode, 'write')
@@ -152,7 +152,7 @@ t.test('closing', async t => {
     device.extend(100 * BLOCK)
     await pool.close()
     const again = await openFiles(memory)
-    t.equal(again.pool.unsavedSizes.get(devId(0)), 100 * BLOCK)
+    t.equal(again.pool.devices.unsavedSizes.get(devId(0)), 100 * BLOCK)
   })
 })
 

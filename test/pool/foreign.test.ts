@@ -42,7 +42,7 @@ for (const [name, message] of [
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = pool.metadata.next(id!, 0, mapping)
     const found = Buffer.alloc(512)
-    pool.device(id!, bytes((vblock + 1) * BLOCK)).read(vblock * BLOCK, 512, found, 0)
+    pool.devices.get(id!, bytes((vblock + 1) * BLOCK)).read(vblock * BLOCK, 512, found, 0)
     t.equal(found[0], (mapping.dataBlock + 1) % 256, 'read-only it can be read')
   })
 }
@@ -61,7 +61,7 @@ t.test('what thinfs left itself is not checked again, by whatever it ended', asy
     return reads
   }
   const { pool } = await openFiles(files)
-  for (let id = 0; id < 200; id++) pool.createThin(devId(id))
+  for (let id = 0; id < 200; id++) pool.devices.createThin(devId(id))
   await pool.commit()
   const running = files.journal.copy()
   await pool.close()

@@ -1,6 +1,7 @@
 // A pool that has no room, or whose host has none: who waits, who fails, and how it goes on.
 import t from 'tap'
-import { bytes } from '../../src/base/index.js'
+import { bytes, interrupted } from '../../src/base/index.js'
+import type { ThinDevice } from '../../src/device/index.js'
 import { checkMetadata, ThinMetadata } from '../../src/metadata/index.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
@@ -83,7 +84,7 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
       const { pool, clock } = await openFiles(memory, { onFull })
       const device = thin(pool, 0)
       await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
-      pool.createSnap(devId(1), devId(0))
+      pool.devices.createSnap(devId(1), devId(0))
       // The device's alone, from block 1 on; the others are shared.
       await device.write(BLOCK, exclusive * BLOCK, filled(exclusive * BLOCK, 2), 0)
       const fill = pool.space.nrFreeDataBlocks
@@ -129,7 +130,7 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
     const { pool } = await openFiles(memory, { onFull: 'queue' })
     const device = thin(pool, 0)
     await device.write(0, BLOCK, filled(BLOCK, 1), 0)
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await thin(pool, 2).write(0, BLOCK, filled(BLOCK, 3), 0)
     const cut = follow(() => device.discard(512, 512))
     await turns()
@@ -142,6 +143,69 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
   })
 })
 
+t.test('a signal ends the wait of who has got it', async t => {
+  const waiting = async () => {
+    const memory = files(4)
+    const { pool } = await openFiles(memory, { onFull: 'queue' })
+    const device = thin(pool, 0)
+    await device.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    pool.devices.createSnap(devId(1), devId(0))
+    await pool.commit()
+    const killed = new AbortController()
+    return { memory, pool, device, killed, signal: killed.signal }
+  }
+  const WAITS: Record<string, (device: ThinDevice, signal: AbortSignal) => void | Promise<void>> = {
+    'a write': (device, signal) =>
+      device.write(7 * BLOCK, 512, filled(512, 2), 0, { signal: () => signal }),
+    'a write of a shared block': (device, signal) =>
+      device.write(BLOCK, 512, filled(512, 2), 0, { signal: () => signal }),
+    zeroing: (device, signal) => device.discard(512, 512, true, signal),
+  }
+  for (const [what, wait] of Object.entries(WAITS)) {
+    await t.test(what, async t => {
+      const { memory, pool, device, killed, signal } = await waiting()
+      const one = follow(() => wait(device, signal))
+      const other = follow(() => device.write(8 * BLOCK, 512, filled(512, 3), 0))
+      await turns()
+      t.equal(pool.space.writesWaiting, 2)
+      killed.abort(interrupted())
+      await turns()
+      t.same([one.state, other.state], ['CANCELLED', 'waits'])
+      t.equal(pool.space.writesWaiting, 1)
+      pool.devices.delete(devId(1))
+      await device.discard(2 * BLOCK, 2 * BLOCK)
+      await pool.commit()
+      await turns()
+      t.equal(other.state, 'done')
+      t.same(
+        [0, 512, BLOCK, 7 * BLOCK, 8 * BLOCK].map(at => byteAt(device, at)),
+        [1, 1, 1, 0, 3],
+      )
+      await pool.close()
+      t.same(checkMetadata(memory.metadata).problems, [])
+    })
+  }
+
+  await t.test('before it waits: a signal that came while its blocks were read', async t => {
+    const { memory, pool, device, killed, signal } = await waiting()
+    memory.data.inMemory = false
+    await device.discard(3 * BLOCK, BLOCK)
+    pool.devices.delete(devId(1))
+    await pool.commit()
+    pool.devices.createSnap(devId(1), devId(0))
+    const write = follow(() =>
+      device.write(BLOCK + 512, 512, filled(512, 2), 0, { signal: () => signal }),
+    )
+    // While it is read somebody else takes the last block.
+    const other = follow(() => thin(pool, 2).write(0, BLOCK, filled(BLOCK, 3), 0))
+    killed.abort(interrupted())
+    await turns()
+    t.same([write.state, other.state], ['CANCELLED', 'done'])
+    t.equal(pool.space.writesWaiting, 0)
+    await pool.close()
+  })
+})
+
 t.test('a data file that grew further than the metadata has room for', async t => {
   const small = async () => {
     const metadata = new MemoryStore(80 * 4096, { path: 'metadata' })
@@ -150,8 +214,8 @@ t.test('a data file that grew further than the metadata has room for', async t =
     const { journal } = formatted({ blockSectors: 8, dataBlocks: 0 })
     const memory = { metadata, data, journal }
     const opened = await openFiles(memory)
-    opened.pool.createThin(devId(0))
-    const device = opened.pool.device(devId(0), bytes(1000 * 4096))
+    opened.pool.devices.createThin(devId(0))
+    const device = opened.pool.devices.get(devId(0), bytes(1000 * 4096))
     await device.write(0, 4096, filled(4096, 7), 0)
     return { memory, device, ...opened }
   }
@@ -162,8 +226,8 @@ t.test('a data file that grew further than the metadata has room for', async t =
     await device.preallocate(0, 1000 * 4096)
     await pool.commit()
     memory.data.grow(LARGE)
-    pool.createThin(devId(1))
-    const other = pool.device(devId(1), bytes(4096))
+    pool.devices.createThin(devId(1))
+    const other = pool.devices.get(devId(1), bytes(4096))
     await t.rejects(async () => other.write(0, 512, filled(512, 1), 0), { code: 'NO_DATA_SPACE' })
     t.equal(pool.mode, 'out_of_data_space')
     t.equal(pool.metadata.nrDataBlocks, 1000)
@@ -178,7 +242,7 @@ t.test('a data file that grew further than the metadata has room for', async t =
     const again = await openFiles(memory)
     t.equal(again.pool.mode, 'write', 'and it can be opened')
     t.match(again.recorded.warnings, [/stays at 1000/])
-    t.equal(byteAt(again.pool.device(devId(0), bytes(4096)), 0), 7)
+    t.equal(byteAt(again.pool.devices.get(devId(0), bytes(4096)), 0), 7)
     await again.pool.close()
     memory.metadata.grow(bytes(1024 * 4096))
     const larger = await openFiles(memory)

@@ -16,7 +16,7 @@ async function fullPool() {
   const { pool, clock } = await openFiles(memory, { onFull: 'queue' })
   const device = thin(pool, 0)
   await device.write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
-  pool.createSnap(devId(1), devId(0))
+  pool.devices.createSnap(devId(1), devId(0))
   const rest = (BLOCKS - 2) * BLOCK
   await thin(pool, 2).write(0, rest, filled(rest, 3), 0)
   await pool.commit()
@@ -43,11 +43,11 @@ for (const [what, operate] of OPERATIONS) {
     )
     await turn()
     Reflect.deleteProperty(pool.space, 'nrFreeDataBlocks')
-    await pool.emptyDevice(device, () => false)
-    pool.deleteDevice(devId(0))
+    await pool.devices.empty(device, () => false)
+    pool.devices.delete(devId(0))
     t.equal(await ended, 'DEVICE_MISSING ESTALE', 'the wait ends with the device')
-    pool.createSnap(devId(0), devId(2))
-    const next = pool.device(devId(0), bytes(64 * BLOCK))
+    pool.devices.createSnap(devId(0), devId(2))
+    const next = pool.devices.get(devId(0), bytes(64 * BLOCK))
     memory.data.grow(bytes(2 * BLOCKS * BLOCK))
     clock.advance(1000)
     await pool.commit()
@@ -72,8 +72,8 @@ t.test('a long operation ends between two slices', async t => {
   let deleted = devId(1)
   clock.yield = async () => {
     if (!pool.metadata.hasDevice(deleted)) return
-    pool.deleteDevice(deleted)
-    pool.createThin(deleted)
+    pool.devices.delete(deleted)
+    pool.devices.createThin(deleted)
   }
   clock.lookMs = 1
   const slices = 16

@@ -47,7 +47,7 @@ class Tested {
   }
 
   device(id: number): ThinDevice {
-    return this.pool.device(devId(id), bytes(DEVICE_SIZE))
+    return this.pool.devices.get(devId(id), bytes(DEVICE_SIZE))
   }
 
   remember(id: number): void {
@@ -137,7 +137,7 @@ async function run(tested: Tested, step: Step): Promise<void> {
     case 'create': {
       if (ids.length >= MAX_DEVICES) return
       const next = Math.max(-1, ...ids) + 1
-      tested.pool.createThin(devId(next))
+      tested.pool.devices.createThin(devId(next))
       tested.model.set(next, Buffer.alloc(DEVICE_SIZE))
       tested.remember(next)
       tested.rememberDevices()
@@ -146,7 +146,7 @@ async function run(tested: Tested, step: Step): Promise<void> {
     case 'snapshot': {
       if (id === undefined || ids.length >= MAX_DEVICES) return
       const next = Math.max(-1, ...ids) + 1
-      tested.pool.createSnap(devId(next), devId(id))
+      tested.pool.devices.createSnap(devId(next), devId(id))
       tested.model.set(next, Buffer.from(tested.model.get(id)!))
       tested.remember(next)
       tested.rememberDevices()
@@ -154,8 +154,8 @@ async function run(tested: Tested, step: Step): Promise<void> {
     }
     case 'delete':
       if (id === undefined) return
-      await tested.pool.emptyDevice(tested.device(id), () => false)
-      tested.pool.deleteDevice(devId(id))
+      await tested.pool.devices.empty(tested.device(id), () => false)
+      tested.pool.devices.delete(devId(id))
       // Emptying may have been committed in part: any byte may be zero already.
       tested.history.get(id)?.push(Buffer.alloc(DEVICE_SIZE))
       tested.model.delete(id)
@@ -277,7 +277,7 @@ async function verifyCut(
   if (stale.length > 0) throw new Error(`power cut: free data block ${stale[0]} is no hole`)
   const found = Buffer.alloc(DEVICE_SIZE)
   for (const id of ids) {
-    pool.device(id, DEVICE_SIZE as Bytes).read(0, DEVICE_SIZE, found, 0)
+    pool.devices.get(id, DEVICE_SIZE as Bytes).read(0, DEVICE_SIZE, found, 0)
     for (let at = 0; at < DEVICE_SIZE; at += 512) verifySector(found, history.get(id)!, id, at)
   }
 }

@@ -123,9 +123,9 @@ for (const errno of ERRNOS) {
       const { pool } = await extended()
       const saved: number[] = []
       await pool.settle(async () => {
-        for (const [id, size] of pool.unsavedSizes) {
+        for (const [id, size] of pool.devices.unsavedSizes) {
           saved.push(size)
-          pool.sizeSaved(id)
+          pool.devices.sizeSaved(id)
         }
         await pool.commit()
       })
@@ -139,7 +139,7 @@ for (const errno of ERRNOS) {
         await pool.commit()
       })
       const next = await openFiles(killed(memory))
-      t.equal(next.pool.unsavedSizes.get(devId(0)), 81 * BLOCK)
+      t.equal(next.pool.devices.unsavedSizes.get(devId(0)), 81 * BLOCK)
     })
   })
 
@@ -176,7 +176,7 @@ t.test('what is to be undone is undone before another commit begins', async t =>
   const { pool } = await openFiles(memory)
   await thin(pool, 0).write(0, BLOCK, filled(BLOCK, 1), 0)
   await pool.commit()
-  pool.createThin(devId(5))
+  pool.devices.createThin(devId(5))
   let tries = 0
   memory.metadata.onWrite = op => {
     if (op === 'write' && tries++ === 0) throw failure('ENOSPC')
@@ -209,7 +209,7 @@ t.test(
       pool.metadata.createThin = () => {
         throw new ThinfsError(code as keyof typeof codes, 'as told')
       }
-      t.throws(() => pool.createThin(devId(3)), { code })
+      t.throws(() => pool.devices.createThin(devId(3)), { code })
       t.equal(pool.mode, mode, code)
     }
 
@@ -253,10 +253,10 @@ t.test('metadata blocks are taken where the host has set space aside', async t =
     }
   }
   for (let i = 0; i < 2000; i++) {
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await device.discard(0, BLOCK)
     await pool.commit()
-    pool.deleteDevice(devId(1))
+    pool.devices.delete(devId(1))
     await device.write(0, BLOCK, filled(BLOCK, 1), 0)
     await pool.commit()
   }

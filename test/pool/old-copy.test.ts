@@ -17,9 +17,9 @@ const storeOf = (image: Buffer, path: string): MemoryStore =>
 
 async function write(files: MemoryFiles, begin: number, count: number, end: 'closed' | 'killed') {
   const { pool } = await openFiles(files)
-  if (!pool.metadata.hasDevice(DEV)) pool.createThin(DEV)
+  if (!pool.metadata.hasDevice(DEV)) pool.devices.createThin(DEV)
   const content = Buffer.alloc(count * BLOCK, 'content')
-  await pool.device(DEV, SIZE).write(begin * BLOCK, content.length, content, 0)
+  await pool.devices.get(DEV, SIZE).write(begin * BLOCK, content.length, content, 0)
   await pool.commit()
   if (end === 'closed') await pool.close()
 }
@@ -86,22 +86,22 @@ const SNAPSHOT = 1 as DevId
 /** What one command does, and what may follow until both processes are killed. */
 const STEPS: Record<string, (pool: ThinPool) => Promise<void>> = {
   'a create, written to': async pool => {
-    await restructure(pool, () => pool.createThin(SNAPSHOT))
-    await pool.device(SNAPSHOT, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await restructure(pool, () => pool.devices.createThin(SNAPSHOT))
+    await pool.devices.get(SNAPSHOT, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
     await pool.settle()
   },
   'a create, flushed': async pool => {
     await STEPS['a create, written to']!(pool)
     await pool.commit()
   },
-  'a create and nothing else': pool => restructure(pool, () => pool.createThin(SNAPSHOT)),
+  'a create and nothing else': pool => restructure(pool, () => pool.devices.createThin(SNAPSHOT)),
   'a snapshot, whose origin goes on': async pool => {
-    await restructure(pool, () => pool.createSnap(SNAPSHOT, DEV))
-    await pool.device(DEV, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await restructure(pool, () => pool.devices.createSnap(SNAPSHOT, DEV))
+    await pool.devices.get(DEV, SIZE).write(0, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
     await pool.settle()
   },
   'a rename': pool => restructure(pool, () => {}),
-  'a removal': pool => restructure(pool, () => pool.deleteDevice(DEV)),
+  'a removal': pool => restructure(pool, () => pool.devices.delete(DEV)),
 }
 
 for (const [what, step] of Object.entries(STEPS)) {
@@ -142,7 +142,7 @@ async function goesOn(taken: 'open' | 'closed', end: 'killed' | 'closed') {
   const { pool } = await openFiles(files)
   const old = taken === 'open' ? copyOf(files) : closed
   for (const block of [4, 5]) {
-    await pool.device(DEV, SIZE).write(block * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+    await pool.devices.get(DEV, SIZE).write(block * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
     await pool.commit()
   }
   if (end === 'closed') await pool.close()
@@ -194,6 +194,45 @@ for (const taken of ['open', 'closed'] as const) {
   }
 }
 
+const UNLABELLED = {
+  code: 'POOL_MISMATCH',
+  message:
+    /^metadata: 2 data blocks that it calls free hold data.*closed without any.*--accept-metadata/,
+}
+
+for (const end of ['killed', 'closed'] as const) {
+  t.test(`data that lost its label beside older files of a closed pool: it was ${end}`, async t => {
+    const { old, files } = await goesOn('closed', end)
+    const lost = copyOf(files)
+    lost.data.label = null
+    const mixed = { ...copyOf(old), data: lost.data }
+    const before = [mixed.metadata.image, mixed.data.image, mixed.journal.content].map(b =>
+      Buffer.from(b),
+    )
+    await t.rejects(openFiles(mixed), UNLABELLED)
+    t.same([mixed.metadata.image, mixed.data.image, mixed.journal.content], before, 'as it was')
+    await openFiles({ ...mixed, journal: mixed.journal.copy() }, { readOnly: true })
+
+    const accepted = { ...copyOf(mixed) }
+    const { pool } = await openFiles(accepted, { acceptMetadata: true })
+    t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'whoever gets them sees nothing')
+    await pool.close()
+    t.equal((await openFiles(accepted)).pool.mode, 'write')
+    t.equal((await openFiles(lost)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
+  })
+}
+
+t.test('pools whose data never has a label are served, closed, copied and killed', async t => {
+  const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+  files.data.keepsLabels = false
+  for (const [i, end] of (['closed', 'closed', 'killed', 'killed', 'closed'] as const).entries()) {
+    await write(files, 2 * i, 2, end)
+    const copied = copyOf(files)
+    copied.data.keepsLabels = false
+    t.equal((await openFiles(copied)).pool.space.nrFreeDataBlocks, 64 - 2 * (i + 1), end)
+  }
+})
+
 t.test('a store that keeps no label, or loses it, is no doubt', async t => {
   const { files } = await goesOn('open', 'killed')
   files.data.label = null
@@ -201,7 +240,7 @@ t.test('a store that keeps no label, or loses it, is no doubt', async t => {
   for (let opening = 0; opening < 2; opening++) {
     const { pool } = await openFiles(files)
     const content = Buffer.alloc(BLOCK, 'content')
-    await pool.device(DEV, SIZE).write((8 + opening) * BLOCK, BLOCK, content, 0)
+    await pool.devices.get(DEV, SIZE).write((8 + opening) * BLOCK, BLOCK, content, 0)
     await pool.commit()
   }
   files.data.keepsLabels = true
@@ -221,7 +260,7 @@ t.test('a kill between a commit and its label, and a power cut that loses labels
   const { files } = await goesOn('open', 'killed')
   const { pool } = await openFiles(files)
   const { label } = files.data
-  await pool.device(DEV, SIZE).write(8 * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
+  await pool.devices.get(DEV, SIZE).write(8 * BLOCK, BLOCK, Buffer.alloc(BLOCK, 'content'), 0)
   await pool.commit()
   files.data.label = label
   t.equal((await openFiles(copyOf(files))).pool.mode, 'write', 'a kill')
@@ -254,10 +293,10 @@ t.test('a kill before the commit of a create is durable is no doubt', async t =>
   const { pool } = await openFiles(files)
   const old = Buffer.from(files.metadata.image)
   const content = Buffer.alloc(BLOCK, 'c')
-  await pool.device(DEV, SIZE).write(4 * BLOCK, BLOCK, content, 0)
+  await pool.devices.get(DEV, SIZE).write(4 * BLOCK, BLOCK, content, 0)
   await pool.settle()
-  const committed = restructure(pool, () => pool.createThin(SNAPSHOT))
-  await pool.device(DEV, SIZE).write(5 * BLOCK, BLOCK, content, 0)
+  const committed = restructure(pool, () => pool.devices.createThin(SNAPSHOT))
+  await pool.devices.get(DEV, SIZE).write(5 * BLOCK, BLOCK, content, 0)
   await pool.settle()
   const left = { metadata: storeOf(old, 'metadata'), journal: files.journal.copy() }
   const data = storeOf(files.data.image, 'data')
@@ -275,7 +314,7 @@ t.test('a kill before the commit of a create is durable is no doubt', async t =>
   }
   const { pool: next } = await openFiles({ ...left, data })
   const found = Buffer.alloc(2 * BLOCK)
-  next.device(DEV, SIZE).read(4 * BLOCK, found.length, found, 0)
+  next.devices.get(DEV, SIZE).read(4 * BLOCK, found.length, found, 0)
   t.equal(found.toString(), 'c'.repeat(2 * BLOCK), 'what was acknowledged is there')
   t.notOk(next.metadata.hasDevice(SNAPSHOT))
 })

@@ -23,8 +23,8 @@ async function closedPool(): Promise<PowerDisk> {
   }
   const disk = new PowerDisk(start, new Random(1))
   const { pool } = await openFiles(disk.open())
-  pool.createThin(DEV)
-  await pool.device(DEV, bytes(16 * BLOCK)).write(0, BLOCK, Buffer.alloc(BLOCK, 'flushed'), 0)
+  pool.devices.createThin(DEV)
+  await pool.devices.get(DEV, bytes(16 * BLOCK)).write(0, BLOCK, Buffer.alloc(BLOCK, 'flushed'), 0)
   await pool.close()
   disk.reboot()
   return disk
@@ -33,15 +33,17 @@ async function closedPool(): Promise<PowerDisk> {
 t.test('what was written since and not flushed is in no block that is free', async t => {
   const disk = await closedPool()
   const { pool } = await openFiles(disk.open())
-  await pool.device(DEV, bytes(16 * BLOCK)).write(BLOCK, BLOCK, Buffer.alloc(BLOCK, 'secret'), 0)
+  await pool.devices
+    .get(DEV, bytes(16 * BLOCK))
+    .write(BLOCK, BLOCK, Buffer.alloc(BLOCK, 'secret'), 0)
   const cuts = new PowerCuts(disk)
   const random = new Random(1)
   for (let i = 0; i < 200; i++) {
     const next = new PowerDisk(cuts.state(disk.events.length, random), random)
     const { pool } = await openFiles(next.open())
     const other = 1 as DevId
-    pool.createThin(other)
-    const device = pool.device(other, bytes(15 * BLOCK))
+    pool.devices.createThin(other)
+    const device = pool.devices.get(other, bytes(15 * BLOCK))
     await device.preallocate(0, 15 * BLOCK)
     const found = Buffer.alloc(15 * BLOCK)
     device.read(0, found.length, found, 0)
@@ -59,7 +61,7 @@ t.test('a data file that was made larger is as large before the pool counts on i
   await t.test('also when that is noticed while the pool is in use', async t => {
     const disk = await closedPool()
     const { pool } = await openFiles(disk.open())
-    const device = pool.device(DEV, bytes(32 * BLOCK))
+    const device = pool.devices.get(DEV, bytes(32 * BLOCK))
     await device.preallocate(0, 16 * BLOCK)
     await pool.commit()
     disk.grow('data', 24 * BLOCK)

@@ -33,8 +33,8 @@ t.test('breaking of sharing', async t => {
   const { pool } = await openFiles(memory)
   const origin = thin(pool, 0)
   await origin.write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
-  pool.createSnap(devId(1), devId(0))
-  const snap = pool.device(devId(1), SIZE)
+  pool.devices.createSnap(devId(1), devId(0))
+  const snap = pool.devices.get(devId(1), SIZE)
   let copied = 0
   const { data } = memory
   const { copy, readNow } = MemoryStore.prototype
@@ -69,8 +69,8 @@ t.test('breaking of sharing', async t => {
     t.equal(copied, 0)
   })
   await t.test('what nobody shares any more gets a new time, not a copy', async t => {
-    await pool.emptyDevice(thin(pool, 1), () => false)
-    pool.deleteDevice(devId(1))
+    await pool.devices.empty(thin(pool, 1), () => false)
+    pool.devices.delete(devId(1))
     await pool.commit()
     t.equal(used(pool), 4)
     const before = { dataBlock: 0, time: 0 } as never
@@ -93,15 +93,15 @@ t.test('what only the last commit shares is copied: a power cut brings that back
   const { pool } = await openFiles(memory)
   const origin = thin(pool, 0)
   await origin.write(0, BLOCK, filled(BLOCK, 1), 0)
-  pool.createSnap(devId(1), devId(0))
+  pool.devices.createSnap(devId(1), devId(0))
   await pool.commit()
-  const snap = pool.device(devId(1), SIZE)
+  const snap = pool.devices.get(devId(1), SIZE)
   await snap.write(0, BLOCK, filled(BLOCK, 2), 0)
   await origin.write(0, BLOCK, filled(BLOCK, 3), 0)
   const left = { metadata: memory.metadata.crash(() => true), data: memory.data.crash(() => true) }
   const again = await openFiles({ ...left, journal: memory.journal.copy('another boot') })
-  t.equal(contentOf(again.pool.device(devId(1), SIZE), 0, 1)[0], 1)
-  t.equal(contentOf(again.pool.device(devId(0), SIZE), 0, 1)[0], 1)
+  t.equal(contentOf(again.pool.devices.get(devId(1), SIZE), 0, 1)[0], 1)
+  t.equal(contentOf(again.pool.devices.get(devId(0), SIZE), 0, 1)[0], 1)
 })
 
 // Found by random operations: a data block was counted once more.
@@ -138,10 +138,10 @@ t.test('discard', async t => {
     t.same(staleFreeBlocks(pool, memory.data), [])
   })
   await t.test('of a shared block leaves it to the other device', async t => {
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await device.discard(0, BLOCK)
     await pool.commit()
-    t.equal(contentOf(pool.device(devId(1), SIZE), 0, 1)[0], 7)
+    t.equal(contentOf(pool.devices.get(devId(1), SIZE), 0, 1)[0], 7)
     t.equal(contentOf(device, 0, 1)[0], 0)
     t.equal(used(pool), 2)
   })
@@ -226,8 +226,8 @@ t.test('a full pool', async t => {
   t.test('of metadata: provisioning stops before a commit has no room', async t => {
     const memory = formatted({ blockSectors: 8, dataBlocks: 20_000, metadataBlocks: 100 })
     const { pool, recorded } = await openFiles(memory)
-    pool.createThin(devId(0))
-    const device = pool.device(devId(0), bytes(2 ** 40))
+    pool.devices.createThin(devId(0))
+    const device = pool.devices.get(devId(0), bytes(2 ** 40))
     let refused = 0
     for (let i = 0; i < 20_000 && refused === 0; i++) {
       try {
@@ -264,10 +264,10 @@ t.test('a pool opened read-only changes neither file', async t => {
   await first.pool.close()
   const before = [Buffer.from(memory.metadata.image), Buffer.from(memory.data.image)]
   const { pool } = await openFiles(memory, { readOnly: true })
-  const device = pool.device(devId(0), SIZE)
+  const device = pool.devices.get(devId(0), SIZE)
   t.equal(contentOf(device, 0, 1)[0], 1)
   t.throws(() => device.write(BLOCK, 512, filled(512, 1), 0), { code: 'POOL_READ_ONLY' })
-  t.throws(() => pool.createThin(devId(5)), { code: 'POOL_READ_ONLY' })
+  t.throws(() => pool.devices.createThin(devId(5)), { code: 'POOL_READ_ONLY' })
   await pool.close()
   t.ok(memory.metadata.image.equals(before[0]!) && memory.data.image.equals(before[1]!))
 })
@@ -483,7 +483,7 @@ t.test('what is not in memory', async t => {
       [2, BLOCK / 2, 2 * BLOCK],
     ] as const) {
       const before = contentOf(device, 0, 3 * BLOCK)
-      pool.createSnap(devId(snapshot), devId(0))
+      pool.devices.createSnap(devId(snapshot), devId(0))
       store.data.inMemory = false
       const waits = device.write(offset, size, filled(size, 7), 0)
       t.ok(waits instanceof Promise)
@@ -500,7 +500,7 @@ t.test('what is not in memory', async t => {
     const { pool, recorded } = await openFiles(store)
     const device = thin(pool, 0)
     await device.write(0, BLOCK, filled(BLOCK, 1), 0)
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     store.data.inMemory = false
     store.data.readLater = async () => {
       throw failure('EIO')

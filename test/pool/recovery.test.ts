@@ -1,7 +1,7 @@
 import t from 'tap'
 import { bytes, type ErrorCode, ThinfsError } from '../../src/base/index.js'
 import type { ThinMetadata } from '../../src/metadata/index.js'
-import { CHANGE } from '../../src/pool/journal.js'
+import { CHANGE } from '../../src/pool/journal-changes.js'
 import { replayChanges } from '../../src/pool/recovery.js'
 
 t.test('what a replay fails of is told as what it is', async t => {

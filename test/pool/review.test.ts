@@ -126,7 +126,7 @@ t.test('the journal', async t => {
     await pool.settle()
     await pool.commit()
     const again = await openFiles(killed(memory))
-    t.equal(again.pool.unsavedSizes.get(devId(0)), 100 * BLOCK)
+    t.equal(again.pool.devices.unsavedSizes.get(devId(0)), 100 * BLOCK)
   })
 
   await t.test(
@@ -167,8 +167,8 @@ t.test('the journal', async t => {
     await t.rejects(openFiles(dying), { code: 'IO_ERROR' }, 'dies when all is committed')
     const journal = new MemoryJournal(undefined, dying.journal.content)
     const again = await openFiles({ ...memory, journal })
-    t.equal(again.pool.unsavedSizes.get(devId(0)), 100 * BLOCK)
-    t.equal(byteAt(again.pool.device(devId(0), SIZE), 0), 1)
+    t.equal(again.pool.devices.unsavedSizes.get(devId(0)), 100 * BLOCK)
+    t.equal(byteAt(again.pool.devices.get(devId(0), SIZE), 0), 1)
   })
 
   await t.test('a snapshot that is lost takes no sharing with it', async t => {
@@ -178,12 +178,12 @@ t.test('the journal', async t => {
     await source.write(0, BLOCK, filled(BLOCK, 1), 0)
     await pool.commit()
     // The snapshot is not durable yet, but its time makes the block look shared.
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await source.share(source, 0, 4 * BLOCK, BLOCK)
     await pool.settle()
     const again = await openFiles(killed(memory))
     t.equal(again.pool.metadata.hasDevice(devId(1)), false)
-    const device = again.pool.device(devId(0), SIZE)
+    const device = again.pool.devices.get(devId(0), SIZE)
     await device.write(0, BLOCK, filled(BLOCK, 2), 0)
     t.equal(byteAt(device, 4 * BLOCK), 1)
     await again.pool.commit()
@@ -196,21 +196,21 @@ t.test('the journal', async t => {
     thin(pool, 0)
     thin(pool, 1)
     await pool.commit()
-    pool.opened(devId(0), 11)
-    pool.opened(devId(0), 12)
-    pool.opened(devId(1), 13)
-    pool.closed(devId(1), 13)
+    pool.devices.opened(devId(0), 11)
+    pool.devices.opened(devId(0), 12)
+    pool.devices.opened(devId(1), 13)
+    pool.devices.closed(devId(1), 13)
     await pool.settle()
     thin(pool, 2)
     await pool.commit()
     const take = async (takesOver: boolean) => (await openFiles(killed(memory), { takesOver })).pool
-    const counts = (pool: ThinPool) => [0, 1, 2].map(id => pool.openCount(devId(id)))
+    const counts = (pool: ThinPool) => [0, 1, 2].map(id => pool.devices.openCount(devId(id)))
     const next = await take(true)
     t.same(counts(next), [2, 0, 0])
-    next.opened(devId(0), 12)
+    next.devices.opened(devId(0), 12)
     t.same(counts(next), [2, 0, 0], 'the same handle once only')
-    next.closed(devId(0), 12)
-    next.closed(devId(0), 12)
+    next.devices.closed(devId(0), 12)
+    next.devices.closed(devId(0), 12)
     t.same(counts(next), [1, 0, 0])
     t.same(counts(await take(false)), [0, 0, 0], 'a new mount has nothing open')
   })
@@ -229,7 +229,7 @@ t.test('the journal', async t => {
       replaced.push(content.length)
     }
     for (let i = 0; i < 300_000; i++) {
-      pool[i % 2 ? 'closed' : 'opened'](devId(0), i >> 1)
+      pool.devices[i % 2 ? 'closed' : 'opened'](devId(0), i >> 1)
       if (i % 1000 === 999) await pool.settle()
     }
     clock.advance(1000)
@@ -257,9 +257,9 @@ t.test('opening after a process has died', async t => {
     const { pool } = await openFiles(memory)
     const origin = thin(pool, 0)
     await origin.write(0, BLOCK, filled(BLOCK, 1), 0)
-    pool.createSnap(devId(1), devId(0))
+    pool.devices.createSnap(devId(1), devId(0))
     await pool.commit()
-    const snap = pool.device(devId(1), SIZE)
+    const snap = pool.devices.get(devId(1), SIZE)
     await origin.write(0, BLOCK, filled(BLOCK, 2), 0)
     await snap.write(0, BLOCK, filled(BLOCK, 3), 0)
     await pool.settle()
@@ -280,7 +280,7 @@ t.test('opening after a process has died', async t => {
     t.ok(cuts.length > 3)
     for (const left of cuts) {
       const after = await openFiles(left)
-      const found = [0, 1].map(id => byteAt(after.pool.device(devId(id), SIZE), 0))
+      const found = [0, 1].map(id => byteAt(after.pool.devices.get(devId(id), SIZE), 0))
       t.ok(found.join() === '1,1' || found.join() === '2,3', `found ${found}`)
     }
   })
@@ -315,8 +315,8 @@ t.test('space', async t => {
   await t.test('discards of a pool short of metadata commit, and never fail it', async t => {
     const memory = formatted({ blockSectors: 8, dataBlocks: 20_000, metadataBlocks: 124 })
     const { pool, recorded } = await openFiles(memory)
-    pool.createThin(devId(0))
-    const device = pool.device(devId(0), bytes(2 ** 40))
+    pool.devices.createThin(devId(0))
+    const device = pool.devices.get(devId(0), bytes(2 ** 40))
     const written: number[] = []
     for (let i = 0, full = false; !full; i++) {
       const offset = ((i * 7919) % 1_000_003) * 4096
@@ -349,7 +349,7 @@ t.test('space', async t => {
     await t.rejects(
       async () => {
         for (; made < 500; made++) {
-          pool.createThin(devId(made))
+          pool.devices.createThin(devId(made))
           await pool.commit()
         }
       },

@@ -17,7 +17,7 @@ const BLOCK = 4096
 const NR_BLOCKS = 6000
 
 const thin = (pool: ThinPool, id: number): ThinDevice =>
-  pool.device(devId(id), bytes(NR_BLOCKS * BLOCK))
+  pool.devices.get(devId(id), bytes(NR_BLOCKS * BLOCK))
 
 t.test('several works take turns, one slice at a time', async t => {
   const order: string[] = []
@@ -59,7 +59,7 @@ t.test('a slice is over by time alone', async t => {
 async function busy() {
   const memory = formatted({ blockSectors: 8, dataBlocks: 4 * NR_BLOCKS, metadataBlocks: 4096 })
   const opened = await openFiles(memory)
-  for (const id of [0, 1, 2]) opened.pool.createThin(devId(id))
+  for (const id of [0, 1, 2]) opened.pool.devices.createThin(devId(id))
   return { memory, ...opened }
 }
 
@@ -74,7 +74,7 @@ t.test('holes and data of a long run are found across slices', async t => {
   t.equal(await device.nextHole(5001 * BLOCK), NR_BLOCKS * BLOCK, 'the end')
   t.equal(device.nextData(5000 * BLOCK), 5001 * BLOCK)
   const gone = device.nextHole(0)
-  pool.deleteDevice(devId(0))
+  pool.devices.delete(devId(0))
   await t.rejects(gone, { code: 'DEVICE_MISSING' })
   await pool.close()
 })
@@ -89,14 +89,14 @@ t.test('a device that is emptied gives room back as it goes, and others go on', 
   let turns = 0
   clock.yield = async () => {
     await other.write(turns * BLOCK, 512, filled(512, 1), 0)
-    if (turns === 1) pool.createSnap(devId(3), devId(1))
+    if (turns === 1) pool.devices.createSnap(devId(3), devId(1))
     turns++
   }
-  t.equal(await pool.emptyDevice(device, () => false), true)
+  t.equal(await pool.devices.empty(device, () => false), true)
   t.ok(turns > 2, `others had ${turns} turns`)
   t.ok(pool.metadata.details(devId(0)).mappedBlocks < NR_BLOCKS / 4)
   clock.yield = async () => {}
-  pool.deleteDevice(devId(0))
+  pool.devices.delete(devId(0))
   await pool.commit()
   t.equal(pool.metadata.details(devId(1)).mappedBlocks, turns)
   t.equal(pool.metadata.nrAllocatedDataBlocks, turns)
@@ -169,7 +169,7 @@ t.test('a flush commits what was changed about its device, and nothing else', as
   await mine.write(0, 512, filled(512, 3), 0)
   t.same(await flush(mine), [0, 1], 'an overwrite, while others have changes')
   t.same(await flush(other), [1, 0], 'whose data that took along')
-  pool.createSnap(devId(3), id(mine))
+  pool.devices.createSnap(devId(3), id(mine))
   t.same(await flush(other), [0, 0])
   t.equal((await flush(mine))[0], 1, 'a snapshot of it')
   await mine.write(0, 512, filled(512, 4), 0)

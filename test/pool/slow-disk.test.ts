@@ -100,7 +100,7 @@ async function simulate(
   let isDead = false
 
   function add(id: number, parts: Set<number>[]): void {
-    const device = pool.device(devId(id), SIZE)
+    const device = pool.devices.get(devId(id), SIZE)
     volumes.push({ id, device, parts, changing: new Map(), reads: new Set(), underWay: 0 })
   }
 
@@ -172,7 +172,7 @@ async function simulate(
   }
 
   for (let id = 0; id < 2; id++) {
-    pool.createThin(devId(id))
+    pool.devices.createThin(devId(id))
     add(
       id,
       Array.from({ length: NR_PARTS }, () => new Set([0])),
@@ -198,13 +198,13 @@ async function simulate(
       change(volume, [first, count, 0], () => device.discard(first * PART, count * PART))
     } else if (what < 72 && volumes.length < 6) {
       const id = 2 + step
-      pool.createSnap(devId(id), devId(volume.id))
+      pool.devices.createSnap(devId(id), devId(volume.id))
       add(
         id,
         volume.parts.map((_, part) => mayHold(volume, part)),
       )
     } else if (what < 76 && volumes.length > 2 && volume.underWay === 0) {
-      pool.deleteDevice(devId(volume.id))
+      pool.devices.delete(devId(volume.id))
       volumes.splice(volumes.indexOf(volume), 1)
     } else if (what < 80) {
       follow(volume, pool.commit())
@@ -228,7 +228,7 @@ async function simulate(
     for (const volume of volumes) {
       // A snapshot is there once it was committed.
       if (!next.metadata.hasDevice(devId(volume.id))) continue
-      volume.device = next.device(devId(volume.id), SIZE)
+      volume.device = next.devices.get(devId(volume.id), SIZE)
       await read(volume, 0, NR_PARTS)
     }
     await next.close()

@@ -3,9 +3,10 @@ import { closeSync, ftruncateSync, mkdirSync, openSync } from 'node:fs'
 import { refused } from '../../src/base/index.js'
 import { type DeviceNumber, nameOfDevice } from '../../src/dm/abi.js'
 import { type Device, DeviceTable } from '../../src/dm/device-table.js'
-import { Devices, type Lower, type Machine } from '../../src/dm/devices.js'
+import { Devices } from '../../src/dm/devices.js'
 import { Ioctls } from '../../src/dm/ioctls.js'
 import type { Loops } from '../../src/dm/loops.js'
+import type { Lower, Machine } from '../../src/dm/machine.js'
 import { Tables } from '../../src/tables/index.js'
 
 /** A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the test. */

@@ -8,7 +8,7 @@ import {
   unlinkSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { bytes } from '../../src/base/index.js'
+import { bytes, type Later, type Requester, unlessAborted } from '../../src/base/index.js'
 import type {
   AttributeChange,
   Attributes,
@@ -25,6 +25,8 @@ const ZERO_RANGE = 16
 
 /** Reading it is answered by a process that has taken over, and never by the first. */
 export const WAITING_XATTR = 'user.thinfs.wait'
+/** Writes and allocations of the file of this name wait for space, which never comes. */
+export const FULL = 'full'
 
 /**
  * The regular files of a folder as a FileSystem: inode numbers are the folder's, so that one process
@@ -120,7 +122,15 @@ export class FolderFileSystem implements FileSystem {
     return this.read(ino, offset, size, target, at)
   }
 
-  write(ino: number, offset: number, size: number, source: Buffer, at: number): number {
+  write(
+    ino: number,
+    offset: number,
+    size: number,
+    source: Buffer,
+    at: number,
+    requester?: Requester,
+  ): Later<number> {
+    if (this.#names.get(ino) === FULL) return this.wait(requester)
     const store = this.#store(ino)
     if (offset + size > store.size) store.grow(bytes(offset + size))
     store.write(source, at, size, bytes(offset))
@@ -128,10 +138,17 @@ export class FolderFileSystem implements FileSystem {
     return size
   }
 
-  fallocate(ino: number, mode: number, offset: number, length: number): void {
+  fallocate(
+    ino: number,
+    mode: number,
+    offset: number,
+    length: number,
+    requester?: Requester,
+  ): Later<void> {
     const store = this.#store(ino)
     const end = Math.min(offset + length, store.size)
     if ((mode & (PUNCH_HOLE | ZERO_RANGE)) === 0) {
+      if (this.#names.get(ino) === FULL) return this.wait(requester)
       store.grow(bytes(Math.max(offset + length, store.size)))
     } else if (end > offset) {
       store.punch(bytes(offset), bytes(end - offset))
@@ -147,7 +164,13 @@ export class FolderFileSystem implements FileSystem {
     throw Object.assign(new Error('no more data'), { code: 'ENXIO' })
   }
 
-  copyFileRange(from: number, fromAt: number, to: number, toAt: number, length: number): number {
+  copyFileRange(
+    from: number,
+    fromAt: number,
+    to: number,
+    toAt: number,
+    length: number,
+  ): Later<number> {
     const size = Math.max(0, Math.min(length, this.#store(from).size - fromAt))
     const buffer = Buffer.alloc(size)
     this.read(from, fromAt, size, buffer, 0)
@@ -170,6 +193,10 @@ export class FolderFileSystem implements FileSystem {
 
   listxattr(): string[] {
     return ['user.thinfs.ino']
+  }
+
+  wait(requester: Requester | undefined): Promise<never> {
+    return unlessAborted(new Promise<never>(() => {}), requester?.signal())
   }
 
   #attributes(path: string): Attributes {

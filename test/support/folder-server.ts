@@ -15,14 +15,17 @@ export type ServerRequest =
   /** Ends in order, for another to take over. */
   | { do: 'stop' }
 
-const RECORDED = ['open', 'release', 'fallocate', 'lseek', 'copyFileRange', 'getxattr'] as const
+const RECORDED = [
+  ...(['open', 'release', 'fallocate', 'lseek', 'copyFileRange', 'getxattr'] as const),
+  'wait' as const,
+]
 
-/** A FileSystem that keeps its calls. */
-function recording(fileSystem: FileSystem, calls: unknown[][]): FileSystem {
+/** Has calls kept: the names and the arguments that are no objects. */
+function recording(fileSystem: FolderFileSystem, calls: unknown[][]): FileSystem {
   for (const method of RECORDED) {
     const call = fileSystem[method].bind(fileSystem) as (...args: unknown[]) => unknown
     const recorded = (...args: unknown[]): unknown => {
-      calls.push([method, ...args])
+      calls.push([method, ...args.filter(arg => typeof arg !== 'object')])
       return call(...args)
     }
     Object.assign(fileSystem, { [method]: recorded })

@@ -16,6 +16,7 @@ export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): P
   onFull: 'error',
   transport: DEFAULTS.transport,
   spin: DEFAULTS.spin,
+  spinShare: DEFAULTS.spinShare,
   volumes: {},
   ...options,
   data: { path: join(folder, 'data'), size: options.data ? options.data.size : 64 * MIB },

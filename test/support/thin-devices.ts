@@ -13,8 +13,8 @@ export const turn = (): Promise<void> => new Promise(resolve => setImmediate(res
 
 /** A thin device, made when the pool has none of the id. */
 export function thin(pool: ThinPool, id: number): ThinDevice {
-  if (!pool.metadata.hasDevice(devId(id))) pool.createThin(devId(id))
-  return pool.device(devId(id), SIZE)
+  if (!pool.metadata.hasDevice(devId(id))) pool.devices.createThin(devId(id))
+  return pool.devices.get(devId(id), SIZE)
 }
 
 export function byteAt(device: ThinDevice, offset: number): number {

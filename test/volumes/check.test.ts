@@ -35,13 +35,13 @@ t.test(
   async t => {
     const files = formatted({ blockSectors: 128, dataBlocks: 64 })
     const { pool } = await openFiles(files)
-    pool.createThin(devId(1))
+    pool.devices.createThin(devId(1))
     const content = Buffer.alloc(BLOCK, 7)
-    const device = pool.device(devId(1), bytes(64 * BLOCK))
+    const device = pool.devices.get(devId(1), bytes(64 * BLOCK))
     for (let block = 0; block < 20; block++)
       await device.write(block * 2 * BLOCK, BLOCK, content, 0)
     await pool.commit()
-    pool.createSnap(devId(2), devId(1))
+    pool.devices.createSnap(devId(2), devId(1))
     await pool.commit()
     const { mappings } = thinDump(files.metadata.image).devices.get(1)!
     const [bad, worse] = [3 * 2, 17 * 2].map(vblock => mappings.get(vblock)!.dataBlock)

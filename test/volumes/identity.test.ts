@@ -1,7 +1,7 @@
 // Goal: metadata of another pool in the place of ours never costs a byte, whatever its transaction id,
 // and what thin_restore makes of our own is served. Method: two pools whose metadata files are
 // exchanged, as they are and through thin_dump and thin_restore; the files compared with what they were.
-import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { MIB } from '../../src/base/index.js'
@@ -207,6 +207,30 @@ t.test('an older copy of the metadata, and no journal that would tell', async t 
     }
     writeFileSync(left.metadata.path, right)
     t.same(await content(left), [], 'the right metadata put back, still without a journal')
+  }
+})
+
+t.test('newer data that cp(1) brought without its label, beside older files', async t => {
+  const ours = await ourPool(t)
+  const older = filesLeft(ours, 'older')
+  const { volumes, close } = await openPool(ours)
+  const { device } = volumes.find('web')!
+  for (let block = 8; block < 12; block++) await device.write(block * BLOCK, BLOCK, CONTENT, 0)
+  await volumes.commit()
+  const killed = filesLeft(ours, 'killed')
+  await close()
+  const closed = filesLeft(ours, 'closed')
+
+  for (const left of [killed, closed]) {
+    const mixed = filesLeft(left, 'mixed')
+    for (const name of ['metadata', 'journal', 'volumes.json']) {
+      copyFileSync(join(older.folder, name), join(mixed.folder, name))
+    }
+    const why = /metadata: 4 data blocks that it calls free hold data.*extended attributes/
+    await refused(t, mixed, why)
+    t.match(await checkPool(mixed), { problems: [{ severity: 'error', code: 'POOL_MISMATCH' }] })
+    t.match(messages(await checkPool(mixed)), [why])
+    t.same(await content(left), [], 'what belongs together is served')
   }
 })
 

@@ -190,7 +190,7 @@ export function countEntries(
  * a count.
  * @param limit where counting may stop
  */
-export function dropCost(info: TreeInfo, root: number, limit: number, depth = 0): number {
+function dropCost(info: TreeInfo, root: number, limit: number, depth = 0): number {
   if (info.transaction.counts.isShared(root)) return 0
   const node = readNode(info, root)
   let cost = 1
@@ -206,7 +206,7 @@ export function dropCost(info: TreeInfo, root: number, limit: number, depth = 0)
  * The key at which the last `leaves` leaves of a subtree begin; 0 when it has no more than those.
  * Reads no leaf but the first.
  */
-export function lastLeavesBegin(info: TreeInfo, root: Block, leaves: number): number {
+function lastLeavesBegin(info: TreeInfo, root: Block, leaves: number): number {
   let height = 0
   for (let node = root; !isLeaf(node); height++) {
     checkDepth(info, node.nr, height)
@@ -226,4 +226,13 @@ export function lastLeavesBegin(info: TreeInfo, root: Block, leaves: number): nu
   }
   if (height > 0) descend(root, height)
   return left > 0 ? 0 : begin
+}
+
+/**
+ * The key at which the last slice of a subtree begins: at most `leaves` leaves. 0 when dropping all of it
+ * is no more work than that.
+ */
+export function lastSliceBegin(info: TreeInfo, root: Block, leaves: number): number {
+  if (dropCost(info, root.nr, leaves) <= leaves) return 0
+  return lastLeavesBegin(info, root, leaves)
 }

@@ -53,8 +53,8 @@ export abstract class SpaceMap {
   #preferredEnd = Number.POSITIVE_INFINITY
   /** Blocks whose count fell to 0 in the running transaction. */
   #freed = new BlockSet()
-  /** The same of sealed ones, until `release`. */
-  #frozen = new BlockSet()
+  /** The same of sealed ones, a set for each, until `release`. */
+  #frozen: BlockSet[] = []
   /** Blocks that were freed between `hold` and `letGo`; null outside of that. */
   #held: BlockSet | null = null
   /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
@@ -75,7 +75,7 @@ export abstract class SpaceMap {
     this.indexChanged = false
     this.#cursor = 0
     this.#freed = new BlockSet()
-    this.#frozen = new BlockSet()
+    this.#frozen = []
     if (this.#held !== null) this.#held = new BlockSet()
     this.#disowned = false
     this.#disownedFrozen = false
@@ -98,12 +98,14 @@ export abstract class SpaceMap {
 
   /** Blocks that earlier transactions freed and that are not released. */
   get nrUnreleased(): number {
-    return this.#frozen.size
+    let nr = 0
+    for (const { size } of this.#frozen) nr += size
+    return nr
   }
 
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
   get nrAllocatable(): number {
-    const taken = this.#freed.size + this.#frozen.size + (this.#held?.size ?? 0)
+    const taken = this.#freed.size + this.nrUnreleased + (this.#held?.size ?? 0)
     return Math.max(this.nrBlocks - this.nrAllocated - taken, 0)
   }
 
@@ -118,8 +120,7 @@ export abstract class SpaceMap {
         )
       }
     }
-    if (this.#frozen.size === 0) this.#frozen = this.#freed
-    else for (const block of freed) this.#frozen.add(block)
+    if (freed.length > 0) this.#frozen.push(this.#freed)
     this.#freed = new BlockSet()
     this.#disownedFrozen = this.#disowned
     this.#disowned = false
@@ -134,11 +135,16 @@ export abstract class SpaceMap {
   /** Makes blocks that a durable transaction freed allocatable: these, or all. */
   release(blocks?: ArrayLike<number>): void {
     if (blocks !== undefined) {
-      for (let i = 0; i < blocks.length; i++) this.#frozen.delete(blocks[i]!)
+      for (const set of this.#frozen) {
+        for (let i = 0; i < blocks.length; i++) set.delete(blocks[i]!)
+      }
+      this.#frozen = this.#frozen.filter(({ size }) => size > 0)
       return
     }
-    if (this.#held !== null) for (const block of this.#frozen.toArray()) this.#held.add(block)
-    this.#frozen = new BlockSet()
+    for (const set of this.#held === null ? [] : this.#frozen) {
+      for (const block of set.toArray()) this.#held!.add(block)
+    }
+    this.#frozen = []
   }
 
   /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
@@ -292,7 +298,9 @@ export abstract class SpaceMap {
 
   /** Whether a block that the bitmaps show as free is spoken for all the same. */
   protected isTaken(block: number): boolean {
-    return this.#freed.has(block) || this.#frozen.has(block) || this.#held?.has(block) === true
+    if (this.#freed.has(block) || this.#held?.has(block) === true) return true
+    for (const set of this.#frozen) if (set.has(block)) return true
+    return false
   }
 
   #search(begin: number, end: number): number {

@@ -1,10 +1,10 @@
 // Where there can be no service: one line that says why, status 1, and nothing is left.
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { basename, resolve } from 'node:path'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'
 import { LET_GO } from '../../support/mount-namespace.js'
-import { attempt } from '../../support/mounted-pool.js'
+import { attempt, logLines } from '../../support/mounted-pool.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../../bin/thinfs.js')
 const DM = `node ${PROGRAM} dm --log-file LOG`
@@ -58,5 +58,11 @@ t.test(
       t.match(await host.fails(`${dm} ${option}`), /does not run \(NOT_MOUNTED\)/)
     }
     await host.startService()
+    const { log } = host
+    await host.sh(`losetup -d ${disk}`)
+    await host.fails(`dmsetup create none --table "0 32768 linear ${disk} 0"`)
+    const said = logLines(log).filter(({ msg }) => msg === 'refused')
+    const why = `${basename(disk)} has no file`
+    t.match(said, [{ command: 'TABLE_LOAD', err: { message: why } }], 'why, and once')
   },
 )

@@ -1,0 +1,338 @@
+/**
+ * The writes of a thin device: attempts, made until one succeeds.
+ *
+ * An attempt that lacks something (space, what a shared block holds, the end of another write of the
+ * same block) has taken no block and changed nothing. The next one is made when that is there.
+ */
+import { allEnded, assert, isNoSpace, type Later, type Requester } from '../base/index.js'
+import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
+import type { Provisioner } from './provisioner.js'
+import { UnfinishedWrites } from './unfinished-writes.js'
+import { type Fetched, MAX_IO, type PlanOwner, type WritePlan } from './write-plan.js'
+
+/** A range of bytes [from, to). */
+export type Edge = readonly [from: number, to: number]
+
+/** Whether the edges of a discard wait for space as writes do, and what ends that wait. */
+export interface Patience {
+  readonly waits: boolean
+  readonly signal: AbortSignal | undefined
+}
+export const PATIENT: Patience = { waits: true, signal: undefined }
+
+/** The device, which may go while an attempt waits. */
+export interface WritesOwner extends PlanOwner {
+  /** @throws when it was deleted, or the metadata cannot be relied on */
+  mustBeReadable(): void
+  /** @throws when it was deleted, or no metadata may change */
+  mustBeWritable(): void
+}
+
+/**
+ * What became of an attempt to write: done; or what has to be waited for, and no block was taken.
+ * 'not in memory': what a shared block holds. 'in use': another write, of the same virtual block.
+ */
+type Outcome = 'written' | 'no space' | 'not in memory' | 'in use'
+
+const orNull = (outcome: Outcome): Outcome | null => (outcome === 'no space' ? null : outcome)
+
+export class ThinWrites {
+  /** Those in flight that may change mappings. */
+  readonly unfinished = new UnfinishedWrites()
+  readonly #pool: Provisioner
+  readonly #device: WritesOwner
+  readonly #plan: WritePlan
+  readonly #blockSize: number
+
+  /** @param plan the pool's, which all of its devices share */
+  constructor(pool: Provisioner, device: WritesOwner, plan: WritePlan) {
+    this.#pool = pool
+    this.#device = device
+    this.#plan = plan
+    this.#blockSize = pool.blocks.blockSize
+  }
+
+  /** See `ThinDevice.write`. */
+  write(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    requester?: Requester,
+  ): Later<void> {
+    this.#device.mustBeReadable()
+    const blockSize = this.#blockSize
+    const vblock = Math.floor(offset / blockSize)
+    const skip = offset - vblock * blockSize
+    if (skip + size <= blockSize) {
+      const entry = this.#device.table.get(vblock)
+      if (entry !== UNMAPPED && !isShared(entry)) {
+        const inPlace = this.#writeInPlace(buffer, at, size, dataBlockOf(entry) * blockSize + skip)
+        if (inPlace === 'written') return
+        if (inPlace !== 'no space') {
+          return this.#writeLater(offset, size, buffer, at, inPlace, requester)
+        }
+      }
+    }
+    const outcome = this.#tryWrite(offset, size, buffer, at, null)
+    if (outcome !== 'written') {
+      return this.#writeLater(offset, size, buffer, at, outcome, requester)
+    }
+  }
+
+  /**
+   * Gives a virtual block that is not mapped a data block, which reads as zeros.
+   * @param signal ends a wait for space with its reason
+   */
+  provision(vblock: number, signal?: AbortSignal): Later<void> {
+    const attempt = (): Later<Outcome> => this.#tryProvision(vblock)
+    const outcome = attempt()
+    if (outcome !== 'written') return this.#insist(outcome, vblock, vblock, attempt, signal)
+  }
+
+  /** Zeroes ranges that lie within one block each, where that is mapped. */
+  zero(edges: Edge[], patience: Patience): Later<void> {
+    const left: { edge: Edge; outcome: Later<Outcome> }[] = []
+    for (const edge of edges) {
+      if (edge[0] >= edge[1]) continue
+      const outcome = this.#tryZero(edge[0], edge[1], null)
+      if (outcome !== 'written') left.push({ edge, outcome })
+    }
+    if (left.length > 0) return this.#zeroLater(left, patience)
+  }
+
+  // --- inside ---
+
+  /** Copies the bytes before it waits for anything. */
+  #writeLater(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    outcome: Later<Outcome>,
+    requester: Requester | undefined,
+  ): Promise<void> {
+    const signal = requester?.signal()
+    const held = Buffer.from(buffer.subarray(at, at + size))
+    const first = Math.floor(offset / this.#blockSize)
+    const last = Math.floor((offset + size - 1) / this.#blockSize)
+    const attempt = (fetched: Fetched | null): Later<Outcome> =>
+      this.#tryWrite(offset, size, held, 0, fetched)
+    return this.#insist(outcome, first, last, attempt, signal, again =>
+      this.#pool.space.withSpace(this.#device, size, again, signal),
+    )
+  }
+
+  /**
+   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
+   * it waits for what the last one lacked.
+   * @param outcome of the first attempt
+   * @param signal ends a wait for space with its reason
+   * @param withSpace waits for space, until an attempt finds some
+   */
+  async #insist(
+    outcome: Later<Outcome>,
+    first: number,
+    last: number,
+    attempt: (fetched: Fetched | null) => Later<Outcome>,
+    signal?: AbortSignal,
+    withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
+      this.#pool.space.withSpace(this.#device, 0, again, signal),
+  ): Promise<void> {
+    const again = (): Later<Outcome | null> => {
+      const tried = attempt(null)
+      return tried instanceof Promise ? tried.then(orNull) : orNull(tried)
+    }
+    for (let result = await outcome; result !== 'written'; ) {
+      if (result === 'no space') result = await withSpace(again)
+      else if (this.unfinished.has(first, last)) {
+        await this.unfinished.ended(first, last)
+        result = await attempt(null)
+      } else if (result === 'in use') result = await attempt(null)
+      else result = await this.#fetchFor(first, last, attempt)
+    }
+  }
+
+  /** Makes an attempt once what shared blocks hold was read. No other write of them begins meanwhile. */
+  async #fetchFor(
+    first: number,
+    last: number,
+    attempt: (fetched: Fetched) => Later<Outcome>,
+  ): Promise<Outcome> {
+    this.#device.mustBeReadable()
+    this.#plan.resolve(this.#device, first, last)
+    const fetching = this.#plan.fetchKept()
+    const end = this.unfinished.begin(first, last, fetching)
+    let fetched: Fetched
+    try {
+      fetched = await fetching
+    } finally {
+      end()
+    }
+    // Nothing comes between: others that wait for these blocks would begin to read them anew.
+    return attempt(fetched)
+  }
+
+  #tryWrite(
+    offset: number,
+    size: number,
+    buffer: Uint8Array,
+    at: number,
+    fetched: Fetched | null,
+  ): Later<Outcome> {
+    assert(size <= MAX_IO, 'writes are split before they come here')
+    // The call may be the continuation of a wait.
+    this.#device.mustBeReadable()
+    const plan = this.#plan
+    const end = offset + size
+    const first = Math.floor(offset / this.#blockSize)
+    const last = Math.floor((end - 1) / this.#blockSize)
+    if (this.unfinished.has(first, last)) return 'in use'
+    plan.resolve(this.#device, first, last)
+    // In this order: what was fetched for a write that finds no space is fetched anew.
+    if (!plan.hasSpace()) return 'no space'
+    if (!plan.readKept(offset, end, fetched)) return 'not in memory'
+    plan.take()
+    let written: Later<void>
+    try {
+      written = plan.write(offset, size, buffer, at)
+    } catch (err) {
+      return this.#giveUp(plan, 'write', err)
+    }
+    return this.#finish(plan, 'write', written)
+  }
+
+  #tryProvision(vblock: number): Later<Outcome> {
+    this.#device.mustBeWritable()
+    if (this.unfinished.has(vblock, vblock)) return 'in use'
+    const plan = this.#plan
+    plan.resolve(this.#device, vblock, vblock)
+    if (!plan.startsUnmapped) return 'written'
+    if (!plan.hasSpace()) return 'no space'
+    plan.take()
+    const end = (vblock + 1) * this.#blockSize
+    let zeroed: Later<void>
+    try {
+      zeroed = plan.zero(end, end)
+    } catch (err) {
+      return this.#giveUp(plan, 'zero', err)
+    }
+    return this.#finish(plan, 'zero', zeroed)
+  }
+
+  /** @param from it and `to` are within one block */
+  #tryZero(from: number, to: number, fetched: Fetched | null): Later<Outcome> {
+    this.#device.mustBeWritable()
+    const vblock = Math.floor(from / this.#blockSize)
+    if (this.unfinished.has(vblock, vblock)) return 'in use'
+    const plan = this.#plan
+    plan.resolve(this.#device, vblock, vblock)
+    if (plan.startsUnmapped) return 'written'
+    if (!plan.hasSpace(true)) return 'no space'
+    if (!plan.readKept(from, to, fetched)) return 'not in memory'
+    plan.take()
+    let zeroed: Later<void>
+    try {
+      zeroed = plan.zero(from, to)
+    } catch (err) {
+      return this.#giveUp(plan, 'zero', err)
+    }
+    return this.#finish(plan, 'zero', zeroed)
+  }
+
+  /** Puts the mappings of a plan in place when its bytes are. */
+  #finish(plan: WritePlan, operation: string, written: Later<void>): Later<Outcome> {
+    if (written !== undefined) return this.#finishLater(plan.keep(), operation, written)
+    plan.remap()
+    if (plan.nrWanted > 0) this.#pool.space.provisioned()
+    return 'written'
+  }
+
+  #finishLater(plan: WritePlan, operation: string, written: Promise<void>): Promise<Outcome> {
+    const finish = async (): Promise<Outcome> => {
+      try {
+        await written
+      } catch (err) {
+        return await this.#giveUp(plan, operation, err)
+      }
+      // The device may have gone meanwhile, and the pool may be read-only.
+      if (plan.nrWanted > 0) {
+        try {
+          this.#device.mustBeWritable()
+        } catch (err) {
+          await plan.giveBack()
+          throw err
+        }
+      }
+      plan.recheck()
+      plan.remap()
+      if (plan.nrWanted > 0) this.#pool.space.provisioned()
+      return 'written'
+    }
+    const finished = finish()
+    const end = this.unfinished.begin(plan.first, plan.end - 1, finished)
+    if (plan.nrWanted > 0) this.#pool.awaitMapping(finished)
+    return finished.finally(end)
+  }
+
+  /** Takes back a plan whose bytes could not be written. @returns that there is no space, or throws */
+  #giveUp(plan: WritePlan, operation: string, err: unknown): Later<Outcome> {
+    const target = plan.firstTarget
+    const given = plan.giveBack()
+    const refused = (): Outcome => {
+      this.#refused(operation, err, target)
+      return 'no space'
+    }
+    return given === undefined ? refused() : given.then(refused)
+  }
+
+  async #zeroLater(
+    edges: { edge: Edge; outcome: Later<Outcome> }[],
+    { waits, signal }: Patience,
+  ): Promise<void> {
+    const withSpace = (again: () => Later<Outcome | null>): Promise<Outcome> =>
+      waits
+        ? this.#pool.space.withSpace(this.#device, 0, again, signal)
+        : this.#pool.space.withSpaceNow(this.#device, again)
+    // All are tried: the second one may find room where the first did not.
+    await allEnded(
+      edges.map(({ edge: [from, to], outcome }) => {
+        const vblock = Math.floor(from / this.#blockSize)
+        const attempt = (fetched: Fetched | null): Later<Outcome> =>
+          this.#tryZero(from, to, fetched)
+        return this.#insist(outcome, vblock, vblock, attempt, signal, withSpace)
+      }),
+    )
+  }
+
+  /** Writes into a block that only this device maps. */
+  #writeInPlace(buffer: Uint8Array, at: number, length: number, offset: number): Later<Outcome> {
+    let written: Later<void>
+    try {
+      written = this.#pool.blocks.write(buffer, at, length, offset)
+    } catch (err) {
+      this.#refused('write', err, Math.floor(offset / this.#blockSize))
+      return 'no space'
+    }
+    return written === undefined ? 'written' : this.#writtenInPlace(written, offset)
+  }
+
+  async #writtenInPlace(written: Promise<void>, offset: number): Promise<Outcome> {
+    try {
+      await written
+      return 'written'
+    } catch (err) {
+      this.#refused('write', err, Math.floor(offset / this.#blockSize))
+      return 'no space'
+    }
+  }
+
+  /**
+   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
+   * had none. Whatever else it is, is told and thrown.
+   */
+  #refused(operation: string, err: unknown, block: number): void {
+    if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.#device.devId, block)
+    this.#pool.space.hostRefused(err)
+  }
+}

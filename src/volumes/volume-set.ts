@@ -1,0 +1,164 @@
+import { bytes, type DevId, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import { checkVolumeName } from '../config/index.js'
+import type { ThinPool } from '../pool/index.js'
+import { Volume } from './volume.js'
+import { unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
+
+/** Who makes volumes: what a new entry says of its owner and its time. */
+export interface Maker {
+  uid: number
+  gid: number
+  /** Seconds since 1970. */
+  now: () => number
+}
+
+/** The volumes that there are, by name and by device id. In memory: nothing here is durable. */
+export class VolumeSet {
+  readonly #pool: ThinPool
+  readonly #table: VolumeTable
+  readonly #maker: Maker
+  readonly #byName = new Map<string, Volume>()
+  readonly #byDevId = new Map<number, Volume>()
+
+  constructor(pool: ThinPool, table: VolumeTable, maker: Maker) {
+    this.#pool = pool
+    this.#table = table
+    this.#maker = maker
+  }
+
+  /** Those that have a name, in no particular order. */
+  named(): IterableIterator<Volume> {
+    return this.#byName.values()
+  }
+
+  /** Those whose name is gone, too. */
+  all(): IterableIterator<Volume> {
+    return this.#byDevId.values()
+  }
+
+  /** How many have a name. */
+  get count(): number {
+    return this.#byName.size
+  }
+
+  find(name: string): Volume | undefined {
+    return this.#byName.get(name)
+  }
+
+  byDevId(devId: number): Volume | undefined {
+    return this.#byDevId.get(devId)
+  }
+
+  /** @throws VOLUME_MISSING */
+  must(name: string): Volume {
+    const volume = this.#byName.get(name)
+    if (!volume) throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+    return volume
+  }
+
+  /** To be called after a wait: the volume may have gone meanwhile. @throws VOLUME_MISSING */
+  mustBeThere(volume: Volume): void {
+    if (this.#byDevId.get(volume.devId) !== volume) throw gone(volume)
+  }
+
+  /** @throws BAD_NAME, VOLUME_EXISTS */
+  mustBeNew(name: string): void {
+    checkVolumeName(name)
+    if (this.#byName.has(name)) {
+      throw new ThinfsError('VOLUME_EXISTS', `${name}: a volume has the name`)
+    }
+  }
+
+  /** The id asked for, or the first above all that are there. @throws BAD_ARGUMENT, DEVICE_EXISTS */
+  newDevId(wanted: number | undefined): DevId {
+    if (wanted !== undefined) {
+      if (!Number.isInteger(wanted) || wanted < 0 || wanted > MAX_DEV_ID) {
+        throw new ThinfsError('BAD_ARGUMENT', `device id ${wanted}: 0 to ${MAX_DEV_ID} is allowed`)
+      }
+      if (this.#byDevId.has(wanted)) {
+        throw new ThinfsError('DEVICE_EXISTS', `device id ${wanted} is in use`)
+      }
+      return wanted as DevId
+    }
+    let next = 0
+    for (const devId of this.#byDevId.keys()) next = Math.max(next, devId + 1)
+    if (next > MAX_DEV_ID) {
+      next = 0
+      while (this.#byDevId.has(next)) next++
+    }
+    return next as DevId
+  }
+
+  // --- how it changes ---
+
+  /** Takes a device of the pool in. */
+  add(devId: DevId): Volume {
+    const { metadata, devices } = this.#pool
+    const details = metadata.details(devId)
+    const entry = this.#table.get(devId) ?? this.#unnamedEntry(devId)
+    const device = devices.get(devId, devices.unsavedSizes.get(devId) ?? bytes(entry.size))
+    const volume = new Volume(entry, device, details.transactionId + 1)
+    volume.opens = devices.openCount(devId)
+    this.#byDevId.set(devId, volume)
+    if (!entry.removed) this.#byName.set(entry.name, volume)
+    return volume
+  }
+
+  /** The device was deleted. */
+  drop(volume: Volume): void {
+    this.#byDevId.delete(volume.devId)
+  }
+
+  /** The name that a volume has now takes the place of the one `before`. */
+  renamed(volume: Volume, before: string): void {
+    if (this.#byName.get(before) === volume) this.#byName.delete(before)
+    this.#byName.set(volume.name, volume)
+  }
+
+  /**
+   * Takes the names of volumes away for good if `act` succeeds. From the first moment on no request can
+   * find or open them, so `act` may rely on their being unused if the caller saw that.
+   */
+  async claimed(volumes: readonly Volume[], act: () => Promise<void>): Promise<void> {
+    for (const volume of volumes) {
+      volume.claim = 'removal'
+      this.#byName.delete(volume.name)
+    }
+    try {
+      await act()
+    } catch (err) {
+      for (const volume of volumes) this.#byName.set(volume.name, volume)
+      throw err
+    } finally {
+      for (const volume of volumes) volume.claim = null
+    }
+  }
+
+  // --- entries of volumes.json ---
+
+  newEntry(name: string, devId: number, size: number): VolumeEntry {
+    const { uid, gid, now } = this.#maker
+    return {
+      ...{ name, dev_id: devId, size, origin: null, created: now() },
+      ...{ mode: 0o600, uid, gid, removed: false },
+    }
+  }
+
+  /** The size is the origin's now: a write that makes the origin longer meanwhile is not in it. */
+  snapshotEntry(name: string, devId: number, origin: Volume): VolumeEntry {
+    const { mode, uid, gid } = origin.entry
+    const entry = this.newEntry(name, devId, origin.device.size)
+    return { ...entry, origin: origin.devId, mode, uid, gid }
+  }
+
+  /** For a device that another program made: as large as what it maps, within what can be. */
+  #unnamedEntry(devId: DevId): VolumeEntry {
+    const mapped = (this.#pool.metadata.highestMapped(devId) + 1) * this.#pool.blockSize
+    const size = Math.min(mapped, MAX_DEVICE_SIZE)
+    return { ...this.newEntry(unnamed(devId), devId, size), created: null }
+  }
+}
+
+/** The kernel looks the name up again when it is told that a file is stale. */
+export const gone = (volume: Volume): ThinfsError =>
+  new ThinfsError('VOLUME_MISSING', `${volume.name}: it was removed`, { errno: 'ESTALE' })
