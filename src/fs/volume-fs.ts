@@ -34,7 +34,7 @@ import {
   WAITS,
 } from '../fuse/index.js'
 import type { ThinDevice, ThinPool } from '../pool/index.js'
-import type { Ownership, Volume, Volumes } from '../volumes/index.js'
+import { IdMap, type Ownership, type Volume, type Volumes } from '../volumes/index.js'
 import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
@@ -88,6 +88,8 @@ export class VolumeFs implements FileSystem {
   readonly #pool: ThinPool
   readonly #uid: number
   readonly #gid: number
+  readonly #users = IdMap.own('uid')
+  readonly #groups = IdMap.own('gid')
   readonly #mounted: number
   /** The time, in milliseconds since 1970, as long as it is not older than TICK. */
   readonly #now = new Float64Array(1)
@@ -143,8 +145,8 @@ export class VolumeFs implements FileSystem {
     const { mode, uid, gid } = change
     const to: Ownership = {}
     if (mode !== undefined) to.mode = mode & 0o777
-    if (uid !== undefined) to.uid = uid
-    if (gid !== undefined) to.gid = gid
+    if (uid !== undefined) to.uid = this.#users.outside(uid)
+    if (gid !== undefined) to.gid = this.#groups.outside(gid)
     if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)
     if (change.mtime !== undefined) {
       volume.modified = change.mtime === 'now' ? this.#time() : change.mtime * 1000
@@ -164,7 +166,8 @@ export class VolumeFs implements FileSystem {
     this.#mustBeRoot(parent)
     if (this.volumes.find(name)) throw refused('EEXIST', name)
     // Group and others get a volume only by chmod: it is a disk.
-    const ownership = { mode: mode & 0o600, uid: caller.uid, gid: caller.gid }
+    const [uid, gid] = [this.#users.outside(caller.uid), this.#groups.outside(caller.gid)]
+    const ownership = { mode: mode & 0o600, uid, gid }
     return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
   }
 
@@ -451,8 +454,8 @@ export class VolumeFs implements FileSystem {
       blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
       nlink: entry.removed ? 0 : 1,
-      uid: entry.uid,
-      gid: entry.gid,
+      uid: this.#users.inside(entry.uid),
+      gid: this.#groups.inside(entry.gid),
       atime: volume.modified / 1000,
       mtime: volume.modified / 1000,
       ctime: Math.max(volume.modified, volume.changed) / 1000,
