@@ -33,6 +33,7 @@ export const ERRORS = {
   BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },
   BAD_MESSAGE: { errno: 'EINVAL', what: 'the message is not a thin-pool message' },
   TRANSACTION_MISMATCH: { errno: 'EINVAL', what: 'the transaction id is not the expected one' },
+  NO_RECORDING: { errno: 'ENODATA', what: 'the volume has no recording that would do' },
   SNAPSHOT_HELD: { errno: 'EBUSY', what: 'a metadata snapshot is held already' },
   SNAPSHOT_NOT_HELD: { errno: 'EINVAL', what: 'no metadata snapshot is held' },
   NOT_SUPPORTED: { errno: 'EOPNOTSUPP', what: 'the operation is not supported' },
@@ -69,9 +70,17 @@ export class ThinfsError extends Error {
   }
 }
 
-/**
- * Refuses a system call that we answer in the kernel's place. Callers tell refusals apart by errno.
- */
+/** What a command ends with when a signal came before it had done what it was to do. */
+export class EndedBySignal extends ThinfsError {
+  readonly signal: NodeJS.Signals
+  /** @param detail what was ended */
+  constructor(signal: NodeJS.Signals, detail: string) {
+    super('CANCELLED', `${detail}: ended by ${signal}`, { errno: 'EINTR' })
+    this.signal = signal
+  }
+}
+
+/** Refuses a system call that we answer in the kernel's place. Callers tell refusals apart by errno. */
 export const refused = (errno: string, detail: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })
 
