@@ -112,7 +112,7 @@ export async function umountUnasked(
   await processEnds(pid, Number.POSITIVE_INFINITY)
 }
 
-/** What `act` gives the first time. */
+/** Calls `act` once, and returns that outcome to every caller. */
 function once<T>(act: () => Promise<T>): () => Promise<T> {
   let outcome: Promise<T> | null = null
   return () => {

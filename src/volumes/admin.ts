@@ -1,5 +1,5 @@
 /**
- * What a person does to a pool, whether it is mounted (by way of its daemon) or not (on its files).
+ * Commands on a pool, whether it is mounted (by way of its daemon) or not (on its files).
  *
  * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
  * bytes, times are seconds since 1970.
@@ -15,8 +15,8 @@ export interface VolumeInfo {
   /** Bytes of the data blocks mapped, shared ones included. */
   mapped: number
   /**
-   * Bytes of the data blocks that no other volume maps: what removing it gives back. Null unless asked
-   * for: to count them is a look at every mapping.
+   * Bytes of the data blocks that no other volume maps: what removing it gives back. Null unless
+   * asked for: counting looks at every mapping.
    */
   exclusive: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
@@ -40,7 +40,7 @@ export interface PoolStatus {
   metadata: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
   /** Writes that wait for space. */
   writesWaiting: number
-  /** What to know before it becomes a failure: a sentence each. */
+  /** Warnings of failures to come, a sentence each. */
   warnings: string[]
   /** Why it cannot be mounted to be written to; null where it can, or is. */
   refusal: string | null
@@ -82,7 +82,10 @@ export interface CheckReport {
   mappedBlocks: number
   usedDataBlocks: number
   usedMetadataBlocks: number
-  /** What a deep check found; null without one, and when damaged metadata does not say what to read. */
+  /**
+   * The result of a deep check; null without one, and when damaged metadata cannot tell what to
+   * read.
+   */
   data: DataReport | null
 }
 
@@ -92,13 +95,17 @@ export interface DataReport {
   /** Mapped data blocks of which something could not be read. */
   unreadableBlocks: number
   /**
-   * Free data blocks that hold something. Null where they may: without passdown, on a block device, on
-   * a filesystem without holes, after anything but an orderly shutdown, and while the pool is read-only.
+   * Free data blocks that hold something. Null where they may: without passdown, on a block device,
+   * on a filesystem without holes, after anything but an orderly shutdown, and while the pool is
+   * read-only.
    */
   strayBlocks: number | null
 }
 
-/** An aborted `signal` says that no caller waits for the answer: work that has not begun is not done. */
+/**
+ * An aborted `signal` says that no caller waits for the answer: work that has not begun is not
+ * done.
+ */
 export interface PoolAdmin {
   create(
     request: { name: string; size: number; devId?: number },

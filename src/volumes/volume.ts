@@ -17,13 +17,16 @@ export class Volume {
   /** Descriptors that have it open. */
   opens = 0
   /**
-   * What a command is doing to the volume that nobody may open it for: set before the command's
-   * first await, so that what it saw of `opens` stays true.
+   * A command's work during which nobody may open the volume. The command sets it before its first
+   * await, so that `opens` stays as the command saw it.
    */
   claim: 'removal' | 'shrink' | null = null
   /** Ends when the last change of its size that was asked for has ended. */
   resized: Promise<unknown> = Promise.resolve()
-  /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
+  /**
+   * Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is
+   * not.
+   */
   changed: number
   /** An array, because a field with a fraction would be allocated anew for every WRITE. */
   readonly #modified = new Float64Array(1)
