@@ -102,6 +102,13 @@ t.test('without fusermount3 there is a namespace of his own', onMount, async t =
   })
   t.match(without.get('fuse3'), { state: 'warn', mend: /install fuse3$/ })
   t.match(without.get('user namespace'), { state: 'ok' })
+  await user.root(
+    `umount ${path}; cp -p ${path} own/not; chmod 755 own/not; mount --bind own/not ${path}`,
+  )
+  const bare = (await ask(user)).get('mount')
+  t.match(bare, { state: 'fail', mend: /chmod u\+s .*; or unshare -Urm$/ })
+  await follow(t, user, bare)
+  t.match((await ask(user)).get('mount'), { state: 'ok' })
   const within = await ask(user, 'unshare -Urm')
   t.match(within, { canMount: true, outcome: { status: 0 } })
   t.match(within.get('mount').found, 'as root of a user namespace')
@@ -112,6 +119,27 @@ t.test('without fusermount3 there is a namespace of his own', onMount, async t =
     stdout: '',
     stderr: /^thinfs: [^\n]+unshare -Urm \(NOT_TRUSTED\)\n$/,
   })
+})
+
+t.test('root of a container, who may not mount', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const asContainer = async (command: string): Promise<Diagnosis> => {
+    const caps = '--bounding-set=-sys_admin --inh-caps=-all'
+    const output = await user.root(`setpriv ${caps} ${command} --json 2> tmp/stderr || true`)
+    return new Diagnosis({ status: 0, stdout: output, stderr: '' })
+  }
+  const found = await asContainer('thinfs doctor')
+  t.same(found.failed, ['mount'])
+  t.match(found.get('mount'), { found: /--cap-add SYS_ADMIN$/, mend: 'unshare -Urm' })
+  t.same((await asContainer(`${found.get('mount').mend} thinfs doctor`)).failed, [])
+  // A namespace has a limit of its own for those in it.
+  const none = 'echo 0 > /proc/sys/user/max_user_namespaces'
+  const limited = (mend: string): Promise<Diagnosis> =>
+    ask(user, `unshare -Urm sh -c '${none}; ${mend} > /dev/null; exec "$@"' sh`)
+  const namespace = (await limited('true')).get('user namespace')
+  t.match(namespace, { state: 'warn', mend: 'sudo sysctl user.max_user_namespaces=15000' })
+  const mended = await limited(namespace.mend!.replace('sudo ', ''))
+  t.match(mended.get('user namespace'), { state: 'ok' })
 })
 
 t.test('what it says of the pool and its file system', onMount, async t => {
