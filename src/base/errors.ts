@@ -33,6 +33,7 @@ export const ERRORS = {
   BAD_CONFIG: { errno: 'EINVAL', what: 'pool.yaml is not right' },
   BAD_MESSAGE: { errno: 'EINVAL', what: 'the message is not a thin-pool message' },
   TRANSACTION_MISMATCH: { errno: 'EINVAL', what: 'the transaction id is not the expected one' },
+  NO_RECORDING: { errno: 'ENODATA', what: 'the volume has no recording that would do' },
   SNAPSHOT_HELD: { errno: 'EBUSY', what: 'a metadata snapshot is held already' },
   SNAPSHOT_NOT_HELD: { errno: 'EINVAL', what: 'no metadata snapshot is held' },
   NOT_SUPPORTED: { errno: 'EOPNOTSUPP', what: 'the operation is not supported' },
@@ -66,6 +67,16 @@ export class ThinfsError extends Error {
     this.name = 'ThinfsError'
     this.code = code
     this.errno = options?.errno ?? ERRORS[code].errno
+  }
+}
+
+/** What a command ends with when a signal came before it had done what it was to do. */
+export class EndedBySignal extends ThinfsError {
+  readonly signal: NodeJS.Signals
+  /** @param detail what was ended */
+  constructor(signal: NodeJS.Signals, detail: string) {
+    super('CANCELLED', `${detail}: ended by ${signal}`, { errno: 'EINTR' })
+    this.signal = signal
   }
 }
 

@@ -16,12 +16,15 @@ import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
+import { inject } from './inject.js'
 import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { run as runWithPool } from './run.js'
@@ -34,7 +37,8 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
-  ...[runWithPool, dm, doctor],
+  ...[runWithPool, record, replay, inject],
+  ...[dm, doctor],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }

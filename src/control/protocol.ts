@@ -2,7 +2,7 @@
  * What the daemon and the engine say to each other, and to whoever manages the pool.
  *
  * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
- * command and the daemon, the control socket. The pool's methods have the names of `PoolAdmin`, take
+ * command and the daemon, the control socket. The pool's methods have the names of `MountedAdmin`, take
  * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
  * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
  * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
@@ -17,7 +17,7 @@ import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrp
 import type { ErrorCode } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 
 /** File descriptors that an engine inherits. */
 export const ENGINE_FD = {
@@ -108,13 +108,13 @@ export interface Pong {
 export const PING = new RequestType0<Pong, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
-export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings'
-type Request<M extends keyof PoolAdmin> =
-  Parameters<PoolAdmin[M]> extends [infer R, ...unknown[]] ? R : object
+export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings' | 'numbers?'
+type Request<M extends keyof MountedAdmin> =
+  Parameters<MountedAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
-/** Every method of `PoolAdmin` with the fields of its request. */
+/** Every method of `MountedAdmin` with the fields of its request. */
 export const ADMIN_REQUESTS: {
-  readonly [M in keyof PoolAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
+  readonly [M in keyof MountedAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
 } = {
   create: { name: 'string', size: 'number', devId: 'number?' },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
@@ -125,4 +125,17 @@ export const ADMIN_REQUESTS: {
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },
+  inject: {
+    name: 'string',
+    clear: 'boolean?',
+    readErrors: 'numbers?',
+    writeErrors: 'numbers?',
+    ignoreFlushes: 'boolean?',
+    latencyMs: 'number?',
+  },
+  record: { name: 'string' },
+  mark: { name: 'string', mark: 'string' },
+  stopRecording: { name: 'string' },
+  removeRecording: { name: 'string' },
+  recordings: {},
 }

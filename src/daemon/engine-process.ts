@@ -14,7 +14,7 @@ import {
   type WireError,
 } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 
 /** How an engine ended. */
 export interface EngineEnd {
@@ -32,7 +32,7 @@ export interface EngineEnd {
 
 export interface EngineEvents {
   /** It serves the mount, and answers commands. */
-  serves(negotiated: Negotiated, admin: PoolAdmin): void
+  serves(negotiated: Negotiated, admin: MountedAdmin): void
   /** It has got past whatever its predecessor died of. */
   served(): void
   /** Called once, and last. */
@@ -49,9 +49,11 @@ export class EngineProcess {
   #stopping = false
   #reason: Error | null = null
   #stop = async (): Promise<void> => {}
+  readonly #child: ChildProcess
 
   constructor(child: ChildProcess, events: EngineEvents) {
     this.pid = child.pid ?? 0
+    this.#child = child
     this.#events = events
     if (this.pid === 0) {
       // Nothing but 'error' is certain to come, and a channel may be missing.
@@ -62,6 +64,11 @@ export class EngineProcess {
   /** Ends it for the next one. Resolves when it has ended. */
   stop(): Promise<void> {
     return this.#stop()
+  }
+
+  /** Ends it at once: what it leaves is what any death leaves. */
+  kill(): void {
+    this.#child.kill('SIGKILL')
   }
 
   #watch(child: ChildProcess): void {

@@ -18,7 +18,7 @@ import { errnoOf, ThinfsError } from '../base/index.js'
 import { adminOf, callAdmin, diesWithItsEngine, transportStatus } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 import { EngineProcess } from './engine-process.js'
 
@@ -26,8 +26,10 @@ import { EngineProcess } from './engine-process.js'
 const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
 /** Errors of a host that is short of something, which may be there again a moment later. */
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
+/** Errors of a host that somebody has to mend: the next engine meets them again. */
+const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
 /** Requests that change nothing: another engine can be asked again. */
-const READING = new Set<keyof PoolAdmin>(['list', 'status', 'check'])
+const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
@@ -43,10 +45,10 @@ export interface SupervisorOptions {
 
 export class Supervisor {
   /** The pool, by way of the engine that serves or, while there is none, of the next. */
-  readonly admin: PoolAdmin
+  readonly admin: MountedAdmin
   readonly #options: SupervisorOptions
   readonly #ended = new Deferred<void>()
-  #engine = new Deferred<PoolAdmin>()
+  #engine = new Deferred<MountedAdmin>()
   #negotiated: Negotiated | null
   /** The engine that was started last, until it ends. */
   #process: EngineProcess | null = null
@@ -101,6 +103,11 @@ export class Supervisor {
     await this.#engine.promise
   }
 
+  /** Kills the first engine while it does not serve yet: `start` fails then. */
+  kill(): void {
+    if (this.#negotiated === null) this.#process?.kill()
+  }
+
   /** Resolves when an engine has committed and ended; rejects when one failed for good. */
   get ended(): Promise<void> {
     return this.#ended.promise
@@ -153,7 +160,7 @@ export class Supervisor {
     this.#process = engine
   }
 
-  #serves(negotiated: Negotiated, admin: PoolAdmin): void {
+  #serves(negotiated: Negotiated, admin: MountedAdmin): void {
     this.#negotiated = negotiated
     if (this.#trouble !== null) this.#engine = new Deferred()
     this.#trouble = null
@@ -170,13 +177,16 @@ export class Supervisor {
     const { log, isMounted, after } = this.#options
     this.#deaths++
     // Without a mount no caller waits for another engine.
-    const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && isMounted()
+    const hasCallers = isMounted()
+    const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && hasCallers
+    const isInVain = FORBIDDEN.has(errnoOf(reason)) && !hasCallers
     const isFinal =
       this.#negotiated === null ||
       diesWithItsEngine(this.#negotiated) ||
       (this.#deaths > DELAYS_MS.length && !goesOn)
-    if (isFinal) {
-      const failure = this.#negotiated === null ? reason : this.#failure(reason)
+    if (isFinal || isInVain) {
+      const isTold = this.#negotiated === null || isInVain
+      const failure = isTold ? reason : this.#failure(reason)
       log.error({ err: failure }, 'engine failed')
       this.#fail(failure)
       this.#ended.reject(failure)

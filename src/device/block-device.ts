@@ -32,10 +32,14 @@ export interface BlockDevice {
     at: number,
     requester?: Requester,
   ): Later<void>
-  /** Gives the space of a range back; the range reads as zeros where the device says so. */
-  discard(offset: number, length: number): Later<void>
-  /** Makes a range read as zeros. */
-  zero(offset: number, length: number): Later<void>
+  /**
+   * Gives the space of a range back; the range reads as zeros where the device says so.
+   * @param waits edges that need a block wait for one where the pool is full; default: they do
+   * @param signal ends that wait with its reason
+   */
+  discard(offset: number, length: number, waits?: boolean, signal?: AbortSignal): Later<void>
+  /** Makes a range read as zeros. @param signal ends a wait for space with its reason */
+  zero(offset: number, length: number, signal?: AbortSignal): Later<void>
   /** Makes everything that was acknowledged before the call durable. */
   flush(): Promise<void>
 

@@ -145,8 +145,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
-  zero(offset: number, length: number): Later<void> {
-    return this.discard(offset, length)
+  zero(offset: number, length: number, signal?: AbortSignal): Later<void> {
+    return this.discard(offset, length, true, signal)
   }
 
   /** Makes everything that was acknowledged before the call durable. */

@@ -17,6 +17,7 @@ import {
   type EngineStart,
   FAILED,
   ipcConnection,
+  joinAdmins,
   mustSpeakOurs,
   READY,
   SERVED,
@@ -29,8 +30,15 @@ import {
 } from '../control/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import type { Negotiated, Session } from '../fuse/index.js'
+import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
-import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
+import {
+  type MountedAdmin,
+  type OpenPool,
+  openPool,
+  PoolFiles,
+  type Volumes,
+} from '../volumes/index.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -67,6 +75,8 @@ class Engine {
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
   #volumes: Volumes | null = null
+  /** The pool, for commands. */
+  #admin: MountedAdmin | null = null
   #session: Session | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
   #control: Promise<ControlSocket | null> = Promise.resolve(null)
@@ -92,6 +102,7 @@ class Engine {
   async serve(): Promise<void> {
     const open = await this.#open()
     this.#volumes = open.volumes
+    this.#admin = joinAdmins(open.volumes, await this.#openLab(open.volumes))
     const unmounted = new Promise<void>(resolve => {
       this.#session = this.#connect(open.volumes, resolve)
     })
@@ -104,7 +115,7 @@ class Engine {
     // The daemon may have gone while the pool was being opened, which can take long.
     if (process.connected) process.on('disconnect', () => this.#goOnAlone())
     else this.#goOnAlone()
-    serveAdmin(this.#daemon, open.volumes)
+    serveAdmin(this.#daemon, this.#admin)
     if (this.#start.negotiated) {
       this.#session!.resend()
       this.#log.info('took over')
@@ -125,6 +136,18 @@ class Engine {
       events: this.#poolLog.events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
       onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
+    })
+  }
+
+  #openLab(volumes: Volumes): Promise<Lab> {
+    return Lab.open({
+      volumes,
+      folder: this.#files.folder,
+      takesOver: this.#start.negotiated !== null,
+      readOnly: this.#readOnly,
+      onWarning: message => this.#log.warn(message),
+      onChange: (what, volume) => this.#log.info({ volume }, what),
+      invalidate: async devId => this.#session?.invalidate(inodeOf(devId), 0),
     })
   }
 
@@ -197,7 +220,8 @@ class Engine {
   }
 
   async #exitFailed(err: unknown): Promise<void> {
-    this.#log.error({ err }, 'the last commit failed')
+    this.#log.error({ err }, 'the pool could not be closed')
+    await this.#daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     await (await this.#control)?.closed
     process.exit(1)
   }
@@ -215,7 +239,7 @@ class Engine {
     this.#control = listenAsOrphan({
       start: { ...this.#start, negotiated: this.#negotiated },
       folder: this.#files.folder.held,
-      pool: this.#volumes!,
+      pool: this.#admin!,
       closed: this.#closed,
       stop: () => this.#stop(),
     }).catch(err => {

@@ -23,13 +23,13 @@ import {
   UMOUNT,
   UMOUNT_FORCE,
 } from '../control/index.js'
-import type { PoolAdmin, PoolStatus } from '../volumes/index.js'
+import type { MountedAdmin, PoolStatus } from '../volumes/index.js'
 export interface OrphanOptions {
   /** What another engine in this one's place is started with. */
   start: EngineStart
   /** The pool's, as it is held. */
   folder: string
-  pool: PoolAdmin
+  pool: MountedAdmin
   /** Resolves when the file system was unmounted and the pool is closed. */
   closed: Promise<void>
   /** Ends this process for another engine. */

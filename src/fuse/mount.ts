@@ -13,6 +13,20 @@ import { native } from '../native.js'
 const MS_RDONLY = 1
 const MS_NOSUID = 2
 const MS_NODEV = 4
+/** Options of mount(8) that the kernel acts on, and their flags. Source: linux/mount.h. */
+export const MOUNT_FLAGS = {
+  noexec: 8,
+  sync: 16,
+  dirsync: 128,
+  noatime: 1024,
+  nodiratime: 2048,
+} as const
+type MountFlag = keyof typeof MOUNT_FLAGS
+
+/** Those of the options that are flags. */
+export const flagsAmong = (options: readonly string[]): MountFlag[] =>
+  options.filter(option => Object.hasOwn(MOUNT_FLAGS, option)) as MountFlag[]
+
 /** Where fusermount3 finds its end of the socket. */
 const FUSERMOUNT_SOCKET = 3
 
@@ -24,6 +38,8 @@ export interface MountOptions {
   /** Whether users other than the owner of the mount may use it, as far as permissions let them. */
   allowOther: boolean
   readOnly: boolean
+  /** What else the kernel is to do; default: nothing. */
+  flags?: readonly MountFlag[]
   /** Device nodes in it can be opened; for root alone. Default: false. */
   devices?: boolean
 }
@@ -54,7 +70,8 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
     'default_permissions',
   ]
   if (options.allowOther) data.push('allow_other')
-  const flags = MS_NOSUID | (options.devices ? 0 : MS_NODEV) | (options.readOnly ? MS_RDONLY : 0)
+  let flags = MS_NOSUID | (options.devices ? 0 : MS_NODEV) | (options.readOnly ? MS_RDONLY : 0)
+  for (const flag of options.flags ?? []) flags |= MOUNT_FLAGS[flag]
   try {
     native.mount_attach(
       options.source,
@@ -79,6 +96,7 @@ async function mountByFusermount(mountPoint: string, options: MountOptions): Pro
   ]
   if (options.allowOther) given.push('allow_other')
   if (options.readOnly) given.push('ro')
+  given.push(...(options.flags ?? []))
   const [ours, theirs] = native.socket_pair()
   let stderr = ''
   try {

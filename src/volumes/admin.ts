@@ -126,3 +126,77 @@ export interface PoolAdmin {
   /** @param request.deep reads all data too */
   check(request: { deep?: boolean }): Promise<CheckReport>
 }
+
+/** What is injected into the requests for a volume. */
+export interface Injection {
+  name: string
+  /** Ranges of bytes, [offset, length], in which a request fails with EIO. */
+  readErrors: [number, number][]
+  /** The same for writes, zeros and discards, which then change nothing. */
+  writeErrors: [number, number][]
+  /** Whether a flush is answered without being done. */
+  ignoreFlushes: boolean
+  /** Milliseconds that each request waits before it is carried out. */
+  latencyMs: number
+}
+
+/** What is kept of the changes of a volume. */
+export interface Recording {
+  /** Name of the volume; when it is gone, the one that it had when recording began. */
+  volume: string
+  /** Name of the snapshot of the volume as it was when recording began; null when that is gone. */
+  base: string | null
+  /** Writes, discards, zeros, flushes and marks so far. */
+  entries: number
+  /** What its files take. */
+  bytes: number
+  /** Its files, in the folder of pool.yaml. */
+  log: string
+  data: string
+  /** Seconds since 1970. */
+  started: number
+  /** Why it has ended; null as long as it goes on. */
+  ended: string | null
+  /** Whether it cannot be relied on: the machine went down before it was durable. */
+  lost: boolean
+}
+
+/** What can be done to volumes of a mounted pool, for tests of what is above them. */
+export interface LabAdmin {
+  /**
+   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it is
+   * cleared, or the pool unmounted.
+   * @param request.clear nothing that was injected before stays
+   * @param request.readErrors offset and length in turn
+   * @param request.writeErrors the same
+   */
+  inject(request: {
+    name: string
+    clear?: boolean
+    readErrors?: number[]
+    writeErrors?: number[]
+    ignoreFlushes?: boolean
+    latencyMs?: number
+  }): Promise<Injection>
+
+  /**
+   * Begins to record a volume, and takes a snapshot of it as it is then. Goes on with the next engine of
+   * the mount; as long as it goes on nobody removes or resizes the volume.
+   * @throws VOLUME_BUSY when it has a recording already
+   */
+  record(request: { name: string }): Promise<Recording>
+  /** Puts a mark into a recording. @throws NO_RECORDING */
+  mark(request: { name: string; mark: string }): Promise<Recording>
+  /** Ends a recording, which is kept, durable. @throws NO_RECORDING */
+  stopRecording(request: { name: string }): Promise<Recording>
+  /**
+   * Removes a recording that has ended, and its snapshot.
+   * @throws NO_RECORDING, VOLUME_BUSY when it goes on, or somebody has the snapshot open
+   */
+  removeRecording(request: { name: string }): Promise<void>
+  /** All that are kept. */
+  recordings(): Promise<Recording[]>
+}
+
+/** What can be done to a pool that is mounted. */
+export type MountedAdmin = PoolAdmin & LabAdmin

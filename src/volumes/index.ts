@@ -3,8 +3,12 @@ export type {
   CheckProblem,
   CheckReport,
   DataReport,
+  Injection,
+  LabAdmin,
+  MountedAdmin,
   PoolAdmin,
   PoolStatus,
+  Recording,
   VolumeInfo,
 } from './admin.js'
 export { IdMap } from './id-map.js'

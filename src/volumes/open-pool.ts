@@ -1,7 +1,13 @@
 import { existsSync } from 'node:fs'
-import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  SYSTEM_CLOCK,
+  ThinfsError,
+} from '../base/index.js'
 import { formatSize, lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
-import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { ThinMetadata } from '../metadata/index.js'
 import {
   isBehind,
   Journal,

@@ -9,7 +9,7 @@ import {
 } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { NameTransactions } from './name-transactions.js'
-import { mustBeUnused, type Volume } from './volume.js'
+import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
 import type { VolumeEntry, VolumeTable } from './volume-table.js'
 
 /** Milliseconds after which sizes are saved: what Linux filesystems take to commit. */
@@ -157,6 +157,7 @@ export class Sizes {
   ): Promise<{ wait: Promise<void> | null; discards: boolean }> {
     const { pool, names, mustBeThere } = this.#parts
     mustBeThere(volume)
+    mustNotBeHeld(volume)
     const { device } = volume
     const before = device.size
     const whole = Math.ceil(size / pool.blockSize) * pool.blockSize

@@ -17,7 +17,7 @@ import { statusOf } from './pool-status.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, type Volume } from './volume.js'
+import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
 import { gone, VolumeSet } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -158,6 +158,7 @@ export class Volumes implements PoolAdmin {
   async unlink(name: string): Promise<void> {
     await this.#names.exclusive(async () => {
       const volume = this.#set.must(name)
+      mustNotBeHeld(volume)
       await this.#unname([volume])
       if (volume.opens === 0) void this.#reaper.reap(volume)
     })
@@ -172,7 +173,12 @@ export class Volumes implements PoolAdmin {
   }
 
   /** Makes a volume durable, and everything that this depends on. */
-  flush({ device: { devId } }: Volume): Promise<void> {
+  flush({ device, io }: Volume): Promise<void> {
+    return io === device ? this.flushDevice(device.devId) : io.flush()
+  }
+
+  /** As `flush`, whatever stands before the device. */
+  flushDevice(devId: DevId): Promise<void> {
     return this.pool.devices.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
   }
 
@@ -241,6 +247,14 @@ export class Volumes implements PoolAdmin {
   }
 
   snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo> {
+    return this.snapshotAnd(request, () => {})
+  }
+
+  /** As `snapshot`, and calls `taken` between the last request that is in it and the next. */
+  snapshotAnd(
+    request: { origin: string; name: string; devId?: number },
+    taken: () => void,
+  ): Promise<VolumeInfo> {
     return this.#names.exclusive(async () => {
       const origin = this.#set.must(request.origin)
       this.#set.mustBeNew(request.name)
@@ -248,9 +262,10 @@ export class Volumes implements PoolAdmin {
       const from = origin.devId as DevId
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#set.snapshotEntry(request.name, devId, origin)
-      await this.#names.commit(new Map([[devId, entry]]), () =>
-        this.pool.devices.createSnap(devId, from),
-      )
+      await this.#names.commit(new Map([[devId, entry]]), () => {
+        this.pool.devices.createSnap(devId, from)
+        taken()
+      })
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#set.add(devId))
     })
@@ -291,6 +306,7 @@ export class Volumes implements PoolAdmin {
         await this.#rename(volume, to)
         return
       }
+      if (exchange === null) mustNotBeHeld(other)
       const entry = { ...volume.entry, name: to }
       const before =
         exchange !== null ? { ...other.entry, name: from } : { ...other.entry, removed: true }
@@ -339,7 +355,7 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
-  async status(): Promise<PoolStatus> {
+  status(): Promise<PoolStatus> {
     return statusOf(this.#options, [...this.#set.named()])
   }
 

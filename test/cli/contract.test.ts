@@ -19,6 +19,9 @@ const COMMANDS = {
   detach: ['/none', 'web'],
   check: ['/none'],
   run: null, // makes a pool
+  record: ['/none', 'web'],
+  replay: ['/none', 'web', '--each-flush', 'true'],
+  inject: ['/none', 'web'],
 }
 
 t.test('help lists the commands, and knows its version', async t => {
