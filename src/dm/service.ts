@@ -31,7 +31,7 @@ import {
   TABLE_ENGINE_FD,
 } from '../control/index.js'
 import { DEV, type Negotiated, Refusal, type Session } from '../fuse/index.js'
-import { list, read, readMounts, unmountLazily } from '../host/index.js'
+import { isInUserNamespace, list, read, readMounts, unmountLazily } from '../host/index.js'
 import type { Logger } from '../log/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -335,15 +335,14 @@ export function notRunning(): ThinfsError {
 }
 
 /** @throws NOT_SUPPORTED saying why it cannot be here */
-async function mustBeAble(): Promise<void> {
+export async function mustBeAble(): Promise<void> {
   const why = await whyNot()
   if (why !== null) throw new ThinfsError('NOT_SUPPORTED', why)
 }
 
 async function whyNot(): Promise<string | null> {
   if (process.getuid?.() !== 0) return 'thinfs dm needs root'
-  const map = readFileSync('/proc/self/uid_map', 'utf8').trim().split(/\s+/)
-  if (map[0] !== '0' || map[2] !== '4294967295') {
+  if (isInUserNamespace()) {
     return 'thinfs dm needs the initial user namespace: device nodes work in no other'
   }
   const isThere =

@@ -17,7 +17,13 @@ import {
   type WireError,
 } from '../control/index.js'
 import { makeLogger, openLog, reopenLog } from '../log/index.js'
-import { CONTROL_SOCKET, DmService, type DmServiceOptions, notRunning } from './service.js'
+import {
+  CONTROL_SOCKET,
+  DmService,
+  type DmServiceOptions,
+  mustBeAble,
+  notRunning,
+} from './service.js'
 
 const PROGRAM = createRequire(import.meta.url).resolve('#dm')
 const DEFAULT_LOG = '/var/log/thinfs-dm.log'
@@ -39,6 +45,8 @@ type Started = WireError | null
  * @throws what `DmService.start` throws
  */
 export async function startDm(options: StartOptions): Promise<{ pid: number }> {
+  // Before the log is opened, which may have the same cause and says less.
+  await mustBeAble()
   const { foreground, logLevel } = options
   const logFile = options.logFile ?? (foreground ? null : DEFAULT_LOG)
   if (logFile !== null) mkdirSync(dirname(logFile), { recursive: true })

@@ -19,14 +19,14 @@ export type { Finding, State } from './finding.js'
 
 /** All there is to say, what a mount needs first. Leaves nothing behind. @param file the pool.yaml */
 export async function examine(folder: string, file: string | null): Promise<Finding[]> {
-  const device = lookAtDevice()
+  const namespace = await tryNamespace()
   return [
     lookAtVersion(),
-    device,
-    await tryMount(),
+    lookAtDevice(),
+    await tryMount(namespace.state === 'ok'),
     ...lookAtPlace(folder, file),
     lookAtAllowOther(),
-    await tryNamespace(),
+    namespace,
     lookAtLoop(),
     tryIoFlusher(),
     tryRing(),

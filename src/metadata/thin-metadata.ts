@@ -41,8 +41,8 @@ import { readSuperblock, type Superblock, superblockImage } from './superblock.j
 
 const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 
-/** 64 MiB of metadata blocks. */
-const DEFAULT_CACHE_BLOCKS = 16384
+/** 48 MiB of metadata blocks. */
+const DEFAULT_CACHE_BLOCKS = 12288
 
 export class ThinMetadata {
   readonly #store: Store

@@ -46,10 +46,7 @@ t.test('with root: quickstart.sh, filesystems.sh, snapshot-per-test.sh', onLoop,
   }
 
   const perTest = await user.root(`sh ${EXAMPLES}/snapshot-per-test.sh`)
-  t.match(
-    perTest,
-    /deletes: passed[\s\S]*counts: passed[\s\S]*appends: passed[\s\S]*reads-last: passed/,
-  )
+  t.match(perTest, /deletes: passed[\s\S]*appends: passed[\s\S]*reads-last: passed/)
   t.match(perTest, /\nNAME [^\n]*\nbase [^\n]*\s*$/, 'the base alone is left')
   await leavesNothing(t, user)
 })
