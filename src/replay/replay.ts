@@ -5,8 +5,7 @@
  * the last flush that ended is there, is missing, or is torn between sectors, and they got to the
  * disk in any order. A seed chooses; the same seed chooses the same at the same entry.
  */
-import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import { Random } from './random.js'
+import { Random, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { RECORDED } from './record-format.js'
 import type { RecordEntry, RecordReader } from './record-reader.js'
 
