@@ -12,7 +12,10 @@ import { build } from 'rolldown'
 
 process.chdir(join(import.meta.dirname, '..'))
 
-const PROGRAMS = ['cli/main', 'daemon/main', 'dm/main', 'engine/main', 'engine/tables-main']
+const PROGRAMS = [
+  ...['cli/main', 'daemon/main', 'dm/main', 'engine/main', 'engine/tables-main', 'testing/main'],
+]
+const LIBRARIES = ['index', 'testing/index']
 const program = name => [name, `src/${name}.ts`]
 const options = {
   platform: 'node',
@@ -35,7 +38,7 @@ async function modulesOfACommand() {
 const shared = await modulesOfACommand()
 const { output } = await build({
   ...options,
-  input: { ...Object.fromEntries(PROGRAMS.map(program)), index: 'src/index.ts' },
+  input: Object.fromEntries([...PROGRAMS, ...LIBRARIES].map(program)),
   preserveEntrySignatures: 'allow-extension',
   output: {
     dir: 'dist',

@@ -1,15 +1,9 @@
 import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import {
-  DEFAULTS,
-  formatSize,
-  type PoolConfig,
-  parseSize,
-  renderConfig,
-  type VolumeConfig,
-} from '../config/index.js'
+import { formatSize, newConfig, type PoolConfig, parseSize, renderConfig } from '../config/index.js'
 import { command, type Output, print } from './command.js'
+import { collect, volumesOf } from './volume-option.js'
 
 interface Options extends Output {
   dataSize?: string
@@ -69,10 +63,6 @@ async function makePool(file: string, force: boolean): Promise<PoolConfig> {
   return config
 }
 
-function collect(text: string, before: string[] = []): string[] {
-  return [...before, text]
-}
-
 function isFolder(target: string): boolean {
   const stat = statSync(target, { throwIfNoEntry: false })
   return stat ? stat.isDirectory() : !/\.ya?ml$/.test(target)
@@ -83,27 +73,14 @@ async function writeConfig(file: string, options: Options): Promise<void> {
   const { parseConfig } = await import('../config/index.js')
   const path = resolve(file)
   const folder = dirname(path)
-  const config: PoolConfig = {
-    file: path,
-    folder,
+  const { metadataSize = 'auto' } = options
+  const config = newConfig(path, {
     pool: poolName(basename(folder)),
-    data: {
-      path: join(folder, DEFAULTS.dataPath),
-      size: parseSize(options.dataSize ?? DATA_SIZE),
-    },
-    metadata: {
-      path: join(folder, DEFAULTS.metadataPath),
-      size: (options.metadataSize ?? 'auto') === 'auto' ? 'auto' : parseSize(options.metadataSize!),
-    },
-    dataBlockSize: options.blockSize ? parseSize(options.blockSize) : DEFAULTS.dataBlockSize,
-    lowWaterMark: DEFAULTS.lowWaterMark,
-    discards: DEFAULTS.discards,
-    onFull: DEFAULTS.onFull,
-    transport: DEFAULTS.transport,
-    spin: DEFAULTS.spin,
-    spinShare: DEFAULTS.spinShare,
-    volumes: Object.fromEntries((options.volume ?? []).map(volumeOf)),
-  }
+    dataSize: parseSize(options.dataSize ?? DATA_SIZE),
+    metadataSize: metadataSize === 'auto' ? 'auto' : parseSize(metadataSize),
+    ...(options.blockSize && { dataBlockSize: parseSize(options.blockSize) }),
+    volumes: volumesOf(options.volume),
+  })
   const text = renderConfig(config)
   try {
     parseConfig(text, path, path)
@@ -127,14 +104,6 @@ async function writeConfig(file: string, options: Options): Promise<void> {
 function poolName(folder: string): string {
   const name = folder.replace(/[^A-Za-z0-9._+-]/g, '-').replace(/^[^A-Za-z0-9]+/, '')
   return name.slice(0, 127) || 'pool'
-}
-
-function volumeOf(text: string): [string, VolumeConfig] {
-  const [, name, size] = /^(.*)=([^=]*)$/.exec(text) ?? []
-  if (name === undefined || size === undefined) {
-    throw new ThinfsError('BAD_ARGUMENT', `--volume ${text}: NAME=SIZE is what it takes`)
-  }
-  return [name, { size: parseSize(size) }]
 }
 
 function refuseOptions(file: string, options: Options): void {

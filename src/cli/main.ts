@@ -24,6 +24,7 @@ import { rename } from './rename.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { run as runWithPool } from './run.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
@@ -34,12 +35,15 @@ const COMMANDS = [
   ...[list, status, message],
   ...[attach, detach, check],
   ...[record, replay, inject],
-  ...[dm],
+  ...[runWithPool, dm],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
 
-/** Runs a command line without the program's name. Returns its exit code; never throws. */
+/**
+ * Runs a command line without the program's name. Returns its exit code, which one that has others than
+ * these has set already; never throws.
+ */
 export async function run(args: string[]): Promise<number> {
   watchOutput()
   const asJson = wantsJson(args)
@@ -51,7 +55,7 @@ export async function run(args: string[]): Promise<number> {
         if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
       })
     await finishOutput()
-    return 0
+    return Number(process.exitCode ?? 0)
   } catch (err) {
     // Commander has printed its own errors.
     if (err instanceof CommanderError) return EXIT_USAGE
@@ -75,7 +79,7 @@ function program(asJson: boolean): Command {
 POOL is a pool.yaml, the folder that has one, or the pool's mount point. A pool need not be mounted
 but for attach and detach. Sizes: bytes, or K, M, G, T (powers of 1024).
 
-Exit codes: 0 done, 1 failed, 2 not a command that could work.
+Exit codes: 0 done, 1 failed, 2 not a command that could work; run has those of its command.
 
 Example:
   $ thinfs init /srv/pool --data-size 100G
@@ -87,10 +91,14 @@ Example:
   return program
 }
 
-const wantsJson = (args: readonly string[]): boolean => {
-  const end = args.indexOf('--')
-  return args.slice(0, end < 0 ? args.length : end).includes('--json')
-}
+const wantsJson = (args: readonly string[]): boolean => optionsOf(args).includes('--json')
 
 const wantsStack = (args: readonly string[]): boolean =>
-  Boolean(process.env.THINFS_DEBUG) || /--log-level[= ](debug|trace)\b/.test(args.join(' '))
+  Boolean(process.env.THINFS_DEBUG) ||
+  /--log-level[= ](debug|trace)\b/.test(optionsOf(args).join(' '))
+
+/** What stands before `--`. */
+function optionsOf(args: readonly string[]): readonly string[] {
+  const end = args.indexOf('--')
+  return args.slice(0, end < 0 ? args.length : end)
+}

@@ -78,6 +78,10 @@ type Identity = { dev: number; ino: number; rdev: number }
 const isSame = (one: Identity, other: Identity): boolean =>
   one.rdev !== 0 ? one.rdev === other.rdev : one.dev === other.dev && one.ino === other.ino
 
+/** The processes that serve the pool of a pool.yaml: its daemon, its engine. */
+export const serversOf = (file: string): number[] =>
+  otherProcesses().filter(pid => startOf(pid)?.configFile === file)
+
 /** What a daemon or an engine was started with: its first argument is JSON. Null for another process. */
 export function startOf(pid: number): { configFile: string; mountPoint: string } | null {
   try {

@@ -135,6 +135,10 @@ function processHolders(mount: Mount): string[] {
     .map(nameOf)
 }
 
+/** The other processes that stand in a folder or below it, or have something there open or mapped. */
+export const processesWithin = (folder: string): number[] =>
+  otherProcesses().filter(pid => holds(pid, folder))
+
 function holds(pid: number, mountPoint: string): boolean {
   const links = ['cwd', 'root', 'exe'].map(link => readLink(`/proc/${pid}/${link}`))
   return (

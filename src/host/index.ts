@@ -1,10 +1,10 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
 export { connectionAborter, hasEnded } from './connection.js'
-export { kernelPathOf, usersOf } from './device-users.js'
+export { kernelPathOf, mountsOn, usersOf } from './device-users.js'
 export { findFilesystems } from './filesystems.js'
 export { whileFrozen } from './freeze.js'
-export { findFileHolders, isOn, loopsOnFile } from './holders.js'
-export { attachLoop, detachLoop, type LoopDevice, listLoops } from './loop.js'
+export { findFileHolders, isOn, loopsOnFile, processesWithin } from './holders.js'
+export { attachLoop, detachLoop, type LoopDevice, listLoops, reattachLoop } from './loop.js'
 export {
   canonicalMountPoint,
   mustNotCover,
@@ -14,6 +14,7 @@ export {
   unmountLazily,
 } from './mount-point.js'
 export {
+  isWithin,
   MOUNT_TYPE,
   type Mount,
   mountOf,

@@ -25,6 +25,8 @@ const LIST_MS = 2000
 /** How long somebody else, udev for instance, may take to look at a device before he holds it. */
 const GRACE_MS = 2000
 const POLL_MS = 50
+/** How long a loop device that was detached for a moment may be somebody else's. */
+const REATTACH_MS = 30_000
 
 /**
  * Attaches a loop device to `file`, or finds the one that is: two on one file would not see each
@@ -39,6 +41,29 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
     throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
   }
   return device
+}
+
+/**
+ * Attaches a device that was detached, to `file`. Where somebody else has taken the number meanwhile,
+ * this waits until he gives it back.
+ * @throws VOLUME_BUSY when he has not after half a minute; TOOL_FAILED
+ */
+export async function reattachLoop(file: string, device: string): Promise<void> {
+  const deadline = Date.now() + REATTACH_MS
+  for (;;) {
+    try {
+      await losetup(['--direct-io=on', device, file])
+      return
+    } catch (err) {
+      const backing = backingFileOf(basename(device))
+      if (backing === '') throw err
+      if (Date.now() > deadline) {
+        const detail = `${device} was detached from ${file}, and is on ${backing} now`
+        throw new ThinfsError('VOLUME_BUSY', detail, { cause: err })
+      }
+    }
+    await setTimeout(POLL_MS)
+  }
 }
 
 /**

@@ -21,6 +21,7 @@ const COMMANDS = {
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
   inject: ['/none', 'web'],
+  run: null, // makes a pool
 }
 
 t.test('help lists the commands, and knows its version', async t => {

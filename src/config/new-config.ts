@@ -1,0 +1,33 @@
+/** The PoolConfig of a pool that is to be made. */
+import { dirname, join } from 'node:path'
+import { DEFAULTS, type PoolConfig } from './pool-config.js'
+
+/**
+ * What a pool.yaml at `file` would say that says no more than `said`.
+ * @param file an absolute path
+ */
+export function newConfig(
+  file: string,
+  said: Pick<PoolConfig, 'pool' | 'volumes'> &
+    Partial<Pick<PoolConfig, 'dataBlockSize' | 'onFull'>> & {
+      dataSize: number
+      metadataSize?: PoolConfig['metadata']['size']
+    },
+): PoolConfig {
+  const folder = dirname(file)
+  return {
+    file,
+    folder,
+    pool: said.pool,
+    data: { path: join(folder, DEFAULTS.dataPath), size: said.dataSize },
+    metadata: { path: join(folder, DEFAULTS.metadataPath), size: said.metadataSize ?? 'auto' },
+    dataBlockSize: said.dataBlockSize ?? DEFAULTS.dataBlockSize,
+    lowWaterMark: DEFAULTS.lowWaterMark,
+    discards: DEFAULTS.discards,
+    onFull: said.onFull ?? DEFAULTS.onFull,
+    transport: DEFAULTS.transport,
+    spin: DEFAULTS.spin,
+    spinShare: DEFAULTS.spinShare,
+    volumes: said.volumes,
+  }
+}
