@@ -125,8 +125,8 @@ export class Recordings {
     const { volumes, folder, labOf } = this.#parts
     labOf(volume).setRecords(true)
     // What is under way does not come by the recorder.
-    await unlessAborted(volume.resized, signal)
-    await unlessAborted(Promise.allSettled([...volume.underWay]), signal)
+    const underWay = [volume.resized, ...volume.underWay]
+    await unlessAborted(Promise.allSettled(underWay), signal)
     const writer = RecordWriter.create(folder, kept.stored.id)
     const start = (): void => this.#start(kept, volume, writer)
     let devId: number

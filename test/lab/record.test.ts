@@ -213,6 +213,24 @@ t.test(
   },
 )
 
+t.test('a cut that has begun when recording begins is carried out before', async t => {
+  const config = await makePool(t.testdir(), { dataBlockSize: 4 * KIB })
+  const open = await openLab(config)
+  const { fs, lab } = open
+  const ino = await open.create('web', 16 * MIB)
+  await fs.fallocate(ino, 0, 0, 16 * MIB)
+  const cut = fs.setattr(ino, { size: MIB })
+  await new Promise(resolve => setImmediate(resolve))
+  const recording = lab.record({ name: 'web' })
+  const late = errno(() => fs.setattr(ino, { size: 512 }))
+  t.match(await cut, { size: MIB })
+  await recording
+  t.equal(await late, 'EBUSY')
+  t.equal(fs.lookup(1, 'web@record').size, MIB)
+  t.match(await lab.recordings(), [{ entries: 0 }])
+  await open.close()
+})
+
 t.test('who is recorded keeps its size and place, and its snapshot its content', async t => {
   const config = await makePool(t.testdir())
   const open = await openLab(config)
