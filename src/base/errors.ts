@@ -70,6 +70,16 @@ export class ThinfsError extends Error {
   }
 }
 
+/** What a command ends with when a signal came before it had done what it was to do. */
+export class EndedBySignal extends ThinfsError {
+  readonly signal: NodeJS.Signals
+  /** @param detail what was ended */
+  constructor(signal: NodeJS.Signals, detail: string) {
+    super('CANCELLED', `${detail}: ended by ${signal}`, { errno: 'EINTR' })
+    this.signal = signal
+  }
+}
+
 /** The refusal of what a caller asks of the kernel, or of us in its place: known by its errno. */
 export const refused = (errno: string, detail: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })

@@ -1,5 +1,6 @@
 /** What a person, or a program, is told when a command fails: one line, and an exit code. */
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { constants } from 'node:os'
+import { EndedBySignal, errnoOf, ThinfsError } from '../base/index.js'
 
 export const EXIT_FAILED = 1
 export const EXIT_USAGE = 2
@@ -7,7 +8,11 @@ export const EXIT_USAGE = 2
 /** Codes of arguments that no pool would take. With another errno than theirs it is the pool's state. */
 const USAGE_CODES = new Set(['BAD_ARGUMENT', 'BAD_NAME', 'BAD_MESSAGE'])
 
+/** As a shell has it for a program that a signal ended. */
+const SIGNALLED = 128
+
 export function exitCodeOf(err: unknown): number {
+  if (err instanceof EndedBySignal) return SIGNALLED + constants.signals[err.signal]
   const isUsage = err instanceof ThinfsError && USAGE_CODES.has(err.code) && err.errno === 'EINVAL'
   return isUsage ? EXIT_USAGE : EXIT_FAILED
 }
@@ -19,7 +24,7 @@ export function exitCodeOf(err: unknown): number {
 export function lineOf(err: unknown, asJson: boolean): string {
   const code = err instanceof ThinfsError ? err.code : null
   const errno = errnoOf(err)
-  const message = `${messageOf(err)}${adviceOn(errno)}`
+  const message = `${messageOf(err)}${adviceOn(errno, code)}`
   return asJson ? jsonOf({ code, errno, message }) : `thinfs: ${message} (${code ?? errno})`
 }
 
@@ -46,6 +51,11 @@ function messageOf(err: unknown): string {
   return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }
 
-/** Advice for an errno whose message names a file that is not the cause. */
-const adviceOn = (errno: string): string =>
-  errno === 'EMFILE' ? '; raise the limit of open files, as with ulimit -n 1024' : ''
+/** Advice for an errno whose message names a file that is not the cause, or does not say what it is. */
+function adviceOn(errno: string, code: string | null): string {
+  if (errno === 'EMFILE') return '; raise the limit of open files, as with ulimit -n 1024'
+  if (code !== 'IO_ERROR') return ''
+  if (errno === 'EPERM')
+    return '; where lsattr shows an i or an a for it, chattr -ia takes that away'
+  return errno === 'EACCES' ? '; see its owner and its mode' : ''
+}

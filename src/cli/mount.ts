@@ -1,7 +1,7 @@
 import { resolve } from 'node:path'
 import type { PoolPlace } from '../config/index.js'
 import { connectDaemon } from '../control/index.js'
-import { startDaemon } from '../daemon/index.js'
+import { mountOptionsOf, startDaemon } from '../daemon/index.js'
 import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
 import { configOf, tellingWhoIsStopped } from './pool.js'
@@ -24,7 +24,7 @@ export const mount = command(
   .option('-f, --foreground', 'stay until the pool is unmounted, and log to stderr')
   .option(
     '-o, --options <list>',
-    'allow_other, ro, transport=dev, uring or fuse-native; with commas between',
+    'allow_other, ro, transport=dev, uring or fuse-native, noexec, noatime, sync; with commas between',
     split,
     [],
   )
@@ -35,10 +35,11 @@ export const mount = command(
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
+    const mountOptions = mountOptionsOf(options.options)
     const config = await configOf(pool)
     const starting = {
       mountPoint,
-      mountOptions: options.options,
+      mountOptions,
       foreground: options.foreground ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
       logLevel: options.logLevel,
@@ -46,7 +47,7 @@ export const mount = command(
     }
     const { pid } = await tellingWhoIsStopped(config, () => startDaemon(config, starting))
     // In the foreground the pool was unmounted by now, and the log on stderr has said it.
-    if (!options.foreground) await warnOfMode(config, options.options.includes('ro'))
+    if (!options.foreground) await warnOfMode(config, mountOptions.includes('ro'))
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')
   })
 

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
 import { connectDaemon, type DaemonClient } from '../control/index.js'
-import { findPool, lockPool, whoIsStopped } from '../daemon/index.js'
-import { findFileHolders, type Mount, thinfsMountAt } from '../host/index.js'
+import { findPool, lockPool, type Server, serverOf, whoIsStopped } from '../daemon/index.js'
+import { findFileHolders, type Mount, nameOf, thinfsMountAt } from '../host/index.js'
 import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
 
 /**
@@ -62,14 +62,20 @@ export async function withDaemonOr<T>(
 
 /**
  * Calls `use` with the daemon of a mounted pool.
- * @throws NOT_MOUNTED, and what `use` throws
+ * @param useServer is called instead where the pool is mounted and its daemon cannot be asked
+ * @throws NOT_MOUNTED, DAEMON_FAILED, and what `use` throws
  */
 export async function withDaemonOf(
   place: PoolPlace,
   use: (daemon: DaemonClient) => Promise<void>,
+  useServer?: (server: Server) => Promise<void>,
 ): Promise<void> {
   const daemon = await connectDaemon(place)
-  if (!daemon) throw notMounted(place.file)
+  if (!daemon) {
+    const server = serverOf(place.file)
+    if (server === null || useServer === undefined) throw notMounted(place.file, server)
+    return tellingWhoIsStopped(place, () => useServer(server))
+  }
   try {
     await tellingWhoIsStopped(place, () => use(daemon))
   } finally {
@@ -155,7 +161,12 @@ export async function volumeFile(
 }
 
 /** @param pool path of its pool.yaml */
-function notMounted(pool: string): ThinfsError {
+function notMounted(pool: string, server: Server | null = null): ThinfsError {
+  if (server !== null) {
+    const what = `${pool}: mounted at ${server.mount.mountPoint} by ${nameOf(server.pid)}`
+    const cure = 'thinfs umount POOL, then thinfs mount, makes another'
+    return new ThinfsError('DAEMON_FAILED', `${what}, but its control.sock is gone; ${cure}`)
+  }
   const how = 'thinfs mount POOL MOUNTPOINT mounts it'
   return new ThinfsError('NOT_MOUNTED', `${pool}: the pool is not mounted; ${how}`)
 }

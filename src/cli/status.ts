@@ -1,3 +1,4 @@
+import { METADATA_BLOCK_SIZE } from '../base/index.js'
 import { formatSize } from '../config/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { adviceFor } from './advice.js'
@@ -86,8 +87,6 @@ const servedBy = ({ pid, enginePid }: NonNullable<PoolStatus['mount']>): string 
 
 const transport = ({ transport, whyDev }: NonNullable<PoolStatus['mount']>): string =>
   whyDev === null ? transport : `${transport}, not uring: ${whyDev}`
-
-const METADATA_BLOCK_SIZE = 4096
 
 function usage(
   { usedBlocks, blocks }: { usedBlocks: number; blocks: number },

@@ -1,3 +1,4 @@
+import { umountUnasked } from '../control/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 
@@ -19,6 +20,10 @@ export const umount = command(
     const place = placeOfPool(pool)
     // This command must not hold the mount that it stands in.
     process.chdir('/')
-    await withDaemonOf(place, daemon => (force ? daemon.umountForcibly() : daemon.umount()))
+    await withDaemonOf(
+      place,
+      daemon => (force ? daemon.umountForcibly() : daemon.umount()),
+      ({ mount, pid }) => umountUnasked(mount, pid, force === true),
+    )
     print(output, { file: place.file }, '')
   })

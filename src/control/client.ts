@@ -6,6 +6,7 @@ import type { PoolPlace } from '../config/index.js'
 import {
   connectionAborter,
   hasEnded,
+  type Mount,
   nameHolders,
   read,
   thinfsMountAt,
@@ -95,6 +96,22 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   }
 }
 
+/**
+ * Unmounts a pool whose daemon cannot be asked; resolves when that has ended, which commits before.
+ * @param pid of the daemon
+ * @throws MOUNT_BUSY naming who holds the mount; MOUNT_FAILED
+ */
+export async function umountUnasked(
+  { mountPoint }: Mount,
+  pid: number,
+  force: boolean,
+): Promise<void> {
+  const ended = new Promise<void>(() => {})
+  await (force ? unmountOrphanForcibly(mountPoint) : unmountOrphan(mountPoint, ended))
+  // It commits now: that may take long.
+  await processEnds(pid, Number.POSITIVE_INFINITY)
+}
+
 /** What `act` gives the first time. */
 function once<T>(act: () => Promise<T>): () => Promise<T> {
   let outcome: Promise<T> | null = null
@@ -105,8 +122,8 @@ function once<T>(act: () => Promise<T>): () => Promise<T> {
 }
 
 /** Resolves when a process has given up its files, which takes a daemon a moment after its answer. */
-async function processEnds(pid: number): Promise<void> {
-  const deadline = Date.now() + PATIENCE_MS
+async function processEnds(pid: number, patienceMs = PATIENCE_MS): Promise<void> {
+  const deadline = Date.now() + patienceMs
   while (read(`/proc/${pid}/cmdline`) !== '' && Date.now() < deadline) await sleep(LOOK_MS)
 }
 

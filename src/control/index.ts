@@ -1,5 +1,5 @@
 /** How the processes of a mount, and the commands, speak with each other. */
-export { connectDaemon, type DaemonClient } from './client.js'
+export { connectDaemon, type DaemonClient, umountUnasked } from './client.js'
 export { ControlSocket, connectControlSocket, controlSocketPath } from './control-socket.js'
 export * from './dm-protocol.js'
 export {

@@ -25,13 +25,12 @@ import {
   type SpawnEngine,
   serveAdmin,
   spawnEngine,
-  TRANSPORT_OPTIONS,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
   wantedTransport,
 } from '../control/index.js'
-import { type Negotiated, Refusal } from '../fuse/index.js'
+import { flagsAmong, type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
   connectionAborter,
@@ -48,21 +47,14 @@ import { type Logger, reopenLog } from '../log/index.js'
 import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
+import { mountOptionsOf } from './mount-options.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
 
-/** Options of `mount -o` that a pool can be mounted with. */
-export const MOUNT_OPTIONS: readonly string[] = [
-  'allow_other',
-  'defaults',
-  'ro',
-  ...TRANSPORT_OPTIONS,
-]
-
 export interface DaemonOptions {
   mountPoint: string
-  /** Each one of MOUNT_OPTIONS. */
+  /** As `mountOptionsOf` takes them. */
   mountOptions: readonly string[]
   foreground: boolean
   /** Take metadata that may be an older copy as it is. */
@@ -99,6 +91,7 @@ export class Daemon {
   /**
    * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
    * resolves when it is served, or when `failure` says why it cannot be.
+   * @param signal ends the mounting with its reason, as long as nothing is served
    * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
    *   nothing is left behind
    */
@@ -107,12 +100,13 @@ export class Daemon {
     options: DaemonOptions,
     log: Logger,
     spawn: SpawnEngine = spawnEngine,
+    signal?: AbortSignal,
   ): Promise<Daemon> {
-    checkMountOptions(options.mountOptions)
+    const mountOptions = mountOptionsOf(options.mountOptions)
     const mountPoint = canonicalMountPoint(options.mountPoint)
-    const daemon = new Daemon(config, { ...options, mountPoint }, log, spawn)
+    const daemon = new Daemon(config, { ...options, mountOptions, mountPoint }, log, spawn)
     try {
-      await daemon.#mount()
+      await daemon.#mount(signal)
     } catch (err) {
       await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
       throw err
@@ -243,19 +237,21 @@ export class Daemon {
     await this.#givenBack.promise
   }
 
-  async #mount(): Promise<void> {
+  async #mount(signal: AbortSignal | undefined): Promise<void> {
     const { file } = this.#config
     const { mountPoint, mountOptions } = this.#options
     const handedOver = await this.#lock()
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
       mustNotCover(mountPoint, this.#needed)
+      signal?.throwIfAborted()
       const transport = wantedTransport(mountOptions, this.#config)
       this.#fuseFd = await transport.mount(mountPoint, {
         source: file,
         subtype: 'thinfs',
         allowOther: mountOptions.includes('allow_other'),
         readOnly: mountOptions.includes('ro'),
+        flags: flagsAmong(mountOptions),
       })
     }
     this.#mountRecord = thinfsMountAt(mountPoint)
@@ -265,11 +261,12 @@ export class Daemon {
     this.#control = await ControlSocket.listen(controlSocketPath(folder), connection =>
       this.#serve(connection),
     )
-    // Where callers wait already, they get an answer from us: nothing is taken away any more.
-    if (handedOver !== null) this.#served = true
-    await this.#supervise().catch(err => {
-      if (handedOver === null) throw err
-    })
+    if (handedOver === null) await this.#superviseUnless(signal)
+    else {
+      // Where callers wait already, they get an answer from us: nothing is taken away any more.
+      this.#served = true
+      await this.#supervise().catch(() => {})
+    }
     this.#served = true
     if (this.failure !== null) return
     this.#log.info({ pool: file, mountPoint }, handedOver === null ? 'mounted' : 'took over')
@@ -313,6 +310,20 @@ export class Daemon {
       this.#source = handedOver.start.configFile
       this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
       return handedOver
+    }
+  }
+
+  /** As `supervise`, unless the signal comes first. @throws its reason */
+  async #superviseUnless(signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted()
+    const kill = (): void => this.#supervisor.kill()
+    signal?.addEventListener('abort', kill)
+    try {
+      await this.#supervise()
+    } catch (err) {
+      throw signal?.aborted ? signal.reason : err
+    } finally {
+      signal?.removeEventListener('abort', kill)
     }
   }
 
@@ -405,12 +416,4 @@ export class Daemon {
     if (this.#fuseFd !== null) closeSync(this.#fuseFd)
     this.#fuseFd = null
   }
-}
-
-/** @throws BAD_ARGUMENT naming those that there are */
-function checkMountOptions(options: readonly string[]): void {
-  const unknown = options.find(option => !MOUNT_OPTIONS.includes(option))
-  if (unknown === undefined) return
-  const detail = `mount option ${unknown} is not one of ${MOUNT_OPTIONS.join(', ')}`
-  throw new ThinfsError('BAD_ARGUMENT', detail)
 }

@@ -49,9 +49,11 @@ export class EngineProcess {
   #stopping = false
   #reason: Error | null = null
   #stop = async (): Promise<void> => {}
+  readonly #child: ChildProcess
 
   constructor(child: ChildProcess, events: EngineEvents) {
     this.pid = child.pid ?? 0
+    this.#child = child
     this.#events = events
     if (this.pid === 0) {
       // Nothing but 'error' is certain to come, and a channel may be missing.
@@ -62,6 +64,11 @@ export class EngineProcess {
   /** Ends it for the next one. Resolves when it has ended. */
   stop(): Promise<void> {
     return this.#stop()
+  }
+
+  /** Ends it at once: what it leaves is what any death leaves. */
+  kill(): void {
+    this.#child.kill('SIGKILL')
   }
 
   #watch(child: ChildProcess): void {

@@ -11,7 +11,7 @@ import {
   thinfsMountAt,
 } from '../host/index.js'
 import { readDaemonFile } from './daemon-file.js'
-import { startOf } from './pool-lock.js'
+import { serversOf, startOf } from './pool-lock.js'
 
 /**
  * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount is
@@ -59,6 +59,23 @@ function servedFrom({ mountPoint, source }: Mount): string {
   const what = `the ${file} of the pool that is mounted there, once ${source}, was removed`
   const cure = `put it back, or end the mount: umount ${mountPoint}`
   throw new ThinfsError('NOT_A_POOL', `${mountPoint}: ${what}; ${cure}`)
+}
+
+/** A mount of a pool, and the process that has it. */
+export interface Server {
+  mount: Mount
+  pid: number
+}
+
+/**
+ * The mount of a pool in this namespace, and the daemon, or the engine of one that has died, that has
+ * it; null where there is none. For where nobody answers at the pool's control socket.
+ */
+export function serverOf(file: string): Server | null {
+  const mount = readMounts().find(({ type, source }) => type === MOUNT_TYPE && source === file)
+  if (mount === undefined) return null
+  const pid = serversOf(file).find(pid => startOf(pid)?.mountPoint === mount.mountPoint)
+  return pid === undefined ? null : { mount, pid }
 }
 
 /** The mount of a pool whose folder, or pool.yaml, was at `path`. */

@@ -1,15 +1,17 @@
 /** Being the daemon until the pool is unmounted. */
 import { basename, dirname, join } from 'node:path'
-import { errnoOf } from '../base/index.js'
+import { EndedBySignal, errnoOf } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { type Logger, makeLogger } from '../log/index.js'
 import { native } from '../native.js'
 import { HeldFolder } from '../storage/index.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
+import { SIGNALS } from './signals.js'
 
-const SIGNALS = ['SIGINT', 'SIGTERM'] as const
-
-/** Is the daemon: mounts the pool and answers signals, until `ended`. */
+/**
+ * Is the daemon: mounts the pool and answers signals, until `ended`.
+ * @throws what `Daemon.start` throws; CANCELLED when a signal came before the pool was served
+ */
 export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
   const { logLevel: level, logFile: file, foreground, mountPoint } = options
   const log = makeLogger({
@@ -19,10 +21,15 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
     pretty: foreground,
   })
   becomeIoFlusher(log)
-  const starting = Daemon.start(config, options, log)
-  const onSignal = (signal: string): void => {
+  const ending = new AbortController()
+  const starting = Daemon.start(config, options, log, undefined, ending.signal)
+  const onSignal = (signal: NodeJS.Signals): void => {
     log.info({ signal }, 'unmounting')
-    starting.then(daemon => daemon.umount()).catch(err => log.warn({ err }, 'still mounted'))
+    ending.abort(new EndedBySignal(signal, `mounting ${config.file}`))
+    starting.then(
+      daemon => daemon.umount().catch(err => log.warn({ err }, 'still mounted')),
+      () => {},
+    )
   }
   for (const signal of SIGNALS) process.on(signal, onSignal)
   // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
@@ -33,7 +40,9 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
   starting
     .then(daemon => daemon.ended())
     .then(() => log.info({ mountPoint }, 'unmounted'))
-    .catch(err => log.error({ err, mountPoint }, 'ended'))
+    .catch(err =>
+      log[ending.signal.reason === err ? 'info' : 'error']({ err, mountPoint }, 'ended'),
+    )
     .finally(() => {
       for (const signal of SIGNALS) process.off(signal, onSignal)
       process.off('SIGHUP', onHangUp)

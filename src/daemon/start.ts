@@ -1,19 +1,21 @@
 /** Starting a daemon, as this process or as one of its own. */
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
-import { ThinfsError } from '../base/index.js'
+import { EndedBySignal, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { fromWire, makeRuntimeFolder, type WireError } from '../control/index.js'
 import { openLog } from '../log/index.js'
 import type { DaemonOptions } from './daemon.js'
+import { SIGNALS } from './signals.js'
 
 const DAEMON_PROGRAM = createRequire(import.meta.url).resolve('#daemon')
 
 export interface StartOptions {
   mountPoint: string
-  /** Each one of MOUNT_OPTIONS. */
+  /** As `mountOptionsOf` takes them. */
   mountOptions: string[]
   /** Stay in this process, which then is the daemon, and log to stderr for people. */
   foreground: boolean
@@ -36,7 +38,8 @@ export type DaemonStarted = WireError | null
 
 /**
  * Mounts a pool. Resolves when it is served; in the foreground, when it was unmounted.
- * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason
+ * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason; CANCELLED
+ *   when a signal came before: nothing is mounted
  */
 export async function startDaemon(
   config: PoolConfig,
@@ -69,17 +72,35 @@ async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
     cwd: '/',
   })
   closeSync(log)
-  const started = await new Promise<DaemonStarted>((resolve, reject) => {
-    child.once('message', message => resolve(message as DaemonStarted))
-    child.once('error', reject)
-    child.once('close', (code, signal) => {
-      const how = signal === null ? `with status ${code}` : `by ${signal}`
-      reject(
-        new ThinfsError('DAEMON_FAILED', `it ended ${how} before it was ready; see ${logFile}`),
-      )
+  let ended: NodeJS.Signals | null = null
+  const onSignal = (signal: NodeJS.Signals): void => {
+    ended = signal
+    // It takes away what it has made. If it is ready by now, it unmounts.
+    child.kill('SIGTERM')
+  }
+  // The second one ends this process at once.
+  for (const signal of SIGNALS) process.once(signal, onSignal)
+  try {
+    const started = await new Promise<DaemonStarted>((resolve, reject) => {
+      child.once('message', message => resolve(message as DaemonStarted))
+      child.once('error', reject)
+      child.once('close', (code, signal) => {
+        const how = signal === null ? `with status ${code}` : `by ${signal}`
+        reject(
+          new ThinfsError('DAEMON_FAILED', `it ended ${how} before it was ready; see ${logFile}`),
+        )
+      })
     })
-  })
-  if (started !== null) throw fromWire(started)
+    if (started !== null) throw fromWire(started)
+  } catch (err) {
+    if (ended === null) throw err
+  } finally {
+    for (const signal of SIGNALS) process.off(signal, onSignal)
+  }
+  if (ended !== null) {
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'close')
+    throw new EndedBySignal(ended, `mounting ${start.configFile}`)
+  }
   child.disconnect()
   child.unref()
   return { pid: child.pid! }

@@ -26,6 +26,8 @@ import { EngineProcess } from './engine-process.js'
 const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
 /** Errors of a host that is short of something, which may be there again a moment later. */
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
+/** Errors of a host that somebody has to mend: the next engine meets them again. */
+const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
 /** Requests that change nothing: another engine can be asked again. */
 const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
 
@@ -101,6 +103,11 @@ export class Supervisor {
     await this.#engine.promise
   }
 
+  /** Kills the first engine while it does not serve yet: `start` fails then. */
+  kill(): void {
+    if (this.#negotiated === null) this.#process?.kill()
+  }
+
   /** Resolves when an engine has committed and ended; rejects when one failed for good. */
   get ended(): Promise<void> {
     return this.#ended.promise
@@ -170,13 +177,16 @@ export class Supervisor {
     const { log, isMounted, after } = this.#options
     this.#deaths++
     // Without a mount no caller waits for another engine.
-    const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && isMounted()
+    const hasCallers = isMounted()
+    const goesOn = (isOutside || SHORTAGES.has(errnoOf(reason))) && hasCallers
+    const isInVain = FORBIDDEN.has(errnoOf(reason)) && !hasCallers
     const isFinal =
       this.#negotiated === null ||
       diesWithItsEngine(this.#negotiated) ||
       (this.#deaths > DELAYS_MS.length && !goesOn)
-    if (isFinal) {
-      const failure = this.#negotiated === null ? reason : this.#failure(reason)
+    if (isFinal || isInVain) {
+      const isTold = this.#negotiated === null || isInVain
+      const failure = isTold ? reason : this.#failure(reason)
       log.error({ err: failure }, 'engine failed')
       this.#fail(failure)
       this.#ended.reject(failure)

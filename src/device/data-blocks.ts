@@ -10,13 +10,24 @@
  *   passed down to the store, several runs at a time, and only then given out again.
  * - A flush covers the writes that ended before it began.
  *
- * With a store that has a page cache no write is ever under way, and a request makes no object here.
+ * With a store that has a page cache no write is under way but the copy of a large block, and a request
+ * makes no object here.
  */
-import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  type DataBlock,
+  KIB,
+  type Later,
+  Slice,
+  SYSTEM_CLOCK,
+} from '../base/index.js'
 import type { DataStore, HostRoom, Label } from '../storage/index.js'
 
 /** Runs of freed blocks that are punched at a time: a store may pass many on together. */
 const PUNCHES_MAX = 64
+/** Bytes that are copied while requests wait. */
+const COPIED_AT_ONCE = 256 * KIB
 /** Freed blocks that are looked at in one go: the thread has others to serve. */
 const TAKEN_MAX = 4096
 
@@ -174,8 +185,9 @@ export class DataBlocks {
 
   /** Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile. */
   copy(source: number, target: number, length: number): Later<void> {
+    const isLong = length > COPIED_AT_ONCE && !this.#store.copiesShare
     const copying =
-      this.#isWritten(source, length) || this.#isWritten(target, length)
+      isLong || this.#isWritten(source, length) || this.#isWritten(target, length)
         ? this.#copyLater(source, target, length)
         : this.#store.copy(bytes(source), bytes(target), bytes(length))
     if (copying !== undefined) this.#begin(this.#reads, copying, source, length)
@@ -184,7 +196,26 @@ export class DataBlocks {
 
   async #copyLater(source: number, target: number, length: number): Promise<void> {
     await Promise.all([this.#afterWrites(source, length), this.#afterWrites(target, length)])
-    await this.#store.copy(bytes(source), bytes(target), bytes(length))
+    if (length > COPIED_AT_ONCE && !this.#store.copiesShare) {
+      await this.#copyInParts(source, target, length)
+    } else {
+      await this.#store.copy(bytes(source), bytes(target), bytes(length))
+    }
+  }
+
+  /** Copies part after part, so that no request waits for a whole block, nor the thread for a disk. */
+  async #copyInParts(source: number, target: number, length: number): Promise<void> {
+    const held = Buffer.allocUnsafeSlow(COPIED_AT_ONCE)
+    const slice = new Slice(SYSTEM_CLOCK)
+    for (let done = 0; done < length; done += held.length) {
+      const size = Math.min(held.length, length - done)
+      const from = bytes(source + done)
+      if (!this.#store.readNow(held, 0, size, from)) {
+        await this.#store.readLater(held, 0, size, from)
+      }
+      await this.#store.write(held, 0, size, bytes(target + done))
+      if (slice.isOver) await slice.yield()
+    }
   }
 
   /** Makes a range read as zeros: a hole, where free blocks are holes. */

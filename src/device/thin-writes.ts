@@ -4,11 +4,11 @@
  * An attempt that lacks something (space, what a shared block holds, the end of another write of the
  * same block) has taken no block and changed nothing. The next one is made when that is there.
  */
-import { allEnded, assert, isNoSpace, type Later, type Requester } from '../base/index.js'
+import { allEnded, assert, isNoSpace, type Later, MAX_IO, type Requester } from '../base/index.js'
 import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
 import type { Provisioner } from './provisioner.js'
 import { UnfinishedWrites } from './unfinished-writes.js'
-import { type Fetched, MAX_IO, type PlanOwner, type WritePlan } from './write-plan.js'
+import type { Fetched, PlanOwner, WritePlan } from './write-plan.js'
 
 /** A range of bytes [from, to). */
 export type Edge = readonly [from: number, to: number]

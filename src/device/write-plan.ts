@@ -12,7 +12,7 @@ import {
   type DevId,
   KIB,
   type Later,
-  MIB,
+  MAX_IO,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
@@ -20,8 +20,6 @@ import type { DataBlocks } from './data-blocks.js'
 import { dataBlockOf, isShared, type LookupTable, UNMAPPED } from './lookup-table.js'
 import type { Provisioner } from './provisioner.js'
 
-/** Largest single read or write, in bytes. Longer ones are the caller's to split. */
-export const MAX_IO = MIB
 const SMALLEST_BLOCK = 4 * KIB
 const MAX_BLOCKS = MAX_IO / SMALLEST_BLOCK + 1
 

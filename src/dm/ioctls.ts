@@ -4,7 +4,7 @@
  * Source: drivers/md/dm-ioctl.c for the order of checks and for what each command answers.
  */
 import { constants } from 'node:os'
-import { errnoOf, refused, ThinfsError } from '../base/index.js'
+import { errnoOf, refused, ThinfsError, viewOf } from '../base/index.js'
 import {
   commandOf,
   DM_FLAG,
@@ -33,7 +33,6 @@ import {
   stringIn,
   textAt,
   versionsOf,
-  viewOf,
 } from './ioctl-records.js'
 import { LOOP_MAJOR } from './loops.js'
 import type { Machine } from './machine.js'

@@ -5,7 +5,7 @@
  * include/uapi/linux/loop.h, drivers/block/loop.c.
  */
 import { open } from 'node:fs/promises'
-import { errnoOf, layout } from '../base/index.js'
+import { errnoOf, layout, SECTOR_SIZE, viewOf } from '../base/index.js'
 import { native } from '../native.js'
 
 const LOOP_CTL_ADD = 0x4c80
@@ -18,7 +18,6 @@ const LOOP_CONFIGURE = 0x4c0a
 const BLKROSET = 0x125d
 const LO_FLAGS_AUTOCLEAR = 4
 const LO_FLAGS_DIRECT_IO = 16
-const SECTOR = 512
 /** What opening a loop device that is not there, or its ioctls, fail with. */
 const GONE = ['ENXIO', 'ENOENT', 'ENODEV']
 const ATTACH_TRIES = 20
@@ -46,8 +45,6 @@ const LOOP_CONFIG = layout('loop_config', 304, {
   info: [8, 'bytes:232', 'loop_info64'],
   reserved: [240, 'bytes:64', ''],
 })
-
-const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset)
 
 export const loopPath = (minor: number): string => `/dev/loop${minor}`
 
@@ -100,7 +97,7 @@ export class KernelLoops implements Loops {
     const file = await open(`${this.#folder}/dm-${minor}`, 'r+')
     try {
       const bytes = Buffer.alloc(LOOP_CONFIG.size)
-      LOOP_CONFIG.write(viewOf(bytes), 0, { fd: file.fd, blockSize: SECTOR })
+      LOOP_CONFIG.write(viewOf(bytes), 0, { fd: file.fd, blockSize: SECTOR_SIZE })
       LOOP_INFO.write(viewOf(bytes), LOOP_CONFIG.at.info, { flags: LO_FLAGS_DIRECT_IO })
       await onLoop(minor, fd => native.file_ioctl_async(fd, LOOP_CONFIGURE, bytes))
     } finally {

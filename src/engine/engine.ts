@@ -220,7 +220,8 @@ class Engine {
   }
 
   async #exitFailed(err: unknown): Promise<void> {
-    this.#log.error({ err }, 'the last commit failed')
+    this.#log.error({ err }, 'the pool could not be closed')
+    await this.#daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     await (await this.#control)?.closed
     process.exit(1)
   }

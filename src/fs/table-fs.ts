@@ -6,7 +6,7 @@
  * cached above: what a device holds changes with its table.
  */
 import { constants } from 'node:fs'
-import { GIB, KIB, type Later, refused } from '../base/index.js'
+import { GIB, KIB, type Later, NAME_MAX, refused, SECTOR_SIZE } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {
   type AttributeChange,
@@ -20,8 +20,6 @@ import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  NAME_MAX,
-  SECTOR,
   SEEK_DATA,
   SEEK_HOLE,
 } from './linux.js'
@@ -215,7 +213,7 @@ export class TableFs implements FileSystem {
       ...this.#rootAttributes(),
       ino,
       size,
-      blocks: Math.ceil(size / SECTOR),
+      blocks: Math.ceil(size / SECTOR_SIZE),
       mode: S_IFREG | 0o600,
       nlink: 1,
     }

@@ -14,9 +14,12 @@ import {
   type Later,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
+  MAX_IO,
   MIB,
+  NAME_MAX,
   type Requester,
   refused,
+  SECTOR_SIZE,
   ThinfsError,
   unlessAborted,
 } from '../base/index.js'
@@ -30,14 +33,12 @@ import {
   later,
   WAITS,
 } from '../fuse/index.js'
-import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
-import type { Ownership, Volume, Volumes } from '../volumes/index.js'
+import type { ThinDevice, ThinPool } from '../pool/index.js'
+import { IdMap, type Ownership, type Volume, type Volumes } from '../volumes/index.js'
 import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  NAME_MAX,
-  SECTOR,
   SEEK_DATA,
   SEEK_HOLE,
 } from './linux.js'
@@ -87,6 +88,8 @@ export class VolumeFs implements FileSystem {
   readonly #pool: ThinPool
   readonly #uid: number
   readonly #gid: number
+  readonly #users = IdMap.own('uid')
+  readonly #groups = IdMap.own('gid')
   readonly #mounted: number
   /** The time, in milliseconds since 1970, as long as it is not older than TICK. */
   readonly #now = new Float64Array(1)
@@ -142,8 +145,8 @@ export class VolumeFs implements FileSystem {
     const { mode, uid, gid } = change
     const to: Ownership = {}
     if (mode !== undefined) to.mode = mode & 0o777
-    if (uid !== undefined) to.uid = uid
-    if (gid !== undefined) to.gid = gid
+    if (uid !== undefined) to.uid = this.#users.outside(uid)
+    if (gid !== undefined) to.gid = this.#groups.outside(gid)
     if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)
     if (change.mtime !== undefined) {
       volume.modified = change.mtime === 'now' ? this.#time() : change.mtime * 1000
@@ -163,7 +166,8 @@ export class VolumeFs implements FileSystem {
     this.#mustBeRoot(parent)
     if (this.volumes.find(name)) throw refused('EEXIST', name)
     // Group and others get a volume only by chmod: it is a disk.
-    const ownership = { mode: mode & 0o600, uid: caller.uid, gid: caller.gid }
+    const [uid, gid] = [this.#users.outside(caller.uid), this.#groups.outside(caller.gid)]
+    const ownership = { mode: mode & 0o600, uid, gid }
     return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
   }
 
@@ -447,11 +451,11 @@ export class VolumeFs implements FileSystem {
       ino: inodeOf(volume.devId),
       generation: volume.generation,
       size: device.size,
-      blocks: this.volumes.mappedBytes(volume) / SECTOR,
+      blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
       nlink: entry.removed ? 0 : 1,
-      uid: entry.uid,
-      gid: entry.gid,
+      uid: this.#users.inside(entry.uid),
+      gid: this.#groups.inside(entry.gid),
       atime: volume.modified / 1000,
       mtime: volume.modified / 1000,
       ctime: Math.max(volume.modified, volume.changed) / 1000,

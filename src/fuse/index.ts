@@ -11,9 +11,9 @@ export type {
   IoctlRequest,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
-export { MAX_IO, type Negotiated } from './init.js'
+export type { Negotiated } from './init.js'
 export { later } from './later.js'
-export type { MountOptions } from './mount.js'
+export { flagsAmong, MOUNT_FLAGS, type MountOptions } from './mount.js'
 export { Refusal } from './refusal.js'
 export type { Capabilities, Session, SessionOptions, Transport } from './transport.js'
 export { DEV, FUSE_NATIVE, TRANSPORTS, transportOf, URING } from './transports.js'

@@ -6,7 +6,7 @@
  * and would throw away the page cache). HANDLE_KILLPRIV_V2 promises to drop set-user-id bits on
  * writing; without it the kernel asks for the xattr security.capability before every write.
  */
-import { MIB, ThinfsError } from '../base/index.js'
+import { MAX_IO, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import {
   FUSE_KERNEL_MINOR_VERSION,
   FUSE_KERNEL_VERSION,
@@ -17,10 +17,7 @@ import {
 } from './abi.js'
 import type { Slots } from './slots.js'
 
-/** The largest READ and WRITE, in bytes, with MAX_PAGES; the kernel's default limit. */
-export const MAX_IO = MIB
 const MAX_IO_WITHOUT_MAX_PAGES = MIB / 8
-const PAGE = 4096
 /** Asynchronous requests under way: several loop devices with 128 requests each stay below. */
 export const MAX_BACKGROUND = 512
 /** Part of them from where on the kernel holds back. */
@@ -103,6 +100,6 @@ export function encodeInit(
   })
   slots.view.setUint16(at + INIT_OUT.at.maxBackground, maxBackground, true)
   slots.view.setUint16(at + INIT_OUT.at.congestionThreshold, maxBackground * CONGESTION, true)
-  slots.view.setUint16(at + INIT_OUT.at.maxPages, negotiated.maxWrite / PAGE, true)
+  slots.view.setUint16(at + INIT_OUT.at.maxPages, negotiated.maxWrite / PAGE_SIZE, true)
   return INIT_OUT.size
 }

@@ -13,6 +13,20 @@ import { native } from '../native.js'
 const MS_RDONLY = 1
 const MS_NOSUID = 2
 const MS_NODEV = 4
+/** Options of mount(8) that the kernel acts on, and their flags. Source: linux/mount.h. */
+export const MOUNT_FLAGS = {
+  noexec: 8,
+  sync: 16,
+  dirsync: 128,
+  noatime: 1024,
+  nodiratime: 2048,
+} as const
+type MountFlag = keyof typeof MOUNT_FLAGS
+
+/** Those of the options that are flags. */
+export const flagsAmong = (options: readonly string[]): MountFlag[] =>
+  options.filter(option => Object.hasOwn(MOUNT_FLAGS, option)) as MountFlag[]
+
 /** Where fusermount3 finds its end of the socket. */
 const FUSERMOUNT_SOCKET = 3
 
@@ -24,6 +38,8 @@ export interface MountOptions {
   /** Whether users other than the owner of the mount may use it, as far as permissions let them. */
   allowOther: boolean
   readOnly: boolean
+  /** What else the kernel is to do; default: nothing. */
+  flags?: readonly MountFlag[]
   /** Device nodes in it can be opened; for root alone. Default: false. */
   devices?: boolean
 }
@@ -44,7 +60,7 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
   try {
     fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
   } catch (err) {
-    throw failed(mountPoint, err)
+    throw failed(mountPoint, err, `/dev/fuse cannot be opened (${errnoOf(err)})${ADVICE}`)
   }
   const data = [
     `fd=${fd}`,
@@ -54,7 +70,8 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
     'default_permissions',
   ]
   if (options.allowOther) data.push('allow_other')
-  const flags = MS_NOSUID | (options.devices ? 0 : MS_NODEV) | (options.readOnly ? MS_RDONLY : 0)
+  let flags = MS_NOSUID | (options.devices ? 0 : MS_NODEV) | (options.readOnly ? MS_RDONLY : 0)
+  for (const flag of options.flags ?? []) flags |= MOUNT_FLAGS[flag]
   try {
     native.mount_attach(
       options.source,
@@ -65,7 +82,8 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
     )
   } catch (err) {
     closeSync(fd)
-    throw failed(mountPoint, err)
+    const isForbidden = errnoOf(err) === 'EPERM'
+    throw failed(mountPoint, err, isForbidden ? `this root may not mount${ADVICE}` : undefined)
   }
   return fd
 }
@@ -78,6 +96,7 @@ async function mountByFusermount(mountPoint: string, options: MountOptions): Pro
   ]
   if (options.allowOther) given.push('allow_other')
   if (options.readOnly) given.push('ro')
+  given.push(...(options.flags ?? []))
   const [ours, theirs] = native.socket_pair()
   let stderr = ''
   try {
@@ -94,19 +113,26 @@ async function mountByFusermount(mountPoint: string, options: MountOptions): Pro
     })
   } catch (err) {
     closeSync(ours)
-    throw failed(mountPoint, err)
+    throw failed(mountPoint, err, `fusermount3 cannot be run (${errnoOf(err)})${ADVICE}`)
   } finally {
     closeSync(theirs)
   }
   // It has exited: what it sent is here, or will never come.
   const fd = native.socket_receive_descriptor(ours)
   closeSync(ours)
-  if (fd < 0) throw failed(mountPoint, new Error(stderr.trim() || 'fusermount3 sent no descriptor'))
+  if (fd < 0) {
+    const said = stderr.trim() || 'fusermount3 sent no descriptor'
+    const isOfFolder = said.includes(mountPoint)
+    throw failed(mountPoint, new Error(isOfFolder ? said : `${said}${ADVICE}`))
+  }
   return fd
 }
 
-function failed(mountPoint: string, cause: unknown): ThinfsError {
-  return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${(cause as Error).message}`, {
+/** What stands in the way is the machine's, not the folder's. */
+const ADVICE = '; thinfs doctor says how to mend it'
+
+function failed(mountPoint: string, cause: unknown, what = (cause as Error).message): ThinfsError {
+  return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${what}`, {
     cause,
     errno: errnoOf(cause),
   })

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { constants } from 'node:os'
-import { assert, ThinfsError } from '../base/index.js'
+import { assert, MAX_IO, ThinfsError } from '../base/index.js'
 import { Ring, type RingOptions } from '../ring/index.js'
 import {
   IN_HEADER,
@@ -11,7 +11,6 @@ import {
   URING_REQ_HEADER,
 } from './abi.js'
 import { KernelDevice } from './device.js'
-import { MAX_IO } from './init.js'
 import { Refusal } from './refusal.js'
 import type { UpgradeDevice } from './session.js'
 import { type SlotLayout, Slots } from './slots.js'

@@ -1,10 +1,10 @@
 /** Loop devices on volumes: losetup(8) makes and ends them, /sys and /proc tell of them. */
 import { execFile } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   type AttachedLoop,
   attachedLoops,
@@ -32,15 +32,34 @@ const REATTACH_MS = 30_000
  * Attaches a loop device to `file`, or finds the one that is: two on one file would not see each
  * other's caches.
  * @returns the device, such as `/dev/loop0`
- * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not
+ * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
+ *   NOT_SUPPORTED where this user may not make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
-  const device = await losetup([...flags, '--find', '--show', file])
+  const device = await losetup([...flags, '--find', '--show', file]).catch((err: unknown) => {
+    throw errnoOfLoops() === 'EACCES' ? needsRoot(file, err) : err
+  })
   if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
     throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
   }
   return device
+}
+
+/** Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he can. */
+export function errnoOfLoops(): string | null {
+  try {
+    closeSync(openSync('/dev/loop-control', constants.O_RDWR))
+    return null
+  } catch (err) {
+    return errnoOf(err)
+  }
+}
+
+function needsRoot(file: string, cause: unknown): ThinfsError {
+  const instead = `use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd`
+  const detail = `${file}: loop devices need root; without it ${instead}`
+  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno: 'EACCES' })
 }
 
 /**

@@ -5,11 +5,10 @@
  * drivers/md/dm-thin-metadata.c and drivers/md/persistent-data/; checked against images that the
  * kernel wrote (test/fixtures). docs/FORMAT.md prints these tables.
  */
-import { isZero, layout } from '../base/index.js'
+import { isZero, layout, METADATA_BLOCK_SIZE, SECTOR_SIZE } from '../base/index.js'
 
-/** Size of a metadata block in bytes, and in sectors. */
-export const METADATA_BLOCK_SIZE = 4096
-export const METADATA_BLOCK_SECTORS = 8
+/** Sectors of a metadata block. */
+export const METADATA_BLOCK_SECTORS = METADATA_BLOCK_SIZE / SECTOR_SIZE
 /** Location of the superblock. */
 export const SUPERBLOCK_LOCATION = 0
 
@@ -26,8 +25,6 @@ export const SALT = {
   index: 160478,
 } as const
 
-/** Largest number of metadata blocks that the index block can describe: 255 bitmaps of 16320. */
-export const MAX_METADATA_BLOCKS = 255 * 16320
 /** Blocks that one bitmap block describes. */
 export const ENTRIES_PER_BITMAP = 16320
 /** Largest mapping time: 24 bits of a mapping value. */

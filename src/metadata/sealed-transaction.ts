@@ -1,9 +1,9 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, isNoSpace } from '../base/index.js'
+import { assert, bytes, isNoSpace, METADATA_BLOCK_SIZE } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { Block } from './blocks/block.js'
 import { type BlockCache, NO_PAUSES, type Pauses } from './blocks/block-cache.js'
-import { METADATA_BLOCK_SIZE, SUPERBLOCK_LOCATION } from './format.js'
+import { SUPERBLOCK_LOCATION } from './format.js'
 import type { DataSpaceMap } from './space/data-space-map.js'
 import type { MetadataSpaceMap } from './space/metadata-space-map.js'
 

@@ -1,14 +1,19 @@
 /** The superblock, and the copy of it that a metadata snapshot is. */
-import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  isDataBlockSize,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import { Block, SUPERBLOCK_KIND } from './blocks/block.js'
 import { checkStamp, stamp } from './blocks/block-cache.js'
 import {
   MAX_DATA_BLOCKS,
-  MAX_METADATA_BLOCKS,
   MAX_TIME,
   METADATA_BLOCK_SECTORS,
-  METADATA_BLOCK_SIZE,
   SPACE_MAP_ROOT,
   SUPERBLOCK,
   SUPERBLOCK_LOCATION,

@@ -6,7 +6,14 @@
  * running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
-import { assert, type DataBlock, type DevId, MAX_DEV_ID, ThinfsError } from '../base/index.js'
+import {
+  assert,
+  type DataBlock,
+  type DevId,
+  MAX_DEV_ID,
+  METADATA_BLOCK_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import { nodeKind } from './blocks/block.js'
 import { BlockCache } from './blocks/block-cache.js'
@@ -16,13 +23,7 @@ import { readNode, type TreeInfo } from './btree/tree.js'
 import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
 import type { DeviceDetails } from './device.js'
 import { DeviceTable } from './device-table.js'
-import {
-  ENTRIES_PER_BITMAP,
-  FLAG_NEEDS_CHECK,
-  MAX_TIME,
-  METADATA_BLOCK_SIZE,
-  uuidText,
-} from './format.js'
+import { ENTRIES_PER_BITMAP, FLAG_NEEDS_CHECK, MAX_TIME, uuidText } from './format.js'
 import { type FormatOptions, writeFreshMetadata } from './fresh-metadata.js'
 import {
   type Mapping,

@@ -304,10 +304,16 @@ export class CommitPipeline {
     if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
     const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
-    if (clean && extended.size === 0) return this.#endJournal()
-    // A size that could not be saved in volumes.json stays in the journal.
-    this.#noteAgain()
-    journal.begin(this.#superblock)
+    try {
+      if (clean && extended.size === 0) return this.#endJournal()
+      // A size that could not be saved in volumes.json stays in the journal.
+      this.#noteAgain()
+      journal.begin(this.#superblock)
+    } catch (err) {
+      if (extended.size > 0 || !(err instanceof ThinfsError)) throw err
+      const { code, errno, message } = err
+      throw new ThinfsError(code, `all is committed, but ${message}`, { cause: err, errno })
+    }
   }
 
   /** Where the host has no room for that, the next opening punches what are holes already. */

@@ -2,9 +2,9 @@
  * What the file systems below a pool's files can still give it. The files are sparse: a pool that has
  * room may stand on a disk that has none.
  */
-import { bytes, isNoSpace, MIB } from '../base/index.js'
+import { bytes, isNoSpace, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
-import { METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
+import type { ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 
 /** Metadata blocks that are set aside at a time: 1 MiB. */

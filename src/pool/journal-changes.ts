@@ -7,6 +7,7 @@ import {
   readU64,
   ThinfsError,
   type VirtualBlock,
+  viewOf,
   writeU64,
 } from '../base/index.js'
 import { CHANGES, FRAME, writeFrame } from './journal-frames.js'
@@ -132,6 +133,3 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
     }
   }
 }
-
-const viewOf = (buffer: Uint8Array): DataView =>
-  new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

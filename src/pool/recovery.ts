@@ -10,12 +10,13 @@ import {
   type DevId,
   isZero,
   MAX_DEVICE_SIZE,
+  METADATA_BLOCK_SIZE,
   MIB,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
-import { checkMetadata, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
+import { checkMetadata, type ThinMetadata } from '../metadata/index.js'
 import type { DataStore, Label, Store } from '../storage/index.js'
 import { replay } from './journal-changes.js'
 import type { JournalState } from './journal-state.js'

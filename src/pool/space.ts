@@ -6,14 +6,21 @@
  * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
  * drivers/md/dm-thin.c.
  */
-import { type Clock, type Later, ThinfsError, unlessAborted } from '../base/index.js'
+import {
+  type Clock,
+  type Later,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  ThinfsError,
+  unlessAborted,
+} from '../base/index.js'
 import {
   type DataBlocks,
   goneError,
   type ProvisionerSpace,
   type SpaceOwner,
 } from '../device/index.js'
-import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, type ThinMetadata } from '../metadata/index.js'
+import type { ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import { HostSpace } from './host-space.js'

@@ -19,13 +19,14 @@ import {
   type DataBlock,
   type DevId,
   type Later,
+  METADATA_BLOCK_SIZE,
   SECTOR_SIZE,
   Slice,
   ThinfsError,
   type VirtualBlock,
 } from '../base/index.js'
 import { DataBlocks, type Provisioner } from '../device/index.js'
-import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { ThinMetadata } from '../metadata/index.js'
 import { removedFile } from '../storage/index.js'
 import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'

@@ -13,7 +13,6 @@ import {
 } from 'node:fs'
 import { promisify } from 'node:util'
 import {
-  assert,
   type Bytes,
   bytes,
   deviceNumber,
@@ -21,6 +20,7 @@ import {
   heldPath,
   KIB,
   MIB,
+  PAGE_SIZE,
   SECTOR_SIZE,
   ThinfsError,
   whyNotOf,
@@ -31,7 +31,7 @@ import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { LateAllocations } from './late-allocations.js'
 import { KEEP_SIZE } from './reserve-room.js'
-import { type HostRoom, type Label, mustHaveRange, type Store } from './store.js'
+import { type HostRoom, type Label, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
 
 // Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
 const PUNCH_HOLE = KEEP_SIZE | 0x02
@@ -39,8 +39,6 @@ const ZERO_RANGE = KEEP_SIZE | 0x10
 const SEEK_END = 2
 const SEEK_DATA = 3
 const SEEK_HOLE = 4
-/** A block device clears multiples of its logical block, which is no larger than a page. */
-const PAGE = 4096
 
 /** What statfs(2) calls the file systems on which files can share blocks. Source: linux/magic.h. */
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
@@ -58,8 +56,6 @@ const LABEL = 'user.thinfs.label'
 const fdatasyncLater = promisify(fdatasync)
 const fsyncLater = promisify(fsync)
 const ZEROS = new Uint8Array(MIB)
-/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
-const SCRATCH = new Uint8Array(MIB)
 
 /**
  * A store in a regular file or on a block device, by way of the page cache.
@@ -238,10 +234,7 @@ export class FileStore implements Store {
   }
 
   copy(source: Bytes, target: Bytes, length: Bytes): void {
-    assert(
-      source + length <= target || target + length <= source,
-      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
-    )
+    mustCopy(this, source, target, length)
     if (this.copiesShare) {
       this.#copyInHost(source, target, length)
       return
@@ -385,7 +378,7 @@ export class FileStore implements Store {
   /** Punches where no byte can be lost, to see whether the file system can. */
   #punchesPastEnd(): boolean {
     try {
-      native.file_allocate(this.fd, PUNCH_HOLE, this.#size, PAGE)
+      native.file_allocate(this.fd, PUNCH_HOLE, this.#size, PAGE_SIZE)
       return true
     } catch (err) {
       if (errnoOf(err) !== 'EOPNOTSUPP') throw err
@@ -420,11 +413,14 @@ export class FileStore implements Store {
     this.#writeZeros(offset, offset + length)
   }
 
-  /** The part of a range that fallocate takes: of a device whole pages, of a file any bytes. */
+  /**
+   * The part of a range that fallocate takes: of a file any bytes, of a device whole logical blocks,
+   * which are no larger than pages.
+   */
   #clearable(offset: number, length: number): { begin: number; end: number } {
     if (!this.#isDevice) return { begin: offset, end: offset + length }
-    const begin = Math.ceil(offset / PAGE) * PAGE
-    return { begin, end: Math.max(begin, Math.floor((offset + length) / PAGE) * PAGE) }
+    const begin = Math.ceil(offset / PAGE_SIZE) * PAGE_SIZE
+    return { begin, end: Math.max(begin, Math.floor((offset + length) / PAGE_SIZE) * PAGE_SIZE) }
   }
 
   /** Drops a mode that the system refuses for good; any other failure is the caller's. */

@@ -78,20 +78,37 @@ export class JournalFile {
     throw new ThinfsError('POOL_MISMATCH', `${this.path}: ${size} bytes are too many`)
   }
 
+  /** @throws IO_ERROR, as all that writes */
   append(bytes: Uint8Array, length: number): void {
-    for (let done = 0; done < length; ) done += writeSync(this.#fd, bytes, done, length - done)
+    try {
+      for (let done = 0; done < length; ) done += writeSync(this.#fd, bytes, done, length - done)
+    } catch (err) {
+      throw ioError(this.path, err)
+    }
   }
 
   cut(length: number): void {
     if (this.isMissing) this.#make()
-    const { size } = fstatSync(this.#fd)
-    if (size > length) ftruncateSync(this.#fd, length)
+    try {
+      const { size } = fstatSync(this.#fd)
+      if (size > length) ftruncateSync(this.#fd, length)
+    } catch (err) {
+      throw ioError(this.path, err)
+    }
     // Without it all goes on, in more and smaller commits.
     reserveRoom(this.#fd, length + ROOM)
   }
 
   /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
   replace(bytes: Uint8Array): void {
+    try {
+      this.#replace(bytes)
+    } catch (err) {
+      throw ioError(this.path, err)
+    }
+  }
+
+  #replace(bytes: Uint8Array): void {
     const next = `${this.#at}.new`
     rmSync(next, { force: true })
     const fd = openSync(next, 'wx', 0o600)
@@ -142,7 +159,12 @@ function openJournal(path: string, at: string, flags: number): number {
   try {
     return openSync(at, flags | constants.O_NOFOLLOW, 0o600)
   } catch (err) {
-    const detail = `${path}: ${(err as Error).message}`
-    throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
+    throw ioError(path, err)
   }
 }
+
+const ioError = (path: string, cause: unknown): ThinfsError =>
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })

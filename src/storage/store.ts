@@ -5,7 +5,7 @@
  * memory answers: a server whose store is the page cache would lose more by waiting for a thread than
  * by the call itself. What waits for a device is not: `readLater` after `readNow`, `sync`.
  */
-import { assert, type Bytes, type Later, ThinfsError } from '../base/index.js'
+import { assert, type Bytes, type Later, MIB, ThinfsError } from '../base/index.js'
 
 /** What the file system below a store says of its space, in bytes. */
 export interface HostRoom {
@@ -98,6 +98,9 @@ export interface Store extends DataStore {
   reserve?(offset: Bytes, length: Bytes): boolean
 }
 
+/** The buffer of `copy`, one for all stores: no call leaves anything in it. */
+export const SCRATCH = new Uint8Array(MIB)
+
 /** What to say of a store whose file somebody has removed. */
 export const removedFile = (path: string): string =>
   `${path}: was removed, or another file was put in its place; what the pool has there ends with the mount`
@@ -118,4 +121,19 @@ export function mustHaveRange(
   const detail = `${path}: ${what} of ${length} bytes at ${offset}`
   assert(offset >= 0 && length >= 0 && Number.isInteger(end), detail)
   throw new ThinfsError('IO_ERROR', `${detail}, past the end at ${size}`)
+}
+
+/** As `mustHaveRange`, for a copy between two ranges of a store, which must not overlap. */
+export function mustCopy(
+  store: Pick<Store, 'path' | 'size'>,
+  source: number,
+  target: number,
+  length: number,
+): void {
+  assert(
+    source + length <= target || target + length <= source,
+    `${store.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
+  )
+  mustHaveRange(store, 'copy', source, length)
+  mustHaveRange(store, 'copy', target, length)
 }

@@ -2,8 +2,7 @@
  * A thin device that shows another device where it maps nothing: its external origin, which is only
  * read. What a new block holds outside of a write is copied from there.
  */
-import { refused, ThinfsError } from '../base/index.js'
-import { MAX_IO } from '../pool/index.js'
+import { MAX_IO, refused, ThinfsError } from '../base/index.js'
 import type { OpenSource } from './source.js'
 import type { TargetDevice } from './target-device.js'
 import type { ThinTarget } from './thin-target.js'

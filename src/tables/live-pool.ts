@@ -12,17 +12,14 @@ import {
   type DevId,
   errnoOf,
   isZero,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
   refused,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
   ThinfsError,
 } from '../base/index.js'
-import {
-  MAX_METADATA_BLOCKS,
-  METADATA_BLOCK_SIZE,
-  SUPERBLOCK,
-  ThinMetadata,
-} from '../metadata/index.js'
+import { SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
 import {
   Journal,
   metadataLowWater,

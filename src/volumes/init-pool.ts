@@ -2,14 +2,19 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { type Bytes, bytes, errnoOf, isZero, MIB, SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
 import {
+  type Bytes,
+  bytes,
+  errnoOf,
+  isZero,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
-  ThinMetadata,
-  UUID_SIZE,
-} from '../metadata/index.js'
+  MIB,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
 import { mustDiffer, PoolFiles } from './pool-files.js'

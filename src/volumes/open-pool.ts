@@ -1,7 +1,13 @@
 import { existsSync } from 'node:fs'
-import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  SYSTEM_CLOCK,
+  ThinfsError,
+} from '../base/index.js'
 import { formatSize, lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
-import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { ThinMetadata } from '../metadata/index.js'
 import {
   isBehind,
   Journal,
@@ -17,6 +23,7 @@ import {
 import { AtomicFile, JournalFile } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
+import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
 import { Volumes } from './volumes.js'
@@ -105,8 +112,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       table,
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
-      uid: process.getuid?.() ?? 0,
-      gid: process.getgid?.() ?? 0,
+      uid: IdMap.own('uid').outside(process.getuid!()),
+      gid: IdMap.own('gid').outside(process.getgid!()),
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
       onResized: options.onResized ?? (async () => {}),

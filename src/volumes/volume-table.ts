@@ -102,7 +102,11 @@ export class VolumeTable {
     const found = readTable(file)
     if (!found) return table
     table.#hasOtherId = found.uuid !== null && found.uuid !== pool.uuid
-    for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
+    for (const entry of found.volumes) {
+      table.#entries.set(entry.dev_id, entry)
+      // Now, while no requests wait: the first change encodes all.
+      encodeEntry(entry)
+    }
     if (found.transaction_id === pool.transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
       mustBeUnique(file.path, table.#entries.values())
@@ -129,10 +133,6 @@ export class VolumeTable {
   /** Whether the file has the id of another pool than ours, which takes its place with the next change. */
   get hasOtherId(): boolean {
     return this.#hasOtherId
-  }
-
-  entries(): IterableIterator<VolumeEntry> {
-    return this.#entries.values()
   }
 
   /**
@@ -190,19 +190,21 @@ export class VolumeTable {
 /** Entries as the file has them. An entry does not change: another takes its place. */
 const encoded = new WeakMap<VolumeEntry, string>()
 
+function encodeEntry(entry: VolumeEntry): string {
+  let text = encoded.get(entry)
+  if (text === undefined) {
+    text = JSON.stringify(entry, null, 1).replaceAll('\n', '\n  ')
+    encoded.set(entry, text)
+  }
+  return text
+}
+
 /**
  * The file's text, as JSON.stringify(table, null, 1) makes it, the volumes last. To encode ten thousand volumes anew for
  * each change would keep requests waiting for 20 ms.
  */
 function encodeTable({ volumes, ...table }: Table): string {
-  const lines = volumes.map(entry => {
-    let text = encoded.get(entry)
-    if (text === undefined) {
-      text = JSON.stringify(entry, null, 1).replaceAll('\n', '\n  ')
-      encoded.set(entry, text)
-    }
-    return text
-  })
+  const lines = volumes.map(encodeEntry)
   const list = lines.length === 0 ? '[]' : `[\n  ${lines.join(',\n  ')}\n ]`
   const rest = JSON.stringify(table, null, 1)
   return `${rest.slice(0, -'\n}'.length)},\n "volumes": ${list}\n}\n`

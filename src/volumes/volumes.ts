@@ -355,7 +355,7 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
-  async status(): Promise<PoolStatus> {
+  status(): Promise<PoolStatus> {
     return statusOf(this.#options, [...this.#set.named()])
   }
 

@@ -133,7 +133,7 @@ t.test('a read-only mount and a read-only device', async t => {
   t.match(await done(t, 'list', pool), /^web /m, 'a mounted pool does without its pool.yaml')
   await writeFile(file, yaml)
   await done(t, 'umount', pool)
-  await refused(t, 2, /noexec is not one of/, 'mount', pool, mnt, '-o', 'ro,noexec')
+  await refused(t, 2, /nosuch is not one of/, 'mount', pool, mnt, '-o', 'ro,nosuch')
 })
 
 t.test('a command that waits for a process that was stopped says so', async t => {

@@ -24,6 +24,7 @@ import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t, { type Test } from 'tap'
+import { ThinfsError } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { connectDaemon, type EngineStart, type SpawnEngine } from '../../src/control/index.js'
 import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
@@ -34,7 +35,7 @@ import { until } from '../support/mounted-pool.js'
 const FAKE_ENGINE = fileURLToPath(new URL('./fake-engine.mjs', import.meta.url))
 const log = makeLogger({ process: 'daemon', level: 'silent', file: null, pretty: false })
 
-type Behaviour = 'serve' | 'refuse' | 'vanish' | 'relapse'
+type Behaviour = 'serve' | 'refuse' | 'vanish' | 'hang' | 'relapse'
 
 /** Runs a program; its trimmed output. */
 async function run(program: string, ...args: string[]): Promise<string> {
@@ -358,6 +359,24 @@ t.test('what a dead daemon left is replaced', async t => {
   t.same(files(), ['committed'])
 })
 
+t.test('mounting is given up before an engine serves', async t => {
+  const { config, options, files, mounted } = makePool(t)
+  const ending = new AbortController()
+  const starting = Daemon.start(config, options, log, engineOf('hang'), ending.signal)
+  await until(() => mounted())
+  const reason = new ThinfsError('CANCELLED', 'a signal')
+  ending.abort(reason)
+  await t.rejects(starting, reason)
+  t.notOk(mounted())
+  t.same(files(), [])
+  const again = Daemon.start(config, options, log, engineOf('serve'), ending.signal)
+  await t.rejects(again, reason, 'before it is mounted')
+  t.notOk(mounted())
+  const daemon = await Daemon.start(config, options, log, engineOf('serve'))
+  await daemon.umount()
+  await daemon.ended()
+})
+
 t.test('what cannot be mounted is refused before anything is touched', async t => {
   const { config, options, folder, files, mounted } = makePool(t)
   writeFileSync(join(folder, 'file'), '')
@@ -371,10 +390,10 @@ t.test('what cannot be mounted is refused before anything is touched', async t =
     [config, { mountPoint: join(folder, 'file') }, { code: 'MOUNT_FAILED', errno: 'ENOTDIR' }],
     [
       config,
-      { mountOptions: ['ro', 'nodev'] },
+      { mountOptions: ['ro', 'nosuch'] },
       {
         code: 'BAD_ARGUMENT',
-        message: 'mount option nodev is not one of allow_other, defaults, ro',
+        message: 'mount option nosuch is not one of allow_other, ro, transport=',
       },
     ],
     [noPool, {}, { code: 'NOT_A_POOL', errno: 'ENOENT', message: /nothing: no such file/ }],

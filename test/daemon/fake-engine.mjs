@@ -5,6 +5,7 @@
  *   serve    serves, and has got past all that an engine can die of; on unmount writes `committed` in the pool's folder and ends with status 0
  *   refuse   says why it fails, and ends
  *   vanish   ends without a word
+ *   hang     says that it has started, and nothing more
  *   relapse  serves the first time; when it takes over, ends without a word
  */
 import { writeFileSync } from 'node:fs'
@@ -48,7 +49,7 @@ if (start.behaviour === 'refuse') {
   process.send({ jsonrpc: '2.0', method: 'failed', params: reason }, () => process.exit(1))
 } else if (start.behaviour === 'vanish' || (start.behaviour === 'relapse' && start.negotiated)) {
   process.send({ jsonrpc: '2.0', method: 'started' }, () => process.exit(7))
-} else {
+} else if (start.behaviour !== 'hang') {
   // Watched for as long as the object is there.
   globalThis.watch = native.poll_watch(fuse, serve)
   if (start.negotiated !== null) await ready()

@@ -337,6 +337,108 @@ t.test('in the foreground it is the command, which ends when the pool is unmount
   t.notOk(existsSync(join(pool, 'thinfs.log')))
 })
 
+t.test('a signal before the pool is served ends what was begun', async t => {
+  const { pool, mountPoint, mounted } = await makePool(t)
+  for (const foreground of [false, true]) {
+    for (const [signal, code] of [
+      ['SIGINT', 130],
+      ['SIGTERM', 143],
+    ] as const) {
+      // An engine takes long to start; where it does not, the command was too fast, and is asked again.
+      let status: number | null = 0
+      while (status === 0) {
+        const args = [PROGRAM, 'mount', ...(foreground ? ['-f'] : []), pool, mountPoint]
+        const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+        const [stderr, closed] = [text(child.stderr), once(child, 'close')]
+        await until(() => mounted() || child.exitCode !== null)
+        child.kill(signal)
+        status = (await closed)[0]
+        if (status === 0) await thinfs('umount', pool)
+        else t.match(await stderr, new RegExp(`mounting .*: ended by ${signal} \\(CANCELLED\\)`))
+      }
+      t.equal(status, code)
+      t.notOk(mounted(), 'nothing is mounted')
+      t.same(
+        readdirSync(pool).filter(name => /sock|daemon.json/.test(name)),
+        [],
+      )
+    }
+  }
+  t.equal((await thinfs('mount', pool, mountPoint)).code, 0, 'nobody has the pool')
+  t.equal((await thinfs('umount', pool)).code, 0)
+})
+
+t.test('a mount whose control socket was removed is unmounted', async t => {
+  for (const force of [[], ['--force']]) {
+    const { pool, mountPoint, mounted, pid } = await mountPool(t)
+    rmSync(join(pool, 'control.sock'))
+    const told = `mounted at ${mountPoint} by process ${pid}`
+    t.match(
+      (await thinfs('restart', pool)).stderr,
+      new RegExp(`${told}.*control.sock is gone.*umount`),
+    )
+    t.match((await thinfs('list', pool)).stderr, `served by process ${pid} at ${mountPoint}`)
+    const holder = spawn('sleep', ['60'], { cwd: mountPoint })
+    await once(holder, 'spawn')
+    const busy = await thinfs('umount', pool)
+    t.match(busy, { code: 1, stderr: `process ${holder.pid} (sleep)` })
+    if (force.length === 0) {
+      holder.kill()
+      await once(holder, 'close')
+    }
+    t.match(await thinfs('umount', pool, ...force), { code: 0, stderr: '' })
+    holder.kill()
+    t.notOk(mounted())
+    t.notOk(isRunning(pid))
+    t.equal((await run('thin_check', join(pool, 'metadata'))).code, 0)
+  }
+})
+
+t.test('files that nobody may write to: umount says so at once', async t => {
+  for (const name of ['journal', 'volumes.json']) {
+    const { pool, mountPoint, mounted, log } = await mountPool(t)
+    const file = join(pool, name)
+    const { code } = await run('chattr', '+i', file)
+    // tmpfs has no such flag.
+    if (code !== 0) return t.pass('the file system has no such flag')
+    t.teardown(() => run('chattr', '-i', file))
+    // Past the end: the volume's new size belongs into both.
+    const size = 20_001 * 65536
+    const dd = ['if=/dev/urandom', `of=${mountPoint}/web`, 'bs=64K', 'seek=20000', 'count=1']
+    t.equal((await run('dd', ...dd, 'conv=notrunc')).code, 0)
+    const { stderr, ...rest } = await thinfs('umount', pool)
+    t.match(rest, { code: 1, stdout: '' })
+    t.match(stderr, new RegExp(`${name}: operation not permitted; .*chattr.* \\(IO_ERROR\\)\n$`))
+    t.equal(stderr.trim().split('\n').length, 1)
+    t.notOk(mounted())
+    t.equal(log().filter(({ msg }) => /starting another/.test(msg)).length, 0, 'not tried again')
+    t.equal((await thinfs('check', pool, '--deep')).code, 0, 'all is committed')
+    await run('chattr', '-i', file)
+    t.match(await thinfs('mount', pool, mountPoint), { code: 0, stderr: '' })
+    t.equal((await run('stat', '-c', '%s', join(mountPoint, 'web'))).stdout, `${size}\n`)
+    t.equal((await thinfs('umount', pool)).code, 0)
+  }
+})
+
+t.test('options that fstab(5) has for all file systems', async t => {
+  const { pool, mountPoint, mounted } = await makePool(t)
+  const usual = 'defaults,rw,nosuid,nodev,exec,relatime,auto,nofail,_netdev,x-systemd.automount'
+  const optionsOf = () =>
+    mountTable()
+      .split('\n')
+      .find(line => line.includes(mountPoint))
+  for (const [options, wanted] of [
+    [usual, / rw,nosuid,nodev,relatime,/],
+    ['ro,noatime,noexec,rw', / rw,nosuid,nodev,noexec,noatime,/],
+    ['noexec,exec,noatime,atime,rw,ro', / ro,nosuid,nodev,relatime,/],
+  ] as const) {
+    t.match(await thinfs('mount', pool, mountPoint, '-o', options), { code: 0, stderr: '' })
+    t.match(optionsOf(), wanted, options)
+    t.equal((await thinfs('umount', pool)).code, 0)
+    t.notOk(mounted())
+  }
+})
+
 t.test('what cannot be mounted is one line and an exit code', async t => {
   const { folder, pool, mountPoint, mounted } = await makePool(t)
   const fails = async (code: number, wanted: RegExp, ...args: string[]): Promise<void> => {
@@ -346,7 +448,7 @@ t.test('what cannot be mounted is one line and an exit code', async t => {
     t.equal(stderr.trim().split('\n').length, 1)
     t.notOk(mounted())
   }
-  await fails(2, /nodev is not one of/, '-o', 'nodev')
+  await fails(2, /nosuch is not one of/, '-o', 'nosuch')
   await fails(2, /log level loud is not one of/, '--log-level', 'loud')
   await fails(1, /the log .*cannot be opened/, '--log-file', join(folder, 'nowhere', 'log'))
 

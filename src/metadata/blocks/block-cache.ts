@@ -4,9 +4,16 @@
  * A clock: blocks that are not dirty or sealed leave in the order they came, those that were used
  * meanwhile get a second round.
  */
-import { assert, bytes, readU64, ThinfsError, VERIFY_ALL, writeU64 } from '../../base/index.js'
+import {
+  assert,
+  bytes,
+  METADATA_BLOCK_SIZE,
+  readU64,
+  ThinfsError,
+  VERIFY_ALL,
+  writeU64,
+} from '../../base/index.js'
 import type { Store } from '../../storage/index.js'
-import { METADATA_BLOCK_SIZE } from '../format.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
 import { checksum } from './checksum.js'
 import { checkNode, isLeaf } from './node.js'

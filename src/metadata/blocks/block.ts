@@ -1,4 +1,5 @@
-import { BITMAP, INDEX_BLOCK, METADATA_BLOCK_SIZE, SALT } from '../format.js'
+import { METADATA_BLOCK_SIZE } from '../../base/index.js'
+import { BITMAP, INDEX_BLOCK, SALT } from '../format.js'
 
 /** What a metadata block is used as. A block has one use: found in another one, it is corruption. */
 export interface BlockKind {

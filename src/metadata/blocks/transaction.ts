@@ -6,7 +6,7 @@
  * Source: drivers/md/persistent-data/dm-transaction-manager.c.
  */
 
-import { METADATA_BLOCK_SIZE } from '../format.js'
+import { METADATA_BLOCK_SIZE } from '../../base/index.js'
 import { type Block, type BlockKind, DIRTY } from './block.js'
 import type { BlockCache } from './block-cache.js'
 

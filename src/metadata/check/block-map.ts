@@ -5,15 +5,15 @@
  * it found. Six numbers for each block bound its memory by the size of the metadata.
  */
 import { crc32c } from '@node-rs/crc32'
-import { bytes, readU64, ThinfsError } from '../../base/index.js'
-import type { Store } from '../../storage/index.js'
 import {
-  BITMAP,
+  bytes,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
-  type SPACE_MAP_ROOT,
-  SUPERBLOCK_LOCATION,
-} from '../format.js'
+  readU64,
+  ThinfsError,
+} from '../../base/index.js'
+import type { Store } from '../../storage/index.js'
+import { BITMAP, type SPACE_MAP_ROOT, SUPERBLOCK_LOCATION } from '../format.js'
 import { Node } from './node.js'
 import type { Problems } from './problems.js'
 

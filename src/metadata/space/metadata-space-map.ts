@@ -5,15 +5,10 @@
  * one is applied at a time, and those it causes wait behind it. Each bitmap is shadowed once in a
  * transaction, so this ends. Source: drivers/md/persistent-data/dm-space-map-metadata.c.
  */
-import { ThinfsError } from '../../base/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinfsError } from '../../base/index.js'
 import { BITMAP_KIND, INDEX_ENTRIES_AT, INDEX_KIND, nodeKind } from '../blocks/block.js'
 import type { MetadataCounts, Transaction } from '../blocks/transaction.js'
-import {
-  ENTRIES_PER_BITMAP,
-  INDEX_ENTRY,
-  MAX_METADATA_BLOCKS,
-  METADATA_BLOCK_SIZE,
-} from '../format.js'
+import { ENTRIES_PER_BITMAP, INDEX_ENTRY } from '../format.js'
 import { type IndexEntry, SpaceMap, type SpaceMapRoot } from './space-map.js'
 
 export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
