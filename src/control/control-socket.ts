@@ -7,9 +7,9 @@
  * user.
  */
 import { once } from 'node:events'
-import { closeSync, rmSync } from 'node:fs'
+import { closeSync, realpathSync, rmSync } from 'node:fs'
 import { connect, createServer, type Server, type Socket } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
@@ -25,6 +25,17 @@ const MAX_CONNECTIONS = 64
 /** Requests of one connection that are in flight before it is read again. */
 const MAX_UNANSWERED = 16
 
+/** What to do where a file system has no sockets, by what it refuses them with. */
+const NO_SOCKETS =
+  '; where the file system has no sockets, as FAT, keep pool.yaml on another one: data and metadata may ' +
+  'stay, by their paths in it'
+const HAS_NONE: Readonly<Record<string, string>> = {
+  EPERM: NO_SOCKETS,
+  EIO: NO_SOCKETS,
+  ENOSYS: NO_SOCKETS,
+  EOPNOTSUPP: NO_SOCKETS,
+}
+
 /** Where the daemon of the pool in `folder` listens. */
 export const controlSocketPath = (folder: string): string =>
   join(runtimeFolder(folder), 'control.sock')
@@ -33,6 +44,15 @@ interface Peer {
   socket: Socket
   reader: LineReader
   writer: LineWriter
+}
+
+/** The folder of a path, which may be by way of a descriptor, for people. */
+function placeOf(path: string): string {
+  try {
+    return realpathSync(dirname(path))
+  } catch {
+    return dirname(path)
+  }
 }
 
 export class ControlSocket {
@@ -75,8 +95,9 @@ export class ControlSocket {
       return control
     } catch (err) {
       closeSync(folder)
-      const detail = `${path}: the control socket cannot be made: ${(err as Error).message}`
-      throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno: errnoOf(err) })
+      const errno = errnoOf(err)
+      const detail = `${placeOf(path)}: the control socket cannot be made there (${errno})${HAS_NONE[errno] ?? ''}`
+      throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno })
     }
   }
 

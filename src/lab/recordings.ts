@@ -7,7 +7,7 @@
  * acknowledged.
  */
 import { statSync } from 'node:fs'
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, unlessAborted } from '../base/index.js'
 import { MAX_MARK, RECORD_ENTRY, recordingFiles } from '../replay/index.js'
 import { bootId, type HeldFolder } from '../storage/index.js'
 import type { Recording, Volume, Volumes } from '../volumes/index.js'
@@ -94,7 +94,8 @@ export class Recordings {
     return ended
   }
 
-  async begin(volume: Volume): Promise<Recording> {
+  /** @param signal ends the wait for requests under way with its reason */
+  async begin(volume: Volume, signal?: AbortSignal): Promise<Recording> {
     const before = this.#find(volume.name)
     if (before !== undefined) {
       const how = `thinfs record --${before.writer === null ? 'remove removes' : 'stop ends'} it`
@@ -113,7 +114,7 @@ export class Recordings {
     const base = this.#freeName(volume.name)
     volume.heldFor = RECORDED
     try {
-      await this.#take(kept, volume, base)
+      await this.#take(kept, volume, base, signal)
       await this.#parts.save()
     } catch (err) {
       await this.#undo(kept, volume, base)
@@ -124,12 +125,12 @@ export class Recordings {
   }
 
   /** Takes the snapshot, and begins to record with the first request that is not in it. */
-  async #take(kept: Kept, volume: Volume, base: string): Promise<void> {
+  async #take(kept: Kept, volume: Volume, base: string, signal?: AbortSignal): Promise<void> {
     const { volumes, folder, labOf } = this.#parts
     labOf(volume).setRecords(true)
     // Requests under way do not pass the recorder.
-    await volume.resized
-    await Promise.allSettled([...volume.underWay])
+    const underWay = [volume.resized, ...volume.underWay]
+    await unlessAborted(Promise.allSettled(underWay), signal)
     const writer = RecordWriter.create(folder, kept.stored.id)
     const start = (): void => this.#start(kept, volume, writer)
     let devId: number

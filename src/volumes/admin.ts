@@ -191,7 +191,7 @@ export interface LabAdmin {
    * engine of the mount; as long as it goes on nobody removes or resizes the volume.
    * @throws VOLUME_BUSY when it has a recording already
    */
-  record(request: { name: string }): Promise<Recording>
+  record(request: { name: string }, signal?: AbortSignal): Promise<Recording>
   /** Puts a mark into a recording. @throws NO_RECORDING */
   mark(request: { name: string; mark: string }): Promise<Recording>
   /** Ends a recording, which is kept, durable. @throws NO_RECORDING */
