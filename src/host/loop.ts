@@ -46,7 +46,10 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
   return device
 }
 
-/** Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he can. */
+/**
+ * Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he
+ * can.
+ */
 export function errnoOfLoops(): string | null {
   try {
     closeSync(openSync('/dev/loop-control', constants.O_RDWR))

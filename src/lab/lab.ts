@@ -135,7 +135,9 @@ export class Lab implements LabAdmin {
     return this.#recordings.list()
   }
 
-  /** The pool's, in whose place it stands, with a warning for each volume that something is done to. */
+  /**
+   * The pool's, in whose place it stands, with a warning for each volume that something is done to.
+   */
   async status(): Promise<PoolStatus> {
     const status = await this.#volumes.status()
     const warnings = [...status.warnings]
