@@ -3,10 +3,17 @@ import { mkdir, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
-import { detachLoop, listLoops, mountsOn, reattachLoop, whileFrozen } from '../host/index.js'
+import {
+  attachLoop,
+  detachLoop,
+  listLoops,
+  mountsOn,
+  reattachLoop,
+  whileFrozen,
+} from '../host/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { fromCache } from './cache.js'
-import { attach, mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
+import { mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
 import type { Layout } from './layout.js'
 import { run } from './programs.js'
 
@@ -129,7 +136,7 @@ export class TestVolume {
   attach(): Promise<string> {
     return this.#alone(async () => {
       await this.info()
-      this.#device ??= await attach(this.path)
+      this.#device ??= await attachLoop(this.path, false)
       this.#isAttached = true
       return this.#device
     })
@@ -173,7 +180,7 @@ export class TestVolume {
 
   async #mount(folder: string): Promise<void> {
     try {
-      this.#device ??= await attach(this.path)
+      this.#device ??= await attachLoop(this.path, false)
     } catch (err) {
       const why = (err as Error).message
       await mountFile(this.path, folder).catch(also => {
