@@ -16,6 +16,7 @@ import { basename, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
+import { readMounts } from '../src/host/index.js'
 
 const exec = promisify(execFile)
 const pathInRepository = (path: string): string =>
@@ -362,8 +363,7 @@ export function sparseFile(path: string, size: number): string {
 
 /** Looks into the mount table: asking the file itself would wait for a server that hangs. */
 function isMounted(mountPoint: string): boolean {
-  const table = readFileSync('/proc/self/mountinfo', 'utf8')
-  return table.split('\n').some(line => line.split(' ')[4] === mountPoint)
+  return readMounts().some(mount => mount.mountPoint === mountPoint)
 }
 
 function makeFolder(...path: string[]): string {

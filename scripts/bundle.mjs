@@ -47,7 +47,11 @@ const { output } = await build({
     chunkFileNames: 'chunks/[name]-[hash].js',
     codeSplitting: {
       includeDependenciesRecursively: false,
-      groups: [{ name: 'command', test: id => shared.has(id) }],
+      groups: [
+        { name: 'command', test: id => shared.has(id) },
+        // Else it would be part of the engine's program, which a command must not run to have it.
+        { name: 'replay', test: id => /\/src\/replay\//.test(id) },
+      ],
     },
   },
 })

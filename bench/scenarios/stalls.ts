@@ -227,22 +227,24 @@ const RELEASE: Activity = {
   act: command('message', 'release_metadata_snap'),
 }
 
+let made = 0
 let renamed = 0
+let resized = 0
 const MANY: readonly Activity[] = [
   {
     name: 'snapshot-many',
-    act: server => command('snapshot', 'v0', `s${renamed++}`)(server),
+    act: server => command('snapshot', 'v0', `s${made++}`)(server),
     repeated: true,
   },
   {
     name: 'rename-many',
-    act: server => command('rename', renamed === 0 ? 'v1' : `r${renamed}`, `r${++renamed}`)(server),
     before: server => command('rename', 'v1', `r${renamed}`)(server),
+    act: server => command('rename', `r${renamed}`, `r${++renamed}`)(server),
     repeated: true,
   },
   {
     name: 'resize-many',
-    act: server => command('resize', 'v2', String(GIB + SECTOR_SIZE * renamed++))(server),
+    act: server => command('resize', 'v2', String(GIB + SECTOR_SIZE * resized++))(server),
     repeated: true,
   },
   { name: 'list-many', act: command('list'), repeated: true },

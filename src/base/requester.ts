@@ -4,9 +4,9 @@ import type { Later } from './later.js'
 /** Whoever waits for the answer to a request: a process, which may get a signal meanwhile. */
 export interface Requester {
   /**
-   * Aborted when the requester has got a signal; the reason is what to fail the request with. A request
-   * asks for it in the call itself, before it awaits anything: afterwards the object stands for another
-   * request. What goes on after a wait passes `heldRequester` on.
+   * Aborted when the requester has got a signal; the reason is what to fail the request with. A
+   * request asks for it in the call itself, before it awaits anything: afterwards the object stands
+   * for another request. What goes on after a wait passes `heldRequester` on.
    */
   signal(): AbortSignal
 }
@@ -19,7 +19,10 @@ export const heldRequester = (signal: AbortSignal | undefined): Requester | unde
 export const interrupted = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'the caller got a signal while it waited', { errno: 'EINTR' })
 
-/** Waits no longer than the requester does; what is waited for goes on. @throws the signal's reason */
+/**
+ * Waits no longer than the requester does; what is waited for goes on.
+ * @throws the signal's reason
+ */
 export async function unlessAborted<T>(
   wait: Later<T>,
   signal: AbortSignal | undefined,

@@ -6,6 +6,10 @@
  */
 const HIGH = 0x1_0000_0000
 
+/** The bytes of a buffer, to be read and written field by field. */
+export const viewOf = (buffer: Uint8Array): DataView =>
+  new DataView(buffer.buffer, buffer.byteOffset, buffer.byteLength)
+
 /** Reads a u64 at byte `at`. Exact below 2^53; larger values come out rounded, still above 2^53. */
 export function readU64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * HIGH

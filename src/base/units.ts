@@ -9,22 +9,32 @@ type Unit<U extends string> = number & { readonly [unit]: U }
 
 /** Offset or length in bytes. */
 export type Bytes = Unit<'bytes'>
-/** 512 bytes, what block interfaces and the superblock speak. */
-export type Sectors = Unit<'sectors'>
 /** Index of a data block in the pool's data device. */
 export type DataBlock = Unit<'data block'>
 /** Index of a block in a thin device's address space. */
 export type VirtualBlock = Unit<'virtual block'>
-/** Index of a 4 KiB block of the metadata device. */
-export type MetadataBlock = Unit<'metadata block'>
 /** Identifier of a thin device, 0..2^24-1. */
 export type DevId = Unit<'dev id'>
 
+/** Bytes of a sector: block interfaces, the superblock and st_blocks count in these. */
 export const SECTOR_SIZE = 512
+/** Bytes of a page of memory. */
+export const PAGE_SIZE = 4096
+/** Bytes of a metadata block. */
+export const METADATA_BLOCK_SIZE = 4096
+/** Largest number of metadata blocks that the index block can describe: 255 bitmaps of 16320. */
+export const MAX_METADATA_BLOCKS = 255 * 16320
+/** Largest number of bytes in the name of a file. */
+export const NAME_MAX = 255
 export const KIB = 1024
 export const MIB = 1024 * KIB
 export const GIB = 1024 * MIB
 export const TIB = 1024 * GIB
+/**
+ * Largest single read or write, in bytes: that of a FUSE request with MAX_PAGES, the kernel's
+ * default limit. Longer ones are split before they come to a device.
+ */
+export const MAX_IO = MIB
 /** Largest thin device id: 24 bits. */
 export const MAX_DEV_ID = 0xff_ffff as DevId
 
@@ -32,12 +42,10 @@ export const MAX_DEV_ID = 0xff_ffff as DevId
 export const MAX_DEVICE_SIZE = (2 ** 53 - 2 ** 30) as Bytes
 
 export const bytes = (n: number): Bytes => n as Bytes
-export const sectorsToBytes = (n: Sectors): Bytes => (n * SECTOR_SIZE) as Bytes
-export const bytesToSectors = (n: Bytes): Sectors => (n / SECTOR_SIZE) as Sectors
 
 /**
- * Whether a pool can have data blocks of so many bytes: dm-thin's multiples of 64 KiB up to 1 GiB, and
- * thinfs's own 4, 8, 16 and 32 KiB, which the kernel refuses.
+ * Whether a pool can have data blocks of so many bytes: dm-thin's multiples of 64 KiB up to 1 GiB,
+ * and thinfs's own 4, 8, 16 and 32 KiB, which the kernel refuses.
  */
 export const isDataBlockSize = (size: number): boolean =>
   (size > 0 && size <= GIB && size % (64 * KIB) === 0) ||

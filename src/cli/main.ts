@@ -6,19 +6,25 @@
  */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
+import { ThinfsError } from '../base/index.js'
+import { isUserUnknown } from '../host/index.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
+import { doctor } from './doctor.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
+import { inject } from './inject.js'
 import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { run as runWithPool } from './run.js'
@@ -31,7 +37,8 @@ const COMMANDS = [
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],
-  ...[runWithPool, dm],
+  ...[runWithPool, record, replay, inject],
+  ...[dm, doctor],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
@@ -66,6 +73,7 @@ function program(asJson: boolean): Command {
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
     .exitOverride()
+    .hook('preAction', mustKnowItsUser)
     .configureOutput({
       outputError: (text, write) => write(`${usageLineOf(text, asJson)}\n`),
     })
@@ -85,6 +93,13 @@ Example:
     )
   for (const command of COMMANDS) program.addCommand(command.copyInheritedSettings(program))
   return program
+}
+
+/** What is somebody else's must not pass for one's own. @throws NOT_TRUSTED */
+function mustKnowItsUser(): void {
+  if (!isUserUnknown()) return
+  const detail = 'this user namespace shows its user as all others, 65534: use unshare -Urm'
+  throw new ThinfsError('NOT_TRUSTED', detail)
 }
 
 const wantsJson = (args: readonly string[]): boolean => optionsOf(args).includes('--json')

@@ -35,7 +35,7 @@ export const snapshot = command(
     const { freeze } = options
     const volume = await withPool(pool, 'write', async (admin, place) => {
       const take = async () => {
-        await flush(admin, place, origin)
+        await flushMaps(admin, place, origin)
         return await admin.snapshot(request)
       }
       if (freeze === undefined) return await take()
@@ -58,7 +58,7 @@ function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T>
 }
 
 /** Makes the kernel write back what programs changed in a memory map of the volume's file. */
-async function flush(admin: PoolAdmin, place: PoolPlace, origin: string): Promise<void> {
+export async function flushMaps(admin: PoolAdmin, place: PoolPlace, origin: string): Promise<void> {
   let path: string
   try {
     path = (await volumeFile(admin, place.file, origin)).path

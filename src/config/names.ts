@@ -1,8 +1,7 @@
-/** Names that a volume may have: those of a file in the mount, less the ones thinfs gives itself. */
-import { ThinfsError } from '../base/index.js'
-
-/** NAME_MAX of Linux filesystems. */
-const NAME_MAX_BYTES = 255
+/**
+ * Names that a volume may have: those of a file in the mount, less the ones thinfs gives itself.
+ */
+import { NAME_MAX, ThinfsError } from '../base/index.js'
 
 /** The name of a thin device that nothing names: volumes of other programs' pools. */
 export const UNNAMED_PREFIX = 'thin-'
@@ -23,10 +22,10 @@ export function checkVolumeName(name: string): void {
   if (found) throw new ThinfsError('BAD_NAME', `${JSON.stringify(name)}: ${found}`)
 }
 
-/** What is wrong with the name and what is allowed, or null for a good one. */
+/** Says what is wrong with the name and what is allowed; null for a good one. */
 export function whyNotAName(name: string): string | null {
   const found =
     FORBIDDEN.find(([pattern]) => pattern.test(name))?.[1] ??
-    (Buffer.byteLength(name) > NAME_MAX_BYTES ? `it has ${Buffer.byteLength(name)} bytes` : null)
-  return found && `${found}; a name is 1 to ${NAME_MAX_BYTES} bytes of UTF-8 that could name a file`
+    (Buffer.byteLength(name) > NAME_MAX ? `it has ${Buffer.byteLength(name)} bytes` : null)
+  return found && `${found}; a name is 1 to ${NAME_MAX} bytes of UTF-8 that could name a file`
 }

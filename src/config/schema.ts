@@ -1,12 +1,20 @@
 /**
  * The keys of pool.yaml and what each may hold.
  *
- * Every value arrives as the text that stands in the file. An issue's message is what is allowed at
- * its place; problem.ts adds where and what was found.
+ * Every value arrives as the text in the file. An issue's message says what is allowed at its
+ * place; load.ts adds the place and the value that was found.
  */
 import { normalize } from 'node:path'
 import * as z from 'zod'
-import { isDataBlockSize, KIB, MAX_DEV_ID, MIB, ThinfsError } from '../base/index.js'
+import {
+  isDataBlockSize,
+  MAX_DEV_ID,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  MIB,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import { whyNotAName } from './names.js'
 import {
   BLOCK_SIZES,
@@ -18,11 +26,10 @@ import {
 } from './pool-config.js'
 import { parseSize, SIZE_FORMS } from './size.js'
 
-const SECTOR = 512
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
-/** 255 bitmaps of 16320 blocks of 4 KiB: more is never used. docs/FORMAT.md */
-const METADATA_SIZE_MAX = 255 * 16320 * 4 * KIB
+/** More is never used. docs/FORMAT.md */
+const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
 const SPIN_MAX = 1000
 
@@ -78,7 +85,10 @@ const lowWaterMark = value(`a percentage as in 20%, or ${SIZE_FORMS}`, (text): L
 })
 
 const volume = map({
-  size: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n > 0 && n % SECTOR === 0).optional(),
+  size: size(
+    `a multiple of 512 bytes: ${SIZE_FORMS}`,
+    n => n > 0 && n % SECTOR_SIZE === 0,
+  ).optional(),
   id: value(`a device id from 0 to ${MAX_DEV_ID}`, text =>
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),

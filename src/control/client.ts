@@ -13,7 +13,7 @@ import {
   unmount,
   unmountLazily,
 } from '../host/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
 import { adminClient, adminOf, callAdmin, fromResponseError } from './rpc.js'
@@ -24,7 +24,7 @@ const PATIENCE_MS = 5000
 const LOOK_MS = 10
 
 /** Its methods throw VERSION_MISMATCH, but those that end the mount, where the daemon's thinfs is another. */
-export interface DaemonClient extends PoolAdmin {
+export interface DaemonClient extends MountedAdmin {
   /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
   ping(): Promise<{ pid: number | null; mountPoint: string }>
   /**
@@ -112,7 +112,7 @@ export async function umountUnasked(
   await processEnds(pid, Number.POSITIVE_INFINITY)
 }
 
-/** What `act` gives the first time. */
+/** Calls `act` once, and returns that outcome to every caller. */
 function once<T>(act: () => Promise<T>): () => Promise<T> {
   let outcome: Promise<T> | null = null
   return () => {

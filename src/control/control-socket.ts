@@ -3,7 +3,8 @@
  * daemon, or the engine of one that has died.
  *
  * A process that may open the socket manages the pool. Its mode is 0600; and because a mode can be
- * changed and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
+ * changed and a folder be shared, either end hangs up on a peer that is neither root nor the same
+ * user.
  */
 import { once } from 'node:events'
 import { closeSync, realpathSync, rmSync } from 'node:fs'
@@ -140,7 +141,10 @@ export class ControlSocket {
     connection.listen()
   }
 
-  /** Ends the connection that has been idle for longest. @returns false when all wait for answers */
+  /**
+   * Ends the connection that has been idle for longest.
+   * @returns false when all wait for answers
+   */
   #makeRoom(): boolean {
     if (this.#peers.size < MAX_CONNECTIONS) return true
     for (const peer of this.#peers) {
@@ -180,8 +184,8 @@ const refuseAll = (): never => {
 /**
  * Connects to a daemon. Requests that it does not answer before it ends are rejected.
  * @returns null when nobody listens at `path`
- * @throws NOT_TRUSTED when another user listens; DAEMON_FAILED when the socket cannot be reached for
- *   another reason
+ * @throws NOT_TRUSTED when another user listens; DAEMON_FAILED when the socket cannot be reached
+ *   for another reason
  */
 export async function connectControlSocket(path: string): Promise<MessageConnection | null> {
   let folder = -1
@@ -226,8 +230,8 @@ export async function connectControlSocket(path: string): Promise<MessageConnect
 
 /** Whether the other end belongs to root or to the user whose process this is. */
 function isOwnPeer(socket: Socket): boolean {
-  // Node keeps the descriptor to itself; its handle has had it as `fd` since version 0.6. A peer that
-  // has gone already leaves none, and -1 is nobody's.
+  // Node keeps the descriptor to itself; its handle has had it as `fd` since version 0.6. A peer
+  // that has gone already leaves none, and -1 is nobody's.
   const { _handle: handle } = socket as Socket & { _handle: { fd: number } | null }
   try {
     const uid = native.socket_peer_uid(handle?.fd ?? -1)

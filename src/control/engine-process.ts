@@ -12,8 +12,8 @@ export const ENGINE_PROGRAM = require.resolve('#engine')
 const TABLE_ENGINE_PROGRAM = require.resolve('#table-engine')
 
 /**
- * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to
- * make the heap smaller, which stops the engine for 10 ms and more.
+ * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but
+ * to make the heap smaller, which stops the engine for 10 ms and more.
  */
 const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 

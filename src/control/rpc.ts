@@ -1,4 +1,4 @@
-/** `PoolAdmin` over a JSON-RPC connection, with errors that keep their code and errno. */
+/** `MountedAdmin` over a JSON-RPC connection, with errors that keep their code and errno. */
 import type { ChildProcess } from 'node:child_process'
 import {
   type CancellationToken,
@@ -18,7 +18,7 @@ import {
   errnoOf,
   ThinfsError,
 } from '../base/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { LabAdmin, MountedAdmin, PoolAdmin } from '../volumes/index.js'
 import { ADMIN_REQUESTS, type FieldType, type WireError } from './protocol.js'
 
 /** JSON-RPC leaves the codes from here upwards, to -32000, to applications; ours are in `data`. */
@@ -30,20 +30,23 @@ export function toWire(err: unknown): WireError {
   return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
 }
 
-/** The error that `toWire` was given; a plain Error with its errno when its code is not in our table. */
+/**
+ * The error that `toWire` was given; a plain Error with its errno when its code is not in our
+ * table.
+ */
 export function fromWire({ message, code, errno }: WireError): Error {
   return code !== null && Object.hasOwn(ERRORS, code)
     ? new ThinfsError(code, message, { errno })
     : Object.assign(new Error(message), { code: errno })
 }
 
-/** What a request handler throws so that the other side can tell the errors apart. */
+/** The error for a request handler to throw, from which the other side restores code and errno. */
 export function toResponseError(err: unknown): ResponseError<WireError> {
   const wire = toWire(err)
   return new ResponseError(APPLICATION_ERROR, wire.message, wire)
 }
 
-/** Answers a request with what `act` gives, or with its error in the shape of `toResponseError`. */
+/** Answers a request with the value of `act`, or with its error as `toResponseError` makes it. */
 export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   try {
     return await act()
@@ -52,7 +55,7 @@ export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   }
 }
 
-/** As `answer`, of an act without a value: JSON has no undefined. */
+/** As `answer`, for an act without a value: JSON has no undefined. */
 export async function answerDone(act: () => unknown): Promise<null> {
   await answer(act)
   return null
@@ -90,15 +93,15 @@ export function fromResponseError(err: unknown): Error {
   return fromWire({ message: err.message, code, errno: data?.errno ?? 'EIO' })
 }
 
-/** A method of any `PoolAdmin`; those without fields are given undefined for `request`. */
+/** A method of any `MountedAdmin`; those without fields are given undefined for `request`. */
 type AdminCall = (request: object | undefined, signal?: AbortSignal) => Promise<unknown>
 
 /**
- * Answers the methods of `PoolAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
+ * Answers the methods of `MountedAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
  * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is aborted
  * with CANCELLED. A bug (AssertionError) is answered, then stops the process.
  */
-export function serveAdmin(connection: MessageConnection, admin: PoolAdmin): void {
+export function serveAdmin(connection: MessageConnection, admin: MountedAdmin): void {
   const underWay = new Set<AbortController>()
   connection.onDispose(() => {
     for (const controller of underWay) abort(controller)
@@ -135,7 +138,7 @@ function abort(controller: AbortController): void {
  * The pool at the other end of `connection`. Rejects with that end's ThinfsError; an aborted signal
  * cancels the request there.
  */
-export function adminClient(connection: MessageConnection): PoolAdmin {
+export function adminClient(connection: MessageConnection): MountedAdmin {
   return adminOf(async (method, request, signal) => {
     signal?.throwIfAborted()
     const source = new CancellationTokenSource()
@@ -152,48 +155,54 @@ export function adminClient(connection: MessageConnection): PoolAdmin {
   })
 }
 
-/** A `PoolAdmin` whose every method is `call`. */
+/** A `MountedAdmin` whose every method is `call`. */
 export function adminOf(
   call: (
-    method: keyof PoolAdmin,
+    method: keyof MountedAdmin,
     request: object | undefined,
     signal: AbortSignal | undefined,
   ) => Promise<unknown>,
-): PoolAdmin {
+): MountedAdmin {
   const entries = adminMethods.map((method): [string, AdminCall] => [
     method,
     (request, signal) => call(method, request, signal),
   ])
-  return Object.fromEntries(entries) as unknown as PoolAdmin
+  return Object.fromEntries(entries) as unknown as MountedAdmin
 }
 
-/** A `PoolAdmin` whose every method is that of whoever `admin` gives at the time. */
-export function delegate(admin: () => PoolAdmin): PoolAdmin {
+/** A `MountedAdmin` whose every method is that of whoever `admin` gives at the time. */
+export function delegate(admin: () => MountedAdmin): MountedAdmin {
   return adminOf((method, request, signal) => callAdmin(admin(), method, request, signal))
 }
 
+/** A pool with its lab: the methods of both. */
+export const joinAdmins = (pool: PoolAdmin, lab: LabAdmin): MountedAdmin =>
+  adminOf((method, request, signal) =>
+    callAdmin((method in lab ? lab : pool) as MountedAdmin, method, request, signal),
+  )
+
 /** Calls a method by its name. */
 export function callAdmin(
-  admin: PoolAdmin,
-  method: keyof PoolAdmin,
+  admin: MountedAdmin,
+  method: keyof MountedAdmin,
   request: object | undefined,
   signal: AbortSignal | undefined,
 ): Promise<unknown> {
   return (admin[method] as AdminCall).call(admin, request, signal)
 }
 
-const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof PoolAdmin)[]
+const adminMethods = Object.keys(ADMIN_REQUESTS) as (keyof MountedAdmin)[]
 
 /**
  * The request in `params`; undefined for a method without fields, whose handler is given a
  * cancellation token in their place.
  * @throws BAD_ARGUMENT naming the field that is not what `method` takes
  */
-function checkedRequest(method: keyof PoolAdmin, params: unknown): object | undefined {
+function checkedRequest(method: keyof MountedAdmin, params: unknown): object | undefined {
   const fields = Object.entries<FieldType>(ADMIN_REQUESTS[method])
   if (fields.length === 0) return undefined
   const given = (params ?? {}) as Record<string, unknown>
-  // What else was given goes no further: it may be nested deeper than the next process can write.
+  // Other fields are dropped: they may be nested deeper than the next process can write.
   const request: Record<string, unknown> = {}
   for (const [field, type] of fields) {
     const value = Object.hasOwn(given, field) ? given[field] : undefined
@@ -211,6 +220,7 @@ const FIELD_WORDS: Record<FieldType, string> = {
   'number?': 'a whole number or absent',
   'boolean?': 'true, false or absent',
   strings: 'a list of strings',
+  'numbers?': 'a list of whole numbers or absent',
 }
 
 function hasType(value: unknown, type: FieldType): boolean {
@@ -221,6 +231,11 @@ function hasType(value: unknown, type: FieldType): boolean {
       return Array.isArray(value) && value.every(item => typeof item === 'string')
     case 'boolean?':
       return value === undefined || typeof value === 'boolean'
+    case 'numbers?':
+      return (
+        value === undefined ||
+        (Array.isArray(value) && value.every(item => Number.isSafeInteger(item)))
+      )
     case 'number?':
       return value === undefined || Number.isSafeInteger(value)
     default:

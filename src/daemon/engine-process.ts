@@ -14,7 +14,7 @@ import {
   type WireError,
 } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 
 /** How an engine ended. */
 export interface EngineEnd {
@@ -32,7 +32,7 @@ export interface EngineEnd {
 
 export interface EngineEvents {
   /** It serves the mount, and answers commands. */
-  serves(negotiated: Negotiated, admin: PoolAdmin): void
+  serves(negotiated: Negotiated, admin: MountedAdmin): void
   /** It has got past whatever its predecessor died of. */
   served(): void
   /** Called once, and last. */

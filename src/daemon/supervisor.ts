@@ -7,9 +7,9 @@
  * passes between them, and after one more than there are delays no other engine follows: each met
  * the same bug again.
  *
- * Three kinds of death tell nothing of a bug, so that the supervisor goes on trying for as long as the
- * pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the program
- * ended before its first line, which is a matter of limits and of the installation.
+ * Three kinds of death tell nothing of a bug, so that the supervisor goes on trying for as long as
+ * the pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the
+ * program ended before its first line, which is a matter of limits and of the installation.
  *
  * An engine that its mount cannot outlive is not replaced.
  */
@@ -18,7 +18,7 @@ import { errnoOf, ThinfsError } from '../base/index.js'
 import { adminOf, callAdmin, diesWithItsEngine, transportStatus } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
-import type { PoolAdmin } from '../volumes/index.js'
+import type { MountedAdmin } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 import { EngineProcess } from './engine-process.js'
 
@@ -29,12 +29,12 @@ const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'EN
 /** Errors of a host that somebody has to mend: the next engine meets them again. */
 const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
 /** Requests that change nothing: another engine can be asked again. */
-const READING = new Set<keyof PoolAdmin>(['list', 'status', 'check'])
+const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
   spawnEngine(negotiated: Negotiated | null): ChildProcess
-  /** What an engine before the first of these has negotiated; null for a fresh connection. */
+  /** The outcome of INIT with an engine before the first of these; null for a fresh connection. */
   negotiated: Negotiated | null
   /** Whether the file system is still mounted: an engine that ends then has died. */
   isMounted(): boolean
@@ -45,10 +45,10 @@ export interface SupervisorOptions {
 
 export class Supervisor {
   /** The pool, by way of the engine that serves or, while there is none, of the next. */
-  readonly admin: PoolAdmin
+  readonly admin: MountedAdmin
   readonly #options: SupervisorOptions
   readonly #ended = new Deferred<void>()
-  #engine = new Deferred<PoolAdmin>()
+  #engine = new Deferred<MountedAdmin>()
   #negotiated: Negotiated | null
   /** The engine that was started last, until it ends. */
   #process: EngineProcess | null = null
@@ -160,7 +160,7 @@ export class Supervisor {
     this.#process = engine
   }
 
-  #serves(negotiated: Negotiated, admin: PoolAdmin): void {
+  #serves(negotiated: Negotiated, admin: MountedAdmin): void {
     this.#negotiated = negotiated
     if (this.#trouble !== null) this.#engine = new Deferred()
     this.#trouble = null

@@ -1,22 +1,34 @@
 /**
- * The data blocks of a pool, and the only user of the data store: whatever is under way on a block is
- * known here.
+ * The data blocks of a pool, and the only user of the data store: whatever is under way on a block
+ * is known here.
  *
- * A store may end calls late and in any order; here it is decided what they wait for, for all stores:
- * - What a write does not finish at once, every later call on one of its blocks waits for: a block is
- *   read as the last write left it, whoever asks, and writes happen in the order of the calls.
+ * A store may end calls late and in any order; here it is decided what they wait for, for all
+ * stores:
+ * - Every later call on a block waits for a write that is still under way on it: a block is read as
+ *   the last write left it, whoever asks, and writes happen in the order of the calls.
  * - A read does not hold up a write: what is read is as of the call, or newer.
- * - A block that a durable transaction freed is released when nothing is under way on it. Then it is
- *   passed down to the store, several runs at a time, and only then given out again.
+ * - A block that a durable transaction freed is released when nothing is under way on it. Then it
+ *   is passed down to the store, several runs at a time, and only then given out again.
  * - A flush covers the writes that ended before it began.
  *
- * With a store that has a page cache no write is ever under way, and a request makes no object here.
+ * With a store that has a page cache no write is under way but the copy of a large block, and a request
+ * makes no object here.
  */
-import { type Bytes, bytes, type DataBlock, type Later } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  type DataBlock,
+  KIB,
+  type Later,
+  Slice,
+  SYSTEM_CLOCK,
+} from '../base/index.js'
 import type { DataStore, HostRoom, Label } from '../storage/index.js'
 
 /** Runs of freed blocks that are punched at a time: a store may pass many on together. */
 const PUNCHES_MAX = 64
+/** Bytes that are copied while requests wait. */
+const COPIED_AT_ONCE = 256 * KIB
 /** Freed blocks that are looked at in one go: the thread has others to serve. */
 const TAKEN_MAX = 4096
 
@@ -94,12 +106,12 @@ export class DataBlocks {
     return this.#store.copiesShare
   }
 
-  /** What the host has left; null where that is no question. */
+  /** Space of the host; null where nothing grows. */
   hostRoom(): HostRoom | null {
     return this.#store.hostRoom?.() ?? null
   }
 
-  /** Whose data it is, and as of which commit; null where the store does not say. */
+  /** The label: which pool and which commit; null where the store has none. */
   get label(): Label | null {
     return this.#store.readLabel?.() ?? null
   }
@@ -172,10 +184,13 @@ export class DataBlocks {
     return this.#afterWrites(offset, held.length).then(write)
   }
 
-  /** Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile. */
+  /**
+   * Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile.
+   */
   copy(source: number, target: number, length: number): Later<void> {
+    const isLong = length > COPIED_AT_ONCE && !this.#store.copiesShare
     const copying =
-      this.#isWritten(source, length) || this.#isWritten(target, length)
+      isLong || this.#isWritten(source, length) || this.#isWritten(target, length)
         ? this.#copyLater(source, target, length)
         : this.#store.copy(bytes(source), bytes(target), bytes(length))
     if (copying !== undefined) this.#begin(this.#reads, copying, source, length)
@@ -184,7 +199,26 @@ export class DataBlocks {
 
   async #copyLater(source: number, target: number, length: number): Promise<void> {
     await Promise.all([this.#afterWrites(source, length), this.#afterWrites(target, length)])
-    await this.#store.copy(bytes(source), bytes(target), bytes(length))
+    if (length > COPIED_AT_ONCE && !this.#store.copiesShare) {
+      await this.#copyInParts(source, target, length)
+    } else {
+      await this.#store.copy(bytes(source), bytes(target), bytes(length))
+    }
+  }
+
+  /** Copies part after part, so that no request waits for a whole block, nor the thread for a disk. */
+  async #copyInParts(source: number, target: number, length: number): Promise<void> {
+    const held = Buffer.allocUnsafeSlow(COPIED_AT_ONCE)
+    const slice = new Slice(SYSTEM_CLOCK)
+    for (let done = 0; done < length; done += held.length) {
+      const size = Math.min(held.length, length - done)
+      const from = bytes(source + done)
+      if (!this.#store.readNow(held, 0, size, from)) {
+        await this.#store.readLater(held, 0, size, from)
+      }
+      await this.#store.write(held, 0, size, bytes(target + done))
+      if (slice.isOver) await slice.yield()
+    }
   }
 
   /** Makes a range read as zeros: a hole, where free blocks are holes. */
@@ -221,7 +255,9 @@ export class DataBlocks {
     return this.#store.nextHole(offset)
   }
 
-  /** Releases blocks that a durable transaction freed, each as soon as nothing is under way on it. */
+  /**
+   * Releases blocks that a durable transaction freed, each as soon as nothing is under way on it.
+   */
   release(freed: ArrayLike<number>): void {
     for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
     this.#release()
@@ -262,7 +298,9 @@ export class DataBlocks {
 
   // --- what lasts ---
 
-  /** Makes the writes that ended before the call durable. Calls during a flush share the next one. */
+  /**
+   * Makes the writes that ended before the call durable. Calls during a flush share the next one.
+   */
   async flush(): Promise<void> {
     const written = this.#written
     while (this.#flushed < written) {

@@ -4,7 +4,7 @@
  * Source: include/uapi/linux/dm-ioctl.h; drivers/md/dm-ioctl.c for what does not fit.
  */
 import { isUtf8 } from 'node:buffer'
-import { refused } from '../base/index.js'
+import { refused, viewOf } from '../base/index.js'
 import {
   type DeviceNumber,
   DM_FLAG,
@@ -37,7 +37,7 @@ export interface Call {
   /** Bytes that the payload of the answer may have. */
   room: number
   payload: Buffer | null
-  /** What the answer says for `dataSize` without a payload. */
+  /** `dataSize` of an answer without a payload. */
   answerSize: number
 }
 
@@ -175,5 +175,3 @@ function utf8(bytes: Buffer): string {
 }
 
 const align = (size: number): number => Math.ceil(size / 8) * 8
-export const viewOf = (bytes: Buffer): DataView =>
-  new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)

@@ -2,7 +2,7 @@
  * Where the bytes of the devices are that a table names: in other devices of ours, or in files and
  * disks of the machine.
  */
-import { refused } from '../base/index.js'
+import { refused, SECTOR_SIZE } from '../base/index.js'
 import type { Range, Source } from '../tables/index.js'
 import { type DeviceNumber, nameOfDevice } from './abi.js'
 import { type DeviceTable, sizeOfTable } from './device-table.js'
@@ -32,7 +32,9 @@ export class LowerDevices implements Below {
     const own = this.#table.at(device)
     if (own !== undefined) return { minor: own.minor, start }
     const { path, offset } = await this.#machine.lower(device)
-    return { extents: [{ path, offset: offset + start * 512, length: length * 512 }] }
+    return {
+      extents: [{ path, offset: offset + start * SECTOR_SIZE, length: length * SECTOR_SIZE }],
+    }
   }
 
   async extentsOf(device: DeviceNumber, length: number | null): Promise<Range[]> {
@@ -45,7 +47,7 @@ export class LowerDevices implements Below {
     const own = this.#table.at(device)
     if (own === undefined) {
       const { path, offset } = await this.#machine.lower(device)
-      return [{ path, offset: offset + start * 512, length: length * 512 }]
+      return [{ path, offset: offset + start * SECTOR_SIZE, length: length * SECTOR_SIZE }]
     }
     const extents: Range[] = []
     for (const target of own.live?.targets ?? []) {
@@ -61,8 +63,8 @@ export class LowerDevices implements Below {
         const stripes = await Promise.all(
           target.stripes.map(place => this.#extentsIn(place.device, place.start, each)),
         )
-        const [offset, length] = [(from - target.start) * 512, (to - from) * 512]
-        extents.push({ stripes, chunk: target.chunk * 512, offset, length })
+        const [offset, length] = [(from - target.start) * SECTOR_SIZE, (to - from) * SECTOR_SIZE]
+        extents.push({ stripes, chunk: target.chunk * SECTOR_SIZE, offset, length })
       } else {
         const wanted = 'it has to be linear or striped'
         throw refused('EINVAL', `thin-pool: ${own.name} is ${target.type}; ${wanted}`)

@@ -17,6 +17,7 @@ import {
   type EngineStart,
   FAILED,
   ipcConnection,
+  joinAdmins,
   mustSpeakOurs,
   READY,
   SERVED,
@@ -29,8 +30,15 @@ import {
 } from '../control/index.js'
 import { inodeOf, VolumeFs } from '../fs/index.js'
 import type { Negotiated, Session } from '../fuse/index.js'
+import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
-import { type OpenPool, openPool, PoolFiles, type Volumes } from '../volumes/index.js'
+import {
+  type MountedAdmin,
+  type OpenPool,
+  openPool,
+  PoolFiles,
+  type Volumes,
+} from '../volumes/index.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -63,10 +71,12 @@ class Engine {
   readonly #config: PoolConfig
   readonly #readOnly: boolean
   readonly #files: PoolFiles
-  /** What INIT agreed on, with this engine or an earlier one. */
+  /** The outcome of INIT, with this engine or an earlier one. */
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
   #volumes: Volumes | null = null
+  /** The pool, for commands. */
+  #admin: MountedAdmin | null = null
   #session: Session | null = null
   /** Answers commands once there is no daemon; null when it could not be made. */
   #control: Promise<ControlSocket | null> = Promise.resolve(null)
@@ -92,6 +102,7 @@ class Engine {
   async serve(): Promise<void> {
     const open = await this.#open()
     this.#volumes = open.volumes
+    this.#admin = joinAdmins(open.volumes, await this.#openLab(open.volumes))
     const unmounted = new Promise<void>(resolve => {
       this.#session = this.#connect(open.volumes, resolve)
     })
@@ -104,7 +115,7 @@ class Engine {
     // The daemon may have gone while the pool was being opened, which can take long.
     if (process.connected) process.on('disconnect', () => this.#goOnAlone())
     else this.#goOnAlone()
-    serveAdmin(this.#daemon, open.volumes)
+    serveAdmin(this.#daemon, this.#admin)
     if (this.#start.negotiated) {
       this.#session!.resend()
       this.#log.info('took over')
@@ -125,6 +136,18 @@ class Engine {
       events: this.#poolLog.events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
       onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
+    })
+  }
+
+  #openLab(volumes: Volumes): Promise<Lab> {
+    return Lab.open({
+      volumes,
+      folder: this.#files.folder,
+      takesOver: this.#start.negotiated !== null,
+      readOnly: this.#readOnly,
+      onWarning: message => this.#log.warn(message),
+      onChange: (what, volume) => this.#log.info({ volume }, what),
+      invalidate: async devId => this.#session?.invalidate(inodeOf(devId), 0),
     })
   }
 
@@ -168,7 +191,9 @@ class Engine {
     tell(this.#daemon.sendNotification(READY, { negotiated: this.#negotiated! }))
   }
 
-  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
+  /**
+   * @param err a commit that fails has ended, too; but what only a bug can throw ends the process
+   */
   #served(err?: unknown): void {
     if (err !== undefined && !(err instanceof ThinfsError)) throw err
     tell(this.#daemon.sendNotification(SERVED))
@@ -203,7 +228,9 @@ class Engine {
     process.exit(1)
   }
 
-  /** Ends the process for another engine. Requests that are not answered yet come again to that one. */
+  /**
+   * Ends the process for another engine. Requests that are not answered yet come again to that one.
+   */
   #stop(): void {
     this.#session?.close()
     // A commit spares the next engine the replay.
@@ -216,7 +243,7 @@ class Engine {
     this.#control = listenAsOrphan({
       start: { ...this.#start, negotiated: this.#negotiated },
       folder: this.#files.folder.held,
-      pool: this.#volumes!,
+      pool: this.#admin!,
       closed: this.#closed,
       stop: () => this.#stop(),
     }).catch(err => {
@@ -232,8 +259,8 @@ class Engine {
 }
 
 /**
- * The log, in the pool's folder wherever that is now. The pool is served without one: what is written to
- * stderr goes where the daemon's goes.
+ * The log, in the pool's folder wherever that is now. The pool is served without one: what is
+ * written to stderr goes where the daemon's goes.
  */
 function openEngineLog(start: EngineStart): Logger {
   const { logLevel: level, foreground: pretty, logFile, configFile } = start
@@ -249,8 +276,9 @@ function openEngineLog(start: EngineStart): Logger {
 }
 
 /**
- * The configuration as pool.yaml says it now. An engine that takes over goes on with what the file said
- * when the pool was mounted if it cannot be read now. The pool's name and block size stay as mounted.
+ * The configuration as pool.yaml says it now. An engine that takes over goes on with what the file
+ * said when the pool was mounted if it cannot be read now. The pool's name and block size stay as
+ * mounted.
  * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
  */
 function configOf(start: EngineStart, log: Logger): PoolConfig {

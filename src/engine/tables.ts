@@ -32,8 +32,9 @@ import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import { Tables } from '../tables/index.js'
 import { PoolLog } from './pool-log.js'
 
-/** Microseconds to look for a request before sleeping. */
-const SPIN = 50
+/** How long to look for a request before sleeping, and for which share of the time: pool.yaml's defaults. */
+const SPIN = 400
+const SPIN_SHARE = 0.8
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runTables(start: TableEngineStart): Promise<void> {
@@ -108,6 +109,7 @@ class TablesProcess {
       fd: TABLE_ENGINE_FD.fuse,
       // With one CPU no process could send a request meanwhile.
       spin: availableParallelism() > 1 ? SPIN : 0,
+      spinShare: SPIN_SHARE,
       fileSystem: new TableFs(this.#tables, closed, Math.floor(Date.now() / 1000)),
       ...(negotiated ? { negotiated } : {}),
       onInitialized(agreed) {

@@ -1,7 +1,4 @@
-/** What both file systems answer to Linux, and the numbers of its calls that Node does not name. */
-export const NAME_MAX = 255
-/** st_blocks counts in these, in bytes. */
-export const SECTOR = 512
+/** Numbers of Linux's calls that Node does not name. */
 
 // fallocate(2)
 export const FALLOC_KEEP_SIZE = 1

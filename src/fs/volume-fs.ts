@@ -14,9 +14,12 @@ import {
   type Later,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
+  MAX_IO,
   MIB,
+  NAME_MAX,
   type Requester,
   refused,
+  SECTOR_SIZE,
   ThinfsError,
   unlessAborted,
 } from '../base/index.js'
@@ -30,14 +33,12 @@ import {
   later,
   WAITS,
 } from '../fuse/index.js'
-import { MAX_IO, type ThinDevice, type ThinPool } from '../pool/index.js'
-import type { Ownership, Volume, Volumes } from '../volumes/index.js'
+import type { ThinDevice, ThinPool } from '../pool/index.js'
+import { IdMap, type Ownership, type Volume, type Volumes } from '../volumes/index.js'
 import {
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
   FALLOC_ZERO_RANGE,
-  NAME_MAX,
-  SECTOR,
   SEEK_DATA,
   SEEK_HOLE,
 } from './linux.js'
@@ -61,8 +62,8 @@ const RENAME_EXCHANGE = 2
 const O_TRUNC = 0o1000
 
 /**
- * Bytes that one copy_file_range request handles at most. A shorter answer is allowed, and the caller
- * asks again: a request that runs on cannot be interrupted.
+ * Bytes that one copy_file_range request handles at most. A shorter answer is allowed, and the
+ * caller asks again: a request that runs on cannot be interrupted.
  */
 const SHARE_MAX = 4 * GIB - MIB
 const COPY_MAX = 64 * MIB
@@ -70,7 +71,7 @@ const COPY_MAX = 64 * MIB
 /** Always there, and counted only when it is asked for. */
 const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
 
-/** What of a volume is shown as `user.thinfs.*`. */
+/** The facts about a volume that `user.thinfs.*` shows. */
 const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
   'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
@@ -87,6 +88,8 @@ export class VolumeFs implements FileSystem {
   readonly #pool: ThinPool
   readonly #uid: number
   readonly #gid: number
+  readonly #users = IdMap.own('uid')
+  readonly #groups = IdMap.own('gid')
   readonly #mounted: number
   /** The time, in milliseconds since 1970, as long as it is not older than TICK. */
   readonly #now = new Float64Array(1)
@@ -142,8 +145,8 @@ export class VolumeFs implements FileSystem {
     const { mode, uid, gid } = change
     const to: Ownership = {}
     if (mode !== undefined) to.mode = mode & 0o777
-    if (uid !== undefined) to.uid = uid
-    if (gid !== undefined) to.gid = gid
+    if (uid !== undefined) to.uid = this.#users.outside(uid)
+    if (gid !== undefined) to.gid = this.#groups.outside(gid)
     if (Object.keys(to).length > 0) await this.volumes.setOwnership(volume, to)
     if (change.mtime !== undefined) {
       volume.modified = change.mtime === 'now' ? this.#time() : change.mtime * 1000
@@ -163,7 +166,8 @@ export class VolumeFs implements FileSystem {
     this.#mustBeRoot(parent)
     if (this.volumes.find(name)) throw refused('EEXIST', name)
     // Group and others get a volume only by chmod: it is a disk.
-    const ownership = { mode: mode & 0o600, uid: caller.uid, gid: caller.gid }
+    const [uid, gid] = [this.#users.outside(caller.uid), this.#groups.outside(caller.gid)]
+    const ownership = { mode: mode & 0o600, uid, gid }
     return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
   }
 
@@ -205,10 +209,10 @@ export class VolumeFs implements FileSystem {
   }
 
   read(ino: number, offset: number, size: number, target: Buffer, at: number): number {
-    const { device } = this.#volume(ino)
+    const { device, io } = this.#volume(ino)
     const length = Math.min(size, device.size - offset)
     if (length <= 0) return 0
-    return device.read(offset, length, target, at) ? length : WAITS
+    return io.read(offset, length, target, at) ? length : WAITS
   }
 
   readLater(
@@ -218,9 +222,9 @@ export class VolumeFs implements FileSystem {
     target: Buffer,
     at: number,
   ): Promise<number> {
-    const { device } = this.#volume(ino)
+    const { device, io } = this.#volume(ino)
     const length = Math.min(size, device.size - offset)
-    return device.readLater(offset, length, target, at).then(() => length)
+    return io.readLater(offset, length, target, at).then(() => length)
   }
 
   write(
@@ -236,7 +240,7 @@ export class VolumeFs implements FileSystem {
     const end = offset + size
     const { device } = volume
     if (end > device.size) {
-      if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${volume.name}: ${end} bytes`)
+      mustBeAbleToEnd(volume, end)
       this.#pool.mustBeWritable()
       const clearing = device.clearPastEnd()
       if (clearing !== undefined) {
@@ -248,19 +252,19 @@ export class VolumeFs implements FileSystem {
         )
       }
     }
-    const written = device.write(offset, size, source, at, requester)
+    const written = volume.io.write(offset, size, source, at, requester)
     volume.modified = this.#time()
     if (written === undefined) {
       if (end > device.size) this.#extend(device, end)
       return size
     }
-    return written.then(() => {
+    return volume.track(written).then(() => {
       this.#extend(device, end)
       return size
     })
   }
 
-  async fallocate(
+  fallocate(
     ino: number,
     mode: number,
     offset: number,
@@ -269,11 +273,22 @@ export class VolumeFs implements FileSystem {
   ): Promise<void> {
     const signal = requester?.signal()
     const volume = this.#volume(ino)
+    return volume.track(this.#fallocate(volume, mode, offset, length, signal))
+  }
+
+  async #fallocate(
+    volume: Volume,
+    mode: number,
+    offset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const { device } = volume
     if (length <= 0) throw refused('EINVAL', 'length')
     const end = offset + length
-    if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${volume.name}: ${end} bytes`)
+    if (end > MAX_DEVICE_SIZE) throw tooFar(volume, end)
     const keepsSize = (mode & FALLOC_KEEP_SIZE) !== 0
+    if (!keepsSize && end > device.size) mustBeAbleToEnd(volume, end)
     const what = mode & ~FALLOC_KEEP_SIZE
     if (what === FALLOC_PUNCH_HOLE && this.#pool.discards === 'ignore') {
       throw refused('EOPNOTSUPP', 'discards: ignore')
@@ -286,11 +301,10 @@ export class VolumeFs implements FileSystem {
     if (inside <= 0) return
     volume.modified = this.#time()
     if (end > device.size) await unlessAborted(device.clearPastEnd(), signal)
+    if (what === 0) await device.preallocate(offset, inside, signal)
+    else if (what === FALLOC_ZERO_RANGE) await volume.io.zero(offset, inside, signal)
     // A discard that waited for space would keep others from giving some back.
-    const waits = what !== FALLOC_PUNCH_HOLE
-    await (what === 0
-      ? device.preallocate(offset, inside, signal)
-      : device.discard(offset, inside, waits, signal))
+    else await volume.io.discard(offset, inside, false, signal)
     if (!keepsSize) this.#extend(device, end)
   }
 
@@ -304,7 +318,7 @@ export class VolumeFs implements FileSystem {
     return data
   }
 
-  async copyFileRange(
+  copyFileRange(
     source: number,
     sourceOffset: number,
     target: number,
@@ -315,13 +329,27 @@ export class VolumeFs implements FileSystem {
     const signal = requester?.signal()
     const from = this.#volume(source)
     const to = this.#volume(target)
+    return to.track(this.#copyFileRange(from, sourceOffset, to, targetOffset, length, signal))
+  }
+
+  async #copyFileRange(
+    from: Volume,
+    sourceOffset: number,
+    to: Volume,
+    targetOffset: number,
+    length: number,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
     const { blockSize } = this.#pool
-    const alike = sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
+    // What stands before a device has to see the bytes.
+    const arePlain = from.io === from.device && to.io === to.device
+    const alike =
+      arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
     const most = Math.min(length, alike ? SHARE_MAX : COPY_MAX)
     const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0
     const end = targetOffset + left
-    if (end > MAX_DEVICE_SIZE) throw refused('EFBIG', `${to.name}: ${end} bytes`)
+    if (end > to.device.size) mustBeAbleToEnd(to, end)
     if (from === to && Math.abs(sourceOffset - targetOffset) < left) {
       throw refused('EINVAL', 'the ranges overlap')
     }
@@ -361,7 +389,9 @@ export class VolumeFs implements FileSystem {
     return later(value, text => Buffer.from(text))
   }
 
-  /** Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing. */
+  /**
+   * Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing.
+   */
   listxattr(ino: number): readonly string[] {
     if (ino === ROOT) return []
     const volume = this.#volume(ino)
@@ -397,7 +427,10 @@ export class VolumeFs implements FileSystem {
     return volume
   }
 
-  /** The time, as old as the kernel's own stamps may be: to look it up allocates, and a WRITE does not. */
+  /**
+   * The time, as old as the kernel's own stamps may be: to look it up allocates, and a WRITE does
+   * not.
+   */
   #time(): number {
     if (!this.#timed) {
       this.#timed = true
@@ -423,11 +456,11 @@ export class VolumeFs implements FileSystem {
       ino: inodeOf(volume.devId),
       generation: volume.generation,
       size: device.size,
-      blocks: this.volumes.mappedBytes(volume) / SECTOR,
+      blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
       nlink: entry.removed ? 0 : 1,
-      uid: entry.uid,
-      gid: entry.gid,
+      uid: this.#users.inside(entry.uid),
+      gid: this.#groups.inside(entry.gid),
       atime: volume.modified / 1000,
       mtime: volume.modified / 1000,
       ctime: Math.max(volume.modified, volume.changed) / 1000,
@@ -467,10 +500,10 @@ export class VolumeFs implements FileSystem {
     const requester = heldRequester(signal)
     for (let done = 0; done < length; ) {
       const size = Math.min(buffer.length, length - done)
-      if (!from.device.read(source + done, size, buffer, 0)) {
-        await from.device.readLater(source + done, size, buffer, 0)
+      if (!from.io.read(source + done, size, buffer, 0)) {
+        await from.io.readLater(source + done, size, buffer, 0)
       }
-      await to.device.write(target + done, size, buffer, 0, requester)
+      await to.io.write(target + done, size, buffer, 0, requester)
       // Somebody may have cut the volume off meanwhile: what is written is not past its end.
       this.#extend(to.device, target + done + size)
       done += size
@@ -478,6 +511,15 @@ export class VolumeFs implements FileSystem {
     }
   }
 }
+
+/** @throws EFBIG for what no volume, or not this one as long as it is held, can be made as long as */
+function mustBeAbleToEnd(volume: Volume, end: number): void {
+  if (end > MAX_DEVICE_SIZE) throw tooFar(volume, end)
+  if (volume.heldFor !== null) throw refused('EFBIG', `${volume.name}: ${volume.heldFor}`)
+}
+
+const tooFar = ({ name }: Volume, end: number): ThinfsError =>
+  refused('EFBIG', `${name}: ${end} bytes`)
 
 function checkSize(size: number): asserts size is Bytes {
   if (size < 0 || size > MAX_DEVICE_SIZE) throw refused('EFBIG', `${bytes(size)} bytes`)

@@ -1,6 +1,6 @@
 /** Requests about the content of files. READ and WRITE allocate nothing. */
 import { constants } from 'node:os'
-import { assert, type Requester } from '../base/index.js'
+import { assert, MAX_IO, type Requester } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   FALLOCATE_IN,
@@ -25,7 +25,6 @@ import {
   encodeWrite,
 } from './encode.js'
 import { type FileSystem, WAITS } from './file-system.js'
-import { MAX_IO } from './init.js'
 import { later } from './later.js'
 import type { Request } from './request.js'
 import type { Slots } from './slots.js'

@@ -11,7 +11,7 @@ export type {
   IoctlRequest,
 } from './file-system.js'
 export { WAITS } from './file-system.js'
-export { MAX_IO, type Negotiated } from './init.js'
+export type { Negotiated } from './init.js'
 export { later } from './later.js'
 export { flagsAmong, MOUNT_FLAGS, type MountOptions } from './mount.js'
 export { Refusal } from './refusal.js'

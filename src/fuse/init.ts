@@ -2,11 +2,11 @@
  * INIT: what this end and the kernel agree on, once for the life of a connection.
  *
  * Left out on purpose: WRITEBACK_CACHE (a snapshot has to see every acknowledged write),
- * ATOMIC_O_TRUNC (a truncating open comes as SETATTR), AUTO_INVAL_DATA (our own writes change mtime,
- * and would throw away the page cache). HANDLE_KILLPRIV_V2 promises to drop set-user-id bits on
- * writing; without it the kernel asks for the xattr security.capability before every write.
+ * ATOMIC_O_TRUNC (a truncating open comes as SETATTR), AUTO_INVAL_DATA (our own writes change
+ * mtime, and would throw away the page cache). HANDLE_KILLPRIV_V2 promises to drop set-user-id bits
+ * on writing; without it the kernel asks for the xattr security.capability before every write.
  */
-import { MIB, ThinfsError } from '../base/index.js'
+import { MAX_IO, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import {
   FUSE_KERNEL_MINOR_VERSION,
   FUSE_KERNEL_VERSION,
@@ -17,10 +17,7 @@ import {
 } from './abi.js'
 import type { Slots } from './slots.js'
 
-/** The largest READ and WRITE, in bytes, with MAX_PAGES; the kernel's default limit. */
-export const MAX_IO = MIB
 const MAX_IO_WITHOUT_MAX_PAGES = MIB / 8
-const PAGE = 4096
 /** Asynchronous requests under way: several loop devices with 128 requests each stay below. */
 export const MAX_BACKGROUND = 512
 /** Part of them from where on the kernel holds back. */
@@ -39,7 +36,9 @@ const FLAGS =
   INIT_FLAG.INIT_EXT
 const FLAGS2 = INIT_FLAG2.HAS_RESEND
 
-/** What was agreed on, as plain JSON: a process that takes the connection over gets no other INIT. */
+/**
+ * The outcome of INIT as plain JSON: a process that takes the connection over gets no other INIT.
+ */
 export interface Negotiated {
   /** Minor version of the protocol spoken. */
   minor: number
@@ -48,7 +47,7 @@ export interface Negotiated {
   maxReadahead: number
   /** Bytes of the largest READ or WRITE. */
   maxWrite: number
-  /** Who speaks the protocol where that is not thinfs; then the flags are libfuse's. */
+  /** The speaker of the protocol where that is not thinfs; then the flags are libfuse's. */
   transport?: 'fuse-native'
   /** Why requests come through /dev/fuse where a ring was wanted. */
   whyDev?: string
@@ -103,6 +102,6 @@ export function encodeInit(
   })
   slots.view.setUint16(at + INIT_OUT.at.maxBackground, maxBackground, true)
   slots.view.setUint16(at + INIT_OUT.at.congestionThreshold, maxBackground * CONGESTION, true)
-  slots.view.setUint16(at + INIT_OUT.at.maxPages, negotiated.maxWrite / PAGE, true)
+  slots.view.setUint16(at + INIT_OUT.at.maxPages, negotiated.maxWrite / PAGE_SIZE, true)
   return INIT_OUT.size
 }

@@ -60,7 +60,7 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
   try {
     fd = openSync('/dev/fuse', constants.O_RDWR | constants.O_NONBLOCK)
   } catch (err) {
-    throw failed(mountPoint, err)
+    throw failed(mountPoint, err, `/dev/fuse cannot be opened (${errnoOf(err)})${ADVICE}`)
   }
   const data = [
     `fd=${fd}`,
@@ -82,7 +82,8 @@ function mountDirectly(mountPoint: string, options: MountOptions): number {
     )
   } catch (err) {
     closeSync(fd)
-    throw failed(mountPoint, err)
+    const isForbidden = errnoOf(err) === 'EPERM'
+    throw failed(mountPoint, err, isForbidden ? `this root may not mount${ADVICE}` : undefined)
   }
   return fd
 }
@@ -112,19 +113,26 @@ async function mountByFusermount(mountPoint: string, options: MountOptions): Pro
     })
   } catch (err) {
     closeSync(ours)
-    throw failed(mountPoint, err)
+    throw failed(mountPoint, err, `fusermount3 cannot be run (${errnoOf(err)})${ADVICE}`)
   } finally {
     closeSync(theirs)
   }
   // It has exited: what it sent is here, or will never come.
   const fd = native.socket_receive_descriptor(ours)
   closeSync(ours)
-  if (fd < 0) throw failed(mountPoint, new Error(stderr.trim() || 'fusermount3 sent no descriptor'))
+  if (fd < 0) {
+    const said = stderr.trim() || 'fusermount3 sent no descriptor'
+    const isOfFolder = said.includes(mountPoint)
+    throw failed(mountPoint, new Error(isOfFolder ? said : `${said}${ADVICE}`))
+  }
   return fd
 }
 
-function failed(mountPoint: string, cause: unknown): ThinfsError {
-  return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${(cause as Error).message}`, {
+/** What stands in the way is the machine's, not the folder's. */
+const ADVICE = '; thinfs doctor says how to mend it'
+
+function failed(mountPoint: string, cause: unknown, what = (cause as Error).message): ThinfsError {
+  return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${what}`, {
     cause,
     errno: errnoOf(cause),
   })

@@ -5,7 +5,7 @@
  * died: then what it wanted to make is there, and what it wanted to take away is not.
  */
 import { constants } from 'node:os'
-import { type Later, type Requester, ThinfsError } from '../base/index.js'
+import { type Later, MAX_IO, type Requester, ThinfsError } from '../base/index.js'
 import {
   CREATE_IN,
   FATTR,
@@ -30,7 +30,6 @@ import {
   encodeOpendir,
 } from './encode.js'
 import type { AttributeChange, Attributes, FileSystem } from './file-system.js'
-import { MAX_IO } from './init.js'
 import { later, orElse } from './later.js'
 import type { Request } from './request.js'
 import type { Slots } from './slots.js'

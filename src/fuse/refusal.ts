@@ -1,7 +1,7 @@
 import { constants } from 'node:os'
+import { MAX_IO } from '../base/index.js'
 import { IN_HEADER, INTERRUPT_IN, OPCODE, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
-import { MAX_IO } from './init.js'
 import { requestResend } from './resend.js'
 import { Slots } from './slots.js'
 

@@ -5,10 +5,10 @@
  * and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
-import { assert, ThinfsError, workWaits } from '../base/index.js'
+import { assert, MAX_IO, ThinfsError, workWaits } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
-import { encodeInit, MAX_BACKGROUND, MAX_IO, type Negotiated, negotiate } from './init.js'
+import { encodeInit, MAX_BACKGROUND, type Negotiated, negotiate } from './init.js'
 import { Replies } from './replies.js'
 import { Requests } from './requests.js'
 import { requestResend } from './resend.js'

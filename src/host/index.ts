@@ -4,7 +4,14 @@ export { kernelPathOf, mountsOn, usersOf } from './device-users.js'
 export { findFilesystems } from './filesystems.js'
 export { whileFrozen } from './freeze.js'
 export { findFileHolders, isOn, loopsOnFile, processesWithin } from './holders.js'
-export { attachLoop, detachLoop, type LoopDevice, listLoops, reattachLoop } from './loop.js'
+export {
+  attachLoop,
+  detachLoop,
+  errnoOfLoops,
+  type LoopDevice,
+  listLoops,
+  reattachLoop,
+} from './loop.js'
 export {
   canonicalMountPoint,
   mustNotCover,
@@ -23,3 +30,4 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

@@ -5,11 +5,10 @@
  * drivers/md/dm-thin-metadata.c and drivers/md/persistent-data/; checked against images that the
  * kernel wrote (test/fixtures). docs/FORMAT.md prints these tables.
  */
-import { isZero, layout } from '../base/index.js'
+import { isZero, layout, METADATA_BLOCK_SIZE, SECTOR_SIZE } from '../base/index.js'
 
-/** Size of a metadata block in bytes, and in sectors. */
-export const METADATA_BLOCK_SIZE = 4096
-export const METADATA_BLOCK_SECTORS = 8
+/** Sectors of a metadata block. */
+export const METADATA_BLOCK_SECTORS = METADATA_BLOCK_SIZE / SECTOR_SIZE
 /** Location of the superblock. */
 export const SUPERBLOCK_LOCATION = 0
 
@@ -26,8 +25,6 @@ export const SALT = {
   index: 160478,
 } as const
 
-/** Largest number of metadata blocks that the index block can describe: 255 bitmaps of 16320. */
-export const MAX_METADATA_BLOCKS = 255 * 16320
 /** Blocks that one bitmap block describes. */
 export const ENTRIES_PER_BITMAP = 16320
 /** Largest mapping time: 24 bits of a mapping value. */
@@ -89,7 +86,9 @@ export const NODE = layout('NodeHeader', 32, {
 export const NODE_INTERNAL = 1
 export const NODE_LEAF = 2
 
-/** Entries that fit a node with values of `valueSize` bytes: 336, 252, 168, 126 for 4, 8, 16, 24. */
+/**
+ * Entries that fit a node with values of `valueSize` bytes: 336, 252, 168, 126 for 4, 8, 16, 24.
+ */
 export function maxEntries(valueSize: number): number {
   const fit = Math.floor((METADATA_BLOCK_SIZE - NODE.size) / (8 + valueSize))
   return 3 * Math.floor(fit / 3)
@@ -103,7 +102,9 @@ export const DEVICE_DETAILS = layout('DeviceDetails', 24, {
   snapshottedTime: [20, 'u32', 'time of the last snapshot that involved the device'],
 })
 
-/** Describes one bitmap block: a value of the data index tree, a slot of the metadata index block. */
+/**
+ * Describes one bitmap block: a value of the data index tree, a slot of the metadata index block.
+ */
 export const INDEX_ENTRY = layout('IndexEntry', 16, {
   blockNr: [0, 'u64', 'metadata block of the bitmap'],
   nrFree: [8, 'u32', 'free entries; counts the tail of a partial last bitmap as free too'],

@@ -1,5 +1,12 @@
 /** Metadata without devices, block by block as the kernel formats it. */
-import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  isDataBlockSize,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import {
   BITMAP_ENTRIES_AT,
@@ -12,15 +19,7 @@ import {
 } from './blocks/block.js'
 import { stamp } from './blocks/block-cache.js'
 import { initNode } from './blocks/node.js'
-import {
-  DEVICE_DETAILS,
-  ENTRIES_PER_BITMAP,
-  INDEX_ENTRY,
-  MAX_METADATA_BLOCKS,
-  METADATA_BLOCK_SIZE,
-  NODE_LEAF,
-  UUID_SIZE,
-} from './format.js'
+import { DEVICE_DETAILS, ENTRIES_PER_BITMAP, INDEX_ENTRY, NODE_LEAF, UUID_SIZE } from './format.js'
 import { superblockImage } from './superblock.js'
 
 /** The kernel too can do nothing with fewer. */

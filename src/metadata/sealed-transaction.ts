@@ -1,9 +1,9 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, isNoSpace } from '../base/index.js'
+import { assert, bytes, isNoSpace, METADATA_BLOCK_SIZE } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { Block } from './blocks/block.js'
 import { type BlockCache, NO_PAUSES, type Pauses } from './blocks/block-cache.js'
-import { METADATA_BLOCK_SIZE, SUPERBLOCK_LOCATION } from './format.js'
+import { SUPERBLOCK_LOCATION } from './format.js'
 import type { DataSpaceMap } from './space/data-space-map.js'
 import type { MetadataSpaceMap } from './space/metadata-space-map.js'
 
@@ -51,8 +51,8 @@ export class SealedTransaction {
 
   /**
    * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
-   * has synced the data before. Others have their turn when a slice of `pauses` is over: what is
-   * sealed does not change.
+   * has synced the data before. Requests run whenever a slice of `pauses` is over: sealed blocks do
+   * not change.
    * @throws what the store throws; then only `ThinMetadata.rollback` may follow, or another try
    *   when it `waits`
    */
@@ -72,7 +72,7 @@ export class SealedTransaction {
     }
   }
 
-  /** A store that is full took no flush with it: these blocks may be written again. */
+  /** Whether the write failed for lack of space, and no flush was lost: it may be tried again. */
   async #writeBlocks(pauses: Pauses): Promise<void> {
     try {
       await this.#parts.cache.write(this.#blocks, pauses)
@@ -84,7 +84,8 @@ export class SealedTransaction {
 
   /**
    * Lets the metadata blocks that the transaction freed be allocated; after `write`, and before the
-   * next one is sealed. The data blocks of `freed` stay out of use until `ThinMetadata.releaseData`.
+   * next one is sealed. The data blocks of `freed` stay out of use until
+   * `ThinMetadata.releaseData`.
    */
   end(): void {
     assert(this.#state === 'durable' && !this.#over, 'a transaction ends once, after its write')

@@ -1,14 +1,19 @@
 /** The superblock, and the copy of it that a metadata snapshot is. */
-import { bytes, isDataBlockSize, SECTOR_SIZE, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  isDataBlockSize,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  ThinfsError,
+} from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import { Block, SUPERBLOCK_KIND } from './blocks/block.js'
 import { checkStamp, stamp } from './blocks/block-cache.js'
 import {
   MAX_DATA_BLOCKS,
-  MAX_METADATA_BLOCKS,
   MAX_TIME,
   METADATA_BLOCK_SECTORS,
-  METADATA_BLOCK_SIZE,
   SPACE_MAP_ROOT,
   SUPERBLOCK,
   SUPERBLOCK_LOCATION,
@@ -19,7 +24,7 @@ import {
 import type { SpaceMapRoot } from './space/space-map.js'
 
 export interface Superblock {
-  /** 16 bytes, zeros in what the kernel makes, which keeps what others put there. */
+  /** 16 bytes. The kernel writes zeros into a new pool, and keeps what others put there. */
   uuid: Buffer
   flags: number
   time: number
@@ -71,7 +76,7 @@ export function readSuperblock(store: Store): Superblock {
   return superblock
 }
 
-/** What lies outside of the map would count as free once the map grows. @throws METADATA_CORRUPT */
+/** A block outside of the map would count as free once the map grows. @throws METADATA_CORRUPT */
 function checkRoots({ mappingRoot, detailsRoot, ...superblock }: Superblock): void {
   const { dataSpaceMap, metadataSpaceMap } = superblock
   const roots = {

@@ -1,5 +1,5 @@
 /** The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names. */
-export { MAX_IO, ThinDevice } from '../device/index.js'
+export { type BlockDevice, ThinDevice } from '../device/index.js'
 export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
 export { Journal, type JournalFile } from './journal.js'
 export type { JournalState } from './journal-state.js'

@@ -7,6 +7,7 @@ import {
   readU64,
   ThinfsError,
   type VirtualBlock,
+  viewOf,
   writeU64,
 } from '../base/index.js'
 import { CHANGES, FRAME, writeFrame } from './journal-frames.js'
@@ -30,7 +31,7 @@ const EXTEND = 4
 const OPEN = 5
 const CLOSE = 6
 
-/** What replays a journal. */
+/** The receiver of replayed changes. */
 export interface ChangeTarget {
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void
   unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void
@@ -132,6 +133,3 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
     }
   }
 }
-
-const viewOf = (buffer: Uint8Array): DataView =>
-  new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

@@ -6,7 +6,7 @@
  */
 import { createHash } from 'node:crypto'
 import { crc32c } from '@node-rs/crc32'
-import { layout, ThinfsError } from '../base/index.js'
+import { layout, ThinfsError, viewOf } from '../base/index.js'
 import { SUPERBLOCK } from '../metadata/index.js'
 
 export const FRAME = layout('JournalFrame', 16, {
@@ -102,6 +102,3 @@ export const ageOf = (identity: Buffer) => IDENTITY.read(viewOf(identity), 0)
 /** Whether both are of one superblock in one boot, whatever commits there were up to it. */
 export const sameSuperblock = (one: Buffer, other: Buffer): boolean =>
   one.compare(other, 0, SUPERBLOCK_END, 0, SUPERBLOCK_END) === 0
-
-const viewOf = (buffer: Uint8Array): DataView =>
-  new DataView(buffer.buffer, buffer.byteOffset, buffer.length)

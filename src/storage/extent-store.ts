@@ -4,9 +4,9 @@
  *
  * The list of parts may be replaced by one that goes on further: that is how such a store grows.
  */
-import { allEnded, assert, type Bytes, bytes } from '../base/index.js'
+import { allEnded, type Bytes, bytes, PAGE_SIZE } from '../base/index.js'
 import { CompositeStore, leastAvailable, type UsePart } from './composite-store.js'
-import { type HostRoom, mustHaveRange, type Store } from './store.js'
+import { type HostRoom, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
 
 /** The bytes [offset, offset + length) of a store. */
 export interface StorePart {
@@ -14,10 +14,6 @@ export interface StorePart {
   offset: Bytes
   length: Bytes
 }
-
-/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
-const SCRATCH = new Uint8Array(1024 * 1024)
-const PAGE = 4096
 
 export class ExtentStore extends CompositeStore implements Store {
   readonly path: string
@@ -56,7 +52,7 @@ export class ExtentStore extends CompositeStore implements Store {
     const [first] = this.#parts
     return this.#parts.every(
       ({ store, offset }) =>
-        store === first!.store && store.copiesShare && (offset - first!.offset) % PAGE === 0,
+        store === first!.store && store.copiesShare && (offset - first!.offset) % PAGE_SIZE === 0,
     )
   }
 
@@ -104,12 +100,7 @@ export class ExtentStore extends CompositeStore implements Store {
   }
 
   copy(source: Bytes, target: Bytes, length: Bytes): void {
-    assert(
-      source + length <= target || target + length <= source,
-      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
-    )
-    mustHaveRange(this, 'copy', source, length)
-    mustHaveRange(this, 'copy', target, length)
+    mustCopy(this, source, target, length)
     for (let done = 0; done < length; ) {
       const from = source + done
       const to = target + done
@@ -143,7 +134,7 @@ export class ExtentStore extends CompositeStore implements Store {
     await allEnded([...this.#stores()].map(store => store.sync()))
   }
 
-  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  /** The fullest file system below. Space that it gave to others' parts does not count as ours. */
   hostRoom(): HostRoom | null {
     const available = leastAvailable(this.#stores())
     if (available === null) return null
@@ -162,7 +153,7 @@ export class ExtentStore extends CompositeStore implements Store {
     yield* new Set(this.#parts.map(({ store }) => store))
   }
 
-  /** Up to where the stores below reach. */
+  /** Where the stores below end. */
   #noteSize(): void {
     let size = 0
     for (const { store, offset, length } of this.#parts) {

@@ -28,12 +28,12 @@ const APPENDING = constants.O_RDWR | constants.O_APPEND
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
  *
- * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty after a
- * power cut knows less, but nothing wrong.
+ * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty
+ * after a power cut knows less, but nothing wrong.
  */
 export class JournalFile {
   readonly path: string
-  /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
+  /** Identifies the running boot of the machine. */
   readonly bootId: string
   /** -1: there is no such file; a reader treats that as an empty one. */
   #fd: number
@@ -43,7 +43,7 @@ export class JournalFile {
     this.path = path
     this.#at = at
     this.#fd = fd
-    this.bootId = readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+    this.bootId = bootId()
   }
 
   /**
@@ -99,7 +99,9 @@ export class JournalFile {
     reserveRoom(this.#fd, length + ROOM)
   }
 
-  /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
+  /**
+   * @throws ENOSPC also when there is no room for what would be appended: the old file may have it
+   */
   replace(bytes: Uint8Array): void {
     try {
       this.#replace(bytes)
@@ -148,6 +150,9 @@ export class JournalFile {
     if (this.#fd >= 0) closeSync(this.#fd)
   }
 }
+
+/** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
+export const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
 
 /** @throws POOL_MISMATCH, IO_ERROR */
 function openJournal(path: string, at: string, flags: number): number {

@@ -12,9 +12,9 @@ interface Call {
 }
 
 /**
- * fallocate(2) on a file, off the caller's thread. The kernel carries out one such call at a time on a
- * file, and a visit to the thread pool costs more than most of them: so calls wait for the visit that
- * is under way, and go together.
+ * fallocate(2) on a file, off the caller's thread. The kernel carries out one such call at a time
+ * on a file, and a visit to the thread pool costs more than most of them: so calls wait for the
+ * visit that is under way, and go together.
  */
 export class LateAllocations {
   readonly #fd: number

@@ -3,12 +3,9 @@
  *
  * A range of it is one range in each of its stripes. Source: drivers/md/dm-stripe.c.
  */
-import { allEnded, assert, type Bytes, bytes } from '../base/index.js'
+import { allEnded, type Bytes, bytes } from '../base/index.js'
 import { CompositeStore, leastAvailable, type UsePart } from './composite-store.js'
-import { type HostRoom, mustHaveRange, type Store } from './store.js'
-
-/** What `copy` moves bytes through: one for all stores, for no call leaves anything in it. */
-const SCRATCH = new Uint8Array(1024 * 1024)
+import { type HostRoom, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
 
 export class StripedStore extends CompositeStore implements Store {
   readonly path: string
@@ -87,12 +84,7 @@ export class StripedStore extends CompositeStore implements Store {
   }
 
   copy(source: Bytes, target: Bytes, length: Bytes): void {
-    assert(
-      source + length <= target || target + length <= source,
-      `${this.path}: copy of ${length} bytes from ${source} to ${target}, which overlap`,
-    )
-    mustHaveRange(this, 'copy', source, length)
-    mustHaveRange(this, 'copy', target, length)
+    mustCopy(this, source, target, length)
     for (let done = 0; done < length; ) {
       const size = Math.min(length - done, SCRATCH.length)
       this.read(SCRATCH, 0, size, bytes(source + done))
@@ -113,7 +105,7 @@ export class StripedStore extends CompositeStore implements Store {
     await allEnded(this.#stripes.map(stripe => stripe.sync()))
   }
 
-  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  /** The fullest file system below. Space that it gave to others' parts does not count as ours. */
   hostRoom(): HostRoom | null {
     const available = leastAvailable(this.#stripes)
     return available === null ? null : { available, allocated: 0 }
@@ -159,7 +151,7 @@ export class StripedStore extends CompositeStore implements Store {
     }
   }
 
-  /** The first of what `find` finds in each stripe. */
+  /** The lowest offset that `find` returns over all stripes. */
   #next(offset: Bytes, find: (stripe: Store, from: Bytes) => Bytes): Bytes {
     let first: number = this.#size
     for (const [i, stripe] of this.#stripes.entries()) {

@@ -1,5 +1,4 @@
 /** A pool for the life of a callback, in a folder of its own. */
-import { randomBytes } from 'node:crypto'
 import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { KIB, ThinfsError, TIB } from '../base/index.js'
@@ -7,7 +6,7 @@ import { parseSize } from '../config/index.js'
 import { adminOf, callAdmin, connectDaemon } from '../control/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Keeper } from './keeper.js'
-import { Layout } from './layout.js'
+import { Layout, newBase } from './layout.js'
 import { choosePlace, type Place } from './place.js'
 import { TestVolume } from './test-volume.js'
 
@@ -55,7 +54,7 @@ export async function withPool<T>(
     options.folder,
     volumes.reduce((sum, { size }) => sum + size, 0),
   )
-  const layout = new Layout(join(place.folder, `thinfs-${randomBytes(6).toString('hex')}`))
+  const layout = new Layout(join(place.folder, newBase()))
   const keeper = await Keeper.start({
     base: layout.base,
     dataSize: bytesOf(options.dataSize ?? DATA_SIZE),

@@ -6,7 +6,7 @@
  * many volumes share is read once. Requests change the metadata between two slices, and while the check
  * waits for a disk.
  */
-import { bytes, type DataBlock, errnoOf, isZero, MIB } from '../base/index.js'
+import { bytes, type DataBlock, errnoOf, isZero, MIB, SECTOR_SIZE } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
 import type { DataStore } from '../storage/index.js'
 import type { CheckProblem, DataReport } from './admin.js'
@@ -28,7 +28,7 @@ export interface DataCheck {
 
 export async function checkData(check: DataCheck): Promise<[DataReport, CheckProblem[]]> {
   const { metadata, data, freeMeansHole, pause } = check
-  const blockSize = metadata.dataBlockSectors * 512
+  const blockSize = metadata.dataBlockSectors * SECTOR_SIZE
   const wanted = metadata.nrDataBlocks * blockSize
   const end = Math.min(data.size, wanted)
   const buffer = Buffer.allocUnsafe(MIB)

@@ -3,10 +3,15 @@ export type {
   CheckProblem,
   CheckReport,
   DataReport,
+  Injection,
+  LabAdmin,
+  MountedAdmin,
   PoolAdmin,
   PoolStatus,
+  Recording,
   VolumeInfo,
 } from './admin.js'
+export { IdMap } from './id-map.js'
 export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'

@@ -1,7 +1,13 @@
 import { existsSync } from 'node:fs'
-import { bytes, SECTOR_SIZE, SYSTEM_CLOCK, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  METADATA_BLOCK_SIZE,
+  SECTOR_SIZE,
+  SYSTEM_CLOCK,
+  ThinfsError,
+} from '../base/index.js'
 import { formatSize, lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
-import { METADATA_BLOCK_SIZE, ThinMetadata } from '../metadata/index.js'
+import { ThinMetadata } from '../metadata/index.js'
 import {
   isBehind,
   Journal,
@@ -17,6 +23,7 @@ import {
 import { AtomicFile, JournalFile } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
+import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
 import { Volumes } from './volumes.js'
@@ -51,7 +58,7 @@ export interface OpenPool {
 }
 
 /**
- * Opens a pool. What does not belong together is refused before anything is changed.
+ * Opens a pool. Files that do not belong together are refused before anything is changed.
  * @throws NOT_A_POOL, POOL_IN_USE, POOL_MISMATCH, METADATA_CORRUPT, METADATA_UNSUPPORTED
  */
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
@@ -105,8 +112,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       table,
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
-      uid: process.getuid?.() ?? 0,
-      gid: process.getgid?.() ?? 0,
+      uid: IdMap.own('uid').outside(process.getuid!()),
+      gid: IdMap.own('gid').outside(process.getgid!()),
       now: () => Date.now() / 1000,
       onChange: options.onChange ?? (() => {}),
       onResized: options.onResized ?? (async () => {}),
@@ -160,7 +167,7 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
 }
 
 /**
- * Verifies a pool that is not open, however damaged: what is there is read, nothing is changed.
+ * Verifies a pool that is not open, however damaged. It only reads.
  * @param options.deep reads all data too
  * @param options.files as for `openPool`
  * @throws NOT_A_POOL, POOL_IN_USE
@@ -188,7 +195,7 @@ export async function checkPool(
   }
 }
 
-/** What to say where a pool that thinfs made has volumes and no file that names them; else null. */
+/** A warning where a pool that thinfs made has volumes and no file that names them; else null. */
 function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null {
   const [path, held] = folder.file(VOLUMES_FILE)
   const has = metadata.uuid === null || metadata.deviceIds().next().done || existsSync(held)
@@ -256,7 +263,7 @@ async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
   }
 }
 
-/** What the journal says about the metadata as it is. */
+/** The journal's verdict about the present metadata. */
 function stateOf({ metadata, folder }: PoolFiles): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))

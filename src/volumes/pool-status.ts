@@ -1,4 +1,4 @@
-import { type DevId, SECTOR_SIZE } from '../base/index.js'
+import { type DevId, SECTOR_SIZE, Slice } from '../base/index.js'
 import { poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { PoolStatus } from './admin.js'
@@ -9,7 +9,7 @@ import type { Volume } from './volume.js'
  * small ones.
  * @param of `warnings`: what was odd when the pool was opened; `refusal`: why it could not be written to
  */
-export function statusOf(
+export async function statusOf(
   of: {
     name: string
     pool: ThinPool
@@ -18,9 +18,17 @@ export function statusOf(
     refusal?: string | null
   },
   volumes: readonly Volume[],
-): PoolStatus {
+): Promise<PoolStatus> {
   const { name, pool, metadata: store, warnings, refusal } = of
   const { metadata } = pool
+  const lines: PoolStatus['dm']['volumes'] = []
+  const slice = new Slice(pool.clock)
+  for (const volume of volumes) {
+    if (slice.isOver) await slice.yield()
+    if (volume.device.gone) continue
+    const line = `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`
+    lines.push({ name: volume.name, line })
+  }
   return {
     name: name,
     mode: pool.mode,
@@ -48,14 +56,11 @@ export function statusOf(
     heldRoot: metadata.heldRoot,
     discards: pool.discards,
     onFull: pool.space.onFull,
-    volumes: volumes.length,
+    volumes: lines.length,
     mount: null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
-      volumes: volumes.map(volume => ({
-        name: volume.name,
-        line: `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`,
-      })),
+      volumes: lines,
     },
   }
 }

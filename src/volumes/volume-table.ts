@@ -1,9 +1,10 @@
 /**
  * volumes.json: names and sizes of the volumes, which dm-thin leaves to its user.
  *
- * It works as Docker's and LVM's records do. The file carries the transaction id of the pool that it
- * belongs to and is replaced before the pool commits that id. If the machine stops in between, the
- * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
+ * It works as Docker's and LVM's records do. The file carries the transaction id of the pool that
+ * it belongs to and is replaced before the pool commits that id. If the machine stops in between,
+ * the file is one ahead of the pool, and what the change did (`undo`) is taken back on the next
+ * open.
  */
 import * as z from 'zod'
 import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
@@ -47,7 +48,7 @@ const tableSchema = z.strictObject({
   uuid: z.guid().toLowerCase().nullable().default(null),
   transaction_id: z.int().min(0),
   volumes: z.array(entrySchema),
-  /** What the volumes of the last change were before: null for one that was not there. */
+  /** The volumes of the last change as they were before: null for one that was not there. */
   undo: z.array(
     z
       .strictObject({
@@ -73,7 +74,7 @@ export interface TableFile {
   readonly path: string
   /** The content; null when there is no such file. @throws ThinfsError past `most` bytes */
   read(most: number): string | null
-  /** What a reader finds at any moment, also after a power cut, is the old content or the new. */
+  /** Atomic: a reader finds the old content or the new one, after a power cut too. */
   replace(content: string): Promise<void>
 }
 
@@ -102,7 +103,11 @@ export class VolumeTable {
     const found = readTable(file)
     if (!found) return table
     table.#hasOtherId = found.uuid !== null && found.uuid !== pool.uuid
-    for (const entry of found.volumes) table.#entries.set(entry.dev_id, entry)
+    for (const entry of found.volumes) {
+      table.#entries.set(entry.dev_id, entry)
+      // Now, while no requests wait: the first change encodes all.
+      encodeEntry(entry)
+    }
     if (found.transaction_id === pool.transactionId + 1) {
       for (const { dev_id, before } of found.undo) table.#put(dev_id, before)
       mustBeUnique(file.path, table.#entries.values())
@@ -126,19 +131,19 @@ export class VolumeTable {
     return this.#exchange
   }
 
-  /** Whether the file has the id of another pool than ours, which takes its place with the next change. */
+  /**
+   * Whether the file has the id of another pool than ours, which takes its place with the next
+   * change.
+   */
   get hasOtherId(): boolean {
     return this.#hasOtherId
-  }
-
-  entries(): IterableIterator<VolumeEntry> {
-    return this.#entries.values()
   }
 
   /**
    * Puts changes into the file, before the pool commits `transactionId`.
    * @param exchange the request, when it exchanges names
-   * @returns takes them back in memory; the file is right again with the next change, or rolled back
+   * @returns takes them back in memory; the file is right again with the next change, or rolled
+   *   back
    */
   async change(
     changes: EntryChanges,
@@ -190,19 +195,21 @@ export class VolumeTable {
 /** Entries as the file has them. An entry does not change: another takes its place. */
 const encoded = new WeakMap<VolumeEntry, string>()
 
+function encodeEntry(entry: VolumeEntry): string {
+  let text = encoded.get(entry)
+  if (text === undefined) {
+    text = JSON.stringify(entry, null, 1).replaceAll('\n', '\n  ')
+    encoded.set(entry, text)
+  }
+  return text
+}
+
 /**
- * The file's text, as JSON.stringify(table, null, 1) makes it, the volumes last. To encode ten thousand volumes anew for
- * each change would keep requests waiting for 20 ms.
+ * The file's text, as JSON.stringify(table, null, 1) makes it, the volumes last. To encode ten
+ * thousand volumes anew for each change would keep requests waiting for 20 ms.
  */
 function encodeTable({ volumes, ...table }: Table): string {
-  const lines = volumes.map(entry => {
-    let text = encoded.get(entry)
-    if (text === undefined) {
-      text = JSON.stringify(entry, null, 1).replaceAll('\n', '\n  ')
-      encoded.set(entry, text)
-    }
-    return text
-  })
+  const lines = volumes.map(encodeEntry)
   const list = lines.length === 0 ? '[]' : `[\n  ${lines.join(',\n  ')}\n ]`
   const rest = JSON.stringify(table, null, 1)
   return `${rest.slice(0, -'\n}'.length)},\n "volumes": ${list}\n}\n`
@@ -219,11 +226,11 @@ export interface PoolIdentity {
 }
 
 /**
- * Whether a volumes.json is that of the pool: by the ids of both, and by the rules of LVM and Docker,
- * which refuse a pool whose transaction id is not the one that they have noted.
- * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another pool,
- *   or the metadata is older than it. A warning: the metadata has lost its id, or the file is behind,
- *   for another program went on.
+ * Whether a volumes.json is that of the pool: by the ids of both, and by the rules of LVM and
+ * Docker, which refuse a pool whose transaction id is not the one that they have noted.
+ * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another
+ *   pool, or the metadata is older than it. A warning: the metadata has lost its id, or the file is
+ *   behind, for another program went on.
  */
 export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckProblem | null {
   if (table.uuid !== null && pool.uuid !== null && table.uuid !== pool.uuid) {
@@ -275,7 +282,7 @@ export function mustBeOf(
   throw new ThinfsError('POOL_MISMATCH', `${problem.message}; ${cure}`)
 }
 
-/** What is wrong with a volumes.json; for `thinfs check`. */
+/** The problems of a volumes.json, for `thinfs check`. */
 export function checkTable(
   path: string,
   table: Table,

@@ -1,32 +1,44 @@
 import { ThinfsError } from '../base/index.js'
-import type { ThinDevice } from '../pool/index.js'
+import type { BlockDevice, ThinDevice } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** An open volume: a thin device with a name, a size and an owner. */
 export class Volume {
   readonly device: ThinDevice
   readonly devId: number
+  /** Where requests for content go: the device, or what somebody has put before it (src/lab). */
+  io: BlockDevice
+  /**
+   * Why nobody may remove the volume or change its size: `it is being recorded`. Null: anybody may.
+   */
+  heldFor: string | null = null
   /** As volumes.json has it, or would: a device that it does not name has one made up. */
   entry: VolumeEntry
   /** Descriptors that have it open. */
   opens = 0
   /**
-   * What a command is doing to the volume that nobody may open it for: set before the command's
-   * first await, so that what it saw of `opens` stays true.
+   * A command's work during which nobody may open the volume. The command sets it before its first
+   * await, so that `opens` stays as the command saw it.
    */
   claim: 'removal' | 'shrink' | null = null
   /** Ends when the last change of its size that was asked for has ended. */
   resized: Promise<unknown> = Promise.resolve()
-  /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
+  /**
+   * Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is
+   * not.
+   */
   changed: number
   /** An array, because a field with a fraction would be allocated anew for every WRITE. */
   readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number
+  /** Requests that went to the device and wait for something: whoever changes `io` waits for them. */
+  readonly underWay = new Set<Promise<unknown>>()
 
   constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
     this.entry = entry
     this.device = device
+    this.io = device
     this.devId = entry.dev_id
     this.generation = generation
     this.modified = (entry.created ?? 0) * 1000
@@ -45,13 +57,28 @@ export class Volume {
   get name(): string {
     return this.entry.name
   }
+
+  /** Keeps a request in `underWay` until it ends. @returns the request */
+  track<T>(request: Promise<T>): Promise<T> {
+    const ended = (): void => void this.underWay.delete(request)
+    this.underWay.add(request)
+    request.then(ended, ended)
+    return request
+  }
 }
 
-/** @throws VOLUME_BUSY, or `code`, for a volume that is open or that a command makes smaller */
+/** @throws VOLUME_BUSY for a volume that somebody holds */
+export function mustNotBeHeld(volume: Volume): void {
+  if (volume.heldFor === null) return
+  throw new ThinfsError('VOLUME_BUSY', `${volume.name}: ${volume.heldFor}`)
+}
+
+/** @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller */
 export function mustBeUnused(
   volume: Volume,
   code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',
 ): void {
+  if (volume.heldFor !== null) throw new ThinfsError(code, `${volume.name}: ${volume.heldFor}`)
   if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
   if (volume.claim === 'shrink') {
     throw new ThinfsError(code, `${volume.name}: it is being made smaller`)

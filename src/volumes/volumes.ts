@@ -17,7 +17,7 @@ import { statusOf } from './pool-status.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, type Volume } from './volume.js'
+import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
 import { gone, VolumeSet } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -35,15 +35,15 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
-  /** What was odd when the pool was opened, a sentence each. */
+  /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
   refusal?: string | null
-  /** A command has set a size: whoever caches content has to know before it is answered. */
+  /** A command has set a size. Caches of content have to know before the command is answered. */
   onResized: (devId: number, size: number) => Promise<void>
 }
 
-/** Who may own a volume and how: what chmod and chown change. */
+/** Owner and mode of a volume: chmod and chown change these. */
 export interface Ownership {
   mode?: number
   uid?: number
@@ -158,6 +158,7 @@ export class Volumes implements PoolAdmin {
   async unlink(name: string): Promise<void> {
     await this.#names.exclusive(async () => {
       const volume = this.#set.must(name)
+      mustNotBeHeld(volume)
       await this.#unname([volume])
       if (volume.opens === 0) void this.#reaper.reap(volume)
     })
@@ -172,7 +173,12 @@ export class Volumes implements PoolAdmin {
   }
 
   /** Makes a volume durable, and everything that this depends on. */
-  flush({ device: { devId } }: Volume): Promise<void> {
+  flush({ device, io }: Volume): Promise<void> {
+    return io === device ? this.flushDevice(device.devId) : io.flush()
+  }
+
+  /** As `flush`, whatever stands before the device. */
+  flushDevice(devId: DevId): Promise<void> {
     return this.pool.devices.unsavedSizes.has(devId) ? this.commit() : this.pool.flush(devId)
   }
 
@@ -182,15 +188,18 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Puts the id of the metadata into volumes.json where that has another one: the metadata was accepted,
-   * or there was nothing to lose by it. Where that is not possible now, the next change does it.
+   * Puts the id of the metadata into volumes.json where that has another one: the metadata was
+   * accepted, or there was nothing to lose by it. Where that is not possible now, the next change
+   * does it.
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
     await this.#names.exclusive(() => this.#names.commit(new Map())).catch(() => {})
   }
 
-  /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
+  /**
+   * Gives devices that another program made the names and sizes that pool.yaml has for their ids.
+   */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
     for (const [name, { id, size }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
@@ -241,6 +250,14 @@ export class Volumes implements PoolAdmin {
   }
 
   snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo> {
+    return this.snapshotAnd(request, () => {})
+  }
+
+  /** As `snapshot`, and calls `taken` between the last request that is in it and the next. */
+  snapshotAnd(
+    request: { origin: string; name: string; devId?: number },
+    taken: () => void,
+  ): Promise<VolumeInfo> {
     return this.#names.exclusive(async () => {
       const origin = this.#set.must(request.origin)
       this.#set.mustBeNew(request.name)
@@ -248,9 +265,10 @@ export class Volumes implements PoolAdmin {
       const from = origin.devId as DevId
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#set.snapshotEntry(request.name, devId, origin)
-      await this.#names.commit(new Map([[devId, entry]]), () =>
-        this.pool.devices.createSnap(devId, from),
-      )
+      await this.#names.commit(new Map([[devId, entry]]), () => {
+        this.pool.devices.createSnap(devId, from)
+        taken()
+      })
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#set.add(devId))
     })
@@ -291,6 +309,7 @@ export class Volumes implements PoolAdmin {
         await this.#rename(volume, to)
         return
       }
+      if (exchange === null) mustNotBeHeld(other)
       const entry = { ...volume.entry, name: to }
       const before =
         exchange !== null ? { ...other.entry, name: from } : { ...other.entry, removed: true }
@@ -339,7 +358,7 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
-  async status(): Promise<PoolStatus> {
+  status(): Promise<PoolStatus> {
     return statusOf(this.#options, [...this.#set.named()])
   }
 

@@ -5,6 +5,7 @@ import { ERRORS } from '../../src/base/index.js'
 import * as format from '../../src/metadata/format.js'
 import { CHANGE } from '../../src/pool/journal-changes.js'
 import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
+import { RECORD_ENTRY } from '../../src/replay/index.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
@@ -25,6 +26,7 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     FRAME,
     CHANGE,
     IDENTITY,
+    RECORD_ENTRY,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

@@ -19,13 +19,16 @@ const COMMANDS = {
   detach: ['/none', 'web'],
   check: ['/none'],
   run: null, // makes a pool
+  record: ['/none', 'web'],
+  replay: ['/none', 'web', '--each-flush', 'true'],
+  inject: ['/none', 'web'],
 }
 
 t.test('help lists the commands, and knows its version', async t => {
   const help = await done(t, '--help')
   const listed = [...help.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)
-  // The service is of no pool: test/dm.
-  t.strictSame(listed, [...Object.keys(COMMANDS), 'dm'])
+  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor.
+  t.strictSame(listed, [...Object.keys(COMMANDS), 'dm', 'doctor'])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 

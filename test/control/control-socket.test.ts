@@ -20,7 +20,7 @@ import {
   delegate,
   serveAdmin,
 } from '../../src/control/index.js'
-import type { PoolAdmin } from '../../src/volumes/index.js'
+import type { MountedAdmin } from '../../src/volumes/index.js'
 
 /** A folder, whose path is as long as wanted. */
 function folder(t: Test, length = 0): string {
@@ -31,7 +31,7 @@ function folder(t: Test, length = 0): string {
   return path
 }
 
-async function serve(t: Test, admin: PoolAdmin, path = join(folder(t), 'control.sock')) {
+async function serve(t: Test, admin: MountedAdmin, path = join(folder(t), 'control.sock')) {
   const control = await ControlSocket.listen(path, connection => serveAdmin(connection, admin))
   let open = true
   async function close(): Promise<void> {
@@ -225,6 +225,11 @@ t.test('a request of the wrong shape does not reach the pool', async t => {
     ['snapshot', undefined, 'snapshot: origin must be a string'],
     ['remove', { names: 'web' }, 'remove: names must be a list of strings'],
     ['remove', { names: [null] }, 'remove: names must be a list of strings'],
+    [
+      'inject',
+      { name: 'web', readErrors: [0, 0.5] },
+      'inject: readErrors must be a list of whole numbers or absent',
+    ],
     ['rename', ['a', 'b'], 'rename: from must be a string'],
     ['message', { message: null }, 'message: message must be a string'],
   ]

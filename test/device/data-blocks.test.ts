@@ -3,7 +3,7 @@
 // seeded random calls on a store that mixes them piece by piece, against a plain model that does each at
 // once.
 import t, { type Test } from 'tap'
-import type { DataBlock } from '../../src/base/index.js'
+import { type DataBlock, MIB } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'
 import { MemoryStore } from '../support/memory-store.js'
 import { Random } from '../support/random.js'
@@ -233,3 +233,36 @@ t.test('a store that ends its calls at once', async t => {
   await blocks.flush()
   t.equal(syncs, 2)
 })
+
+t.test(
+  'a long copy goes on while others are served, and holds up who needs its blocks',
+  async t => {
+    const LARGE = 16 * MIB
+    const memory = new MemoryStore(3 * LARGE)
+    const listener = { released: () => {}, refused: () => {} }
+    const blocks = new DataBlocks(memory, { blockSize: LARGE, freeMeansHole: true }, listener)
+    const content = Buffer.alloc(LARGE)
+    for (let at = 0; at < LARGE; at += 512) content.writeUInt32LE(at, at)
+    await blocks.write(content, 0, LARGE, 0)
+    const copying = blocks.copy(0, LARGE, LARGE)
+    t.ok(copying instanceof Promise)
+    const sector = Buffer.alloc(512)
+    t.ok(blocks.readNow(sector, 0, 512, 0), 'the source is read')
+    t.ok(blocks.readNow(sector, 0, 512, 2 * LARGE), 'and other blocks')
+    t.notOk(blocks.readNow(sector, 0, 512, 2 * LARGE - 512), 'the target is not yet')
+    const last = Buffer.alloc(512, 7)
+    const reading = blocks.readLater(sector, 0, 512, 2 * LARGE - 1024)
+    const writing = blocks.write(last, 0, 512, 2 * LARGE - 512)
+    let isCopied = false
+    let turns = 0
+    void Promise.resolve(copying).then(() => {
+      isCopied = true
+    })
+    for (; !isCopied; turns++) await new Promise(resolve => setImmediate(resolve))
+    t.ok(turns > 1, `${turns} turns of the event loop`)
+    await Promise.all([reading, writing])
+    t.equal(sector.readUInt32LE(0), LARGE - 1024)
+    content.set(last, LARGE - 512)
+    t.ok(memory.image.subarray(LARGE, 2 * LARGE).equals(content))
+  },
+)

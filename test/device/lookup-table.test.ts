@@ -3,7 +3,13 @@
 // also what the tables are filled from; and a real pool with a leaf that is corrupt.
 import fc from 'fast-check'
 import t from 'tap'
-import { bytes, type DataBlock, type DevId, readU64 } from '../../src/base/index.js'
+import {
+  bytes,
+  type DataBlock,
+  type DevId,
+  METADATA_BLOCK_SIZE,
+  readU64,
+} from '../../src/base/index.js'
 import {
   dataBlockOf,
   isShared,
@@ -12,7 +18,7 @@ import {
   UNMAPPED,
 } from '../../src/device/lookup-table.js'
 import { PAGE_ENTRIES, PageCache } from '../../src/device/page-cache.js'
-import { METADATA_BLOCK_SIZE, NODE, NODE_LEAF } from '../../src/metadata/format.js'
+import { NODE, NODE_LEAF } from '../../src/metadata/format.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 
 const PAGES = 4

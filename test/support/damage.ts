@@ -4,10 +4,10 @@
  */
 import { crc32c } from '@node-rs/crc32'
 import fc from 'fast-check'
+import { METADATA_BLOCK_SIZE } from '../../src/base/index.js'
 import {
   DEVICE_DETAILS,
   INDEX_ENTRY,
-  METADATA_BLOCK_SIZE,
   NODE,
   SALT,
   SPACE_MAP_ROOT,

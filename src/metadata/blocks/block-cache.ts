@@ -4,9 +4,16 @@
  * A clock: blocks that are not dirty or sealed leave in the order they came, those that were used
  * meanwhile get a second round.
  */
-import { assert, bytes, readU64, ThinfsError, VERIFY_ALL, writeU64 } from '../../base/index.js'
+import {
+  assert,
+  bytes,
+  METADATA_BLOCK_SIZE,
+  readU64,
+  ThinfsError,
+  VERIFY_ALL,
+  writeU64,
+} from '../../base/index.js'
 import type { Store } from '../../storage/index.js'
-import { METADATA_BLOCK_SIZE } from '../format.js'
 import { BLOCK_CSUM_AT, BLOCK_NR_AT, Block, type BlockKind, CLEAN, DIRTY, SEALED } from './block.js'
 import { checksum } from './checksum.js'
 import { checkNode, isLeaf } from './node.js'
@@ -16,9 +23,9 @@ const HAND_STEPS = 16
 /** Blocks that one write to the store takes at most. */
 const RUN_BLOCKS = 64
 
-/** How long work is cut into slices, between which others have their turn. */
+/** How long work is cut into slices, between which requests run. */
 export interface Pauses {
-  /** Whether it is time for the others. */
+  /** Whether the slice is over, and requests should run. */
   readonly isOver: boolean
   yield(): Promise<void>
 }
@@ -33,7 +40,7 @@ export class BlockCache {
   readonly #blocks = new Map<number, Block>()
   #hand: MapIterator<Block>
   #dirty: Block[] = []
-  /** What `readPassing` reads leaves into. */
+  /** The buffer into which `readPassing` reads leaves. */
   #passing = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
 
   constructor(store: Store, limit: number) {

@@ -1,5 +1,5 @@
-import { readU64 } from '../../base/index.js'
-import { METADATA_BLOCK_SIZE, NODE, NODE_INTERNAL } from '../format.js'
+import { METADATA_BLOCK_SIZE, readU64 } from '../../base/index.js'
+import { NODE, NODE_INTERNAL } from '../format.js'
 
 /** A metadata block as the checker reads it, with a node's fields. */
 export class Node {

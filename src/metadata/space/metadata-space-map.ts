@@ -5,15 +5,10 @@
  * one is applied at a time, and those it causes wait behind it. Each bitmap is shadowed once in a
  * transaction, so this ends. Source: drivers/md/persistent-data/dm-space-map-metadata.c.
  */
-import { ThinfsError } from '../../base/index.js'
+import { MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, ThinfsError } from '../../base/index.js'
 import { BITMAP_KIND, INDEX_ENTRIES_AT, INDEX_KIND, nodeKind } from '../blocks/block.js'
 import type { MetadataCounts, Transaction } from '../blocks/transaction.js'
-import {
-  ENTRIES_PER_BITMAP,
-  INDEX_ENTRY,
-  MAX_METADATA_BLOCKS,
-  METADATA_BLOCK_SIZE,
-} from '../format.js'
+import { ENTRIES_PER_BITMAP, INDEX_ENTRY } from '../format.js'
 import { type IndexEntry, SpaceMap, type SpaceMapRoot } from './space-map.js'
 
 export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
@@ -91,7 +86,7 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
     const { cache } = this.transaction
     const index = this.transaction.shadow(cache.read(this.#indexBlock, INDEX_KIND))
     this.#indexBlock = index.nr
-    // Only now: to shadow the index block changed entries.
+    // Written last: shadowing the index block changes entries.
     this.#entries.forEach((entry, i) => {
       INDEX_ENTRY.write(index.view, INDEX_ENTRIES_AT + i * INDEX_ENTRY.size, entry)
       entry.changed = false
@@ -156,7 +151,7 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
     this.#draining = false
   }
 
-  /** What the queue will add to a count; the change that is being applied is still in it. */
+  /** The sum of queued changes to a count, the one that is being applied included. */
   #pending(block: number): number {
     let delta = 0
     for (let i = this.#queueHead; i < this.#queue.length; i++) {

@@ -1,0 +1,61 @@
+/** Volumes that a command makes for its own use: snapshots that go when it ends. */
+import { join } from 'node:path'
+import { ThinfsError } from '../base/index.js'
+import type { PoolPlace } from '../config/index.js'
+import type { DaemonClient } from '../control/index.js'
+import type { RecordReader, ReplayFile } from '../replay/index.js'
+import type { Recording } from '../volumes/index.js'
+import { namingHolders, volumeFile } from './pool.js'
+
+/** The recording of a volume. @throws NO_RECORDING */
+export async function recordingOf(daemon: DaemonClient, name: string): Promise<Recording> {
+  const found = (await daemon.recordings()).find(({ volume }) => volume === name)
+  if (found !== undefined) return found
+  throw new ThinfsError('NO_RECORDING', `${name}: thinfs record begins one`)
+}
+
+/** @throws NO_RECORDING for one that is not whole, or is no longer there */
+export async function openRecording(place: PoolPlace, recording: Recording): Promise<RecordReader> {
+  const { volume, log, data, lost, ended } = recording
+  if (lost) throw new ThinfsError('NO_RECORDING', `${volume}: ${ended}`)
+  const { RecordReader } = await import('../replay/index.js')
+  return new RecordReader(join(place.folder, log), join(place.folder, data))
+}
+
+/**
+ * Calls `use` with the content of a snapshot of `origin`, and where it is in the mount.
+ * @throws what `use` throws; VOLUME_BUSY when the snapshot is still open afterwards
+ */
+export async function withSnapshot<T>(
+  daemon: DaemonClient,
+  { file }: PoolPlace,
+  names: { origin: string; name: string },
+  use: (content: ReplayFile, path: string) => Promise<T>,
+): Promise<T> {
+  const { ReplayFile } = await import('../replay/index.js')
+  const { name } = names
+  await daemon.snapshot(names)
+  const remove = (): Promise<void> =>
+    namingHolders(daemon, file, [name], () => daemon.remove({ names: [name] }))
+  let result: T
+  try {
+    const { path } = await volumeFile(daemon, file, name)
+    const content = new ReplayFile(path)
+    try {
+      result = await use(content, path)
+    } finally {
+      content.close()
+    }
+  } catch (err) {
+    await remove().catch(() => {})
+    throw err
+  }
+  await remove()
+  return result
+}
+
+/** The snapshot that a recording begins with. @throws NO_RECORDING when somebody has removed it */
+export function baseOf({ volume, base }: Recording): string {
+  if (base !== null) return base
+  throw new ThinfsError('NO_RECORDING', `${volume}: the snapshot that it begins with was removed`)
+}

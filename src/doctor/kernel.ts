@@ -1,0 +1,109 @@
+/** What the kernel lets this user do beside mounting. */
+import { release } from 'node:os'
+import { errnoOf } from '../base/index.js'
+import { errnoOfLoops, isInUserNamespace } from '../host/index.js'
+import { native } from '../native.js'
+import { Ring } from '../ring/index.js'
+import {
+  asRoot,
+  type Finding,
+  isRoot,
+  ok,
+  readText,
+  reasonOf,
+  warn,
+  writeAsRoot,
+} from './finding.js'
+
+/** The first kernel whose FUSE passes on that a range shall be zeros. Source: fs/fuse/file.c. */
+const ZERO_RANGE_SINCE = [5, 14]
+/** From here on io_uring's memory does not count as locked. Source: fs/io_uring.c of Linux 5.12. */
+const RINGS_UNLOCKED_SINCE = [5, 12]
+/** Bytes that are plenty for the engine's rings where they count as locked. */
+const LOCKED_ENOUGH = 8 << 20
+
+export function lookAtVersion(): Finding {
+  const found = `Linux ${release()}, Node.js ${process.version}`
+  const [major, minor] = ZERO_RANGE_SINCE
+  return isSince(ZERO_RANGE_SINCE)
+    ? ok('system', found)
+    : warn('system', `${found}: before Linux ${major}.${minor} zeros are written one by one`)
+}
+
+/** @param since major and minor */
+function isSince([wantedMajor = 0, wantedMinor = 0]: readonly number[]): boolean {
+  const [major = 0, minor = 0] = release()
+    .split('.')
+    .map(part => Number.parseInt(part, 10))
+  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
+}
+
+/** Loop devices, which attach makes. */
+export function lookAtLoop(): Finding {
+  const check = 'loop devices'
+  const errno = errnoOfLoops()
+  if (errno === null) return ok(check, 'can be made')
+  const without = 'fuse2fs -o fakeroot VOLUME FOLDER'
+  switch (errno) {
+    case 'ENOENT': {
+      const found = 'no /dev/loop-control: the module loop is not loaded, or not for this container'
+      return warn(check, found, isRoot() ? asRoot('modprobe loop') : without)
+    }
+    case 'EACCES': {
+      const found = 'attach needs root; fuse2fs, qemu-nbd and guestmount take the file of a volume'
+      return warn(check, found, without)
+    }
+    default:
+      return warn(check, `/dev/loop-control cannot be opened (${errno}): no attach`, without)
+  }
+}
+
+/** Makes a ring as the engine does for reads that have to wait for a disk. */
+export function tryRing(): Finding {
+  const check = 'io_uring'
+  try {
+    new Ring({ entries: 8 }).close()
+    return ok(check, 'works')
+  } catch (err) {
+    const found = `${reasonOf(err).replace('io_uring: ', '')}; threads read from slow disks instead`
+    const disabled = readText('/proc/sys/kernel/io_uring_disabled')?.trim() ?? '0'
+    return warn(check, found, disabled === '0' ? null : asRoot('sysctl kernel.io_uring_disabled=0'))
+  }
+}
+
+const ENABLE_URING = '/sys/module/fuse/parameters/enable_uring'
+
+/** FUSE over io_uring, for `transport: uring`. */
+export function lookAtUring(): Finding {
+  const check = 'fuse.enable_uring'
+  const value = readText(ENABLE_URING)?.trim()
+  if (value === 'Y') return ok(check, 'on')
+  if (value === undefined) return warn(check, 'not in this kernel: no transport uring')
+  return warn(check, 'off: no transport uring', writeAsRoot('Y', ENABLE_URING))
+}
+
+/** Marks this process, which is about to end, as the daemon marks itself. */
+export function tryIoFlusher(): Finding {
+  const check = 'IO_FLUSHER'
+  try {
+    native.process_set_io_flusher()
+    return ok(check, 'works')
+  } catch (err) {
+    const risk = 'a loop device on a volume may hang when memory is short'
+    const found = errnoOf(err) === 'EPERM' ? 'needs CAP_SYS_RESOURCE' : reasonOf(err)
+    // Without root there is no loop device either.
+    if (!isRoot() || isInUserNamespace()) return ok(check, `${found}; only loop devices need it`)
+    return warn(check, `${found}, such as --cap-add SYS_RESOURCE: without, ${risk}`)
+  }
+}
+
+/** The limit on locked memory, which rings count to on old kernels. */
+export function lookAtLockedMemory(): Finding {
+  const check = 'locked memory'
+  const limits = readText('/proc/self/limits') ?? ''
+  const [, soft = 'unlimited'] = /^Max locked memory\s+(\S+)/m.exec(limits) ?? []
+  const found = soft === 'unlimited' ? soft : `${Number(soft) >> 10} KiB`
+  if (isSince(RINGS_UNLOCKED_SINCE)) return ok(check, `${found}; nothing of thinfs counts`)
+  if (soft === 'unlimited' || Number(soft) >= LOCKED_ENOUGH) return ok(check, found)
+  return warn(check, `${found}: too little for io_uring before Linux 5.12`, 'ulimit -l 8192')
+}

@@ -1,0 +1,39 @@
+import { closeSync, openSync, readSync } from 'node:fs'
+import { native } from '../native.js'
+import type { ReplayTarget } from './replay.js'
+
+// fallocate(2). Source: linux/falloc.h.
+const KEEP_SIZE = 0x01
+const PUNCH_HOLE = 0x02
+const ZERO_RANGE = 0x10
+
+/** A volume's file in the mount. */
+export class ReplayFile implements ReplayTarget {
+  readonly #fd: number
+
+  constructor(path: string) {
+    this.#fd = openSync(path, 'r+')
+  }
+
+  write(buffer: Uint8Array, length: number, offset: number): void {
+    native.file_write(this.#fd, buffer, 0, length, offset)
+  }
+
+  clear(offset: number, length: number, discards: boolean): void {
+    const mode = KEEP_SIZE | (discards ? PUNCH_HOLE : ZERO_RANGE)
+    native.file_allocate(this.#fd, mode, offset, length)
+  }
+
+  /** Fills a buffer from byte `offset`. */
+  read(buffer: Buffer, offset: number): void {
+    for (let done = 0; done < buffer.length; ) {
+      const read = readSync(this.#fd, buffer, done, buffer.length - done, offset + done)
+      if (read === 0) return
+      done += read
+    }
+  }
+
+  close(): void {
+    closeSync(this.#fd)
+  }
+}

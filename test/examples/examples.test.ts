@@ -1,0 +1,128 @@
+// Goal: the scripts in examples/ do what they say, as they are, and leave nothing. Method: each runs in a
+// mount namespace, as root or as an ordinary user; what it prints is held against what it claims.
+import { readdirSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
+import t, { type Test } from 'tap'
+import { parse } from 'yaml'
+import { needs } from '../support/mounted-pool.js'
+import { OrdinaryUser } from '../support/ordinary-user.js'
+
+const ROOT = resolve(import.meta.dirname, '../..')
+const EXAMPLES = join(ROOT, 'examples')
+const onMount = needs('/dev/fuse')
+const onLoop = needs('/dev/fuse', '/dev/loop-control')
+
+/** Nothing is mounted, and no file is left, where examples work. */
+async function leavesNothing(t: Test, user: OrdinaryUser): Promise<void> {
+  t.equal(await user.root('ls tmp home/tmp'), 'home/tmp:\n\ntmp:')
+  t.equal(await user.root(`grep -F ' ${user.base}/tmp/' /proc/self/mounts || true`), '')
+  t.equal(await user.root(`grep -F ' ${user.home}/' /proc/self/mounts || true`), '')
+}
+
+t.test('README.md has a line for each', async t => {
+  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8')
+  for (const name of readdirSync(EXAMPLES)) t.ok(readme.includes(`\`${name}\``), name)
+})
+
+t.test('with root: quickstart.sh, filesystems.sh, snapshot-per-test.sh', onLoop, async t => {
+  const user = await OrdinaryUser.make(t)
+  const quickstart = await user.root(`sh ${EXAMPLES}/quickstart.sh`)
+  t.match(quickstart, 'before: version one, now: version two\n')
+  const mapped = [...quickstart.matchAll(/^web +\d+ +10G +([\d.]+)M /gm)].map(([, mib]) =>
+    Number(mib),
+  )
+  t.equal(mapped.length, 2)
+  t.ok(mapped[0]! > 20 && mapped[1]! < mapped[0]! - 15, `${mapped} MiB`)
+  t.match(quickstart, /\nthe metadata is the kernel's$/)
+
+  for (const kind of ['ext4', 'xfs', 'btrfs']) {
+    if (!(await canMount(user, kind))) continue
+    const line = await user.root(`sh ${EXAMPLES}/filesystems.sh ${kind}`)
+    const [, empty, full, without] =
+      /^(?:[\s\S]*\n)?\w+: (\d+) MiB after mkfs, (\d+) with a file of 24, (\d+) without$/
+        .exec(line)!
+        .map(Number)
+    t.ok(full! >= empty! + 24 && without! < empty! + 16, line)
+  }
+
+  const perTest = await user.root(`sh ${EXAMPLES}/snapshot-per-test.sh`)
+  t.match(perTest, /deletes: passed[\s\S]*appends: passed[\s\S]*reads-last: passed/)
+  t.match(perTest, /\nNAME [^\n]*\nbase [^\n]*\s*$/, 'the base alone is left')
+  await leavesNothing(t, user)
+})
+
+/** A module that is not loaded yet is not listed. */
+const canMount = async (user: OrdinaryUser, kind: string): Promise<boolean> =>
+  (await user.root(`modprobe ${kind} 2>/dev/null || true; cat /proc/filesystems`))
+    .split('\n')
+    .includes(`\t${kind}`)
+
+t.test('without root: rootless.sh', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const wanted = [
+    /\nbefore: version one\nnow: version two\n/,
+    /\nImages are identical\.\n3\nvirtual size: 256 MiB/,
+    /\nweb +\d+ +256M /,
+    /\nthe metadata is the kernel's$/,
+  ]
+  const path = await user.sh('command -v fusermount3')
+  for (const within of ['', 'unshare -Urm']) {
+    if (within !== '') await user.root(`touch own/not; mount --bind own/not ${path}`)
+    const said = await user.sh(`${within} sh ${EXAMPLES}/rootless.sh`)
+    for (const line of wanted) t.match(said, line, within)
+    const [, full, after] = /(\d+) MiB before the discard, (\d+) after/.exec(said)!.map(Number)
+    t.ok(full! > 32 && after! < 25, `${full}, ${after} MiB`)
+  }
+  await leavesNothing(t, user)
+})
+
+t.test('without root: golden-image.sh, ci-workflow.yaml', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const golden = await user.sh(`sh ${EXAMPLES}/golden-image.sh`)
+  t.match(golden, 'golden is named golden\nvm-100 is named vm-100\n')
+  const [, disks, mib] = /^(\d+) disks of 4G .* in (\d+) MiB$/m.exec(golden)!.map(Number)
+  t.equal(disks, 101)
+  t.ok(mib! < 200, `${mib} MiB`)
+
+  // The workflow installs it.
+  await user.root('rm own/thinfs')
+  await user.root(`printf '#!/bin/sh\\nexec "$@"\\n' > own/sudo; chmod 755 own/sudo`)
+  await user.sh(`mkdir work && ln -s "$1" work/thinfs && touch path`, ROOT)
+  const { steps } = parse(readFileSync(join(EXAMPLES, 'ci-workflow.yaml'), 'utf8')).jobs.tests
+  const said: string[] = []
+  for (const { run } of steps.filter((step: { run?: string }) => step.run !== undefined)) {
+    const before = 'export GITHUB_PATH=~/path PATH="$(paste -sd: ~/path):$PATH"; cd work'
+    said.push(await user.sh(`${before}; bash -e -c "$1"`, run))
+  }
+  t.match(said.join('\n'), /(1000\n[\s\S]*){3}/)
+  await leavesNothing(t, user)
+})
+
+t.test('thinfs@.service: what it runs', onLoop, async t => {
+  const user = await OrdinaryUser.make(t)
+  const unit = readFileSync(join(EXAMPLES, 'thinfs@.service'), 'utf8').replaceAll(
+    '/usr/local/bin/thinfs',
+    `${user.own}/thinfs`,
+  )
+  const command = (key: string): string =>
+    new RegExp(`^${key}=(.*)$`, 'm').exec(unit)![1]!.replaceAll('%i', 'example')
+  await user.root(`for folder in srv mnt; do mount -t tmpfs -o mode=755 thinfs-test /$folder; done
+    thinfs init /srv/example --data-size 1G --volume web=64M
+    cat > thinfs@.service <<'END'
+${unit}
+END
+    systemd-analyze verify ./thinfs@.service`)
+  await user.root(`${command('ExecStartPre')}; ${command('ExecStart')}`)
+  const line = /^# +(\/mnt\/NAME\/web .*)$/m.exec(unit)![1]!.replaceAll('NAME', 'example')
+  await user.root(`mkfs.ext4 -q /mnt/example/web; mkdir /srv/web
+    echo '${line}' > fstab; mount -T fstab /srv/web; echo kept > /srv/web/file; sync -f /srv/web`)
+  const pid = await user.root(
+    'thinfs status /srv/example --json | grep -m 1 "\\"pid\\"" | tr -dc 0-9',
+  )
+  await user.root(
+    `kill -9 ${pid}; while [ -e /proc/${pid} ]; do sleep 0.1; done; ${command('ExecStart')}`,
+  )
+  t.equal(await user.root('cat /srv/web/file; umount /srv/web'), 'kept')
+  await user.root(command('ExecStop'))
+  t.equal(await user.root('grep /mnt/example /proc/self/mounts || true'), '')
+})
