@@ -70,7 +70,7 @@ export class ThinfsError extends Error {
   }
 }
 
-/** What a command ends with when a signal came before it had done what it was to do. */
+/** The error of a command that a signal ended before its work was done. */
 export class EndedBySignal extends ThinfsError {
   readonly signal: NodeJS.Signals
   /** @param detail what was ended */
@@ -80,7 +80,9 @@ export class EndedBySignal extends ThinfsError {
   }
 }
 
-/** Refuses a system call that we answer in the kernel's place. Callers tell refusals apart by errno. */
+/**
+ * Refuses a system call that we answer in the kernel's place. Callers tell refusals apart by errno.
+ */
 export const refused = (errno: string, detail: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })
 

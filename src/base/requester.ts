@@ -1,7 +1,7 @@
 import { ThinfsError } from './errors.js'
 import type { Later } from './later.js'
 
-/** Whoever waits for the answer to a request: a process, which may get a signal meanwhile. */
+/** The process that waits for the answer to a request. It may get a signal meanwhile. */
 export interface Requester {
   /**
    * Aborted when the requester has got a signal; the reason is what to fail the request with. A
@@ -15,7 +15,7 @@ export interface Requester {
 export const heldRequester = (signal: AbortSignal | undefined): Requester | undefined =>
   signal && { signal: () => signal }
 
-/** What a request fails with that was only waiting when its requester got a signal. */
+/** The error of a request that was only waiting when its requester got a signal. */
 export const interrupted = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'the caller got a signal while it waited', { errno: 'EINTR' })
 

@@ -55,7 +55,9 @@ function messageOf(err: unknown): string {
   return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }
 
-/** Advice for an errno whose message names a file that is not the cause, or does not say what it is. */
+/**
+ * Advice for an errno whose message names a file that is not the cause, or does not say what it is.
+ */
 function adviceOn(errno: string, code: string | null): string {
   if (errno === 'EMFILE') return '; raise the limit of open files, as with ulimit -n 1024'
   if (code !== 'IO_ERROR') return ''

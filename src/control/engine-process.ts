@@ -25,7 +25,7 @@ type Stdio = (number | 'ignore' | 'ipc')[]
  * engines.
  */
 function spawnProgram(program: string, start: object, stdio: Stdio): ChildProcess {
-  // So many cold reads are under way at a time where io_uring is not allowed.
+  // The number of cold reads under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio, detached: true, env }
   const argument = JSON.stringify({ ...start, protocol: PROTOCOL })

@@ -1,11 +1,12 @@
 /**
  * The messages between daemon, engine and commands.
  *
- * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
- * command and the daemon, the control socket. The pool's methods have the names of `MountedAdmin`, take
- * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
- * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
- * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
+ * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between
+ * a command and the daemon, the control socket. The pool's methods have the names of
+ * `MountedAdmin`, take one object by name, and are passed through by the daemon, which adds
+ * `umount`, `restart` and `ping`. `$/cancelRequest` with the id of a request, and the end of the
+ * connection, cancel it. When the daemon has died, its engine answers on the control socket, and
+ * `hand over` as well.
  *
  * The processes may be of different versions of thinfs: an engine is started again after an
  * upgrade, a daemon takes over from an older engine. So a message may get another field, without

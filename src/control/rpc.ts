@@ -97,9 +97,9 @@ export function fromResponseError(err: unknown): Error {
 type AdminCall = (request: object | undefined, signal?: AbortSignal) => Promise<unknown>
 
 /**
- * Answers the methods of `MountedAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
- * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is aborted
- * with CANCELLED. A bug (AssertionError) is answered, then stops the process.
+ * Answers the methods of `MountedAdmin` on `connection`. A request of the wrong shape is
+ * BAD_ARGUMENT and does not reach `admin`. The signal of one that is cancelled, or whose connection
+ * ends, is aborted with CANCELLED. A bug (AssertionError) is answered, then stops the process.
  */
 export function serveAdmin(connection: MessageConnection, admin: MountedAdmin): void {
   const underWay = new Set<AbortController>()

@@ -89,8 +89,8 @@ export class Daemon {
   #mountRecord: Mount | null = null
 
   /**
-   * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
-   * resolves when it is served, or when `failure` says why it cannot be.
+   * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has
+   * died; resolves when it is served, or when `failure` says why it cannot be.
    * @param signal ends the mounting with its reason, as long as nothing is served
    * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
    *   nothing is left behind

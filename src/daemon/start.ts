@@ -38,8 +38,8 @@ export type DaemonStarted = WireError | null
 
 /**
  * Mounts a pool. Resolves when it is served; in the foreground, when it was unmounted.
- * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason; CANCELLED
- *   when a signal came before: nothing is mounted
+ * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason;
+ *   CANCELLED when a signal came before: nothing is mounted
  */
 export async function startDaemon(
   config: PoolConfig,

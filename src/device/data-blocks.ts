@@ -11,8 +11,8 @@
  *   is passed down to the store, several runs at a time, and only then given out again.
  * - A flush covers the writes that ended before it began.
  *
- * With a store that has a page cache no write is under way but the copy of a large block, and a request
- * makes no object here.
+ * With a store that has a page cache no write is under way but the copy of a large block, and a
+ * request makes no object here.
  */
 import {
   type Bytes,
@@ -206,7 +206,9 @@ export class DataBlocks {
     }
   }
 
-  /** Copies part after part, so that no request waits for a whole block, nor the thread for a disk. */
+  /**
+   * Copies part after part, so that no request waits for a whole block, nor the thread for a disk.
+   */
   async #copyInParts(source: number, target: number, length: number): Promise<void> {
     const held = Buffer.allocUnsafeSlow(COPIED_AT_ONCE)
     const slice = new Slice(SYSTEM_CLOCK)

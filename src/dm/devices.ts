@@ -27,7 +27,8 @@ import {
 import { type Line, type LineTarget, parseTarget, plainStatusOf, resolveTarget } from './targets.js'
 
 /**
- * So often a removal looks again whether udevd has closed the device, and so long it waits between.
+ * How often a removal looks again whether udevd has closed the device, and the milliseconds
+ * between.
  */
 const PROBE_TRIES = 40
 const PROBE_MS = 25

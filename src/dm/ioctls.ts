@@ -49,7 +49,7 @@ export interface Caller {
   signal: AbortSignal
   /** A service that was killed may have carried the call out. */
   isResent?: boolean
-  /** So many bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
+  /** Reads `length` bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
   readBehind(length: number): Promise<Buffer>
 }
 

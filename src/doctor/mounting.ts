@@ -63,7 +63,8 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
 }
 
 /**
- * Mounts nothing on a folder of its own, for a moment: what stands in the way shows in no other way.
+ * Mounts nothing on a folder of its own, for a moment: what stands in the way shows in no other
+ * way.
  * @param hasNamespaces whether users can make namespaces to mount in
  */
 export async function tryMount(hasNamespaces: boolean): Promise<Finding> {

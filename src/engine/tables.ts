@@ -1,9 +1,9 @@
 /**
- * The process behind the device-mapper service: serves the bytes of devices through their tables, on
- * an inherited FUSE descriptor.
+ * The process behind the device-mapper service: serves the bytes of devices through their tables,
+ * on an inherited FUSE descriptor.
  *
- * One thread, as a pool's engine. Tables live in the service, which gives them to the next process when
- * this one dies; what thin devices have changed is in their pools' metadata and journals.
+ * One thread, as a pool's engine. Tables live in the service, which gives them to the next process
+ * when this one dies; what thin devices have changed is in their pools' metadata and journals.
  */
 import { availableParallelism } from 'node:os'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
@@ -32,7 +32,10 @@ import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import { Tables } from '../tables/index.js'
 import { PoolLog } from './pool-log.js'
 
-/** How long to look for a request before sleeping, and for which share of the time: pool.yaml's defaults. */
+/**
+ * How long to look for a request before sleeping, and for which share of the time: pool.yaml's
+ * defaults.
+ */
 const SPIN = 400
 const SPIN_SHARE = 0.8
 
@@ -74,7 +77,8 @@ class TablesProcess {
     this.#service = service
     this.#tables = new Tables({
       folder: start.folder,
-      // Pools that open before the first request is answered were open in the engine before this one.
+      // Pools that open before the first request is answered were open in the engine before this
+      // one.
       takesOver: () => start.negotiated !== null && this.#session === null,
       events: { event: minor => tell(service.sendNotification(EVENT, minor)) },
       poolEvents: minor =>

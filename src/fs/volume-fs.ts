@@ -341,7 +341,7 @@ export class VolumeFs implements FileSystem {
     signal: AbortSignal | undefined,
   ): Promise<number> {
     const { blockSize } = this.#pool
-    // What stands before a device has to see the bytes.
+    // A layer before the device has to see the bytes.
     const arePlain = from.io === from.device && to.io === to.device
     const alike =
       arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
@@ -512,7 +512,9 @@ export class VolumeFs implements FileSystem {
   }
 }
 
-/** @throws EFBIG for what no volume, or not this one as long as it is held, can be made as long as */
+/**
+ * @throws EFBIG for what no volume, or not this one as long as it is held, can be made as long as
+ */
 function mustBeAbleToEnd(volume: Volume, end: number): void {
   if (end > MAX_DEVICE_SIZE) throw tooFar(volume, end)
   if (volume.heldFor !== null) throw refused('EFBIG', `${volume.name}: ${volume.heldFor}`)

@@ -38,7 +38,8 @@ const REATTACH_MS = 30_000
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
   const device = await losetup([...flags, '--find', '--show', file]).catch((err: unknown) => {
-    throw errnoOfLoops() === 'EACCES' ? needsRoot(file, err) : err
+    const errno = errnoOfLoops()
+    throw errno === null ? err : noLoops(file, errno, err)
   })
   if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
     throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
@@ -46,7 +47,10 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
   return device
 }
 
-/** Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he can. */
+/**
+ * Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he
+ * can.
+ */
 export function errnoOfLoops(): string | null {
   try {
     closeSync(openSync('/dev/loop-control', constants.O_RDWR))
@@ -56,10 +60,14 @@ export function errnoOfLoops(): string | null {
   }
 }
 
-function needsRoot(file: string, cause: unknown): ThinfsError {
-  const instead = `use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd`
-  const detail = `${file}: loop devices need root; without it ${instead}`
-  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno: 'EACCES' })
+function noLoops(file: string, errno: string, cause: unknown): ThinfsError {
+  const why: Record<string, string> = {
+    EACCES: 'loop devices need root; without it',
+    ENOENT: 'this system has no loop devices:',
+  }
+  const here = why[errno] ?? `loop devices cannot be made here (${errno}):`
+  const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
+  return new ThinfsError('NOT_SUPPORTED', `${file}: ${here} ${instead}`, { cause, errno })
 }
 
 /**

@@ -55,7 +55,7 @@ export async function bringUp(
   const { needsCheck } = metadata
   const found = journal.read(superblock)
   const { known, saysClean, doubtful, older, changes } = found
-  // Who vouches for metadata whose free blocks hold data has them discarded.
+  // A person who vouches for metadata discards the free blocks that hold data.
   const clean = found.clean && acceptMetadata !== true
   const { label } = blocks
   mustHold(metadata, { metadata: store, data: blocks })

@@ -42,7 +42,7 @@ const RESERVE_MIN = 32
 const DISCARD_PART = 32
 const DISCARD_MAX = 1024
 const DISCARD_FROM = 2048
-/** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
+/** Milliseconds for which a write waits for freed blocks that are still being read or punched. */
 const RELEASE_TIMEOUT = 60_000
 const NO_DATA_BLOCKS = 'no free data blocks'
 /** Metadata blocks that have their space on the host before mappings change; 1 MiB. */

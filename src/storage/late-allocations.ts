@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 
-/** Calls of one visit to the thread pool. What closes the file waits for as many. */
+/** Calls of one visit to the thread pool. Closing the file waits for as many. */
 const BATCH = 64
 
 interface Call {

@@ -92,7 +92,9 @@ const DIED: WireError = {
   message: 'the keeper of the pool ended before the pool was mounted',
 }
 
-/** Without what a test runner has its child processes load, and what marks those of `thinfs run`. */
+/**
+ * Without what a test runner has its child processes load, and what marks those of `thinfs run`.
+ */
 function ownEnvironment(): NodeJS.ProcessEnv {
   const { NODE_OPTIONS: _, NODE_V8_COVERAGE: __, [MARK]: ___, ...environment } = process.env
   return environment

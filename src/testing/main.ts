@@ -1,9 +1,9 @@
 /**
  * The keeper of an ephemeral pool, a program of its own: `node main.js START`, see KeeperStart.
  *
- * Whoever needs the pool may be killed at any moment. So it is this process that makes what would be
- * left then, and takes it away: when it is told to, or when its IPC channel ends, as it does with the
- * process at the other end, whatever that died of.
+ * Whoever needs the pool may be killed at any moment. So it is this process that makes what would
+ * be left then, and takes it away: when it is told to, or when its IPC channel ends, as it does
+ * with the process at the other end, whatever that died of.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -26,7 +26,7 @@ const isOver = new Promise<void>(resolve => {
   // The owner may have been killed while this program was loaded.
   if (!process.connected) resolve()
 })
-// In a session of its own it hears no Ctrl-C. What is sent to all processes ends the owner as well.
+// In a session of its own it hears no Ctrl-C. A signal to all processes ends the owner as well.
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
 
 async function make(): Promise<void> {

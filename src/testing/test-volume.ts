@@ -3,10 +3,17 @@ import { mkdir, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
-import { detachLoop, listLoops, mountsOn, reattachLoop, whileFrozen } from '../host/index.js'
+import {
+  attachLoop,
+  detachLoop,
+  listLoops,
+  mountsOn,
+  reattachLoop,
+  whileFrozen,
+} from '../host/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { fromCache } from './cache.js'
-import { attach, mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
+import { mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
 import type { Layout } from './layout.js'
 import { run } from './programs.js'
 
@@ -20,7 +27,7 @@ export interface VolumesOfPool {
 const CLOSE_MS = 10_000
 const LOOK_MS = 10
 
-/** What is mounted from a volume. */
+/** The filesystem that is mounted from a volume. */
 interface Mounted {
   folder: string
   by: 'loop' | 'fuse2fs'
@@ -62,7 +69,8 @@ export class TestVolume {
    * Makes a writable snapshot, at once, whatever the size. A filesystem that is mounted is frozen
    * meanwhile, one that fuse2fs has is unmounted for the moment.
    * @param name of the snapshot; default: the volume's with a number, as db@1
-   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has mounted
+   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has
+   *   mounted
    */
   snapshot(name = this.#nextName()): Promise<TestVolume> {
     return this.#alone(async () => {
@@ -79,9 +87,9 @@ export class TestVolume {
   }
 
   /**
-   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a new
-   * snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a loop
-   * device is detached and attached again, with the same number.
+   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a
+   * new snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a
+   * loop device is detached and attached again, with the same number.
    * @param to default: the snapshot of this volume that was made last
    * @throws MOUNT_BUSY, VOLUME_BUSY naming who uses the volume, which then is as it was;
    *   VOLUME_MISSING, BAD_ARGUMENT without a snapshot
@@ -128,7 +136,7 @@ export class TestVolume {
   attach(): Promise<string> {
     return this.#alone(async () => {
       await this.info()
-      this.#device ??= await attach(this.path)
+      this.#device ??= await attachLoop(this.path, false)
       this.#isAttached = true
       return this.#device
     })
@@ -152,8 +160,8 @@ export class TestVolume {
   }
 
   /**
-   * Mounts the filesystem on the volume, from a loop device where there may be one, else by fuse2fs,
-   * which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
+   * Mounts the filesystem on the volume, from a loop device where there may be one, else by
+   * fuse2fs, which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
    * @returns the folder where it is, the same each time
    * @throws TOOL_FAILED with what mount or fuse2fs say; VOLUME_MISSING
    */
@@ -172,7 +180,7 @@ export class TestVolume {
 
   async #mount(folder: string): Promise<void> {
     try {
-      this.#device ??= await attach(this.path)
+      this.#device ??= await attachLoop(this.path, false)
     } catch (err) {
       const why = (err as Error).message
       await mountFile(this.path, folder).catch(also => {
@@ -232,14 +240,14 @@ export class TestVolume {
   }
 
   /**
-   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from the
-   * user's cache, also in later runs, and in other processes, which wait for the first one. Afterwards
-   * nothing is mounted or attached.
+   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from
+   * the user's cache, also in later runs, and in other processes, which wait for the first one.
+   * Afterwards nothing is mounted or attached.
    * @param key names the content: whenever `make` would give another one, it has to change
    * @param make writes to `volume.path`, or to what it has mounted
    * @returns a snapshot, to which `rollback` goes back
-   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write to;
-   *   what `make` throws, and nothing is kept
+   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write
+   *   to; what `make` throws, and nothing is kept
    */
   async fill(key: string, make: (volume: TestVolume) => unknown): Promise<TestVolume> {
     const { mapped, size } = await this.info()

@@ -134,7 +134,7 @@ export interface PoolAdmin {
   check(request: { deep?: boolean }): Promise<CheckReport>
 }
 
-/** What is injected into the requests for a volume. */
+/** Faults that are injected into the requests for a volume. */
 export interface Injection {
   name: string
   /** Ranges of bytes, [offset, length], in which a request fails with EIO. */
@@ -147,7 +147,7 @@ export interface Injection {
   latencyMs: number
 }
 
-/** What is kept of the changes of a volume. */
+/** A recording of a volume's changes. */
 export interface Recording {
   /** Name of the volume; when it is gone, the one that it had when recording began. */
   volume: string
@@ -155,7 +155,7 @@ export interface Recording {
   base: string | null
   /** Writes, discards, zeros, flushes and marks so far. */
   entries: number
-  /** What its files take. */
+  /** Bytes of its files. */
   bytes: number
   /** Its files, in the folder of pool.yaml. */
   log: string
@@ -168,11 +168,11 @@ export interface Recording {
   lost: boolean
 }
 
-/** What can be done to volumes of a mounted pool, for tests of what is above them. */
+/** Faults and recordings of a mounted pool's volumes, for tests of programs on top of them. */
 export interface LabAdmin {
   /**
-   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it is
-   * cleared, or the pool unmounted.
+   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it
+   * is cleared, or the pool unmounted.
    * @param request.clear nothing that was injected before stays
    * @param request.readErrors offset and length in turn
    * @param request.writeErrors the same
@@ -187,11 +187,11 @@ export interface LabAdmin {
   }): Promise<Injection>
 
   /**
-   * Begins to record a volume, and takes a snapshot of it as it is then. Goes on with the next engine of
-   * the mount; as long as it goes on nobody removes or resizes the volume.
+   * Begins to record a volume, and takes a snapshot of it as it is then. Goes on with the next
+   * engine of the mount; as long as it goes on nobody removes or resizes the volume.
    * @throws VOLUME_BUSY when it has a recording already
    */
-  record(request: { name: string }): Promise<Recording>
+  record(request: { name: string }, signal?: AbortSignal): Promise<Recording>
   /** Puts a mark into a recording. @throws NO_RECORDING */
   mark(request: { name: string; mark: string }): Promise<Recording>
   /** Ends a recording, which is kept, durable. @throws NO_RECORDING */
@@ -205,5 +205,5 @@ export interface LabAdmin {
   recordings(): Promise<Recording[]>
 }
 
-/** What can be done to a pool that is mounted. */
+/** All commands on a mounted pool. */
 export type MountedAdmin = PoolAdmin & LabAdmin

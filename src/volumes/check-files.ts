@@ -50,7 +50,7 @@ function tryRead(file: TableFile) {
   }
 }
 
-/** What a check says of files that cannot be read, or do not belong together. */
+/** The problem of files that cannot be read, or do not belong together. */
 export const problemOf = ({ code, message }: ThinfsError): CheckProblem => ({
   ...{ severity: 'error', message },
   code: code === 'IO_ERROR' ? code : 'POOL_MISMATCH',

@@ -205,7 +205,7 @@ function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null
   return `${path}: ${named}. ${cure}`
 }
 
-/** What to say where pool.yaml asks for less data than the pool has; else null. */
+/** A warning where pool.yaml asks for less data than the pool has; else null. */
 function largerThanSaid(
   { file, data }: PoolConfig,
   { metadata, blockSize }: ThinPool,
@@ -249,7 +249,7 @@ function checkJournal(files: PoolFiles): CheckProblem[] {
   }
 }
 
-/** What free blocks that hold data say of the files. */
+/** Problems of files that show in free blocks that hold data. */
 async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
   const { metadata, data } = files
   try {

@@ -121,6 +121,8 @@ export class Sizes {
 
   /** @param onlyGrows the caller did not mean to cut anything off */
   async #set(volume: Volume, size: number, signal?: AbortSignal, onlyGrows = false): Promise<void> {
+    // Once: a change that has begun runs to its end, and whoever holds the volume waits for it.
+    mustNotBeHeld(volume)
     let wait: Promise<void> | null = Promise.resolve()
     for (let discards = false; wait !== null; ) {
       // A shrink that has begun to discard runs to its end, or it would leave holes in the old
@@ -158,7 +160,6 @@ export class Sizes {
   ): Promise<{ wait: Promise<void> | null; discards: boolean }> {
     const { pool, names, mustBeThere } = this.#parts
     mustBeThere(volume)
-    mustNotBeHeld(volume)
     const { device } = volume
     const before = device.size
     const whole = Math.ceil(size / pool.blockSize) * pool.blockSize

@@ -32,7 +32,9 @@ export class Volume {
   readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number
-  /** Requests that went to the device and wait for something: whoever changes `io` waits for them. */
+  /**
+   * Requests that went to the device and wait for something: whoever changes `io` waits for them.
+   */
   readonly underWay = new Set<Promise<unknown>>()
 
   constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
@@ -73,7 +75,9 @@ export function mustNotBeHeld(volume: Volume): void {
   throw new ThinfsError('VOLUME_BUSY', `${volume.name}: ${volume.heldFor}`)
 }
 
-/** @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller */
+/**
+ * @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller
+ */
 export function mustBeUnused(
   volume: Volume,
   code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',
