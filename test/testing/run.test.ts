@@ -141,7 +141,7 @@ async function until<T>(look: () => T | false | undefined): Promise<T> {
   for (;;) {
     const found = look()
     if (found) return found
-    await delay(2)
+    await delay(10)
   }
 }
 
