@@ -1,9 +1,9 @@
 /**
- * Pools whose keeper and owner were killed both, as a CI system does that kills all processes of a job:
- * the next keeper takes them away.
+ * Pools whose keeper and owner were killed both, as a CI system does that kills all processes of a
+ * job: the next keeper takes them away.
  *
- * A pool's folder has a file on which both hold a shared lock, which ends with the process. A pool for
- * which an exclusive one can be had is nobody's any more.
+ * A pool's folder has a file on which both hold a shared lock, which ends with the process. A pool
+ * for which an exclusive one can be had is nobody's any more.
  */
 import { closeSync, lstatSync, openSync, readdirSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
@@ -37,7 +37,10 @@ export async function cleanAbandoned(parent: string): Promise<void> {
   }
 }
 
-/** @returns a descriptor that holds the lock; null for a pool that somebody has, or is another user's */
+/**
+ * @returns a descriptor that holds the lock; null for a pool that somebody has, or is another
+ *   user's
+ */
 function lockAbandoned({ base, alive }: Layout): number | null {
   let fd: number | null = null
   try {

@@ -1,9 +1,9 @@
 /**
  * Takes an ephemeral pool away, with all that is on it, whatever state it is in.
  *
- * First in order, so that nobody sees errors who ends in time. What does not go that way, or not soon,
- * goes by force: nothing of the pool is needed any more. Only /proc and /sys are looked at: the mount's
- * server may hang.
+ * First in order, so that nobody sees errors who ends in time. What does not go that way, or not
+ * soon, goes by force: nothing of the pool is needed any more. Only /proc and /sys are looked at:
+ * the mount's server may hang.
  */
 import { rmSync } from 'node:fs'
 import { basename } from 'node:path'
@@ -104,8 +104,8 @@ async function cleanInOrder(
 }
 
 /**
- * Kills the processes that serve the mount, and the connection with them: what waits for it gets errors,
- * and comes to an end.
+ * Kills the processes that serve the mount, and the connection with them: what waits for it gets
+ * errors, and comes to an end.
  */
 async function cleanByForce(layout: Layout, found: Found): Promise<void> {
   const { place, mountPoint } = layout

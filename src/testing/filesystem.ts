@@ -1,6 +1,6 @@
 /**
- * Mounting the filesystem on a volume: from a loop device by root, and by fuse2fs where there is no loop
- * device.
+ * Mounting the filesystem on a volume: from a loop device by root, and by fuse2fs where there is no
+ * loop device.
  */
 import { ThinfsError } from '../base/index.js'
 import { nameOf, processesWithin, unmount } from '../host/index.js'

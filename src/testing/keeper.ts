@@ -97,7 +97,9 @@ const DIED: WireError = {
   message: 'the keeper of the pool ended before the pool was mounted',
 }
 
-/** Leaves out what test runners have child processes load, and the mark of `thinfs run`'s processes. */
+/**
+ * Leaves out what test runners have child processes load, and the mark of `thinfs run`'s processes.
+ */
 function ownEnvironment(): NodeJS.ProcessEnv {
   const { NODE_OPTIONS: _, NODE_V8_COVERAGE: __, [MARK]: ___, ...environment } = process.env
   return environment

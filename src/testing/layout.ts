@@ -1,4 +1,4 @@
-/** What is where in the folder of an ephemeral pool. */
+/** The layout of an ephemeral pool's folder. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import type { PoolPlace } from '../config/index.js'

@@ -1,9 +1,9 @@
 /**
  * The keeper of an ephemeral pool, a program of its own: `node main.js START`, see KeeperStart.
  *
- * The owner, who needs the pool, may be killed at any moment. So the keeper makes all that would be left
- * then, and takes it away: when the owner says so, or when the IPC channel ends, as it does with the
- * owner, whatever that died of.
+ * The owner, who needs the pool, may be killed at any moment. So the keeper makes all that would be
+ * left then, and takes it away: when the owner says so, or when the IPC channel ends, as it does
+ * with the owner, whatever that died of.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -26,8 +26,8 @@ const isOver = new Promise<void>(resolve => {
   // The owner may have been killed while this program was loaded.
   if (!process.connected) resolve()
 })
-// The keeper has a session of its own and hears no Ctrl-C. Signals that are sent to all processes end
-// the owner as well.
+// The keeper has a session of its own and hears no Ctrl-C. Signals that are sent to all processes
+// end the owner as well.
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
 
 async function make(): Promise<void> {

@@ -27,7 +27,7 @@ export interface VolumesOfPool {
 const CLOSE_MS = 10_000
 const LOOK_MS = 10
 
-/** What is mounted from a volume. */
+/** The filesystem that is mounted from a volume. */
 interface Mounted {
   folder: string
   by: 'loop' | 'fuse2fs'
@@ -69,7 +69,8 @@ export class TestVolume {
    * Makes a writable snapshot, at once, whatever the size. A filesystem that is mounted is frozen
    * meanwhile, one that fuse2fs has is unmounted for the moment.
    * @param name of the snapshot; default: the volume's with a number, as db@1
-   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has mounted
+   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has
+   *   mounted
    */
   snapshot(name = this.#nextName()): Promise<TestVolume> {
     return this.#alone(async () => {
@@ -86,9 +87,9 @@ export class TestVolume {
   }
 
   /**
-   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a new
-   * snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a loop
-   * device is detached and attached again, with the same number.
+   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a
+   * new snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a
+   * loop device is detached and attached again, with the same number.
    * @param to default: the snapshot of this volume that was made last
    * @throws MOUNT_BUSY, VOLUME_BUSY naming who uses the volume, which then is as it was;
    *   VOLUME_MISSING, BAD_ARGUMENT without a snapshot
@@ -159,8 +160,8 @@ export class TestVolume {
   }
 
   /**
-   * Mounts the filesystem on the volume, from a loop device where there may be one, else by fuse2fs,
-   * which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
+   * Mounts the filesystem on the volume, from a loop device where there may be one, else by
+   * fuse2fs, which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
    * @returns the folder where it is, the same each time
    * @throws TOOL_FAILED with what mount or fuse2fs say; VOLUME_MISSING
    */
@@ -239,14 +240,14 @@ export class TestVolume {
   }
 
   /**
-   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from the
-   * user's cache, also in later runs, and in other processes, which wait for the first one. Afterwards
-   * nothing is mounted or attached.
+   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from
+   * the user's cache, also in later runs, and in other processes, which wait for the first one.
+   * Afterwards nothing is mounted or attached.
    * @param key names the content: whenever `make` would give another one, it has to change
    * @param make writes to `volume.path`, or to what it has mounted
    * @returns a snapshot, to which `rollback` goes back
-   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write to;
-   *   what `make` throws, and nothing is kept
+   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write
+   *   to; what `make` throws, and nothing is kept
    */
   async fill(key: string, make: (volume: TestVolume) => unknown): Promise<TestVolume> {
     const { mapped, size } = await this.info()

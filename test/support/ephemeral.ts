@@ -22,7 +22,10 @@ export const processesOf = (base: string): number[] =>
     )
     .map(Number)
 
-/** Everything that is still there of the pool in a folder: the folder, mounts, loop devices, processes. */
+/**
+ * Everything that is still there of the pool in a folder: the folder, mounts, loop devices,
+ * processes.
+ */
 export function leftOf(base: string): string[] {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n')
   return [

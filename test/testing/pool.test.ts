@@ -1,5 +1,6 @@
 /**
- * Pools for the life of a callback: what can be done with their volumes, and what is left when they end.
+ * Pools for the life of a callback: what can be done with their volumes, and what is left when they
+ * end.
  * Filesystems, loop devices and /proc are the judges.
  */
 import { spawn } from 'node:child_process'
