@@ -33,12 +33,13 @@ const REATTACH_MS = 30_000
  * other's caches.
  * @returns the device, such as `/dev/loop0`
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user may not make any, with what there is instead
+ *   NOT_SUPPORTED where this user cannot make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
   const device = await losetup([...flags, '--find', '--show', file]).catch((err: unknown) => {
-    throw errnoOfLoops() === 'EACCES' ? needsRoot(file, err) : err
+    const errno = errnoOfLoops()
+    throw errno === null ? err : noLoops(file, errno, err)
   })
   if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
     throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
@@ -56,10 +57,11 @@ export function errnoOfLoops(): string | null {
   }
 }
 
-function needsRoot(file: string, cause: unknown): ThinfsError {
-  const instead = `use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd`
-  const detail = `${file}: loop devices need root; without it ${instead}`
-  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno: 'EACCES' })
+function noLoops(file: string, errno: string, cause: unknown): ThinfsError {
+  const why = errno === 'EACCES' ? 'need root' : `cannot be made here (${errno})`
+  const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
+  const detail = `${file}: loop devices ${why}; without one ${instead}`
+  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno })
 }
 
 /**
