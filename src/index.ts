@@ -12,11 +12,13 @@ export {
   type CheckReport,
   checkPool,
   type DataReport,
+  type Injection,
   initPool,
   type OpenOptions,
   type OpenPool,
   openPool,
   type PoolAdmin,
   type PoolStatus,
+  type Recording,
   type VolumeInfo,
 } from './volumes/index.js'

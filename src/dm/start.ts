@@ -37,7 +37,7 @@ export interface StartOptions {
   logFile?: string
 }
 
-/** What the process says, once, to the one that started it: null when it is ready. */
+/** The one message of the process to its starter: null when it is ready. */
 type Started = WireError | null
 
 /**
@@ -80,7 +80,10 @@ export async function startDm(options: StartOptions): Promise<{ pid: number }> {
   return { pid: child.pid! }
 }
 
-/** Is the service, until it is stopped. @param ready called once, with why it could not start or null */
+/**
+ * Is the service, until it is stopped.
+ * @param ready called once, with why it could not start or null
+ */
 export async function runDm(
   options: DmServiceOptions,
   ready: (failure: unknown) => void,

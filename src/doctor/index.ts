@@ -1,6 +1,6 @@
 /**
- * Whether this machine has what thinfs needs, for the user who asks: each thing is tried where that is
- * possible, and not deduced from versions.
+ * Whether this machine has what thinfs needs, for the user who asks: each thing is tried where that
+ * is possible, and not deduced from versions.
  */
 import type { Finding } from './finding.js'
 import {
@@ -17,7 +17,10 @@ import { lookAtPrograms } from './programs.js'
 
 export type { Finding, State } from './finding.js'
 
-/** All there is to say, what a mount needs first. Leaves nothing behind. @param file the pool.yaml */
+/**
+ * All there is to say, what a mount needs first. Leaves nothing behind.
+ * @param file the pool.yaml
+ */
 export async function examine(folder: string, file: string | null): Promise<Finding[]> {
   const namespace = await tryNamespace()
   return [

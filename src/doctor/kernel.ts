@@ -1,4 +1,4 @@
-/** What the kernel lets this user do beside mounting. */
+/** Permissions of this user beside mounting. */
 import { release } from 'node:os'
 import { errnoOf } from '../base/index.js'
 import { errnoOfLoops, isInUserNamespace } from '../host/index.js'

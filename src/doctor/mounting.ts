@@ -63,8 +63,8 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
 }
 
 /**
- * Mounts an empty file system on a temporary folder, for a moment. Rights, security modules and mount
- * options all have their say, so nothing less can tell.
+ * Mounts an empty file system on a temporary folder, for a moment. Rights, security modules and
+ * mount options all have their say, so nothing less can tell.
  * @param hasNamespaces whether users can make namespaces to mount in
  */
 export async function tryMount(hasNamespaces: boolean): Promise<Finding> {

@@ -16,7 +16,7 @@ import {
 import { nameOf } from './proc.js'
 
 export interface LoopDevice extends AttachedLoop {
-  /** The file itself: device number, as `0:64`, and inode. Null when nobody could say. */
+  /** The file itself: device number, as `0:64`, and inode. Null when losetup could not tell. */
   backingId: { device: string; ino: number } | null
 }
 
@@ -47,7 +47,10 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
   return device
 }
 
-/** Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he can. */
+/**
+ * Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he
+ * can.
+ */
 export function errnoOfLoops(): string | null {
   try {
     closeSync(openSync('/dev/loop-control', constants.O_RDWR))
@@ -58,15 +61,18 @@ export function errnoOfLoops(): string | null {
 }
 
 function noLoops(file: string, errno: string, cause: unknown): ThinfsError {
-  const why = errno === 'EACCES' ? 'need root' : `cannot be made here (${errno})`
+  const why: Record<string, string> = {
+    EACCES: 'loop devices need root; without it',
+    ENOENT: 'this system has no loop devices:',
+  }
+  const here = why[errno] ?? `loop devices cannot be made here (${errno}):`
   const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
-  const detail = `${file}: loop devices ${why}; without one ${instead}`
-  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno })
+  return new ThinfsError('NOT_SUPPORTED', `${file}: ${here} ${instead}`, { cause, errno })
 }
 
 /**
- * Attaches a device that was detached, to `file`. Where somebody else has taken the number meanwhile,
- * this waits until he gives it back.
+ * Attaches a device that was detached, to `file`. Where somebody else has taken the number
+ * meanwhile, this waits until he gives it back.
  * @throws VOLUME_BUSY when he has not after half a minute; TOOL_FAILED
  */
 export async function reattachLoop(file: string, device: string): Promise<void> {
@@ -88,8 +94,8 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
 }
 
 /**
- * Takes the device away. The kernel takes a device that somebody still uses away later, in silence:
- * so this looks before and after.
+ * Detaches the device. Where somebody still uses it the kernel detaches it later and reports
+ * success, so this looks for users before and after.
  * @param label begins the messages
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
  */
@@ -124,13 +130,15 @@ const openBy = (pid: number): string => `open by ${nameOf(pid)}`
 
 const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
 
-/** All that are attached. */
+/** All attached loop devices. */
 export async function listLoops(): Promise<LoopDevice[]> {
   const ids = await readBackingIds()
   return attachedLoops().map(loop => ({ ...loop, backingId: ids.get(loop.path) ?? null }))
 }
 
-/** By device path. Empty when losetup is not there, may not look, or waits for a server that hangs. */
+/**
+ * By device path. Empty where losetup is missing, may not look, or waits for a server that hangs.
+ */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
   const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }

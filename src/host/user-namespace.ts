@@ -5,9 +5,11 @@ import { read } from './proc.js'
 export const isInUserNamespace = (): boolean =>
   !/^\s*0\s+0\s+4294967295\s*$/.test(read('/proc/self/uid_map'))
 
-/** What the kernel shows in place of a user that a namespace has no id for. */
+/** The id that the kernel shows for a user without an id in a namespace. */
 const UNKNOWN_USER = 65534
 
-/** Whether the kernel shows this process's own user so, too: its files look like those of strangers. */
+/**
+ * Whether the kernel shows this process's own user so, too: its files look like those of strangers.
+ */
 export const isUserUnknown = (): boolean =>
   process.geteuid!() === UNKNOWN_USER && isInUserNamespace()

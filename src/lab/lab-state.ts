@@ -1,6 +1,6 @@
 /**
- * lab.json: what is injected, for the next engine of the same mount, and what recordings there are. It
- * is replaced as a whole before a command is answered.
+ * lab.json: what is injected, for the next engine of the same mount, and what recordings there are.
+ * It is replaced as a whole before a command is answered.
  */
 import * as z from 'zod'
 import { ThinfsError } from '../base/index.js'
@@ -17,6 +17,8 @@ const volumeShape = { dev_id: z.int().min(0), generation: z.int().min(0) }
 
 const stateSchema = z.strictObject({
   version: z.literal(1),
+  /** The id in the pool's superblock; null where it has none. */
+  pool: z.string().nullable(),
   injections: z.array(
     z.strictObject({
       ...volumeShape,
@@ -49,15 +51,21 @@ export type LabState = z.infer<typeof stateSchema>
 export type StoredInjection = LabState['injections'][number]
 export type StoredRecording = LabState['recordings'][number]
 
-export const noState = (): LabState => ({ version: 1, injections: [], recordings: [] })
+export const noState = (pool: string | null): LabState => ({
+  version: 1,
+  pool,
+  injections: [],
+  recordings: [],
+})
 
 /**
+ * @param pool the id in the pool's superblock
  * @returns what the file says; nothing is going on where there is none
  * @throws BAD_ARGUMENT saying what is wrong with it, IO_ERROR
  */
-export function readState(file: AtomicFile): LabState {
+export function readState(file: AtomicFile, pool: string | null): LabState {
   const text = file.read(MAX_FILE_SIZE)
-  if (text === null) return noState()
+  if (text === null) return noState(pool)
   let json: unknown
   try {
     json = JSON.parse(text)
@@ -65,7 +73,10 @@ export function readState(file: AtomicFile): LabState {
     throw new ThinfsError('BAD_ARGUMENT', `${file.path}: not JSON: ${(err as Error).message}`)
   }
   const parsed = stateSchema.safeParse(json)
-  if (parsed.success) return parsed.data
+  if (parsed.success) {
+    if (parsed.data.pool === pool) return parsed.data
+    throw new ThinfsError('BAD_ARGUMENT', `${file.path}: of another pool`)
+  }
   const issue = parsed.error.issues[0]!
   throw new ThinfsError('BAD_ARGUMENT', `${file.path}: ${issue.path.join('.')}: ${issue.message}`)
 }

@@ -1,14 +1,21 @@
 /**
- * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or into
- * which something is injected.
+ * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or
+ * into which something is injected.
  *
  * A volume that nothing is done to has nothing before its device. What is done lasts as long as the
- * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and recordings
- * have ended.
+ * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and
+ * recordings have ended.
  */
 import { ThinfsError } from '../base/index.js'
 import { AtomicFile, type HeldFolder } from '../storage/index.js'
-import type { Injection, LabAdmin, Recording, Volume, Volumes } from '../volumes/index.js'
+import type {
+  Injection,
+  LabAdmin,
+  PoolStatus,
+  Recording,
+  Volume,
+  Volumes,
+} from '../volumes/index.js'
 import { type Faults, isNone, noFaults } from './injector.js'
 import {
   encodeState,
@@ -106,9 +113,9 @@ export class Lab implements LabAdmin {
     return injectionOf(volume, faults)
   }
 
-  async record({ name }: { name: string }): Promise<Recording> {
+  async record({ name }: { name: string }, signal?: AbortSignal): Promise<Recording> {
     this.#mustBeWritable()
-    return await this.#recordings.begin(this.#must(name))
+    return await this.#recordings.begin(this.#must(name), signal)
   }
 
   mark({ name, mark }: { name: string; mark: string }): Promise<Recording> {
@@ -128,15 +135,30 @@ export class Lab implements LabAdmin {
     return this.#recordings.list()
   }
 
+  /**
+   * The pool's, in whose place it stands, with a warning for each volume that something is done to.
+   */
+  async status(): Promise<PoolStatus> {
+    const status = await this.#volumes.status()
+    const warnings = [...status.warnings]
+    for (const [volume, { injector }] of this.#labs) {
+      if (!isNone(injector.faults)) warnings.push(`${volume.name}: ${describe(injector.faults)}`)
+    }
+    for (const { volume, ended, bytes } of this.#recordings.list()) {
+      if (ended === null) warnings.push(`${volume}: it is being recorded, ${bytes} bytes so far`)
+    }
+    return { ...status, warnings }
+  }
+
   // --- inside ---
 
   #load(): LabState {
     try {
-      return readState(this.#file)
+      return readState(this.#file, this.#uuid)
     } catch (err) {
       const what = 'nothing is injected or recorded'
       this.#options.onWarning(`${(err as Error).message}; ${what}`)
-      return noState()
+      return noState(this.#uuid)
     }
   }
 
@@ -174,7 +196,11 @@ export class Lab implements LabAdmin {
       if (!isThere) this.#labs.delete(volume)
       else if (!isNone(injector.faults)) injections.push(stored(volume, injector.faults))
     }
-    return { version: 1, injections, recordings: this.#recordings.stored }
+    return { version: 1, pool: this.#uuid, injections, recordings: this.#recordings.stored }
+  }
+
+  get #uuid(): string | null {
+    return this.#volumes.pool.metadata.uuid
   }
 
   #must(name: string): Volume {
@@ -222,7 +248,7 @@ const faultsOf = (injection: StoredInjection): Faults => ({
   latencyMs: injection.latency_ms,
 })
 
-/** What is injected, for the log. */
+/** The injected faults, for the log. */
 function describe(faults: Faults): string {
   const what = [
     ...(faults.readErrors.length > 0 ? ['read errors'] : []),

@@ -1,12 +1,13 @@
 /**
- * The recordings of a pool: each has a snapshot that it begins with, a log of what came then, and the
- * bytes that came.
+ * The recordings of a pool: each has a snapshot that it begins with, a log of what came then, and
+ * the bytes that came.
  *
- * One goes on until it is stopped, or the pool unmounted, or its log cannot be written; the engine may
- * be another meanwhile. What makes it end is saved before anything that it lacks is acknowledged.
+ * One goes on until it is stopped, or the pool unmounted, or its log cannot be written; the engine
+ * may be another meanwhile. What makes it end is saved before anything that it lacks is
+ * acknowledged.
  */
 import { statSync } from 'node:fs'
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, unlessAborted } from '../base/index.js'
 import { MAX_MARK, RECORD_ENTRY, recordingFiles } from '../replay/index.js'
 import { bootId, type HeldFolder } from '../storage/index.js'
 import type { Recording, Volume, Volumes } from '../volumes/index.js'
@@ -43,12 +44,15 @@ export class Recordings {
     this.#parts = parts
   }
 
-  /** What the state file has of them. */
+  /** Their part of the state file. */
   get stored(): StoredRecording[] {
     return this.#kept.map(({ stored }) => stored)
   }
 
-  /** Goes on with those of an engine before this one, whose mount this is. @returns whether one ended */
+  /**
+   * Goes on with those of an engine before this one, whose mount this is.
+   * @returns whether one ended
+   */
   takeOver(stored: readonly StoredRecording[]): boolean {
     let ended = false
     for (const recording of stored) {
@@ -90,7 +94,8 @@ export class Recordings {
     return ended
   }
 
-  async begin(volume: Volume): Promise<Recording> {
+  /** @param signal ends the wait for requests under way with its reason */
+  async begin(volume: Volume, signal?: AbortSignal): Promise<Recording> {
     const before = this.#find(volume.name)
     if (before !== undefined) {
       const how = `thinfs record --${before.writer === null ? 'remove removes' : 'stop ends'} it`
@@ -109,7 +114,7 @@ export class Recordings {
     const base = this.#freeName(volume.name)
     volume.heldFor = RECORDED
     try {
-      await this.#take(kept, volume, base)
+      await this.#take(kept, volume, base, signal)
       await this.#parts.save()
     } catch (err) {
       await this.#undo(kept, volume, base)
@@ -120,12 +125,12 @@ export class Recordings {
   }
 
   /** Takes the snapshot, and begins to record with the first request that is not in it. */
-  async #take(kept: Kept, volume: Volume, base: string): Promise<void> {
+  async #take(kept: Kept, volume: Volume, base: string, signal?: AbortSignal): Promise<void> {
     const { volumes, folder, labOf } = this.#parts
     labOf(volume).setRecords(true)
-    // What is under way does not come by the recorder.
-    await volume.resized
-    await Promise.allSettled([...volume.underWay])
+    // Requests under way do not pass the recorder.
+    const underWay = [volume.resized, ...volume.underWay]
+    await unlessAborted(Promise.allSettled(underWay), signal)
     const writer = RecordWriter.create(folder, kept.stored.id)
     const start = (): void => this.#start(kept, volume, writer)
     let devId: number

@@ -1,6 +1,6 @@
 /**
- * Contents of volumes that are kept between runs: sparse files in the user's cache folder, images of the
- * volumes as they are. Others read them with the tools for disk images.
+ * Contents of volumes that are kept between runs: sparse files in the user's cache folder, images
+ * of the volumes as they are. Others read them with the tools for disk images.
  */
 import { createHash } from 'node:crypto'
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs'
@@ -14,8 +14,9 @@ import { run } from './programs.js'
 const LOOK_MS = 50
 
 /**
- * Gives the file at `path` what the cache has under a key. Where there is nothing, `make` writes the
- * file, and the cache gets it. One process at a time makes what a key stands for: others wait for it.
+ * Gives the file at `path` what the cache has under a key. Where there is nothing, `make` writes
+ * the file, and the cache gets it. One process at a time makes what a key stands for: others wait
+ * for it.
  * @throws what `make` throws; NOT_TRUSTED, IO_ERROR
  */
 export async function fromCache(
@@ -47,7 +48,7 @@ const isThere = (path: string): boolean => statSync(path, { throwIfNoEntry: fals
 const copy = (source: string, target: string): Promise<void> =>
   run('cp', '--sparse=always', '--', source, target)
 
-/** Made if need be. What another user could have put there root would mount. */
+/** Made if need be, and nobody else's: root would mount what another user had put there. */
 function cacheFolder(): string {
   const folder = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'thinfs')
   try {

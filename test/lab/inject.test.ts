@@ -143,6 +143,7 @@ t.test(
     )
     const cached = await pool.failure('dd if=web bs=4K skip=16 count=1 of=/dev/null status=none')
     t.match(cached, /Input\/output error/, 'though the kernel had the bytes in its cache')
+    t.match((await pool.status()).warnings, [/^web: injected: read errors, flushes are ignored, /])
     await pool.killEngine()
     t.match(await inject(), /read error 64K\+4K\n.*ignored\n.*2ms/)
     const direct = 'dd if=web iflag=direct bs=4K count=1 of=/dev/null status=none'

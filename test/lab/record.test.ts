@@ -196,6 +196,10 @@ t.test(
     }
     const waits = fs.write(ino, 0, BLOCK, Buffer.alloc(BLOCK, 7), 0)
     t.type(waits, Promise)
+    const impatient = AbortSignal.abort(new Error('impatient'))
+    const given = lab.record({ name: 'web' }, impatient).catch(err => err.message)
+    t.equal(await given, 'impatient', 'who begins it need not wait')
+    t.same(await lab.recordings(), [])
     const recording = lab.record({ name: 'web' })
     const later = fs.write(ino, BLOCK, BLOCK, Buffer.alloc(BLOCK, 8), 0)
     await fs.fallocate(full, PUNCH_HOLE | KEEP_SIZE, 0, 4 * BLOCK)
@@ -208,6 +212,24 @@ t.test(
     await open.close()
   },
 )
+
+t.test('a cut that has begun when recording begins is carried out before', async t => {
+  const config = await makePool(t.testdir(), { dataBlockSize: 4 * KIB })
+  const open = await openLab(config)
+  const { fs, lab } = open
+  const ino = await open.create('web', 16 * MIB)
+  await fs.fallocate(ino, 0, 0, 16 * MIB)
+  const cut = fs.setattr(ino, { size: MIB })
+  await new Promise(resolve => setImmediate(resolve))
+  const recording = lab.record({ name: 'web' })
+  const late = errno(() => fs.setattr(ino, { size: 512 }))
+  t.match(await cut, { size: MIB })
+  await recording
+  t.equal(await late, 'EBUSY')
+  t.equal(fs.lookup(1, 'web@record').size, MIB)
+  t.match(await lab.recordings(), [{ entries: 0 }])
+  await open.close()
+})
 
 t.test('who is recorded keeps its size and place, and its snapshot its content', async t => {
   const config = await makePool(t.testdir())
@@ -277,7 +299,12 @@ t.test('a log that cannot be written ends the recording, and the volume goes on'
   // As the host's disk were full from now on.
   const fd = readdirSync('/proc/self/fd').find(fd => linkOf(fd).endsWith('/record-1.data'))!
   closeSync(Number(fd))
-  t.equal(openSync('/dev/full', 'r+'), Number(fd))
+  const others: number[] = []
+  for (let got = -1; got !== Number(fd) && others.length < 100; others.push(got)) {
+    got = openSync('/dev/full', 'r+')
+  }
+  t.equal(others.pop(), Number(fd), 'it writes to a disk without room')
+  for (const other of others) closeSync(other)
   t.equal(await fs.write(ino, 4096, 4096, data, 0), 4096)
   const saved = JSON.parse(readFileSync(join(config.folder, 'lab.json'), 'utf8'))
   t.match(saved.recordings[0].ended, /log cannot be written: .*ENOSPC/, 'saved before the answer')
@@ -357,10 +384,15 @@ t.test('what goes on when the machine goes down is not relied on afterwards', as
 
 t.test('a lab.json that is no such thing is told, and nothing is done', async t => {
   const config = await makePool(t.testdir())
-  writeFileSync(join(config.folder, 'lab.json'), '{"version": 2}', { mode: 0o600 })
-  const open = await openLab(config)
-  t.match(open.told, [/lab\.json: version: .*; nothing is injected or recorded$/])
-  await open.close()
+  for (const [text, why] of [
+    ['{"version": 2}', /lab\.json: version: .*; nothing is injected or recorded$/],
+    ['{"version": 1, "pool": "a", "injections": [], "recordings": []}', /: of another pool; /],
+  ] as const) {
+    writeFileSync(join(config.folder, 'lab.json'), text, { mode: 0o600 })
+    const open = await openLab(config)
+    t.match(open.told, [why])
+    await open.close()
+  }
 })
 
 t.test('on a mount: an engine that is killed loses nothing of it', needs('/dev/fuse'), async t => {

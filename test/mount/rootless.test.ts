@@ -43,7 +43,7 @@ t.test('every command', onMount, async t => {
   t.match(outside, 'mine 600 mnt/web\nmine 640 mnt/web2\n')
   t.match(outside, /\nmode +write\n5 devices, \d+ mappings/)
   const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
-  const refusal = `${user.home}/mnt/web: loop devices need root; without one ${instead} (NOT_SUPPORTED)`
+  const refusal = `${user.home}/mnt/web: loop devices need root; without it ${instead} (NOT_SUPPORTED)`
   t.match(outside, `\nthinfs: ${refusal}\n`)
   const dm = await user.attempt('thinfs dm')
   t.match(dm, { status: 1, stderr: 'thinfs: thinfs dm needs root (NOT_SUPPORTED)' })
