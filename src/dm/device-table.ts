@@ -43,6 +43,8 @@ export class Device {
   eventNr = 0
   /** It goes with its last close. */
   deferredRemove = false
+  /** The kernel takes its loop device away with its last close, unless it is told otherwise. */
+  loopGoes = false
   /** Its loop device is there, and it can be found. */
   ready = false
   /** It is being removed, or was. */

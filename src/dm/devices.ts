@@ -170,6 +170,7 @@ export class Devices {
         await this.#engine.resume(device.minor)
         device.suspended = false
       }
+      if (device.loopGoes) await this.#keepLoop(device)
       await this.#thaw(device)
       this.#machine.linkUp(device, udevFlags)
     })
@@ -262,12 +263,28 @@ export class Devices {
 
   /** Waits for udevd, which looks at what was on a device whenever somebody has written to it. */
   async #detach(device: Device, deferred: boolean): Promise<Detached> {
+    if (device.suspended && !deferred) {
+      // To keep the loop device the kernel would wait for requests, which wait for the resumption,
+      // and whoever looks at any loop device would wait for the kernel.
+      if (await this.#machine.isHeld(device)) return 'in use'
+      const found = await this.#machine.loops.detach(device.minor, true)
+      device.loopGoes = found === 'in use'
+      return found
+    }
     for (let left = PROBE_TRIES; ; left--) {
       const found = await this.#machine.loops.detach(device.minor, deferred)
       if (found === 'gone' || deferred || left === 0) return found
       if (await this.#machine.isHeld(device)) return found
       await setTimeout(PROBE_MS)
     }
+  }
+
+  /** The loop device stays, or is made again. Nobody waits for a resumption. */
+  async #keepLoop(device: Device): Promise<void> {
+    device.loopGoes = false
+    if (device.deferredRemove) return
+    await this.#machine.loops.keep(device.minor).catch(() => {})
+    await this.#machine.loops.ensure(device.minor)
   }
 
   async #finish(device: Device): Promise<void> {
@@ -302,7 +319,11 @@ export class Devices {
   keep(device: Device): Promise<void> {
     return this.#change(device, async () => {
       if (!device.deferredRemove) return
-      if (this.table.holdersOf(device.number) === 0) await this.#machine.loops.keep(device.minor)
+      if (this.table.holdersOf(device.number) === 0) {
+        // Requests that wait for the resumption would be waited for: see #detach.
+        if (device.suspended) device.loopGoes = true
+        else await this.#machine.loops.keep(device.minor)
+      }
       device.deferredRemove = false
     })
   }

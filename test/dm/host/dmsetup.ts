@@ -127,6 +127,27 @@ t.test('suspend, snapshot, growth, rename, deferred removal, and what is printed
   await run('thin_check', '-q', `${host.folder}/meta`)
 })
 
+t.test('requests that wait for a resumption hold up nobody else', async t => {
+  const host = await DmHost.start(t)
+  const disk = await host.loop('disk', '16M')
+  await host.sh(`dmsetup create lin --table "0 32768 linear ${disk} 0"`)
+  const { devices } = await host.status()
+  const loop = devices[0]!.loop.split('/').at(-1)
+  await host.sh('dmsetup suspend lin')
+  const writing = host.sh(
+    'dd if=/dev/zero of=/dev/mapper/lin bs=1M count=1 oflag=direct status=none',
+  )
+  await host.sh(`until grep -q "[1-9]" /sys/block/${loop}/inflight; do sleep 0.05; done`)
+  t.match(await host.fails('timeout 60 dmsetup remove lin'), /Device or resource busy/)
+  await host.sh('dmsetup remove --deferred lin')
+  await host.sh('dmsetup message lin 0 @cancel_deferred_remove')
+  t.match(await host.sh('timeout 60 losetup --list --noheadings -O NAME'), `/dev/${loop}`)
+  await host.sh('dmsetup resume lin')
+  await writing
+  t.match(await host.sh('dmsetup info lin'), /State: +ACTIVE\n(.*\n)*Open count: +0/)
+  await host.sh('dd if=/dev/mapper/lin of=/dev/null bs=1M count=1 status=none; dmsetup remove lin')
+})
+
 t.test('linear, striped, zero, error; events; and nothing is left after --stop', async t => {
   const before = readFileSync('/proc/devices', 'utf8')
   const host = await DmHost.start(t)
