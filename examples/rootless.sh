@@ -68,14 +68,26 @@ qemu-img convert -O raw web.qcow2 volumes/copy
 qemu-img compare -f raw -F raw volumes/copy volumes/web-before
 
 # For virtual machines and for other machines: a server on the file. QEMU takes the file, too.
-qemu-nbd --fork --persistent --format=raw --discard=unmap --socket="$folder/qemu.sock" \
-  --pid-file=qemu.pid volumes/copy
-server=$(cat qemu.pid)
-qemu-io -f raw -c 'write -P 7 1M 64k' -c 'discard 1M 64k' -c 'read -P 0 1M 64k' -c flush \
-  "nbd+unix:///?socket=$folder/qemu.sock" | grep -c '^wrote\|^discard\|^read'
-kill "$server"
+serve() {
+  "$@" &
+  server=$!
+  until [ -S disk.sock ]; do kill -0 "$server"; sleep 0.1; done
+}
+stop() {
+  kill "$server"
+  wait "$server" || true
+  server=
+  rm -f disk.sock
+}
+uri="nbd+unix:///?socket=$folder/disk.sock"
+serve qemu-nbd --persistent --format=raw --discard=unmap --socket="$folder/disk.sock" volumes/copy
+qemu-io -f raw -c 'write -P 7 1M 64k' -c 'discard 1M 64k' -c 'read -P 0 1M 64k' -c flush "$uri" |
+  grep -c '^wrote\|^discard\|^read'
+stop
 if command -v nbdkit > /dev/null; then
-  nbdkit -U - file volumes/web --run 'qemu-img info "$uri"' | grep '^virtual size'
+  serve nbdkit -f -U "$folder/disk.sock" file volumes/web
+  qemu-img info "$uri" | grep '^virtual size'
+  stop
 fi
 
 thinfs list pool

@@ -1,8 +1,8 @@
 /**
  * The typed face of native-shims/: the system calls that Node lacks.
  *
- * Everything throws an Error with `code` (the errno's name), `errno` and `syscall`, as node:fs does.
- * A call that can wait for long returns a promise and runs on the thread pool.
+ * Everything throws an Error with `code` (the errno's name), `errno` and `syscall`, as node:fs
+ * does. A call that can wait for long returns a promise and runs on the thread pool.
  */
 import { createRequire } from 'node:module'
 import { ThinfsError } from './base/index.js'
@@ -19,9 +19,9 @@ export interface Binding {
   /** Fills `length` bytes of `buffer` at `at`. `EOF` when the file ends before. */
   file_read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
   /**
-   * As `file_read`, of what can be had without waiting (RWF_NOWAIT). `EOPNOTSUPP` where the file
-   * system does not tell.
-   * @returns false when that is not all
+   * As `file_read`, but never waits for a device (RWF_NOWAIT). `EOPNOTSUPP` where the file system
+   * cannot promise that.
+   * @returns false when some of the bytes are not in memory
    */
   file_read_now(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): boolean
   /** Writes `length` bytes of `buffer` from `at`, all of them. */
@@ -31,7 +31,8 @@ export interface Binding {
   /** fallocate(2). */
   file_allocate(fd: number, mode: number, offset: number, length: number): void
   /**
-   * fallocate(2) on the thread pool, once for each offset and length of `ranges`, one after the other.
+   * fallocate(2) on the thread pool, once for each offset and length of `ranges`, one after the
+   * other.
    * @returns a promise for each
    */
   file_allocate_async(fd: number, mode: number, ranges: Float64Array): Promise<void>[]
@@ -51,8 +52,8 @@ export interface Binding {
 
   /**
    * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of
-   * `buffer`, at most `slots`, until `enough` bytes came; their sizes go to `lengths`. Looks for the
-   * first one for `spin` microseconds.
+   * `buffer`, at most `slots`, until `enough` bytes came; their sizes go to `lengths`. Looks for
+   * the first one for `spin` microseconds.
    * @returns how many; -1 when the file system is unmounted
    */
   fuse_read(
@@ -68,26 +69,26 @@ export interface Binding {
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number
 
   /**
-   * Opens libfuse 2, the one that is loaded already, else the file `library`, else the system's, and
-   * has fuse-native, which is loaded afterwards, call the shim in its place.
+   * Opens libfuse 2 (the one that is loaded already, else the file `library`, else the system's).
+   * fuse-native, loaded afterwards, calls the shim in its place.
    */
   fuse_native_bind(library: string): void
   /** Whether fuse-native's calls of libfuse reach the shim. */
   fuse_native_bound(): boolean
   /**
-   * Has fuse-native's next mount, the only one of a process, be the one whose connection is `fd`, which
-   * blocks from now on. Calls back for each fallocate, with an id to answer it by; and once, with the
-   * id -1 and an errno as the handle, when nothing can come any more: 0 when it was unmounted.
+   * Gives the connection `fd`, which blocks from now on, to fuse-native's next mount, the only one
+   * of a process. Calls back for each fallocate, with an id to answer it by; and once, when nothing
+   * more can come, with the id -1 and an errno as the handle: 0 when it was unmounted.
    */
   fuse_native_prepare(
     fd: number,
     onCall: (id: number, handle: number, mode: number, offset: number, length: number) => void,
   ): void
-  /** Answers a fallocate with 0 or a negative errno. @returns whether somebody waited */
+  /** Answers a fallocate with 0 or a negative errno. @returns whether a caller waited */
   fuse_native_answer(id: number, result: number): boolean
-  /** User and group id of whoever asks to create a file, in the request that is being handled. */
+  /** User and group id of the caller of the CREATE that is being handled. */
   fuse_native_creator(): [uid: number, gid: number]
-  /** What INIT settled. `bound`: fuse-native has mounted, made and run libfuse by way of the shim. */
+  /** The outcome of INIT. `bound`: fuse-native mounted, made and ran libfuse through the shim. */
   fuse_native_agreed(): {
     bound: boolean
     minor: number
@@ -111,7 +112,9 @@ export interface Binding {
     arenaSize: number,
   ): {
     ring: RingHandle
-    /** Readable once something has completed outside of `ring_enter`, until `ring_calm`. The ring's. */
+    /**
+     * Readable once something has completed outside of `ring_enter`, until `ring_calm`. The ring's.
+     */
     fd: number
     sqEntries: number
     cqEntries: number
@@ -130,7 +133,7 @@ export interface Binding {
   ring_signal(ring: RingHandle): void
   /** Makes the ring's `fd` not readable, until something completes. */
   ring_calm(ring: RingHandle): void
-  /** Frees the ring; its ArrayBuffers are empty afterwards. What reads into memory has completed. */
+  /** Frees the ring; its ArrayBuffers are empty afterwards. Reads into memory have completed. */
   ring_close(ring: RingHandle): void
   /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
   buffer_address(buffer: Uint8Array): number

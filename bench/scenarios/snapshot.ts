@@ -1,9 +1,8 @@
 import { statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { GIB, KIB, MIB } from '../../src/base/index.js'
+import { GIB, KIB, MIB, Random } from '../../src/base/index.js'
 import type { PoolStatus } from '../../src/volumes/index.js'
-import { Random } from '../../test/support/random.js'
 import { fill, type Load, measureOnce, unitOf } from '../fio.js'
 import { haveMemoryAtHand } from '../memory.js'
 import { atLeast, atMost, paired, type Scenario } from '../scenario.js'
@@ -98,10 +97,7 @@ function oneInEachBlock(): number[] {
     { length: SIZE / BLOCK },
     (_, block) => block * BLOCK + random.below(BLOCK / WRITE.blockSize) * WRITE.blockSize,
   )
-  for (let i = offsets.length - 1; i > 0; i--) {
-    const j = random.below(i + 1)
-    ;[offsets[i], offsets[j]] = [offsets[j]!, offsets[i]!]
-  }
+  random.shuffle(offsets)
   return offsets
 }
 

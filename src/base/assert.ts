@@ -1,4 +1,7 @@
-/** What only our own mistake can make false. Stops the caller before it can write. */
+/**
+ * Throws when `condition` is false, which only a bug of ours can cause: the caller stops before it
+ * writes.
+ */
 export function assert(condition: boolean, message: string): asserts condition {
   if (!condition) throw new AssertionError(message)
 }
@@ -12,7 +15,7 @@ export class AssertionError extends Error {
 }
 
 /**
- * Whether what takes long to look at is asserted as well: preconditions and postconditions of trees,
- * space maps and block ownership. `THINFS_VERIFY=all` says so, which the tests set.
+ * Whether costly assertions run as well: preconditions and postconditions of trees, space maps and
+ * block ownership. The tests turn them on with `THINFS_VERIFY=all`.
  */
 export const VERIFY_ALL = process.env.THINFS_VERIFY === 'all'

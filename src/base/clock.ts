@@ -9,13 +9,13 @@ export interface Clock {
   /** Calls `fn` once after `ms`. @returns cancels it */
   after(ms: number, fn: () => void): () => void
   /**
-   * Resolves after waiting requests had their turn, and one at a time: between the slices of long
-   * work, of which there may be several. See `Slice`.
+   * Resolves after waiting requests have run. Several long works that wait resolve one at a time,
+   * and requests run between them. See `Slice`.
    */
   yield(): Promise<void>
 }
 
-/** How long work that is not a request keeps requests waiting, in milliseconds. */
+/** Work that is not a request keeps requests waiting for at most this many milliseconds. */
 const SLICE_MS = 2
 
 /**
@@ -35,20 +35,22 @@ export class Slice {
     return this.#clock.now() >= this.#end
   }
 
-  /** Lets requests that wait have their turn. */
+  /** Lets waiting requests run. */
   async yield(): Promise<void> {
     await this.#clock.yield()
     this.#end = this.#clock.now() + SLICE_MS
   }
 }
 
-/** Long works that wait for their next slice: all of a process share its thread. */
+/** Long works that wait for their next slice, of the whole process: they share its thread. */
 const waiting: (() => void)[] = []
 
-/** Whether a long work waits for its next slice: the thread has something to do besides requests. */
+/**
+ * Whether a long work waits for its next slice: the thread has something to do besides requests.
+ */
 export const workWaits = (): boolean => waiting.length > 0
 
-/** Lets one of them go on; requests have their turn before the next. */
+/** Resumes one of them. Requests run before the next one is resumed. */
 function nextTurn(): void {
   waiting.shift()!()
   if (waiting.length > 0) setImmediate(nextTurn)

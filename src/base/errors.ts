@@ -1,9 +1,9 @@
 /**
  * Every error that a disk, the kernel or a user can cause.
  *
- * Callers branch on `code`; the message is for people and names path, block, found and wanted.
- * What only our own mistake can cause is `assert()` instead (assert.ts). Each code has a heading in
- * docs/OPERATIONS.md that says what to do about it.
+ * Callers branch on `code`; the message is for people and names path, block, found and wanted. An
+ * error that only our own mistake can cause is an `assert()` (assert.ts). Each code has a heading
+ * in docs/OPERATIONS.md that says what to do about it.
  */
 export const ERRORS = {
   NO_DATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free data block' },
@@ -50,12 +50,12 @@ export const ERRORS = {
 
 export type ErrorCode = keyof typeof ERRORS
 
-/** What would end a line, or do something to a terminal. */
+/** Characters that end a line or control a terminal. */
 const CONTROLS = /[\p{Cc}\u2028\u2029]+/gu
 
 /**
- * An error of the table above. `errno` is the name (`ENOSPC`) that goes with its code. Its message is
- * one line, whatever it quotes.
+ * An error of the table above. `errno` is the name (`ENOSPC`) that goes with its code. Its message
+ * is one line, whatever it quotes.
  */
 export class ThinfsError extends Error {
   readonly code: ErrorCode
@@ -70,7 +70,7 @@ export class ThinfsError extends Error {
   }
 }
 
-/** What a command ends with when a signal came before it had done what it was to do. */
+/** The error of a command that a signal ended before its work was done. */
 export class EndedBySignal extends ThinfsError {
   readonly signal: NodeJS.Signals
   /** @param detail what was ended */
@@ -80,11 +80,13 @@ export class EndedBySignal extends ThinfsError {
   }
 }
 
-/** The refusal of what a caller asks of the kernel, or of us in its place: known by its errno. */
+/**
+ * Refuses a system call that we answer in the kernel's place. Callers tell refusals apart by errno.
+ */
 export const refused = (errno: string, detail: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })
 
-/** What work ends with that nobody waits for any more: the reason of an aborted signal. */
+/** The reason of an aborted signal: nobody waits for the work any more. */
 export const cancelled = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'nobody waits for the answer any more')
 

@@ -1,7 +1,7 @@
-/** A value now, or later: what need not wait makes no promise. */
+/** A value, or a promise of it where the callee has to wait. */
 export type Later<T> = T | Promise<T>
 
-/** Resolves when all calls have ended. @throws what the first of them that failed did */
+/** Resolves when all calls have ended. @throws the error of the first that failed */
 export async function allEnded(calls: readonly Later<void>[]): Promise<void> {
   for (const ended of await Promise.allSettled(calls)) {
     if (ended.status === 'rejected') throw ended.reason

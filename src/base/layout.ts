@@ -2,8 +2,8 @@
  * On-disk and wire structures as tables that check themselves.
  *
  * `layout()` throws at load when fields leave a gap, overlap or do not add up to the stated size.
- * `.at.field` gives hot code a plain offset; `.read`/`.write` serve cold code. docs/FORMAT.md prints
- * these tables.
+ * `.at.field` gives hot code a plain offset; `.read`/`.write` serve cold code. docs/FORMAT.md
+ * prints these tables.
  */
 import { readU64, writeU64 } from './u64.js'
 

@@ -1,12 +1,12 @@
 import { ThinfsError } from './errors.js'
 import type { Later } from './later.js'
 
-/** Whoever waits for the answer to a request: a process, which may get a signal meanwhile. */
+/** The process that waits for the answer to a request. It may get a signal meanwhile. */
 export interface Requester {
   /**
-   * Aborted when the requester has got a signal; the reason is what to fail the request with. A request
-   * asks for it in the call itself, before it awaits anything: afterwards the object stands for another
-   * request. What goes on after a wait passes `heldRequester` on.
+   * Aborted when the requester has got a signal; the reason is what to fail the request with. A
+   * request asks for it in the call itself, before it awaits anything: afterwards the object stands
+   * for another request. What goes on after a wait passes `heldRequester` on.
    */
   signal(): AbortSignal
 }
@@ -15,11 +15,14 @@ export interface Requester {
 export const heldRequester = (signal: AbortSignal | undefined): Requester | undefined =>
   signal && { signal: () => signal }
 
-/** What a request fails with that was only waiting when its requester got a signal. */
+/** The error of a request that was only waiting when its requester got a signal. */
 export const interrupted = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'the caller got a signal while it waited', { errno: 'EINTR' })
 
-/** Waits no longer than the requester does; what is waited for goes on. @throws the signal's reason */
+/**
+ * Waits no longer than the requester does; what is waited for goes on.
+ * @throws the signal's reason
+ */
 export async function unlessAborted<T>(
   wait: Later<T>,
   signal: AbortSignal | undefined,

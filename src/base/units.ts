@@ -31,8 +31,8 @@ export const MIB = 1024 * KIB
 export const GIB = 1024 * MIB
 export const TIB = 1024 * GIB
 /**
- * Largest single read or write, in bytes: that of a FUSE request with MAX_PAGES, the kernel's default
- * limit. Longer ones are split before they come to a device.
+ * Largest single read or write, in bytes: that of a FUSE request with MAX_PAGES, the kernel's
+ * default limit. Longer ones are split before they come to a device.
  */
 export const MAX_IO = MIB
 /** Largest thin device id: 24 bits. */
@@ -44,8 +44,8 @@ export const MAX_DEVICE_SIZE = (2 ** 53 - 2 ** 30) as Bytes
 export const bytes = (n: number): Bytes => n as Bytes
 
 /**
- * Whether a pool can have data blocks of so many bytes: dm-thin's multiples of 64 KiB up to 1 GiB, and
- * thinfs's own 4, 8, 16 and 32 KiB, which the kernel refuses.
+ * Whether a pool can have data blocks of so many bytes: dm-thin's multiples of 64 KiB up to 1 GiB,
+ * and thinfs's own 4, 8, 16 and 32 KiB, which the kernel refuses.
  */
 export const isDataBlockSize = (size: number): boolean =>
   (size > 0 && size <= GIB && size % (64 * KIB) === 0) ||

@@ -1,4 +1,4 @@
-/** What to do about a pool that does not take all requests. */
+/** Advice about a pool that does not take all requests. */
 import type { PoolStatus } from '../volumes/index.js'
 
 /** In one sentence, with the commands; null for a pool that is as it should be. */

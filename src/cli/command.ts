@@ -1,4 +1,4 @@
-/** What all commands have in common. */
+/** Shared by all commands. */
 import { Command } from 'commander'
 
 export const POOL_HELP = 'a pool.yaml, the folder that has one, or the mount point'

@@ -1,11 +1,14 @@
-/** What a person, or a program, is told when a command fails: one line, and an exit code. */
+/** The failure of a command, for people and programs: one line, and an exit code. */
 import { constants } from 'node:os'
 import { EndedBySignal, errnoOf, ThinfsError } from '../base/index.js'
 
 export const EXIT_FAILED = 1
 export const EXIT_USAGE = 2
 
-/** Codes of arguments that no pool would take. With another errno than theirs it is the pool's state. */
+/**
+ * Codes of arguments that no pool would take. With another errno than theirs it is the pool's
+ * state.
+ */
 const USAGE_CODES = new Set(['BAD_ARGUMENT', 'BAD_NAME', 'BAD_MESSAGE'])
 
 /** As a shell has it for a program that a signal ended. */
@@ -18,8 +21,9 @@ export function exitCodeOf(err: unknown): number {
 }
 
 /**
- * `thinfs: web: no volume has the name (VOLUME_MISSING)`: the code has a heading in docs/OPERATIONS.md. An
- * error of the system that has no code ends with its errno. As JSON, one object with both.
+ * `thinfs: web: no volume has the name (VOLUME_MISSING)`: the code has a heading in
+ * docs/OPERATIONS.md. An error of the system that has no code ends with its errno. As JSON, one
+ * object with both.
  */
 export function lineOf(err: unknown, asJson: boolean): string {
   const code = err instanceof ThinfsError ? err.code : null
@@ -51,7 +55,9 @@ function messageOf(err: unknown): string {
   return `${where}${message.replace(SYSTEM_ERROR, '$1')}`.replace(/\s*\n\s*/g, ' ')
 }
 
-/** Advice for an errno whose message names a file that is not the cause, or does not say what it is. */
+/**
+ * Advice for an errno whose message names a file that is not the cause, or does not say what it is.
+ */
 function adviceOn(errno: string, code: string | null): string {
   if (errno === 'EMFILE') return '; raise the limit of open files, as with ulimit -n 1024'
   if (code !== 'IO_ERROR') return ''

@@ -1,8 +1,8 @@
 /**
  * The command line: one file a command, each parses, calls the pool or its daemon, and prints.
  *
- * A command to a mounted pool loads what talks to a daemon and no more. The rest is imported when it is
- * needed; scripts/bundle.mjs keeps the two apart.
+ * A command to a mounted pool loads what talks to a daemon and no more. The rest is imported when
+ * it is needed; scripts/bundle.mjs keeps the two apart.
  */
 import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
@@ -44,8 +44,8 @@ const COMMANDS = [
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
 
 /**
- * Runs a command line without the program's name. Returns its exit code, which one that has others than
- * these has set already; never throws.
+ * Runs a command line without the program's name. Returns its exit code, which one that has others
+ * than these has set already; never throws.
  */
 export async function run(args: string[]): Promise<number> {
   watchOutput()
@@ -95,7 +95,7 @@ Example:
   return program
 }
 
-/** What is somebody else's must not pass for one's own. @throws NOT_TRUSTED */
+/** Refuses a file of somebody else that could pass for the user's own. @throws NOT_TRUSTED */
 function mustKnowItsUser(): void {
   if (!isUserUnknown()) return
   const detail = 'this user namespace shows its user as all others, 65534: use unshare -Urm'
@@ -108,7 +108,7 @@ const wantsStack = (args: readonly string[]): boolean =>
   Boolean(process.env.THINFS_DEBUG) ||
   /--log-level[= ](debug|trace)\b/.test(optionsOf(args).join(' '))
 
-/** What stands before `--`. */
+/** The words before `--`. */
 function optionsOf(args: readonly string[]): readonly string[] {
   const end = args.indexOf('--')
   return args.slice(0, end < 0 ? args.length : end)

@@ -24,7 +24,8 @@ export function watchOutput(): void {
 
 /**
  * Waits until all is written.
- * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list | head`)
+ * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list |
+ *   head`)
  */
 export async function finishOutput(): Promise<void> {
   if (process.stdout.writableLength > 0) await once(process.stdout, 'drain').catch(() => {})

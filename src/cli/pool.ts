@@ -83,7 +83,9 @@ export async function withDaemonOf(
   }
 }
 
-/** Milliseconds after which a daemon that has not answered is looked at: it may have been stopped. */
+/**
+ * Milliseconds after which a daemon that has not answered is looked at: it may have been stopped.
+ */
 const PATIENCE = 3000
 
 /** Calls `act`, and says on stderr for whom it waits, where it waits for one that was stopped. */

@@ -129,7 +129,10 @@ async function checkStates(
   }
 }
 
-/** @throws CANCELLED when the command line was interrupted; TOOL_FAILED for a program that is not there */
+/**
+ * @throws CANCELLED when the command line was interrupted; TOOL_FAILED for a program that is not
+ *   there
+ */
 async function check(
   { words, quiet }: Replay,
   { entry, mark }: Moment,
@@ -163,7 +166,7 @@ async function check(
   }
 }
 
-/** What failed, and how to have just this state again. */
+/** The failure, and the command that makes this very state again. */
 function describe({ entry, mark, status, output }: Checked, again: string): string {
   const after = mark === null ? '' : `, after mark ${mark}`
   const said = output === '' ? [] : output.trimEnd().split('\n')

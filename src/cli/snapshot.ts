@@ -49,7 +49,9 @@ export const snapshot = command(
     print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
   })
 
-/** How often it is looked whether a flush waits for a write that waits for space, in milliseconds. */
+/**
+ * How often it is looked whether a flush waits for a write that waits for space, in milliseconds.
+ */
 const LOOK_PERIOD = 250
 
 function whileAllFrozen<T>(folders: string[], act: () => Promise<T>): Promise<T> {
@@ -71,8 +73,8 @@ export async function flushMaps(admin: PoolAdmin, place: PoolPlace, origin: stri
 }
 
 /**
- * fsync(2) of a file by another process: it waits for every write to the file, and nothing can end it
- * while one waits for space.
+ * fsync(2) of a file by another process: it waits for every write to the file, and nothing can end
+ * it while one waits for space.
  * @param isFull whether writes wait for space: then the flush is left alone, and a line says so
  */
 async function sync(path: string, isFull: () => Promise<boolean>): Promise<void> {

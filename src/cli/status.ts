@@ -50,8 +50,8 @@ function describe(status: PoolStatus): string[][] {
 }
 
 /**
- * The mode of a pool that is not mounted is the one that it would come up in: this command opened it only
- * to read it.
+ * The mode of a pool that is not mounted is the one that it would come up in: this command opened
+ * it only to read it.
  */
 function whenMounted(status: PoolStatus): PoolStatus {
   const { mount, refusal } = status
@@ -68,7 +68,7 @@ function modeOf({ mode, reason, mount, refusal }: PoolStatus): string {
   return reason === null ? when : `${when}: ${reason}`
 }
 
-/** What the file systems of the pool's files can still give. */
+/** Space that the file systems of the pool's files have left. */
 function hostRoom({ data, metadata }: PoolStatus): string {
   const parts = [
     ...(data.hostFree === null ? [] : [`${formatSize(data.hostFree)} left for data`]),

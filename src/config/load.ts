@@ -1,8 +1,9 @@
 /**
  * pool.yaml → PoolConfig.
  *
- * The file is read with YAML's failsafe schema, in which every scalar is the text that stands there:
- * a volume named `007` or `no` keeps its name. The first problem in the file is the one reported.
+ * The file is read with YAML's failsafe schema, in which every scalar is the text that stands
+ * there: a volume named `007` or `no` keeps its name. The first problem in the file is the one
+ * reported.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
@@ -28,7 +29,7 @@ import { POOL_YAML } from './schema.js'
 import { mustBeOf, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
-/** Problems that are looked up in the file, to tell of the first of them. */
+/** At most so many problems are located in the file, to find the first of them. */
 const PROBLEMS_MAX = 100
 /** Lists and maps in each other: a pool.yaml has three levels. */
 const NESTING_MAX = 32
@@ -37,9 +38,10 @@ const ALIASES_MAX = 100
 
 /**
  * Reads and checks a pool.yaml.
- * @param options.reads nothing will be written, nor anybody asked: root may read another user's copy
- * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed; NOT_TRUSTED when
- *   another user could have written it, or what thinfs keeps beside it
+ * @param options.reads nothing will be written, nor anybody asked: root may read another user's
+ *   copy
+ * @throws BAD_CONFIG naming file, line, column, what stands there and what is allowed; NOT_TRUSTED
+ *   when another user could have written it, or what thinfs keeps beside it
  */
 export function loadConfig(path: string, { reads = false } = {}): PoolConfig {
   const { file, ofUser } = placeOf(path, { reads })
@@ -83,7 +85,7 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
   throw problem(problems[0]!.offset, problems[0]!.message)
 }
 
-/** The first token that stands too deep: to read on would use up the stack. */
+/** The first token that is nested too deeply: reading on would use up the stack. */
 function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
   let level: CST.Token[] = [...tokens]
   for (let depth = 0; level.length > 0; depth++) {
@@ -99,7 +101,7 @@ function tooDeep(tokens: readonly CST.Token[]): CST.Token | null {
 
 const isToken = (token: CST.Token | null | undefined): token is CST.Token => !!token
 
-/** What stands in the file. */
+/** The text of the file. */
 function readText(file: string, path: string, ofUser: number | undefined): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(readTrusted(file, path, ofUser))
@@ -171,7 +173,7 @@ interface Problem {
   isMissing: boolean
 }
 
-/** What a person has to know of an issue: the key, what stands there, what is allowed. */
+/** An issue for people: the key, the value that was found, and what is allowed. */
 function describe(document: Document.Parsed, issue: z.core.$ZodIssue): Problem[] {
   const path = issue.path.map(String)
   if (issue.code === 'unrecognized_keys') {
@@ -241,7 +243,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
   }
 }
 
-/** A volume without a size has that of the one it is a snapshot of; the schema saw to it that it ends. */
+/** A snapshot without a size has its origin's. The schema has refused circles of origins. */
 function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, VolumeConfig> {
   const sizes = new Map<string, number>()
   const line: string[] = []

@@ -1,4 +1,6 @@
-/** Names that a volume may have: those of a file in the mount, less the ones thinfs gives itself. */
+/**
+ * Names that a volume may have: those of a file in the mount, less the ones thinfs gives itself.
+ */
 import { NAME_MAX, ThinfsError } from '../base/index.js'
 
 /** The name of a thin device that nothing names: volumes of other programs' pools. */
@@ -20,7 +22,7 @@ export function checkVolumeName(name: string): void {
   if (found) throw new ThinfsError('BAD_NAME', `${JSON.stringify(name)}: ${found}`)
 }
 
-/** What is wrong with the name and what is allowed, or null for a good one. */
+/** Says what is wrong with the name and what is allowed; null for a good one. */
 export function whyNotAName(name: string): string | null {
   const found =
     FORBIDDEN.find(([pattern]) => pattern.test(name))?.[1] ??

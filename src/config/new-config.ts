@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import { DEFAULTS, type PoolConfig } from './pool-config.js'
 
 /**
- * What a pool.yaml at `file` would say that says no more than `said`.
+ * The configuration of a pool.yaml at `file` that says no more than `said`.
  * @param file an absolute path
  */
 export function newConfig(

@@ -5,11 +5,11 @@ import type { PoolPlace } from './pool-config.js'
 import { checkCopy, checkPoolFolder, mustBeOf, mustBeTrusted, otherOwner } from './trust.js'
 
 /**
- * Finds the place of the pool that a pool.yaml describes, without reading the file: a command that finds
- * a daemon there does not need its content.
+ * Finds the place of the pool that a pool.yaml describes, without reading the file: a command that
+ * finds a daemon there does not need its content.
  * @param options.reads nothing will be written: root may read another user's copy
- * @throws BAD_CONFIG when it is no file; NOT_TRUSTED when another user could have written it, or what
- *   thinfs keeps beside it
+ * @throws BAD_CONFIG when it is no file; NOT_TRUSTED when another user could have written it, or
+ *   what thinfs keeps beside it
  */
 export function placeOf(path: string, { reads = false } = {}): PoolPlace {
   const { file, stat } = find(path)

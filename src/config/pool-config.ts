@@ -1,13 +1,15 @@
-/** What pool.yaml says, in bytes and absolute paths. */
+/** The content of pool.yaml, in bytes and absolute paths. */
 import { KIB } from '../base/index.js'
 
-/** Where a pool is: all that its daemon is found by. */
+/** Where a pool is. A command finds the daemon by it. */
 export interface PoolPlace {
   /** Absolute path of pool.yaml, symbolic links resolved. */
   file: string
   /** Its folder: volumes.json, journal, log and control socket live there. */
   folder: string
-  /** Set for another user's copy of a pool, which root only reads: his id. All of it has to be his. */
+  /**
+   * Set for another user's copy of a pool, which root only reads: his id. All of it has to be his.
+   */
   ofUser?: number
 }
 
@@ -16,17 +18,19 @@ export interface PoolConfig extends PoolPlace {
   pool: string
   /** `size` null: as large as the file or device is. */
   data: { path: string; size: number | null }
-  /** `size` auto: what the data and its block size can come to need. */
+  /** `size` auto: as much as data of this size and block size can need. */
   metadata: { path: string; size: number | 'auto' }
   dataBlockSize: number
   lowWaterMark: LowWaterMark
-  /** What a discard does: also frees the host's space, only the pool's, or nothing. */
+  /** Whether a discard frees the host's space too, only the pool's, or is refused. */
   discards: (typeof DISCARDS)[number]
-  /** What a write that finds no free block does: waits for space, or fails with ENOSPC. */
+  /** Whether a write that finds no free block waits for space or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
-  /** How the kernel's requests come: by read(2) on /dev/fuse, through an io_uring, or by libfuse. */
+  /**
+   * How the kernel's requests come: by read(2) on /dev/fuse, through an io_uring, or by libfuse.
+   */
   transport: (typeof TRANSPORTS)[number]
-  /** How long the engine looks for the next request before it sleeps, at most: microseconds. */
+  /** The engine looks for the next request for at most so many microseconds before it sleeps. */
   spin: number
   /** The share of one CPU's time that may go by looking: percent, over 0 to 100. */
   spinShare: number
@@ -49,7 +53,7 @@ export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
 export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 
-/** What pool.yaml need not say. */
+/** Values of keys that pool.yaml may leave out. */
 export const DEFAULTS = {
   dataPath: 'data',
   metadataPath: 'metadata',
@@ -62,7 +66,7 @@ export const DEFAULTS = {
   spinShare: 80,
 } as const
 
-/** What isDataBlockSize allows, for people. */
+/** The sizes that isDataBlockSize allows, for people. */
 export const BLOCK_SIZES =
   'a multiple of 64K from 64K to 1G, or 4K, 8K, 16K, 32K (those are readable by thinfs alone)'
 

@@ -1,8 +1,8 @@
 /**
  * The keys of pool.yaml and what each may hold.
  *
- * Every value arrives as the text that stands in the file. An issue's message is what is allowed at
- * its place; problem.ts adds where and what was found.
+ * Every value arrives as the text in the file. An issue's message says what is allowed at its
+ * place; load.ts adds the place and the value that was found.
  */
 import { normalize } from 'node:path'
 import * as z from 'zod'

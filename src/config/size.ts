@@ -12,7 +12,7 @@ const UNITS = [
   ['K', KIB],
 ] as const
 
-/** What `parseSize` takes, for messages and help texts. */
+/** The forms that `parseSize` takes, for messages and help texts. */
 export const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 
 const SIZE = /^(\d+(?:\.\d+)?)(?:B|([KMGT])(?:iB)?)?$/i

@@ -1,13 +1,15 @@
 /**
- * Whether a pool.yaml may be followed. It names the files that thinfs writes to, any file or disk, so
- * root must not take it from somebody else; and in a folder where others may write, the files beside
- * it could be links to anywhere.
+ * Whether a pool.yaml may be followed. It names the files that thinfs writes to, any file or disk,
+ * so root must not take it from somebody else; and in a folder where others may write, the files
+ * beside it could be links to anywhere.
  */
 import { lstatSync, type Stats, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { ThinfsError, whyNotOf, whyNotTrusted } from '../base/index.js'
 
-/** What thinfs itself keeps beside pool.yaml. Opened by name: the folder's owner vouches for them. */
+/**
+ * Files that thinfs keeps beside pool.yaml and opens by name: the folder's owner vouches for them.
+ */
 const OWN_FILES = ['volumes.json', 'journal', 'daemon.json', 'thinfs.log']
 const OTHERS_WRITE = 0o002
 const STICKY = 0o1000
@@ -44,8 +46,8 @@ export function otherOwner(folder: string): number | undefined {
 }
 
 /**
- * Checks the folder of another user's copy of a pool, which is only read: what thinfs keeps in it are
- * files of his, so that no more is read than he could read himself.
+ * Checks the folder of another user's copy of a pool, which is only read. The files in it have to
+ * be his: then root reads nothing for him that he could not read himself.
  * @throws NOT_TRUSTED
  */
 export function checkCopy(folder: string, uid: number): void {

@@ -23,9 +23,14 @@ import { mustSpeakOurs } from './version.js'
 const PATIENCE_MS = 5000
 const LOOK_MS = 10
 
-/** Its methods throw VERSION_MISMATCH, but those that end the mount, where the daemon's thinfs is another. */
+/**
+ * Its methods throw VERSION_MISMATCH, but those that end the mount, where the daemon's thinfs is
+ * another.
+ */
 export interface DaemonClient extends MountedAdmin {
-  /** @returns the daemon's process id, null when it has died and the engine answers; and the mount */
+  /**
+   * @returns the daemon's process id, null when it has died and the engine answers; and the mount
+   */
   ping(): Promise<{ pid: number | null; mountPoint: string }>
   /**
    * Unmounts the pool; resolves when all is committed and the engine has ended.
@@ -112,7 +117,7 @@ export async function umountUnasked(
   await processEnds(pid, Number.POSITIVE_INFINITY)
 }
 
-/** What `act` gives the first time. */
+/** Calls `act` once, and returns that outcome to every caller. */
 function once<T>(act: () => Promise<T>): () => Promise<T> {
   let outcome: Promise<T> | null = null
   return () => {
@@ -121,7 +126,9 @@ function once<T>(act: () => Promise<T>): () => Promise<T> {
   }
 }
 
-/** Resolves when a process has given up its files, which takes a daemon a moment after its answer. */
+/**
+ * Resolves when a process has given up its files, which takes a daemon a moment after its answer.
+ */
 async function processEnds(pid: number, patienceMs = PATIENCE_MS): Promise<void> {
   const deadline = Date.now() + patienceMs
   while (read(`/proc/${pid}/cmdline`) !== '' && Date.now() < deadline) await sleep(LOOK_MS)

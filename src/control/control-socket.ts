@@ -3,12 +3,13 @@
  * daemon, or the engine of one that has died.
  *
  * A process that may open the socket manages the pool. Its mode is 0600; and because a mode can be
- * changed and a folder be shared, either end hangs up on a peer that is neither root nor the same user.
+ * changed and a folder be shared, either end hangs up on a peer that is neither root nor the same
+ * user.
  */
 import { once } from 'node:events'
-import { closeSync, rmSync } from 'node:fs'
+import { closeSync, realpathSync, rmSync } from 'node:fs'
 import { connect, createServer, type Server, type Socket } from 'node:net'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { createMessageConnection, type MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
@@ -24,6 +25,17 @@ const MAX_CONNECTIONS = 64
 /** Requests of one connection that are in flight before it is read again. */
 const MAX_UNANSWERED = 16
 
+/** What to do where a file system has no sockets, by what it refuses them with. */
+const NO_SOCKETS =
+  '; where the file system has no sockets, as FAT, keep pool.yaml on another one: data and metadata may ' +
+  'stay, by their paths in it'
+const HAS_NONE: Readonly<Record<string, string>> = {
+  EPERM: NO_SOCKETS,
+  EIO: NO_SOCKETS,
+  ENOSYS: NO_SOCKETS,
+  EOPNOTSUPP: NO_SOCKETS,
+}
+
 /** Where the daemon of the pool in `folder` listens. */
 export const controlSocketPath = (folder: string): string =>
   join(runtimeFolder(folder), 'control.sock')
@@ -32,6 +44,15 @@ interface Peer {
   socket: Socket
   reader: LineReader
   writer: LineWriter
+}
+
+/** The folder of a path, which may be by way of a descriptor, for people. */
+function placeOf(path: string): string {
+  try {
+    return realpathSync(dirname(path))
+  } catch {
+    return dirname(path)
+  }
 }
 
 export class ControlSocket {
@@ -74,8 +95,9 @@ export class ControlSocket {
       return control
     } catch (err) {
       closeSync(folder)
-      const detail = `${path}: the control socket cannot be made: ${(err as Error).message}`
-      throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno: errnoOf(err) })
+      const errno = errnoOf(err)
+      const detail = `${placeOf(path)}: the control socket cannot be made there (${errno})${HAS_NONE[errno] ?? ''}`
+      throw new ThinfsError('DAEMON_FAILED', detail, { cause: err, errno })
     }
   }
 
@@ -119,7 +141,10 @@ export class ControlSocket {
     connection.listen()
   }
 
-  /** Ends the connection that has been idle for longest. @returns false when all wait for answers */
+  /**
+   * Ends the connection that has been idle for longest.
+   * @returns false when all wait for answers
+   */
   #makeRoom(): boolean {
     if (this.#peers.size < MAX_CONNECTIONS) return true
     for (const peer of this.#peers) {
@@ -159,8 +184,8 @@ const refuseAll = (): never => {
 /**
  * Connects to a daemon. Requests that it does not answer before it ends are rejected.
  * @returns null when nobody listens at `path`
- * @throws NOT_TRUSTED when another user listens; DAEMON_FAILED when the socket cannot be reached for
- *   another reason
+ * @throws NOT_TRUSTED when another user listens; DAEMON_FAILED when the socket cannot be reached
+ *   for another reason
  */
 export async function connectControlSocket(path: string): Promise<MessageConnection | null> {
   let folder = -1
@@ -205,8 +230,8 @@ export async function connectControlSocket(path: string): Promise<MessageConnect
 
 /** Whether the other end belongs to root or to the user whose process this is. */
 function isOwnPeer(socket: Socket): boolean {
-  // Node keeps the descriptor to itself; its handle has had it as `fd` since version 0.6. A peer that
-  // has gone already leaves none, and -1 is nobody's.
+  // Node keeps the descriptor to itself; its handle has had it as `fd` since version 0.6. A peer
+  // that has gone already leaves none, and -1 is nobody's.
   const { _handle: handle } = socket as Socket & { _handle: { fd: number } | null }
   try {
     const uid = native.socket_peer_uid(handle?.fd ?? -1)

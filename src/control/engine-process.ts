@@ -12,8 +12,8 @@ export const ENGINE_PROGRAM = require.resolve('#engine')
 const TABLE_ENGINE_PROGRAM = require.resolve('#table-engine')
 
 /**
- * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but to
- * make the heap smaller, which stops the engine for 10 ms and more.
+ * An engine that serves allocates next to nothing, so that V8 has no reason to collect garbage but
+ * to make the heap smaller, which stops the engine for 10 ms and more.
  */
 const HEAP = ['--no-memory-reducer', '--initial-old-space-size=64']
 
@@ -25,7 +25,7 @@ type Stdio = (number | 'ignore' | 'ipc')[]
  * engines.
  */
 function spawnProgram(program: string, start: object, stdio: Stdio): ChildProcess {
-  // So many cold reads are under way at a time where io_uring is not allowed.
+  // The number of cold reads under way at a time where io_uring is not allowed.
   const env = { UV_THREADPOOL_SIZE: '16', ...process.env }
   const options = { stdio, detached: true, env }
   const argument = JSON.stringify({ ...start, protocol: PROTOCOL })

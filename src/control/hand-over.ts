@@ -1,8 +1,8 @@
 /**
  * How a daemon gets the descriptors of an engine whose own daemon has died.
  *
- * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for them:
- * by the time of the answer they are in its queue.
+ * They cross a datagram socket in the pool's folder, which the daemon binds before it asks for
+ * them: by the time of the answer they are in its queue.
  */
 import { closeSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -35,7 +35,7 @@ export class DescriptorInbox {
     this.#socket = withShortPath(folder, path => native.socket_bind(path))
   }
 
-  /** What `sendDescriptors` sent; the caller's to close. */
+  /** The descriptors that `sendDescriptors` sent; the caller closes them. */
   receive(): { [K in keyof typeof ENGINE_FD]: number } {
     const fds: number[] = []
     try {

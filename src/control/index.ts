@@ -1,4 +1,4 @@
-/** How the processes of a mount, and the commands, speak with each other. */
+/** Communication between the processes of a mount, and with commands. */
 export { connectDaemon, type DaemonClient, umountUnasked } from './client.js'
 export { ControlSocket, connectControlSocket, controlSocketPath } from './control-socket.js'
 export * from './dm-protocol.js'

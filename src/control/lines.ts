@@ -23,7 +23,10 @@ export class LineReader extends AbstractMessageReader implements MessageReader {
   #length = 0
   /** Messages read so far. */
   messages = 0
-  /** Ids, as text, of requests that were read and not answered yet. The writer of answers removes them. */
+  /**
+   * Ids, as text, of requests that were read and not answered yet. The writer of answers removes
+   * them.
+   */
   readonly unanswered = new Set<string>()
   /** Called after each request. */
   onRequest: () => void = () => {}

@@ -1,17 +1,18 @@
 /**
- * What the daemon and the engine say to each other, and to whoever manages the pool.
+ * The messages between daemon, engine and commands.
  *
- * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between a
- * command and the daemon, the control socket. The pool's methods have the names of `MountedAdmin`, take
- * one object by name, and are passed through by the daemon, which adds `umount`, `restart` and `ping`.
- * `$/cancelRequest` with the id of a request, and the end of the connection, cancel it.
- * When the daemon has died, its engine answers on the control socket, and `hand over` as well.
+ * All of it is JSON-RPC 2.0. Between daemon and engine it crosses the child's IPC channel; between
+ * a command and the daemon, the control socket. The pool's methods have the names of
+ * `MountedAdmin`, take one object by name, and are passed through by the daemon, which adds
+ * `umount`, `restart` and `ping`. `$/cancelRequest` with the id of a request, and the end of the
+ * connection, cancel it. When the daemon has died, its engine answers on the control socket, and
+ * `hand over` as well.
  *
- * The processes may be of different versions of thinfs: an engine is started again after an upgrade, a
- * daemon takes over from an older engine. So a message may get another field, without which its reader
- * does; a message that changes its meaning, or goes, raises PROTOCOL (version.ts), and processes that
- * do not speak the same say so. `ping`, `umount` and `umount by force` are understood by all versions:
- * a mount can be ended by whichever thinfs is there.
+ * The processes may be of different versions of thinfs: an engine is started again after an
+ * upgrade, a daemon takes over from an older engine. So a message may get another field, without
+ * which its reader does; a message that changes its meaning, or goes, raises PROTOCOL (version.ts),
+ * and processes that do not speak the same say so. `ping`, `umount` and `umount by force` are
+ * understood by all versions: a mount can be ended by whichever thinfs is there.
  */
 import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
@@ -31,23 +32,22 @@ export const ENGINE_FD = {
 } as const
 
 /**
- * What an engine is started with, as JSON in its first argument.
+ * The parameters of an engine, as JSON in its first argument.
  *
- * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on SIGHUP,
- * which the daemon passes on. It ends with status 0
- * after the file system was unmounted and all is committed; anything else is a death, and the daemon
- * starts the next. When the daemon dies, the engine goes on serving until it is unmounted or another
- * daemon takes over.
+ * The engine leaves SIGINT and SIGTERM to the daemon, which unmounts, and opens its log again on
+ * SIGHUP, which the daemon passes on. It ends with status 0 after the file system was unmounted and
+ * all is committed; anything else is a death, and the daemon starts the next. When the daemon dies,
+ * the engine goes on serving until it is unmounted or another daemon takes over.
  */
 export interface EngineStart {
   /** PROTOCOL of the daemon that has started it; `spawnEngine` sees to it. */
   protocol?: number
   /** Absolute path of pool.yaml when it was mounted, as the mount table has it. */
   configFile: string
-  /** What it said then, but for the volumes. */
+  /** The content of that pool.yaml, without the volumes. */
   config: PoolConfig
   mountPoint: string
-  /** What `mount -o` was given. */
+  /** The options of `mount -o`. */
   mountOptions: readonly string[]
   /** The outcome of INIT with an earlier engine; null for a fresh connection. */
   negotiated: Negotiated | null
@@ -69,11 +69,11 @@ export interface WireError {
   errno: string
 }
 
-/** Engine to daemon: its program has begun. The first that it sends. */
+/** Engine to daemon, its first message: the program has begun. */
 export const STARTED = new NotificationType0('started')
 /**
  * Engine to daemon, once after READY: all requests that waited when it began were handled, and a
- * commit after them has ended. It has got past whatever its predecessor died of.
+ * commit after them has ended. The engine has survived whatever killed its predecessor.
  */
 export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
@@ -81,13 +81,13 @@ export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
 /**
- * To an engine: ends it for another to take over. What is under way may be left to that one; status
- * 0, and the connection closes.
+ * To an engine: ends it with status 0 for another to take over, which may also take over requests
+ * that are under way. The connection closes.
  */
 export const STOP = new NotificationType0('stop')
 /**
- * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts, and
- * answers with what it was started with. It goes on serving until STOP.
+ * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts,
+ * and answers with what it was started with. It goes on serving until STOP.
  */
 export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 

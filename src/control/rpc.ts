@@ -30,20 +30,23 @@ export function toWire(err: unknown): WireError {
   return { message, code: err instanceof ThinfsError ? err.code : null, errno: errnoOf(err) }
 }
 
-/** The error that `toWire` was given; a plain Error with its errno when its code is not in our table. */
+/**
+ * The error that `toWire` was given; a plain Error with its errno when its code is not in our
+ * table.
+ */
 export function fromWire({ message, code, errno }: WireError): Error {
   return code !== null && Object.hasOwn(ERRORS, code)
     ? new ThinfsError(code, message, { errno })
     : Object.assign(new Error(message), { code: errno })
 }
 
-/** What a request handler throws so that the other side can tell the errors apart. */
+/** The error for a request handler to throw, from which the other side restores code and errno. */
 export function toResponseError(err: unknown): ResponseError<WireError> {
   const wire = toWire(err)
   return new ResponseError(APPLICATION_ERROR, wire.message, wire)
 }
 
-/** Answers a request with what `act` gives, or with its error in the shape of `toResponseError`. */
+/** Answers a request with the value of `act`, or with its error as `toResponseError` makes it. */
 export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   try {
     return await act()
@@ -52,7 +55,7 @@ export async function answer<T>(act: () => T | Promise<T>): Promise<T> {
   }
 }
 
-/** As `answer`, of an act without a value: JSON has no undefined. */
+/** As `answer`, for an act without a value: JSON has no undefined. */
 export async function answerDone(act: () => unknown): Promise<null> {
   await answer(act)
   return null
@@ -94,9 +97,9 @@ export function fromResponseError(err: unknown): Error {
 type AdminCall = (request: object | undefined, signal?: AbortSignal) => Promise<unknown>
 
 /**
- * Answers the methods of `MountedAdmin` on `connection`. A request of the wrong shape is BAD_ARGUMENT
- * and does not reach `admin`. The signal of one that is cancelled, or whose connection ends, is aborted
- * with CANCELLED. A bug (AssertionError) is answered, then stops the process.
+ * Answers the methods of `MountedAdmin` on `connection`. A request of the wrong shape is
+ * BAD_ARGUMENT and does not reach `admin`. The signal of one that is cancelled, or whose connection
+ * ends, is aborted with CANCELLED. A bug (AssertionError) is answered, then stops the process.
  */
 export function serveAdmin(connection: MessageConnection, admin: MountedAdmin): void {
   const underWay = new Set<AbortController>()
@@ -199,7 +202,7 @@ function checkedRequest(method: keyof MountedAdmin, params: unknown): object | u
   const fields = Object.entries<FieldType>(ADMIN_REQUESTS[method])
   if (fields.length === 0) return undefined
   const given = (params ?? {}) as Record<string, unknown>
-  // What else was given goes no further: it may be nested deeper than the next process can write.
+  // Other fields are dropped: they may be nested deeper than the next process can write.
   const request: Record<string, unknown> = {}
   for (const [field, type] of fields) {
     const value = Object.hasOwn(given, field) ? given[field] : undefined

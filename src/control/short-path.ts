@@ -1,6 +1,6 @@
 /**
- * Paths of unix sockets are at most 107 bytes (sockaddr_un), those of pools may be longer: a socket is
- * named by way of a descriptor of its folder.
+ * Paths of unix sockets are at most 107 bytes (sockaddr_un), those of pools may be longer: a socket
+ * is named by way of a descriptor of its folder.
  */
 import { constants, openSync } from 'node:fs'
 import { basename, dirname } from 'node:path'

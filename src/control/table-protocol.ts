@@ -1,9 +1,9 @@
 /**
- * What the device-mapper service and the process that serves its devices' bytes say to each other.
+ * The messages between the device-mapper service and the process that serves its devices' bytes.
  *
- * All of it is JSON-RPC 2.0 over the child's IPC channel. The methods have the names of `TableEngine`
- * and take its arguments by position. STARTED, READY, SERVED, FAILED and STOP mean what they do
- * between a pool's daemon and its engine (protocol.ts).
+ * All of it is JSON-RPC 2.0 over the child's IPC channel. The methods have the names of
+ * `TableEngine` and take its arguments by position. STARTED, READY, SERVED, FAILED and STOP mean
+ * what they do between a pool's daemon and its engine (protocol.ts).
  */
 import {
   type MessageConnection,
@@ -20,11 +20,14 @@ import { fromResponseError, stopOnBug, toResponseError } from './rpc.js'
 export const TABLE_ENGINE_FD = {
   /** The connection of the private mount, non-blocking. The service keeps it open too. */
   fuse: 3,
-  /** The connection of /dev/mapper, which it only holds: the service that follows a killed one takes it. */
+  /**
+   * The connection of /dev/mapper, which it only holds: the service that follows a killed one takes
+   * it.
+   */
   mapper: 5,
 } as const
 
-/** What it is started with, as JSON in its first argument. */
+/** Its parameters, as JSON in its first argument. */
 export interface TableEngineStart {
   /** PROTOCOL of the service that has started it; `spawnTableEngine` sees to it. */
   protocol?: number
@@ -40,8 +43,8 @@ export interface TableEngineStart {
 }
 
 /**
- * To the engine: reads requests from now on. The service gives an engine that follows a dead one all
- * devices and tables first, so that it answers no request without its table.
+ * To the engine: reads requests from now on. The service gives an engine that follows a dead one
+ * all devices and tables first, so that it answers no request without its table.
  */
 export const SERVE = new RequestType0<null, WireError>('serve')
 /** From the engine: `TableEvents.event`. */
@@ -63,7 +66,9 @@ const methods = Object.keys(METHODS) as (keyof TableEngine)[]
 
 type Call = (...args: unknown[]) => Promise<unknown>
 
-/** Answers the methods of `TableEngine`. A bug (AssertionError) is answered, then stops the process. */
+/**
+ * Answers the methods of `TableEngine`. A bug (AssertionError) is answered, then stops the process.
+ */
 export function serveTableEngine(connection: MessageConnection, engine: TableEngine): void {
   for (const method of methods) {
     const call = engine[method].bind(engine) as Call

@@ -15,8 +15,8 @@ export const TRANSPORT_OPTIONS: readonly string[] = Object.keys(TRANSPORTS).map(
 )
 
 /**
- * The transport that a pool is to be mounted with: what `mount -o` says wins, and of that what it says
- * last.
+ * The transport that a pool is to be mounted with: what `mount -o` says wins, and of that what it
+ * says last.
  * @param mountOptions of those that choose one, each is of TRANSPORT_OPTIONS
  */
 export function wantedTransport(mountOptions: readonly string[], config: PoolConfig): Transport {

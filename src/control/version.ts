@@ -1,15 +1,17 @@
 /**
  * The version of what the processes of thinfs say to each other.
  *
- * The program on disk may be replaced while a pool is mounted, so a command may meet a daemon, and an
- * engine a daemon, of another thinfs. They work together as long as the version is the same.
+ * The program on disk may be replaced while a pool is mounted, so a command may meet a daemon, and
+ * an engine a daemon, of another thinfs. They work together as long as the version is the same.
  */
 import { ThinfsError } from '../base/index.js'
 
-/** Raised when a message changes its meaning or goes, never for another field or another message. */
+/**
+ * Raised when a message changes its meaning or goes, never for another field or another message.
+ */
 export const PROTOCOL = 1
 
-/** What processes speak that say nothing of a version: those from before there was one. */
+/** The version of processes that state none: they are older than the number. */
 const FIRST_PROTOCOL = 1
 
 /**

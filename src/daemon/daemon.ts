@@ -89,8 +89,8 @@ export class Daemon {
   #mountRecord: Mount | null = null
 
   /**
-   * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has died;
-   * resolves when it is served, or when `failure` says why it cannot be.
+   * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has
+   * died; resolves when it is served, or when `failure` says why it cannot be.
    * @param signal ends the mounting with its reason, as long as nothing is served
    * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
    *   nothing is left behind
@@ -148,7 +148,9 @@ export class Daemon {
     return this.#failure ?? this.#supervisor.trouble
   }
 
-  /** Waits until the pool was unmounted, nothing is left behind, and the last request was answered. */
+  /**
+   * Waits until the pool was unmounted, nothing is left behind, and the last request was answered.
+   */
   async ended(): Promise<void> {
     try {
       await this.#givenBack.promise
@@ -159,10 +161,10 @@ export class Daemon {
 
   /**
    * Unmounts; resolves when all is committed and the engine has ended.
-   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays, or
-   *   who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted but the
-   *   engine had failed before it could commit: the journal keeps what is missing; FILE_REMOVED when the
-   *   mount alone keeps a file of the pool
+   * @throws NOT_MOUNTED before it is mounted; MOUNT_BUSY naming who holds the mount, which stays,
+   *   or who has the filesystem though it is unmounted here; DAEMON_FAILED when it was unmounted
+   *   but the engine had failed before it could commit: the journal keeps what is missing;
+   *   FILE_REMOVED when the mount alone keeps a file of the pool
    */
   async umount(): Promise<void> {
     if (this.#isMounted) this.#files?.mustHaveNames()
@@ -284,7 +286,7 @@ export class Daemon {
     throw new ThinfsError('POOL_IN_USE', `${this.#config.file} is served by another mount`)
   }
 
-  /** What the daemon and its engines open by path, now or later. */
+  /** Paths that the daemon and its engines open, now or later. */
   get #needed(): string[] {
     const { file, folder, data, metadata } = this.#config
     const { logFile } = this.#options
@@ -378,8 +380,8 @@ export class Daemon {
   }
 
   /**
-   * Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted; but
-   * what a ring had can only be ended with the whole connection.
+   * Lets callers of the mount have errors, not wait for ever. Stays, to say why, until unmounted;
+   * but what a ring had can only be ended with the whole connection.
    */
   #fail(failure: Error): void {
     this.#failure = failure

@@ -14,8 +14,8 @@ import { readDaemonFile } from './daemon-file.js'
 import { serversOf, startOf } from './pool-lock.js'
 
 /**
- * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount is
- * recognised by the mount table alone, whether its server lives or not.
+ * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount
+ * is recognised by the mount table alone, whether its server lives or not.
  * @throws NOT_A_POOL saying what was tried
  */
 export function findPool(reference: string): string {
@@ -41,8 +41,8 @@ export function findPool(reference: string): string {
 }
 
 /**
- * The pool.yaml of a mount, where it is now: the pool's folder may have been moved, and another pool put
- * in its place. The process that serves the mount has the folder open.
+ * The pool.yaml of a mount, where it is now: the pool's folder may have been moved, and another
+ * pool put in its place. The process that serves the mount has the folder open.
  * @throws NOT_A_POOL when its server lives and the file is gone
  */
 function servedFrom({ mountPoint, source }: Mount): string {
@@ -68,8 +68,8 @@ export interface Server {
 }
 
 /**
- * The mount of a pool in this namespace, and the daemon, or the engine of one that has died, that has
- * it; null where there is none. For where nobody answers at the pool's control socket.
+ * The mount of a pool in this namespace, and the daemon, or the engine of one that has died, that
+ * has it; null where there is none. For where nobody answers at the pool's control socket.
  */
 export function serverOf(file: string): Server | null {
   const mount = readMounts().find(({ type, source }) => type === MOUNT_TYPE && source === file)

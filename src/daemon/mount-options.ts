@@ -23,8 +23,8 @@ const OPPOSITES: Readonly<Record<string, string>> = {
 }
 
 /**
- * What is so without being asked for, as volumes have no device nodes, no set-user-id bits and no times
- * of access of their own; and what is for mount(8) and the init system alone.
+ * What is so without being asked for, as volumes have no device nodes, no set-user-id bits and no
+ * times of access of their own; and what is for mount(8) and the init system alone.
  */
 const MEANINGLESS: ReadonlySet<string> = new Set([
   ...['defaults', 'nodev', 'dev', 'nosuid', 'suid'],
@@ -35,7 +35,8 @@ const MEANINGLESS: ReadonlySet<string> = new Set([
 const isForOthers = (option: string): boolean => /^(?:x-|X-|comment=)/.test(option)
 
 /**
- * The options that mean something for a pool's mount; of those that contradict each other the last one.
+ * The options that mean something for a pool's mount; of those that contradict each other the last
+ * one.
  * @throws BAD_ARGUMENT naming the options that there are
  */
 export function mountOptionsOf(given: readonly string[]): string[] {

@@ -1,7 +1,7 @@
 /**
- * One process at a time has a pool: locks on its data and metadata see to that (volumes/pool-files.ts).
- * The engine inherits them. They hold until daemon and engine have both ended, so a daemon that is killed
- * does not give away a pool whose engine still serves.
+ * One process at a time has a pool: locks on its data and metadata see to that
+ * (volumes/pool-files.ts). The engine inherits them. They hold until daemon and engine have both
+ * ended, so a daemon that is killed does not give away a pool whose engine still serves.
  */
 import { readFileSync, readlinkSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
@@ -82,7 +82,9 @@ const isSame = (one: Identity, other: Identity): boolean =>
 export const serversOf = (file: string): number[] =>
   otherProcesses().filter(pid => startOf(pid)?.configFile === file)
 
-/** What a daemon or an engine was started with: its first argument is JSON. Null for another process. */
+/**
+ * The parameters of a daemon or an engine, JSON in its first argument. Null for another process.
+ */
 export function startOf(pid: number): { configFile: string; mountPoint: string } | null {
   try {
     const [, json] = /\0(\{.*\})\0/.exec(readFileSync(`/proc/${pid}/cmdline`, 'utf8'))!

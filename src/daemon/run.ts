@@ -32,7 +32,8 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
     )
   }
   for (const signal of SIGNALS) process.on(signal, onSignal)
-  // logrotate(8) and init systems mean "open your files again", and terminals that are closed nothing.
+  // logrotate(8) and init systems mean "open your files again", and terminals that are closed
+  // nothing.
   const onHangUp = (): void => {
     starting.then(daemon => daemon.reopenLog()).catch(() => {})
   }
@@ -50,7 +51,10 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
   return await starting
 }
 
-/** The log in the pool's folder by way of a descriptor that is never closed: the folder may be moved. */
+/**
+ * The log in the pool's folder by way of a descriptor that is never closed: the folder may be
+ * moved.
+ */
 function heldFile({ folder }: PoolConfig, file: string | null): string | null {
   if (file === null || dirname(file) !== folder) return file
   return join(HeldFolder.open(folder).held, basename(file))
@@ -58,9 +62,10 @@ function heldFile({ folder }: PoolConfig, file: string | null): string | null {
 
 /**
  * Memory that the engine allocates must not wait for writes to its own volumes: a loop device over
- * them would deadlock when memory is short. New threads and programs inherit this property of a thread;
- * an engine that asked for it itself would be too late for Node's threads, which flush its files. The
- * daemon must not wait for an engine either, for it starts the next. Needs CAP_SYS_RESOURCE.
+ * them would deadlock when memory is short. New threads and programs inherit this property of a
+ * thread; an engine that asked for it itself would be too late for Node's threads, which flush its
+ * files. The daemon must not wait for an engine either, for it starts the next. Needs
+ * CAP_SYS_RESOURCE.
  */
 function becomeIoFlusher(log: Logger): void {
   try {

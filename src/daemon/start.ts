@@ -27,19 +27,19 @@ export interface StartOptions {
   logFile?: string
 }
 
-/** What the daemon's process is started with, as JSON in its first argument. */
+/** The parameters of the daemon's process, as JSON in its first argument. */
 export interface DaemonStart {
   configFile: string
   options: DaemonOptions
 }
 
-/** What the daemon's process says, once, to the one that started it: null when it is mounted. */
+/** The one message of the daemon's process to its starter: null when the pool is mounted. */
 export type DaemonStarted = WireError | null
 
 /**
  * Mounts a pool. Resolves when it is served; in the foreground, when it was unmounted.
- * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason; CANCELLED
- *   when a signal came before: nothing is mounted
+ * @throws what `Daemon.start` throws; DAEMON_FAILED when its process ended without a reason;
+ *   CANCELLED when a signal came before: nothing is mounted
  */
 export async function startDaemon(
   config: PoolConfig,

@@ -1,4 +1,7 @@
-/** Processes that serve a pool and were stopped: whoever asks them waits until somebody lets them go on. */
+/**
+ * Processes that serve a pool and were stopped: whoever asks them waits until somebody lets them go
+ * on.
+ */
 import { list, nameOf, read } from '../host/index.js'
 import { readDaemonFile } from './daemon-file.js'
 import { startOf } from './pool-lock.js'

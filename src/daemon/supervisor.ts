@@ -7,9 +7,9 @@
  * passes between them, and after one more than there are delays no other engine follows: each met
  * the same bug again.
  *
- * Three kinds of death tell nothing of a bug, so that the supervisor goes on trying for as long as the
- * pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the program
- * ended before its first line, which is a matter of limits and of the installation.
+ * Three kinds of death tell nothing of a bug, so that the supervisor goes on trying for as long as
+ * the pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the
+ * program ended before its first line, which is a matter of limits and of the installation.
  *
  * An engine that its mount cannot outlive is not replaced.
  */
@@ -34,7 +34,7 @@ const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordi
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
   spawnEngine(negotiated: Negotiated | null): ChildProcess
-  /** What an engine before the first of these has negotiated; null for a fresh connection. */
+  /** The outcome of INIT with an engine before the first of these; null for a fresh connection. */
   negotiated: Negotiated | null
   /** Whether the file system is still mounted: an engine that ends then has died. */
   isMounted(): boolean

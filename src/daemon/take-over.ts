@@ -13,11 +13,11 @@ import {
 } from '../control/index.js'
 import { PoolFiles } from '../volumes/index.js'
 
-/** What an engine that ended for us has left: its descriptors are ours. */
+/** The descriptors of an engine that ended for us; they are ours now. */
 export interface HandedOver {
   fuseFd: number
   files: PoolFiles
-  /** What it was started with. */
+  /** The engine's parameters. */
   start: EngineStart
 }
 

@@ -1,6 +1,6 @@
 /**
- * A disk as thinfs serves it: what FUSE files and device tables read and write. A thin device is one,
- * a linear, striped, zero or error target is another.
+ * A disk as thinfs serves it: what FUSE files and device tables read and write. A thin device is
+ * one, a linear, striped, zero or error target is another.
  *
  * Offsets and lengths are bytes; a caller stays within `size`. A method throws an error whose errno
  * (`errnoOf`) the requester gets.
@@ -15,14 +15,15 @@ export interface BlockDevice {
 
   /**
    * Fills `size` bytes of `buffer` at `at` from `offset`, if no disk has to be waited for.
-   * @returns false when `readLater` has to be called instead: what is in `buffer` then means nothing
+   * @returns false when `readLater` has to be called instead: what is in `buffer` then means
+   *   nothing
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean
   /** As `read`, and waits for the disk. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void>
   /**
-   * Writes `size` bytes of `buffer` from `at`, all or none. A device that answers with a promise has
-   * copied the bytes before it returns.
+   * Writes `size` bytes of `buffer` from `at`, all or none. A device that answers with a promise
+   * has copied the bytes before it returns.
    * @param requester whose signal ends the wait for space: nothing was written then
    */
   write(

@@ -1,17 +1,18 @@
 /**
- * The data blocks of a pool, and the only user of the data store: whatever is under way on a block is
- * known here.
+ * The data blocks of a pool, and the only user of the data store: whatever is under way on a block
+ * is known here.
  *
- * A store may end calls late and in any order; here it is decided what they wait for, for all stores:
- * - What a write does not finish at once, every later call on one of its blocks waits for: a block is
- *   read as the last write left it, whoever asks, and writes happen in the order of the calls.
+ * A store may end calls late and in any order; here it is decided what they wait for, for all
+ * stores:
+ * - Every later call on a block waits for a write that is still under way on it: a block is read as
+ *   the last write left it, whoever asks, and writes happen in the order of the calls.
  * - A read does not hold up a write: what is read is as of the call, or newer.
- * - A block that a durable transaction freed is released when nothing is under way on it. Then it is
- *   passed down to the store, several runs at a time, and only then given out again.
+ * - A block that a durable transaction freed is released when nothing is under way on it. Then it
+ *   is passed down to the store, several runs at a time, and only then given out again.
  * - A flush covers the writes that ended before it began.
  *
- * With a store that has a page cache no write is under way but the copy of a large block, and a request
- * makes no object here.
+ * With a store that has a page cache no write is under way but the copy of a large block, and a
+ * request makes no object here.
  */
 import {
   type Bytes,
@@ -105,12 +106,12 @@ export class DataBlocks {
     return this.#store.copiesShare
   }
 
-  /** What the host has left; null where that is no question. */
+  /** Space of the host; null where nothing grows. */
   hostRoom(): HostRoom | null {
     return this.#store.hostRoom?.() ?? null
   }
 
-  /** Whose data it is, and as of which commit; null where the store does not say. */
+  /** The label: which pool and which commit; null where the store has none. */
   get label(): Label | null {
     return this.#store.readLabel?.() ?? null
   }
@@ -183,7 +184,9 @@ export class DataBlocks {
     return this.#afterWrites(offset, held.length).then(write)
   }
 
-  /** Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile. */
+  /**
+   * Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile.
+   */
   copy(source: number, target: number, length: number): Later<void> {
     const isLong = length > COPIED_AT_ONCE && !this.#store.copiesShare
     const copying =
@@ -203,7 +206,9 @@ export class DataBlocks {
     }
   }
 
-  /** Copies part after part, so that no request waits for a whole block, nor the thread for a disk. */
+  /**
+   * Copies part after part, so that no request waits for a whole block, nor the thread for a disk.
+   */
   async #copyInParts(source: number, target: number, length: number): Promise<void> {
     const held = Buffer.allocUnsafeSlow(COPIED_AT_ONCE)
     const slice = new Slice(SYSTEM_CLOCK)
@@ -252,7 +257,9 @@ export class DataBlocks {
     return this.#store.nextHole(offset)
   }
 
-  /** Releases blocks that a durable transaction freed, each as soon as nothing is under way on it. */
+  /**
+   * Releases blocks that a durable transaction freed, each as soon as nothing is under way on it.
+   */
   release(freed: ArrayLike<number>): void {
     for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
     this.#release()
@@ -293,7 +300,9 @@ export class DataBlocks {
 
   // --- what lasts ---
 
-  /** Makes the writes that ended before the call durable. Calls during a flush share the next one. */
+  /**
+   * Makes the writes that ended before the call durable. Calls during a flush share the next one.
+   */
   async flush(): Promise<void> {
     const written = this.#written
     while (this.#flushed < written) {

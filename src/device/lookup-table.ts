@@ -23,7 +23,7 @@ const NO_ENTRIES: Entries = new Uint32Array(0)
 /** A page that is being filled: a metadata error must not leave half a page. */
 const filling = new Float64Array(PAGE_ENTRIES)
 
-/** What pages are filled from. */
+/** The mappings that pages are filled from. */
 export type MappingSource = Pick<ThinMetadata, 'details' | 'forEachMapping'>
 
 export class LookupTable implements PageOwner {
@@ -35,7 +35,7 @@ export class LookupTable implements PageOwner {
   // The page used last: requests come in runs.
   #lastIndex = -1
   #lastEntries = NO_ENTRIES
-  /** What makes a virtual block of that page an index of its entries. */
+  /** Turns a virtual block of that page into an index of its entries, when it is added. */
   #lastShift = 0
   // For #visit, so that filling a page makes no closure.
   #fillBase = 0

@@ -1,8 +1,8 @@
 /**
  * The memory of a pool's lookup tables: pages of entries, for all devices together.
  *
- * Pages lie side by side in a few large arrays, so that neither having many nor turning them over is
- * work for the garbage collector. When all are in use, they go in turn.
+ * Pages lie side by side in a few large arrays, which costs the garbage collector nothing, however
+ * many there are and however often they change hands. When all are in use, the oldest is reused.
  */
 
 /** Virtual blocks that a page answers for, about as many as two leaves of the mapping tree hold. */
@@ -11,7 +11,7 @@ const CHUNK_PAGES = 256
 
 export type Entries = Uint32Array | Float64Array
 
-/** Whose pages they are. */
+/** The owner of pages. */
 export interface PageOwner {
   /** The owner's page of that index is another's now. */
   evict(index: number): void

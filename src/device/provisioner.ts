@@ -1,8 +1,8 @@
 /**
- * What a thin device needs of its pool. The pool implements it; nothing here knows how.
+ * The pool as a thin device needs it. The pool implements it; nothing here knows how.
  *
- * The rules come from drivers/md/dm-thin.c. Every call acts at once, on the running transaction; what
- * returns a promise may find the device gone, or the pool read-only, when it resolves.
+ * The rules come from drivers/md/dm-thin.c. Every call acts at once, on the running transaction;
+ * what returns a promise may find the device gone, or the pool read-only, when it resolves.
  */
 import type { Bytes, Clock, DataBlock, DevId, Later, Slice, VirtualBlock } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
@@ -81,8 +81,8 @@ export interface Provisioner {
   /** Gives back blocks that nothing points to yet, after a failed write may have touched them. */
   giveBack(blocks: Float64Array, count: number): Later<void>
   /**
-   * Makes the next commit wait for `mapped` before it seals: until then the blocks that a request took
-   * are neither mapped nor given back, and nobody would own them after a crash.
+   * Makes the next commit wait for `mapped` before it seals: until then the blocks that a request
+   * took are neither mapped nor given back, and nobody would own them after a crash.
    */
   awaitMapping(mapped: Promise<unknown>): void
 

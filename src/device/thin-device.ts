@@ -1,8 +1,8 @@
 /**
  * A thin device: a range of virtual blocks, read and written like a disk.
  *
- * Every request is first resolved, which changes nothing: per block, where its bytes are, or that it
- * needs a new data block. Only when all blocks a request needs could be had are bytes moved, and
+ * Every request is first resolved, which changes nothing: per block, where its bytes are, or that
+ * it needs a new data block. Only when all blocks a request needs could be had are bytes moved, and
  * only then do mappings change: a mapping never points to a block that is not filled yet.
  */
 import {
@@ -50,7 +50,7 @@ export class ThinDevice implements BlockDevice {
   readonly #pool: Provisioner
   readonly #writes: ThinWrites
   readonly #blockSize: number
-  /** What #findRun found: a byte offset in the data store, or -1 for a hole. */
+  /** The run that #findRun found: a byte offset in the data store, or -1 for a hole. */
   #runBegin = -1
 
   /**
@@ -67,8 +67,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Fills `size` bytes of `buffer` at `at` from `offset`, when no disk has to be waited for. The range
-   * lies within the device.
+   * Fills `size` bytes of `buffer` at `at` from `offset`, when no disk has to be waited for. The
+   * range lies within the device.
    * @returns false when that is not so: what is in `buffer` then means nothing, see `readLater`
    */
   read(offset: number, size: number, buffer: Uint8Array, at: number): boolean {
@@ -85,7 +85,7 @@ export class ThinDevice implements BlockDevice {
     return true
   }
 
-  /** As `read`, and waits for the disk. What is read is as of the call, or newer. */
+  /** As `read`, and waits for the disk. The bytes are as of the call, or newer. */
   readLater(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
     this.mustBeReadable()
     const end = offset + size
@@ -97,8 +97,8 @@ export class ThinDevice implements BlockDevice {
 
   /**
    * Writes `size` bytes, at most MAX_IO, of `buffer` from `at`. All or nothing. The range lies
-   * within the device. A promise only when it waits for space, or for the disk to read what a shared
-   * block holds; the bytes are copied before.
+   * within the device. A promise only when it waits for space, or for the disk to read what a
+   * shared block holds; the bytes are copied before.
    * @param requester whose signal ends the wait for space: nothing was written then
    * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
@@ -120,8 +120,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Makes the device shorter. The caller has discarded the whole blocks past `size`; what the last
-   * block holds past it is for `clearPastEnd`, which may take a block where that is shared.
+   * Makes the device shorter. The caller has discarded the whole blocks past `size`. `clearPastEnd`
+   * zeroes the rest of the last block, which may take a new block where that is shared.
    */
   cutOff(size: Bytes): void {
     this.size = size
@@ -144,7 +144,7 @@ export class ThinDevice implements BlockDevice {
     return hasRoom.then(() => this.#discardNow(offset, length, patience))
   }
 
-  /** Makes a range read as zeros, as `discard` does: nothing is left of what it unmaps. */
+  /** Makes a range read as zeros, as `discard` does: unmapped blocks read as zeros. */
   zero(offset: number, length: number, signal?: AbortSignal): Later<void> {
     return this.discard(offset, length, true, signal)
   }
@@ -155,10 +155,10 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * Makes everything past the end read as zeros. A caller that makes the device longer calls it first.
-   * Bytes are there only when the device was cut off, or when a process died, or a snapshot was taken,
-   * between a write past the end and the new size. Later writes past the end follow this call, so one
-   * call is enough.
+   * Makes everything past the end read as zeros. A caller that makes the device longer calls it
+   * first. Bytes are there only when the device was cut off, or when a process died, or a snapshot
+   * was taken, between a write past the end and the new size. Later writes past the end follow this
+   * call, so one call is enough.
    */
   clearPastEnd(): Later<void> {
     if (this.#endIsClear) return
@@ -280,8 +280,8 @@ export class ThinDevice implements BlockDevice {
   }
 
   /**
-   * First byte at or after `offset` in an unmapped block; `size` when there is none. Looks the mappings
-   * over piece by piece: what is far away is as it was when it was come to.
+   * First byte at or after `offset` in an unmapped block; `size` when there is none. Scans mappings
+   * piece by piece: others may change what it has not reached yet.
    */
   async nextHole(offset: number): Promise<number> {
     const { metadata, clock } = this.#pool
@@ -386,7 +386,10 @@ export class ThinDevice implements BlockDevice {
     return next < 0 ? last : Math.min(next, last)
   }
 
-  /** Sets #runBegin for `offset`. @returns where what follows it in the data store, or the hole, ends */
+  /**
+   * Sets #runBegin for `offset`.
+   * @returns where what follows it in the data store, or the hole, ends
+   */
   #findRun(offset: number, end: number): number {
     const blockSize = this.#blockSize
     let vblock = Math.floor(offset / blockSize)

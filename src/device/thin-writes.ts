@@ -1,8 +1,8 @@
 /**
  * The writes of a thin device: attempts, made until one succeeds.
  *
- * An attempt that lacks something (space, what a shared block holds, the end of another write of the
- * same block) has taken no block and changed nothing. The next one is made when that is there.
+ * An attempt that lacks something (space, what a shared block holds, the end of another write of
+ * the same block) has taken no block and changed nothing. The next one is made when that is there.
  */
 import { allEnded, assert, isNoSpace, type Later, MAX_IO, type Requester } from '../base/index.js'
 import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
@@ -29,8 +29,9 @@ export interface WritesOwner extends PlanOwner {
 }
 
 /**
- * What became of an attempt to write: done; or what has to be waited for, and no block was taken.
- * 'not in memory': what a shared block holds. 'in use': another write, of the same virtual block.
+ * The outcome of an attempt to write: 'written', or what it has to wait for; then no block was
+ * taken. 'not in memory': the content of a shared block. 'in use': another write of the same
+ * virtual block.
  */
 type Outcome = 'written' | 'no space' | 'not in memory' | 'in use'
 
@@ -124,8 +125,8 @@ export class ThinWrites {
   }
 
   /**
-   * Makes attempts at what is about virtual blocks `first` to `last` until one succeeds. Between them
-   * it waits for what the last one lacked.
+   * Repeats attempts at a change of virtual blocks `first` to `last` until one succeeds. Between
+   * two it waits for whatever the last one lacked.
    * @param outcome of the first attempt
    * @param signal ends a wait for space with its reason
    * @param withSpace waits for space, until an attempt finds some
@@ -153,7 +154,7 @@ export class ThinWrites {
     }
   }
 
-  /** Makes an attempt once what shared blocks hold was read. No other write of them begins meanwhile. */
+  /** Reads the shared blocks, then makes an attempt. No other write of them begins meanwhile. */
   async #fetchFor(
     first: number,
     last: number,
@@ -189,7 +190,7 @@ export class ThinWrites {
     const last = Math.floor((end - 1) / this.#blockSize)
     if (this.unfinished.has(first, last)) return 'in use'
     plan.resolve(this.#device, first, last)
-    // In this order: what was fetched for a write that finds no space is fetched anew.
+    // Space comes first: blocks fetched for a write that finds none are fetched anew.
     if (!plan.hasSpace()) return 'no space'
     if (!plan.readKept(offset, end, fetched)) return 'not in memory'
     plan.take()
@@ -275,7 +276,10 @@ export class ThinWrites {
     return finished.finally(end)
   }
 
-  /** Takes back a plan whose bytes could not be written. @returns that there is no space, or throws */
+  /**
+   * Takes back a plan whose bytes could not be written.
+   * @returns that there is no space, or throws
+   */
   #giveUp(plan: WritePlan, operation: string, err: unknown): Later<Outcome> {
     const target = plan.firstTarget
     const given = plan.giveBack()
@@ -328,8 +332,8 @@ export class ThinWrites {
   }
 
   /**
-   * For what a write to the data store threw: notes that the host has no room, which is as if the pool
-   * had none. Whatever else it is, is told and thrown.
+   * Handles an error of a write to the data store. A host without room counts as a pool without
+   * room; any other error is reported and thrown.
    */
   #refused(operation: string, err: unknown, block: number): void {
     if (!isNoSpace(err)) throw this.#pool.ioError(operation, err, this.#device.devId, block)

@@ -7,8 +7,8 @@ interface Unfinished {
 
 /**
  * The writes of one device that are in flight and may change mappings: other requests on the same
- * virtual blocks wait for them. Where the data store has a page cache, only writes that wait for a cold
- * read are among them.
+ * virtual blocks wait for them. Where the data store has a page cache, only writes that wait for a
+ * cold read are among them.
  */
 export class UnfinishedWrites {
   readonly #writes = new Set<Unfinished>()
@@ -22,7 +22,7 @@ export class UnfinishedWrites {
     return false
   }
 
-  /** Resolves when those of now that `has` means have ended, well or not. */
+  /** Resolves when the present writes that `has` means have ended, well or not. */
   async ended(first: number, last: number): Promise<void> {
     const writes = [...this.#writes].filter(write => write.first <= last && first <= write.last)
     await Promise.allSettled(writes.map(({ ended }) => ended))

@@ -1,9 +1,9 @@
 /**
- * What a request that writes does, worked out before it does anything: per virtual block where its
- * bytes go, and what has to happen to the mapping.
+ * The plan of a request that writes, made before anything changes: per virtual block, where its
+ * bytes go and what happens to the mapping.
  *
- * A pool has one plan, for one request is resolved and executed at a time; its arrays are as long as
- * the largest request needs, and no request makes any. Only where the data store answers with a
+ * A pool has one plan, for one request is resolved and executed at a time; its arrays are as long
+ * as the largest request needs, and no request makes any. Only where the data store answers with a
  * promise is a copy kept until that resolves.
  */
 import {
@@ -35,7 +35,7 @@ const PROVISION = 2
  */
 const UNSHARE = 3
 
-/** Whose request it is. */
+/** The device of a request. */
 export interface PlanOwner {
   readonly devId: DevId
   readonly table: LookupTable
@@ -43,7 +43,7 @@ export interface PlanOwner {
   readonly gone: boolean
 }
 
-/** What the outer blocks of a plan hold, as far as they were shared: side by side in `bytes`. */
+/** The content of a plan's outer blocks where they were shared, side by side in `bytes`. */
 export interface Fetched {
   /** Their data blocks; -1 for one that was not shared. */
   sources: number[]
@@ -59,15 +59,16 @@ export class WritePlan {
   readonly #blockSize: number
   /** Data block that the bytes go to. */
   readonly #targets: Float64Array
-  /** What has to happen to the mapping. */
+  /** What happens to the mapping. */
   readonly #actions: Uint8Array
   /** For UNSHARE: the data block that is shared. */
   readonly #sources: Float64Array
   /** Blocks taken for the request. */
   readonly #taken: Float64Array
   /**
-   * What the outer blocks keep of those that they share, each at its place in a block: the first one
-   * from 0, the last one, when it is another, from the size of a block. Empty where the store copies.
+   * The bytes that the outer blocks keep of the shared ones, each at its place in a block: the
+   * first block from 0, the last one, if it is another, from the size of a block. Empty where the
+   * store copies.
    */
   readonly #kept: Uint8Array
   /** Writes of the request that have not ended. */
@@ -161,8 +162,8 @@ export class WritePlan {
   }
 
   /**
-   * Reads what the outer blocks of a write of [offset, end) keep of those that they share, unless the
-   * store copies that itself.
+   * Reads the bytes that the outer blocks of a write of [offset, end) keep of shared ones, unless
+   * the store copies them itself.
    * @param fetched what `fetchKept` brought; null when it was not called
    * @returns false when it has to be called
    */
@@ -178,8 +179,8 @@ export class WritePlan {
   }
 
   /**
-   * Reads the outer blocks, as far as they are shared, and waits for that. Others may use the plan
-   * meanwhile, but nobody may change a mapping that it is about.
+   * Reads the outer blocks where they are shared, and waits for the disk. Other requests may use
+   * the plan meanwhile, but none may change a mapping that it is about.
    */
   async fetchKept(): Promise<Fetched> {
     const { devId } = this.#owner!
@@ -237,8 +238,8 @@ export class WritePlan {
   }
 
   /**
-   * Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them. The
-   * bytes are copied before it returns a promise, which waits for all that was begun.
+   * Writes `size` bytes of `buffer` from `at` to `offset`, and what new blocks hold around them.
+   * The bytes are copied before it returns a promise, which waits for all that was begun.
    */
   write(offset: number, size: number, buffer: Uint8Array, at: number): Later<void> {
     try {
@@ -272,7 +273,9 @@ export class WritePlan {
     }
   }
 
-  /** Makes [offset, end), which is within one block, zeros, and fills what that holds around them. */
+  /**
+   * Makes [offset, end), which is within one block, zeros, and fills what that holds around them.
+   */
   zero(offset: number, end: number): Later<void> {
     const { blocks } = this.#pool
     const at = this.#targets[0]! * this.#blockSize + offset - this.#first * this.#blockSize
@@ -287,7 +290,7 @@ export class WritePlan {
     return this.#ended()
   }
 
-  /** Leaves mappings alone that look shared and got shared while the bytes were under way. */
+  /** Drops changes of mappings that were shared anew while the bytes were under way. */
   recheck(): void {
     const { metadata, writable, space } = this.#pool
     for (let i = 0; i < this.#nrBlocks; i++) {
@@ -315,12 +318,14 @@ export class WritePlan {
 
   // --- inside ---
 
-  /** Whether what a block keeps is read here, and not left to a store that shares it. */
+  /** Whether this reads the bytes that a block keeps, because the store does not share them. */
   #isKept(i: number): boolean {
     return this.#actions[i] === UNSHARE && this.#kept.length > 0
   }
 
-  /** Whether the write goes to a part of one block, which is read, changed and written as a whole. */
+  /**
+   * Whether the write goes to a part of one block, which is read, changed and written as a whole.
+   */
   #isWithin(before: number, behind: number): boolean {
     return this.#nrBlocks === 1 && before + behind > 0 && this.#isKept(0)
   }
@@ -375,7 +380,7 @@ export class WritePlan {
     if (this.#begun.length > 0) return allEnded(this.#begun.splice(0))
   }
 
-  /** Throws what one write threw, once those before it have ended. */
+  /** Throws the error of one write, once those before it have ended. */
   #failed(err: unknown): Later<void> {
     if (this.#begun.length === 0) throw err
     return allEnded([Promise.reject(err), ...this.#begun.splice(0)])

@@ -88,7 +88,10 @@ export const DM_IOCTL = layout('dm_ioctl', 312, {
   uuid: [176, 'bytes:129', 'ended by NUL'],
   data: [305, 'bytes:7', 'padding'],
 })
-/** Bytes of DM_IOCTL without its padding: the least `dataSize`, and that of an answer without payload. */
+/**
+ * Bytes of DM_IOCTL without its padding: the least `dataSize`, and that of an answer without
+ * payload.
+ */
 export const DM_IOCTL_DATA = DM_IOCTL.at.data
 
 /** The parameters follow, ended by NUL, then padding to a multiple of 8. */

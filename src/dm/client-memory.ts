@@ -1,8 +1,9 @@
 /**
- * Looking into the thread that waits for an answer: what it is doing, and the memory that it points to.
+ * Looking into the thread that waits for an answer: what it is doing, and the memory that it points
+ * to.
  *
- * A thread stays as long as its request is not answered, so its number stays its own. Needs the right
- * to trace it, which root has. Source: proc_pid_syscall(5), proc_pid_mem(5).
+ * A thread stays as long as its request is not answered, so its number stays its own. Needs the
+ * right to trace it, which root has. Source: proc_pid_syscall(5), proc_pid_mem(5).
  */
 import { close, openSync, read, readFileSync, write } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
@@ -10,8 +11,8 @@ import { promisify } from 'node:util'
 import { type Later, refused } from '../base/index.js'
 
 /**
- * System calls that open a file: open, creat, openat, openat2. Of a 32-bit program on x86-64: open 5,
- * openat 295, which in a 64-bit one never look a name up.
+ * System calls that open a file: open, creat, openat, openat2. Of a 32-bit program on x86-64: open
+ * 5, openat 295, which in a 64-bit one never look a name up.
  */
 const OPENING: Readonly<Record<string, readonly string[]>> = {
   x64: ['2', '85', '257', '437', '5', '295'],
@@ -63,8 +64,8 @@ function look(tid: number): boolean | null {
 }
 
 /**
- * The memory of a thread that waits. Opening and closing it waits for nobody; to touch it may, for what
- * is mapped there.
+ * The memory of a thread that waits. Opening and closing it waits for nobody; to touch it may, for
+ * what is mapped there.
  */
 export class ClientMemory {
   readonly #tid: number

@@ -1,10 +1,10 @@
 /**
  * /dev/mapper: a node for each device, and `control`.
  *
- * `control` is a character device for whoever looks at it, as libdevmapper wants it, and a regular file
- * for whoever opens it: the kernel passes an ioctl on a regular file to us, and has no driver for the
- * device. Two inodes, and which of them a lookup finds is a matter of the system call that it is for.
- * The kernel asks anew each time, for nothing here may be cached.
+ * `control` is a character device for whoever looks at it, as libdevmapper wants it, and a regular
+ * file for whoever opens it: the kernel passes an ioctl on a regular file to us, and has no driver
+ * for the device. Two inodes, and which of them a lookup finds is a matter of the system call that
+ * it is for. The kernel asks anew each time, for nothing here may be cached.
  */
 import { constants } from 'node:fs'
 import { errnoOf, type Later, refused } from '../base/index.js'
@@ -33,7 +33,7 @@ const { S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } = constants
 const CONTROL_NUMBER = { major: 10, minor: 236 }
 const MAX_OTHERS = 4096
 
-/** What may be changed of a node. */
+/** The attributes of a node that can be changed. */
 interface Ownership {
   mode: number
   uid: number
@@ -229,7 +229,7 @@ export class ControlFolder implements FileSystem {
     }
   }
 
-  /** What `control` is for who opens it, and for all others. */
+  /** The file type of `control`: one for the process that opens it, another for all others. */
   #control(opens: boolean): Attributes {
     if (opens) return this.#attributes(CONTROL_FILE, { ...ROOT_OWNED, mode: S_IFREG | 0o600 })
     const node = this.#attributes(CONTROL_NODE, { ...ROOT_OWNED, mode: S_IFCHR | 0o600 })

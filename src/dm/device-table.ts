@@ -1,4 +1,6 @@
-/** The devices: names, uuids, minors, tables, and who holds whom. In memory only, as the kernel's. */
+/**
+ * The devices: names, uuids, minors, tables, and who holds whom. In memory only, as the kernel's.
+ */
 import type { Target } from '../tables/index.js'
 import { type DeviceNumber, nameOfDevice } from './abi.js'
 import { LOOP_MAJOR } from './loops.js'
@@ -10,7 +12,7 @@ export const FIRST_MINOR = 1000
 export interface Table {
   targets: readonly LineTarget[]
   readOnly: boolean
-  /** What the engine was last given for it. */
+  /** The table as the engine was last given it. */
   sent: readonly Target[]
 }
 

@@ -1,9 +1,9 @@
 /**
- * What can be done with devices: device-mapper's rules of creating, loading, suspending, resuming and
+ * Operations on devices: device-mapper's rules of creating, loading, suspending, resuming and
  * removing, on top of an engine that has the bytes and a machine that has loop devices.
  *
- * Changes of one device happen one after the other, those of different devices side by side: a suspend
- * that waits for a full pool must not hold up the message that makes room in it. Source:
+ * Changes of one device happen one after the other, those of different devices side by side: a
+ * suspend that waits for a full pool must not hold up the message that makes room in it. Source:
  * drivers/md/dm-ioctl.c, drivers/md/dm.c; what they answer was asked of Linux 6.1.
  */
 import { setTimeout } from 'node:timers/promises'
@@ -26,7 +26,10 @@ import {
 } from './table-rules.js'
 import { type Line, type LineTarget, parseTarget, plainStatusOf, resolveTarget } from './targets.js'
 
-/** So often a removal looks again whether udevd has closed the device, and so long it waits between. */
+/**
+ * How often a removal looks again whether udevd has closed the device, and the milliseconds
+ * between.
+ */
 const PROBE_TRIES = 40
 const PROBE_MS = 25
 
@@ -153,8 +156,8 @@ export class Devices {
   }
 
   /**
-   * Puts the table that was loaded in its place, and lets requests go on. When the table does not fit
-   * what is below it, it is dropped, and the device stays suspended; a pool keeps it.
+   * Puts the table that was loaded in its place, and lets requests go on. When the table does not
+   * fit what is below it, it is dropped, and the device stays suspended; a pool keeps it.
    */
   resume(device: Device, flags: Flags, udevFlags: number): Promise<void> {
     return this.#change(device, async () => {

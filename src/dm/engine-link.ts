@@ -12,7 +12,7 @@ import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
 import type { TableEngine, TableEvents, Target } from '../tables/index.js'
 
-/** So many deaths in a row, without an engine that serves between, are the end. */
+/** After so many deaths in a row, without an engine that serves in between, no other is started. */
 const MAX_DEATHS = 5
 const RESPAWN_MS = 200
 

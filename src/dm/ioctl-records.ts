@@ -37,7 +37,7 @@ export interface Call {
   /** Bytes that the payload of the answer may have. */
   room: number
   payload: Buffer | null
-  /** What the answer says for `dataSize` without a payload. */
+  /** `dataSize` of an answer without a payload. */
   answerSize: number
 }
 

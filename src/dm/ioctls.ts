@@ -42,18 +42,20 @@ import { paramsOf, splitWords, TARGET_VERSIONS } from './targets.js'
 export const MAX_BUFFER = 16 * 1024 * 1024
 const ERRNOS: Readonly<Record<string, number>> = constants.errno
 
-/** Whose call it is. */
+/** The process that calls. */
 export interface Caller {
   pid: number
   /** Aborted when it has got a signal. */
   signal: AbortSignal
   /** A service that was killed may have carried the call out. */
   isResent?: boolean
-  /** So many bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
+  /** Reads `length` bytes of its buffer behind DM_IOCTL. @throws EFAULT when they are not there */
   readBehind(length: number): Promise<Buffer>
 }
 
-/** A device is asked for that there is not: whoever makes it asks before, so that it is no mistake. */
+/**
+ * A device is asked for that there is not: whoever makes it asks before, so that it is no mistake.
+ */
 export class NoDevice extends ThinfsError {
   constructor(detail: string) {
     super('BAD_ARGUMENT', detail, { errno: 'ENXIO' })
@@ -67,13 +69,13 @@ const WITH_PAYLOAD: ReadonlySet<DmCommand> = new Set([
   'TARGET_MSG',
 ] as const)
 
-/** What a call is answered with. */
+/** The answer to a call. */
 export interface Answer {
   /** 0, or the positive number of the error. */
   errno: number
   /** The caller's DM_IOCTL, as it is now. */
   header: Buffer
-  /** What goes behind it; null for nothing. */
+  /** The bytes behind it; null for none. */
   payload: Buffer | null
 }
 
@@ -262,7 +264,7 @@ export class Ioctls {
   }
 
   /**
-   * What all commands on a device say about it.
+   * Fills in the fields about a device that the answer to every command on it has.
    * @param counts those who have it open too, which only who asks for its status wants to know
    */
   async #describe(call: Call, device: Device, counts = false): Promise<void> {
@@ -311,9 +313,9 @@ export class Ioctls {
   }
 
   /**
-   * Whether the call asks, by its number alone, for a loop device that is somebody else's. Our major
-   * number is that of all loop devices, so LVM asks before it takes one for a physical volume, and
-   * would make what is not there.
+   * Whether the call asks, by its number alone, for a loop device that is somebody else's. Our
+   * major number is that of all loop devices, so LVM asks before it takes one for a physical
+   * volume, and would make what is not there.
    */
   async #isForeignLoop(call: Call): Promise<boolean> {
     const { major, minor } = decodeDevice(call.dev)

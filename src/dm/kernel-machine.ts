@@ -16,7 +16,7 @@ const DELETED = / \(deleted\)$/
 /** Names of udevd and of its workers. */
 const UDEV = /^\(?(systemd-)?udev/
 
-/** What of the machine is in use, as it was a moment ago. */
+/** Uses of the machine's devices, as they were a moment ago. */
 interface Uses {
   at: number
   /** How many descriptors lead to a path below /dev. */
@@ -186,8 +186,8 @@ function countOf(files: ReadonlyMap<string, number>, { minor, names }: Device): 
 }
 
 /**
- * The file below a loop device that is not ours; null when its name does not lead to it, and the device
- * has to do.
+ * The file below a loop device that is not ours; null when its name does not lead to it, and the
+ * device has to do.
  */
 async function fileBelow(minor: number, folder: string): Promise<string | null> {
   const name = read(`${folder}/backing_file`).replace(/\n$/, '')

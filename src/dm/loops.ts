@@ -1,5 +1,6 @@
 /**
- * The loop devices that are the block devices of the service: `/dev/loopN` over the engine's file `dm-N`.
+ * The loop devices that are the block devices of the service: `/dev/loopN` over the engine's file
+ * `dm-N`.
  *
  * Every call that could wait for the engine runs on a thread. Source: loop(4),
  * include/uapi/linux/loop.h, drivers/block/loop.c.
@@ -18,7 +19,7 @@ const LOOP_CONFIGURE = 0x4c0a
 const BLKROSET = 0x125d
 const LO_FLAGS_AUTOCLEAR = 4
 const LO_FLAGS_DIRECT_IO = 16
-/** What opening a loop device that is not there, or its ioctls, fail with. */
+/** Errors of opening a loop device that is not there, and of its ioctls. */
 const GONE = ['ENXIO', 'ENOENT', 'ENODEV']
 const ATTACH_TRIES = 20
 /** The major number of loop devices, and for our clients that of device-mapper. */
@@ -48,7 +49,7 @@ const LOOP_CONFIG = layout('loop_config', 304, {
 
 export const loopPath = (minor: number): string => `/dev/loop${minor}`
 
-/** What removal found. */
+/** The result of a removal. */
 export type Detached = 'gone' | 'in use'
 
 /** Loop devices as the device table needs them; `KernelLoops` are the real ones. */
@@ -56,8 +57,8 @@ export interface Loops {
   /** Makes `/dev/loopMINOR` over the engine's file. @throws EBUSY when it is somebody's */
   attach(minor: number): Promise<void>
   /**
-   * Takes it away if nobody has it open. Otherwise it stays, and with `deferred` the kernel takes it
-   * away with its last close.
+   * Takes it away if nobody has it open. Otherwise it stays, and with `deferred` the kernel takes
+   * it away with its last close.
    */
   detach(minor: number, deferred: boolean): Promise<Detached>
   /** Makes it again if it is not there. */
@@ -139,7 +140,8 @@ export class KernelLoops implements Loops {
   }
 
   async update(minor: number, readOnly: boolean): Promise<void> {
-    // The kernel asks a file for its size when the file is asked for, and not when the loop device is.
+    // The kernel asks a file for its size when the file is asked for, and not when the loop device
+    // is.
     const file = await open(`${this.#folder}/dm-${minor}`, 'r')
     try {
       await file.stat()

@@ -1,4 +1,6 @@
-/** The service's own program: `node main.js OPTIONS`, where OPTIONS is a DmServiceOptions as JSON. */
+/**
+ * The service's own program: `node main.js OPTIONS`, where OPTIONS is a DmServiceOptions as JSON.
+ */
 import { toWire } from '../control/index.js'
 import { runDm } from './start.js'
 

@@ -1,6 +1,6 @@
 /**
- * `/proc/devices` with a line for device-mapper: libdevmapper looks there for the major number that its
- * devices have. A file is mounted over it, which stays right when this process dies.
+ * `/proc/devices` with a line for device-mapper: libdevmapper looks there for the major number that
+ * its devices have. A file is mounted over it, which stays right when this process dies.
  */
 import { closeSync, openSync, readSync, writeFileSync } from 'node:fs'
 import { readMounts, unmountLazily } from '../host/index.js'

@@ -1,7 +1,7 @@
 /**
- * What the service that follows a killed one has to know: devices, and how the FUSE connections were
- * agreed on. In /run, so for this boot only, as the devices are. Each is written before whoever has
- * asked for the change is told.
+ * The state that the successor of a killed service needs: devices, and how the FUSE connections
+ * were agreed on. In /run, so for this boot only, as the devices are. Each is written before
+ * whoever has asked for the change is told.
  */
 import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import type { Negotiated } from '../fuse/index.js'

@@ -2,8 +2,8 @@
  * The process that is device-mapper to the programs of this machine: it serves /dev/mapper, has the
  * table of devices and their loop devices, and an engine that serves their bytes.
  *
- * It never reads or writes a device itself, and looks at no path of its own but from another thread:
- * it would wait for itself.
+ * It never reads or writes a device itself, and looks at no path of its own but from another
+ * thread: it would wait for itself.
  */
 import { execFile } from 'node:child_process'
 import {
@@ -31,7 +31,7 @@ import {
   TABLE_ENGINE_FD,
 } from '../control/index.js'
 import { DEV, type Negotiated, Refusal, type Session } from '../fuse/index.js'
-import { list, read, readMounts, unmountLazily } from '../host/index.js'
+import { isInUserNamespace, list, read, readMounts, unmountLazily } from '../host/index.js'
 import type { Logger } from '../log/index.js'
 import { native } from '../native.js'
 import type { TableEvents } from '../tables/index.js'
@@ -46,7 +46,7 @@ import { ProcDevices, uncoverProcDevices } from './proc-devices.js'
 import { type SavedService, SavedState } from './saved-state.js'
 import { statusOf } from './status.js'
 
-/** What the service keeps is here, and the private mount of the engine's files. */
+/** The folder of the service's state, and of the private mount of the engine's files. */
 export const RUN_FOLDER = '/run/thinfs-dm'
 export const CONTROL_SOCKET = `${RUN_FOLDER}/control.sock`
 const FILES = `${RUN_FOLDER}/dev`
@@ -89,8 +89,8 @@ export class DmService {
 
   /**
    * Resolves when programs can use it.
-   * @throws NOT_SUPPORTED where it cannot be, MOUNT_BUSY where it is already, MOUNT_FAILED; nothing is
-   *   left behind
+   * @throws NOT_SUPPORTED where it cannot be, MOUNT_BUSY where it is already, MOUNT_FAILED; nothing
+   *   is left behind
    */
   static async start(options: DmServiceOptions, log: Logger): Promise<DmService> {
     await mustBeAble()
@@ -223,8 +223,8 @@ export class DmService {
   }
 
   /**
-   * Takes both connections from the engine of a service that was killed, and ends that engine: the next
-   * one goes on as after any engine's death. Null when there is none.
+   * Takes both connections from the engine of a service that was killed, and ends that engine: the
+   * next one goes on as after any engine's death. Null when there is none.
    */
   async #takeOver(): Promise<SavedService | null> {
     const earlier = this.#saved?.service() ?? null
@@ -335,15 +335,14 @@ export function notRunning(): ThinfsError {
 }
 
 /** @throws NOT_SUPPORTED saying why it cannot be here */
-async function mustBeAble(): Promise<void> {
+export async function mustBeAble(): Promise<void> {
   const why = await whyNot()
   if (why !== null) throw new ThinfsError('NOT_SUPPORTED', why)
 }
 
 async function whyNot(): Promise<string | null> {
   if (process.getuid?.() !== 0) return 'thinfs dm needs root'
-  const map = readFileSync('/proc/self/uid_map', 'utf8').trim().split(/\s+/)
-  if (map[0] !== '0' || map[2] !== '4294967295') {
+  if (isInUserNamespace()) {
     return 'thinfs dm needs the initial user namespace: device nodes work in no other'
   }
   const isThere =
@@ -374,7 +373,9 @@ const isEngine = (pid: number): boolean => {
 }
 const isZombie = (pid: number): boolean => /^State:\tZ/m.test(read(`/proc/${pid}/status`))
 
-/** Takes away what a service that was killed, and its engine, have left; the caller has the lock. */
+/**
+ * Takes away what a service that was killed, and its engine, have left; the caller has the lock.
+ */
 async function clearUp(log: Logger): Promise<void> {
   await uncoverProcDevices()
   const isMounted = [MAPPER, FILES].some(path => mountsAt(path).length > 0)

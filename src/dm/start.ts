@@ -17,7 +17,13 @@ import {
   type WireError,
 } from '../control/index.js'
 import { makeLogger, openLog, reopenLog } from '../log/index.js'
-import { CONTROL_SOCKET, DmService, type DmServiceOptions, notRunning } from './service.js'
+import {
+  CONTROL_SOCKET,
+  DmService,
+  type DmServiceOptions,
+  mustBeAble,
+  notRunning,
+} from './service.js'
 
 const PROGRAM = createRequire(import.meta.url).resolve('#dm')
 const DEFAULT_LOG = '/var/log/thinfs-dm.log'
@@ -31,7 +37,7 @@ export interface StartOptions {
   logFile?: string
 }
 
-/** What the process says, once, to the one that started it: null when it is ready. */
+/** The one message of the process to its starter: null when it is ready. */
 type Started = WireError | null
 
 /**
@@ -39,6 +45,8 @@ type Started = WireError | null
  * @throws what `DmService.start` throws
  */
 export async function startDm(options: StartOptions): Promise<{ pid: number }> {
+  // Before the log is opened, which may have the same cause and says less.
+  await mustBeAble()
   const { foreground, logLevel } = options
   const logFile = options.logFile ?? (foreground ? null : DEFAULT_LOG)
   if (logFile !== null) mkdirSync(dirname(logFile), { recursive: true })
@@ -72,7 +80,10 @@ export async function startDm(options: StartOptions): Promise<{ pid: number }> {
   return { pid: child.pid! }
 }
 
-/** Is the service, until it is stopped. @param ready called once, with why it could not start or null */
+/**
+ * Is the service, until it is stopped.
+ * @param ready called once, with why it could not start or null
+ */
 export async function runDm(
   options: DmServiceOptions,
   ready: (failure: unknown) => void,

@@ -1,9 +1,9 @@
 /**
- * Lines of a table: from what a client writes to what the engine serves, and back to what the kernel
- * prints.
+ * Lines of a table: from what a client writes to what the engine serves, and back to what the
+ * kernel prints.
  *
- * Source: Documentation/admin-guide/device-mapper/{linear,striped,zero,thin-provisioning}.rst; which
- * lines are refused, and with what, was asked of Linux 6.1.
+ * Source: Documentation/admin-guide/device-mapper/{linear,striped,zero,thin-provisioning}.rst;
+ * which lines are refused, and with what, was asked of Linux 6.1.
  */
 import { MAX_DEV_ID, refused, type ThinfsError } from '../base/index.js'
 import type { Range, Source, Target } from '../tables/index.js'
@@ -226,7 +226,7 @@ export function devicesOf(target: LineTarget): DeviceNumber[] {
   }
 }
 
-/** What a line's devices are to the engine; `sourceOf` and `extentsOf` know the machine. */
+/** Translates the devices of a line for the engine. */
 export interface Below {
   /** @param length sectors */
   sourceOf(place: Place, length: number): Promise<Source>
@@ -277,7 +277,9 @@ export function splitWords(text: string): string[] {
   return words.map(word => word.replace(/\\([\s\S])/g, '$1'))
 }
 
-/** A decimal number that fits 32 bits, as sscanf("%u") reads a whole word; null for anything else. */
+/**
+ * A decimal number that fits 32 bits, as sscanf("%u") reads a whole word; null for anything else.
+ */
 function decimal(word: string): number | null {
   if (!/^\d{1,10}$/.test(word)) return null
   const number = Number(word)

@@ -2,14 +2,17 @@ import { readFileSync } from 'node:fs'
 import { errnoOf } from '../base/index.js'
 import { isInUserNamespace } from '../host/index.js'
 
-/** `fail` keeps every pool from being mounted; `warn` is something that will not work, or not as well. */
+/**
+ * `fail` keeps every pool from being mounted; `warn` is something that will not work, or not as
+ * well.
+ */
 export type State = 'ok' | 'warn' | 'fail'
 
 export interface Finding {
-  /** What was looked at. */
+  /** The subject of the look. */
   check: string
   state: State
-  /** What was found, and what it means where that is not good. */
+  /** The finding, and its meaning where that is not good. */
   found: string
   /** The command that mends it, for a shell; null where nothing is to mend, or no command does. */
   mend: string | null
@@ -43,7 +46,7 @@ export const isRoot = (): boolean => process.geteuid!() === 0
 export const asRoot = (command: string): string =>
   isRoot() && !isInUserNamespace() ? command : `sudo ${command}`
 
-/** What makes `text` a line of a file, as the machine's root. */
+/** A command that makes `text` a line of a file, for the machine's root. */
 export const writeAsRoot = (text: string, path: string, { append = false } = {}): string =>
   isRoot() && !isInUserNamespace()
     ? `echo ${text} ${append ? '>>' : '>'} ${path}`

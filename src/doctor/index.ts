@@ -1,6 +1,6 @@
 /**
- * Whether this machine has what thinfs needs, for the user who asks: each thing is tried where that is
- * possible, and not deduced from versions.
+ * Whether this machine has what thinfs needs, for the user who asks: each thing is tried where that
+ * is possible, and not deduced from versions.
  */
 import type { Finding } from './finding.js'
 import {
@@ -17,16 +17,19 @@ import { lookAtPrograms } from './programs.js'
 
 export type { Finding, State } from './finding.js'
 
-/** All there is to say, what a mount needs first. Leaves nothing behind. @param file the pool.yaml */
+/**
+ * All there is to say, what a mount needs first. Leaves nothing behind.
+ * @param file the pool.yaml
+ */
 export async function examine(folder: string, file: string | null): Promise<Finding[]> {
-  const device = lookAtDevice()
+  const namespace = await tryNamespace()
   return [
     lookAtVersion(),
-    device,
-    await tryMount(),
+    lookAtDevice(),
+    await tryMount(namespace.state === 'ok'),
     ...lookAtPlace(folder, file),
     lookAtAllowOther(),
-    await tryNamespace(),
+    namespace,
     lookAtLoop(),
     tryIoFlusher(),
     tryRing(),

@@ -20,7 +20,7 @@ import {
 import { find, install } from './programs.js'
 
 const DEVICE = '/dev/fuse'
-/** What gives a user the right to mount where fusermount3 does not. */
+/** Starts a shell in which an ordinary user may mount without fusermount3. */
 const NAMESPACE = 'unshare -Urm'
 
 /** Opens the device, as every mount does. */
@@ -62,8 +62,12 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
   }
 }
 
-/** Mounts nothing on a folder of its own, for a moment: what stands in the way shows in no other way. */
-export async function tryMount(): Promise<Finding> {
+/**
+ * Mounts an empty file system on a temporary folder, for a moment. Rights, security modules and
+ * mount options all have their say, so nothing less can tell.
+ * @param hasNamespaces whether users can make namespaces to mount in
+ */
+export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
   const check = 'mount'
   const folder = mkdtempSync(join(tmpdir(), 'thinfs-doctor-'))
   try {
@@ -73,8 +77,14 @@ export async function tryMount(): Promise<Finding> {
     await unmountLazily(folder)
     return ok(check, wayToMount())
   } catch (err) {
-    const reason = reasonOf(err).replace(`${folder}: `, '')
-    return fail(check, `${wayToMount()}: ${reason}`, howToMount(errnoOf(err)))
+    const reason = reasonOf(err)
+      .replace(`${folder}: `, '')
+      .replace(/; thinfs doctor .*/, '')
+    const isForbidden = isRoot() && errnoOf(err) === 'EPERM'
+    const right = isForbidden ? '; a container is given the right with --cap-add SYS_ADMIN' : ''
+    const ways = [howToMount(), ...(hasNamespaces ? [NAMESPACE] : [])].filter(way => way !== null)
+    const mend = lookAtDevice().state === 'ok' && ways.length > 0 ? ways.join('; or ') : null
+    return fail(check, `${wayToMount()}: ${reason}${right}`, mend)
   } finally {
     rmdirSync(folder)
   }
@@ -85,17 +95,15 @@ function wayToMount(): string {
   return isInUserNamespace() ? 'mount(2), as root of a user namespace' : 'mount(2), as root'
 }
 
-/** @param errno of what failed when the device can be opened */
-function howToMount(errno: string): string | null {
-  if (lookAtDevice().state !== 'ok') return null
-  // Root without CAP_SYS_ADMIN is a container's, where --cap-add SYS_ADMIN would do as well.
-  if (isRoot()) return errno === 'EPERM' ? NAMESPACE : null
+/** What makes fusermount3 mount for this user; null where nothing does, or for root. */
+function howToMount(): string | null {
+  if (isRoot()) return null
   const path = find('fusermount3')
-  if (path === null) return `${install({ apt: 'fuse3' })}; or without root ${NAMESPACE}`
-  if (/^NoNewPrivs:\s*1$/m.test(readText('/proc/self/status') ?? '')) return NAMESPACE
+  if (path === null) return install({ apt: 'fuse3' })
+  // A process with no_new_privs gets no rights from a set-user-id program.
+  if (/^NoNewPrivs:\s*1$/m.test(readText('/proc/self/status') ?? '')) return null
   const { mode, uid } = statSync(path)
-  const isSetuid = (mode & 0o4000) !== 0 && uid === 0
-  return isSetuid ? null : `${asRoot(`chmod u+s ${path}`)}; or without root ${NAMESPACE}`
+  return (mode & 0o4000) !== 0 && uid === 0 ? null : asRoot(`chmod u+s ${path}`)
 }
 
 const CONFIG = '/etc/fuse.conf'

@@ -4,7 +4,9 @@ import { accessSync, constants } from 'node:fs'
 import { join } from 'node:path'
 import { asRoot, type Finding, ok, warn } from './finding.js'
 
-/** Names of a package; `other` is that of Fedora, Alpine and Arch where it is another than Debian's. */
+/**
+ * Names of a package; `other` is that of Fedora, Alpine and Arch where it is another than Debian's.
+ */
 export interface Package {
   apt: string
   other?: string
@@ -16,7 +18,7 @@ interface Program {
   program: string
   args: readonly string[]
   version: RegExp
-  /** What is not possible without it. */
+  /** Features that need it. */
   use: string
   package: Package
 }

@@ -71,7 +71,7 @@ class Engine {
   readonly #config: PoolConfig
   readonly #readOnly: boolean
   readonly #files: PoolFiles
-  /** What INIT agreed on, with this engine or an earlier one. */
+  /** The outcome of INIT, with this engine or an earlier one. */
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
   #volumes: Volumes | null = null
@@ -191,7 +191,9 @@ class Engine {
     tell(this.#daemon.sendNotification(READY, { negotiated: this.#negotiated! }))
   }
 
-  /** @param err a commit that fails has ended, too; but what only a bug can throw ends the process */
+  /**
+   * @param err a commit that fails has ended, too; but what only a bug can throw ends the process
+   */
   #served(err?: unknown): void {
     if (err !== undefined && !(err instanceof ThinfsError)) throw err
     tell(this.#daemon.sendNotification(SERVED))
@@ -226,7 +228,9 @@ class Engine {
     process.exit(1)
   }
 
-  /** Ends the process for another engine. Requests that are not answered yet come again to that one. */
+  /**
+   * Ends the process for another engine. Requests that are not answered yet come again to that one.
+   */
   #stop(): void {
     this.#session?.close()
     // A commit spares the next engine the replay.
@@ -255,8 +259,8 @@ class Engine {
 }
 
 /**
- * The log, in the pool's folder wherever that is now. The pool is served without one: what is written to
- * stderr goes where the daemon's goes.
+ * The log, in the pool's folder wherever that is now. The pool is served without one: what is
+ * written to stderr goes where the daemon's goes.
  */
 function openEngineLog(start: EngineStart): Logger {
   const { logLevel: level, foreground: pretty, logFile, configFile } = start
@@ -272,8 +276,9 @@ function openEngineLog(start: EngineStart): Logger {
 }
 
 /**
- * The configuration as pool.yaml says it now. An engine that takes over goes on with what the file said
- * when the pool was mounted if it cannot be read now. The pool's name and block size stay as mounted.
+ * The configuration as pool.yaml says it now. An engine that takes over goes on with what the file
+ * said when the pool was mounted if it cannot be read now. The pool's name and block size stay as
+ * mounted.
  * @throws BAD_CONFIG, NOT_TRUSTED for the first engine
  */
 function configOf(start: EngineStart, log: Logger): PoolConfig {

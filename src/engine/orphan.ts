@@ -1,6 +1,6 @@
 /**
- * An engine whose daemon has died: it answers commands in the daemon's place, and hands the pool over
- * to the next daemon. If it ended, nobody would start another engine.
+ * An engine whose daemon has died: it answers commands in the daemon's place, and hands the pool
+ * over to the next daemon. If it ended, nobody would start another engine.
  */
 import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
@@ -25,7 +25,7 @@ import {
 } from '../control/index.js'
 import type { MountedAdmin, PoolStatus } from '../volumes/index.js'
 export interface OrphanOptions {
-  /** What another engine in this one's place is started with. */
+  /** The parameters for another engine in this one's place. */
   start: EngineStart
   /** The pool's, as it is held. */
   folder: string

@@ -2,11 +2,13 @@ import { ThinfsError } from '../base/index.js'
 import { type Logger, RateLimit } from '../log/index.js'
 import type { PoolEvents } from '../pool/index.js'
 
-/** Error lines of a pool in PERIOD_MS, whatever they are of: the cause of all is most likely one. */
+/**
+ * Error lines of a pool in PERIOD_MS, whatever they are of: the cause of all is most likely one.
+ */
 const MOST_ERRORS = 10
 const PERIOD_MS = 10_000
 
-/** What a pool, and the requests to it, tell the log. */
+/** The events of a pool, and of requests to it, as lines of the log. */
 export class PoolLog {
   readonly events: PoolEvents
   readonly #log: Logger
@@ -42,7 +44,9 @@ export class PoolLog {
     }
   }
 
-  /** A request was answered with an error: its caller's business, unless it met damaged metadata. */
+  /**
+   * A request was answered with an error: its caller's business, unless it met damaged metadata.
+   */
   requestFailed(operation: string, ino: number, err: unknown): void {
     const isDamage = err instanceof ThinfsError && err.code === 'METADATA_CORRUPT'
     const level = isDamage && this.#errors.allows(Date.now()) ? 'error' : 'debug'

@@ -1,4 +1,6 @@
-/** Serves devices by number: `node tables-main.js START`, where START is a TableEngineStart as JSON. */
+/**
+ * Serves devices by number: `node tables-main.js START`, where START is a TableEngineStart as JSON.
+ */
 import type { TableEngineStart } from '../control/index.js'
 import { runTables } from './tables.js'
 

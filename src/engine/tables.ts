@@ -1,9 +1,9 @@
 /**
- * The process behind the device-mapper service: serves the bytes of devices through their tables, on
- * an inherited FUSE descriptor.
+ * The process behind the device-mapper service: serves the bytes of devices through their tables,
+ * on an inherited FUSE descriptor.
  *
- * One thread, as a pool's engine. Tables live in the service, which gives them to the next process when
- * this one dies; what thin devices have changed is in their pools' metadata and journals.
+ * One thread, as a pool's engine. Tables live in the service, which gives them to the next process
+ * when this one dies; what thin devices have changed is in their pools' metadata and journals.
  */
 import { availableParallelism } from 'node:os'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
@@ -32,8 +32,12 @@ import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import { Tables } from '../tables/index.js'
 import { PoolLog } from './pool-log.js'
 
-/** Microseconds to look for a request before sleeping. */
-const SPIN = 50
+/**
+ * How long to look for a request before sleeping, and for which share of the time: pool.yaml's
+ * defaults.
+ */
+const SPIN = 400
+const SPIN_SHARE = 0.8
 
 /** Serves until the file system is unmounted, then ends the process. */
 export async function runTables(start: TableEngineStart): Promise<void> {
@@ -73,7 +77,8 @@ class TablesProcess {
     this.#service = service
     this.#tables = new Tables({
       folder: start.folder,
-      // Pools that open before the first request is answered were open in the engine before this one.
+      // Pools that open before the first request is answered were open in the engine before this
+      // one.
       takesOver: () => start.negotiated !== null && this.#session === null,
       events: { event: minor => tell(service.sendNotification(EVENT, minor)) },
       poolEvents: minor =>
@@ -108,6 +113,7 @@ class TablesProcess {
       fd: TABLE_ENGINE_FD.fuse,
       // With one CPU no process could send a request meanwhile.
       spin: availableParallelism() > 1 ? SPIN : 0,
+      spinShare: SPIN_SHARE,
       fileSystem: new TableFs(this.#tables, closed, Math.floor(Date.now() / 1000)),
       ...(negotiated ? { negotiated } : {}),
       onInitialized(agreed) {

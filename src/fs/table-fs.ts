@@ -1,9 +1,9 @@
 /**
- * Devices by number as a file system of one folder: `dm-N` is the device with minor number N, as long
- * as its table. Loop devices stand on these files.
+ * Devices by number as a file system of one folder: `dm-N` is the device with minor number N, as
+ * long as its table. Loop devices stand on these files.
  *
- * Inode numbers are derived from minor numbers, so they hold over a restart of the server. Nothing is
- * cached above: what a device holds changes with its table.
+ * Inode numbers are derived from minor numbers, so they hold over a restart of the server. Nothing
+ * is cached above: what a device holds changes with its table.
  */
 import { constants } from 'node:fs'
 import { GIB, KIB, type Later, NAME_MAX, refused, SECTOR_SIZE } from '../base/index.js'
@@ -31,7 +31,9 @@ const FIRST_DEVICE = 2
 const { S_IFDIR, S_IFREG } = constants
 /** Minor numbers have 20 bits. */
 const MAX_DEVICES = 2 ** 20
-/** statfs(2) block size, which loop devices have for their discard granularity: a thin pool's least. */
+/**
+ * statfs(2) block size, which loop devices have for their discard granularity: a thin pool's least.
+ */
 const BLOCK_SIZE = 64 * KIB
 
 /** The devices by their minor numbers. */
@@ -43,7 +45,7 @@ export interface NumberedDevices {
 
 export class TableFs implements FileSystem {
   readonly directIo = true
-  /** What a thin device changes is settled before it is acknowledged: see tables. */
+  /** False: targets settle the changes of thin devices before they acknowledge them (tables/). */
   readonly unsettled = false
   readonly #devices: NumberedDevices
   readonly #onClosed: (minor: number) => void

@@ -62,8 +62,8 @@ const RENAME_EXCHANGE = 2
 const O_TRUNC = 0o1000
 
 /**
- * Bytes that one copy_file_range request handles at most. A shorter answer is allowed, and the caller
- * asks again: a request that runs on cannot be interrupted.
+ * Bytes that one copy_file_range request handles at most. A shorter answer is allowed, and the
+ * caller asks again: a request that runs on cannot be interrupted.
  */
 const SHARE_MAX = 4 * GIB - MIB
 const COPY_MAX = 64 * MIB
@@ -71,7 +71,7 @@ const COPY_MAX = 64 * MIB
 /** Always there, and counted only when it is asked for. */
 const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
 
-/** What of a volume is shown as `user.thinfs.*`. */
+/** The facts about a volume that `user.thinfs.*` shows. */
 const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
   'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
@@ -341,7 +341,7 @@ export class VolumeFs implements FileSystem {
     signal: AbortSignal | undefined,
   ): Promise<number> {
     const { blockSize } = this.#pool
-    // What stands before a device has to see the bytes.
+    // A layer before the device has to see the bytes.
     const arePlain = from.io === from.device && to.io === to.device
     const alike =
       arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
@@ -389,7 +389,9 @@ export class VolumeFs implements FileSystem {
     return later(value, text => Buffer.from(text))
   }
 
-  /** Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing. */
+  /**
+   * Those that have a value: of a volume that is no snapshot, or of unknown age, one is missing.
+   */
   listxattr(ino: number): readonly string[] {
     if (ino === ROOT) return []
     const volume = this.#volume(ino)
@@ -425,7 +427,10 @@ export class VolumeFs implements FileSystem {
     return volume
   }
 
-  /** The time, as old as the kernel's own stamps may be: to look it up allocates, and a WRITE does not. */
+  /**
+   * The time, as old as the kernel's own stamps may be: to look it up allocates, and a WRITE does
+   * not.
+   */
   #time(): number {
     if (!this.#timed) {
       this.#timed = true
@@ -507,7 +512,9 @@ export class VolumeFs implements FileSystem {
   }
 }
 
-/** @throws EFBIG for what no volume, or not this one as long as it is held, can be made as long as */
+/**
+ * @throws EFBIG for what no volume, or not this one as long as it is held, can be made as long as
+ */
 function mustBeAbleToEnd(volume: Volume, end: number): void {
   if (end > MAX_DEVICE_SIZE) throw tooFar(volume, end)
   if (volume.heldFor !== null) throw refused('EFBIG', `${volume.name}: ${volume.heldFor}`)

@@ -1,8 +1,9 @@
 /**
  * The kernel's FUSE protocol: its structures, little-endian on every machine that runs thinfs.
  *
- * A request is IN_HEADER, the structure of its opcode, then names (ended by NUL) or data. A reply is
- * OUT_HEADER and a structure or data. Source: include/uapi/linux/fuse.h of Linux 6.18, protocol 7.45.
+ * A request is IN_HEADER, the structure of its opcode, then names (ended by NUL) or data. A reply
+ * is OUT_HEADER and a structure or data. Source: include/uapi/linux/fuse.h of Linux 6.18, protocol
+ * 7.45.
  */
 import { layout } from '../base/index.js'
 
@@ -358,7 +359,7 @@ export const DIRENT = layout('fuse_dirent', 24, {
   type: [20, 'u32', 'file type: mode divided by 0o10000'],
 })
 
-/** What the caller's pointer leads to follows, as far as the command's number says that it goes in. */
+/** The input at the caller's pointer follows, as many bytes as the command's number says. */
 export const IOCTL_IN = layout('fuse_ioctl_in', 32, {
   fh: [0, 'u64', ''],
   flags: [8, 'u32', ''],
@@ -368,7 +369,7 @@ export const IOCTL_IN = layout('fuse_ioctl_in', 32, {
   outSize: [28, 'u32', 'bytes that the answer may have'],
 })
 
-/** What goes to the caller's pointer follows. */
+/** The output for the caller's pointer follows. */
 export const IOCTL_OUT = layout('fuse_ioctl_out', 16, {
   result: [0, 'i32', 'of ioctl(2): 0, or a negative errno'],
   flags: [4, 'u32', 'zero'],
@@ -381,7 +382,7 @@ export const INTERRUPT_IN = layout('fuse_interrupt_in', 8, {
   unique: [0, 'bytes:8', 'of the request whose caller has got a signal'],
 })
 
-/** What a request begins with that comes through a ring; names and data are elsewhere. */
+/** The beginning of a request through a ring; names and data are elsewhere. */
 export const URING_REQ_HEADER = layout('fuse_uring_req_header', 288, {
   inOut: [0, 'bytes:128', 'IN_HEADER of the request, OUT_HEADER of the reply'],
   opIn: [128, 'bytes:128', 'the structure of the opcode'],

@@ -52,7 +52,10 @@ export class Answers {
     this.#stopped = true
   }
 
-  /** Answers the request in the slot at byte `base` with the `length` bytes of payload behind its header. */
+  /**
+   * Answers the request in the slot at byte `base` with the `length` bytes of payload behind its
+   * header.
+   */
   reply(base: number, length: number): void {
     this.#replies.reply(this.#slots, base, length, 0)
   }

@@ -3,7 +3,9 @@ import { native, type Watch } from '../native.js'
 import { errnoNumber } from './errno.js'
 import type { Slots } from './slots.js'
 
-/** A batch ends after so many bytes: what was read is best worked on while the CPU's cache has it. */
+/**
+ * A batch ends after so many bytes: what was read is best worked on while the CPU's cache has it.
+ */
 const ENOUGH = 256 * 1024
 
 /** One end of a FUSE connection: where requests are read and replies are written. */
@@ -11,13 +13,14 @@ export interface FuseDevice {
   /** Slots of its own, which keep a request until it is answered; null: it reads to any. */
   readonly slots: Slots | null
   /**
-   * Reads the requests that wait, at most `count`; where each begins in `slots` goes to `places`, its
-   * size to `lengths`. Does not sleep, but looks for the first one for `spin` microseconds.
+   * Reads the requests that wait, at most `count`; where each begins in `slots` goes to `places`,
+   * its size to `lengths`. Does not sleep, but looks for the first one for `spin` microseconds.
    * @returns how many; -1 when the file system is unmounted
    */
   read(slots: Slots, count: number, places: Uint32Array, lengths: Uint32Array, spin: number): number
   /**
-   * Writes a reply or notification; what is in a slot of its own may be kept until `flush` or `read`.
+   * Writes a reply or notification; what is in a slot of its own may be kept until `flush` or
+   * `read`.
    * @returns 0 or the negative errno
    */
   write(buffer: Buffer, at: number, length: number): number
@@ -28,7 +31,7 @@ export interface FuseDevice {
   /** Calls `onReadable` again and again while there is something to read. */
   watch(onReadable: () => void): void
   unwatch(): void
-  /** Nothing is read any more. What has been can still be answered. */
+  /** Reads no more requests. Those that were read can still be answered. */
   close(): void
 }
 

@@ -1,9 +1,9 @@
 /**
  * READDIR and READDIRPLUS: the root's entries, page by page.
  *
- * Entries go out in the order of their inode numbers, and the cookie of each is its inode number plus
- * one (`.` has 1, `..` has 2). So a cookie stays right whatever comes and goes, also when another
- * process has taken over the connection and the list was made anew.
+ * Entries go out in the order of their inode numbers, and the cookie of each is its inode number
+ * plus one (`.` has 1, `..` has 2). So a cookie stays right whatever comes and goes, also when
+ * another process has taken over the connection and the list was made anew.
  */
 
 import type { Later } from '../base/index.js'
@@ -21,7 +21,9 @@ const DOT_DOT_COOKIE = 2
 
 type Names = readonly { name: string; ino: number; mode: number }[]
 
-/** The lists of the directories that are open, each as it was when it was read from its beginning. */
+/**
+ * The lists of the directories that are open, each as it was when it was read from its beginning.
+ */
 export class DirectoryStreams {
   readonly #fileSystem: FileSystem
   readonly #names = new Map<number, Names>()
@@ -31,7 +33,9 @@ export class DirectoryStreams {
     this.#fileSystem = fileSystem
   }
 
-  /** A file handle for a stream. One of an earlier process may be the same: both then share a list. */
+  /**
+   * A file handle for a stream. One of an earlier process may be the same: both then share a list.
+   */
   open(): number {
     return ++this.#lastHandle
   }
@@ -52,7 +56,8 @@ export class DirectoryStreams {
   }
 
   /**
-   * Writes the entries behind `cookie` that fit `size` bytes as the reply's payload. Returns its bytes.
+   * Writes the entries behind `cookie` that fit `size` bytes as the reply's payload. Returns its
+   * bytes.
    * @param plus each with what LOOKUP answers
    */
   encode(
@@ -79,7 +84,7 @@ export class DirectoryStreams {
   }
 
   /**
-   * What the kernel may take for the truth about a file: not the list's attributes, for it would set
+   * Attributes of a file that the kernel may rely on: not those of the list, for it would set
    * a file that has grown meanwhile back to its old size. Null: it has to look the name up.
    */
   #attributesNow(ino: number): Attributes | null {

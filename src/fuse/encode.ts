@@ -1,6 +1,6 @@
 /**
- * Answers as bytes: each function writes one kind behind the reply header of the slot at byte `base`
- * and returns how many bytes it takes.
+ * Answers as bytes: each function writes one kind behind the reply header of the slot at byte
+ * `base` and returns how many bytes it takes.
  */
 import {
   ATTR,
@@ -108,7 +108,10 @@ export const encodeStatistics: Encode<FileSystemStatistics> = (slots, base, stat
   return STATFS_OUT.size
 }
 
-/** Writes ENTRY_OUT at byte `at`: nothing may be cached, for sizes and names change below the kernel. */
+/**
+ * Writes ENTRY_OUT at byte `at`: nothing may be cached, for sizes and names change below the
+ * kernel.
+ */
 export function writeEntry(slots: Slots, at: number, attributes: Attributes): void {
   slots.buffer.fill(0, at, at + ENTRY_OUT.at.attr)
   slots.setU64(at + ENTRY_OUT.at.nodeid, attributes.ino)

@@ -1,9 +1,9 @@
 /**
- * What the FUSE transports ask of whoever is mounted.
+ * The file system that FUSE transports serve.
  *
  * A method answers with a value or a promise of one, or throws an error whose errno (`errnoOf`) the
- * caller gets. `read` and `write` are the hot path: plain numbers in and out, no promise unless they
- * really wait. Inode 1 is the root; it is the only directory.
+ * caller gets. `read` and `write` are the hot path: plain numbers in and out, no promise unless
+ * they really wait. Inode 1 is the root; it is the only directory.
  */
 
 import type { Later, Requester } from '../base/index.js'
@@ -58,7 +58,7 @@ export interface DirectoryEntry {
   attributes: Attributes
 }
 
-/** Who asks: the credentials of a request. */
+/** The credentials of a request. */
 export interface Caller {
   uid: number
   gid: number
@@ -70,7 +70,7 @@ export interface IoctlRequest {
   command: number
   /** The caller's argument: a pointer in its memory. */
   argument: number
-  /** What the pointer leads to, as far as the command's number says that it goes in. */
+  /** The input at the pointer, as many bytes as the command's number says. */
   input: Buffer
   /** Bytes that the answer's `output` may have. */
   outputSize: number
@@ -88,12 +88,12 @@ export interface IoctlAnswer {
   output: Buffer
 }
 
-/** What `read` returns that would have to wait for a disk. */
+/** Returned by a `read` that would have to wait for a disk. */
 export const WAITS = -1
 
 /**
- * Where a method is given a requester, his signal ends what only waits for something: the request fails
- * with EINTR. What is being worked on goes on to its end.
+ * Where a method is given a requester, his signal ends what only waits for something: the request
+ * fails with EINTR. What is being worked on goes on to its end.
  */
 export interface FileSystem {
   statfs(): Later<FileSystemStatistics>
@@ -108,8 +108,8 @@ export interface FileSystem {
   unlink(parent: number, name: string): Later<void>
   /**
    * @param flags RENAME_NOREPLACE 1, RENAME_EXCHANGE 2
-   * @param request the same for a request that comes again because the process that had it has died:
-   *   what was exchanged must not be exchanged back
+   * @param request the same for a request that comes again because the process that had it has
+   *   died: what was exchanged must not be exchanged back
    */
   rename(
     parent: number,
@@ -130,15 +130,15 @@ export interface FileSystem {
 
   /**
    * Fills `target` at `at` with up to `size` bytes from `offset`, if that needs no waiting.
-   * @returns bytes read: `size`, or less only at the end of the file; WAITS when `readLater` has to be
-   *   called instead, and what is in `target` means nothing
+   * @returns bytes read: `size`, or less only at the end of the file; WAITS when `readLater` has to
+   *   be called instead, and what is in `target` means nothing
    */
   read(ino: number, offset: number, size: number, target: Buffer, at: number): number
   /** As `read`, and waits for a disk. */
   readLater(ino: number, offset: number, size: number, target: Buffer, at: number): Promise<number>
   /**
-   * Writes `size` bytes of `source` from `at`. All or an error, never short. A file system that answers
-   * with a promise has copied what it needs of `source` before it returns.
+   * Writes `size` bytes of `source` from `at`. All or an error, never short. A file system that
+   * answers with a promise has copied what it needs of `source` before it returns.
    */
   write(
     ino: number,
@@ -180,7 +180,9 @@ export interface FileSystem {
   /** Files whose content the kernel must not cache (FOPEN_DIRECT_IO). */
   readonly directIo?: boolean
 
-  /** True while there are changes that are not settled: the death of this process would undo them. */
+  /**
+   * True while there are changes that are not settled: the death of this process would undo them.
+   */
   readonly unsettled: boolean
   /** Settles them. Called once a batch, before the changes are acknowledged. */
   settle(): Later<void>

@@ -1,13 +1,13 @@
 /**
- * The npm package fuse-native, which speaks FUSE through libfuse 2: an optional dependency, loaded when
- * a mount asks for it. native-shims/fuse-native-shim.c adds what it lacks.
+ * The npm package fuse-native, which speaks FUSE through libfuse 2: an optional dependency, loaded
+ * when a mount asks for it. native-shims/fuse-native-shim.c adds what it lacks.
  */
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 
-/** What an operation is answered with: 0 or a number of bytes, or an errno below 0. */
+/** The answer to an operation: 0 or a number of bytes, or an errno below 0. */
 export type Done = (result: number) => void
 
 /** stat(2) as fuse-native takes it; times in milliseconds. */
@@ -86,8 +86,8 @@ export interface FuseOperations {
 type Signal = (result: number, ...values: unknown[]) => void
 
 /**
- * A mount of fuse-native, with the methods that are replaced here: they do not look at the handle of an
- * open file, or at the size of the buffer for an attribute.
+ * A mount of fuse-native, with the methods that are replaced here: they do not look at the handle
+ * of an open file, or at the size of the buffer for an attribute.
  */
 interface FuseMount {
   mount(done: (err: Error | null) => void): void
@@ -108,8 +108,8 @@ type FuseConstructor = new (
 export const pathOfHandle = (fh: number): string => String(fh)
 
 /**
- * libfuse's options. Nothing may be cached for a time: sizes and names change below the kernel. A file
- * that is removed while it is open gets no other name meanwhile.
+ * libfuse's options. Nothing may be cached for a time: sizes and names change below the kernel. A
+ * file that is removed while it is open gets no other name meanwhile.
  */
 const OPTIONS = [
   'hard_remove',

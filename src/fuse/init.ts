@@ -2,9 +2,9 @@
  * INIT: what this end and the kernel agree on, once for the life of a connection.
  *
  * Left out on purpose: WRITEBACK_CACHE (a snapshot has to see every acknowledged write),
- * ATOMIC_O_TRUNC (a truncating open comes as SETATTR), AUTO_INVAL_DATA (our own writes change mtime,
- * and would throw away the page cache). HANDLE_KILLPRIV_V2 promises to drop set-user-id bits on
- * writing; without it the kernel asks for the xattr security.capability before every write.
+ * ATOMIC_O_TRUNC (a truncating open comes as SETATTR), AUTO_INVAL_DATA (our own writes change
+ * mtime, and would throw away the page cache). HANDLE_KILLPRIV_V2 promises to drop set-user-id bits
+ * on writing; without it the kernel asks for the xattr security.capability before every write.
  */
 import { MAX_IO, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import {
@@ -36,7 +36,9 @@ const FLAGS =
   INIT_FLAG.INIT_EXT
 const FLAGS2 = INIT_FLAG2.HAS_RESEND
 
-/** What was agreed on, as plain JSON: a process that takes the connection over gets no other INIT. */
+/**
+ * The outcome of INIT as plain JSON: a process that takes the connection over gets no other INIT.
+ */
 export interface Negotiated {
   /** Minor version of the protocol spoken. */
   minor: number
@@ -45,7 +47,7 @@ export interface Negotiated {
   maxReadahead: number
   /** Bytes of the largest READ or WRITE. */
   maxWrite: number
-  /** Who speaks the protocol where that is not thinfs; then the flags are libfuse's. */
+  /** The speaker of the protocol where that is not thinfs; then the flags are libfuse's. */
   transport?: 'fuse-native'
   /** Why requests come through /dev/fuse where a ring was wanted. */
   whyDev?: string

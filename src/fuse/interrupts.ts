@@ -4,10 +4,13 @@ import { numberAt, type Slots } from './slots.js'
 
 /** Where no request is being handled. */
 const NONE = -1
-/** So many interrupts are kept of requests that did not come yet. */
+/** At most so many interrupts of requests that have not come yet are remembered. */
 const MAX_EARLY = 64
 
-/** Signals that callers get while they wait. To the file system it is the requester of the request at hand. */
+/**
+ * Signals that callers get while they wait. To the file system it is the requester of the request
+ * at hand.
+ */
 export class Interrupts implements Requester {
   #slots: Slots
   /** The slot of the request that is being handled. */
@@ -49,12 +52,12 @@ export class Interrupts implements Requester {
   }
 
   /**
-   * The caller of a request has got a signal: what only waits ends with EINTR. There is no answer to
-   * the interrupt itself.
+   * The caller of a request has got a signal: what only waits ends with EINTR. There is no answer
+   * to the interrupt itself.
    *
    * The kernel sends it once, behind its request; but a ring may bring the request later, for which
-   * the answer EAGAIN would get nobody another interrupt. So it is remembered. The numbers of requests
-   * that have been answered are among those, and harmless: none comes again.
+   * the answer EAGAIN would get nobody another interrupt. So it is remembered. The numbers of
+   * requests that have been answered are among those, and harmless: none comes again.
    * @param at where in `slots` the `unique` of the request is
    */
   interrupt(slots: Slots, at: number): void {

@@ -1,5 +1,6 @@
 /**
- * fuse-native's operations, which name files by path, as calls of a FileSystem, which has inode numbers.
+ * fuse-native's operations, which name files by path, as calls of a FileSystem, which has inode
+ * numbers.
  */
 import { constants } from 'node:os'
 import { assert, type Later, ThinfsError } from '../base/index.js'
@@ -22,7 +23,7 @@ const ROOT = 1
 const O_RDWR = 2
 const S_IFMT = 0o170000
 const S_IFREG = 0o100000
-/** What stands for bytes that are no UTF-8, once fuse-native has made a string of them. */
+/** The character that fuse-native's strings have in the place of bytes that are no UTF-8. */
 const REPLACEMENT = '\ufffd'
 /** The id that chown(2) has for one that stays: -1. */
 const STAYS = 2 ** 32 - 1
@@ -134,7 +135,7 @@ export function libfuseOperations(
     release: (_path, fh, done) => status('RELEASE', done, () => files.release(fh)),
 
     read(_path, fh, to, size, offset, done) {
-      // What comes later may come after the deadline, when `to` is libfuse's again.
+      // A late answer may come after the deadline, when `to` is libfuse's again.
       let own: Buffer | null = null
       const work = (): Later<number> => {
         const ino = files.inoOf(fh)
@@ -273,8 +274,9 @@ class OpenFiles {
   }
 
   /**
-   * libfuse gives an open file's node, and with it the kernel's cache, to whoever has its path. When
-   * names change below the mount that may be another file: it cannot be had until the first is closed.
+   * libfuse gives an open file's node, and with it the kernel's cache, to whoever has its path.
+   * When names change below the mount that may be another file: it cannot be had until the first is
+   * closed.
    */
   #mustBe(path: string, ino: number): void {
     const file = this.#byPath.get(path)

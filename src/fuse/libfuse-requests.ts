@@ -3,8 +3,8 @@ import { errnoNumber } from './errno.js'
 import type { FileSystem } from './file-system.js'
 
 /**
- * Milliseconds after which a request is answered with ETIMEDOUT: it holds one of libfuse's threads, and
- * a mount without a free one hangs. The longest wait of a pool, for space, is 60 s.
+ * Milliseconds after which a request is answered with ETIMEDOUT: it holds one of libfuse's threads,
+ * and a mount without a free one hangs. The longest wait of a pool, for space, is 60 s.
  */
 const DEADLINE_MS = 180_000
 
@@ -26,8 +26,8 @@ interface Waiting {
 }
 
 /**
- * Answers requests that come one by one: each exactly once, when the changes that it may tell of would
- * survive this process, or at its deadline.
+ * Answers requests that come one by one: each exactly once, when the changes that it may tell of
+ * would survive this process, or at its deadline.
  */
 export class LibfuseRequests {
   readonly #options: LibfuseRequestsOptions
@@ -161,7 +161,9 @@ export class LibfuseRequests {
       .catch(err => this.#options.onFatal(err))
   }
 
-  /** @param failure changes that could not be settled are undone by a crash: who made them is told */
+  /**
+   * @param failure changes that could not be settled are undone by a crash: who made them is told
+   */
   #answerAll(waiting: readonly Waiting[], failure?: unknown): void {
     if (failure === undefined) {
       for (const { reply, errno, value } of waiting) reply(errno, value)

@@ -1,6 +1,6 @@
 /**
- * A mount that is served through fuse-native. libfuse reads the requests on threads of its own, each of
- * which waits until its request was answered in this one.
+ * A mount that is served through fuse-native. libfuse reads the requests on threads of its own,
+ * each of which waits until its request was answered in this one.
  */
 import { ThinfsError } from '../base/index.js'
 import { native } from '../native.js'

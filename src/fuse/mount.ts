@@ -38,7 +38,7 @@ export interface MountOptions {
   /** Whether users other than the owner of the mount may use it, as far as permissions let them. */
   allowOther: boolean
   readOnly: boolean
-  /** What else the kernel is to do; default: nothing. */
+  /** More options for the kernel; default: none. */
   flags?: readonly MountFlag[]
   /** Device nodes in it can be opened; for root alone. Default: false. */
   devices?: boolean
@@ -128,7 +128,7 @@ async function mountByFusermount(mountPoint: string, options: MountOptions): Pro
   return fd
 }
 
-/** What stands in the way is the machine's, not the folder's. */
+/** Errors that come of the machine, not of the folder. */
 const ADVICE = '; thinfs doctor says how to mend it'
 
 function failed(mountPoint: string, cause: unknown, what = (cause as Error).message): ThinfsError {

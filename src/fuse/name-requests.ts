@@ -1,8 +1,8 @@
 /**
  * Requests about names and attributes: what is in the folder, and of whom.
  *
- * A request that comes again was sent to an earlier process, which may have carried it out before it
- * died: then what it wanted to make is there, and what it wanted to take away is not.
+ * A request that comes again was sent to an earlier process, which may have carried it out before
+ * it died: then what it wanted to make is there, and what it wanted to take away is not.
  */
 import { constants } from 'node:os'
 import { type Later, MAX_IO, type Requester, ThinfsError } from '../base/index.js'

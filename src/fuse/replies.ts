@@ -11,7 +11,9 @@ const { ENODEV, ENOENT } = constants.errno
 export interface RepliesOptions {
   device: FuseDevice
   fileSystem: FileSystem
-  /** Replies wait in slots for `settle`: true when it begins, and nothing may be read until false. */
+  /**
+   * Replies wait in slots for `settle`: true when it begins, and nothing may be read until false.
+   */
   onHold(hold: boolean): void
   onFatal(err: unknown): void
   onSettleError(err: unknown): void
@@ -26,9 +28,9 @@ interface WaitingReply {
 /**
  * Replies on their way to the kernel.
  *
- * A reply is sent at once unless there are unsettled changes. Then it waits for the end of the batch,
- * when `settle` writes the journal: a caller must never see a success that our crash would undo. One
- * settling serves all replies that wait.
+ * A reply is sent at once unless there are unsettled changes. Then it waits for the end of the
+ * batch, when `settle` writes the journal: a caller must never see a success that our crash would
+ * undo. One settling serves all replies that wait.
  */
 export class Replies {
   readonly #options: RepliesOptions
@@ -38,7 +40,9 @@ export class Replies {
   readonly #staged: Uint32Array
   #nrStaged = 0
   #slots: Slots
-  /** Replies outside of the batch that wait; at most as many as the kernel has requests under way. */
+  /**
+   * Replies outside of the batch that wait; at most as many as the kernel has requests under way.
+   */
   #waiting: WaitingReply[] = []
   #releaseQueued = false
   #settling = false
@@ -68,7 +72,10 @@ export class Replies {
     }
   }
 
-  /** Replies to a request of a batch that is over; a slot that is not the device's may be used again. */
+  /**
+   * Replies to a request of a batch that is over; a slot that is not the device's may be used
+   * again.
+   */
   replyLater(slots: Slots, base: number, length: number, errno: number): void {
     writeHeader(slots, base, length, errno)
     if (!this.#fs.unsettled && !this.#settling) {

@@ -1,20 +1,22 @@
 /**
  * Where replies are made.
  *
- * A ring's slot stays its request's until that is answered, so the reply is made there. Slots of /dev/fuse
- * hold other requests once their batch is over: a reply that comes later is made on a desk that all
- * such replies share, or, when a disk fills it meanwhile, in a slot of its own.
+ * A ring's slot stays its request's until that is answered, so the reply is made there. Slots of
+ * /dev/fuse hold other requests once their batch is over: a reply that comes later is made on a
+ * desk that all such replies share, or, when a disk fills it meanwhile, in a slot of its own.
  */
 import { KIB } from '../base/index.js'
 import { DEV_LAYOUT, Slots } from './slots.js'
 
-/** Payload of a slot for a READ that waits, at least; up to MAX_SPARE of just this size are reused. */
+/**
+ * Payload of a slot for a READ that waits, at least; up to MAX_SPARE of just this size are reused.
+ */
 const SPARE_IO = 128 * KIB
 const MAX_SPARE = 64
 const SPARE_SIZE = slotSize(SPARE_IO)
 /**
- * From this size on, a READ that is answered at once is answered on the desk: its memory stays in the
- * CPU's cache, while a slot is used too seldom to.
+ * From this size on, a READ that is answered at once is answered on the desk: its memory stays in
+ * the CPU's cache, while a slot is used too seldom to.
  */
 const LARGE_IO = 64 * KIB
 
@@ -49,7 +51,10 @@ export class ReplyPlaces {
     return this.#keepsSlots ? this.#slots : this.#desk
   }
 
-  /** For a READ of `size` bytes that a disk answers: the slots of requests, or one slot until `free`. */
+  /**
+   * For a READ of `size` bytes that a disk answers: the slots of requests, or one slot until
+   * `free`.
+   */
   take(size: number): Slots {
     if (this.#keepsSlots) return this.#slots
     return (

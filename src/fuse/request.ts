@@ -74,7 +74,10 @@ export class Request {
     this.#answers = answers
   }
 
-  /** Takes the request of `length` bytes in the slot at byte `base`. @returns false when it is too short */
+  /**
+   * Takes the request of `length` bytes in the slot at byte `base`.
+   * @returns false when it is too short
+   */
   take(opcode: number, base: number, length: number, ino: number): boolean {
     const { slots } = this
     const bodySize = BODY_SIZES.get(opcode) ?? 0

@@ -1,6 +1,6 @@
 /**
- * Hands each request to what it is about: the content of a file, names and attributes, or the mount as
- * a whole, which is here.
+ * Hands each request to what it is about: the content of a file, names and attributes, or the mount
+ * as a whole, which is here.
  */
 import { constants } from 'node:os'
 import { IN_HEADER, INTERRUPT_IN, IOCTL_IN, OPCODE, OUT_HEADER } from './abi.js'
@@ -16,7 +16,7 @@ import type { Slots } from './slots.js'
 
 const { EINVAL, EIO, ENOSYS, ENOTDIR, ENOTTY, EOPNOTSUPP, EPERM } = constants.errno
 
-/** What this file system has not, answered as Linux file systems without it do. */
+/** Operations that this file system lacks, refused as other Linux file systems refuse them. */
 const REFUSALS = new Map<number, number>([
   [OPCODE.MKDIR, EPERM],
   [OPCODE.RMDIR, ENOTDIR],
@@ -78,7 +78,10 @@ export class Requests {
     this.#interrupts.interrupt(slots, at)
   }
 
-  /** Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will be. */
+  /**
+   * Answers the request of `length` bytes in the slot at byte `base`, or sees to it that it will
+   * be.
+   */
   handle(base: number, length: number): void {
     const { slots } = this.#answers
     // Without a `unique` no reply is possible.
@@ -129,9 +132,10 @@ export class Requests {
         this.#ioctl(request)
         break
       default:
-        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP, and
-        // FLUSH, which comes with every close(2). What was mapped and written to is written back
-        // before that all the same (fuse_flush in fs/fuse/file.c), and a WRITE is settled already.
+        // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP,
+        // and FLUSH, which comes with every close(2). What was mapped and written to is written
+        // back before that all the same (fuse_flush in fs/fuse/file.c), and a WRITE is settled
+        // already.
         request.refuse(REFUSALS.get(request.opcode) ?? ENOSYS)
     }
   }

@@ -42,15 +42,15 @@ const CMD_COMMIT_ID = URING_CMD_REQ.at.commitId / 4
 const CMD_QID = URING_CMD_REQ.at.qid / 4
 
 /**
- * FUSE over io_uring: every entry of the ring has a slot; the kernel completes it with a request there,
- * and takes the reply from there with the entry that asks for the next one.
+ * FUSE over io_uring: every entry of the ring has a slot; the kernel completes it with a request
+ * there, and takes the reply from there with the entry that asks for the next one.
  *
- * Replies of a batch and the wish for more are one system call. FORGET, INTERRUPT and the news of the
- * unmounting still come by /dev/fuse, and notifications go there.
+ * Replies of a batch and the wish for more are one system call. FORGET, INTERRUPT and the news of
+ * the unmounting still come by /dev/fuse, and notifications go there.
  *
- * An entry belongs to its request until that is answered, also when it waits for something, and what it
- * waits for may have to come through the same queue. So queues are deeper than the kernel sends
- * asynchronous requests at a time; entries that were used last are used first.
+ * An entry belongs to its request until that is answered, also when it waits for something, and
+ * what it waits for may have to come through the same queue. So queues are deeper than the kernel
+ * sends asynchronous requests at a time; entries that were used last are used first.
  *
  * The kernel gives a request that it has put into a ring to nobody else: it ends with this process.
  * Source: fs/fuse/dev_uring.c of Linux 6.18; Documentation/filesystems/fuse-io-uring.rst.
@@ -71,7 +71,7 @@ export class RingDevice implements UpgradeDevice {
   #aside: Refusal | null = null
   #unmounted = false
   #onReadable: (() => void) | null = null
-  /** What `read` has to fill. */
+  /** The places that `read` has to fill. */
   #places: Uint32Array = new Uint32Array(0)
   #lengths: Uint32Array = new Uint32Array(0)
   #count = 0
@@ -202,7 +202,10 @@ export class RingDevice implements UpgradeDevice {
     this.#ring.words[args + CMD_QID] = this.#queueOf(entry)
   }
 
-  /** Answers the request in the slot at byte `base` with `size` bytes of payload and asks for the next. */
+  /**
+   * Answers the request in the slot at byte `base` with `size` bytes of payload and asks for the
+   * next.
+   */
   #commit(base: number, size: number): void {
     const { words } = this.slots
     const slot = base >>> 2
@@ -232,7 +235,8 @@ export class RingDevice implements UpgradeDevice {
     this.#refusal = result
     // /dev/fuse says that the file system is unmounted.
     const hasEnded = result === -ENOTCONN || result === -ECONNABORTED || result === -ECANCELED
-    // An entry that could not be registered is one less. A reply that is refused leaves a caller waiting.
+    // An entry that could not be registered is one less. A reply that is refused leaves a caller
+    // waiting.
     assert(hasEnded || this.#proven[entry] === 0, `the kernel refused a reply: ${result}`)
   }
 }

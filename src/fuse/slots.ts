@@ -2,8 +2,8 @@
  * Where requests arrive, and where each is answered: equal slots of one long-lived memory.
  *
  * The headers of request and reply begin a slot and have `unique` at the same place, so a reply is
- * made in its request's slot: two words of the header change, the payload goes to its place, and all
- * 64 bits of `unique` come back as they came. Byte offsets of slots are multiples of 4.
+ * made in its request's slot: two words of the header change, the payload goes to its place, and
+ * all 64 bits of `unique` come back as they came. Byte offsets of slots are multiples of 4.
  */
 import { IN_HEADER, OUT_HEADER } from './abi.js'
 
@@ -11,7 +11,7 @@ import { IN_HEADER, OUT_HEADER } from './abi.js'
 export interface SlotLayout {
   /** The structure of a request. */
   readonly body: number
-  /** What follows the structure, names or data; null: it comes directly behind. */
+  /** The names or data after the structure; null: they come directly behind it. */
   readonly rest: number | null
   /** The payload of a reply. */
   readonly payload: number
@@ -87,9 +87,9 @@ export const numberAt = (slots: Slots, at: number): number =>
   (slots.u32(at + 4) & 0x7fff_ffff) * HIGH + slots.u32(at)
 
 /**
- * Memory for slots that the kernel writes requests to, with all of its pages present. When a process is
- * killed while the kernel copies a request to a page that is not present, the copy fails, and the caller
- * gets EIO instead of an answer from the next process.
+ * Memory for slots that the kernel writes requests to, with all of its pages present. When a
+ * process is killed while the kernel copies a request to a page that is not present, the copy
+ * fails, and the caller gets EIO instead of an answer from the next process.
  * Source: fuse_dev_do_read() in fs/fuse/dev.c, fatal_signal_pending() in mm/gup.c.
  */
 export function residentMemory(size: number): ArrayBufferLike {

@@ -2,11 +2,11 @@ import type { FileSystem } from './file-system.js'
 import type { Negotiated } from './init.js'
 import type { MountOptions } from './mount.js'
 
-/** What a transport can do. Its users ask here, and never compare its name. */
+/** The capabilities of a transport. Users ask for these, and never compare its name.  */
 export interface Capabilities {
   /**
-   * The mount goes on without its engine: callers wait for the next one, which gets every request that
-   * was not answered. Without it the end of an engine is the end of the mount.
+   * The mount goes on without its engine: callers wait for the next one, which gets every request
+   * that was not answered. Without it the end of an engine is the end of the mount.
    */
   readonly outlivesEngine: boolean
   /** `Session.invalidate` reaches the kernel. */
@@ -24,25 +24,28 @@ export interface Capabilities {
 }
 
 export interface SessionOptions {
-  /** What `Transport.mount` gave, or a duplicate of it. Belongs to the caller, who closes it. */
+  /** The descriptor that `Transport.mount` returned, or a duplicate. The caller closes it. */
   fd: number
   fileSystem: FileSystem
   /** Microseconds to look for a request before sleeping, at most; where that pays. Default: 0. */
   spin?: number
   /** The share of time that may go by looking, over 0 to 1. Default: 1. */
   spinShare?: number
-  /** What an engine before this one has agreed on; left out for a connection that is new. */
+  /** The outcome of INIT with an earlier engine; left out for a new connection. */
   negotiated?: Negotiated
   /** The connection is ready. Not called for a connection that was taken over. */
   onInitialized(negotiated: Negotiated): void
   /**
-   * Called once, when all requests that waited in the beginning, those that `resend` asked for among
-   * them, were handled: each was answered, or waits for something.
+   * Called once, when all requests that waited in the beginning, those that `resend` asked for
+   * among them, were handled: each was answered, or waits for something.
    */
   onCaughtUp?(): void
   /** The connection has ended; called once, and nothing is read any more. */
   onUnmounted(): void
-  /** A bug of ours, or a descriptor that fails. Nothing more is read or answered: the process has to end. */
+  /**
+   * A bug of ours, or a descriptor that fails. Nothing more is read or answered: the process has to
+   * end.
+   */
   onFatal(err: unknown): void
   /** The file system failed a request; it was answered with the error's errno. */
   onError?(opcode: string, ino: number, err: unknown): void
@@ -56,11 +59,12 @@ export interface Session {
    */
   resend(): boolean
   /**
-   * Makes the kernel forget what it caches of an inode: its attributes, and content from byte `offset`.
-   * Resolves when it has: it may write dirty pages to us before, which therefore must not wait for it.
+   * Makes the kernel forget what it caches of an inode: its attributes, and content from byte
+   * `offset`. Resolves when it has: it may write dirty pages to us before, which therefore must not
+   * wait for it.
    */
   invalidate(ino: number, offset: number): Promise<void>
-  /** Reads no more requests. What is being worked on is still answered. */
+  /** Reads no more requests. Requests under way are still answered. */
   close(): void
 }
 
@@ -73,7 +77,8 @@ export interface Transport {
   readonly name: string
   readonly capabilities: Capabilities
   /**
-   * Mounts on the folder `mountPoint`; called by the process that holds the mount, not by its engine.
+   * Mounts on the folder `mountPoint`; called by the process that holds the mount, not by its
+   * engine.
    * @returns the connection, for the engines to inherit; null when `serve` mounts, so that there is
    *   nothing that could outlive an engine
    * @throws MOUNT_FAILED with the errno of what failed

@@ -31,8 +31,8 @@ const RING: Upgrade = {
 }
 
 /**
- * Requests come through an io_uring once INIT has agreed on it, and through /dev/fuse where it does not.
- * The kernel gives what it has put into a ring to nobody else.
+ * Requests come through an io_uring once INIT has agreed on it, and through /dev/fuse where it does
+ * not. The kernel gives what it has put into a ring to nobody else.
  */
 export const URING = {
   name: 'uring',
@@ -42,8 +42,8 @@ export const URING = {
 } as const satisfies Transport
 
 /**
- * libfuse 2 reads the requests, by way of the package fuse-native. docs/TRANSPORTS.md says what it cannot
- * do, and why.
+ * libfuse 2 reads the requests, by way of the package fuse-native. docs/TRANSPORTS.md says what it
+ * cannot do, and why.
  */
 export const FUSE_NATIVE = {
   name: 'fuse-native',
@@ -57,7 +57,7 @@ export const FUSE_NATIVE = {
     interrupts: false,
   },
   mount: async (mountPoint, options) => {
-    // What cannot be had is known before anything is mounted.
+    // Find out what is missing before anything is mounted.
     loadFuseNative()
     return mountFuse(mountPoint, options)
   },

@@ -42,8 +42,8 @@ export async function hasEnded(mount: Mount, ended: Promise<unknown>): Promise<b
 const isAlive = ({ device }: Mount): boolean => existsSync(`/sys/class/bdi/${device}`)
 
 /**
- * A function that ends the connection: its server sees that as the last unmount, and users get errors.
- * Mounts fusectl where the system has not.
+ * A function that ends the connection: its server sees that as the last unmount, and users get
+ * errors. Mounts fusectl where the system has not.
  * @throws MOUNT_FAILED when the connection cannot be ended from here; nothing was done
  */
 export function connectionAborter({ device }: Mount): () => void {

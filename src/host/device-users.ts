@@ -1,6 +1,7 @@
 /**
- * Who uses a block device: mounts in all namespaces, swap, loop and mapped devices on top of it,
- * processes that have it open. A partition of it, and what is on top, count as the device.
+ * The users of a block device: mounts in all namespaces, swap, loop and mapped devices on top of
+ * it, and processes that have it open. Uses of its partitions, and of devices on top, count as
+ * well.
  *
  * Source: Documentation/ABI/testing/sysfs-block (`holders`); proc(5), `swaps`.
  */
@@ -20,7 +21,10 @@ export interface DeviceMount {
 export interface AttachedLoop {
   /** Such as `/dev/loop0`. */
   path: string
-  /** Path of the file that it is on, as it was when it was attached; ` (deleted)` follows when it was removed. */
+  /**
+   * Path of the file that it is on, as it was when it was attached; ` (deleted)` follows when it
+   * was removed.
+   */
   backingFile: string
 }
 
@@ -31,7 +35,9 @@ export const attachedLoops = (): AttachedLoop[] =>
     .map(name => ({ path: `/dev/${name}`, backingFile: backingFileOf(name) }))
     .filter(({ backingFile }) => backingFile !== '')
 
-/** Of the loop device of that name; a device without a file has no such entry, and '' is answered. */
+/**
+ * Of the loop device of that name; a device without a file has no such entry, and '' is answered.
+ */
 export const backingFileOf = (name: string): string =>
   read(`/sys/block/${name}/loop/backing_file`).slice(0, -1)
 

@@ -1,4 +1,7 @@
-/** The filesystems on a volume: those that are mounted from its loop devices, or what is on top of them. */
+/**
+ * The filesystems on a volume: those that are mounted from its loop devices, or what is on top of
+ * them.
+ */
 import { realpathSync } from 'node:fs'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import { type DeviceMount, mountsOn } from './device-users.js'

@@ -6,9 +6,9 @@ import { promisify } from 'node:util'
 import { ThinfsError } from '../base/index.js'
 
 /**
- * Freezes $1, says so, and thaws it when its standard input ends: when told to, and just as well when
- * this process is killed, even before it could be told. In a session of its own, it does not hear the
- * terminal's Ctrl-C, and ignores signals that are sent to all processes.
+ * Freezes $1, says so, and thaws it when its standard input ends: on our word, and also when this
+ * process is killed. It runs in a session of its own, out of reach of the terminal's Ctrl-C, and
+ * ignores signals that are sent to all processes.
  */
 const GUARD =
   'trap "" HUP INT TERM PIPE; fsfreeze -f -- "$1" || exit 1; echo frozen; cat >/dev/null; exec fsfreeze -u -- "$1"'
@@ -38,7 +38,7 @@ async function mustThaw(
 ) {
   const [status] = await ended
   if (status === 0) return
-  // The guard was killed. What it leaves frozen is ours to thaw.
+  // The guard was killed, so thaw what it left frozen.
   await promisify(execFile)('fsfreeze', ['-u', '--', folder]).catch(async (err: Error) => {
     throw failure(folder, 'is still frozen', (await complaint) || err.message)
   })

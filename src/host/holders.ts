@@ -1,9 +1,9 @@
 /**
- * Who keeps a mount busy: loop devices on its files, processes that have them open or mapped or
+ * The holders of a mount: loop devices on its files, processes that have them open or mapped or
  * that stand in the folder, mounts on top of it, and mounts of the same filesystem elsewhere.
  *
- * Reads links and tables in /proc and /sys only, but for losetup(8), which is not waited for when it
- * waits: nothing here asks the mount's server.
+ * Nothing here asks the mount's server: it reads links and tables in /proc and /sys, and runs
+ * losetup(8), which it gives up on when that waits.
  */
 import { namesOfUsers, namespaceName, usersOf } from './device-users.js'
 import { type LoopDevice, listLoops } from './loop.js'
@@ -18,7 +18,7 @@ import {
 } from './mount-table.js'
 import { list, nameOf, openFiles, otherProcesses, read, readLink } from './proc.js'
 
-/** More names than these do not help who reads them. */
+/** Naming more than these helps no reader. */
 const MAX_NAMED = 16
 
 /**
@@ -45,8 +45,8 @@ interface Copy {
 }
 
 /**
- * Mounts of the same filesystem that unmounting `mount` leaves: in other namespaces, and bind mounts.
- * They keep the filesystem when `mount` is gone.
+ * Mounts of the same filesystem that unmounting `mount` leaves: in other namespaces, and bind
+ * mounts. They keep the filesystem when `mount` is gone.
  */
 export function findCopies(mount: Mount): Copy[] {
   const namespaces = readNamespaces()
@@ -63,9 +63,9 @@ export function findCopies(mount: Mount): Copy[] {
 }
 
 /**
- * Whether all that holds a mount may let go without anybody's doing: nothing that /proc shows, or copies
- * in other namespaces. A container that starts has a copy of every mount until it leaves its old root,
- * and the kernel lets go of some files only after their process has ended.
+ * Whether all holders of a mount may let go by themselves: holders that /proc does not show, and
+ * copies in other namespaces. A container that starts has a copy of every mount until it leaves its
+ * old root, and the kernel closes some files only after their process has ended.
  */
 export async function mayPass(mount: Mount): Promise<boolean> {
   const isOwn = findCopies(mount).some(({ namespace }) => namespace.isOwn)
@@ -79,7 +79,7 @@ const describeCopy = ({ mount, namespace }: Copy): string =>
     : `the mount at ${mount.mountPoint} in ${namespaceName(namespace)}`
 
 /**
- * Who has one file of a mount: its loop devices and the processes that have it open.
+ * The holders of one file of a mount: its loop devices and the processes that have it open.
  * @param path of the file in the mount
  */
 export async function findFileHolders(file: {
@@ -135,7 +135,9 @@ function processHolders(mount: Mount): string[] {
     .map(nameOf)
 }
 
-/** The other processes that stand in a folder or below it, or have something there open or mapped. */
+/**
+ * The other processes that stand in a folder or below it, or have something there open or mapped.
+ */
 export const processesWithin = (folder: string): number[] =>
   otherProcesses().filter(pid => holds(pid, folder))
 

@@ -16,7 +16,7 @@ import {
 import { nameOf } from './proc.js'
 
 export interface LoopDevice extends AttachedLoop {
-  /** The file itself: device number, as `0:64`, and inode. Null when nobody could say. */
+  /** The file itself: device number, as `0:64`, and inode. Null when losetup could not tell. */
   backingId: { device: string; ino: number } | null
 }
 
@@ -33,12 +33,13 @@ const REATTACH_MS = 30_000
  * other's caches.
  * @returns the device, such as `/dev/loop0`
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user may not make any, with what there is instead
+ *   NOT_SUPPORTED where this user cannot make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
   const device = await losetup([...flags, '--find', '--show', file]).catch((err: unknown) => {
-    throw errnoOfLoops() === 'EACCES' ? needsRoot(file, err) : err
+    const errno = errnoOfLoops()
+    throw errno === null ? err : noLoops(file, errno, err)
   })
   if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
     throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
@@ -46,7 +47,10 @@ export async function attachLoop(file: string, readOnly: boolean): Promise<strin
   return device
 }
 
-/** Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he can. */
+/**
+ * Why this user cannot make loop devices, as the errno of opening /dev/loop-control; null when he
+ * can.
+ */
 export function errnoOfLoops(): string | null {
   try {
     closeSync(openSync('/dev/loop-control', constants.O_RDWR))
@@ -56,15 +60,19 @@ export function errnoOfLoops(): string | null {
   }
 }
 
-function needsRoot(file: string, cause: unknown): ThinfsError {
-  const instead = `use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd`
-  const detail = `${file}: loop devices need root; without it ${instead}`
-  return new ThinfsError('NOT_SUPPORTED', detail, { cause, errno: 'EACCES' })
+function noLoops(file: string, errno: string, cause: unknown): ThinfsError {
+  const why: Record<string, string> = {
+    EACCES: 'loop devices need root; without it',
+    ENOENT: 'this system has no loop devices:',
+  }
+  const here = why[errno] ?? `loop devices cannot be made here (${errno}):`
+  const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
+  return new ThinfsError('NOT_SUPPORTED', `${file}: ${here} ${instead}`, { cause, errno })
 }
 
 /**
- * Attaches a device that was detached, to `file`. Where somebody else has taken the number meanwhile,
- * this waits until he gives it back.
+ * Attaches a device that was detached, to `file`. Where somebody else has taken the number
+ * meanwhile, this waits until he gives it back.
  * @throws VOLUME_BUSY when he has not after half a minute; TOOL_FAILED
  */
 export async function reattachLoop(file: string, device: string): Promise<void> {
@@ -86,8 +94,8 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
 }
 
 /**
- * Takes the device away. The kernel takes a device that somebody still uses away later, in silence:
- * so this looks before and after.
+ * Detaches the device. Where somebody still uses it the kernel detaches it later and reports
+ * success, so this looks for users before and after.
  * @param label begins the messages
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
  */
@@ -122,13 +130,15 @@ const openBy = (pid: number): string => `open by ${nameOf(pid)}`
 
 const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
 
-/** All that are attached. */
+/** All attached loop devices. */
 export async function listLoops(): Promise<LoopDevice[]> {
   const ids = await readBackingIds()
   return attachedLoops().map(loop => ({ ...loop, backingId: ids.get(loop.path) ?? null }))
 }
 
-/** By device path. Empty when losetup is not there, may not look, or waits for a server that hangs. */
+/**
+ * By device path. Empty where losetup is missing, may not look, or waits for a server that hangs.
+ */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
   const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }

@@ -1,4 +1,4 @@
-/** The folder that a pool is mounted on: found, checked, freed of dead mounts, unmounted. */
+/** The mount point of a pool: finding and checking it, clearing dead mounts, unmounting. */
 import { execFile } from 'node:child_process'
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { stat } from 'node:fs/promises'
@@ -53,8 +53,8 @@ export async function prepareMountPoint(mountPoint: string): Promise<void> {
 }
 
 /**
- * Makes sure that a mount on `mountPoint` would not hide the files that its server needs: the server
- * would wait for itself.
+ * Makes sure that a mount on `mountPoint` would not hide the files that its server needs: the
+ * server would wait for itself.
  * @param needed paths; what is not there is looked for in the folder where it would be
  * @throws BAD_ARGUMENT naming one that it would hide, or that is on a volume mounted there before
  */
@@ -89,14 +89,20 @@ function realPathOf(path: string): string {
   }
 }
 
-/** The folders that lead to a path, that itself when it is one. Those that are not there are left out. */
+/**
+ * The folders that lead to a path, that itself when it is one. Those that are not there are left
+ * out.
+ */
 function foldersAbove(path: string): string[] {
   const above = dirname(path)
   const isThere = existsSync(path) && statSync(path).isDirectory()
   return [...(isThere ? [path] : []), ...(above === path ? [] : foldersAbove(above))]
 }
 
-/** The file behind the loop device that `path` is, or that its filesystem is or would be on; null for none. */
+/**
+ * The file behind the loop device that `path` is, or that its filesystem is or would be on; null
+ * for none.
+ */
 function loopFileBelow(path: string): string | null {
   const stat = statSync(path, { throwIfNoEntry: false })
   if (stat === undefined) return loopFileBelow(dirname(path))
@@ -108,13 +114,13 @@ function loopFileBelow(path: string): string | null {
   return file?.trimEnd() ?? null
 }
 
-/** How long `unmount` tries again where what holds the mount may let go by itself. */
+/** How long `unmount` tries again where all holders may let go by themselves. */
 const PATIENCE_MS = 3000
 const RETRY_MS = 100
 
 /**
- * Unmounts, by way of the system's own program: umount(2) writes dirty pages to the engine and
- * waits for it, and whoever may have to start another engine must not wait with it.
+ * Unmounts in another process, the system's own program: umount(2) writes dirty pages to the engine
+ * and waits for it, and the daemon, which may have to start another engine, must not wait too.
  * @throws MOUNT_BUSY naming who holds it; then the mount is there as before
  */
 export async function unmount(mountPoint: string): Promise<void> {

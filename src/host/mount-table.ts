@@ -60,8 +60,8 @@ export const isWithin = (folder: string, path: string): boolean =>
   path === folder || path.startsWith(folder === '/' ? '/' : `${folder}/`)
 
 /**
- * This process's namespace first, then the others that have processes. Those of other users are seen
- * by root alone. A namespace without a process, which only a file keeps, is not seen.
+ * This process's namespace first, then the others that have processes. Those of other users are
+ * seen by root alone. A namespace without a process, which only a file keeps, is not seen.
  */
 export function readNamespaces(): MountNamespace[] {
   const namespaceOf = (process: string) => readLink(`/proc/${process}/ns/mnt`)
@@ -88,8 +88,8 @@ export function readNamespaces(): MountNamespace[] {
 }
 
 /**
- * Whether unmounting `mount` takes `copy`, another mount of the same filesystem, away as well: it was
- * propagated, and so is the unmount.
+ * Whether unmounting `mount` takes `copy`, another mount of the same filesystem, away as well: it
+ * was propagated, and so is the unmount.
  */
 export function goesWith(mount: Mount, copy: Mount, namespaces: MountNamespace[]): boolean {
   const all = new Map(namespaces.flatMap(({ mounts }) => mounts.map(entry => [entry.id, entry])))

@@ -1,6 +1,6 @@
 /**
- * Looking into /proc and /sys. Processes end and devices detach while we look: what is gone reads as
- * nothing.
+ * Looking into /proc and /sys. Processes end and devices detach while we look: what is gone reads
+ * as nothing.
  */
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
@@ -18,7 +18,7 @@ export const otherProcesses = (): number[] =>
 export const nameOf = (pid: number): string =>
   `process ${pid} (${read(`/proc/${pid}/comm`).trimEnd()})`
 
-/** What the descriptors of a process lead to. */
+/** The targets of a process's descriptors. */
 export const openFiles = (pid: number): string[] =>
   list(`/proc/${pid}/fd`).map(fd => readLink(`/proc/${pid}/fd/${fd}`))
 

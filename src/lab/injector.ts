@@ -12,7 +12,7 @@ import { Through } from './through.js'
 /** Ranges of bytes, [offset, length]. */
 type Ranges = [number, number][]
 
-/** What an Injector does to requests. */
+/** The faults that an Injector injects. */
 export interface Faults {
   readErrors: Ranges
   /** For all that changes content: a write, zeros, a discard. */
@@ -37,8 +37,9 @@ export const isNone = (faults: Faults): boolean =>
   faults.latencyMs === 0
 
 /**
- * A device that fails, lies and is slow on demand, as dm-dust, dm-flakey and dm-delay are. A request
- * that fails has changed nothing. A slow one waits on its own: nothing of another volume waits for it.
+ * A device that fails, lies and is slow on demand, as dm-dust, dm-flakey and dm-delay are. A
+ * request that fails has changed nothing. A slow one waits on its own: nothing of another volume
+ * waits for it.
  */
 export class Injector extends Through {
   /** As of the moment when a request is carried out, after its latency. */

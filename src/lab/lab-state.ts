@@ -1,6 +1,6 @@
 /**
- * lab.json: what is injected, for the next engine of the same mount, and what recordings there are. It
- * is replaced as a whole before a command is answered.
+ * lab.json: what is injected, for the next engine of the same mount, and what recordings there are.
+ * It is replaced as a whole before a command is answered.
  */
 import * as z from 'zod'
 import { ThinfsError } from '../base/index.js'

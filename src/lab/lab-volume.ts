@@ -4,9 +4,9 @@ import { Recorder } from './recorder.js'
 import { VolumeDisk } from './through.js'
 
 /**
- * What stands before the device of a volume: first what is injected, so that nothing is recorded that
- * did not happen, then the recorder. Requests may be under way in it when nothing is done to the volume
- * any more, so it is kept for as long as the volume.
+ * What stands before the device of a volume: first what is injected, so that nothing is recorded
+ * that did not happen, then the recorder. Requests may be under way in it when nothing is done to
+ * the volume any more, so it is kept for as long as the volume.
  */
 export class LabVolume {
   readonly volume: Volume
@@ -39,7 +39,7 @@ export class LabVolume {
     this.settle()
   }
 
-  /** Has requests come by here as long as there is something to do. */
+  /** Lets requests pass through here as long as there is something to do. */
   settle(): void {
     const { volume } = this
     const isIdle = isNone(this.injector.faults) && !this.#records && !this.#disk.readOnly

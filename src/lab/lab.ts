@@ -1,10 +1,10 @@
 /**
- * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or into
- * which something is injected.
+ * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or
+ * into which something is injected.
  *
  * A volume that nothing is done to has nothing before its device. What is done lasts as long as the
- * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and recordings
- * have ended.
+ * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and
+ * recordings have ended.
  */
 import { ThinfsError } from '../base/index.js'
 import { AtomicFile, type HeldFolder } from '../storage/index.js'
@@ -135,7 +135,9 @@ export class Lab implements LabAdmin {
     return this.#recordings.list()
   }
 
-  /** The pool's, in whose place it stands, with a warning for each volume that something is done to. */
+  /**
+   * The pool's, in whose place it stands, with a warning for each volume that something is done to.
+   */
   async status(): Promise<PoolStatus> {
     const status = await this.#volumes.status()
     const warnings = [...status.warnings]
@@ -246,7 +248,7 @@ const faultsOf = (injection: StoredInjection): Faults => ({
   latencyMs: injection.latency_ms,
 })
 
-/** What is injected, for the log. */
+/** The injected faults, for the log. */
 function describe(faults: Faults): string {
   const what = [
     ...(faults.readErrors.length > 0 ? ['read errors'] : []),

@@ -8,8 +8,8 @@ const fsyncLater = promisify(fsync)
 const { O_RDWR, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants
 
 /**
- * Appends to a recording. What a call has written survives the death of this process; an entry is there
- * only when the bytes that it leads to are.
+ * Appends to a recording. What a call has written survives the death of this process; an entry is
+ * there only when the bytes that it leads to are.
  */
 export class RecordWriter {
   readonly #log: number

@@ -4,13 +4,16 @@ import type { RecordWriter } from './record-writer.js'
 import { Through } from './through.js'
 
 /**
- * A device whose changes are recorded, in the order in which they end, before they are acknowledged:
- * dm-log-writes. Where the recording fails the device goes on without it, as there.
+ * A device whose changes are recorded, in the order in which they end, before they are
+ * acknowledged: dm-log-writes. Where the recording fails the device goes on without it, as there.
  */
 export class Recorder extends Through {
   #writer: RecordWriter | null = null
   #failed: (why: string) => Promise<void> = async () => {}
-  /** Ends when it is settled that a recording has ended: nothing that it lacks is acknowledged before. */
+  /**
+   * Ends when it is settled that a recording has ended: nothing that it lacks is acknowledged
+   * before.
+   */
   #ending: Promise<void> | null = null
 
   /** @param failed notes that the recording has ended early; does not throw */

@@ -1,9 +1,10 @@
 /**
- * The recordings of a pool: each has a snapshot that it begins with, a log of what came then, and the
- * bytes that came.
+ * The recordings of a pool: each has a snapshot that it begins with, a log of what came then, and
+ * the bytes that came.
  *
- * One goes on until it is stopped, or the pool unmounted, or its log cannot be written; the engine may
- * be another meanwhile. What makes it end is saved before anything that it lacks is acknowledged.
+ * One goes on until it is stopped, or the pool unmounted, or its log cannot be written; the engine
+ * may be another meanwhile. What makes it end is saved before anything that it lacks is
+ * acknowledged.
  */
 import { statSync } from 'node:fs'
 import { ThinfsError, unlessAborted } from '../base/index.js'
@@ -43,12 +44,15 @@ export class Recordings {
     this.#parts = parts
   }
 
-  /** What the state file has of them. */
+  /** Their part of the state file. */
   get stored(): StoredRecording[] {
     return this.#kept.map(({ stored }) => stored)
   }
 
-  /** Goes on with those of an engine before this one, whose mount this is. @returns whether one ended */
+  /**
+   * Goes on with those of an engine before this one, whose mount this is.
+   * @returns whether one ended
+   */
   takeOver(stored: readonly StoredRecording[]): boolean {
     let ended = false
     for (const recording of stored) {
@@ -124,7 +128,7 @@ export class Recordings {
   async #take(kept: Kept, volume: Volume, base: string, signal?: AbortSignal): Promise<void> {
     const { volumes, folder, labOf } = this.#parts
     labOf(volume).setRecords(true)
-    // What is under way does not come by the recorder.
+    // Requests under way do not pass the recorder.
     const underWay = [volume.resized, ...volume.underWay]
     await unlessAborted(Promise.allSettled(underWay), signal)
     const writer = RecordWriter.create(folder, kept.stored.id)

@@ -1,4 +1,4 @@
-/** Lets the first `most` occurrences in every `period` through, and tells how many it held back. */
+/** Passes the first `most` occurrences in every `period`, and counts those that it holds back. */
 export class RateLimit {
   readonly #most: number
   readonly #period: number

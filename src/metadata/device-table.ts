@@ -21,7 +21,9 @@ export class DeviceTable {
   readonly #mappings: TreeInfo
   /** Devices used so far; those with changed details are only here. */
   readonly #devices = new Map<number, Device>()
-  /** Counts the moments from which the way from the superblock to a device must be shadowed anew. */
+  /**
+   * Counts the moments from which the way from the superblock to a device must be shadowed anew.
+   */
   #epoch = 0
   /** The epochs in which the running transaction, and the one sealed last, began. */
   #runningSince = 0

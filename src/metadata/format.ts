@@ -86,7 +86,9 @@ export const NODE = layout('NodeHeader', 32, {
 export const NODE_INTERNAL = 1
 export const NODE_LEAF = 2
 
-/** Entries that fit a node with values of `valueSize` bytes: 336, 252, 168, 126 for 4, 8, 16, 24. */
+/**
+ * Entries that fit a node with values of `valueSize` bytes: 336, 252, 168, 126 for 4, 8, 16, 24.
+ */
 export function maxEntries(valueSize: number): number {
   const fit = Math.floor((METADATA_BLOCK_SIZE - NODE.size) / (8 + valueSize))
   return 3 * Math.floor(fit / 3)
@@ -100,7 +102,9 @@ export const DEVICE_DETAILS = layout('DeviceDetails', 24, {
   snapshottedTime: [20, 'u32', 'time of the last snapshot that involved the device'],
 })
 
-/** Describes one bitmap block: a value of the data index tree, a slot of the metadata index block. */
+/**
+ * Describes one bitmap block: a value of the data index tree, a slot of the metadata index block.
+ */
 export const INDEX_ENTRY = layout('IndexEntry', 16, {
   blockNr: [0, 'u64', 'metadata block of the bitmap'],
   nrFree: [8, 'u32', 'free entries; counts the tail of a partial last bitmap as free too'],

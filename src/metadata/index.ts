@@ -1,4 +1,4 @@
-/** dm-thin's metadata: the engine that changes it, and the checker that trusts nobody. */
+/** dm-thin's metadata: the engine that changes it, and the checker, which trusts nothing. */
 export {
   checkMetadata,
   checkMetadataInSteps,

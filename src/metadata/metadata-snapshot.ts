@@ -13,8 +13,8 @@ import { decodeSuperblock, encodeSuperblock, type Superblock } from './superbloc
 const NO_SPACE_MAP = { nrBlocks: 0, nrAllocated: 0, bitmapRoot: 0, refCountRoot: 0 }
 
 /**
- * The metadata snapshot: a copy of the superblock, which is the held root, names trees that it shares
- * with the live ones. There is at most one.
+ * The metadata snapshot: a copy of the superblock, which is the held root, names trees that it
+ * shares with the live ones. There is at most one.
  */
 export class MetadataSnapshot {
   readonly #transaction: Transaction
@@ -63,8 +63,8 @@ export class MetadataSnapshot {
   }
 
   /**
-   * Releases the snapshot, or a part of it: what is left is a snapshot with fewer mappings and devices,
-   * which a crash may leave.
+   * Releases the snapshot, or a part of it: what is left is a snapshot with fewer mappings and
+   * devices, which a crash may leave.
    * @param leaves of mapping trees to visit at most
    * @returns the held root, 0 when nothing is left
    * @throws SNAPSHOT_NOT_HELD

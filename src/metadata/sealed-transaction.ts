@@ -51,8 +51,8 @@ export class SealedTransaction {
 
   /**
    * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
-   * has synced the data before. Others have their turn when a slice of `pauses` is over: what is
-   * sealed does not change.
+   * has synced the data before. Requests run whenever a slice of `pauses` is over: sealed blocks do
+   * not change.
    * @throws what the store throws; then only `ThinMetadata.rollback` may follow, or another try
    *   when it `waits`
    */
@@ -72,7 +72,7 @@ export class SealedTransaction {
     }
   }
 
-  /** A store that is full took no flush with it: these blocks may be written again. */
+  /** Whether the write failed for lack of space, and no flush was lost: it may be tried again. */
   async #writeBlocks(pauses: Pauses): Promise<void> {
     try {
       await this.#parts.cache.write(this.#blocks, pauses)
@@ -84,7 +84,8 @@ export class SealedTransaction {
 
   /**
    * Lets the metadata blocks that the transaction freed be allocated; after `write`, and before the
-   * next one is sealed. The data blocks of `freed` stay out of use until `ThinMetadata.releaseData`.
+   * next one is sealed. The data blocks of `freed` stay out of use until
+   * `ThinMetadata.releaseData`.
    */
   end(): void {
     assert(this.#state === 'durable' && !this.#over, 'a transaction ends once, after its write')

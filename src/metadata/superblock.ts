@@ -24,7 +24,7 @@ import {
 import type { SpaceMapRoot } from './space/space-map.js'
 
 export interface Superblock {
-  /** 16 bytes, zeros in what the kernel makes, which keeps what others put there. */
+  /** 16 bytes. The kernel writes zeros into a new pool, and keeps what others put there. */
   uuid: Buffer
   flags: number
   time: number
@@ -76,7 +76,7 @@ export function readSuperblock(store: Store): Superblock {
   return superblock
 }
 
-/** What lies outside of the map would count as free once the map grows. @throws METADATA_CORRUPT */
+/** A block outside of the map would count as free once the map grows. @throws METADATA_CORRUPT */
 function checkRoots({ mappingRoot, detailsRoot, ...superblock }: Superblock): void {
   const { dataSpaceMap, metadataSpaceMap } = superblock
   const roots = {

@@ -1,9 +1,9 @@
 /**
  * The metadata of a pool: its thin devices, their mappings, and what is free.
  *
- * Everything here acts on the running transaction, in memory and at once. `seal` ends it; the sealed
- * one is written while the next is running already. An error in the middle of a change leaves the
- * running transaction unusable: only `rollback` helps then.
+ * Everything here acts on the running transaction, in memory and at once. `seal` ends it; the
+ * sealed one is written while the next is running already. An error in the middle of a change
+ * leaves the running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
 import {
@@ -41,8 +41,8 @@ import { readSuperblock, type Superblock, superblockImage } from './superblock.j
 
 const { MAX_SAFE_INTEGER, POSITIVE_INFINITY } = Number
 
-/** 64 MiB of metadata blocks. */
-const DEFAULT_CACHE_BLOCKS = 16384
+/** 48 MiB of metadata blocks. */
+const DEFAULT_CACHE_BLOCKS = 12288
 
 export class ThinMetadata {
   readonly #store: Store
@@ -292,8 +292,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Lets all mappings of the devices look shared to dm-thin, as a snapshot of them would: for blocks
-   * that come to be shared one by one.
+   * Lets all mappings of the devices look shared to dm-thin, as a snapshot of them would: for
+   * blocks that come to be shared one by one.
    * @throws DEVICE_MISSING, METADATA_LIMIT
    */
   markShared(devIds: readonly DevId[]): void {
@@ -353,8 +353,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach. The
-   * visitor must not change the metadata, nor visit mappings.
+   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach.
+   * The visitor must not change the metadata, nor visit mappings.
    * @param leaves how many to visit at most
    * @param visit gets the data block's count too: when it is 1, the block is the device's alone
    * @returns the virtual block to go on from; Infinity at the end
@@ -375,8 +375,8 @@ export class ThinMetadata {
 
   /**
    * Whether something else can reach the data block that a virtual block is mapped to: another
-   * device or the metadata snapshot. What dm-thin goes by, the time of the mapping, may say so
-   * when it is not.
+   * device or the metadata snapshot. The time of the mapping, by which dm-thin judges, may say so
+   * wrongly.
    *
    * A power cut brings the last durable transaction back, and with it an owner that has given the
    * block up since. So while a transaction that took owners away is not durable, everything with
@@ -411,7 +411,7 @@ export class ThinMetadata {
   }
 
   /**
-   * Unmaps [begin, end). What shared leaves map is given up without a look at it.
+   * Unmaps [begin, end). Shared leaves are dropped without being read.
    * @param end may be Infinity
    * @returns how many virtual blocks were mapped
    */
@@ -427,8 +427,8 @@ export class ThinMetadata {
 
   /**
    * Where the last slice of a device begins: `removeRange(devId, begin, Infinity)` touches at most
-   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that; what is shared costs it
-   * nothing.
+   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that: shared parts of the
+   * tree cost it nothing.
    */
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)
@@ -465,8 +465,9 @@ export class ThinMetadata {
   }
 
   /**
-   * Lets data blocks be allocated that durable transactions freed, when nobody reads them any more and
-   * they were passed down. Those that a rollback has made free anyway may be among them.
+   * Lets data blocks be allocated that durable transactions freed. The caller has seen to it that
+   * nobody reads them and that they were passed down. Blocks that a rollback has freed may be
+   * named.
    */
   releaseData(dataBlocks: ArrayLike<number>): void {
     this.#dataMap.release(dataBlocks)
@@ -524,8 +525,8 @@ export class ThinMetadata {
   }
 
   /**
-   * Whether all that was changed about a device is durable, and so a flush of it needs no commit: the
-   * kernel's dm_thin_changed_this_transaction.
+   * Whether all that was changed about a device is durable, and so a flush of it needs no commit:
+   * the kernel's dm_thin_changed_this_transaction.
    */
   isDurable(devId: DevId): boolean {
     const isSealedDurable = this.#sealed === null || this.#sealed.durable
@@ -533,9 +534,9 @@ export class ThinMetadata {
   }
 
   /**
-   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for a reader
-   * that reads the store in steps. Blocks that are freed meanwhile can be taken only after `release`.
-   * One at a time.
+   * Keeps all metadata blocks that the superblock in the store leads to now as they are, for a
+   * reader that reads the store in steps. Blocks that are freed meanwhile can be taken only after
+   * `release`. One at a time.
    */
   holdBlocks(): { release(): void } {
     this.#metadataMap.hold()
@@ -567,7 +568,7 @@ export class ThinMetadata {
     return readNode(this.#mappings, this.#devices.get(devId).tree.root)
   }
 
-  /** A space map that is wrong about what is free lets a count be any: no mistake of the caller's. */
+  /** A damaged space map may have any count for a block, so a wrong one is not the caller's bug. */
   #mustHaveCount(dataBlock: DataBlock, min: number, max: number): void {
     const count = this.#dataMap.count(dataBlock)
     if (count >= min && count <= max) return

@@ -1,16 +1,18 @@
 /**
- * The commits of a pool: what becomes of its changes once they are made.
+ * The commits of a pool, which make its changes durable.
  *
- * A change of the metadata goes into the running transaction. A commit seals that in memory at once,
- * and requests go on into the next one while the sealed one passes through the stages: the data is
- * flushed, the metadata is written and flushed, then the superblock. One commit runs at a time, and
- * all callers that ask for one meanwhile share the next.
+ * A change of the metadata goes into the running transaction. A commit seals that in memory at
+ * once, and requests go on into the next one while the sealed one passes through the stages: the
+ * data is flushed, the metadata is written and flushed, then the superblock. One commit runs at a
+ * time, and all callers that ask for one meanwhile share the next.
  *
- * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for that.
+ * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for
+ * that.
  *
- * What cannot be committed ends in one of two ways. Where the metadata's file system is full, the
- * sealed transaction stalls and is tried again. All else is the kernel's answer to a failed metadata
- * operation: back to the last commit, and read-only (metadata_operation_failed in drivers/md/dm-thin.c).
+ * A commit fails in one of two ways. Where the metadata's file system is full, the sealed
+ * transaction stalls and is tried again. After any other failure the pool does as the kernel after
+ * a failed metadata operation: it goes back to the last commit, read-only
+ * (metadata_operation_failed in drivers/md/dm-thin.c).
  */
 import {
   assert,
@@ -47,13 +49,13 @@ const HARMLESS: ReadonlySet<string> = new Set<ErrorCode>([
   'TRANSACTION_MISMATCH',
 ])
 
-/** What commits work on. */
+/** The parts of a pool that commits work on. */
 export interface CommitParts {
   metadata: ThinMetadata
   blocks: DataBlocks
   journal: Journal
   state: PoolState
-  /** What only the journal keeps, and so has to follow every BASE frame: sizes of devices. */
+  /** Sizes of devices that only the journal keeps: they have to follow every BASE frame. */
   extended: ReadonlyMap<DevId, Bytes>
   /** The same: the handles that have devices open. */
   handles: OpenHandles
@@ -65,7 +67,7 @@ export interface CommitParts {
   events: PoolEvents
 }
 
-/** What a pool does when a commit ends. */
+/** The pool, which hears of the end of commits. */
 export interface CommitListener {
   /** A transaction became durable: the metadata blocks that it freed can be allocated. */
   committed(): void
@@ -84,7 +86,9 @@ export class CommitPipeline {
   /** The wait for those; null when there is none. No more blocks are taken meanwhile. */
   #draining: Promise<void> | null = null
   #drained: () => void = () => {}
-  /** Whether free blocks may hold something that an earlier process left, until they were punched. */
+  /**
+   * Whether free blocks may hold something that an earlier process left, until they were punched.
+   */
   #punchesFree = false
   /** Whether the commit that begins next is to be undone where it would be tried again. */
   #undoes = false
@@ -108,7 +112,9 @@ export class CommitPipeline {
     return this.#stalled !== null || this.#punchesFree
   }
 
-  /** Whether a superblock is that of the last commit, or one that a commit may have left half-way. */
+  /**
+   * Whether a superblock is that of the last commit, or one that a commit may have left half-way.
+   */
   isOurs(superblock: Buffer): boolean {
     if (this.#stalled?.superblock.equals(superblock)) return true
     return this.#superblock.equals(superblock)
@@ -132,7 +138,9 @@ export class CommitPipeline {
     return this.#change(change)
   }
 
-  /** As `change`, also while the pool is being closed: for what a request took and does not need. */
+  /**
+   * As `change`, also while the pool is being closed: for what a request took and does not need.
+   */
   giveBack(change: () => void): void {
     this.#parts.state.mustBeSound()
     this.#change(change)
@@ -153,8 +161,8 @@ export class CommitPipeline {
   }
 
   /**
-   * Makes the next commit wait for blocks that a request took before it seals: nobody would own them
-   * after a crash.
+   * Makes the next commit wait for blocks that a request took before it seals: nobody would own
+   * them after a crash.
    * @param mapped resolves when they are mapped, or given back
    */
   awaitMapping(mapped: Promise<unknown>): void {
@@ -216,8 +224,8 @@ export class CommitPipeline {
   }
 
   /**
-   * Resolves when what was written to the data store before the call is durable: a flush of a device
-   * about which nothing has changed that is not. No commit is waited for.
+   * Resolves when everything that was written to the data store before the call is durable: the
+   * flush of a device whose other changes are all durable. It waits for no commit.
    * @throws after a rollback, for good
    */
   async flushData(): Promise<void> {
@@ -227,7 +235,8 @@ export class CommitPipeline {
     try {
       await this.#parts.blocks.flush()
     } catch (err) {
-      // The host tells of a failed flush once: no later one may be taken to have covered this.
+      // The host reports a failed flush once: a later one that succeeds would not cover these
+      // writes.
       await this.#fail('flush', err, this.#running)
     }
     if (state.lost) throw state.lost
@@ -278,8 +287,8 @@ export class CommitPipeline {
     this.#noteAgain()
     this.#label()
     journal.begin(this.#superblock)
-    // From here on free blocks are written to: no power cut may bring the word back that all of
-    // them are holes, or that this superblock is none of ours.
+    // From here on free blocks are written to. A power cut must not bring a journal back that says
+    // that all of them are holes, or that does not know this superblock.
     if (saysClean) await journal.sync()
   }
 
@@ -300,7 +309,7 @@ export class CommitPipeline {
       // The files are closed next.
       await blocks.quiesce()
     }
-    // Holes, too, are there after a power cut only when they were flushed.
+    // Only holes that were flushed are there after a power cut.
     if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
     const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
@@ -369,7 +378,7 @@ export class CommitPipeline {
       }
       const { lost } = state
       await this.#fail('commit', err, null)
-      // A host that had no room for what a flush was to write has lost it: that is no full pool.
+      // A host without room for the pages of a flush has lost them: that is more than a full pool.
       throw isNoSpace(err) && !undoes && lost === null ? (state.lost ?? err) : err
     } finally {
       this.#endDrain()
@@ -410,7 +419,9 @@ export class CommitPipeline {
     if (blocks.setLabel({ pool: metadata.uuid, generation })) journal.wasLabelled()
   }
 
-  /** Waits until every block that was taken is mapped, or given back. The next may come once sealed. */
+  /**
+   * Waits until every block that was taken is mapped, or given back. The next may come once sealed.
+   */
   async #drain(): Promise<void> {
     this.#draining = new Promise(resolve => {
       this.#drained = resolve
@@ -424,7 +435,7 @@ export class CommitPipeline {
   }
 
   /**
-   * Clears free blocks that an earlier process has left something in, once nothing is free that the
+   * Clears free blocks in which an earlier process left something, once no block is free that the
    * disk still maps. No block is given out before.
    */
   #clearFree(): Later<void> {
@@ -448,7 +459,9 @@ export class CommitPipeline {
     for (const [devId, handle] of handles.all()) journal.pending.open(devId, handle)
   }
 
-  /** Settles what no reply waits for yet; where that fails, the next reply that waits tells of it. */
+  /**
+   * Settles what no reply waits for yet; where that fails, the next reply that waits tells of it.
+   */
   trySettle(): void {
     try {
       this.#parts.journal.settle()
@@ -458,14 +471,16 @@ export class CommitPipeline {
   // --- what a failure leads to ---
 
   /**
-   * Ends all writing, for somebody cut off a store: it would become long again, and what is missing a
-   * hole. The journal keeps what was not committed for the day when the file is whole again.
+   * Ends all writing because somebody cut off a store: writes would make it long again, with a hole
+   * for the missing part. The journal keeps uncommitted changes until the file is whole again.
    */
   cutOff(err: unknown): Promise<void> {
     return this.#fail('size', err, null)
   }
 
-  /** The metadata's file system is full. Nothing is lost: the commit is tried again every second. */
+  /**
+   * The metadata's file system is full. Nothing is lost: the commit is tried again every second.
+   */
   #stall(err: unknown): void {
     const { state, events } = this.#parts
     if (state.mode !== 'out_of_metadata_space') events.ioError('commit', err)
@@ -486,7 +501,7 @@ export class CommitPipeline {
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
     const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
-    // What is in memory is right still, and the file may not be there to go back to.
+    // The metadata in memory is still right, and there may be no file to go back to.
     if (isCutOff && !state.halfWay) return
     this.#failing = this.#rollback(reason, commit)
     await this.#failing
@@ -494,7 +509,7 @@ export class CommitPipeline {
 
   async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
     const { metadata, state, events } = this.#parts
-    // Where there is none it happens at once: the next request may be a read.
+    // Without a commit under way roll back at once: the next request may be a read.
     if (commit !== null) await commit.catch(() => {})
     this.#stalled = null
     try {

@@ -74,8 +74,8 @@ export function usedMetadataBlocks(pool: ThinPool): number {
 }
 
 /**
- * What `dmsetup status` prints for the pool behind start, length and type, with the trailing space
- * that it has there.
+ * The pool's line of `dmsetup status` behind start, length and type, with the trailing space that
+ * it has there.
  */
 export function poolStatus(pool: ThinPool): string {
   const { metadata } = pool
@@ -101,7 +101,7 @@ export function poolStatus(pool: ThinPool): string {
   ].join(' ')
 }
 
-/** What `dmsetup status` prints for a thin device behind start, length and type. */
+/** A thin device's line of `dmsetup status` behind start, length and type. */
 export function thinStatus(pool: ThinPool, devId: DevId): string {
   if (pool.mode === 'fail') return 'Fail'
   const sectors = pool.blockSize / SECTOR_SIZE

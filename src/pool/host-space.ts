@@ -1,6 +1,6 @@
 /**
- * What the file systems below a pool's files can still give it. The files are sparse: a pool that has
- * room may stand on a disk that has none.
+ * Space that the file systems below a pool's files can still give it. The files are sparse: a pool
+ * that has room may stand on a disk that has none.
  */
 import { bytes, isNoSpace, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
@@ -22,7 +22,7 @@ export class HostSpace {
   #metadataFull: string | null = null
   /** Why a write to the data found no room; null when none did lately. */
   #dataFull: string | null = null
-  /** What was available then. */
+  /** Bytes that were available then. */
   #availableThen = 0
 
   constructor(blocks: DataBlocks, store: Store, metadata: ThinMetadata) {
@@ -60,8 +60,8 @@ export class HostSpace {
   }
 
   /**
-   * Bytes that data blocks without an owner can get: what the host has, and what the file keeps of
-   * those that it had before. Null where that is no question.
+   * Bytes that free data blocks can get: the host's free space, and space that the file has kept.
+   * Null where nothing grows.
    * @param usedBytes what data blocks with owners take at most
    */
   availableForData(usedBytes: number): number | null {
@@ -75,8 +75,8 @@ export class HostSpace {
   }
 
   /**
-   * Sees to it that more than `count` metadata blocks that can be allocated have their space on the
-   * host, so that a commit finds room though its disk is full.
+   * Reserves space on the host for more than `count` allocatable metadata blocks, so that a commit
+   * finds room though its disk is full.
    * @returns false when the host has none
    */
   secures(count: number): boolean {
@@ -100,7 +100,7 @@ export class HostSpace {
         this.#securedEnd = isReserved ? next : Number.POSITIVE_INFINITY
       }
     } catch (err) {
-      // Other failures are met again, and told, when something is written there.
+      // Other failures happen again, and are reported, when something is written there.
       if (isNoSpace(err)) this.#metadataFull = `the host's disk is full: ${(err as Error).message}`
       else this.#securedEnd = Number.POSITIVE_INFINITY
     }

@@ -31,7 +31,7 @@ const EXTEND = 4
 const OPEN = 5
 const CLOSE = 6
 
-/** What replays a journal. */
+/** The receiver of replayed changes. */
 export interface ChangeTarget {
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void
   unmap(devId: DevId, begin: VirtualBlock, end: VirtualBlock): void

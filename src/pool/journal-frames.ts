@@ -1,8 +1,8 @@
 /**
  * The frames of the journal: a header, and a payload that has to be whole.
  *
- * BASE and CLEAN frames carry the identity of a superblock: its hash, which tells whether it is the one
- * that is found, and its age, which tells whether another is newer. docs/FORMAT.md#journal
+ * BASE and CLEAN frames carry the identity of a superblock: its hash, which tells whether it is the
+ * one that is found, and its age, which tells whether another is newer. docs/FORMAT.md#journal
  */
 import { createHash } from 'node:crypto'
 import { crc32c } from '@node-rs/crc32'

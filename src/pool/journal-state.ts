@@ -1,4 +1,4 @@
-/** What a journal tells of the metadata beside it. */
+/** Judging metadata by the journal beside it. */
 import {
   ageOf,
   CHANGES,
@@ -10,28 +10,31 @@ import {
   sameSuperblock,
 } from './journal-frames.js'
 
-/** What a journal says about a superblock. */
+/** The verdict of a journal about a superblock. */
 export interface JournalState {
   /** Orderly shutdown of exactly this superblock: every free data block is a hole. */
   clean: boolean
   /** It was thinfs, in this boot or before, that wrote this superblock or had opened it. */
   known: boolean
-  /** The last process to write the journal ended with an orderly shutdown, of whatever superblock. */
+  /**
+   * The last process to write the journal ended with an orderly shutdown, of whatever superblock.
+   */
   saysClean: boolean
   /**
-   * Another program changed the metadata since thinfs had it, and nothing says that it is newer now: it
-   * may be an older copy that was put back. After a power cut a journal that does not know the
-   * superblock says nothing, unless it is CLEAN.
+   * Another program changed the metadata since thinfs had it, and nothing says that it is newer
+   * now: it may be an older copy that was put back. After a power cut a journal that does not know
+   * the superblock says nothing, unless it is CLEAN.
    */
   doubtful: boolean
   /**
-   * The superblock is from before a change of the devices, or of names, that was durable: an older copy
-   * was put back. What came since cannot be replayed on it.
+   * The superblock is from before a durable change of devices or names: an older copy was put back.
+   * Later changes cannot be replayed on it.
    */
   older: boolean
   /**
-   * The last generation that the file speaks of, which is that of the superblock or the one after it. Where
-   * a power cut may have taken the end of the file: the last that it gives this superblock, null for none.
+   * The last generation that the file speaks of, which is that of the superblock or the one after
+   * it. Where a power cut may have taken the end of the file: the last that it gives this
+   * superblock, null for none.
    */
   generation: number | null
   /** The generation that the label of the data has, at least; 0 where that is not known. */
@@ -57,7 +60,10 @@ export function judge(file: Buffer, wanted: Buffer): JournalState {
   let lacksDurable = false
   let changes: Buffer[] = []
   let announced = false
-  /** CHANGES frames behind the last frame of another kind, and those of them that are yet to be repeated. */
+  /**
+   * CHANGES frames behind the last frame of another kind, and those of them that are yet to be
+   * repeated.
+   */
   let nrBehind = 0
   let nrRepeated = 0
   for (const { kind, payload } of frames(file)) {

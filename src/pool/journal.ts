@@ -1,22 +1,23 @@
 /**
  * The journal: mapping changes since the last commit, so that they outlive the engine process.
  *
- * What was acknowledged but not committed sits in the heap of the engine. Before a reply goes out,
- * the changes behind it are appended here with one plain write: the page cache survives the process.
- * After a reboot the journal says nothing (it carries the boot id), and the pool is as of its last
- * commit, which is what dm-thin promises; so nothing is flushed, with one exception.
+ * Acknowledged changes that are not committed sit in the heap of the engine. Before a reply goes
+ * out, the changes behind it are appended here with one plain write: the page cache survives the
+ * process. After a reboot the journal says nothing (it carries the boot id), and the pool is as of
+ * its last commit, which is what dm-thin promises; so nothing is flushed, with one exception.
  *
  * The file is a sequence of frames. A BASE frame names the superblock (by SHA-256) that the changes
  * behind it build on; one is appended when a transaction is sealed, before its superblock can reach
- * the disk. So a reader finds the last BASE frame that names the superblock it sees, and replays all
- * changes after it: those of sealed transactions that did not become durable, too.
- * A CLEAN frame alone is what an orderly shutdown leaves: nothing to replay and every free data
- * block is a hole. That is good after a reboot, too, and so its replacement is flushed before a free
- * block is written to.
+ * the disk. So a reader finds the last BASE frame that names the superblock it sees, and replays
+ * all changes after it: those of sealed transactions that did not become durable, too. A CLEAN
+ * frame alone is what an orderly shutdown leaves: nothing to replay and every free data block is a
+ * hole. That is good after a reboot, too, and so its replacement is flushed before a free block is
+ * written to.
  *
  * A journal that cannot know the superblock it finds is evidence as well: somebody changed the
- * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock, so
- * that metadata which went on (the kernel used the pool) differs from an older copy (`doubtful`).
+ * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock,
+ * so that metadata which went on (the kernel used the pool) differs from an older copy
+ * (`doubtful`).
  */
 import { isNoSpace } from '../base/index.js'
 import { PendingChanges } from './journal-changes.js'
@@ -38,11 +39,11 @@ export interface JournalFile {
   readonly bootId: string
   readAll(): Buffer
   append(bytes: Uint8Array, length: number): void
-  /** Takes away what is behind `length` bytes, and sets room aside for what comes. */
+  /** Cuts the file to `length` bytes, and reserves room for later appends. */
   cut(length: number): void
-  /** Replaces the content. What a reader sees at any moment is the old or the new. */
+  /** Replaces the content atomically: a reader sees the old one or the new one. */
   replace(bytes: Uint8Array): void
-  /** Resolves when the content is what a power cut leaves, too. */
+  /** Resolves when the content survives a power cut. */
   sync(): Promise<void>
 }
 
@@ -76,7 +77,7 @@ export class Journal {
     this.#file = file
   }
 
-  /** What the file says about the pool whose superblock is `superblock`. */
+  /** Judges the pool whose superblock is `superblock` by the file. */
   read(superblock: Uint8Array): JournalState {
     return judge(this.#file.readAll(), this.#identity(superblock))
   }
@@ -101,7 +102,7 @@ export class Journal {
     return !this.pending.isEmpty || this.#lacking
   }
 
-  /** Whether what is noted has to be safe before it is replied to: how often a device is open need not be. */
+  /** Whether replies have to wait for pending changes: opens and closes alone need no wait. */
   get vital(): boolean {
     return this.pending.vital || this.#lacking
   }
@@ -133,7 +134,9 @@ export class Journal {
     this.#lacking = false
   }
 
-  /** A transaction was sealed: what comes now builds on it. Call before its superblock is written. */
+  /**
+   * A transaction was sealed: what comes now builds on it. Call before its superblock is written.
+   */
   sealed(superblock: Uint8Array): void {
     this.#generation++
     const base = frame(BASE, this.#identity(superblock))
@@ -143,8 +146,8 @@ export class Journal {
       this.#append(base)
     } catch {
       this.#baseLost = true
-      // A torn frame hides what is behind it: nothing more goes into this file. What is pending is
-      // in the sealed transaction; its replies wait until that is durable.
+      // A torn frame hides everything behind it: nothing more goes into this file. Pending changes
+      // are in the sealed transaction; their replies wait until that is durable.
       this.#lacking ||= this.pending.vital
       this.pending.clear()
     }
@@ -173,9 +176,9 @@ export class Journal {
   }
 
   /**
-   * Names the superblock once more, now that it is durable: whoever finds an older one then knows it. The
-   * changes behind it come along, for reading starts with the last frame that names the superblock; and
-   * the repetition is announced, for a kill may leave the beginning of it alone.
+   * Names the superblock once more, now that it is durable: whoever finds an older one then knows
+   * it. The changes behind it come along, for reading starts with the last frame that names the
+   * superblock; and the repetition is announced, for a kill may leave the beginning of it alone.
    */
   #repeat(): void {
     const content = Buffer.concat([REPETITION, ...this.#tail])
@@ -243,7 +246,7 @@ export class Journal {
     this.pending.clear()
   }
 
-  /** What is appended counts alone, as in a new file; without room for it, nothing that is there does. */
+  /** Only the appended part counts, as in a new file. Without room for it, the file is emptied. */
   #beginInPlace(content: Buffer, cause: unknown): void {
     try {
       this.#file.append(content, content.length)

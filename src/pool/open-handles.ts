@@ -1,8 +1,8 @@
 import type { DevId } from '../base/index.js'
 
 /**
- * Which handles have devices open. A request that is sent to the next process too comes with the same
- * handle: to add or drop one again changes nothing.
+ * The handles that have devices open. Adding and dropping are idempotent: the kernel resends a
+ * request, with the same handle, to the next process.
  */
 export class OpenHandles {
   readonly #byDevice = new Map<DevId, Set<number>>()

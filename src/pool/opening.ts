@@ -1,6 +1,6 @@
 /**
- * What opening a pool does before its first request: it judges what the files say of each other, goes
- * on where a dead process ended, and leaves free blocks as holes.
+ * Opening a pool, up to its first request: judging whether the files fit each other, going on where
+ * a dead process ended, and making holes of free blocks.
  */
 import { type Bytes, type DevId, errnoOf, ThinfsError } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
@@ -55,7 +55,7 @@ export async function bringUp(
   const { needsCheck } = metadata
   const found = journal.read(superblock)
   const { known, saysClean, doubtful, older, changes } = found
-  // Who vouches for metadata whose free blocks hold data has them discarded.
+  // A person who vouches for metadata discards the free blocks that hold data.
   const clean = found.clean && acceptMetadata !== true
   const { label } = blocks
   mustHold(metadata, { metadata: store, data: blocks })
@@ -82,9 +82,9 @@ export async function bringUp(
   if (dataSize !== undefined && dataSize > blocks.size) blocks.grow(dataSize)
   const grew = space.growToStores() || grewBefore
   if (!clean || grew) {
-    // What a dead process wrote may be in the page cache alone, the superblock too. A flush that
-    // comes to this process has to cover it, and nothing may be punched that the disk still maps.
-    // The new length of the data, too, has to last before the metadata that counts on it.
+    // Writes of a dead process, of the superblock too, may be in the page cache alone. A flush of
+    // this process has to cover them, and nothing may be punched that the disk still maps. The new
+    // length of the data, too, has to last before the metadata that counts on it.
     await blocks.flushAll()
     await store.sync()
   }
@@ -104,9 +104,9 @@ export async function bringUp(
 }
 
 /**
- * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool
- * (`thin_check --clear-needs-check-flag`); else the pool stays read-only. A pool that is taken over
- * stays read-only as well: users of the mount have lost changes, and no flush of theirs may succeed.
+ * Clears needs_check when there is nothing wrong, as LVM does when it activates a pool (`thin_check
+ * --clear-needs-check-flag`); else the pool stays read-only. A pool that is taken over stays
+ * read-only as well: users of the mount have lost changes, and no flush of theirs may succeed.
  */
 function checkAll({ metadata, state }: OpeningParts, options: PoolOptions): void {
   if (options.takesOver) {

@@ -10,13 +10,13 @@ export type PoolMode =
   | 'read_only'
   | 'fail'
 
-/** What happens to discards: unmap and punch the data file, unmap only, or refuse. */
+/** Whether discards unmap and punch the data file, only unmap, or are refused. */
 export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 
-/** What a write that needs a block does when there is none: wait up to 60 s, or fail at once. */
+/** Whether a write that finds no free block waits up to 60 s or fails at once. */
 export type OnFull = 'queue' | 'error'
 
-/** What a pool tells whoever runs it. Each is called at most once per occurrence. */
+/** Events of a pool, for the process that runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
   /** Free data blocks fell to the low water mark. Once per opening. */
@@ -51,7 +51,10 @@ export interface PoolOptions {
   takesOver?: boolean
   /** Opens metadata that may be an older copy, and punches what is free according to it. */
   acceptMetadata?: boolean
-  /** Nothing says that the metadata is that of the data: it is opened only where nothing is punched by it. */
+  /**
+   * Nothing says that the metadata is that of the data: it is opened only where nothing is punched
+   * by it.
+   */
   doubtful?: boolean
   /** Bytes that the data store is grown to when it is smaller; default: it stays as it is. */
   dataSize?: Bytes

@@ -33,7 +33,7 @@ export class PoolState {
   readonly #events: Pick<PoolEvents, 'mode'>
   #mode: PoolMode = 'write'
   #reason: string | null = null
-  /** What flushes are answered with after a rollback: what came before it may be gone. */
+  /** The answer to every flush after a rollback: changes from before it may be gone. */
   lost: ThinfsError | null = null
   /** Whether the pool is being closed, or was: no request may do anything any more. */
   #closed = false

@@ -1,6 +1,6 @@
 /**
- * What opening a pool does about the past: whose metadata it is, what a dead process of this boot left
- * in the journal, and what a crash left in blocks that are free.
+ * Opening a pool and its past: whose metadata it is, the changes that a dead process of this boot
+ * left in the journal, and the bytes that a crash left in free blocks.
  */
 import {
   allEnded,
@@ -23,14 +23,14 @@ import type { JournalState } from './journal-state.js'
 import type { OpenHandles } from './open-handles.js'
 
 /**
- * Refuses metadata that is damaged, as LVM does, which runs thin_check before it activates a pool: a
- * block in use that the space map calls free would be punched, or come to belong to two. Nothing is
- * changed; opened read-only, the pool shows what can be read.
+ * Refuses metadata that is damaged, as LVM does, which runs thin_check before it activates a pool:
+ * a block in use that the space map calls free would be punched, or come to belong to two. Nothing
+ * is changed; opened read-only, the pool shows what can be read.
  *
- * Only for metadata that another program, or none, has left: what thinfs wrote itself began as fresh
- * or went through here, and the journal names its superblock, which outlives the engine and mostly a
- * power cut. Where that lost the journal the check is made once more, at the cost of reading every
- * metadata block in use once.
+ * It checks only metadata that another program may have written. Metadata that thinfs wrote was
+ * fresh once or has passed this check, and the journal, which outlives the engine and mostly a
+ * power cut, names its superblock. Where a power cut took the journal the check is made again: it
+ * reads every metadata block in use once.
  * @throws METADATA_CORRUPT
  */
 export function mustBeSound(store: Store): void {
@@ -66,10 +66,10 @@ type DataToRead = Pick<DataStore, 'nextData' | 'nextHole' | 'readNow' | 'readLat
 /** More free blocks that hold something are not counted. */
 const MAX_COUNTED = 1000
 
-/** What a replay may fail of though the journal is that of the metadata. */
+/** Errors of a replay that do not mean that the journal is of other metadata. */
 const TELLS_NOTHING_OF_THE_JOURNAL: ReadonlySet<string> = new Set(['IO_ERROR', 'NO_METADATA_SPACE'])
 
-/** What a journal says beside mappings. */
+/** Facts in a journal beside mappings. */
 export interface Noted {
   /** Sizes that devices were given. */
   extended: Map<DevId, Bytes>
@@ -90,7 +90,8 @@ export const isBehind = ({ generation }: JournalState, label: Label | null): boo
   generation !== null && label !== null && label.generation > generation
 
 /**
- * Refuses data of another pool, and data from before a commit that it went with. Nothing is changed.
+ * Refuses data of another pool, and data from before a commit that it went with. Nothing is
+ * changed.
  * @param label of the data; null says nothing
  * @param path of the data
  * @throws POOL_MISMATCH
@@ -151,7 +152,7 @@ function replayAll(
   const found = { dataBlock: 0 as DataBlock, time: 0 }
   replay(changes, {
     map(devId, vblock, dataBlock, time) {
-      // A device made in a transaction that was lost was never seen by anybody.
+      // Nobody has seen a device that was made in a lost transaction.
       if (!metadata.hasDevice(devId)) return
       mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
       const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
@@ -181,19 +182,22 @@ function replayAll(
   if (shares) metadata.markShared([...metadata.deviceIds()])
 }
 
-/** Why metadata is in doubt whose free blocks hold data: what is odd, what it may be, what to put back. */
+/**
+ * Why metadata is in doubt whose free blocks hold data: what is odd, what it may be, what to put
+ * back.
+ */
 const DOUBTS = {
   /**
-   * The journal does not know the superblock, though it should; or it does not know of commits that the
-   * data went with; or the metadata has no id.
+   * The journal does not know the superblock, though it should; or it does not know of commits that
+   * the data went with; or the metadata has no id.
    */
   foreign: [
     'it is not what thinfs left beside them: it may be an older copy, or of another pool',
     'the right metadata',
   ],
   /**
-   * The journal says that the pool was closed in order, which leaves no such block; and the data has no
-   * label to tell whether it is that data.
+   * The journal says that the pool was closed in order, which leaves no such block; and the data
+   * has no label to tell whether it is that data.
    */
   unlabelled: [
     'the pool was closed without any: metadata, volumes.json and journal may be an older copy, beside ' +
@@ -225,15 +229,16 @@ export async function mustHaveHoles(
 }
 
 /**
- * Whether data without a label may be newer than the metadata: what of a pool that was closed in order
- * is left of a copy has no block that is free and holds something, and so no doubt comes of it.
+ * Whether data without a label may be newer than the metadata: what of a pool that was closed in
+ * order is left of a copy has no block that is free and holds something, and so no doubt comes of
+ * it.
  */
 export const mayBeNewer = ({ clean }: JournalState, label: Label | null): boolean =>
   clean && label === null
 
 /**
- * How many free blocks hold something: zeros, which a copy has in the place of holes, are nothing. Ends
- * behind MAX_COUNTED.
+ * How many free blocks hold data. Blocks of zeros do not count: a copy has them in the place of
+ * holes. Stops counting above MAX_COUNTED.
  */
 async function countHolding(metadata: ThinMetadata, blocks: DataToRead): Promise<number> {
   const ranges: [from: number, to: number][] = []

@@ -15,8 +15,8 @@ interface Waiter {
 /**
  * Writes that wait for a free data block.
  *
- * The clock starts when the first one waits. When it runs out all of them fail and later ones do at
- * once (`expired`), until space comes: as dm-thin turns queue_if_no_space into error_if_no_space.
+ * The clock starts when the first one waits. When it runs out all of them fail, and later ones fail
+ * at once (`expired`) until there is space: dm-thin turns queue_if_no_space into error_if_no_space.
  */
 export class SpaceQueue {
   readonly #clock: Clock

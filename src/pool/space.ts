@@ -1,10 +1,10 @@
 /**
  * The space of a pool: free blocks, reserves, waiting callers, and growth.
  *
- * A request takes all of its data blocks or none. A request that finds too few waits here until an event
- * may bring some: a release of freed blocks, a commit, growth of the files, room on the host's disk. The
- * modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source of the rules:
- * drivers/md/dm-thin.c.
+ * A request takes all of its data blocks or none. A request that finds too few waits here until an
+ * event may bring some: a release of freed blocks, a commit, growth of the files, room on the
+ * host's disk. The modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source
+ * of the rules: drivers/md/dm-thin.c.
  */
 import {
   type Clock,
@@ -34,14 +34,15 @@ const RESERVE_MAX = 4096
 /** The least that is kept back: a change and its commit shadow so many blocks. */
 const RESERVE_MIN = 32
 /**
- * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool is
- * emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much back, for
- * the same reason (spa_slop_shift). A pool that is too small for it to matter keeps nothing back.
+ * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool
+ * is emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much
+ * back, for the same reason (spa_slop_shift). A pool that is too small for it to matter keeps
+ * nothing back.
  */
 const DISCARD_PART = 32
 const DISCARD_MAX = 1024
 const DISCARD_FROM = 2048
-/** So long a write waits for freed blocks that are read or punched still, in milliseconds. */
+/** Milliseconds for which a write waits for freed blocks that are still being read or punched. */
 const RELEASE_TIMEOUT = 60_000
 const NO_DATA_BLOCKS = 'no free data blocks'
 /** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
@@ -63,7 +64,7 @@ export interface SpaceParts {
 }
 
 const FULL_METADATA =
-  'what is free is kept for removals and discards; remove volumes or snapshots, or make metadata.size larger'
+  'what is free is kept for removals and discards; remove volumes or snapshots, or make the metadata file larger'
 
 export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata
@@ -136,12 +137,14 @@ export class Space implements ProvisionerSpace {
     return this.#host.availableForMetadata
   }
 
-  /** What whoever runs the pool should know, a sentence each. */
+  /** Warnings for whoever runs the pool, a sentence each. */
   get warnings(): string[] {
     return [this.#notGrown, this.#hostLow].filter(what => what !== null)
   }
 
-  /** What a full pool does now: `queue` turns into `error` when the wait was in vain. */
+  /**
+   * Whether a full pool queues writes now: `queue` turns into `error` when the wait was in vain.
+   */
   get onFull(): PoolOptions['onFull'] {
     return this.#queue.expired ? 'error' : this.#onFull
   }
@@ -169,7 +172,8 @@ export class Space implements ProvisionerSpace {
 
   /**
    * A new table says what a full pool does, and when that is told, and its stores may have become
-   * longer. As in the kernel, events are raised anew; callers that wait for space try again, or fail.
+   * longer. As in the kernel, events are raised anew; callers that wait for space try again, or
+   * fail.
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
     this.#onFull = changes.onFull
@@ -296,7 +300,7 @@ export class Space implements ProvisionerSpace {
         return result
       }
       const isData = this.hasMetadataRoom
-      // What was freed comes by itself, when reads or punches that are under way end.
+      // Freed blocks are released by themselves when reads or punches under way end.
       const { releasing, punching } = this.#blocks
       const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
@@ -399,8 +403,8 @@ export class Space implements ProvisionerSpace {
   }
 
   /**
-   * Whether the metadata has room for the bitmaps of so many data blocks. Where it has not, the pool
-   * stays as large as it is, and says so. A new pool has to have it.
+   * Whether the metadata has room for the bitmaps of so many data blocks. Without it, a pool
+   * reports that and keeps its size, and a new pool is refused.
    */
   #canGrowData(dataBlocks: number): boolean {
     if (this.#commits.stalled) return false
@@ -420,8 +424,8 @@ export class Space implements ProvisionerSpace {
   }
 
   /**
-   * While writes wait for space, looks every second whether somebody has made the files larger or the
-   * host has room again.
+   * While writes wait for space, looks every second whether somebody has made the files larger or
+   * the host has room again.
    */
   #watchStores(): void {
     this.#cancelWatch ??= this.#clock.after(WATCH_PERIOD, () => {
@@ -462,7 +466,9 @@ export class Space implements ProvisionerSpace {
     return this.#hasMetadata(1) && this.#host.secures(SECURED_MIN)
   }
 
-  /** The same for unmapping, which takes blocks before it gives more back: half the reserve is its. */
+  /**
+   * The same for unmapping, which takes blocks before it gives more back: half the reserve is its.
+   */
   get hasRoomToUnmap(): boolean {
     return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
   }
@@ -476,15 +482,18 @@ export class Space implements ProvisionerSpace {
     )
   }
 
-  /** Commits, for the metadata blocks that this frees. @throws NO_METADATA_SPACE when that is not enough */
+  /**
+   * Commits, for the metadata blocks that this frees.
+   * @throws NO_METADATA_SPACE when that is not enough
+   */
   async makeRoom(): Promise<void> {
     await this.#commits.commit()
     this.mustHaveRoom(this.hasMetadataRoom)
   }
 
   /**
-   * The same, until `hasRoomToUnmap`. Where the host sets no space aside it is tried all the same:
-   * what comes of it may be all the room that there is to be had.
+   * The same, until `hasRoomToUnmap`. It commits even where the host reserves no space: that may
+   * free all the room that can be had.
    */
   async makeRoomToUnmap(): Promise<void> {
     await this.#commits.commit()

@@ -2,8 +2,8 @@
  * The thin devices of a pool by id: how they come and go, and what is known of those in use.
  *
  * Beside mappings, which are metadata, two things belong to a device: the size that a write gave it
- * until whoever keeps sizes has saved it, and the handles that have it open. Both are in memory and in
- * the journal, for the next process.
+ * until whoever keeps sizes has saved it, and the handles that have it open. Both are in memory and
+ * in the journal, for the next process.
  */
 import { type Bytes, type DevId, MIB, Slice, ThinfsError } from '../base/index.js'
 import {
@@ -20,13 +20,13 @@ import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
 import type { Space } from './space.js'
 
-/** What the lookup tables of all devices take together: 64 KiB for each GiB of 64 KiB blocks. */
+/** Memory of all lookup tables together: 64 KiB for each GiB of 64 KiB blocks. */
 const LOOKUP_SIZE = 64 * MIB
 /** Leaves of a mapping tree that are emptied between two looks at the clock. */
 export const DELETE_LEAVES = 4
 
 export interface ThinDevicesParts {
-  /** What each device works on. */
+  /** The pool as each device sees it. */
   pool: Provisioner
   metadata: ThinMetadata
   commits: CommitPipeline
@@ -169,8 +169,8 @@ export class ThinDevices {
   }
 
   /**
-   * Notes that `handle` has a device open: the next process has to know. Idempotent: the kernel sends
-   * the request to that process too.
+   * Notes that `handle` has a device open: the next process has to know. Idempotent: the kernel
+   * sends the request to that process too.
    */
   opened(devId: DevId, handle: number): void {
     const { pool, journal, handles } = this.#parts
@@ -189,12 +189,16 @@ export class ThinDevices {
     this.#boundJournal()
   }
 
-  /** How many handles have a device open, those of the process whose place this one takes included. */
+  /**
+   * How many handles have a device open, those of the process whose place this one takes included.
+   */
   openCount(devId: DevId): number {
     return this.#parts.handles.count(devId)
   }
 
-  /** Opens and closes alone cause no commit, so commit here, or the journal would grow without end. */
+  /**
+   * Opens and closes alone cause no commit, so commit here, or the journal would grow without end.
+   */
   #boundJournal(): void {
     const { pool, journal, metadata, commits } = this.#parts
     if (!journal.large) return

@@ -1,8 +1,8 @@
 /**
  * The thin pool: one space of data blocks, shared by thin devices.
  *
- * It decides what a request means (provision, break sharing, unmap), keeps the modes of dm-thin, and
- * has writes wait for space. Everything runs on one thread: between two awaits the pool is
+ * It decides what a request means (provision, break sharing, unmap), keeps the modes of dm-thin,
+ * and lets writes wait for space. Everything runs on one thread: between two awaits the pool is
  * consistent, and a snapshot is a plain call. Source of the rules: drivers/md/dm-thin.c and
  * dm-thin-metadata.c.
  *
@@ -38,15 +38,15 @@ import { mustHold } from './recovery.js'
 import { Space } from './space.js'
 import { DELETE_LEAVES, ThinDevices } from './thin-devices.js'
 
-/** The files are looked at so often, for whether somebody has cut them off, in milliseconds. */
+/** Milliseconds between looks at the files, which somebody may have cut off. */
 const WATCH_PERIOD = 1000
 /**
- * Data blocks that are unmapped before what was is committed, and runs of neighbours among them: to
- * commit and to punch them is work and memory.
+ * At most so many data blocks, and runs of neighbours among them, are unmapped before a commit:
+ * committing and punching them takes time and memory.
  */
 const FREED_BLOCKS = 65_536
 const FREED_RUNS = 8192
-/** So many may wait to be punched before more are unmapped. */
+/** Unmapping goes on while at most so many blocks wait to be punched. */
 const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
 
 export class ThinPool implements Provisioner {
@@ -61,10 +61,10 @@ export class ThinPool implements Provisioner {
   #nrRemoved = 0
   /** Where the superblock is read to, to be looked at. */
   readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
-  /** What is free, who waits, and how the pool grows. */
+  /** Free space, the callers that wait for it, and growth. */
   readonly space: Space
   readonly devices: ThinDevices
-  /** What only the journal keeps of devices. */
+  /** Facts about devices that the journal alone keeps. */
   readonly #noted = { extended: new Map<DevId, Bytes>(), handles: new OpenHandles() }
   #cancelSizes: (() => void) | null = null
 
@@ -157,8 +157,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * A long unmapping calls it between two pieces: lets other requests run when the slice is over, and
-   * commits when much was freed or room is short.
+   * A long unmapping calls it between two pieces: lets other requests run when the slice is over,
+   * and commits when much was freed or room is short.
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
   async betweenSlices(slice: Slice): Promise<void> {
@@ -280,7 +280,9 @@ export class ThinPool implements Provisioner {
     if (this.writable) this.#commits.giveBack(() => this.metadata.releaseUnused(block))
   }
 
-  /** The next owner of the block would read what is in it: it is passed down with the next commit. */
+  /**
+   * The next owner of the block would read what is in it: it is passed down with the next commit.
+   */
   #notCleared(block: DataBlock, err: unknown): void {
     this.#options.events.ioError('punch', err)
     if (this.writable) this.#commits.giveBack(() => this.metadata.decData(block))
@@ -329,8 +331,8 @@ export class ThinPool implements Provisioner {
   /**
    * Settles all changes: they survive the death of this process.
    * @param commit makes everything durable, sizes too where somebody keeps those
-   * @throws once after a rollback, and when neither the journal nor a commit can be written: those who
-   *   wait for this have lost theirs
+   * @throws once after a rollback, and when neither the journal nor a commit can be written: those
+   *   who wait for this have lost theirs
    */
   settle(commit: () => Promise<void> = () => this.commit()): void | Promise<void> {
     if (this.#state.lost) {
@@ -340,7 +342,7 @@ export class ThinPool implements Provisioner {
     try {
       this.#journal.settle()
     } catch (err) {
-      // No room for the journal: what it would have saved is committed instead.
+      // No room for the journal: commit the changes instead.
       if (!this.#journal.vital) {
         this.#journal.drop()
         return
@@ -375,8 +377,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * As `commit`, for one device: where nothing was changed about it that is not durable, what others
-   * changed need not be committed, and the data alone is flushed (the kernel's bio_triggers_commit).
+   * As `commit`, for one device. Where all changes of the device are durable, the data alone is
+   * flushed: changes of others need no commit (the kernel's bio_triggers_commit).
    */
   flush(devId: DevId): Promise<void> {
     if (!this.metadata.hasDevice(devId) || !this.metadata.isDurable(devId)) return this.commit()
@@ -384,8 +386,8 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * As `commit`, for a change that is told to have failed when it cannot be committed now: where the
-   * commit would be tried again, the pool goes back to the last one instead.
+   * As `commit`, for a change whose caller hears of a failure at once: where the commit would be
+   * tried again, the pool goes back to the last one instead.
    */
   commitOrUndo(): Promise<void> {
     return this.#commits.commitOrUndo()
@@ -427,7 +429,7 @@ export class ThinPool implements Provisioner {
     try {
       metadata.read(this.#superblock, 0, METADATA_BLOCK_SIZE, bytes(0))
     } catch {
-      return // What cannot be read tells nothing.
+      return // An unreadable superblock proves nothing.
     }
     if (this.#commits.isOurs(this.#superblock)) return
     const what = `${metadata.path}: another program has written to it`

@@ -1,4 +1,7 @@
-/** Recordings: what is in their files, the states that they lead to, and dm-log-writes' format of them. */
+/**
+ * Recordings: what is in their files, the states that they lead to, and dm-log-writes' format of
+ * them.
+ */
 export { exportLogWrites, MAX_MARK } from './log-writes.js'
 export { RECORD_ENTRY, RECORDED, type RecordedKind, recordingFiles } from './record-format.js'
 export { type RecordEntry, RecordReader } from './record-reader.js'

@@ -1,9 +1,10 @@
 /**
  * A recording in the format of dm-log-writes, which replay-log of xfstests reads.
  *
- * A sector with the super, then a sector with each entry, behind it the data of a write. A mark has its
- * name behind the entry, in the same sector. A flush stands behind what it made durable, not where
- * it ended. Flushes that were ignored are left out: no disk has done them. All is little-endian.
+ * A sector with the super, then a sector with each entry, behind it the data of a write. A mark has
+ * its name behind the entry, in the same sector. A flush stands behind what it made durable, not
+ * where it ended. Flushes that were ignored are left out: no disk has done them. All is
+ * little-endian.
  * Source: Documentation/admin-guide/device-mapper/log-writes.rst; drivers/md/dm-log-writes.c.
  */
 import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs'
@@ -43,8 +44,8 @@ const MAX_ZEROS = 16 * MIB
 
 /**
  * Writes `reader`'s recording to a new file.
- * @param contentAfter fills `buffer` with what the volume has at `offset` after so many entries, which
- *   never become fewer; asked for what is not whole sectors
+ * @param contentAfter fills `buffer` with what the volume has at `offset` after so many entries,
+ *   which never become fewer; asked for what is not whole sectors
  * @returns how many entries the file has
  * @throws EEXIST
  */

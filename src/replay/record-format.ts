@@ -10,7 +10,7 @@ export const RECORD_ENTRY = layout('RecordEntry', 32, {
   at: [24, 'u64', 'write, mark: byte of the data file; flush: entries that it made durable'],
 })
 
-/** What an entry says. */
+/** Kinds of entries. */
 export const RECORDED = {
   write: 1,
   discard: 2,

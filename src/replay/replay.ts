@@ -1,12 +1,12 @@
 /**
- * What a volume held at a moment of its recording: after so many entries, or after a power cut then.
+ * The content of a volume at a moment of its recording: after some entries, or after a power cut
+ * then.
  *
- * A power cut leaves what was durable, and of the rest any part: each write that was acknowledged since
- * the last flush that ended is there, is missing, or is torn between sectors, and they got to the
- * disk in any order. A seed chooses; the same seed chooses the same at the same entry.
+ * A power cut leaves what was durable, and of the rest any part: each write that was acknowledged
+ * since the last flush that ended is there, is missing, or is torn between sectors, and they got to
+ * the disk in any order. A seed chooses; the same seed chooses the same at the same entry.
  */
-import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import { Random } from './random.js'
+import { Random, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { RECORDED } from './record-format.js'
 import type { RecordEntry, RecordReader } from './record-reader.js'
 
@@ -25,9 +25,9 @@ type Piece = RecordEntry
 
 /** A moment of a recording. */
 export interface Moment {
-  /** So many entries had been acknowledged. */
+  /** How many entries had been acknowledged. */
   entry: number
-  /** So many of them were durable. */
+  /** How many of them were durable. */
   durable: number
   /** The last mark among them. */
   mark: string | null

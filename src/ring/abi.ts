@@ -9,7 +9,10 @@ export const OPERATION = { ASYNC_CANCEL: 14, READ: 22, URING_CMD: 46 } as const
 export const CANCEL_ALL = 1
 export const CANCEL_ANY = 4
 
-/** A submission entry; with 128 bytes an entry, the command of URING_CMD goes from `command` to its end. */
+/**
+ * A submission entry; with 128 bytes an entry, the command of URING_CMD goes from `command` to its
+ * end.
+ */
 export const SQE = layout('io_uring_sqe', 64, {
   opcode: [0, 'bytes:1', 'OPERATION'],
   flags: [1, 'bytes:1', 'zero'],

@@ -17,7 +17,7 @@ const COMMAND = SQE.at.command / 4
 const CQE_TAG = CQE.at.userData / 4
 const CQE_RES = CQE.at.res / 4
 
-/** The high word of `user_data`: what an entry is. */
+/** The high word of `user_data`: the kind of an entry. */
 const KIND = { COMMAND: 0, READ: 1, CANCEL: 2 } as const
 
 export interface RingOptions {
@@ -30,11 +30,12 @@ export interface RingOptions {
 }
 
 /**
- * An io_uring of this thread: operations go to the kernel many at a time, and complete in any order.
+ * An io_uring of this thread: operations go to the kernel many at a time, and complete in any
+ * order.
  *
- * Entries are pushed, then submitted together; each completes once, with the `tag` it was pushed with
- * and a result, which is a negative errno when it failed. Nothing is allocated per entry. Memory that
- * an entry names by its address belongs to the kernel until the entry has completed.
+ * Entries are pushed, then submitted together; each completes once, with the `tag` it was pushed
+ * with and a result, which is a negative errno when it failed. Nothing is allocated per entry.
+ * Memory that an entry names by its address belongs to the kernel until the entry has completed.
  */
 export class Ring {
   /** Memory of the ring's own, which has an address for entries. Empty after `close`. */
@@ -106,7 +107,7 @@ export class Ring {
     return at + COMMAND
   }
 
-  /** Submits what was pushed. @returns how many completions wait; the watch tells of them, too */
+  /** Submits the pushed entries. @returns how many completions wait; the watch reports them too */
   submit(): number {
     const count = this.#enter(0, 0)
     if (count > 0 && this.#watch !== null) native.ring_signal(this.#handle)
@@ -114,20 +115,20 @@ export class Ring {
   }
 
   /**
-   * As `submit`, for who takes what there is: the watch does not tell of that any more. When nothing
-   * has completed, looks for a completion for `spin` microseconds.
+   * As `submit`, for a caller that takes the completions itself: the watch does not report them.
+   * When nothing has completed, looks for a completion for `spin` microseconds.
    */
   poll(spin: number): number {
     return this.#enter(0, spin)
   }
 
-  /** Submits what was pushed, and sleeps until `count` completions wait. @returns how many do */
+  /** Submits the pushed entries, and sleeps until `count` completions wait. @returns how many do */
   wait(count: number): number {
     assert(count <= this.#underWay, 'who waits has something under way')
     return this.#enter(count, 0)
   }
 
-  /** Hands completions that wait, at most `most`, to `onCompletion`, which may push and submit. */
+  /** Passes at most `most` waiting completions to `onCompletion`, which may push and submit. */
   take(onCompletion: (tag: number, result: number) => void, most = Number.POSITIVE_INFINITY): void {
     for (let taken = 0; taken < most && this.#cqHead !== this.#cqTail; taken++) {
       const at = (this.#cqHead & (this.#cqEntries - 1)) * CQE_WORDS
@@ -140,7 +141,7 @@ export class Ring {
     }
   }
 
-  /** Calls `onCompletions` from the event loop when there are completions that `poll` did not tell of. */
+  /** Calls `onCompletions` from the event loop for completions that `poll` has not returned. */
   watch(onCompletions: () => void): void {
     this.#watch ??= native.poll_watch(this.#fd, () => {
       native.ring_calm(this.#handle)
@@ -156,8 +157,8 @@ export class Ring {
   }
 
   /**
-   * Cancels what is under way and frees the ring. Sleeps until no read is under way, whose memory is
-   * the caller's again afterwards. Nothing completes any more.
+   * Cancels the operations under way and frees the ring. Sleeps until no read is under way: memory
+   * that reads filled is the caller's again. Nothing completes afterwards.
    */
   close(): void {
     if (this.#closed) return

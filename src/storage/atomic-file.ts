@@ -13,8 +13,8 @@ import { errnoOf, KIB, ThinfsError } from '../base/index.js'
 import { reserveRoom } from './reserve-room.js'
 
 /**
- * A small text file that is only ever replaced as a whole: a reader, also one after a power cut,
- * finds the old content or the new.
+ * A small text file that is always replaced as a whole: a reader finds the old content or the new
+ * one, after a power cut too.
  */
 export class AtomicFile {
   readonly path: string
@@ -57,8 +57,8 @@ export class AtomicFile {
   /**
    * Durable when it resolves: spare file, fsync, rename, fsync of the folder. Mode 0600.
    *
-   * The spare, PATH.new, is the file of the time before, so that a full disk has room for both. What is
-   * in its place, left by a crash or a link that somebody has put there, is not followed.
+   * The spare, PATH.new, is the file before the last change, so that both have room on a full disk.
+   * A link in its place is not followed, nor is content that a crash left there used.
    */
   async replace(content: string): Promise<void> {
     const bytes = Buffer.from(content)
@@ -77,17 +77,17 @@ export class AtomicFile {
     await this.reserve()
   }
 
-  /** Sees to it, where the disk has room, that `replace` finds some when the disk is full. */
+  /** Sets room aside, while the disk has some, that `replace` uses when the disk is full. */
   async reserve(): Promise<void> {
     try {
       const size = statSync(this.#at, { throwIfNoEntry: false })?.size ?? 0
       const spare = await this.#openSpare()
       reserveRoom(spare.fd, roomFor(size))
       await spare.close()
-    } catch {} // `replace` meets it again, and tells
+    } catch {} // `replace` fails the same way, and reports it
   }
 
-  /** The spare file, whatever is in it; made when there is none that is ours alone. */
+  /** Opens the spare file, whatever its content; makes one where none is ours alone. */
   async #openSpare(): Promise<FileHandle> {
     const { O_RDWR, O_NOFOLLOW } = constants
     const next = `${this.#at}.new`

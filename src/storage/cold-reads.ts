@@ -7,10 +7,10 @@ import { Ring } from '../ring/index.js'
 
 const { EAGAIN, EINTR } = constants.errno
 
-/** As many as the kernel has requests under way for a mount that is busy; more go to the threads. */
+/** As many as the kernel's requests under way on a busy mount. More reads go to the threads. */
 const ENTRIES = 256
 
-/** What is left of a read. */
+/** A read, or the part of it that is still to be read. */
 interface Request {
   fd: number
   buffer: Uint8Array
@@ -26,7 +26,7 @@ interface Request {
  * allowed.
  */
 export class ColdReads {
-  /** Null where there is none to be had; made with the first read. */
+  /** The ring, made with the first read; null where io_uring is not available. */
   #ring: Ring | null | undefined
   readonly #waiting = new Map<number, Request>()
   #nextTag = 0
@@ -88,7 +88,7 @@ export class ColdReads {
     }
   }
 
-  /** What is asked for in one turn of the event loop goes to the disk together. */
+  /** Reads of one turn of the event loop are submitted together. */
   #submitSoon(ring: Ring): void {
     if (this.#submitQueued) return
     this.#submitQueued = true

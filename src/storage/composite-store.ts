@@ -1,12 +1,12 @@
 import { allEnded, type Bytes, ThinfsError } from '../base/index.js'
 import { mustHaveRange, type Store } from './store.js'
 
-/** What does a part of a call: the bytes [place, place + size) of one of the stores below. */
+/** Does a part of a call: the bytes [place, place + size) of one of the stores below. */
 export type UsePart = (store: Store, place: Bytes, size: Bytes) => void
 
 /**
- * A store whose bytes lie in other stores: the calls that are the same wherever they lie. The stores below
- * belong to the caller, who closes them.
+ * A store whose bytes lie in other stores: the calls that are the same wherever they lie. The
+ * stores below belong to the caller, who closes them.
  */
 export abstract class CompositeStore {
   abstract readonly path: string
@@ -46,7 +46,7 @@ export abstract class CompositeStore {
     return isReserved
   }
 
-  /** Other stores below are what makes it longer. @throws BAD_ARGUMENT */
+  /** Such a store grows by other stores below, never by this call. @throws BAD_ARGUMENT */
   grow(size: Bytes): void {
     if (size === this.size) return
     const detail = `${this.path}: ${this.size} bytes are all that there is, ${size} are wanted`
@@ -56,7 +56,7 @@ export abstract class CompositeStore {
   close(): void {}
 }
 
-/** Bytes that the fullest of the file systems below some stores has left; null where that is no question. */
+/** Bytes left on the fullest of the file systems below some stores; null where none has a limit. */
 export function leastAvailable(stores: Iterable<Store>): number | null {
   let least: number | null = null
   for (const store of stores) {

@@ -134,7 +134,7 @@ export class ExtentStore extends CompositeStore implements Store {
     await allEnded([...this.#stores()].map(store => store.sync()))
   }
 
-  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  /** The fullest file system below. Space that it gave to others' parts does not count as ours. */
   hostRoom(): HostRoom | null {
     const available = leastAvailable(this.#stores())
     if (available === null) return null
@@ -153,7 +153,7 @@ export class ExtentStore extends CompositeStore implements Store {
     yield* new Set(this.#parts.map(({ store }) => store))
   }
 
-  /** Up to where the stores below reach. */
+  /** Where the stores below end. */
   #noteSize(): void {
     let size = 0
     for (const { store, offset, length } of this.#parts) {

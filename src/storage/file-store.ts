@@ -40,12 +40,12 @@ const SEEK_END = 2
 const SEEK_DATA = 3
 const SEEK_HOLE = 4
 
-/** What statfs(2) calls the file systems on which files can share blocks. Source: linux/magic.h. */
+/** Numbers of statfs(2) for file systems on which files can share blocks. Source: linux/magic.h. */
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
 
 /**
- * Bytes of one pwrite(2). What comes at once may become one folio of the page cache, of up to 2 MiB.
- * ext4 goes through all of a folio for every small write into it, and for every flush of that:
+ * Bytes of one pwrite(2). One pwrite may become one folio of the page cache, of up to 2 MiB. ext4
+ * goes through the whole folio for every small write into it, and for every flush of that: writing
  * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB.
  */
 const FOLIO = 64 * KIB
@@ -70,7 +70,9 @@ export class FileStore implements Store {
   readonly fd: number
   readonly #readOnly: boolean
   readonly #isDevice: boolean
-  /** What clears a range with a hole, and what with zeros: the first that the system supports. */
+  /**
+   * The modes of fallocate that make holes and zeros: the first of each that the system supports.
+   */
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
   readonly #coldReads = new ColdReads()
@@ -78,7 +80,7 @@ export class FileStore implements Store {
   #size: Bytes
   /** The file behind a loop device, which is locked with it. */
   #behind: number | null = null
-  /** Whether the file system says what is in memory; those that are memory do not. */
+  /** Whether the file system supports RWF_NOWAIT. tmpfs does not: all of it is memory. */
   #knowsWaits = true
 
   private constructor(path: string, fd: number, readOnly: boolean, ofUser: number | undefined) {
@@ -100,13 +102,14 @@ export class FileStore implements Store {
   }
 
   /**
-   * Opens `path`, for reading and writing unless `readOnly`. A block device is claimed: nobody mounts
-   * it, nor does device-mapper or another pool take it, until the last copy of the descriptor is closed.
+   * Opens `path`, for reading and writing unless `readOnly`. A block device is claimed: nobody
+   * mounts it, nor does device-mapper or another pool take it, until the last copy of the
+   * descriptor is closed.
    * @param create makes the file, with mode 0600; EEXIST when it is there
    * @param size extends the store to this size when it is smaller
    * @param ofUser another user, whose file it has to be, and no link or device; for reading alone
-   * @throws NOT_TRUSTED for a file that other users own or may write to; POOL_IN_USE for a device that
-   *   is mounted or part of another; IO_ERROR
+   * @throws NOT_TRUSTED for a file that other users own or may write to; POOL_IN_USE for a device
+   *   that is mounted or part of another; IO_ERROR
    */
   static open(
     path: string,
@@ -159,9 +162,9 @@ export class FileStore implements Store {
   }
 
   /**
-   * Takes the whole file for this store, or shares it with readers when it is read-only. The lock is that
-   * of the open file: it is inherited with the descriptor and lasts until the last copy is closed.
-   * The file behind a loop device is taken as well: it is the same bytes by another name.
+   * Takes the whole file for this store, or shares it with readers when it is read-only. The lock
+   * is that of the open file: it is inherited with the descriptor and lasts until the last copy is
+   * closed. The file behind a loop device is taken as well: it is the same bytes by another name.
    * Source: fcntl(2), "Open file description locks".
    * @returns false when another has it
    * @throws IO_ERROR where the file system has no locks
@@ -414,8 +417,8 @@ export class FileStore implements Store {
   }
 
   /**
-   * The part of a range that fallocate takes: of a file any bytes, of a device whole logical blocks,
-   * which are no larger than pages.
+   * The part of a range that fallocate takes: of a file any bytes, of a device whole logical
+   * blocks, which are no larger than pages.
    */
   #clearable(offset: number, length: number): { begin: number; end: number } {
     if (!this.#isDevice) return { begin: offset, end: offset + length }
@@ -452,10 +455,16 @@ const isStore = (stat: Stats): boolean => stat.isFile() || stat.isBlockDevice()
 const notAStore = (path: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', `${path}: is neither a file nor a block device`)
 
-/** open(2) that follows no link, and to which no device and no pipe is opened. Source: open(2), O_PATH. */
+/**
+ * open(2) that follows no link, and to which no device and no pipe is opened. Source: open(2),
+ * O_PATH.
+ */
 const O_PATH = 0o10000000
 
-/** Opens a regular file of a user's to be read, whatever he puts in its place meanwhile. @throws NOT_TRUSTED */
+/**
+ * Opens a regular file of a user's to be read, whatever he puts in its place meanwhile.
+ * @throws NOT_TRUSTED
+ */
 function openOf(uid: number, path: string): number {
   const held = openSync(path, O_PATH | constants.O_NOFOLLOW)
   try {

@@ -28,8 +28,8 @@ const APPENDING = constants.O_RDWR | constants.O_APPEND
 /**
  * A small file that is appended to with plain writes and now and then replaced as a whole.
  *
- * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty after a
- * power cut knows less, but nothing wrong.
+ * Its content has to be settled, not durable: only `sync` flushes. A reader that finds it empty
+ * after a power cut knows less, but nothing wrong.
  */
 export class JournalFile {
   readonly path: string
@@ -99,7 +99,9 @@ export class JournalFile {
     reserveRoom(this.#fd, length + ROOM)
   }
 
-  /** @throws ENOSPC also when there is no room for what would be appended: the old file may have it */
+  /**
+   * @throws ENOSPC also when there is no room for what would be appended: the old file may have it
+   */
   replace(bytes: Uint8Array): void {
     try {
       this.#replace(bytes)

@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 
-/** Calls of one visit to the thread pool. What closes the file waits for as many. */
+/** Calls of one visit to the thread pool. Closing the file waits for as many. */
 const BATCH = 64
 
 interface Call {
@@ -12,9 +12,9 @@ interface Call {
 }
 
 /**
- * fallocate(2) on a file, off the caller's thread. The kernel carries out one such call at a time on a
- * file, and a visit to the thread pool costs more than most of them: so calls wait for the visit that
- * is under way, and go together.
+ * fallocate(2) on a file, off the caller's thread. The kernel carries out one such call at a time
+ * on a file, and a visit to the thread pool costs more than most of them: so calls wait for the
+ * visit that is under way, and go together.
  */
 export class LateAllocations {
   readonly #fd: number

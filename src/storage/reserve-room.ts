@@ -5,9 +5,10 @@ import { native } from '../native.js'
 export const KEEP_SIZE = 0x01
 
 /**
- * Sets the space for the first `length` bytes of a file aside, so that writes to them find room on a
- * disk that is full.
- * @returns false when there is no room. A file system that sets nothing aside is none of ours to mend.
+ * Sets the space for the first `length` bytes of a file aside, so that writes to them find room on
+ * a disk that is full.
+ * @returns false when there is no room. A file system that sets nothing aside is none of ours to
+ *   mend.
  */
 export function reserveRoom(fd: number, length: number): boolean {
   try {

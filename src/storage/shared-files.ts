@@ -1,6 +1,6 @@
 /**
- * Files and disks that several users have parts of, each open once in this process: its lock, and the
- * claim on a disk, are all users'.
+ * Files and disks that several users have parts of, each open once in this process: its lock, and
+ * the claim on a disk, are all users'.
  */
 import { type BigIntStats, statSync } from 'node:fs'
 import { errnoOf, ThinfsError } from '../base/index.js'

@@ -2,20 +2,20 @@
  * A range of bytes that lasts: what data and metadata are kept in.
  *
  * Reads and writes are whole: they move every byte asked for or throw. They are synchronous where
- * memory answers: a server whose store is the page cache would lose more by waiting for a thread than
- * by the call itself. What waits for a device is not: `readLater` after `readNow`, `sync`.
+ * memory answers: a server whose store is the page cache would lose more by waiting for a thread
+ * than by the call itself. Calls that wait for a device are asynchronous: `readLater`, `sync`.
  */
 import { assert, type Bytes, type Later, MIB, ThinfsError } from '../base/index.js'
 
-/** What the file system below a store says of its space, in bytes. */
+/** Space of the file system below a store, in bytes. */
 export interface HostRoom {
-  /** What it can give to files that grow. */
+  /** Free, for files that grow. */
   available: number
-  /** What it has given to the store already. */
+  /** Allocated to the store. */
   allocated: number
 }
 
-/** What a pool writes on its data: whose it is, and how far it has come. */
+/** The label that a pool writes on its data: which pool, and which commit. */
 export interface Label {
   /** The id in the pool's superblock; null where that has none. */
   pool: string | null
@@ -24,7 +24,7 @@ export interface Label {
 }
 
 /**
- * What data blocks are kept in. A write may take time: a store without a page cache answers with a
+ * A store of data blocks. A write may take time: a store without a page cache answers with a
  * promise, one with a cache at once. Calls that are under way together may end in any order, and a
  * range that is being written may hold anything: DataBlocks keeps them apart.
  */
@@ -37,8 +37,8 @@ export interface DataStore {
   readonly punches: boolean
 
   /**
-   * Fills `length` bytes of `buffer` at `at` from byte `offset`, but only if no device has to be waited
-   * for. Past the end of the store is an error.
+   * Fills `length` bytes of `buffer` at `at` from byte `offset`, but only if no device has to be
+   * waited for. Past the end of the store is an error.
    * @returns false when that is not all; what is in `buffer` then means nothing
    */
   readNow(buffer: Uint8Array, at: number, length: number, offset: Bytes): boolean
@@ -53,7 +53,10 @@ export interface DataStore {
   readonly copiesShare: boolean
   /** Copies bytes within the store; the ranges do not overlap. */
   copy(source: Bytes, target: Bytes, length: Bytes): Later<void>
-  /** Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any alignment. */
+  /**
+   * Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any
+   * alignment.
+   */
   punch(offset: Bytes, length: Bytes): Later<void>
   /** As `punch`, off the caller's thread: for ranges that may take long. */
   punchLater(offset: Bytes, length: Bytes): Promise<void>
@@ -67,22 +70,30 @@ export interface DataStore {
   sync(): Promise<void>
   /** The label; null where there is none, or none that is ours. */
   readLabel?(): Label | null
-  /** Writes the label; a power cut may bring an earlier one back. @returns false where none can be kept */
+  /**
+   * Writes the label; a power cut may bring an earlier one back.
+   * @returns false where none can be kept
+   */
   writeLabel?(label: Label): boolean
   /** As `sync`, for the label too. */
   syncAll?(): Promise<void>
-  /** What the host has left; null where that is no question, as of a block device. */
+  /** Space of the host; null where nothing grows, as on a block device. */
   hostRoom?(): HostRoom | null
-  /** Whether no name is left of the file, or another file has the name: its content ends with the process. */
+  /**
+   * Whether no name is left of the file, or another file has the name: its content ends with the
+   * process.
+   */
   readonly isRemoved?: boolean
-  /** Takes note of a length that somebody else has changed; what is past the end then is an error. */
+  /**
+   * Takes note of a length that somebody else has changed; what is past the end then is an error.
+   */
   measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void
   close(): void
 }
 
-/** A store whose memory answers: what returns nothing has ended when it returns. */
+/** A store that memory answers: a call that returns no promise has ended when it returns. */
 export interface Store extends DataStore {
   /** Fills `length` bytes of `buffer` at `at` from byte `offset`, and waits for it. */
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void
@@ -101,13 +112,13 @@ export interface Store extends DataStore {
 /** The buffer of `copy`, one for all stores: no call leaves anything in it. */
 export const SCRATCH = new Uint8Array(MIB)
 
-/** What to say of a store whose file somebody has removed. */
+/** The sentence about a store whose file somebody has removed. */
 export const removedFile = (path: string): string =>
   `${path}: was removed, or another file was put in its place; what the pool has there ends with the mount`
 
 /**
- * A store calls it before it touches a range. Only a bug makes a range that is none. A range past the
- * end may come of a damaged block number.
+ * A store calls it before it touches a range. Only a bug makes a range that is none. A range past
+ * the end may come of a damaged block number.
  * @throws IO_ERROR for a range that passes the end
  */
 export function mustHaveRange(

@@ -105,7 +105,7 @@ export class StripedStore extends CompositeStore implements Store {
     await allEnded(this.#stripes.map(stripe => stripe.sync()))
   }
 
-  /** What the fullest of the file systems below has left; what it gave to others' parts is not ours. */
+  /** The fullest file system below. Space that it gave to others' parts does not count as ours. */
   hostRoom(): HostRoom | null {
     const available = leastAvailable(this.#stripes)
     return available === null ? null : { available, allocated: 0 }
@@ -151,7 +151,7 @@ export class StripedStore extends CompositeStore implements Store {
     }
   }
 
-  /** The first of what `find` finds in each stripe. */
+  /** The lowest offset that `find` returns over all stripes. */
   #next(offset: Bytes, find: (stripe: Store, from: Bytes) => Bytes): Bytes {
     let first: number = this.#size
     for (const [i, stripe] of this.#stripes.entries()) {

@@ -1,6 +1,6 @@
 /**
  * A thin device that shows another device where it maps nothing: its external origin, which is only
- * read. What a new block holds outside of a write is copied from there.
+ * read. A new block gets its bytes outside of the write from there.
  */
 import { MAX_IO, refused, ThinfsError } from '../base/index.js'
 import type { OpenSource } from './source.js'
@@ -14,7 +14,7 @@ export class ThinWithOrigin implements TargetDevice {
   readonly #thin: ThinTarget
   readonly #origin: OpenSource
   readonly #blockSize: number
-  /** Writes to blocks that are not mapped, one after the other: each sees what the last has mapped. */
+  /** Writes to unmapped blocks run one after the other: each sees the mappings of the last. */
   #last: Promise<unknown> = Promise.resolve()
 
   /**
@@ -68,7 +68,7 @@ export class ThinWithOrigin implements TargetDevice {
     return written
   }
 
-  /** The origin would show: whoever sends one does without. */
+  /** Refused: the origin would show through the hole. */
   discard(): void {
     throw new ThinfsError('NOT_SUPPORTED', 'discards with an external origin')
   }
@@ -131,7 +131,7 @@ export class ThinWithOrigin implements TargetDevice {
     }
   }
 
-  /** What is past the end of the origin reads as zeros. */
+  /** Bytes past the end of the origin read as zeros. */
   async #readOrigin(offset: number, size: number, buffer: Uint8Array, at: number): Promise<void> {
     const { device, start } = this.#origin
     const there = Math.max(0, Math.min(size, device.size - start - offset))

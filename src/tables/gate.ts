@@ -1,11 +1,11 @@
 import { ThinfsError } from '../base/index.js'
 
-/** So often `drain` looks again whom it need not wait for, in milliseconds. */
+/** Milliseconds between looks of `drain` at the requests it need not wait for. */
 const LOOK_AGAIN = 20
 
 /**
- * Requests pass it. While it is shut later requests wait, and the caller that shut it waits for those
- * in flight. As many wait as the kernel has requests under way for a mount at most.
+ * Requests pass it. While it is shut new requests wait, and the caller that shut it waits for those
+ * in flight. At most as many wait as the kernel has requests under way for a mount.
  */
 export class Gate {
   #underWay = 0
@@ -30,7 +30,7 @@ export class Gate {
     return request
   }
 
-  /** Resolves when the gate is open. @throws IO_ERROR when what is behind it has gone */
+  /** Resolves when the gate is open. @throws IO_ERROR when the device behind it has gone */
   async pass(): Promise<void> {
     while (this.#isShut) await this.#opened
   }

@@ -4,8 +4,8 @@ import { Gate } from './gate.js'
 import type { Table } from './table.js'
 
 /**
- * A device whose table can be replaced while it is open: device-mapper's mapped device. Requests that
- * come while it is suspended wait at its gate.
+ * A device whose table can be replaced while it is open: device-mapper's mapped device. Requests
+ * that come while it is suspended wait at its gate.
  */
 export class GatedDevice implements BlockDevice {
   readonly minor: number
@@ -85,7 +85,7 @@ export class GatedDevice implements BlockDevice {
 
   // --- tables ---
 
-  /** Puts a table beside the one that serves; one that was there before and not used is closed. */
+  /** Puts a table beside the one that serves, and closes an earlier one that was never used. */
   async load(table: Table): Promise<void> {
     const unused = this.#loaded
     this.#loaded = table
@@ -99,22 +99,22 @@ export class GatedDevice implements BlockDevice {
   }
 
   /**
-   * Resolves when no request is under way; later ones wait. What waits for space in a pool is waited
-   * for only with `flush`, which makes what was acknowledged durable, too.
+   * Resolves when no request is under way; later ones wait. Requests that wait for space in a pool
+   * count only with `flush`, which also makes everything that was acknowledged durable.
    */
   async suspend(flush: boolean): Promise<void> {
     if (this.#gate.isShut) return
     this.#gate.shut()
     await this.#gate.drain(() => (flush ? 0 : (this.#live?.writesWaiting ?? 0)))
     await this.#live?.suspend()
-    // One that cannot flush is suspended all the same: its users were told, or will be.
+    // A device that cannot flush is suspended all the same: its users hear of the error.
     if (flush) await this.#live?.flush().catch(() => {})
   }
 
   /**
-   * Puts the loaded table in place, if there is one, and opens the gate. When that table does not fit
-   * it is closed, and the device stays suspended with the one that it had; a pool's table stays in
-   * place, and the device suspended.
+   * Puts the loaded table in place, if there is one, and opens the gate. When that table does not
+   * fit it is closed, and the device stays suspended with the one that it had; a pool's table stays
+   * in place, and the device suspended.
    * @throws BAD_ARGUMENT without a table, or when it does not fit
    */
   async resume(): Promise<void> {
@@ -159,7 +159,7 @@ export class GatedDevice implements BlockDevice {
   }
 }
 
-/** What `work` does, as a promise also where it fails at once. */
+/** The result of `work` as a promise, which rejects where `work` throws. */
 async function promised(work: () => Later<void>): Promise<void> {
   await work()
 }

@@ -1,3 +1,3 @@
-/** Device tables: what device-mapper's targets do, for devices that go by their minor number. */
+/** Device tables: device-mapper's targets, for devices named by their minor number. */
 export type { Extent, Range, Source, TableEngine, TableEvents, Target } from './table-engine.js'
 export { Tables, type TablesOptions } from './tables.js'

@@ -1,9 +1,9 @@
 /**
  * Open thin pools, each once, whichever tables name it.
  *
- * A pool is opened with what its superblock says it has. Its stores become as long as the table says
- * when that takes effect: what they gain is punched before, for it may hold what somebody else left
- * there, and a free block has to be a hole.
+ * A pool is opened with the size in its superblock. Its stores become as long as the table says
+ * when that takes effect. Whatever they gain is punched first: it may hold somebody else's bytes,
+ * and a free block has to be a hole.
  */
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
@@ -41,18 +41,18 @@ import type { Range, Target } from './table-engine.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
 
-/** So often the metadata's low water mark is looked at, in milliseconds. */
+/** Milliseconds between looks at the metadata's low water mark. */
 const LOOK_PERIOD = 1000
 
 export interface LivePoolsOptions {
   /** Journals of pools go to `pools/` below it. */
   folder: string
   files: SharedFiles
-  /** Whether what is opened was open in a process that has died, and is in use. */
+  /** Whether devices were open in a process that has died, and are in use. */
   takesOver(): boolean
   /** The event counter of a pool's device goes up. */
   onEvent(minor: number): void
-  /** Told of what happens in the pool of a device. */
+  /** Receives the events of a device's pool. */
   events(minor: number): PoolEvents
 }
 
@@ -65,11 +65,12 @@ export class LivePools {
   }
 
   /**
-   * The pool of a table, opened when it is not. To be given back with `release`. One that is open keeps
-   * its block size whatever the table says, as in the kernel.
+   * The pool of a table, opened when it is not. To be given back with `release`. One that is open
+   * keeps its block size whatever the table says, as in the kernel.
    * @param minor of the device that the table is loaded to
-   * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that is
-   *   only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH, IO_ERROR
+   * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that
+   *   is only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH,
+   *   IO_ERROR
    */
   async take(minor: number, table: PoolTable): Promise<LivePool> {
     const id = placeOf(table.metadata)
@@ -130,13 +131,13 @@ interface Opened {
 export class LivePool {
   readonly id: string
   readonly minor: number
-  /** What the requests of its thin devices pass. */
+  /** The gate that requests of its thin devices pass. */
   readonly gate = new Gate()
-  /** The last of its own tables that has shut the gate, which no other opens. */
+  /** The pool's own table that has shut the gate last. No other opens it. */
   shutBy: object | null = null
   /** Tables that have it: its own, and those of its thin devices. */
   users = 1
-  /** One up whenever `pool` is another object. */
+  /** Counts up whenever `pool` is another object. */
   generation = 0
   readonly #options: LivePoolsOptions
   readonly #opens = new Map<DevId, number>()
@@ -384,7 +385,8 @@ async function openStores(
 }
 
 /**
- * A read_only pool, too, writes to blocks that one device alone has, where what is below can be written.
+ * A read_only pool, too, writes to blocks that one device alone has, where what is below can be
+ * written.
  */
 function openOf({ readOnly }: PoolTable, extents: Range[], files: SharedFiles): OpenExtents {
   try {
@@ -397,7 +399,7 @@ function openOf({ readOnly }: PoolTable, extents: Range[], files: SharedFiles): 
   }
 }
 
-/** What a pool tells, of which some is an event of its device. */
+/** Events of a pool. Some of them count up its device's event number. */
 function eventsOf(minor: number, options: LivePoolsOptions): PoolEvents {
   const events = options.events(minor)
   return {

@@ -3,7 +3,9 @@ import { type Message, parseMessage, poolStatus, type ThinPool } from '../pool/i
 import type { LivePool, LivePools, PoolTable } from './live-pool.js'
 import type { TargetDevice } from './target-device.js'
 
-/** A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map. */
+/**
+ * A thin pool. Reads of its device read the data device. Source: drivers/md/dm-thin.c, pool_map.
+ */
 export class PoolTarget implements TargetDevice {
   /** The kernel swaps tables before it asks a pool whether the new one fits. */
   readonly staysWhenRefused = true
@@ -64,10 +66,13 @@ export class PoolTarget implements TargetDevice {
     this.live.gate.open()
   }
 
-  /** As in the kernel, thin devices of a suspended pool are suspended, and what they did is committed. */
+  /**
+   * As in the kernel, thin devices of a suspended pool are suspended, and what they did is
+   * committed.
+   */
   async suspend(): Promise<void> {
     await this.#shutGate()
-    // A pool that cannot commit has told so.
+    // A pool that cannot commit has reported that already.
     await this.live.pool.commit().catch(() => {})
   }
 
@@ -121,7 +126,7 @@ export class PoolTarget implements TargetDevice {
     await pool.commitOrUndo()
   }
 
-  /** In slices: whoever uses other devices does not wait. No table can open it meanwhile. */
+  /** Works in slices, so that other devices do not wait. No table can open it meanwhile. */
   async #delete(pool: ThinPool, devId: DevId): Promise<void> {
     if (!pool.metadata.hasDevice(devId)) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
     if (this.live.isThinOpen(devId)) throw new ThinfsError('DEVICE_BUSY', `device ${devId}`)

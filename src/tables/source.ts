@@ -1,4 +1,4 @@
-/** Opening what a target's bytes are in. */
+/** Opening the devices and files that hold a target's bytes. */
 import { bytes, refused, SECTOR_SIZE } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {

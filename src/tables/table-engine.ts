@@ -1,8 +1,8 @@
 /**
- * What the device-mapper service asks of the process that serves the bytes of its devices.
+ * The interface between the device-mapper service and the process that serves its devices' bytes.
  *
  * Devices go by their minor number; nothing here knows names, uuids or ioctls. All arguments and
- * results are JSON: the two are different processes. Whatever fails throws an error with the errno
+ * results are JSON: the two are different processes. A failure throws an error with the errno
  * that the kernel's device-mapper gives (`errnoOf`). Sectors are 512 bytes.
  */
 
@@ -13,7 +13,7 @@ export interface Extent {
   length: number
 }
 
-/** A part of what several lists of parts make in turn, chunk by chunk. Bytes. */
+/** A part of a striped range: chunks of several lists of parts in turn. Bytes. */
 export interface Stripes {
   stripes: Range[][]
   chunk: number
@@ -21,7 +21,7 @@ export interface Stripes {
   length: number
 }
 
-/** What a pool's metadata or data is made of, one behind the other. */
+/** The parts of a pool's metadata or data, one behind the other. */
 export type Range = Extent | Stripes
 
 /** Where the bytes of a target are: in another device of ours, or in files and disks below. */
@@ -79,7 +79,7 @@ export interface TableEngine {
   status(minor: number, flush: boolean): Promise<string[]>
 }
 
-/** What the engine tells the service. */
+/** Events that the engine reports to the service. */
 export interface TableEvents {
   /** The device's event counter goes up: low water, mode, out of space, needs_check. */
   event(minor: number): void

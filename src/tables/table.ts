@@ -2,7 +2,7 @@ import { allEnded, type Later, ThinfsError } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import { onParts, type TargetDevice } from './target-device.js'
 
-/** Targets one behind the other, as one device. What goes over a border is split there. */
+/** Targets one behind the other, as one device. Requests that cross a border are split there. */
 export class Table implements BlockDevice {
   readonly targets: readonly TargetDevice[]
   /** Bytes. */

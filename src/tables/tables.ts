@@ -24,14 +24,14 @@ import { ZeroTarget } from './zero.js'
 export interface TablesOptions {
   /** Journals of pools go to `pools/` below it. */
   folder: string
-  /** Whether what is opened was open in a process that has died, and is in use. */
+  /** Whether devices were open in a process that has died, and are in use. */
   takesOver(): boolean
   events: Pick<TableEvents, 'event'>
-  /** Told of what happens in the pool of a device. */
+  /** Receives the events of a device's pool. */
   poolEvents(minor: number): PoolEvents
 }
 
-/** So long the files of a process that has died may be its still, in milliseconds. */
+/** Milliseconds for which the files of a dead process may still be locked. */
 const PATIENCE = 10_000
 const ASK_AGAIN = 50
 
@@ -127,7 +127,7 @@ export class Tables implements TableEngine {
 
   // --- all of them ---
 
-  /** Makes everything that was acknowledged durable, as far as that goes. */
+  /** Makes everything that was acknowledged durable where that is possible. */
   commit(): Promise<void> {
     return this.#pools.commit()
   }

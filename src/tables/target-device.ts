@@ -1,10 +1,10 @@
 import { allEnded, type Later } from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 
-/** What a line of a table makes of the devices below it. */
+/** A target at work: a device made of the devices below, by a line of a table. */
 export interface TargetDevice extends BlockDevice {
   /**
-   * Looks whether what is below is large enough, just before the table takes effect.
+   * Checks that the devices below are large enough, just before the table takes effect.
    * @throws BAD_ARGUMENT
    */
   check(): void
@@ -20,12 +20,13 @@ export interface TargetDevice extends BlockDevice {
   status?(flush: boolean): Later<string>
   /** @throws an error with the kernel's errno */
   message?(text: string): Promise<void>
-  /** Gives up what is below. No request follows. */
+  /** Releases the devices below. No request follows. */
   close(): Promise<void>
 }
 
 /**
- * Does a range part by part. Parts that were begun have ended when the whole has, also where one fails.
+ * Does a range part by part. Parts that were begun have ended when the whole has, also where one
+ * fails.
  * @param endOf where the part that begins at `from` ends; beyond the range is as well
  * @param use does a part; `done` bytes of the range come before it
  */

@@ -1,8 +1,9 @@
 /**
  * Takes an ephemeral pool away, with all that is on it, whatever state it is in.
  *
- * Nothing of it is needed any more, so what does not end when it is asked to is ended by force. Only
- * /proc and /sys are looked at: the mount's server may hang.
+ * First in order, so that nobody sees errors who ends in time. What does not go that way, or not
+ * soon, goes by force: nothing of the pool is needed any more. Only /proc and /sys are looked at:
+ * the mount's server may hang.
  */
 import { rmSync } from 'node:fs'
 import { basename } from 'node:path'
@@ -16,6 +17,7 @@ import {
   isWithin,
   type LoopDevice,
   listLoops,
+  type Mount,
   mountsOn,
   nameOf,
   otherProcesses,
@@ -31,47 +33,107 @@ import type { Layout } from './layout.js'
 
 /** How long processes may take to end when they are asked to, in milliseconds. */
 const GRACE_MS = 2000
-/** How long the daemon may take to unmount. It has nothing to wait for. */
-const UMOUNT_MS = 10_000
+/** How long all may take that is done in order. There is nothing to wait for but a busy machine. */
+const ORDERLY_MS = 10_000
+/** How long processes that were killed may take to be gone. */
+const FORCE_MS = 10_000
 const LOOK_MS = 20
-/** How often it is tried in order before it is done by force. */
+/** How often it is tried in order. */
 const ROUNDS = 2
+
+/** What was found on the pool: once its mount is gone the paths do not tell any more. */
+interface Found {
+  loops: Map<string, LoopDevice>
+  /** Processes that used a filesystem when it was to be unmounted. */
+  users: Set<number>
+}
 
 /**
  * @param owner process id of whoever had the pool: it is not ended, whatever it has open
  * @throws MOUNT_BUSY naming what is left
  */
 export async function clean(layout: Layout, owner: number): Promise<void> {
-  const { base, mountPoint, place } = layout
+  const { base, mountPoint } = layout
   const mount = thinfsMountAt(mountPoint)
+  const found: Found = { loops: new Map(), users: new Set() }
   await end(() => markedWith(mountPoint), { owner, force: true })
-  const loops: LoopDevice[] = []
-  const users: number[] = []
-  for (let round = 0; mount !== null && round < ROUNDS; round++) {
-    // A program that the owner started may have attached or mounted something meanwhile.
-    await end(() => processesWithin(mountPoint), { owner })
-    const found = (await listLoops()).filter(loop => isOn(loop, mount))
-    const folders = filesystemsOf(layout, found)
-    if (folders.length > 0) {
-      users.push(...(await end(() => folders.flatMap(processesWithin), { owner })))
-    }
-    for (const folder of folders) await unmountAnyhow(folder)
-    for (const { path } of found) await detachLoop(path).catch(() => {})
-    loops.push(...found)
-    if (await umountInOrder(place)) break
-  }
-  await umountByForce(layout)
-  const attached = (await stillAttached(loops)).map(({ path }) => path)
+  if (mount !== null) await within(ORDERLY_MS, cleanInOrder(layout, mount, owner, found))
+  await cleanByForce(layout, found)
+  const attached = stillAttached(found, await listLoops()).map(({ path }) => path)
   const mounts = readMounts()
     .map(({ mountPoint }) => mountPoint)
     .filter(folder => isWithin(base, folder))
   if (mounts.length === 0) rmSync(base, { recursive: true, force: true })
   const left = [...attached, ...mounts]
-  if (left.length > 0) {
-    const by = users.length === 0 ? '' : `, used by ${[...new Set(users)].map(nameOf).join(', ')}`
-    throw new ThinfsError('MOUNT_BUSY', `${base}: ${left.join(', ')} cannot be taken away${by}`)
+  if (left.length === 0) return
+  const by = [...found.users].map(nameOf).join(', ')
+  const who = by === '' ? '' : `, used by ${by}`
+  throw new ThinfsError('MOUNT_BUSY', `${base}: ${left.join(', ')} cannot be taken away${who}`)
+}
+
+async function cleanInOrder(
+  layout: Layout,
+  mount: Mount,
+  owner: number,
+  found: Found,
+): Promise<void> {
+  const { mountPoint, place } = layout
+  // A program that the owner had started may attach or mount something in the meantime.
+  for (let round = 0; round < ROUNDS; round++) {
+    await end(() => processesWithin(mountPoint), { owner })
+    const loops = (await listLoops()).filter(loop => isOn(loop, mount))
+    for (const loop of loops) found.loops.set(loop.path, loop)
+    const folders = filesystemsOf(layout, loops)
+    if (folders.length > 0) {
+      const users = await end(() => folders.flatMap(processesWithin), { owner })
+      for (const pid of users) found.users.add(pid)
+    }
+    for (const folder of folders) await unmount(folder).catch(() => detachMount(folder))
+    for (const { path } of loops) await detachLoop(path).catch(() => {})
+    const daemon = await connectDaemon(place).catch(() => null)
+    try {
+      if (daemon === null) return
+      await daemon.umount()
+      return
+    } catch {
+      // Somebody still uses the mount, or it is not served.
+    } finally {
+      daemon?.close()
+    }
   }
 }
+
+/**
+ * Kills the processes that serve the mount, and the connection with them: what waits for it gets
+ * errors, and comes to an end.
+ */
+async function cleanByForce(layout: Layout, found: Found): Promise<void> {
+  const { place, mountPoint } = layout
+  const deadline = Date.now() + FORCE_MS
+  if (thinfsMountAt(mountPoint) !== null) await within(FORCE_MS, detachMount(mountPoint))
+  for (let pids = serversOf(place.file); pids.length > 0; pids = serversOf(place.file)) {
+    for (const pid of pids) signal(pid, 'SIGKILL')
+    if (Date.now() > deadline) return
+    await sleep(LOOK_MS)
+  }
+  const loops = stillAttached(found, await listLoops())
+  for (const folder of filesystemsOf(layout, loops)) await within(FORCE_MS, detachMount(folder))
+  for (const { path } of loops)
+    await within(
+      FORCE_MS,
+      detachLoop(path).catch(() => {}),
+    )
+}
+
+/** Waits until an act has ended, well or not, but not for long: that may be later. */
+async function within(ms: number, act: Promise<void>): Promise<void> {
+  const timeout = new AbortController()
+  const late = sleep(ms, undefined, { signal: timeout.signal }).catch(() => {})
+  await Promise.race([act.catch(() => {}), late])
+  timeout.abort()
+}
+
+const detachMount = (folder: string): Promise<void> => unmountLazily(folder).catch(() => {})
 
 /** The processes that a command which has the pool has started, and they in turn. */
 function markedWith(mountPoint: string): number[] {
@@ -95,7 +157,7 @@ async function end(
     const found = find()
     const pids = found.filter(pid => pid !== owner)
     const late = Date.now() - deadline
-    if (pids.length === 0 || late > (force ? GRACE_MS : 0)) return found
+    if (pids.length === 0 || late > (force ? FORCE_MS : 0)) return found
     for (const pid of pids) {
       if (late > 0) signal(pid, 'SIGKILL')
       else if (!asked.has(pid)) signal(pid, 'SIGTERM')
@@ -113,13 +175,10 @@ function signal(pid: number, name: NodeJS.Signals): void {
   }
 }
 
-/** Those of some loop devices that are not gone. Where the mount is, nobody knows their files. */
-async function stillAttached(loops: readonly LoopDevice[]): Promise<LoopDevice[]> {
-  const isSame = (one: LoopDevice, other: LoopDevice): boolean =>
-    one.path === other.path && basename(one.backingFile) === basename(other.backingFile)
-  return loops.length === 0
-    ? []
-    : (await listLoops()).filter(other => loops.some(one => isSame(one, other)))
+/** Those that were found and are not gone. A number may be somebody else's by now. */
+function stillAttached({ loops }: Found, now: readonly LoopDevice[]): LoopDevice[] {
+  const nameOfFile = (loop: LoopDevice | undefined): string => basename(loop?.backingFile ?? '')
+  return now.filter(loop => nameOfFile(loop) === nameOfFile(loops.get(loop.path)))
 }
 
 /** Folders at which filesystems on volumes are mounted, those on top first. */
@@ -132,39 +191,4 @@ function filesystemsOf({ filesystems }: Layout, loops: readonly LoopDevice[]): s
     .filter(({ id, mountPoint }) => onLoops.includes(id) || isWithin(filesystems, mountPoint))
     .map(({ mountPoint }) => mountPoint)
     .reverse()
-}
-
-async function unmountAnyhow(folder: string): Promise<void> {
-  await unmount(folder)
-    .catch(() => unmountLazily(folder))
-    .catch(() => {})
-}
-
-/** Kills the processes that serve the mount, if there are any, and the connection with them. */
-async function umountByForce({ place, mountPoint }: Layout): Promise<void> {
-  if (thinfsMountAt(mountPoint) !== null) await unmountLazily(mountPoint).catch(() => {})
-  const deadline = Date.now() + UMOUNT_MS
-  for (let pids = serversOf(place.file); pids.length > 0; pids = serversOf(place.file)) {
-    for (const pid of pids) signal(pid, 'SIGKILL')
-    if (Date.now() > deadline) return
-    await sleep(LOOK_MS)
-  }
-}
-
-/** @returns whether that was possible */
-async function umountInOrder(place: Layout['place']): Promise<boolean> {
-  const daemon = await connectDaemon(place).catch(() => null)
-  if (daemon === null) return false
-  const timeout = new AbortController()
-  try {
-    return await Promise.race([
-      daemon.umount().then(() => true),
-      sleep(UMOUNT_MS, false, { signal: timeout.signal }).catch(() => false),
-    ])
-  } catch {
-    return false
-  } finally {
-    timeout.abort()
-    daemon.close()
-  }
 }

@@ -9,7 +9,8 @@ export const MARK = 'THINFS_MOUNT'
 const TAKEN = [MARK, 'THINFS_DEBUG', 'THINFS_STDOUT', 'THINFS_VERIFY']
 
 /**
- * The variables for a pool: `THINFS_MOUNT`, and for each volume its file, as THINFS_WEB_1 for web-1.
+ * The variables for a pool: `THINFS_MOUNT`, and for each volume its file, as THINFS_WEB_1 for
+ * web-1.
  * @throws BAD_ARGUMENT when two would have the same name
  */
 export function environmentOf(

@@ -1,29 +1,10 @@
 /**
- * Mounting the filesystem on a volume: from a loop device by root, and by fuse2fs where there is no loop
- * device.
+ * Mounting the filesystem on a volume: from a loop device by root, and by fuse2fs where there is no
+ * loop device.
  */
-import { existsSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
-import { attachLoop, nameOf, processesWithin, unmount } from '../host/index.js'
+import { nameOf, processesWithin, unmount } from '../host/index.js'
 import { run } from './programs.js'
-
-/**
- * A loop device on the file of a volume; the one that is there, if there is one.
- * @throws NOT_SUPPORTED saying what there is instead; TOOL_FAILED with what losetup says
- */
-export async function attach(file: string): Promise<string> {
-  const whyNot =
-    process.geteuid!() !== 0
-      ? 'loop devices need root'
-      : existsSync('/dev/loop-control')
-        ? null
-        : 'this system has no loop devices: there is no /dev/loop-control'
-  if (whyNot !== null) {
-    const instead = `without one, mount() uses fuse2fs; mkfs.ext4 -F, debugfs and QEMU take ${file}`
-    throw new ThinfsError('NOT_SUPPORTED', `${whyNot}; ${instead}`)
-  }
-  return await attachLoop(file, false)
-}
 
 /** Mounts what is on a loop device. */
 export const mountDevice = (device: string, folder: string): Promise<void> =>
@@ -40,6 +21,7 @@ export async function unmountFilesystem(folder: string): Promise<void> {
   } catch (err) {
     if (!/busy/i.test((err as Error).message)) throw err
     const others = processesWithin(folder).map(nameOf)
+    // The list has all processes but this one.
     const by = others.length === 0 ? 'this process' : others.join(', ')
     throw new ThinfsError('MOUNT_BUSY', `${folder} is used by ${by}`, { cause: err })
   }

@@ -1,10 +1,10 @@
 /**
- * What a keeper and the process that it keeps a pool for, its owner, say to each other: each message
+ * The messages between a keeper and its owner, the process that it keeps a pool for: each message
  * once, over the child's IPC channel. The end of the channel is the end of the owner.
  */
 import type { WireError } from '../control/index.js'
 
-/** What a keeper is started with, as JSON in its first argument. */
+/** The parameters of a keeper, as JSON in its first argument. */
 export interface KeeperStart {
   /** The folder that has all of the pool; the keeper makes it. */
   base: string
@@ -13,7 +13,9 @@ export interface KeeperStart {
   dataBlockSize: number
 }
 
-/** Keeper to owner. `made`: the pool is mounted, or why not. `ended`: nothing is left, or what is. */
+/**
+ * Keeper to owner. `made`: the pool is mounted, or why not. `ended`: nothing is left, or what is.
+ */
 export type KeeperSays = { made: WireError | null } | { ended: WireError | null }
 
 /** Owner to keeper: the pool is not needed any more. */

@@ -1,7 +1,10 @@
 /** The keeper of an ephemeral pool, as seen from the process that needs the pool: its owner. */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { closeSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { fromWire, type WireError } from '../control/index.js'
+import { lockAlso } from './abandoned.js'
+import { clean } from './clean.js'
 import { MARK } from './environment.js'
 import { END, type KeeperSays, type KeeperStart } from './keeper-protocol.js'
 import { Layout } from './layout.js'
@@ -13,6 +16,8 @@ export class Keeper {
   readonly #layout: Layout
   /** Resolves with the keeper's last word; null when it died before that. */
   readonly #ended: Promise<{ ended: WireError | null } | null>
+  /** Says that somebody has the pool, should the keeper be killed. */
+  #lock: number | null = null
 
   /**
    * Starts a keeper; resolves when the pool is mounted.
@@ -35,7 +40,13 @@ export class Keeper {
       await keeper.end().catch(() => {})
       throw fromWire(failure)
     }
-    // A test that hangs shall not hang because of this process.
+    try {
+      keeper.#lock = lockAlso(keeper.#layout)
+    } catch (err) {
+      await keeper.end().catch(() => {})
+      throw err
+    }
+    // The keeper does not keep a process alive that has nothing else to wait for.
     child.unref()
     child.channel?.unref()
     return keeper
@@ -69,11 +80,14 @@ export class Keeper {
     // The keeper may be gone already.
     if (this.#child.connected) this.#child.send(END, () => {})
     const last = await this.#ended
-    if (last === null) {
+    try {
       // It was killed: what is left is ours to take away.
-      const { clean } = await import('./clean.js')
-      await clean(this.#layout, process.pid)
-    } else if (last.ended !== null) throw fromWire(last.ended)
+      if (last === null) await clean(this.#layout, process.pid)
+      else if (last.ended !== null) throw fromWire(last.ended)
+    } finally {
+      if (this.#lock !== null) closeSync(this.#lock)
+      this.#lock = null
+    }
   }
 }
 
@@ -83,7 +97,9 @@ const DIED: WireError = {
   message: 'the keeper of the pool ended before the pool was mounted',
 }
 
-/** Without what a test runner has its child processes load, and what marks those of `thinfs run`. */
+/**
+ * Leaves out what test runners have child processes load, and the mark of `thinfs run`'s processes.
+ */
 function ownEnvironment(): NodeJS.ProcessEnv {
   const { NODE_OPTIONS: _, NODE_V8_COVERAGE: __, [MARK]: ___, ...environment } = process.env
   return environment

@@ -1,14 +1,16 @@
 /**
  * The keeper of an ephemeral pool, a program of its own: `node main.js START`, see KeeperStart.
  *
- * Whoever needs the pool may be killed at any moment. So it is this process that makes what would be
- * left then, and takes it away: when it is told to, or when its IPC channel ends, as it does with the
- * process at the other end, whatever that died of.
+ * The owner, who needs the pool, may be killed at any moment. So the keeper makes all that would be
+ * left then, and takes it away: when the owner says so, or when the IPC channel ends, as it does
+ * with the owner, whatever that died of.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { newConfig, renderConfig } from '../config/index.js'
 import { toWire } from '../control/index.js'
 import { startDaemon } from '../daemon/index.js'
+import { cleanAbandoned, lockNew } from './abandoned.js'
 import { clean } from './clean.js'
 import { END, type KeeperSays, type KeeperStart } from './keeper-protocol.js'
 import { Layout } from './layout.js'
@@ -24,17 +26,20 @@ const isOver = new Promise<void>(resolve => {
   // The owner may have been killed while this program was loaded.
   if (!process.connected) resolve()
 })
-// In a session of its own it hears no Ctrl-C. What is sent to all processes ends the owner as well.
+// The keeper has a session of its own and hears no Ctrl-C. Signals that are sent to all processes
+// end the owner as well.
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
 
 async function make(): Promise<void> {
   // Filesystems may belong to other users, who have to get there.
-  for (const folder of [base, layout.filesystems]) mkdirSync(folder, { mode: 0o711 })
+  mkdirSync(base, { mode: 0o711 })
+  lockNew(layout)
+  mkdirSync(layout.filesystems, { mode: 0o711 })
   for (const folder of [layout.pool, layout.mountPoint]) mkdirSync(folder, { mode: 0o700 })
   const { file } = layout.place
   const config = newConfig(file, {
     ...{ pool: 'testing', dataSize, dataBlockSize, volumes: {} },
-    // A test that fails at once tells more than one that hangs.
+    // A test that fails at once says more than one that hangs.
     onFull: 'error',
   })
   writeFileSync(file, renderConfig(config), { mode: 0o600 })
@@ -53,11 +58,13 @@ function say(message: KeeperSays): Promise<void> {
   })
 }
 
-/** @returns the error that an act ends with */
+/** @returns the error that an act fails with; null when it succeeds */
 const errorOf = (act: () => Promise<void>) => act().then(() => null, toWire)
 
 const failure = await errorOf(make)
 await say({ made: failure })
+const cleaning = failure === null ? cleanAbandoned(dirname(base)).catch(() => {}) : null
 if (failure === null) await isOver
 await say({ ended: await errorOf(() => clean(layout, owner)) })
+await cleaning
 if (process.connected) process.disconnect()

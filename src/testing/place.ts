@@ -17,15 +17,15 @@ export interface Place {
 const TMPFS_MAGIC = 0x01021994
 /** FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: include/uapi/linux/falloc.h. */
 const PUNCH_HOLE = 3
-/** What a place has to have left. Volumes are thin: a large one takes little of it. */
+/** Bytes that a place has to have left. Volumes are thin: a large one takes little of it. */
 const ROOM_MIN = 256 * MIB
 const ROOM_MAX = 1024 * MIB
 
 /**
- * Chooses a folder of the system for a pool: the first of /dev/shm, the user's runtime folder and the
- * folder for temporary files that is in memory, has room, and whose files can have holes: without
- * holes, discarded blocks would go on taking memory. Otherwise the folder for temporary files,
- * wherever that is.
+ * Chooses a folder of the system for a pool: the first of /dev/shm, the user's runtime folder and
+ * the folder for temporary files that is in memory, has room, and whose files can have holes:
+ * without holes, discarded blocks would go on taking memory. Otherwise the folder for temporary
+ * files, wherever that is.
  * @param size bytes of all volumes that are asked for
  * @throws NOT_SUPPORTED when no folder can be written to
  */

@@ -6,14 +6,16 @@ import { errnoOf, ThinfsError } from '../base/index.js'
 import { environmentOf } from './environment.js'
 import { type PoolOptions, withPool } from './test-pool.js'
 
-/** What is passed on. The others cannot be caught, or are this process's own, as SIGCHLD is. */
+/**
+ * Signals that are passed on. Others cannot be caught, or are this process's own, as SIGCHLD is.
+ */
 const SIGNALS = ['SIGHUP', 'SIGINT', 'SIGQUIT', 'SIGTERM', 'SIGUSR1', 'SIGUSR2', 'SIGCONT'] as const
 /** Those that a terminal sends to all processes in its foreground. */
 const FROM_TERMINAL: readonly string[] = ['SIGINT', 'SIGQUIT']
 
 /**
- * Runs a command with a new pool, the paths of which are in its environment; signals to this process go
- * to the command. The pool ends with it, and so does what it has left running.
+ * Runs a command with a new pool, the paths of which are in its environment; signals to this
+ * process go to the command. The pool ends with it, and so does what it has left running.
  * @returns its exit status, as a shell has it: 128 and the signal's number when it was ended by one
  * @throws TOOL_FAILED with the errno when the command cannot be started; what `withPool` throws
  */
@@ -62,9 +64,9 @@ function cannotStart(command: string, err: Error): ThinfsError {
 }
 
 /**
- * Whether this process, and with it the command, which is in its process group, is in the foreground of
- * a terminal. Source: proc(5), /proc/pid/stat: pgrp and tpgid, the third and the sixth field after the
- * name, which is in brackets.
+ * Whether this process, and with it the command, which is in its process group, is in the
+ * foreground of a terminal. Source: proc(5), /proc/pid/stat: pgrp and tpgid, the third and the
+ * sixth field after the name, which is in brackets.
  */
 function isInForeground(): boolean {
   const stat = readFileSync('/proc/self/stat', 'utf8')

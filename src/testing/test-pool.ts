@@ -1,5 +1,4 @@
 /** A pool for the life of a callback, in a folder of its own. */
-import { randomBytes } from 'node:crypto'
 import { realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { KIB, ThinfsError, TIB } from '../base/index.js'
@@ -7,7 +6,7 @@ import { parseSize } from '../config/index.js'
 import { adminOf, callAdmin, connectDaemon } from '../control/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { Keeper } from './keeper.js'
-import { Layout } from './layout.js'
+import { Layout, newBase } from './layout.js'
 import { choosePlace, type Place } from './place.js'
 import { TestVolume } from './test-volume.js'
 
@@ -17,7 +16,9 @@ export type Size = number | string
 export interface PoolOptions {
   /** Volumes that the pool has at the beginning, by name. */
   volumes?: Readonly<Record<string, Size>>
-  /** What all volumes together can hold. Default: 1T; the memory or disk below holds less. */
+  /**
+   * Size of the data, for all volumes together. Default: 1T; the memory or disk below holds less.
+   */
   dataSize?: Size
   /** Unit of provisioning, sharing and discard. Default: 64K. */
   blockSize?: Size
@@ -29,13 +30,13 @@ export interface PoolOptions {
 }
 
 /**
- * Calls `act` with a new pool that is mounted, and takes the pool away afterwards, with everything on
- * it: filesystems, loop devices, processes that serve it. That is done as well when the callback
+ * Calls `act` with a new pool that is mounted, and takes the pool away afterwards, with everything
+ * on it: filesystems, loop devices, processes that serve it. That is done as well when the callback
  * throws, and when this process ends, by whatever signal; then a few moments later.
  * @returns what `act` returns
  * @throws what `act` throws; why there is no pool: MOUNT_FAILED without the right to mount,
- *   NOT_SUPPORTED, BAD_ARGUMENT; MOUNT_BUSY when `act` leaves something open that only this process can
- *   close
+ *   NOT_SUPPORTED, BAD_ARGUMENT; MOUNT_BUSY when `act` leaves something open that only this process
+ *   can close
  */
 export function withPool<T>(act: (pool: TestPool) => T | PromiseLike<T>): Promise<T>
 export function withPool<T>(
@@ -55,7 +56,7 @@ export async function withPool<T>(
     options.folder,
     volumes.reduce((sum, { size }) => sum + size, 0),
   )
-  const layout = new Layout(join(place.folder, `thinfs-${randomBytes(6).toString('hex')}`))
+  const layout = new Layout(join(place.folder, newBase()))
   const keeper = await Keeper.start({
     base: layout.base,
     dataSize: bytesOf(options.dataSize ?? DATA_SIZE),
@@ -67,7 +68,7 @@ export async function withPool<T>(
     for (const { name, size } of volumes) await pool.create(name, size)
     result = await act(pool)
   } catch (err) {
-    // What `act` has to say comes first.
+    // The error of `act` comes first.
     await keeper.end().catch(() => {})
     throw err
   }

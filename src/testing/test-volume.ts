@@ -3,10 +3,17 @@ import { mkdir, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
-import { detachLoop, listLoops, mountsOn, reattachLoop, whileFrozen } from '../host/index.js'
+import {
+  attachLoop,
+  detachLoop,
+  listLoops,
+  mountsOn,
+  reattachLoop,
+  whileFrozen,
+} from '../host/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { fromCache } from './cache.js'
-import { attach, mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
+import { mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
 import type { Layout } from './layout.js'
 import { run } from './programs.js'
 
@@ -20,7 +27,7 @@ export interface VolumesOfPool {
 const CLOSE_MS = 10_000
 const LOOK_MS = 10
 
-/** What is mounted from a volume. */
+/** The filesystem that is mounted from a volume. */
 interface Mounted {
   folder: string
   by: 'loop' | 'fuse2fs'
@@ -38,6 +45,7 @@ export class TestVolume {
   #mounted: Mounted | null = null
   #base: TestVolume | null = null
   #snapshots = 0
+  #underWay: Promise<unknown> = Promise.resolve()
 
   /** A pool's `volume` and `create` make it. */
   constructor(pool: VolumesOfPool, layout: Layout, name: string) {
@@ -61,23 +69,27 @@ export class TestVolume {
    * Makes a writable snapshot, at once, whatever the size. A filesystem that is mounted is frozen
    * meanwhile, one that fuse2fs has is unmounted for the moment.
    * @param name of the snapshot; default: the volume's with a number, as db@1
-   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has mounted
+   * @throws VOLUME_EXISTS, BAD_NAME, VOLUME_MISSING; MOUNT_BUSY by whoever uses what fuse2fs has
+   *   mounted
    */
-  async snapshot(name = this.#nextName()): Promise<TestVolume> {
-    const take = async (): Promise<void> => {
-      await this.#pool.admin.snapshot({ origin: this.name, name })
-    }
-    await flush(this.#device ?? this.path)
-    if (this.#mounted?.by === 'fuse2fs') await this.#apart(take)
-    else await whileAllFrozen(this.#device === null ? [] : await foldersOn(this.#device), take)
-    this.#base = this.#pool.volume(name)
-    return this.#base
+  snapshot(name = this.#nextName()): Promise<TestVolume> {
+    return this.#alone(async () => {
+      await this.info()
+      const take = async (): Promise<void> => {
+        await this.#pool.admin.snapshot({ origin: this.name, name })
+      }
+      await flush(this.#device ?? this.path)
+      if (this.#mounted?.by === 'fuse2fs') await this.#apart(take)
+      else await whileAllFrozen(this.#device === null ? [] : await foldersOn(this.#device), take)
+      this.#base = this.#pool.volume(name)
+      return this.#base
+    })
   }
 
   /**
-   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a new
-   * snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a loop
-   * device is detached and attached again, with the same number.
+   * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a
+   * new snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a
+   * loop device is detached and attached again, with the same number.
    * @param to default: the snapshot of this volume that was made last
    * @throws MOUNT_BUSY, VOLUME_BUSY naming who uses the volume, which then is as it was;
    *   VOLUME_MISSING, BAD_ARGUMENT without a snapshot
@@ -86,49 +98,59 @@ export class TestVolume {
     if (to === null) {
       throw new ThinfsError('BAD_ARGUMENT', `${this.name}: no snapshot was made of it`)
     }
+    await this.#alone(async () => {
+      const { admin } = this.#pool
+      const next = `${this.name}@next`
+      await admin.snapshot({ origin: to.name, name: next })
+      try {
+        await this.#apart(() => this.#replaceBy(next))
+      } catch (err) {
+        await admin.remove({ names: [next] }).catch(() => {})
+        throw err
+      }
+    })
+  }
+
+  /** @throws VOLUME_BUSY when the volume is open; then it is as it was */
+  async #replaceBy(next: string): Promise<void> {
     const { admin } = this.#pool
-    const [next, before] = ['next', 'before'].map(part => `${this.name}@${part}`) as [
-      string,
-      string,
-    ]
-    await admin.snapshot({ origin: to.name, name: next })
+    const before = `${this.name}@before`
+    // From then on nobody can open it by its name: what is known of its users stays true.
+    const { open } = await admin.rename({ from: this.name, to: before })
     try {
-      await this.#apart(async () => {
-        // From then on nobody can open it by its name: what is known of its users stays true.
-        const { open } = await admin.rename({ from: this.name, to: before })
-        try {
-          if (open) throw new ThinfsError('VOLUME_BUSY', `${this.name}: it is open`)
-          await admin.rename({ from: next, to: this.name })
-        } catch (err) {
-          await admin.rename({ from: before, to: this.name })
-          throw err
-        }
-        await admin.remove({ names: [before] })
-      })
+      if (open) throw new ThinfsError('VOLUME_BUSY', `${this.name}: it is open`)
+      await admin.rename({ from: next, to: this.name })
     } catch (err) {
-      await admin.remove({ names: [next] }).catch(() => {})
+      await admin.rename({ from: before, to: this.name })
       throw err
     }
+    await admin.remove({ names: [before] })
   }
 
   /**
    * A loop device on the volume, with direct I/O; the same one until `detach`.
    * @returns such as `/dev/loop0`
-   * @throws NOT_SUPPORTED without root or loop devices, saying what there is instead; TOOL_FAILED
+   * @throws NOT_SUPPORTED without root or loop devices, saying what there is instead; TOOL_FAILED,
+   *   VOLUME_MISSING
    */
-  async attach(): Promise<string> {
-    this.#device ??= await attach(this.path)
-    this.#isAttached = true
-    return this.#device
+  attach(): Promise<string> {
+    return this.#alone(async () => {
+      await this.info()
+      this.#device ??= await attachLoop(this.path, false)
+      this.#isAttached = true
+      return this.#device
+    })
   }
 
   /**
    * Takes the loop device away.
    * @throws VOLUME_BUSY naming who uses it
    */
-  async detach(): Promise<void> {
-    this.#isAttached = false
-    if (this.#mounted === null) await this.#detach()
+  detach(): Promise<void> {
+    return this.#alone(async () => {
+      if (this.#mounted === null) await this.#detach()
+      this.#isAttached = false
+    })
   }
 
   async #detach(): Promise<void> {
@@ -138,25 +160,27 @@ export class TestVolume {
   }
 
   /**
-   * Mounts the filesystem on the volume, from a loop device where there may be one, else by fuse2fs,
-   * which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
+   * Mounts the filesystem on the volume, from a loop device where there may be one, else by
+   * fuse2fs, which knows ext2, ext3 and ext4. On a volume that holds nothing an ext4 is made first.
    * @returns the folder where it is, the same each time
-   * @throws TOOL_FAILED with what mount or fuse2fs say
+   * @throws TOOL_FAILED with what mount or fuse2fs say; VOLUME_MISSING
    */
-  async mount(): Promise<string> {
-    if (this.#mounted !== null) return this.#mounted.folder
-    const { mapped } = await this.info()
-    // By way of the device where there is one: that has pages of its own.
-    if (mapped === 0) await run('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
-    const folder = join(this.#layout.filesystems, this.name)
-    await mkdir(folder, { recursive: true })
-    await this.#mount(folder)
-    return folder
+  mount(): Promise<string> {
+    return this.#alone(async () => {
+      if (this.#mounted !== null) return this.#mounted.folder
+      const { mapped } = await this.info()
+      // By way of the device where there is one: that has pages of its own.
+      if (mapped === 0) await run('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
+      const folder = join(this.#layout.filesystems, this.name)
+      await mkdir(folder, { recursive: true })
+      await this.#mount(folder)
+      return folder
+    })
   }
 
   async #mount(folder: string): Promise<void> {
     try {
-      this.#device ??= await attach(this.path)
+      this.#device ??= await attachLoop(this.path, false)
     } catch (err) {
       const why = (err as Error).message
       await mountFile(this.path, folder).catch(also => {
@@ -178,9 +202,11 @@ export class TestVolume {
    * Unmounts what `mount` has mounted, and takes its loop device away.
    * @throws MOUNT_BUSY naming who uses it
    */
-  async umount(): Promise<void> {
-    await this.#umount()
-    if (!this.#isAttached) await this.#detach()
+  umount(): Promise<void> {
+    return this.#alone(async () => {
+      await this.#umount()
+      if (!this.#isAttached) await this.#detach()
+    })
   }
 
   async #umount(): Promise<void> {
@@ -204,7 +230,8 @@ export class TestVolume {
       await this.#detach()
       await act()
     } finally {
-      if (device !== null && this.#device === null) {
+      // For a mount any other device will do.
+      if (device !== null && this.#device === null && this.#isAttached) {
         await reattachLoop(this.path, device)
         this.#device = device
       }
@@ -213,26 +240,37 @@ export class TestVolume {
   }
 
   /**
-   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from the
-   * user's cache, also in later runs, and in other processes, which wait for the first one. Afterwards
-   * nothing is mounted or attached.
+   * Gives an empty volume its content: `make` fills it, the first time; from then on it comes from
+   * the user's cache, also in later runs, and in other processes, which wait for the first one.
+   * Afterwards nothing is mounted or attached.
    * @param key names the content: whenever `make` would give another one, it has to change
    * @param make writes to `volume.path`, or to what it has mounted
    * @returns a snapshot, to which `rollback` goes back
-   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write to;
-   *   what `make` throws, and nothing is kept
+   * @throws HAS_DATA for a volume that is not empty; NOT_TRUSTED for a cache that others may write
+   *   to; what `make` throws, and nothing is kept
    */
   async fill(key: string, make: (volume: TestVolume) => unknown): Promise<TestVolume> {
     const { mapped, size } = await this.info()
     if (mapped > 0) {
       throw new ThinfsError('HAS_DATA', `${this.name}: only an empty volume can be filled`)
     }
+    const letGo = async (): Promise<void> => {
+      await this.umount()
+      await this.detach()
+    }
+    await letGo()
     await fromCache(JSON.stringify([key, size]), this.path, async () => {
       await make(this)
-      this.#isAttached = false
-      await this.umount()
+      await letGo()
     })
     return await this.snapshot()
+  }
+
+  /** What is done to the volume is done one after the other, whoever asks for it when. */
+  #alone<T>(act: () => Promise<T>): Promise<T> {
+    const done = this.#underWay.then(act)
+    this.#underWay = done.catch(() => {})
+    return done
   }
 
   #nextName(): string {

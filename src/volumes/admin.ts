@@ -1,5 +1,5 @@
 /**
- * What a person does to a pool, whether it is mounted (by way of its daemon) or not (on its files).
+ * Commands on a pool, whether it is mounted (by way of its daemon) or not (on its files).
  *
  * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
  * bytes, times are seconds since 1970.
@@ -15,8 +15,8 @@ export interface VolumeInfo {
   /** Bytes of the data blocks mapped, shared ones included. */
   mapped: number
   /**
-   * Bytes of the data blocks that no other volume maps: what removing it gives back. Null unless asked
-   * for: to count them is a look at every mapping.
+   * Bytes of the data blocks that no other volume maps: what removing it gives back. Null unless
+   * asked for: counting looks at every mapping.
    */
   exclusive: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
@@ -40,7 +40,7 @@ export interface PoolStatus {
   metadata: { path: string; blocks: number; usedBlocks: number; hostFree: number | null }
   /** Writes that wait for space. */
   writesWaiting: number
-  /** What to know before it becomes a failure: a sentence each. */
+  /** Warnings of failures to come, a sentence each. */
   warnings: string[]
   /** Why it cannot be mounted to be written to; null where it can, or is. */
   refusal: string | null
@@ -82,7 +82,10 @@ export interface CheckReport {
   mappedBlocks: number
   usedDataBlocks: number
   usedMetadataBlocks: number
-  /** What a deep check found; null without one, and when damaged metadata does not say what to read. */
+  /**
+   * The result of a deep check; null without one, and when damaged metadata cannot tell what to
+   * read.
+   */
   data: DataReport | null
 }
 
@@ -92,13 +95,17 @@ export interface DataReport {
   /** Mapped data blocks of which something could not be read. */
   unreadableBlocks: number
   /**
-   * Free data blocks that hold something. Null where they may: without passdown, on a block device, on
-   * a filesystem without holes, after anything but an orderly shutdown, and while the pool is read-only.
+   * Free data blocks that hold something. Null where they may: without passdown, on a block device,
+   * on a filesystem without holes, after anything but an orderly shutdown, and while the pool is
+   * read-only.
    */
   strayBlocks: number | null
 }
 
-/** An aborted `signal` says that no caller waits for the answer: work that has not begun is not done. */
+/**
+ * An aborted `signal` says that no caller waits for the answer: work that has not begun is not
+ * done.
+ */
 export interface PoolAdmin {
   create(
     request: { name: string; size: number; devId?: number },
@@ -127,7 +134,7 @@ export interface PoolAdmin {
   check(request: { deep?: boolean }): Promise<CheckReport>
 }
 
-/** What is injected into the requests for a volume. */
+/** Faults that are injected into the requests for a volume. */
 export interface Injection {
   name: string
   /** Ranges of bytes, [offset, length], in which a request fails with EIO. */
@@ -140,7 +147,7 @@ export interface Injection {
   latencyMs: number
 }
 
-/** What is kept of the changes of a volume. */
+/** A recording of a volume's changes. */
 export interface Recording {
   /** Name of the volume; when it is gone, the one that it had when recording began. */
   volume: string
@@ -148,7 +155,7 @@ export interface Recording {
   base: string | null
   /** Writes, discards, zeros, flushes and marks so far. */
   entries: number
-  /** What its files take. */
+  /** Bytes of its files. */
   bytes: number
   /** Its files, in the folder of pool.yaml. */
   log: string
@@ -161,11 +168,11 @@ export interface Recording {
   lost: boolean
 }
 
-/** What can be done to volumes of a mounted pool, for tests of what is above them. */
+/** Faults and recordings of a mounted pool's volumes, for tests of programs on top of them. */
 export interface LabAdmin {
   /**
-   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it is
-   * cleared, or the pool unmounted.
+   * Adds to what is injected into a volume; without anything to add, tells what is. Lasts until it
+   * is cleared, or the pool unmounted.
    * @param request.clear nothing that was injected before stays
    * @param request.readErrors offset and length in turn
    * @param request.writeErrors the same
@@ -180,8 +187,8 @@ export interface LabAdmin {
   }): Promise<Injection>
 
   /**
-   * Begins to record a volume, and takes a snapshot of it as it is then. Goes on with the next engine of
-   * the mount; as long as it goes on nobody removes or resizes the volume.
+   * Begins to record a volume, and takes a snapshot of it as it is then. Goes on with the next
+   * engine of the mount; as long as it goes on nobody removes or resizes the volume.
    * @throws VOLUME_BUSY when it has a recording already
    */
   record(request: { name: string }, signal?: AbortSignal): Promise<Recording>
@@ -198,5 +205,5 @@ export interface LabAdmin {
   recordings(): Promise<Recording[]>
 }
 
-/** What can be done to a pool that is mounted. */
+/** All commands on a mounted pool. */
 export type MountedAdmin = PoolAdmin & LabAdmin

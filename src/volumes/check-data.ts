@@ -1,10 +1,10 @@
 /**
- * The deep part of a check: reads every data block that is mapped, and looks for free ones that are no
- * holes.
+ * The deep part of a check: reads every data block that is mapped, and looks for free ones that are
+ * no holes.
  *
- * It goes through what the data store holds, in slices of a mebibyte: holes cost nothing, a block that
- * many volumes share is read once. Requests change the metadata between two slices, and while the check
- * waits for a disk.
+ * It goes through what the data store holds, in slices of a mebibyte: holes cost nothing, a block
+ * that many volumes share is read once. Requests change the metadata between two slices, and while
+ * the check waits for a disk.
  */
 import { bytes, type DataBlock, errnoOf, isZero, MIB, SECTOR_SIZE } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
@@ -77,7 +77,7 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
   return [{ readBytes, unreadableBlocks: unreadable.size, strayBlocks }, problems]
 }
 
-/** Whose blocks they are that cannot be read, by a walk of all mappings. */
+/** Finds the owners of unreadable blocks, by a walk of all mappings. */
 async function owners(
   { metadata, nameOf, pause }: DataCheck,
   unreadable: ReadonlyMap<number, string>,

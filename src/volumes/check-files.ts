@@ -5,7 +5,7 @@ import type { CheckProblem, CheckReport } from './admin.js'
 import { checkData, type DataCheck } from './check-data.js'
 import { checkTable, readTable, type TableFile } from './volume-table.js'
 
-/** What a pool's metadata is held against. */
+/** The files that a pool's metadata is compared with. */
 export interface CheckedFiles {
   /** The pool's name in pool.yaml. */
   name: string
@@ -17,9 +17,9 @@ export interface CheckedFiles {
 }
 
 /**
- * Verifies metadata as the last commit left it, the volumes.json that goes with it, and the size of the
- * data, in steps of some milliseconds. The first reads superblock and volumes.json; what the superblock
- * leads to must not change until the last.
+ * Verifies metadata as the last commit left it, the volumes.json that goes with it, and the size of
+ * the data, in steps of some milliseconds. The first reads superblock and volumes.json; what the
+ * superblock leads to must not change until the last.
  */
 export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, void> {
   const { name, metadata, data, table: file } = files
@@ -50,13 +50,15 @@ function tryRead(file: TableFile) {
   }
 }
 
-/** What a check says of files that cannot be read, or do not belong together. */
+/** The problem of files that cannot be read, or do not belong together. */
 export const problemOf = ({ code, message }: ThinfsError): CheckProblem => ({
   ...{ severity: 'error', message },
   code: code === 'IO_ERROR' ? code : 'POOL_MISMATCH',
 })
 
-/** Whether metadata or names are damaged, or data is missing: what comes before a look at the data. */
+/**
+ * Whether metadata or names are damaged, or data is missing: what comes before a look at the data.
+ */
 export const isDamaged = ({ problems }: CheckReport): boolean =>
   problems.some(({ severity }) => severity === 'error')
 

@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs'
 
-/** What the kernel shows for a user or group that a namespace has no number for. */
+/** The id that the kernel shows for a user or group without a number in a namespace. */
 const UNKNOWN = 65534
 
 /**
  * The numbers that users, or groups, of this process's user namespace have outside of it.
  *
- * volumes.json has those from outside: a pool that is mounted inside of a namespace, such as that of
- * `unshare -Urm` or of a container, and later without one, belongs to the same people.
+ * volumes.json has the numbers from outside. So a pool belongs to the same people whether it is
+ * mounted inside of a namespace (`unshare -Urm`, a container) or outside.
  * Source: user_namespaces(7), "User and group ID mappings".
  */
 export class IdMap {
@@ -36,7 +36,10 @@ export class IdMap {
     return this.#map(id, 1, 0)
   }
 
-  /** @param from column of the row that `id` is looked for in. @param to column of what it becomes */
+  /**
+   * @param from column of the row that `id` is looked for in.
+   * @param to column of what it becomes
+   */
   #map(id: number, from: 0 | 1, to: 0 | 1): number {
     const rows = this.#rows
     for (let row = 0; row < rows.length; row += 3) {

@@ -1,4 +1,6 @@
-/** Names and sizes: what dm-thin leaves to its user. Volumes of an open pool, and how it is opened. */
+/**
+ * Names and sizes: what dm-thin leaves to its user. Volumes of an open pool, and how it is opened.
+ */
 export type {
   CheckProblem,
   CheckReport,

@@ -1,4 +1,4 @@
-/** Making the files of a new pool. What holds something already is refused, as mkfs refuses it. */
+/** Making the files of a new pool. Files that hold something are refused, as mkfs refuses them. */
 import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
@@ -21,11 +21,11 @@ import { mustDiffer, PoolFiles } from './pool-files.js'
 import { signatureOf } from './signatures.js'
 
 /**
- * Makes the files of a new pool and its first volumes. On failure nothing of what it made is left, and
- * what was there is still there.
+ * Makes the files of a new pool and its first volumes. On failure nothing of what it made is left,
+ * and what was there is still there.
  * @param options.force overwrites what files and devices hold; not what is in use
- * @throws BAD_ARGUMENT for a file or device that holds something already, or a size that no file can
- *   have; BAD_CONFIG for a new file without a size; NOT_A_POOL for a device that is not there;
+ * @throws BAD_ARGUMENT for a file or device that holds something already, or a size that no file
+ *   can have; BAD_CONFIG for a new file without a size; NOT_A_POOL for a device that is not there;
  *   POOL_IN_USE for one that is mounted or part of another; TOOL_FAILED, NOT_TRUSTED, IO_ERROR
  */
 export async function initPool(

@@ -16,8 +16,8 @@ export interface MessagesParts {
 }
 
 /**
- * dm-thin's messages to the pool. They make and delete devices by number, for a program that keeps the
- * transaction id itself: only `set_transaction_id` changes that.
+ * dm-thin's messages to the pool. They make and delete devices by number, for a program that keeps
+ * the transaction id itself: only `set_transaction_id` changes that.
  */
 export class Messages {
   readonly #parts: MessagesParts
@@ -61,9 +61,9 @@ export class Messages {
   }
 
   /**
-   * The snapshot is as large as its origin, which the pool does not know but we do. The entry follows
-   * the commit. A crash between the two leaves a device without an entry, as any that another program
-   * made.
+   * The snapshot is as large as its origin, which the pool does not know but we do. The entry
+   * follows the commit. A crash between the two leaves a device without an entry, as any that
+   * another program made.
    */
   async #snapshot(devId: DevId, from: DevId): Promise<void> {
     const { pool, table, volumes } = this.#parts

@@ -1,8 +1,8 @@
 /**
  * Changes of names and sizes, one after the other.
  *
- * Each is volumes.json first, for the next transaction id, then the pool's metadata with that id: the
- * file may be one ahead of the pool, as a crash between the two leaves it, and never two.
+ * Each is volumes.json first, for the next transaction id, then the pool's metadata with that id:
+ * the file may be one ahead of the pool, as a crash between the two leaves it, and never two.
  */
 import type { ThinPool } from '../pool/index.js'
 import type { Volume } from './volume.js'
@@ -29,8 +29,8 @@ export class NameTransactions {
   }
 
   /**
-   * Changes entries of volumes.json and, by `act`, the pool; durable when this resolves, undone where it
-   * rejects. To be called within `exclusive`.
+   * Changes entries of volumes.json and, by `act`, the pool; durable when this resolves, undone
+   * where it rejects. To be called within `exclusive`.
    * @param next the transaction id that both get
    * @param exchange see `VolumeTable.exchange`
    */

@@ -58,7 +58,7 @@ export interface OpenPool {
 }
 
 /**
- * Opens a pool. What does not belong together is refused before anything is changed.
+ * Opens a pool. Files that do not belong together are refused before anything is changed.
  * @throws NOT_A_POOL, POOL_IN_USE, POOL_MISMATCH, METADATA_CORRUPT, METADATA_UNSUPPORTED
  */
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
@@ -167,7 +167,7 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
 }
 
 /**
- * Verifies a pool that is not open, however damaged: what is there is read, nothing is changed.
+ * Verifies a pool that is not open, however damaged. It only reads.
  * @param options.deep reads all data too
  * @param options.files as for `openPool`
  * @throws NOT_A_POOL, POOL_IN_USE
@@ -195,7 +195,7 @@ export async function checkPool(
   }
 }
 
-/** What to say where a pool that thinfs made has volumes and no file that names them; else null. */
+/** A warning where a pool that thinfs made has volumes and no file that names them; else null. */
 function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null {
   const [path, held] = folder.file(VOLUMES_FILE)
   const has = metadata.uuid === null || metadata.deviceIds().next().done || existsSync(held)
@@ -205,7 +205,7 @@ function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null
   return `${path}: ${named}. ${cure}`
 }
 
-/** What to say where pool.yaml asks for less data than the pool has; else null. */
+/** A warning where pool.yaml asks for less data than the pool has; else null. */
 function largerThanSaid(
   { file, data }: PoolConfig,
   { metadata, blockSize }: ThinPool,
@@ -249,7 +249,7 @@ function checkJournal(files: PoolFiles): CheckProblem[] {
   }
 }
 
-/** What free blocks that hold data say of the files. */
+/** Problems of files that show in free blocks that hold data. */
 async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
   const { metadata, data } = files
   try {
@@ -263,7 +263,7 @@ async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
   }
 }
 
-/** What the journal says about the metadata as it is. */
+/** The journal's verdict about the present metadata. */
 function stateOf({ metadata, folder }: PoolFiles): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))

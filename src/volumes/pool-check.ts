@@ -12,7 +12,7 @@ export interface PoolCheckParts {
   metadata: Store
   table: TableFile
   names: NameTransactions
-  /** What a thin device is called in a report. */
+  /** The name of a thin device in a report. */
   nameOf(devId: number): string
   /** @throws NOT_MOUNTED when the pool is being closed */
   mustNotBeClosing(): void
@@ -54,7 +54,7 @@ export class PoolCheck {
     try {
       let step = steps.next()
       for (; !step.done; step = steps.next()) {
-        // When metadata is short, those who write need what is held: they wait for the end, once.
+        // When metadata is short, writers need the held blocks: wait for them once, at the end.
         if (pool.space.hasMetadataRoom) await this.#turnOfOthers()
       }
       report = step.value

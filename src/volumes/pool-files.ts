@@ -1,10 +1,10 @@
 /**
- * Data and metadata of a pool, open and locked; and its folder, which is held so that what is replaced
- * in it, volumes.json and the journal, stays in it wherever it is moved to.
+ * Data and metadata of a pool, open and locked; and its folder, which is held so that what is
+ * replaced in it, volumes.json and the journal, stays in it wherever it is moved to.
  *
- * One process at a time has a pool: the write lock on both of its files, and block devices claimed as
- * mount and device-mapper claim them. All reads and writes go through the very descriptors that hold the
- * locks: where a lock is lost, as on a network file system, so is the way to the file.
+ * One process at a time has a pool: the write lock on both of its files, and block devices claimed
+ * as mount and device-mapper claim them. All reads and writes go through the very descriptors that
+ * hold the locks: where a lock is lost, as on a network file system, so is the way to the file.
  */
 import { existsSync, statSync } from 'node:fs'
 import { ThinfsError } from '../base/index.js'
@@ -37,8 +37,8 @@ export class PoolFiles {
 
   /**
    * Opens and locks them.
-   * @throws NOT_A_POOL when one is missing; POOL_IN_USE when another process has one, with its path as
-   *   the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
+   * @throws NOT_A_POOL when one is missing; POOL_IN_USE when another process has one, with its path
+   *   as the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
     mustDiffer(config)

@@ -5,9 +5,10 @@ import type { PoolStatus } from './admin.js'
 import type { Volume } from './volume.js'
 
 /**
- * The status of an open pool; whoever mounts it adds where. Takes no longer for large volumes than for
- * small ones.
- * @param of `warnings`: what was odd when the pool was opened; `refusal`: why it could not be written to
+ * The status of an open pool; whoever mounts it adds where. Takes no longer for large volumes than
+ * for small ones.
+ * @param of `warnings`: what was odd when the pool was opened; `refusal`: why it could not be
+ *   written to
  */
 export async function statusOf(
   of: {

@@ -15,7 +15,7 @@ export interface ReaperParts {
   failed(volume: Volume, err: unknown): void
 }
 
-/** Gives the space of volumes back whose names are gone. */
+/** Returns the space of volumes whose names are gone. */
 export class Reaper {
   readonly #parts: ReaperParts
   readonly #underWay = new Set<Promise<void>>()
@@ -37,7 +37,10 @@ export class Reaper {
     return this.reapBy(volume, drop).catch(err => failed(volume, err))
   }
 
-  /** As `reap`, and rejects. @param drop deletes the device, which is nearly empty, and its entry */
+  /**
+   * As `reap`, and rejects.
+   * @param drop deletes the device, which is nearly empty, and its entry
+   */
   reapBy(volume: Volume, drop: () => Promise<void>): Promise<void> {
     const work = this.#reap(volume, drop)
     this.#underWay.add(work)

@@ -1,4 +1,4 @@
-/** What a file or device holds already, as mkfs looks for it: wipefs(8) lists the signatures. */
+/** Signatures of the content of a file or device, as mkfs looks for them, by way of wipefs(8). */
 import { execFileSync } from 'node:child_process'
 import { ThinfsError } from '../base/index.js'
 

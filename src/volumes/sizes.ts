@@ -27,8 +27,8 @@ export interface SizesParts {
 }
 
 /**
- * The sizes of volumes, which dm-thin does not keep: volumes.json has them, and the journal those that
- * writes have changed since.
+ * The sizes of volumes, which dm-thin does not keep: volumes.json has them, and the journal those
+ * that writes have changed since.
  */
 export class Sizes {
   readonly #parts: SizesParts
@@ -46,8 +46,8 @@ export class Sizes {
   }
 
   /**
-   * Cuts a volume off or makes it longer, to any number of bytes. What is written past `size` after
-   * the cut makes it longer again. Changes of one volume's size are made in the order they come.
+   * Cuts a volume off or makes it longer, to any number of bytes. A write past `size` after the cut
+   * makes it longer again. Changes of one volume's size are made in the order they come.
    * @param signal ends the wait for an earlier one, and a growth's for space, with its reason
    * @throws what discarding the part beyond may throw
    */
@@ -56,7 +56,7 @@ export class Sizes {
   }
 
   /**
-   * As `set`, for a command, which does not cut off what it does not mean to.
+   * As `set`, for a command, which cuts off no data unless `shrink` says so.
    * @param size whole sectors
    * @param shrink cut off data past the new end, where there is some
    * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
@@ -81,8 +81,8 @@ export class Sizes {
   }
 
   /**
-   * Schedules a commit of sizes that writes have changed: they are durable some seconds later, even if
-   * nobody flushes.
+   * Schedules a commit of sizes that writes have changed: they are durable some seconds later, even
+   * if nobody flushes.
    */
   saveSoon(): void {
     if (this.#cancelSave !== null || this.#stopped) return
@@ -125,7 +125,8 @@ export class Sizes {
     mustNotBeHeld(volume)
     let wait: Promise<void> | null = Promise.resolve()
     for (let discards = false; wait !== null; ) {
-      // A shrink that has begun to discard runs to its end, or it would leave holes in the old size.
+      // A shrink that has begun to discard runs to its end, or it would leave holes in the old
+      // size.
       await (discards ? wait : unlessAborted(wait, signal))
       // A large discard takes long: it runs while other changes have their turn.
       const tried = await this.#parts.names.exclusive(() => {

@@ -1,4 +1,4 @@
-/** What volumes have for themselves, counted in slices and kept for as long as it is so. */
+/** The exclusive space of volumes, counted in slices and cached until mappings change. */
 import { type DataBlock, Slice } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Volume } from './volume.js'
@@ -25,9 +25,9 @@ export class Usage {
   }
 
   /**
-   * Bytes of the data blocks that a volume maps and nothing else does. Looks at all its mappings that
-   * are not shared as a tree: seconds for one of terabytes, between which others have their turn. Where
-   * mappings change meanwhile it is near what is so.
+   * Bytes of the data blocks that only this volume maps. Looks at all mappings in parts of the tree
+   * that are not shared: seconds for terabytes, during which requests run. Where mappings change
+   * meanwhile the result is approximate.
    * @throws DEVICE_MISSING when the volume is removed meanwhile
    */
   exclusiveBytes(volume: Volume): Promise<number> {

@@ -4,7 +4,7 @@ import type { ThinPool } from '../pool/index.js'
 import { Volume } from './volume.js'
 import { unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
-/** Who makes volumes: what a new entry says of its owner and its time. */
+/** The maker of volumes: owner and time of new entries. */
 export interface Maker {
   uid: number
   gid: number
@@ -69,7 +69,10 @@ export class VolumeSet {
     }
   }
 
-  /** The id asked for, or the first above all that are there. @throws BAD_ARGUMENT, DEVICE_EXISTS */
+  /**
+   * The id asked for, or the first above all that are there.
+   * @throws BAD_ARGUMENT, DEVICE_EXISTS
+   */
   newDevId(wanted: number | undefined): DevId {
     if (wanted !== undefined) {
       if (!Number.isInteger(wanted) || wanted < 0 || wanted > MAX_DEV_ID) {
@@ -116,8 +119,8 @@ export class VolumeSet {
   }
 
   /**
-   * Takes the names of volumes away for good if `act` succeeds. From the first moment on no request can
-   * find or open them, so `act` may rely on their being unused if the caller saw that.
+   * Takes the names of volumes away for good if `act` succeeds. From the first moment on no request
+   * can find or open them, so `act` may rely on their being unused if the caller saw that.
    */
   async claimed(volumes: readonly Volume[], act: () => Promise<void>): Promise<void> {
     for (const volume of volumes) {

@@ -1,9 +1,10 @@
 /**
  * volumes.json: names and sizes of the volumes, which dm-thin leaves to its user.
  *
- * It works as Docker's and LVM's records do. The file carries the transaction id of the pool that it
- * belongs to and is replaced before the pool commits that id. If the machine stops in between, the
- * file is one ahead of the pool, and what the change did (`undo`) is taken back on the next open.
+ * It works as Docker's and LVM's records do. The file carries the transaction id of the pool that
+ * it belongs to and is replaced before the pool commits that id. If the machine stops in between,
+ * the file is one ahead of the pool, and what the change did (`undo`) is taken back on the next
+ * open.
  */
 import * as z from 'zod'
 import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
@@ -47,7 +48,7 @@ const tableSchema = z.strictObject({
   uuid: z.guid().toLowerCase().nullable().default(null),
   transaction_id: z.int().min(0),
   volumes: z.array(entrySchema),
-  /** What the volumes of the last change were before: null for one that was not there. */
+  /** The volumes of the last change as they were before: null for one that was not there. */
   undo: z.array(
     z
       .strictObject({
@@ -73,7 +74,7 @@ export interface TableFile {
   readonly path: string
   /** The content; null when there is no such file. @throws ThinfsError past `most` bytes */
   read(most: number): string | null
-  /** What a reader finds at any moment, also after a power cut, is the old content or the new. */
+  /** Atomic: a reader finds the old content or the new one, after a power cut too. */
   replace(content: string): Promise<void>
 }
 
@@ -130,7 +131,10 @@ export class VolumeTable {
     return this.#exchange
   }
 
-  /** Whether the file has the id of another pool than ours, which takes its place with the next change. */
+  /**
+   * Whether the file has the id of another pool than ours, which takes its place with the next
+   * change.
+   */
   get hasOtherId(): boolean {
     return this.#hasOtherId
   }
@@ -138,7 +142,8 @@ export class VolumeTable {
   /**
    * Puts changes into the file, before the pool commits `transactionId`.
    * @param exchange the request, when it exchanges names
-   * @returns takes them back in memory; the file is right again with the next change, or rolled back
+   * @returns takes them back in memory; the file is right again with the next change, or rolled
+   *   back
    */
   async change(
     changes: EntryChanges,
@@ -200,8 +205,8 @@ function encodeEntry(entry: VolumeEntry): string {
 }
 
 /**
- * The file's text, as JSON.stringify(table, null, 1) makes it, the volumes last. To encode ten thousand volumes anew for
- * each change would keep requests waiting for 20 ms.
+ * The file's text, as JSON.stringify(table, null, 1) makes it, the volumes last. To encode ten
+ * thousand volumes anew for each change would keep requests waiting for 20 ms.
  */
 function encodeTable({ volumes, ...table }: Table): string {
   const lines = volumes.map(encodeEntry)
@@ -221,11 +226,11 @@ export interface PoolIdentity {
 }
 
 /**
- * Whether a volumes.json is that of the pool: by the ids of both, and by the rules of LVM and Docker,
- * which refuse a pool whose transaction id is not the one that they have noted.
- * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another pool,
- *   or the metadata is older than it. A warning: the metadata has lost its id, or the file is behind,
- *   for another program went on.
+ * Whether a volumes.json is that of the pool: by the ids of both, and by the rules of LVM and
+ * Docker, which refuse a pool whose transaction id is not the one that they have noted.
+ * @returns null when it is, or is one ahead, as a crash leaves it. An error: it is that of another
+ *   pool, or the metadata is older than it. A warning: the metadata has lost its id, or the file is
+ *   behind, for another program went on.
  */
 export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckProblem | null {
   if (table.uuid !== null && pool.uuid !== null && table.uuid !== pool.uuid) {
@@ -277,7 +282,7 @@ export function mustBeOf(
   throw new ThinfsError('POOL_MISMATCH', `${problem.message}; ${cure}`)
 }
 
-/** What is wrong with a volumes.json; for `thinfs check`. */
+/** The problems of a volumes.json, for `thinfs check`. */
 export function checkTable(
   path: string,
   table: Table,

@@ -17,19 +17,24 @@ export class Volume {
   /** Descriptors that have it open. */
   opens = 0
   /**
-   * What a command is doing to the volume that nobody may open it for: set before the command's
-   * first await, so that what it saw of `opens` stays true.
+   * A command's work during which nobody may open the volume. The command sets it before its first
+   * await, so that `opens` stays as the command saw it.
    */
   claim: 'removal' | 'shrink' | null = null
   /** Ends when the last change of its size that was asked for has ended. */
   resized: Promise<unknown> = Promise.resolve()
-  /** Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is not. */
+  /**
+   * Milliseconds since 1970: last change of anything. Not kept over a restart, as `modified` is
+   * not.
+   */
   changed: number
   /** An array, because a field with a fraction would be allocated anew for every WRITE. */
   readonly #modified = new Float64Array(1)
   /** Tells volumes that had the same device id one after the other apart. */
   readonly generation: number
-  /** Requests that went to the device and wait for something: whoever changes `io` waits for them. */
+  /**
+   * Requests that went to the device and wait for something: whoever changes `io` waits for them.
+   */
   readonly underWay = new Set<Promise<unknown>>()
 
   constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
@@ -70,7 +75,9 @@ export function mustNotBeHeld(volume: Volume): void {
   throw new ThinfsError('VOLUME_BUSY', `${volume.name}: ${volume.heldFor}`)
 }
 
-/** @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller */
+/**
+ * @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller
+ */
 export function mustBeUnused(
   volume: Volume,
   code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',

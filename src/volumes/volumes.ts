@@ -35,15 +35,15 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
-  /** What was odd when the pool was opened, a sentence each. */
+  /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
   refusal?: string | null
-  /** A command has set a size: whoever caches content has to know before it is answered. */
+  /** A command has set a size. Caches of content have to know before the command is answered. */
   onResized: (devId: number, size: number) => Promise<void>
 }
 
-/** Who may own a volume and how: what chmod and chown change. */
+/** Owner and mode of a volume: chmod and chown change these. */
 export interface Ownership {
   mode?: number
   uid?: number
@@ -188,15 +188,18 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Puts the id of the metadata into volumes.json where that has another one: the metadata was accepted,
-   * or there was nothing to lose by it. Where that is not possible now, the next change does it.
+   * Puts the id of the metadata into volumes.json where that has another one: the metadata was
+   * accepted, or there was nothing to lose by it. Where that is not possible now, the next change
+   * does it.
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
     await this.#names.exclusive(() => this.#names.commit(new Map())).catch(() => {})
   }
 
-  /** Gives devices that another program made the names and sizes that pool.yaml has for their ids. */
+  /**
+   * Gives devices that another program made the names and sizes that pool.yaml has for their ids.
+   */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
     for (const [name, { id, size }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)

@@ -56,6 +56,18 @@ async function ask(at: { socket: Socket; lines: Interface }, text: string): Prom
   return JSON.parse((await line)[0])
 }
 
+t.test('a file system without sockets is told', async t => {
+  // devpts has none, as FAT.
+  await t.rejects(
+    ControlSocket.listen('/dev/../dev/pts/control.sock', () => {}),
+    {
+      code: 'DAEMON_FAILED',
+      errno: 'EPERM',
+      message: /^\/dev\/pts: .* be made there \(EPERM\); .*keep pool.yaml on another/,
+    },
+  )
+})
+
 /** Answers every method with its own name and request; fails as told by the request. */
 const echo = adminOf(async (method, request) => {
   const { name } = (request ?? {}) as { name?: string }

@@ -63,29 +63,27 @@ t.test('an ordinary user, whose machine is mended step by step', onMount, async 
   })
   await follow(t, user, closed.get('/dev/fuse'))
 
-  const open = await ask(user, '', 'pool')
+  // All else that is wrong here, and what there is to do about it.
+  const hasUring = existsSync(ENABLE_URING)
+  if (hasUring) await user.root(`echo N > own/uring; mount --bind own/uring ${ENABLE_URING}`)
+  const short = (await user.sh('echo "$PATH"')).replaceAll(/:[^:]*sbin/g, '')
+  const open = await ask(user, `PATH=${short}`, 'pool')
   t.match(open, { canMount: true, failed: [], outcome: { status: 0, stderr: '' } })
   t.match(open.get('mount'), { state: 'ok', found: 'by fusermount3' })
   t.match(open.get('pool'), { state: 'ok', found: `${user.home}/pool/pool.yaml` })
   t.match(open.get('holes'), { state: 'ok', found: `${user.home}/pool: ` })
   t.match(open.get('loop devices'), { state: 'warn', mend: /^fuse2fs/ })
   t.match(open.get('IO_FLUSHER'), { state: 'ok', found: /CAP_SYS_RESOURCE/ })
-  t.match(open.get('allow_other'), { state: 'warn' })
-  await follow(t, user, open.get('allow_other'))
-  t.match((await ask(user)).get('allow_other'), { state: 'ok' })
-  await user.sh('thinfs mount pool mnt -o allow_other; thinfs umount pool')
-  if (existsSync(ENABLE_URING)) {
-    await user.root(`echo N > own/uring; mount --bind own/uring ${ENABLE_URING}`)
-    const off = (await ask(user)).get('fuse.enable_uring')
-    t.match(off, { state: 'warn', found: /^off/ })
-    await follow(t, user, off)
-    t.match((await ask(user)).get('fuse.enable_uring'), { state: 'ok' })
+  const toMend = ['allow_other', ...(hasUring ? ['fuse.enable_uring'] : [])]
+  for (const check of toMend) {
+    t.match(open.get(check), { state: 'warn' }, check)
+    await follow(t, user, open.get(check))
   }
-  const path = await user.sh('echo "$PATH"')
-  const short = path.replaceAll(/:[^:]*sbin/g, '')
-  const hidden = (await ask(user, `PATH=${short}`)).get('e2fsprogs')
+  const hidden = open.get('e2fsprogs')
   t.match(hidden, { state: 'warn', mend: /^export PATH=/ })
-  t.match((await ask(user, `PATH=${short}; ${hidden.mend};`)).get('e2fsprogs'), { state: 'ok' })
+  const mended = await ask(user, `PATH=${short}; ${hidden.mend};`)
+  for (const check of [...toMend, 'e2fsprogs']) t.match(mended.get(check), { state: 'ok' }, check)
+  await user.sh('thinfs mount pool mnt -o allow_other; thinfs umount pool')
 
   t.equal(await user.sh('ls -A ~/tmp'), '', 'no folder is left')
   t.notMatch(await user.sh('cat /proc/self/mounts'), /thinfs-doctor/, 'nor a mount')
@@ -104,6 +102,13 @@ t.test('without fusermount3 there is a namespace of his own', onMount, async t =
   })
   t.match(without.get('fuse3'), { state: 'warn', mend: /install fuse3$/ })
   t.match(without.get('user namespace'), { state: 'ok' })
+  await user.root(
+    `umount ${path}; cp -p ${path} own/not; chmod 755 own/not; mount --bind own/not ${path}`,
+  )
+  const bare = (await ask(user)).get('mount')
+  t.match(bare, { state: 'fail', mend: /chmod u\+s .*; or unshare -Urm$/ })
+  await follow(t, user, bare)
+  t.match((await ask(user)).get('mount'), { state: 'ok' })
   const within = await ask(user, 'unshare -Urm')
   t.match(within, { canMount: true, outcome: { status: 0 } })
   t.match(within.get('mount').found, 'as root of a user namespace')
@@ -114,6 +119,27 @@ t.test('without fusermount3 there is a namespace of his own', onMount, async t =
     stdout: '',
     stderr: /^thinfs: [^\n]+unshare -Urm \(NOT_TRUSTED\)\n$/,
   })
+})
+
+t.test('root of a container, who may not mount', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const asContainer = async (command: string): Promise<Diagnosis> => {
+    const caps = '--bounding-set=-sys_admin --inh-caps=-all'
+    const output = await user.root(`setpriv ${caps} ${command} --json 2> tmp/stderr || true`)
+    return new Diagnosis({ status: 0, stdout: output, stderr: '' })
+  }
+  const found = await asContainer('thinfs doctor')
+  t.same(found.failed, ['mount'])
+  t.match(found.get('mount'), { found: /--cap-add SYS_ADMIN$/, mend: 'unshare -Urm' })
+  t.same((await asContainer(`${found.get('mount').mend} thinfs doctor`)).failed, [])
+  // A namespace has a limit of its own for those in it.
+  const none = 'echo 0 > /proc/sys/user/max_user_namespaces'
+  const limited = (mend: string): Promise<Diagnosis> =>
+    ask(user, `unshare -Urm sh -c '${none}; ${mend} > /dev/null; exec "$@"' sh`)
+  const namespace = (await limited('true')).get('user namespace')
+  t.match(namespace, { state: 'warn', mend: 'sudo sysctl user.max_user_namespaces=15000' })
+  const mended = await limited(namespace.mend!.replace('sudo ', ''))
+  t.match(mended.get('user namespace'), { state: 'ok' })
 })
 
 t.test('what it says of the pool and its file system', onMount, async t => {

@@ -41,7 +41,7 @@ const PROGRAM = `
   for (const body of ${JSON.stringify(Object.values(CASES))}) {
     const { pool } = await openFiles(formatted({ blockSectors: 128, dataBlocks: 100 }))
     const { metadata } = pool
-    pool.createThin(device)
+    pool.devices.createThin(device)
     for (let vblock = 0; vblock < 9; vblock++) metadata.insert(device, vblock, metadata.allocateData())
     try {
       await eval('(async () => {' + body + '})()')

@@ -73,6 +73,40 @@ t.test('in a file with holes', onMount, async t => {
   await pool.close(t)
 })
 
+t.test('on a file system in user space, without holes and attributes', onMount, async t => {
+  let host = ''
+  const pool = await MountedPool.prepare(t, '', async file => {
+    const base = dirname(dirname(file))
+    host = join(base, 'host')
+    await sh(base, 'mkdir below host; chmod 700 below; bindfs --xattr-none below host')
+    const [data, metadata] = [join(host, 'data'), join(host, 'metadata')]
+    writeFileSync(
+      file,
+      `pool: test\ndata: { path: ${data}, size: 32M }\nmetadata: { path: ${metadata} }\n`,
+    )
+    await thinfs('init', file)
+  })
+  t.teardown(() => attempt('umount', '--lazy', host))
+  await pool.mount()
+  await showsNothingOld(t, pool)
+  const verify = '--size=4M --verify=crc32c --verify_state_save=0 --ioengine=psync --direct=1'
+  const write = `fio --name=v --filename=f --rw=randwrite --bsrange=4k-64k ${verify}`
+  await pool.sh(`rm e s; sync .; truncate -s 8M f; ${write} > ../fio.log`)
+  await thinfs('snapshot', pool.folder, 'f', 'g')
+  const sum = await pool.sh('sha256sum < g')
+  await pool.sh(`${write} --randseed=5 > ../fio.log`)
+  await pool.killEngine()
+  await pool.sh('fallocate -p -o 1M -l 2M f; sync f')
+  t.equal(await pool.sh('sha256sum < g'), sum, 'a snapshot keeps what it has')
+  await pool.umount()
+  t.match(JSON.parse(await thinfs('check', pool.folder, '--deep', '--json')), {
+    problems: [],
+    data: { unreadableBlocks: 0, strayBlocks: null },
+  })
+  await run('thin_check', '-q', join(host, 'metadata'))
+  await run('umount', host)
+})
+
 t.test('on a block device', onMount, async t => {
   let device = ''
   const pool = await MountedPool.prepare(t, '', async file => {

@@ -45,6 +45,8 @@ t.test('every command', onMount, async t => {
   const instead = 'use the file itself: mkfs.ext4, fuse2fs -o fakeroot, guestmount, qemu-nbd'
   const refusal = `${user.home}/mnt/web: loop devices need root; without it ${instead} (NOT_SUPPORTED)`
   t.match(outside, `\nthinfs: ${refusal}\n`)
+  const dm = await user.attempt('thinfs dm')
+  t.match(dm, { status: 1, stderr: 'thinfs: thinfs dm needs root (NOT_SUPPORTED)' })
   await user.sh('mv pool outside')
   t.equal(await user.sh('unshare -Urm bash --norc -euo pipefail -c "$1"', COMMANDS), outside)
 })

@@ -11,26 +11,35 @@ const PATIENCE_MS = 60_000
 /** The folder that has all of a pool, by where it is mounted. */
 export const baseOf = (mountPoint: string): string => dirname(mountPoint)
 
-/** Everything that is still there of the pool in a folder: the folder, mounts, loop devices, processes. */
+/** Processes that have the folder in their arguments, or their environment. */
+export const processesOf = (base: string): number[] =>
+  readdirSync('/proc')
+    .filter(
+      name =>
+        /^\d+$/.test(name) &&
+        Number(name) !== process.pid &&
+        ['cmdline', 'environ'].some(file => readIfThere(`/proc/${name}/${file}`).includes(base)),
+    )
+    .map(Number)
+
+/**
+ * Everything that is still there of the pool in a folder: the folder, mounts, loop devices,
+ * processes.
+ */
 export function leftOf(base: string): string[] {
   const mounts = readFileSync('/proc/self/mounts', 'utf8').split('\n')
-  const processes = readdirSync('/proc').filter(
-    name =>
-      /^\d+$/.test(name) &&
-      Number(name) !== process.pid &&
-      ['cmdline', 'environ'].some(file => readIfThere(`/proc/${name}/${file}`).includes(base)),
-  )
   return [
     ...(existsSync(base) ? [base] : []),
     ...mounts.filter(line => line.includes(base)),
     ...loopsWithin(base),
-    ...processes.map(pid => `${pid} ${readIfThere(`/proc/${pid}/cmdline`)}`),
+    ...processesOf(base).map(pid => `${pid} ${readIfThere(`/proc/${pid}/cmdline`)}`),
   ]
 }
 
 /** Waits until nothing is left. */
 export async function untilGone(t: Test, base: string): Promise<void> {
   const deadline = Date.now() + PATIENCE_MS
-  while (leftOf(base).length > 0 && Date.now() < deadline) await delay(20)
+  // The folder goes last, and to look for it is no work.
+  while ((existsSync(base) || leftOf(base).length > 0) && Date.now() < deadline) await delay(20)
   t.same(leftOf(base), [], 'nothing is left')
 }

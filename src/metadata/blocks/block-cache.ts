@@ -23,9 +23,9 @@ const HAND_STEPS = 16
 /** Blocks that one write to the store takes at most. */
 const RUN_BLOCKS = 64
 
-/** How long work is cut into slices, between which others have their turn. */
+/** How long work is cut into slices, between which requests run. */
 export interface Pauses {
-  /** Whether it is time for the others. */
+  /** Whether the slice is over, and requests should run. */
   readonly isOver: boolean
   yield(): Promise<void>
 }
@@ -40,7 +40,7 @@ export class BlockCache {
   readonly #blocks = new Map<number, Block>()
   #hand: MapIterator<Block>
   #dirty: Block[] = []
-  /** What `readPassing` reads leaves into. */
+  /** The buffer into which `readPassing` reads leaves. */
   #passing = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
 
   constructor(store: Store, limit: number) {

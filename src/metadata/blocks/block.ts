@@ -1,7 +1,9 @@
 import { METADATA_BLOCK_SIZE } from '../../base/index.js'
 import { BITMAP, INDEX_BLOCK, SALT } from '../format.js'
 
-/** What a metadata block is used as. A block has one use: found in another one, it is corruption. */
+/**
+ * The use of a metadata block. A block has one use: a block found in another one is corruption.
+ */
 export interface BlockKind {
   /** For messages. */
   readonly name: string
@@ -41,8 +43,8 @@ export const DIRTY = 2
 /**
  * A metadata block in memory.
  *
- * Only dirty blocks change, and those stay in the cache: whoever still holds a block that the cache
- * has let go of reads the right bytes, so nothing has to be pinned.
+ * Only dirty blocks change, and those stay in the cache. A caller that still holds a block that the
+ * cache has dropped reads the right bytes, so nothing has to be pinned.
  */
 export class Block {
   /** Own location, in metadata blocks. */
@@ -51,7 +53,7 @@ export class Block {
   readonly bytes: Buffer
   readonly view: DataView
   state: typeof CLEAN | typeof SEALED | typeof DIRTY = CLEAN
-  /** Dirty and known to have one owner: may be changed in place. False is no statement. */
+  /** True for a dirty block with one owner, which may be changed in place. False means unknown. */
   writable = false
   /** Used since the cache last considered to drop it. */
   referenced = true

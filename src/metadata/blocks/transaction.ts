@@ -1,7 +1,7 @@
 /**
  * The running transaction: copy on write of metadata blocks.
  *
- * What the last commit can reach is never changed. A block is changed in place when it was
+ * Blocks that the last commit can reach never change. A block is changed in place when it was
  * allocated in this transaction and has one owner; else its shadow is, a copy at a new place.
  * Source: drivers/md/persistent-data/dm-transaction-manager.c.
  */

@@ -1,8 +1,8 @@
 /**
  * A B-tree with u64 keys and values of one size.
  *
- * A tree is its own cursor: a search leaves it on an entry, and the caller reads or writes the value
- * there (`view` at `at`) before the tree is used again. So a lookup allocates nothing.
+ * A tree is its own cursor: a search leaves it on an entry, and the caller reads or writes the
+ * value there (`view` at `at`) before the tree is used again. So a lookup allocates nothing.
  * Source: drivers/md/persistent-data/dm-btree.c.
  */
 import { VERIFY_ALL } from '../../base/index.js'

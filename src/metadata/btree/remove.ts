@@ -162,7 +162,7 @@ function collapseRoot(info: TreeInfo, root: Block): void {
       return
     }
     const child = readNode(info, childAt(root, 0))
-    // What a shared child points to has one more owner: this root.
+    // The targets of a shared child get one more owner: this root.
     if (counts.isShared(child.nr)) incChildren(info, child)
     child.bytes.copy(root.bytes)
     counts.dec(child.nr)

@@ -1,14 +1,14 @@
-/** What the parts of the B-tree share: what a tree is made of, and copy on write of its nodes. */
+/** Shared by the parts of the B-tree: the kinds of trees, and copy on write of nodes. */
 import { ThinfsError } from '../../base/index.js'
 import type { Block, BlockKind } from '../blocks/block.js'
 import { childAt, initNode, isLeaf, nrEntries, setChildAt, valueAt } from '../blocks/node.js'
 import type { Transaction } from '../blocks/transaction.js'
 
-/** Counts what the values of a tree's leaves refer to. */
+/** Counts the targets of the values in a tree's leaves. */
 export interface ValueRefs {
   inc(view: DataView, at: number): void
   dec(view: DataView, at: number): void
-  /** Whether to count one reads no node: a leaf that does not come to stay is still good then. */
+  /** Whether counting reads no node, so that a leaf read by `passNode` stays valid. */
   readonly readsNoNode: boolean
 }
 
@@ -34,11 +34,11 @@ export function checkDepth(info: TreeInfo, nr: number, depth: number): void {
 export const readNode = (info: TreeInfo, nr: number): Block =>
   info.transaction.cache.read(nr, info.kind)
 
-/** As `readNode`, for walks: a leaf is good until the next call, whatever tree that is for. */
+/** As `readNode`, for walks: a leaf is valid until the next call, for whichever tree. */
 export const passNode = (info: TreeInfo, nr: number): Block =>
   info.transaction.cache.readPassing(nr, info.kind)
 
-/** How to read a node that is dropped with all that it refers to. */
+/** Reads a node that is dropped with all that it refers to. */
 export const dropReader = (info: TreeInfo): typeof readNode =>
   info.refs === null || info.refs.readsNoNode ? passNode : readNode
 

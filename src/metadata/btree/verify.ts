@@ -1,12 +1,12 @@
-/** What a change of ours must leave; looked at under THINFS_VERIFY alone. */
+/** Postconditions of changes to trees, checked under THINFS_VERIFY alone. */
 import { assert } from '../../base/index.js'
 import { type Block, DIRTY } from '../blocks/block.js'
 import { capacity, childAt, isLeaf, keyAt, nrEntries, slotOf } from '../blocks/node.js'
 import { checkDepth, readNode, type TreeInfo } from './tree.js'
 
 /**
- * Walks from the root to where `key` belongs: nodes are in order, and none that may be changed in place
- * has two owners.
+ * Walks from the root to where `key` belongs: nodes are in order, and none that may be changed in
+ * place has two owners.
  * @param isThere whether the tree has to have the key
  */
 export function verifyPath(info: TreeInfo, root: number, key: number, isThere: boolean): void {

@@ -186,8 +186,7 @@ export function countEntries(
 }
 
 /**
- * What dropping a subtree costs, in nodes that must be read: one with other owners is given up with
- * a count.
+ * The cost of dropping a subtree, in nodes to read. A subtree with other owners only loses a count.
  * @param limit where counting may stop
  */
 function dropCost(info: TreeInfo, root: number, limit: number, depth = 0): number {
@@ -229,8 +228,8 @@ function lastLeavesBegin(info: TreeInfo, root: Block, leaves: number): number {
 }
 
 /**
- * The key at which the last slice of a subtree begins: at most `leaves` leaves. 0 when dropping all of it
- * is no more work than that.
+ * The key at which the last slice of a subtree begins: at most `leaves` leaves. 0 when dropping all
+ * of it is no more work than that.
  */
 export function lastSliceBegin(info: TreeInfo, root: Block, leaves: number): number {
   if (dropCost(info, root.nr, leaves) <= leaves) return 0

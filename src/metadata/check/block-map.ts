@@ -1,5 +1,5 @@
 /**
- * What the checker knows of each metadata block: its role, who points to it, and what was found in it.
+ * The checker's knowledge of each metadata block: its role, who points to it, and what it contains.
  *
  * A block has one role only. The checker parses it once; for a second pointer it looks up here what
  * it found. Six numbers for each block bound its memory by the size of the metadata.
@@ -17,7 +17,7 @@ import { BITMAP, type SPACE_MAP_ROOT, SUPERBLOCK_LOCATION } from '../format.js'
 import { Node } from './node.js'
 import type { Problems } from './problems.js'
 
-/** What a block can be. */
+/** Roles of a block. */
 const ROLES = [
   'free block',
   'superblock',

@@ -1,12 +1,12 @@
 /**
- * The metadata checker: reads everything that the superblock leads to and compares it with what
- * the space maps say.
+ * The metadata checker: reads everything that the superblock leads to and compares it with what the
+ * space maps say.
  *
  * It has a reader of its own, plain and without a cache, because it must not trust the code that it
  * checks. An error means that data is lost or that the next write would lose some, a warning that
- * nothing is: a leak, a statistic that is off, a node with too few entries. The size of the metadata
- * bounds time and memory, whatever the metadata holds: the checker parses a block once, a second
- * pointer to it only looks up what was found, and it counts data blocks only where a bitmap
+ * nothing is: a leak, a statistic that is off, a node with too few entries. The size of the
+ * metadata bounds time and memory, whatever the metadata holds: the checker parses a block once, a
+ * second pointer to it only looks up what was found, and it counts data blocks only where a bitmap
  * describes them.
  * Source of the rules: docs/FORMAT.md. thin_check 0.9 does not look at data counts, mapped_blocks,
  * data blocks beyond the map, times and key sets; these are checked here as well.
@@ -61,8 +61,8 @@ export function checkMetadata(store: Store): MetadataReport {
 }
 
 /**
- * The same in steps of some milliseconds, so that others have their turn between them. The first step
- * reads the superblock; what that leads to must not change until the last.
+ * The same in steps of some milliseconds, so that others have their turn between them. The first
+ * step reads the superblock; what that leads to must not change until the last.
  */
 export function checkMetadataInSteps(store: Store): Steps<MetadataReport> {
   return new Checker(store).run()
@@ -160,7 +160,9 @@ class Checker {
     yield* this.#devices.check(' of the metadata snapshot', copy, live, nrDataBlocks)
   }
 
-  /** Reads the superblock or the copy that is a metadata snapshot; null when it cannot be trusted. */
+  /**
+   * Reads the superblock or the copy that is a metadata snapshot; null when it cannot be trusted.
+   */
   #readSuperblock(block: number): Superblock | null {
     const where = block === SUPERBLOCK_LOCATION ? 'superblock' : `metadata snapshot ${block}`
     const { scratch } = this.#blocks

@@ -1,4 +1,4 @@
-/** Checks devices: the details tree, the mapping trees, and what the one says of the other. */
+/** Checks devices: the details tree, the mapping trees, and whether the two agree. */
 import { MAX_DEV_ID, readU64 } from '../../base/index.js'
 import { DEVICE_DETAILS, MAX_TIME, type SUPERBLOCK } from '../format.js'
 import { type BlockMap, DAMAGED } from './block-map.js'
@@ -10,7 +10,7 @@ import type { Tree, TreeChecker } from './trees.js'
 
 type Superblock = ReturnType<typeof SUPERBLOCK.read>
 
-/** What the trees of a superblock, or of a metadata snapshot, have. */
+/** Totals of the trees of a superblock, or of a metadata snapshot. */
 export interface DevicesFound {
   devices: number[]
   /** A block that two devices share counts twice. */
@@ -87,7 +87,7 @@ export class DeviceChecker {
       : { devices: [], mappedBlocks: 0 }
   }
 
-  /** Counts what a leaf maps. Called once for a leaf, however many devices share it. */
+  /** Counts the mappings of a leaf. Called once for each leaf, however many devices share it. */
   #countMappings(where: string, node: Node, timeLimit: number, nrDataBlocks: number): void {
     const { view, nrEntries } = node
     for (let i = 0, at = node.valueAt(0); i < nrEntries; i++, at += 8) {
@@ -110,7 +110,9 @@ export class DeviceChecker {
     }
   }
 
-  /** Compares the two trees that have an entry for each device, and the details with what is mapped. */
+  /**
+   * Compares the two trees that have an entry for each device, and the details with what is mapped.
+   */
   *#compare(of: string, { detailsRoot, mappingRoot, time }: Superblock): Steps<DevicesFound> {
     const problems = this.#problems
     const details = this.#trees.entriesOf(detailsRoot)

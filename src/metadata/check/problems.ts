@@ -1,4 +1,4 @@
-/** What the checker found, in the order in which it found it. */
+/** The checker's findings, in the order in which it found them. */
 export interface MetadataProblem {
   severity: 'error' | 'warning'
   /** One sentence: which block, what was found, what was wanted. */

@@ -112,7 +112,8 @@ export class TreeChecker {
       return refuse(`flags is ${flags}, wanted 1 or 2`)
     }
     if (valueSize !== size) return refuse(`value_size is ${valueSize}, wanted ${size}`)
-    // The kernel would read nodes with room for fewer, but never makes them; thinfs does not read them.
+    // The kernel would read nodes with room for fewer, but never makes them; thinfs does not read
+    // them.
     if (max !== maxEntries(size)) {
       return refuse(`max_entries is ${max}, wanted ${maxEntries(size)}`)
     }

@@ -1,6 +1,6 @@
 /**
- * The space map of the data blocks. Its bitmaps are described by a tree, whose entries are read when
- * they are needed and written back when a transaction ends.
+ * The space map of the data blocks. Its bitmaps are described by a tree, whose entries are read
+ * when they are needed and written back when a transaction ends.
  * Source: drivers/md/persistent-data/dm-space-map-disk.c.
  */
 import { ThinfsError } from '../../base/index.js'

@@ -86,7 +86,7 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
     const { cache } = this.transaction
     const index = this.transaction.shadow(cache.read(this.#indexBlock, INDEX_KIND))
     this.#indexBlock = index.nr
-    // Only now: to shadow the index block changed entries.
+    // Written last: shadowing the index block changes entries.
     this.#entries.forEach((entry, i) => {
       INDEX_ENTRY.write(index.view, INDEX_ENTRIES_AT + i * INDEX_ENTRY.size, entry)
       entry.changed = false
@@ -151,7 +151,7 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
     this.#draining = false
   }
 
-  /** What the queue will add to a count; the change that is being applied is still in it. */
+  /** The sum of queued changes to a count, the one that is being applied included. */
   #pending(block: number): number {
     let delta = 0
     for (let i = this.#queueHead; i < this.#queue.length; i++) {

@@ -2,9 +2,9 @@
  * Space map: how many owners each block has.
  *
  * 0..2 sit in bitmaps of two bits a block, larger counts in an overflow tree as well. A block freed
- * in a transaction is not handed out again until that transaction is durable, or a crash would leave
- * it with two owners. This is the part that the maps of data and of metadata blocks share; they
- * differ in where the entries that describe their bitmaps are kept.
+ * in a transaction is not handed out again until that transaction is durable, or a crash would
+ * leave it with two owners. This is the part that the maps of data and of metadata blocks share;
+ * they differ in where the entries that describe their bitmaps are kept.
  * Source: drivers/md/persistent-data/dm-space-map-common.c.
  */
 import { assert, ThinfsError, VERIFY_ALL } from '../../base/index.js'
@@ -29,7 +29,7 @@ export interface IndexEntry {
   changed: boolean
 }
 
-/** What a bitmap holds for counts that the overflow tree has. */
+/** The value in a bitmap for counts that the overflow tree has. */
 const MANY = 3
 /** Largest count: entries of the overflow tree have 32 bits. */
 const MAX_COUNT = 0xffff_ffff
@@ -57,7 +57,9 @@ export abstract class SpaceMap {
   #frozen: BlockSet[] = []
   /** Blocks that were freed between `hold` and `letGo`; null outside of that. */
   #held: BlockSet | null = null
-  /** Whether a block lost one of several owners in the running transaction, and in the sealed one. */
+  /**
+   * Whether a block lost one of several owners in the running transaction, and in the sealed one.
+   */
   #disowned = false
   #disownedFrozen = false
 
@@ -67,7 +69,7 @@ export abstract class SpaceMap {
     this.overflow = new BTree({ transaction, kind: overflowKind, refs: null }, 0)
   }
 
-  /** Takes over what a superblock says, as on opening. */
+  /** Starts from the roots in a superblock, as on opening. */
   reset(root: SpaceMapRoot): void {
     this.nrBlocks = root.nrBlocks
     this.nrAllocated = root.nrAllocated
@@ -127,7 +129,7 @@ export abstract class SpaceMap {
     return freed
   }
 
-  /** The sealed transaction is durable: a power cut brings no owner back that it took away. */
+  /** The sealed transaction is durable: a power cut cannot bring back owners that it took away. */
   durable(): void {
     this.#disownedFrozen = false
   }
@@ -147,7 +149,9 @@ export abstract class SpaceMap {
     this.#frozen = []
   }
 
-  /** From now on, no block that is released is allocated again until `letGo`: somebody reads them. */
+  /**
+   * Keeps released blocks from being allocated until `letGo`: somebody reads them.
+   */
   hold(): void {
     this.#held = new BlockSet()
   }
@@ -262,7 +266,7 @@ export abstract class SpaceMap {
       const end = Math.min(this.nrBlocks - first, ENTRIES_PER_BITMAP)
       for (let bit = 0; bit < end; bit++) {
         const rest = view.getUint32(wordAt(bit), true) >>> ((bit % WORD_ENTRIES) * 2)
-        // A whole word is of one kind: mostly so, and then no need to look at each block.
+        // Most words are all free or all taken: then no block needs a look of its own.
         const whole = bit % WORD_ENTRIES === 0 && bit + WORD_ENTRIES <= end
         if ((rest & 3) === 0) {
           if (begin < 0) begin = first + bit
@@ -336,7 +340,7 @@ export abstract class SpaceMap {
     return -1
   }
 
-  /** Sets the hints of bitmaps to what is so. */
+  /** Recomputes the hints of bitmaps. */
   #recount(from: number, to = Math.ceil(this.nrBlocks / ENTRIES_PER_BITMAP)): void {
     for (let index = from; index < to; index++) {
       const entry = this.indexEntry(index)

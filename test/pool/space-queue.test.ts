@@ -1,0 +1,134 @@
+// Goal: each wait for space ends once, for the reason that came first: space, time, its caller, or its
+// owner's end. Method: seeded schedules of all that can happen to the queue, against a plain list.
+import t from 'tap'
+import { SpaceQueue } from '../../src/pool/space-queue.js'
+import { TestClock } from '../support/memory-pool.js'
+import { Random } from '../support/random.js'
+
+/** A minute, as the kernel's no_space_timeout. */
+const TIMEOUT = 60_000
+const OWNERS = [{ name: 'web' }, { name: 'db' }]
+const turn = () => new Promise(resolve => setImmediate(resolve))
+
+interface Wait {
+  owner: object
+  abort: AbortController
+  /** By the list. */
+  expected: string | null
+  /** By the queue. */
+  found: string[]
+}
+
+/** What happens to one queue, and to a list of who waits in it. */
+class Tested {
+  readonly #clock = new TestClock()
+  readonly queue = new SpaceQueue(this.#clock)
+  readonly waits: Wait[] = []
+  /** When all of them fail; null while no clock runs. */
+  #deadline: number | null = null
+  #now = 0
+  expired = false
+
+  get #waiting(): Wait[] {
+    return this.waits.filter(({ expected }) => expected === null)
+  }
+
+  #end(waits: Wait[], outcome: string): void {
+    for (const wait of waits) wait.expected = outcome
+  }
+
+  /** Ends some waits with an error. Without any left the clock stops. */
+  #fail(isOne: (wait: Wait) => boolean, outcome: string): void {
+    this.#end(this.#waiting.filter(isOne), outcome)
+    if (this.#waiting.length === 0) this.#deadline = null
+  }
+
+  wait(owner: object): void {
+    const wait: Wait = { owner, abort: new AbortController(), expected: null, found: [] }
+    this.waits.push(wait)
+    this.#deadline ??= this.#now + TIMEOUT
+    this.queue.wait(owner, 4096, wait.abort.signal).then(
+      () => wait.found.push('space'),
+      err => wait.found.push(err.message),
+    )
+  }
+
+  wake(): void {
+    this.#end(this.#waiting, 'space')
+    this.#deadline = null
+    this.expired = false
+    this.queue.wake()
+  }
+
+  /** The clock runs on: a caller that waits again has what is left of its minute. */
+  retry(): void {
+    this.#end(this.#waiting, 'space')
+    this.queue.retry()
+  }
+
+  cancel(owner: object): void {
+    this.#fail(wait => wait.owner === owner, 'deleted')
+    this.queue.cancel(owner, new Error('deleted'))
+  }
+
+  abort(random: Random): void {
+    const waiting = this.#waiting
+    if (waiting.length === 0) return
+    const one = random.of(waiting)
+    this.#fail(wait => wait === one, 'signal')
+    one.abort.abort(new Error('signal'))
+  }
+
+  pass(ms: number): void {
+    this.#now += ms
+    if (this.#deadline !== null && this.#now >= this.#deadline) {
+      this.#deadline = null
+      if (this.#waiting.length > 0) this.expired = true
+      this.#end(this.#waiting, 'no space came within 60 s')
+    }
+    this.#clock.advance(ms)
+  }
+
+  async check(name: string): Promise<void> {
+    await turn()
+    for (const [i, { expected, found }] of this.waits.entries()) {
+      t.same(found, expected === null ? [] : [expected], `${name}: wait ${i}`)
+    }
+    t.equal(this.queue.length, this.#waiting.length, `${name}: length`)
+    t.equal(this.queue.expired, this.expired, `${name}: expired`)
+    for (const owner of OWNERS) {
+      const count = this.#waiting.filter(wait => wait.owner === owner).length
+      t.equal(this.queue.lengthOf(owner), count, `${name}: of ${owner.name}`)
+    }
+  }
+}
+
+t.test('each wait ends once, for the reason that came first', async () => {
+  for (let seed = 1; seed <= 12; seed++) {
+    const random = new Random(seed)
+    const tested = new Tested()
+    for (let i = 0; i < 25; i++) {
+      const step = random.of(['wait', 'wait', 'wait', 'wake', 'retry', 'cancel', 'abort', 'pass'])
+      if (step === 'wait') tested.wait(random.of(OWNERS))
+      else if (step === 'cancel') tested.cancel(random.of(OWNERS))
+      else if (step === 'abort') tested.abort(random)
+      else if (step === 'pass') tested.pass(random.of([1000, 20_000, 59_999]))
+      else tested[step as 'wake' | 'retry']()
+      await tested.check(`seed ${seed}, ${i}: ${step}`)
+    }
+  }
+})
+
+t.test('waits keep no more than 128 MiB in memory', async t => {
+  const queue = new SpaceQueue(new TestClock())
+  const first = queue.wait({}, 128 * 2 ** 20)
+  await t.rejects(queue.wait({}, 1), {
+    code: 'NO_DATA_SPACE',
+    message: 'too many writes wait for space',
+  })
+  queue.wake()
+  await first
+  const again = queue.wait({}, 1)
+  queue.wake()
+  await again
+})
