@@ -1,7 +1,7 @@
 #!/bin/sh
-# The main job: a pool, a volume as a disk, a filesystem on it, a snapshot, and space that comes back.
-# Needs root, for loop devices; without it see rootless.sh. Works in a folder of its own, and takes
-# everything away.
+# The main job: a pool, a volume as a disk, a filesystem on it, a snapshot, and space that comes
+# back. Needs root, for loop devices; without it see rootless.sh. Works in a folder of its own, and
+# takes everything away.
 set -eu
 folder=$(mktemp -d)
 cd "$folder"
