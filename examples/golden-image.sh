@@ -13,6 +13,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 thinfs init pool --data-size 10G --volume golden=4G
 mkdir volumes system

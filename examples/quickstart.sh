@@ -14,6 +14,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 # Two sparse files, and pool.yaml that says so. Mounted, every volume is a file.
 thinfs init pool --data-size 1G

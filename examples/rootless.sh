@@ -16,6 +16,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 # fakeroot: files in there may belong to root. In the foreground, so that its end can be waited for:
 # it writes after it was unmounted.
