@@ -1,5 +1,5 @@
 /** Loop devices on volumes: losetup(8) makes and ends them, /sys and /proc tell of them. */
-import { execFile } from 'node:child_process'
+import { type ChildProcess, execFile } from 'node:child_process'
 import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -140,11 +140,13 @@ export async function listLoops(): Promise<LoopDevice[]> {
  * By device path. Empty where losetup is missing, may not look, or waits for a server that hangs.
  */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
-  const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
-  const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }
+  const args = ['--list', '--json', '--output', 'NAME,BACK-INO,BACK-MAJ:MIN']
+  const listing = promisify(execFile)('losetup', args)
+  const late = setTimeout(LIST_MS, { stdout: '' }, { ref: false }).finally(() =>
+    letGo(listing.child),
+  )
   try {
-    const args = ['--list', '--json', '--output', columns]
-    const { stdout } = await promisify(execFile)('losetup', args, options)
+    const { stdout } = await Promise.race([listing, late])
     const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
       stdout.trim() || '{"loopdevices":[]}',
     )
@@ -158,6 +160,13 @@ async function readBackingIds(): Promise<Map<string, { device: string; ino: numb
   } catch {
     return new Map()
   }
+}
+
+/** Kills a program and does not wait for its end: one that the kernel has waiting cannot be killed. */
+function letGo(child: ChildProcess): void {
+  child.kill('SIGKILL')
+  child.unref()
+  for (const stream of [child.stdin, child.stdout, child.stderr]) stream?.destroy()
 }
 
 async function losetup(args: string[]): Promise<string> {
