@@ -33,7 +33,7 @@ const REATTACH_MS = 30_000
  * other's caches.
  * @returns the device, such as `/dev/loop0`
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user may not make any, with what there is instead
+ *   NOT_SUPPORTED where this user cannot make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
