@@ -67,4 +67,5 @@ const cleaning = failure === null ? cleanAbandoned(dirname(base)).catch(() => {}
 if (failure === null) await isOver
 await say({ ended: await errorOf(() => clean(layout, owner)) })
 await cleaning
-if (process.connected) process.disconnect()
+// A program of the system that hangs, so that not even SIGKILL ends it, does not keep this one.
+process.exit()

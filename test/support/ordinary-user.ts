@@ -1,6 +1,7 @@
 /**
  * An ordinary user of the machine: its own id, no other groups, no capabilities, in a mount namespace
- * where everybody may open /dev/fuse, as on most distributions. The machine's /dev/fuse stays as it is.
+ * where everybody may open /dev/fuse, as on most distributions. The machine's /dev/fuse stays as it
+ * is.
  *
  * Teardown ends all processes of that id, which nobody else has, and those that root has started on
  * files of the test. The mounts end with the namespace.
@@ -19,8 +20,9 @@ const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 const FIRST_UID = 200_000
 
 /**
- * For sh, with a folder, the user's id, and the paths of thinfs and node: makes the folder a file system
- * in memory, so that no test waits for a disk, and replaces /dev/fuse, /etc/passwd and /etc/fuse.conf.
+ * For sh, with a folder, the user's id, and the paths of thinfs and node: makes the folder a file
+ * system in memory, so that no test waits for a disk, and replaces /dev/fuse, /etc/passwd and
+ * /etc/fuse.conf.
  */
 const NAMESPACE = `set -e
 ${LET_GO}
