@@ -90,7 +90,7 @@ export class Devices {
   }
 
   /** Takes what the lines say for the table that `resume` brings. @param pid of who says it */
-  load(device: Device, lines: readonly Line[], readOnly: boolean, pid: number): Promise<void> {
+  load(device: Device, lines: Iterable<Line>, readOnly: boolean, pid: number): Promise<void> {
     return this.#change(device, async () => {
       const targets: LineTarget[] = []
       for (const line of lines) {
@@ -263,11 +263,33 @@ export class Devices {
   /** Waits for udevd, which looks at what was on a device whenever somebody has written to it. */
   async #detach(device: Device, deferred: boolean): Promise<Detached> {
     for (let left = PROBE_TRIES; ; left--) {
-      const found = await this.#machine.loops.detach(device.minor, deferred)
+      const found =
+        !deferred && (await this.#mayWait(device))
+          ? 'in use'
+          : await this.#machine.loops.detach(device.minor, deferred)
       if (found === 'gone' || deferred || left === 0) return found
       if (await this.#machine.isHeld(device)) return found
       await setTimeout(PROBE_MS)
     }
+  }
+
+  /**
+   * Whether somebody's requests may be waiting. The kernel takes back the mark of a removal only
+   * when they have ended, which may need a resume that would wait for this removal; and until then
+   * everybody who looks at loop devices waits.
+   */
+  async #mayWait(device: Device): Promise<boolean> {
+    if (this.#machine.hasRequests(device)) return true
+    return this.#isShut(device) && (await this.#machine.isHeld(device))
+  }
+
+  /** Whether the device or one below it is suspended. */
+  #isShut(device: Device): boolean {
+    if (device.suspended) return true
+    return dependenciesOf(device.live).some(below => {
+      const lower = this.table.at(below)
+      return lower !== undefined && this.#isShut(lower)
+    })
   }
 
   async #finish(device: Device): Promise<void> {
