@@ -33,7 +33,7 @@ const REATTACH_MS = 30_000
  * other's caches.
  * @returns the device, such as `/dev/loop0`
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user may not make any, with what there is instead
+ *   NOT_SUPPORTED where this user cannot make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
@@ -141,10 +141,8 @@ export async function listLoops(): Promise<LoopDevice[]> {
  */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
-  const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }
   try {
-    const args = ['--list', '--json', '--output', columns]
-    const { stdout } = await promisify(execFile)('losetup', args, options)
+    const stdout = await outputInTime('losetup', ['--list', '--json', '--output', columns], LIST_MS)
     const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
       stdout.trim() || '{"loopdevices":[]}',
     )
@@ -157,6 +155,30 @@ async function readBackingIds(): Promise<Map<string, { device: string; ino: numb
     )
   } catch {
     return new Map()
+  }
+}
+
+/**
+ * The output of a program that may wait for ever: for a device that hangs, even SIGKILL does not end
+ * it.
+ * @returns '' when it has not come within `ms`
+ */
+async function outputInTime(program: string, args: string[], ms: number): Promise<string> {
+  const running = promisify(execFile)(program, args)
+  const { child } = running
+  const ended = new AbortController()
+  const late = setTimeout(ms, '', { signal: ended.signal })
+  try {
+    return await Promise.race([running.then(({ stdout }) => stdout), late])
+  } finally {
+    ended.abort()
+    late.catch(() => {})
+    running.catch(() => {})
+    // Where it still runs, nothing of it keeps this process from ending.
+    child.kill('SIGKILL')
+    child.unref()
+    child.stdout?.destroy()
+    child.stderr?.destroy()
   }
 }
 
