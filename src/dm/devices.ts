@@ -90,7 +90,7 @@ export class Devices {
   }
 
   /** Takes what the lines say for the table that `resume` brings. @param pid of who says it */
-  load(device: Device, lines: readonly Line[], readOnly: boolean, pid: number): Promise<void> {
+  load(device: Device, lines: Iterable<Line>, readOnly: boolean, pid: number): Promise<void> {
     return this.#change(device, async () => {
       const targets: LineTarget[] = []
       for (const line of lines) {
@@ -170,7 +170,7 @@ export class Devices {
         await this.#engine.resume(device.minor)
         device.suspended = false
       }
-      if (device.loopGoes) await this.#keepLoop(device)
+      await this.#keepLoops()
       await this.#thaw(device)
       this.#machine.linkUp(device, udevFlags)
     })
@@ -263,28 +263,53 @@ export class Devices {
 
   /** Waits for udevd, which looks at what was on a device whenever somebody has written to it. */
   async #detach(device: Device, deferred: boolean): Promise<Detached> {
-    if (device.suspended && !deferred) {
-      // To keep the loop device the kernel would wait for requests, which wait for the resumption,
-      // and whoever looks at any loop device would wait for the kernel.
-      if (await this.#machine.isHeld(device)) return 'in use'
-      const found = await this.#machine.loops.detach(device.minor, true)
-      device.loopGoes = found === 'in use'
-      return found
-    }
     for (let left = PROBE_TRIES; ; left--) {
-      const found = await this.#machine.loops.detach(device.minor, deferred)
+      const found = await this.#tryDetach(device, deferred)
       if (found === 'gone' || deferred || left === 0) return found
       if (await this.#machine.isHeld(device)) return found
       await setTimeout(PROBE_MS)
     }
   }
 
-  /** The loop device stays, or is made again. Nobody waits for a resumption. */
-  async #keepLoop(device: Device): Promise<void> {
-    device.loopGoes = false
-    if (device.deferredRemove) return
-    await this.#machine.loops.keep(device.minor).catch(() => {})
-    await this.#machine.loops.ensure(device.minor)
+  async #tryDetach(device: Device, deferred: boolean): Promise<Detached> {
+    const { loops } = this.#machine
+    if (deferred) return await loops.detach(device.minor, true)
+    if (await this.#mayWait(device)) return 'in use'
+    if (!this.#isShut(device)) return await loops.detach(device.minor, false)
+    // Whoever opens it now may have a request waiting before the mark is taken back.
+    const found = await loops.detach(device.minor, true)
+    device.loopGoes = found === 'in use'
+    return found
+  }
+
+  /** Takes the mark of a removal back where requests did not end, or makes the loop device again. */
+  async #keepLoops(): Promise<void> {
+    for (const device of this.table.all()) {
+      if (!device.loopGoes || device.gone || this.#isShut(device)) continue
+      device.loopGoes = false
+      if (device.deferredRemove) continue
+      await this.#machine.loops.keep(device.minor).catch(() => {})
+      if (!device.gone) await this.#machine.loops.ensure(device.minor)
+    }
+  }
+
+  /**
+   * Whether somebody's requests may be waiting. The kernel takes back the mark of a removal only
+   * when they have ended, which may need a resume that would wait for this removal; and until then
+   * everybody who looks at loop devices waits.
+   */
+  async #mayWait(device: Device): Promise<boolean> {
+    if (this.#machine.hasRequests(device)) return true
+    return this.#isShut(device) && (await this.#machine.isHeld(device))
+  }
+
+  /** Whether the device or one below it is suspended. */
+  #isShut(device: Device): boolean {
+    if (device.suspended) return true
+    return dependenciesOf(device.live).some(below => {
+      const lower = this.table.at(below)
+      return lower !== undefined && this.#isShut(lower)
+    })
   }
 
   async #finish(device: Device): Promise<void> {
@@ -305,6 +330,7 @@ export class Devices {
   closed(minor: number): void {
     const device = this.table.get(minor)
     if (device?.deferredRemove) void this.#removeLater(device)
+    else if (device?.loopGoes) void this.#attachAgain(device)
   }
 
   /** Never fails: whoever has it keeps it. */
@@ -315,13 +341,24 @@ export class Devices {
     await done.catch(() => {})
   }
 
+  /** Never fails: the next resumption tries again. */
+  async #attachAgain(device: Device): Promise<void> {
+    const done = this.#change(device, async () => {
+      if (device.loopGoes && !device.deferredRemove) {
+        await this.#machine.loops.ensure(device.minor)
+        device.loopGoes = false
+      }
+    })
+    await done.catch(() => {})
+  }
+
   /** @throws EBUSY when it is going already */
   keep(device: Device): Promise<void> {
     return this.#change(device, async () => {
       if (!device.deferredRemove) return
       if (this.table.holdersOf(device.number) === 0) {
-        // Requests that wait for the resumption would be waited for: see #detach.
-        if (device.suspended) device.loopGoes = true
+        // The kernel would wait for requests that may wait themselves: see #mayWait.
+        if (this.#isShut(device) || this.#machine.hasRequests(device)) device.loopGoes = true
         else await this.#machine.loops.keep(device.minor)
       }
       device.deferredRemove = false

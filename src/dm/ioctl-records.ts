@@ -41,10 +41,12 @@ export interface Call {
   answerSize: number
 }
 
-/** The lines of TABLE_LOAD. @throws EINVAL for what does not fit the buffer */
-export function linesOf({ data, targetCount }: Call): Line[] {
+/**
+ * The lines of TABLE_LOAD, each when it is asked for: the first that is wrong ends a table, however
+ * long it claims to be. @throws EINVAL for what does not fit the buffer
+ */
+export function* linesOf({ data, targetCount }: Call): Generator<Line, void> {
   if (targetCount === 0) throw refused('EINVAL', 'populate_table: no targets specified')
-  const lines: Line[] = []
   const view = viewOf(data)
   let at = 0
   for (let i = 0; i < targetCount; i++) {
@@ -53,13 +55,12 @@ export function linesOf({ data, targetCount }: Call): Line[] {
     const type = textAt(data, at + DM_TARGET_SPEC.at.targetType, 15)
     const params = stringIn(data.subarray(at + DM_TARGET_SPEC.size))
     if (params === null) throw refused('EINVAL', 'unable to find target')
-    lines.push({ start, length, type, params })
+    yield { start, length, type, params }
     if (i + 1 < targetCount && (next < DM_TARGET_SPEC.size || next % 8 !== 0)) {
       throw refused('EINVAL', 'unable to find target')
     }
     at += next
   }
-  return lines
 }
 
 /** Lines as records, as far as there is room. */

@@ -88,6 +88,11 @@ export class KernelMachine implements Machine {
     return count > countOf(this.#look().probes, device)
   }
 
+  hasRequests({ minor }: Device): boolean {
+    const counts = read(`/sys/block/loop${minor}/inflight`).trim().split(/\s+/)
+    return counts.some(count => Number(count) > 0)
+  }
+
   /** Users of all devices, found at once: a client asks about many devices in a row. */
   #look(): Uses {
     const known = this.#uses

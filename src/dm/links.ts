@@ -31,7 +31,10 @@ export class Links {
     this.#folder = folder
   }
 
-  /** Makes the link of a device, unless somebody else has made it. */
+  /**
+   * Makes the link of a device, unless something else has its path. No command fails for want of a
+   * link: by the kernel's device-mapper, links are none of its business.
+   */
   up(device: Device, udevFlags: number): void {
     const isHidden =
       (udevFlags & DISABLE_SUBSYSTEM_RULES) !== 0 && (udevFlags & DISABLE_LIBRARY_FALLBACK) === 0
@@ -39,9 +42,13 @@ export class Links {
     if (volume === null || isHidden) return
     const [group, name] = volume
     const link = `${this.#folder}/${group}/${name}`
-    if (lstatSync(link, { throwIfNoEntry: false }) !== undefined) return
-    mkdirSync(`${this.#folder}/${group}`, { recursive: true })
-    symlinkSync(targetOf(device), link)
+    try {
+      if (lstatSync(link, { throwIfNoEntry: false }) !== undefined) return
+      mkdirSync(`${this.#folder}/${group}`, { recursive: true })
+      symlinkSync(targetOf(device), link)
+    } catch {
+      // The group has the name of something else in /dev, or there is no room.
+    }
   }
 
   /** Removes the link, and the folder of the group when it was the last. */

@@ -27,6 +27,8 @@ export interface Machine {
   openCount(device: Device): Promise<number>
   /** Whether somebody has the device open for longer than a look at what is on it takes. */
   isHeld(device: Device): Promise<boolean>
+  /** Whether requests to the device are under way. */
+  hasRequests(device: Device): boolean
   /** @param pid of who wrote the word @throws BAD_ARGUMENT with ENODEV or ENXIO */
   lookUp(word: string, pid: number): Promise<DeviceNumber>
   /** @throws BAD_ARGUMENT, ENXIO, when there is no such device */

@@ -206,6 +206,8 @@ export class DmService {
     await clearUp(this.#log)
     for (const device of this.#saved?.devices() ?? []) this.#machine.linkDown(device)
     mkdirSync(FILES, { recursive: true, mode: 0o700 })
+    // The folder that a service has made goes with the next one that ends, if it was killed itself.
+    this.#madeMapper = this.#saved?.service()?.madeMapper ?? false
     rmSync(STATE, { recursive: true })
     this.#saved = new SavedState(STATE)
     if (!existsSync(MAPPER)) {

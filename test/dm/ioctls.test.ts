@@ -147,6 +147,27 @@ t.test('a device that is open stays, or goes with its last close', async t => {
   t.same(devices.table.all(), [])
 })
 
+t.test('a removal does not wait for requests that wait', async t => {
+  const rig = makeRig(t.testdir())
+  t.teardown(() => rig.tables.close())
+  const { machine } = rig
+  const detaches = (): string[] => machine.log.filter(line => line.startsWith('detach'))
+  for (const [minor, table] of ['0 8 zero ', '0 8 linear 253:0 0'].entries()) {
+    await ask(rig, `DEV_CREATE|name=d${minor}`)
+    await ask(rig, `TABLE_LOAD|name=d${minor}|t=${table}`)
+    await ask(rig, `DEV_SUSPEND|name=d${minor}`)
+  }
+  machine.open.add(1)
+  machine.requests.add(1)
+  t.equal((await ask(rig, 'DEV_REMOVE|name=d1')).errno, 16, 'EBUSY while they are under way')
+  machine.requests.delete(1)
+  await ask(rig, 'DEV_SUSPEND|name=d0|flags=2')
+  t.equal((await ask(rig, 'DEV_REMOVE|name=d1')).errno, 16, 'EBUSY on a suspended device')
+  t.same(detaches(), [], 'its loop device was left alone')
+  machine.open.delete(1)
+  t.equal((await ask(rig, 'DEV_REMOVE|name=d1')).errno, 0)
+})
+
 t.test('a table that names its own device is refused', async t => {
   const rig = makeRig(t.testdir())
   t.teardown(() => rig.tables.close())

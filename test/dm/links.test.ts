@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readlinkSync, symlinkSync } from 'node:fs'
+import { existsSync, mkdirSync, readlinkSync, symlinkSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { Device } from '../../src/dm/device-table.js'
 import { Links, volumeOf } from '../../src/dm/links.js'
@@ -35,6 +35,8 @@ t.test('links come and go with devices; those of others stay', async t => {
   links.up(device('other-lv'), 0)
   links.down(device('other-lv'))
   t.equal(readlinkSync(`${dev}/other/lv`), 'elsewhere')
+  writeFileSync(`${dev}/null`, '')
+  t.doesNotThrow(() => links.up(device('null-lv'), 0), 'what is no folder hinders nobody')
 })
 
 t.test('/proc/devices has a line more', async t => {

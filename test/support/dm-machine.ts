@@ -13,6 +13,8 @@ import { Tables } from '../../src/tables/index.js'
 export class FakeMachine implements Machine {
   /** Minors that somebody has open. */
   readonly open = new Set<number>()
+  /** Minors that have requests under way. */
+  readonly requests = new Set<number>()
   /** What was done to loop devices, links and filesystems. */
   readonly log: string[] = []
   readonly #disks: ReadonlyMap<string, Lower>
@@ -29,6 +31,7 @@ export class FakeMachine implements Machine {
       this.log.push(`attach ${minor}`)
     },
     detach: async (minor, deferred) => {
+      this.log.push(`detach ${minor}`)
       if (!this.open.has(minor)) return 'gone'
       if (deferred) this.#autoclear.add(minor)
       return 'in use'
@@ -59,6 +62,9 @@ export class FakeMachine implements Machine {
   }
   async isHeld({ minor }: Device): Promise<boolean> {
     return this.open.has(minor)
+  }
+  hasRequests({ minor }: Device): boolean {
+    return this.requests.has(minor)
   }
   async lookUp(word: string): Promise<DeviceNumber> {
     if (!/^\d+:\d+$/.test(word)) throw refused('ENODEV', word)

@@ -3,7 +3,7 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'
-import { run } from '../../support/mounted-pool.js'
+import { run, until } from '../../support/mounted-pool.js'
 
 /** `7:4` of a loop device. */
 const numberOf = (loop: string): string => `7:${loop.slice('/dev/loop'.length)}`
@@ -78,6 +78,15 @@ t.test('suspend, snapshot, growth, rename, deferred removal, and what is printed
   )
   await host.sh('dmsetup create thin --table "0 40960 thin /dev/mapper/pool 0"')
   t.equal(await host.sh('dmsetup status thin'), '0 40960 thin 0 -\n')
+  await host.sh('dmsetup create held --table "0 8192 zero"; dmsetup suspend held')
+  const zeros = 'dd if=/dev/zero of=/dev/mapper/held bs=4k count=1 oflag=direct'
+  const zeroing = host.sh(zeros)
+  const inflight = 'cat /sys/block/loop$(dmsetup info -c --noheadings -o minor held)/inflight'
+  await until(async () => /[1-9]/.test(await host.sh(inflight)))
+  t.match(await host.fails('timeout 30 dmsetup remove held'), /busy/, 'a write to it waits')
+  await host.sh('timeout 30 losetup --list; dmsetup resume held')
+  await zeroing
+  await host.sh('dmsetup remove held')
   await host.sh(
     'mkfs.ext4 -q /dev/mapper/thin; mkdir -p m s; mount /dev/mapper/thin m; echo 1 > m/a',
   )
