@@ -137,14 +137,19 @@ export async function listLoops(): Promise<LoopDevice[]> {
 }
 
 /**
- * By device path. Empty where losetup is missing, may not look, or waits for a server that hangs.
+ * By device path. Empty where losetup is missing, may not look, or waits for a server or a device
+ * that hangs.
  */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
-  const options = { timeout: LIST_MS, killSignal: 'SIGKILL' as const }
+  // Opening a device can wait in the kernel, where SIGKILL does not reach it, for another one that
+  // hangs. The signal ends the wait for losetup all the same; `timeout` would wait for its end.
+  const options = { signal: AbortSignal.timeout(LIST_MS), killSignal: 'SIGKILL' as const }
   try {
     const args = ['--list', '--json', '--output', columns]
-    const { stdout } = await promisify(execFile)('losetup', args, options)
+    const listing = promisify(execFile)('losetup', args, options)
+    listing.child.unref()
+    const { stdout } = await listing
     const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
       stdout.trim() || '{"loopdevices":[]}',
     )
