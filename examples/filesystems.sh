@@ -14,6 +14,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 thinfs init pool --data-size 2G
 mkdir volumes fs

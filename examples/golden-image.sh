@@ -13,11 +13,13 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 thinfs init pool --data-size 10G --volume golden=4G
 mkdir volumes system
 thinfs mount pool volumes
-# The image: here a filesystem with 40 MiB of files; or `qemu-img convert -n -O raw IMAGE volumes/golden`.
+# The image: here a filesystem with 40 MiB of files. A real one comes by
+# `qemu-img convert -O raw IMAGE volumes/golden`.
 mkdir system/etc system/usr
 head -c 40M /dev/urandom > system/usr/library
 echo golden > system/etc/hostname
@@ -33,7 +35,8 @@ thinfs mount pool volumes
 # What a VM changes when it starts: its name. It would be QEMU that writes here.
 for vm in $vms; do
   echo "$vm" > hostname
-  printf 'rm /etc/hostname\nwrite hostname /etc/hostname\n' | debugfs -w -f - "volumes/$vm" > /dev/null 2>&1
+  printf 'rm /etc/hostname\nwrite hostname /etc/hostname\n' |
+    debugfs -w -f - "volumes/$vm" > debugfs.log 2>&1
 done
 
 for vm in golden $(echo "$vms" | tail -1); do

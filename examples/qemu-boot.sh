@@ -1,7 +1,8 @@
 #!/bin/sh
-# QEMU boots from a volume: a disk image goes into one, and a virtual machine runs on a snapshot of it.
-# Needs no root. Works in a folder of its own, and takes everything away.
-#   sh qemu-boot.sh IMAGE [OPTION...]     a bootable disk, qcow2 or raw; options for QEMU, such as -accel kvm
+# QEMU boots from a volume: a disk image goes into one, and a virtual machine runs on a snapshot of
+# it. Needs no root. Works in a folder of its own, and takes everything away.
+#   sh qemu-boot.sh IMAGE [OPTION...]
+# IMAGE is a bootable disk, qcow2 or raw; options are QEMU's, such as -accel kvm.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 image=$(realpath "$1")
@@ -14,6 +15,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 thinfs init pool --data-size 20G
 mkdir volumes

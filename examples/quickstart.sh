@@ -1,7 +1,7 @@
 #!/bin/sh
-# The main job: a pool, a volume as a disk, a filesystem on it, a snapshot, and space that comes back.
-# Needs root, for loop devices; without it see rootless.sh. Works in a folder of its own, and takes
-# everything away.
+# The main job: a pool, a volume as a disk, a filesystem on it, a snapshot, and space that comes
+# back. Needs root, for loop devices; without it see rootless.sh. Works in a folder of its own, and
+# takes everything away.
 set -eu
 folder=$(mktemp -d)
 cd "$folder"
@@ -14,6 +14,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 # Two sparse files, and pool.yaml that says so. Mounted, every volume is a file.
 thinfs init pool --data-size 1G

@@ -1,7 +1,7 @@
 #!/bin/sh
-# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, copies in
-# and out, and the volume as a network disk. Needs e2fsprogs, fuse2fs, qemu-utils; nbdkit if it is there.
-# Where fusermount3 is missing: unshare -Urm sh rootless.sh
+# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, copies
+# in and out, and the volume as a network disk. Needs e2fsprogs, fuse2fs, qemu-utils, and nbdkit for
+# the last part. Where fusermount3 is missing: unshare -Urm sh rootless.sh
 # Works in a folder of its own, and takes everything away.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
@@ -16,6 +16,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 # fakeroot: files in there may belong to root. In the foreground, so that its end can be waited for:
 # it writes after it was unmounted.

@@ -1,7 +1,7 @@
 #!/bin/sh
-# One prepared disk, a snapshot of it for each test: every test finds the same, whatever the others did.
-# Needs root; without it `fuse2fs -o fakeroot volumes/TEST fs` mounts as well (rootless.sh). Works in a
-# folder of its own, and takes everything away.
+# One prepared disk, a snapshot of it for each test: every test finds the same, whatever the others
+# did. Needs root; without it fuse2fs mounts the volume's file as well (rootless.sh). Works in a folder
+# of its own, and takes everything away.
 set -eu
 folder=$(mktemp -d)
 cd "$folder"
@@ -14,6 +14,7 @@ end() {
   rm -rf "$folder"
 }
 trap end EXIT
+trap 'exit 1' INT TERM
 
 thinfs init pool --data-size 1G --volume base=256M
 mkdir volumes fs

@@ -6,7 +6,7 @@ import { command, type Output, print } from './command.js'
 
 export const doctor = command(
   'doctor',
-  'See whether this machine has what thinfs needs, and how to mend it; exit 1 when nothing can be mounted.',
+  'See whether this machine has what thinfs needs, and how to mend it; exit 1 if it cannot mount.',
   'thinfs doctor /srv/pool',
 )
   .argument('[POOL]', 'a pool, or a folder for one; the current folder is the default', '.')

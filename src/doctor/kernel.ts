@@ -15,11 +15,11 @@ import {
   writeAsRoot,
 } from './finding.js'
 
-/** The first kernel whose FUSE passes on that a range shall be zeros. Source: fs/fuse/file.c. */
+/** The first kernel whose FUSE passes FALLOC_FL_ZERO_RANGE on. Source: fs/fuse/file.c. */
 const ZERO_RANGE_SINCE = [5, 14]
-/** From here on io_uring's memory does not count as locked. Source: fs/io_uring.c of Linux 5.12. */
+/** The first kernel that does not count a ring as locked memory. Source: fs/io_uring.c. */
 const RINGS_UNLOCKED_SINCE = [5, 12]
-/** Bytes that are plenty for the engine's rings where they count as locked. */
+/** Bytes of locked memory that are plenty for the engine's rings. */
 const LOCKED_ENOUGH = 8 << 20
 
 export function lookAtVersion(): Finding {
@@ -58,7 +58,7 @@ export function lookAtLoop(): Finding {
   }
 }
 
-/** Makes a ring as the engine does for reads that have to wait for a disk. */
+/** Makes a ring, as the engine does for reads that wait for a disk. */
 export function tryRing(): Finding {
   const check = 'io_uring'
   try {
@@ -97,7 +97,7 @@ export function tryIoFlusher(): Finding {
   }
 }
 
-/** The limit on locked memory, which rings count to on old kernels. */
+/** The limit on locked memory. */
 export function lookAtLockedMemory(): Finding {
   const check = 'locked memory'
   const limits = readText('/proc/self/limits') ?? ''

@@ -20,7 +20,7 @@ import {
 import { find, install } from './programs.js'
 
 const DEVICE = '/dev/fuse'
-/** Gives a user the right to mount where fusermount3 does not: thinfs runs in it. */
+/** Starts a shell in which an ordinary user may mount without fusermount3. */
 const NAMESPACE = 'unshare -Urm'
 
 /** Opens the device, as every mount does. */
@@ -63,8 +63,8 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
 }
 
 /**
- * Mounts nothing on a folder of its own, for a moment: what stands in the way shows in no other
- * way.
+ * Mounts an empty file system on a temporary folder, for a moment. Rights, security modules and
+ * mount options all have their say, so nothing less can tell.
  * @param hasNamespaces whether users can make namespaces to mount in
  */
 export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
@@ -100,7 +100,7 @@ function howToMount(): string | null {
   if (isRoot()) return null
   const path = find('fusermount3')
   if (path === null) return install({ apt: 'fuse3' })
-  // Programs that this one starts get no rights from their files then.
+  // A process with no_new_privs gets no rights from a set-user-id program.
   if (/^NoNewPrivs:\s*1$/m.test(readText('/proc/self/status') ?? '')) return null
   const { mode, uid } = statSync(path)
   return (mode & 0o4000) !== 0 && uid === 0 ? null : asRoot(`chmod u+s ${path}`)

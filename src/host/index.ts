@@ -1,6 +1,12 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
 export { connectionAborter, hasEnded } from './connection.js'
-export { kernelPathOf, mountsOn, usersOf } from './device-users.js'
+export {
+  type AttachedLoop,
+  attachedLoops,
+  kernelPathOf,
+  mountsOn,
+  usersOf,
+} from './device-users.js'
 export { findFilesystems } from './filesystems.js'
 export { whileFrozen } from './freeze.js'
 export { findFileHolders, isOn, loopsOnFile, processesWithin } from './holders.js'

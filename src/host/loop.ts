@@ -33,7 +33,7 @@ const REATTACH_MS = 30_000
  * other's caches.
  * @returns the device, such as `/dev/loop0`
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user may not make any, with what there is instead
+ *   NOT_SUPPORTED where this user cannot make any, with what there is instead
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
@@ -137,19 +137,12 @@ export async function listLoops(): Promise<LoopDevice[]> {
 }
 
 /**
- * By device path. Empty where losetup is missing, may not look, or waits for a server or a device
- * that hangs.
+ * By device path. Empty where losetup is missing, may not look, or waits for a server that hangs.
  */
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
-  // Opening a device can wait in the kernel, where SIGKILL does not reach it, for another one that
-  // hangs. The signal ends the wait for losetup all the same; `timeout` would wait for its end.
-  const options = { signal: AbortSignal.timeout(LIST_MS), killSignal: 'SIGKILL' as const }
   try {
-    const args = ['--list', '--json', '--output', columns]
-    const listing = promisify(execFile)('losetup', args, options)
-    listing.child.unref()
-    const { stdout } = await listing
+    const stdout = await outputInTime('losetup', ['--list', '--json', '--output', columns], LIST_MS)
     const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
       stdout.trim() || '{"loopdevices":[]}',
     )
@@ -162,6 +155,30 @@ async function readBackingIds(): Promise<Map<string, { device: string; ino: numb
     )
   } catch {
     return new Map()
+  }
+}
+
+/**
+ * The output of a program that may wait for ever: for a device that hangs, even SIGKILL does not end
+ * it.
+ * @returns '' when it has not come within `ms`
+ */
+async function outputInTime(program: string, args: string[], ms: number): Promise<string> {
+  const running = promisify(execFile)(program, args)
+  const { child } = running
+  const ended = new AbortController()
+  const late = setTimeout(ms, '', { signal: ended.signal })
+  try {
+    return await Promise.race([running.then(({ stdout }) => stdout), late])
+  } finally {
+    ended.abort()
+    late.catch(() => {})
+    running.catch(() => {})
+    // Where it still runs, nothing of it keeps this process from ending.
+    child.kill('SIGKILL')
+    child.unref()
+    child.stdout?.destroy()
+    child.stderr?.destroy()
   }
 }
 

@@ -1,7 +1,7 @@
 /** The user namespace of this process. Source: user_namespaces(7). */
 import { read } from './proc.js'
 
-/** Whether there are users of the machine that this process's user namespace has no id for. */
+/** Whether this process is in a user namespace that has no id for some users of the machine. */
 export const isInUserNamespace = (): boolean =>
   !/^\s*0\s+0\s+4294967295\s*$/.test(read('/proc/self/uid_map'))
 
@@ -9,8 +9,7 @@ export const isInUserNamespace = (): boolean =>
 const UNKNOWN_USER = 65534
 
 /**
- * Whether this process's own user is shown as those are, so that his files cannot be told from
- * theirs.
+ * Whether the kernel shows this process's own user so, too: its files look like those of strangers.
  */
 export const isUserUnknown = (): boolean =>
   process.geteuid!() === UNKNOWN_USER && isInUserNamespace()

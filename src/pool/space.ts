@@ -64,7 +64,7 @@ export interface SpaceParts {
 }
 
 const FULL_METADATA =
-  'what is free is kept for removals and discards; remove volumes or snapshots, or make metadata.size larger'
+  'what is free is kept for removals and discards; remove volumes or snapshots, or make the metadata file larger'
 
 export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata

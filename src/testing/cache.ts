@@ -1,6 +1,6 @@
 /**
- * Contents of volumes that are kept between runs: sparse files in the user's cache folder, images
- * of the volumes as they are. Others read them with the tools for disk images.
+ * Contents of volumes that are kept between runs: sparse files in the user's cache folder, which
+ * are images of the volumes. They are not compressed: a copy of what they hold is faster than that.
  */
 import { createHash } from 'node:crypto'
 import { closeSync, fsyncSync, mkdirSync, openSync, renameSync, statSync } from 'node:fs'
@@ -26,8 +26,8 @@ export async function fromCache(
 ): Promise<void> {
   const kept = join(cacheFolder(), `${createHash('sha256').update(key).digest('hex')}.img`)
   if (isThere(kept)) return await copy(kept, path)
-  // Whoever has the lock writes this file, and gives it the other name when it is complete. What a
-  // process that was killed leaves is written anew.
+  // The process that has the lock writes this file, and gives it the other name when it is
+  // complete. It writes anew what a process that was killed has left.
   const unfinished = `${kept}.new`
   const lock = openSync(unfinished, 'a+', 0o600)
   try {
@@ -48,7 +48,10 @@ const isThere = (path: string): boolean => statSync(path, { throwIfNoEntry: fals
 const copy = (source: string, target: string): Promise<void> =>
   run('cp', '--sparse=always', '--', source, target)
 
-/** Made if need be, and nobody else's: root would mount what another user had put there. */
+/**
+ * The folder, which is made if need be. Root may mount what is in it: nobody else may write there.
+ * @throws NOT_TRUSTED, IO_ERROR
+ */
 function cacheFolder(): string {
   const folder = join(process.env.XDG_CACHE_HOME || join(homedir(), '.cache'), 'thinfs')
   try {

@@ -12,10 +12,11 @@ import { ThinfsError } from '../base/index.js'
 import { connectDaemon } from '../control/index.js'
 import { serversOf } from '../daemon/index.js'
 import {
+  type AttachedLoop,
+  attachedLoops,
   detachLoop,
   isOn,
   isWithin,
-  type LoopDevice,
   listLoops,
   type Mount,
   mountsOn,
@@ -43,7 +44,7 @@ const ROUNDS = 2
 
 /** What was found on the pool: once its mount is gone the paths do not tell any more. */
 interface Found {
-  loops: Map<string, LoopDevice>
+  loops: Map<string, AttachedLoop>
   /** Processes that used a filesystem when it was to be unmounted. */
   users: Set<number>
 }
@@ -59,7 +60,7 @@ export async function clean(layout: Layout, owner: number): Promise<void> {
   await end(() => markedWith(mountPoint), { owner, force: true })
   if (mount !== null) await within(ORDERLY_MS, cleanInOrder(layout, mount, owner, found))
   await cleanByForce(layout, found)
-  const attached = stillAttached(found, await listLoops()).map(({ path }) => path)
+  const attached = stillAttached(found).map(({ path }) => path)
   const mounts = readMounts()
     .map(({ mountPoint }) => mountPoint)
     .filter(folder => isWithin(base, folder))
@@ -116,7 +117,7 @@ async function cleanByForce(layout: Layout, found: Found): Promise<void> {
     if (Date.now() > deadline) return
     await sleep(LOOK_MS)
   }
-  const loops = stillAttached(found, await listLoops())
+  const loops = stillAttached(found)
   for (const folder of filesystemsOf(layout, loops)) await within(FORCE_MS, detachMount(folder))
   for (const { path } of loops)
     await within(
@@ -176,13 +177,13 @@ function signal(pid: number, name: NodeJS.Signals): void {
 }
 
 /** Those that were found and are not gone. A number may be somebody else's by now. */
-function stillAttached({ loops }: Found, now: readonly LoopDevice[]): LoopDevice[] {
-  const nameOfFile = (loop: LoopDevice | undefined): string => basename(loop?.backingFile ?? '')
-  return now.filter(loop => nameOfFile(loop) === nameOfFile(loops.get(loop.path)))
+function stillAttached({ loops }: Found): AttachedLoop[] {
+  const nameOfFile = (loop: AttachedLoop | undefined): string => basename(loop?.backingFile ?? '')
+  return attachedLoops().filter(loop => nameOfFile(loop) === nameOfFile(loops.get(loop.path)))
 }
 
 /** Folders at which filesystems on volumes are mounted, those on top first. */
-function filesystemsOf({ filesystems }: Layout, loops: readonly LoopDevice[]): string[] {
+function filesystemsOf({ filesystems }: Layout, loops: readonly AttachedLoop[]): string[] {
   const onLoops = loops
     .flatMap(({ path }) => mountsOn(path, loops))
     .filter(({ namespace }) => namespace.isOwn)

@@ -21,6 +21,7 @@ export async function unmountFilesystem(folder: string): Promise<void> {
   } catch (err) {
     if (!/busy/i.test((err as Error).message)) throw err
     const others = processesWithin(folder).map(nameOf)
+    // The list has all processes but this one.
     const by = others.length === 0 ? 'this process' : others.join(', ')
     throw new ThinfsError('MOUNT_BUSY', `${folder} is used by ${by}`, { cause: err })
   }

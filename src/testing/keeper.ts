@@ -40,8 +40,13 @@ export class Keeper {
       await keeper.end().catch(() => {})
       throw fromWire(failure)
     }
-    keeper.#lock = lockAlso(keeper.#layout)
-    // A test that hangs shall not hang because of this process.
+    try {
+      keeper.#lock = lockAlso(keeper.#layout)
+    } catch (err) {
+      await keeper.end().catch(() => {})
+      throw err
+    }
+    // The keeper does not keep a process alive that has nothing else to wait for.
     child.unref()
     child.channel?.unref()
     return keeper
@@ -93,7 +98,7 @@ const DIED: WireError = {
 }
 
 /**
- * Without what a test runner has its child processes load, and what marks those of `thinfs run`.
+ * Leaves out what test runners have child processes load, and the mark of `thinfs run`'s processes.
  */
 function ownEnvironment(): NodeJS.ProcessEnv {
   const { NODE_OPTIONS: _, NODE_V8_COVERAGE: __, [MARK]: ___, ...environment } = process.env

@@ -1,9 +1,9 @@
 /**
  * The keeper of an ephemeral pool, a program of its own: `node main.js START`, see KeeperStart.
  *
- * Whoever needs the pool may be killed at any moment. So it is this process that makes what would
- * be left then, and takes it away: when it is told to, or when its IPC channel ends, as it does
- * with the process at the other end, whatever that died of.
+ * The owner, who needs the pool, may be killed at any moment. So the keeper makes all that would be
+ * left then, and takes it away: when the owner says so, or when the IPC channel ends, as it does
+ * with the owner, whatever that died of.
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
@@ -26,7 +26,8 @@ const isOver = new Promise<void>(resolve => {
   // The owner may have been killed while this program was loaded.
   if (!process.connected) resolve()
 })
-// In a session of its own it hears no Ctrl-C. A signal to all processes ends the owner as well.
+// The keeper has a session of its own and hears no Ctrl-C. Signals that are sent to all processes
+// end the owner as well.
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
 
 async function make(): Promise<void> {
@@ -38,7 +39,7 @@ async function make(): Promise<void> {
   const { file } = layout.place
   const config = newConfig(file, {
     ...{ pool: 'testing', dataSize, dataBlockSize, volumes: {} },
-    // A test that fails at once tells more than one that hangs.
+    // A test that fails at once says more than one that hangs.
     onFull: 'error',
   })
   writeFileSync(file, renderConfig(config), { mode: 0o600 })
@@ -57,15 +58,14 @@ function say(message: KeeperSays): Promise<void> {
   })
 }
 
-/** @returns the error that an act ends with */
+/** @returns the error that an act fails with; null when it succeeds */
 const errorOf = (act: () => Promise<void>) => act().then(() => null, toWire)
 
 const failure = await errorOf(make)
 await say({ made: failure })
-if (failure === null) {
-  const cleaning = cleanAbandoned(dirname(base)).catch(() => {})
-  await isOver
-  await cleaning
-}
+const cleaning = failure === null ? cleanAbandoned(dirname(base)).catch(() => {}) : null
+if (failure === null) await isOver
 await say({ ended: await errorOf(() => clean(layout, owner)) })
-if (process.connected) process.disconnect()
+await cleaning
+// A program of the system that hangs, so that not even SIGKILL ends it, does not keep this one.
+process.exit()

@@ -6,8 +6,8 @@ const UNKNOWN = 65534
 /**
  * The numbers that users, or groups, of this process's user namespace have outside of it.
  *
- * volumes.json has those from outside: a pool that is mounted inside of a namespace, such as that
- * of `unshare -Urm` or of a container, and later without one, belongs to the same people.
+ * volumes.json has the numbers from outside. So a pool belongs to the same people whether it is
+ * mounted inside of a namespace (`unshare -Urm`, a container) or outside.
  * Source: user_namespaces(7), "User and group ID mappings".
  */
 export class IdMap {

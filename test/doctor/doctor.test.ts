@@ -1,5 +1,6 @@
-// Goal: what `thinfs doctor` says of a machine is so, and what it says to do mends it. Method: a user's
-// mount namespace in which the things it looks at are spoilt; then the command that it prints runs there.
+// Goal: what `thinfs doctor` says of a machine is so, and what it says to do mends it. Method: the
+// things that it looks at are spoilt in a mount namespace of a user's; then the command that it prints
+// runs there.
 import { existsSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import t, { type Test } from 'tap'
@@ -144,7 +145,8 @@ t.test('root of a container, who may not mount', onMount, async t => {
 
 t.test('what it says of the pool and its file system', onMount, async t => {
   const user = await OrdinaryUser.make(t)
-  await user.root(`cd ${user.home}; mkdir ram; mount -t ramfs thinfs-test ram; mount -t tmpfs thinfs-test tmp
+  await user.root(`cd ${user.home}; mkdir ram
+    mount -t ramfs thinfs-test ram; mount -t tmpfs thinfs-test tmp
     chmod 777 ram tmp`)
   t.match((await ask(user, '', 'ram')).get('holes'), { state: 'warn', found: /makes none/ })
   t.match((await ask(user, '', 'tmp')).get('holes'), { state: 'ok' })

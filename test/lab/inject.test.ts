@@ -74,12 +74,16 @@ t.test('a slow volume keeps nobody else waiting, and clearing it delays nothing 
   const { lab, fs, web, other, end } = await opened(t)
   await lab.inject({ name: 'web', latencyMs: 60_000 })
   const data = Buffer.alloc(4 * KIB, 1)
-  const slow = fs.write(web, 0, data.length, data, 0)
+  const waiting = new AbortController()
+  const requester = { signal: () => waiting.signal }
+  const slow = fs.write(web, 0, data.length, data, 0, requester)
   t.type(slow, Promise)
   t.equal(fs.read(web, 0, 512, data, 0), -1, 'a read has to be waited for')
   t.equal(fs.write(other, 0, data.length, data, 0), data.length, 'at once')
   t.equal(fs.read(other, 0, data.length, data, 0), data.length, 'at once')
   await fs.fsync(other)
+  waiting.abort(new Error('killed'))
+  await t.rejects(slow as Promise<number>, { message: 'killed' }, 'who waits may be killed')
 
   await lab.inject({ name: 'web', latencyMs: 1 })
   const again = Buffer.alloc(4 * KIB, 3)

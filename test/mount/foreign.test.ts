@@ -5,7 +5,7 @@ import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
-import { attemptThinfs, MountedPool, needs, run, thinfs } from '../support/mounted-pool.js'
+import { attemptThinfs, MountedPool, needs, run, sh, thinfs } from '../support/mounted-pool.js'
 import {
   fixture,
   fixtureFacts,
@@ -48,7 +48,8 @@ volumes: { a: { id: 0, size: 64M }, b: { id: 1, size: 64M }, c: { id: 2, size: 6
   await pool.close(t)
   t.same(mappings(thinDump(pool.metadata)), mappings(before), 'reading changes nothing')
 
-  // They are written to like any other, and what they share comes apart.
+  // A copy without the label of the data is served, like any other, and what they share comes apart.
+  await sh(pool.folder, 'cp --sparse=always data copy; mv copy data')
   await pool.mount()
   await pool.sh('cp b ../plain/b; dd if=/dev/urandom of=a bs=1M count=20 conv=notrunc status=none')
   await pool.sh('cmp b ../plain/b; fallocate -p -o 0 -l 64M a; rm a')

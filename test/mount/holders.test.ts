@@ -2,7 +2,7 @@
 // changed nothing. Method: holders of each kind, made by other programs; each command has 20 s.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import { unmount } from '../../src/host/index.js'
@@ -225,29 +225,6 @@ t.test('the filesystem of another volume is not frozen', onLoop, async t => {
   await run('umount', at)
   await pool.detach('db')
   await pool.close(t)
-})
-
-t.test('nobody waits for a losetup that no signal ends', onMount, async t => {
-  // It opens all devices, and one of them may hang: here it reads from a volume that is as slow.
-  const slow = await MountedPool.make(t, YAML)
-  await thinfs('inject', slow.folder, 'web', '--latency', '60s')
-  const read = 'bs=4096 count=1 iflag=direct of=/dev/null status=none'
-  const program = `#!/bin/sh\nexec dd if=${slow.path}/web ${read}\n`
-  writeFileSync(join(slow.plain, 'losetup'), program, { mode: 0o755 })
-  const { PATH } = process.env
-  t.teardown(() => {
-    process.env.PATH = PATH
-  })
-  process.env.PATH = `${slow.plain}:${PATH}`
-
-  const pool = await MountedPool.make(t, YAML)
-  const open = await holder(t, 'sh', '-c', 'exec 5<>"$0/db"; echo; exec sleep 1000', pool.path)
-  await refused(t, `process ${open.pid} (sleep) (MOUNT_BUSY)`, 'umount', pool.folder)
-  await refused(t, 'no loop device', 'detach', pool.folder, 'db')
-  await end(open)
-  await thinfs('umount', pool.folder)
-  process.env.PATH = PATH
-  await thinfs('umount', slow.folder, '--force')
 })
 
 t.test('a mount that would hide the files of the pool is refused', onMount, async t => {

@@ -51,7 +51,9 @@ function run(seed: number, hasFaults: boolean): void {
   let journal = new Journal(file)
   /** By virtual block: the transaction that runs when it is noted has the number below. */
   const noted: number[] = []
-  const acknowledged = new Set<number>()
+  let acknowledged = new Set<number>()
+  /** The last step, where a kill in the middle of it leaves a part of what it appended. */
+  let torn: { step: string; from: number; acknowledged: Set<number> } | null = null
   let [durable, sealed] = [1, 1]
   journal.begin(superblock(durable))
 
@@ -90,7 +92,13 @@ function run(seed: number, hasFaults: boolean): void {
     },
     kill() {
       // A superblock may have reached the disk before the process could note that.
-      durable = random.chance(0.5) ? sealed : durable
+      if (torn?.step !== 'seal' && random.chance(0.5)) durable = sealed
+      if (torn !== null) {
+        acknowledged = torn.acknowledged
+        const kept = random.below(file.content.length - torn.from)
+        file.content = file.content.subarray(0, torn.from + kept)
+        check(`killed within ${torn.step}`, file.content, acknowledged)
+      }
       const found = replayed(file.content, durable)
       journal = new Journal(file)
       const { generation } = journal.read(superblock(durable))
@@ -115,10 +123,14 @@ function run(seed: number, hasFaults: boolean): void {
     const step = random.of(order)
     const [before, told] = [file.content, new Set(acknowledged)]
     steps[step]!()
+    torn = null
     check(step, file.content, acknowledged)
     // A kill ends a write half-way, too.
     const added = file.content.length - before.length
     if (added <= 0 || !file.content.subarray(0, before.length).equals(before)) continue
+    if (step !== 'kill' && random.chance(0.5)) {
+      torn = { step, from: before.length, acknowledged: new Set(told) }
+    }
     for (let tear = 0; tear < 4; tear++) {
       const length = before.length + random.below(added)
       check(`${step}, torn at ${length}`, file.content.subarray(0, length), told)

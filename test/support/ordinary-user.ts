@@ -1,9 +1,10 @@
 /**
- * An ordinary user of the machine: an id of his own, no other groups, no capabilities, in a mount
- * namespace where everybody may open /dev/fuse, as distributions have it. The machine's stays as it is.
+ * An ordinary user of the machine: its own id, no other groups, no capabilities, in a mount namespace
+ * where everybody may open /dev/fuse, as on most distributions. The machine's /dev/fuse stays as it
+ * is.
  *
- * Teardown ends all processes of that id, which no one else has, and those that root has started on files
- * of the test; with the namespace end its mounts.
+ * Teardown ends all processes of that id, which nobody else has, and those that root has started on
+ * files of the test. The mounts end with the namespace.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -19,8 +20,9 @@ const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 const FIRST_UID = 200_000
 
 /**
- * For sh, with a folder, the user's id, and where thinfs and node are. The folder is in memory: what
- * waits for a disk elsewhere has tests of its own. Own /dev/fuse, /etc/passwd and /etc/fuse.conf.
+ * For sh, with a folder, the user's id, and the paths of thinfs and node: makes the folder a file
+ * system in memory, so that no test waits for a disk, and replaces /dev/fuse, /etc/passwd and
+ * /etc/fuse.conf.
  */
 const NAMESPACE = `set -e
 ${LET_GO}
@@ -50,9 +52,9 @@ exec cat
 
 export class OrdinaryUser {
   readonly uid: number
-  /** His folder, where programs run. */
+  /** The user's folder, where programs run. */
   readonly home: string
-  /** A folder of root's in it: what the namespace has instead of the machine's. */
+  /** A folder of root's: what the namespace has instead of the machine's files. */
   readonly own: string
   /** All that the test makes is in there. */
   readonly base: string
@@ -75,11 +77,14 @@ export class OrdinaryUser {
     const holder = spawn('unshare', command, { stdio: ['pipe', 'pipe', 'inherit'] })
     const user = new OrdinaryUser(uid, base, holder)
     t.teardown(() => user.#end())
-    await once(holder.stdout!, 'data')
+    const failed = once(holder, 'close').then(() => {
+      throw new Error('the namespace could not be made')
+    })
+    await Promise.race([once(holder.stdout!, 'data'), failed])
     return user
   }
 
-  /** Runs a bash script in the user's folder, as he does. `thinfs` and `node` are on the PATH. */
+  /** Runs a bash script as the user, in the user's folder. `thinfs` and `node` are on the PATH. */
   attempt(script: string, ...args: string[]): Promise<Outcome> {
     const { uid, home } = this
     const as = [`--reuid=${uid}`, `--regid=${uid}`, '--clear-groups', '--inh-caps=-all']
@@ -94,12 +99,12 @@ export class OrdinaryUser {
     return this.#enter('setpriv', ...as, 'env', '-i', ...environment, ...shell)
   }
 
-  /** What such a script prints that has to succeed. */
+  /** As `attempt`, of a script that has to succeed. @returns what it prints */
   async sh(script: string, ...args: string[]): Promise<string> {
     return printed(script, await this.attempt(script, ...args))
   }
 
-  /** What a script prints that the machine's root runs in the namespace, in the folder above the user's. */
+  /** As `sh`, run by the machine's root in the same namespace, in `base`. */
   async root(script: string): Promise<string> {
     const there = ['env', '-C', this.base, `PATH=${this.#path}`, `TMPDIR=${this.base}/tmp`]
     return printed(script, await this.#enter(...there, 'sh', '-euc', script))
@@ -138,9 +143,11 @@ export class OrdinaryUser {
       return left.length === 0
     })
     await detachWithin(this.base)
-    const ended = once(this.#holder, 'close')
-    this.#holder.stdin!.end()
-    await ended
+    if (this.#holder.exitCode === null) {
+      const ended = once(this.#holder, 'close')
+      this.#holder.stdin!.end()
+      await ended
+    }
     rmSync(this.base, { recursive: true, force: true })
   }
 }

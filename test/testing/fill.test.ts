@@ -1,4 +1,7 @@
-/** Contents that are kept between runs: made once under each key, whoever wants them at the same time. */
+/**
+ * Contents that are kept between runs: made once under each key, whoever wants them at the same
+ * time.
+ */
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'

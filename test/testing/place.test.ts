@@ -24,13 +24,14 @@ t.test('the first folder in memory that has room', needs('/dev/fuse'), async t =
   // Whatever the machine has its folder for temporary files on, this is no tmpfs.
   await run('mount', '-t', 'ramfs', 'none', disk)
   const none = join(base, 'none')
+  const missing = `${none} cannot be used (ENOENT)`
 
   const found = choosePlace(0, [none, small, large, disk])
   t.same(found, { folder: large, reason: `${large} is in memory and has 512M` })
   t.same(choosePlace(GIB, [none, small, large, disk]), {
     folder: disk,
     reason: [
-      `${none} cannot be used (ENOENT)`,
+      missing,
       `${small} has 64M left, wanted 1G`,
       `${large} has 512M left, wanted 1G`,
       `${disk} is not in memory`,
@@ -39,7 +40,7 @@ t.test('the first folder in memory that has room', needs('/dev/fuse'), async t =
   t.equal(choosePlace(300 * MIB, [large, disk]).folder, large)
   t.throws(() => choosePlace(0, [small, none]), {
     code: 'NOT_SUPPORTED',
-    message: `no folder for a pool: ${small} has 64M left, wanted 256M; ${none} cannot be used (ENOENT)`,
+    message: `no folder for a pool: ${small} has 64M left, wanted 256M; ${missing}`,
   })
   t.same(
     [small, large, disk].flatMap(folder => readdirSync(folder)),

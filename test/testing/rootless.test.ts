@@ -23,8 +23,8 @@ await withPool({ volumes: { db: '64M' } }, async pool => {
   await put('another')
   await db.rollback()
   const { problems } = await pool.admin.check({})
-  const { code, message } = refusal
-  console.log(JSON.stringify({ uid: process.getuid(), code, message, first, second: await get(), problems }))
+  const found = { uid: process.getuid(), first, second: await get(), problems }
+  console.log(JSON.stringify({ ...found, code: refusal.code, message: refusal.message }))
 })`
 
 t.test('an ordinary user', needs('/dev/fuse'), async t => {

@@ -2,7 +2,7 @@
 // what the command does then is still right. Method: volumes on a pool in memory whose volumes.json
 // is replaced only when the test says so.
 import t from 'tap'
-import { bytes, type DevId } from '../../src/base/index.js'
+import { bytes, cancelled, type DevId } from '../../src/base/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { PoolOptions } from '../../src/pool/index.js'
@@ -162,7 +162,7 @@ t.test('a pool that is full', async t => {
     const { volumes, pool, isKept } = await full()
     const { device } = volumes.find('s')!
     const request = { name: 's', size: END, shrink: true }
-    await t.rejects(volumes.resize(request, AbortSignal.abort()), { code: 'CANCELLED' })
+    await t.rejects(volumes.resize(request, AbortSignal.abort(cancelled())), { code: 'CANCELLED' })
     t.equal(device.size, 2 * BLOCK)
     t.equal(byteAt(device, BLOCK), 1, 'not begun')
 
@@ -174,7 +174,7 @@ t.test('a pool that is full', async t => {
       const work = discard.apply(device, args)
       if (begun) return work
       begun = true
-      caller.abort()
+      caller.abort(cancelled())
       return turn()
     }
     t.equal((await volumes.resize(request, caller.signal)).size, END)
@@ -238,8 +238,8 @@ t.test('a pool that is full', async t => {
     const behind = new AbortController()
     const second = volumes.resize({ name: 's', size: 6 * BLOCK }, behind.signal)
     await turn()
-    behind.abort()
-    caller.abort()
+    behind.abort(cancelled())
+    caller.abort(cancelled())
     await t.rejects(growing, { code: 'CANCELLED' })
     await t.rejects(second, { code: 'CANCELLED' }, 'nor is one that waited for its turn')
     await grow()
