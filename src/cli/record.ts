@@ -27,8 +27,13 @@ export const record = command(
   .option('--export <file>', 'write it to a new file, as dm-log-writes does, for replay-log')
   .action(async (pool: string, name: string | undefined, options: Options) => {
     const { mark, stop, remove, export: file } = options
-    if ([mark, stop, remove, file].filter(option => option !== undefined).length > 1) {
+    const nrActs = [mark, stop, remove, file].filter(option => option !== undefined).length
+    if (nrActs > 1) {
       throw new ThinfsError('BAD_ARGUMENT', 'one of --mark, --stop, --remove and --export')
+    }
+    if (nrActs > 0 && name === undefined) {
+      const detail = '--mark, --stop, --remove and --export take the name of a volume'
+      throw new ThinfsError('BAD_ARGUMENT', detail)
     }
     const place = placeOfPool(pool)
     await withDaemonOf(place, async daemon => {

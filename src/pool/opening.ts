@@ -65,13 +65,14 @@ export async function bringUp(
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
-  // Metadata that may be an older copy, or another pool's, would cost data.
-  if (blocks.freeMeansHole && !isSure) {
-    const { path } = store
-    if (inDoubt) await mustHaveHoles(metadata, blocks, { path, doubt: 'foreign' })
-    else if (mayBeNewer(found, label)) {
-      await mustHaveHoles(metadata, blocks, { path, doubt: 'unlabelled' })
-    }
+  // Metadata that may be an older copy, or another pool's, would cost data: free blocks are punched,
+  // or written over. Where discards are not passed down there is data in them at any time; then a
+  // label that went on is needed for a doubt.
+  const { path } = store
+  if (!isSure && inDoubt && (blocks.freeMeansHole || isBehind(found, label))) {
+    await mustHaveHoles(metadata, blocks, { path, doubt: 'foreign' })
+  } else if (!isSure && blocks.freeMeansHole && mayBeNewer(found, label)) {
+    await mustHaveHoles(metadata, blocks, { path, doubt: 'unlabelled' })
   }
   // Acknowledged writes may be in blocks of a growth that was not committed yet.
   const grewBefore = changes.length > 0 && state.mode === 'write' && space.growToStores()

@@ -180,6 +180,8 @@ t.test(
     t.equal(wanted.length, commands.length)
     const refused = await attemptThinfs('record', pool.folder, 'web', '--export', ours)
     t.match(refused, { status: 1, stderr: /file already exists.*EEXIST/ })
+    const unnamed = await attemptThinfs('record', pool.folder, '--export', `${ours}.2`)
+    t.match(unnamed, { status: 2, stderr: /name of a volume.*BAD_ARGUMENT/ })
     t.equal(await pool.sh('ls'), 'web\nweb@record')
     await pool.close(t)
   },

@@ -4,7 +4,7 @@
 import t, { type Test } from 'tap'
 import { bytes, type DevId } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
-import type { ThinPool } from '../../src/pool/index.js'
+import type { PoolOptions, ThinPool } from '../../src/pool/index.js'
 import { formatted, type MemoryFiles, MemoryJournal, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
 
@@ -15,8 +15,14 @@ const SIZE = bytes(32 * BLOCK)
 const storeOf = (image: Buffer, path: string): MemoryStore =>
   new MemoryStore(image.length, { path, image: Buffer.from(image) })
 
-async function write(files: MemoryFiles, begin: number, count: number, end: 'closed' | 'killed') {
-  const { pool } = await openFiles(files)
+async function write(
+  files: MemoryFiles,
+  begin: number,
+  count: number,
+  end: 'closed' | 'killed',
+  discards: PoolOptions['discards'] = 'passdown',
+) {
+  const { pool } = await openFiles(files, { discards })
   if (!pool.metadata.hasDevice(DEV)) pool.devices.createThin(DEV)
   const content = Buffer.alloc(count * BLOCK, 'content')
   await pool.devices.get(DEV, SIZE).write(begin * BLOCK, content.length, content, 0)
@@ -192,6 +198,39 @@ for (const taken of ['open', 'closed'] as const) {
       }
     })
   }
+}
+
+for (const discards of ['nopassdown', 'ignore'] as const) {
+  t.test(`discards: ${discards}: older files would have newer data written over`, async t => {
+    const { old, files } = await goesOn('closed', 'closed')
+    const mixed = { ...copyOf(old), data: files.data }
+    const before = Buffer.from(files.data.image)
+    await t.rejects(openFiles(mixed, { discards }), {
+      code: 'POOL_MISMATCH',
+      message: /^metadata: 2 data blocks that it calls free hold data.*older copy/,
+    })
+    t.ok(files.data.image.equals(before))
+    t.equal((await openFiles(files, { discards })).pool.mode, 'write', 'the right ones put back')
+    const { pool } = await openFiles(copyOf(mixed), { discards, acceptMetadata: true })
+    t.equal(pool.mode, 'write')
+    await pool.close()
+  })
+
+  t.test(
+    `discards: ${discards}: free blocks that hold data are no doubt by themselves`,
+    async t => {
+      const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
+      const stale = Buffer.alloc(4 * BLOCK, 'discarded before')
+      files.data.write(stale, 0, stale.length, bytes(20 * BLOCK))
+      for (const end of ['closed', 'killed', 'closed'] as const) {
+        await write(files, 0, 4, end, discards)
+        t.equal((await openFiles(copyOf(files), { discards })).pool.mode, 'write', end)
+      }
+      const cut = copyOf(files)
+      cut.journal.bootId = 'another boot'
+      t.equal((await openFiles(cut, { discards })).pool.mode, 'write', 'a power cut')
+    },
+  )
 }
 
 const UNLABELLED = {
