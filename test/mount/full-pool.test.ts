@@ -185,7 +185,7 @@ print('full')`
   t.equal(await python(pool.base, program), 'full')
   t.equal((await pool.status()).mode, 'out_of_metadata_space')
   await thinfs('rename', pool.folder, 's0', 'first')
-  await pool.sh('fallocate -p -o 0 -l 512G a; truncate -s 1G s1; rm s2')
+  await pool.sh('fallocate -p -o 0 -l 512G a; truncate -s 1G s1; rm s2 t0 t1 t2 t3')
   // As in the kernel, messages are refused until a commit has brought room.
   await until(async () => (await pool.status()).mode === 'write')
   await thinfs('message', pool.folder, 'delete 4')

@@ -182,13 +182,9 @@ await withPool({ volumes: { a: '64M' } }, async pool => {
   process.stdout.write(pool.mountPoint)
   ${then}
 })`
-  const child = spawn(
-    process.execPath,
-    [...process.execArgv, '--input-type=module', '-e', program],
-    {
-      stdio: ['pipe', 'pipe', 'ignore'],
-    },
-  )
+  const child = spawn(process.execPath, ['--import=tsx', '--input-type=module', '-e', program], {
+    stdio: ['pipe', 'pipe', 'ignore'],
+  })
   t.teardown(() => child.kill('SIGKILL'))
   const [mountPoint] = await once(child.stdout!.setEncoding('utf8'), 'data')
   return { child, base: baseOf(mountPoint) }
