@@ -122,7 +122,7 @@ export class PowerCuts {
       for (const pending of this.#pending) {
         const [number, event] = pending
         if (event.file !== file || number >= covers) left.push(pending)
-        else apply(this.#durable[file], event, () => true)
+        else apply(this.#durable[file], event)
       }
       this.#pending = left
     }
@@ -130,8 +130,11 @@ export class PowerCuts {
 
   #image(file: BlockFile, luck: Luck): SparseImage {
     const image = this.#durable[file].copy()
+    const whole = this.#durable[file].copy()
     for (const [number, event] of this.#pending) {
-      if (event.file === file) apply(image, event, sector => luck.keeps(number, sector))
+      if (event.file !== file) continue
+      apply(whole, event)
+      apply(image, event, { keeps: sector => luck.keeps(number, sector), whole })
     }
     return image
   }
@@ -170,8 +173,18 @@ function pick<T>(versions: readonly T[], which: string, random: Random): T {
   return which === 'new' ? versions.at(-1)! : random.of(versions)
 }
 
-/** Does to an image what an event did, or those sectors of it that are kept. */
-function apply(image: SparseImage, event: BlockEvent, keeps: (sector: number) => boolean): void {
+/** Which sectors of an event are kept, and the image as it was after the event. */
+interface Kept {
+  keeps(sector: number): boolean
+  whole: SparseImage
+}
+
+/**
+ * Does to an image what an event did, or those sectors of it that are kept. A sector that the event
+ * changed in part reaches the disk with all that was written to it before.
+ */
+function apply(image: SparseImage, event: BlockEvent, part?: Kept): void {
+  const keeps = (sector: number): boolean => part?.keeps(sector) ?? true
   if (event.kind === 'grow') {
     if (keeps(0)) image.grow(event.size)
   } else if (event.kind === 'write' || event.kind === 'punch') {
@@ -185,6 +198,12 @@ function apply(image: SparseImage, event: BlockEvent, keeps: (sector: number) =>
       if (kept && event.kind === 'write') {
         image.write(event.content.subarray(at - event.offset, to - event.offset), at)
       } else if (kept) image.punch(at, to - at)
+      if (kept && part) {
+        for (const edge of [at, to].filter(edge => edge % SECTOR !== 0)) {
+          const begin = Math.floor(edge / SECTOR) * SECTOR
+          image.write(part.whole.bytes.subarray(begin, begin + SECTOR), begin)
+        }
+      }
       at = to
     }
   }
