@@ -10,7 +10,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
-import { bytes, type ErrorCode, METADATA_BLOCK_SIZE, ThinfsError } from '../../src/base/index.js'
+import {
+  bytes,
+  type ErrorCode,
+  errnoOf,
+  METADATA_BLOCK_SIZE,
+  ThinfsError,
+} from '../../src/base/index.js'
 import { BlockCache } from '../../src/metadata/blocks/block-cache.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { Journal, NO_EVENTS, type PoolMode, ThinPool } from '../../src/pool/index.js'
@@ -214,15 +220,31 @@ t.test('damaged metadata is refused or served, with errors of the table', async 
   tally(t, { 'inputs fuzzed': INPUTS })
 })
 
+/** Null where it goes round and round, as on some trees that contain themselves. */
+function thinCheckInTime(image: Buffer): ReturnType<typeof thinCheck> | null {
+  try {
+    return thinCheck(image)
+  } catch (err) {
+    if (errnoOf(err) === 'ETIMEDOUT') return null
+    throw err
+  }
+}
+
 t.test('what thin_check refuses, the checker does not call sound', async t => {
-  const found = { both: 0, checkerAlone: 0, neither: 0 }
+  const found = { both: 0, checkerAlone: 0, neither: 0, endless: 0 }
   fc.assert(
     fc.property(
       fc.record({ original: fc.nat({ max: originals.length - 1 }), one: damage }),
       ({ original, one }: { original: number; one: Damage }) => {
         const image = originals[original]!.target.damaged([one])
         const state = checked(image, Number.MAX_SAFE_INTEGER)
-        const { status, stdout, stderr } = thinCheck(image)
+        const verdict = thinCheckInTime(image)
+        if (verdict === null) {
+          if (state === 'sound') throw new Error('thin_check finds no end')
+          found.endless++
+          return
+        }
+        const { status, stdout, stderr } = verdict
         // thin_check fails on leaks too, which are a warning here.
         if (state === 'sound' && status !== 0) throw new Error(`thin_check: ${stdout}${stderr}`)
         found[status !== 0 ? 'both' : state === 'sound' ? 'neither' : 'checkerAlone']++
