@@ -86,6 +86,10 @@ export class EndedBySignal extends ThinfsError {
 export const refused = (errno: string, detail: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', detail, { errno })
 
+/** The error of a command on a volume that is not there. */
+export const volumeMissing = (name: string, cause?: unknown): ThinfsError =>
+  new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
+
 /** The reason of an aborted signal: nobody waits for the work any more. */
 export const cancelled = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'nobody waits for the answer any more')

@@ -1,7 +1,7 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError, volumeMissing } from '../base/index.js'
 import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
 import { connectDaemon, type DaemonClient } from '../control/index.js'
 import { findPool, lockPool, type Server, serverOf, whoIsStopped } from '../daemon/index.js'
@@ -150,14 +150,12 @@ export async function volumeFile(
 ): Promise<VolumeFile> {
   const { mount, dm } = await admin.status()
   if (!mount) throw notMounted(pool)
-  const missing = (cause?: unknown) =>
-    new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
-  if (!dm.volumes.some(volume => volume.name === name)) throw missing()
+  if (!dm.volumes.some(volume => volume.name === name)) throw volumeMissing(name)
   const { mountPoint, device } = await mountOfPool(admin, pool)
   const path = join(mountPoint, name)
   const { ino } = await stat(path).catch((err: unknown) => {
     // Somebody has renamed or removed it since.
-    throw errnoOf(err) === 'ENOENT' ? missing(err) : err
+    throw errnoOf(err) === 'ENOENT' ? volumeMissing(name, err) : err
   })
   return { path, device, ino }
 }

@@ -1,7 +1,6 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { constants } from 'node:os'
-import { cancelled, errnoOf, ThinfsError } from '../base/index.js'
+import { cancelled, errnoOf, exitStatusOf, ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
 import type { Moment, RecordReader } from '../replay/index.js'
@@ -156,7 +155,7 @@ async function check(
   try {
     const [code, signal] = (await once(child, 'close')) as [number | null, NodeJS.Signals | null]
     interrupt.throwIfAborted()
-    const status = code ?? 128 + constants.signals[signal!]
+    const status = exitStatusOf(code, signal)
     return { entry, mark, status, output: Buffer.concat(output).toString() }
   } catch (err) {
     if (errnoOf(err) !== 'ENOENT') throw err

@@ -1,4 +1,4 @@
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, volumeMissing } from '../base/index.js'
 import { formatSize, parseSize } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
@@ -47,5 +47,5 @@ resize.parseOptions = args => {
 async function sizeOf(admin: PoolAdmin, name: string): Promise<number> {
   const volume = (await admin.list()).find(volume => volume.name === name)
   if (volume) return volume.size
-  throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+  throw volumeMissing(name)
 }

@@ -188,22 +188,23 @@ export class DataBlocks {
    * Copies bytes from one block to another. The source is shared: nobody writes to it meanwhile.
    */
   copy(source: number, target: number, length: number): Later<void> {
-    const isLong = length > COPIED_AT_ONCE && !this.#store.copiesShare
     const copying =
-      isLong || this.#isWritten(source, length) || this.#isWritten(target, length)
+      this.#isWritten(source, length) || this.#isWritten(target, length)
         ? this.#copyLater(source, target, length)
-        : this.#store.copy(bytes(source), bytes(target), bytes(length))
+        : this.#copyNow(source, target, length)
     if (copying !== undefined) this.#begin(this.#reads, copying, source, length)
     return this.#ends(copying, target, length)
   }
 
   async #copyLater(source: number, target: number, length: number): Promise<void> {
     await Promise.all([this.#afterWrites(source, length), this.#afterWrites(target, length)])
-    if (length > COPIED_AT_ONCE && !this.#store.copiesShare) {
-      await this.#copyInParts(source, target, length)
-    } else {
-      await this.#store.copy(bytes(source), bytes(target), bytes(length))
-    }
+    await this.#copyNow(source, target, length)
+  }
+
+  #copyNow(source: number, target: number, length: number): Later<void> {
+    return length > COPIED_AT_ONCE && !this.#store.copiesShare
+      ? this.#copyInParts(source, target, length)
+      : this.#store.copy(bytes(source), bytes(target), bytes(length))
   }
 
   /**

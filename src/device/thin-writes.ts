@@ -212,13 +212,7 @@ export class ThinWrites {
     if (!plan.hasSpace()) return 'no space'
     plan.take()
     const end = (vblock + 1) * this.#blockSize
-    let zeroed: Later<void>
-    try {
-      zeroed = plan.zero(end, end)
-    } catch (err) {
-      return this.#giveUp(plan, 'zero', err)
-    }
-    return this.#finish(plan, 'zero', zeroed)
+    return this.#zero(plan, end, end)
   }
 
   /** @param from it and `to` are within one block */
@@ -232,6 +226,11 @@ export class ThinWrites {
     if (!plan.hasSpace(true)) return 'no space'
     if (!plan.readKept(from, to, fetched)) return 'not in memory'
     plan.take()
+    return this.#zero(plan, from, to)
+  }
+
+  /** Makes [from, to) zeros, in a block that the plan has taken. */
+  #zero(plan: WritePlan, from: number, to: number): Later<Outcome> {
     let zeroed: Later<void>
     try {
       zeroed = plan.zero(from, to)

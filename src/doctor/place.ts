@@ -1,14 +1,18 @@
 /** The folder of a pool, and the file systems that its files are on. */
 import { closeSync, openSync, realpathSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { deviceNumber, errnoOf, MIB, ThinfsError } from '../base/index.js'
+import {
+  deviceNumber,
+  errnoOf,
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  MIB,
+  SEEK_HOLE,
+  ThinfsError,
+} from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import { native } from '../native.js'
 import { type Finding, fail, ok, readText, reasonOf, warn } from './finding.js'
-
-// Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
-const PUNCH_HOLE = 0x01 | 0x02
-const SEEK_HOLE = 4
 
 /** @param file the pool.yaml; null for a folder that has none yet */
 export function lookAtPlace(folder: string, file: string | null): Finding[] {
@@ -55,7 +59,7 @@ function tryHoles(folder: string, isPool: boolean): Finding {
   }
   try {
     native.file_write(fd, Buffer.alloc(MIB, 1), 0, MIB, 0)
-    native.file_allocate(fd, PUNCH_HOLE, 0, MIB)
+    native.file_allocate(fd, FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE, 0, MIB)
     const isHole = native.file_seek(fd, 0, SEEK_HOLE) === 0
     if (isHole) return ok(check, `${folder}: space that is trimmed goes back`)
     return warn(

@@ -6,7 +6,19 @@
  * is cached above: what a device holds changes with its table.
  */
 import { constants } from 'node:fs'
-import { GIB, KIB, type Later, NAME_MAX, refused, SECTOR_SIZE } from '../base/index.js'
+import {
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
+  GIB,
+  KIB,
+  type Later,
+  NAME_MAX,
+  refused,
+  SECTOR_SIZE,
+  SEEK_DATA,
+  SEEK_HOLE,
+} from '../base/index.js'
 import type { BlockDevice } from '../device/index.js'
 import {
   type AttributeChange,
@@ -16,13 +28,6 @@ import {
   type FileSystemStatistics,
   WAITS,
 } from '../fuse/index.js'
-import {
-  FALLOC_KEEP_SIZE,
-  FALLOC_PUNCH_HOLE,
-  FALLOC_ZERO_RANGE,
-  SEEK_DATA,
-  SEEK_HOLE,
-} from './linux.js'
 
 const ROOT = 1
 /** Inode numbers of devices are minor numbers plus this. */

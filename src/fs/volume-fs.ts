@@ -9,6 +9,9 @@ import {
   type Bytes,
   bytes,
   type DevId,
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
   GIB,
   heldRequester,
   type Later,
@@ -20,6 +23,8 @@ import {
   type Requester,
   refused,
   SECTOR_SIZE,
+  SEEK_DATA,
+  SEEK_HOLE,
   ThinfsError,
   unlessAborted,
 } from '../base/index.js'
@@ -35,13 +40,6 @@ import {
 } from '../fuse/index.js'
 import type { ThinDevice, ThinPool } from '../pool/index.js'
 import { IdMap, type Ownership, type Volume, type Volumes } from '../volumes/index.js'
-import {
-  FALLOC_KEEP_SIZE,
-  FALLOC_PUNCH_HOLE,
-  FALLOC_ZERO_RANGE,
-  SEEK_DATA,
-  SEEK_HOLE,
-} from './linux.js'
 
 const ROOT = 1
 /** Inode numbers of volumes are device ids plus this. */

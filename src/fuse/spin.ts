@@ -46,9 +46,11 @@ export class Spin {
   #better = false
   /** Microseconds of a request the better way, of late; 0: not known. */
   #cost = 0
-  /** Rounds of each way before the other is tried: the more often it proved right, the more. */
-  #sleepRounds = ROUNDS_MIN
-  #lookRounds = ROUNDS_MIN
+  /**
+   * Rounds of sleeping, and of looking, before the other is tried: the more often one proved right,
+   * the more.
+   */
+  readonly #rounds = [ROUNDS_MIN, ROUNDS_MIN]
   #untilTrial = ROUNDS_MIN
   /** Requests of this round, when it began in microseconds, and the pauses in it. */
   #served = 0
@@ -153,16 +155,16 @@ export class Spin {
     this.#paused = 0
     if (this.#looking !== this.#better) {
       const lost = cost < this.#cost * BETTER
-      const last = this.#better ? this.#lookRounds : this.#sleepRounds
-      const rounds = lost ? Math.max(ROUNDS_MIN, last / 2) : Math.min(ROUNDS_MAX, last * 2)
-      if (this.#better) this.#lookRounds = rounds
-      else this.#sleepRounds = rounds
+      const last = this.#rounds[Number(this.#better)]!
+      this.#rounds[Number(this.#better)] = lost
+        ? Math.max(ROUNDS_MIN, last / 2)
+        : Math.min(ROUNDS_MAX, last * 2)
       if (lost) {
         this.#better = this.#looking
         this.#cost = cost
       }
       this.#looking = this.#better
-      this.#untilTrial = this.#better ? this.#lookRounds : this.#sleepRounds
+      this.#untilTrial = this.#rounds[Number(this.#better)]!
     } else {
       this.#cost = this.#cost === 0 ? cost : this.#cost + (cost - this.#cost) / 4
       if (--this.#untilTrial === 0) this.#looking = !this.#looking

@@ -4,7 +4,7 @@ import { closeSync, constants, openSync, readFileSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import { promisify } from 'node:util'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, inTime, ThinfsError } from '../base/index.js'
 import {
   type AttachedLoop,
   attachedLoops,
@@ -166,14 +166,9 @@ async function readBackingIds(): Promise<Map<string, { device: string; ino: numb
 async function outputInTime(program: string, args: string[], ms: number): Promise<string> {
   const running = promisify(execFile)(program, args)
   const { child } = running
-  const ended = new AbortController()
-  const late = setTimeout(ms, '', { signal: ended.signal })
   try {
-    return await Promise.race([running.then(({ stdout }) => stdout), late])
+    return (await inTime(ms, running, { stdout: '', stderr: '' })).stdout
   } finally {
-    ended.abort()
-    late.catch(() => {})
-    running.catch(() => {})
     // Where it still runs, nothing of it keeps this process from ending.
     child.kill('SIGKILL')
     child.unref()

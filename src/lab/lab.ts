@@ -6,7 +6,7 @@
  * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and
  * recordings have ended.
  */
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, volumeMissing } from '../base/index.js'
 import { AtomicFile, type HeldFolder } from '../storage/index.js'
 import type {
   Injection,
@@ -206,7 +206,7 @@ export class Lab implements LabAdmin {
   #must(name: string): Volume {
     const volume = this.#volumes.find(name)
     if (volume) return volume
-    throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+    throw volumeMissing(name)
   }
 
   #mustBeWritable(): void {

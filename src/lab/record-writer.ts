@@ -1,5 +1,6 @@
 import { closeSync, constants, fstatSync, fsync, ftruncateSync, openSync, rmSync } from 'node:fs'
 import { promisify } from 'node:util'
+import { viewOf } from '../base/index.js'
 import { native } from '../native.js'
 import { RECORD_ENTRY, RECORDED, type RecordedKind, recordingFiles } from '../replay/index.js'
 import type { HeldFolder } from '../storage/index.js'
@@ -15,7 +16,7 @@ export class RecordWriter {
   readonly #log: number
   readonly #data: number
   readonly #entry = Buffer.alloc(RECORD_ENTRY.size)
-  readonly #view = new DataView(this.#entry.buffer, this.#entry.byteOffset, RECORD_ENTRY.size)
+  readonly #view = viewOf(this.#entry)
   #count: number
   /** Where the next bytes go in the data file. */
   #end: number

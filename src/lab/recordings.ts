@@ -57,8 +57,7 @@ export class Recordings {
     let ended = false
     for (const recording of stored) {
       const kept: Kept = { stored: recording, writer: null }
-      this.#kept.push(kept)
-      this.#holdBase(kept)
+      this.#keep(kept)
       if (recording.ended !== null) continue
       const volume = this.#volumeOf(recording)
       try {
@@ -79,9 +78,7 @@ export class Recordings {
   async endAll(stored: readonly StoredRecording[]): Promise<boolean> {
     let ended = false
     for (const recording of stored) {
-      const kept: Kept = { stored: recording, writer: null }
-      this.#kept.push(kept)
-      this.#holdBase(kept)
+      this.#keep({ stored: recording, writer: null })
       if (recording.ended !== null) continue
       recording.lost = recording.boot !== bootId()
       recording.ended = recording.lost
@@ -141,8 +138,7 @@ export class Recordings {
       throw err
     }
     kept.stored.base = { dev_id: devId, generation: volumes.byDevId(devId)!.generation }
-    this.#kept.push(kept)
-    this.#holdBase(kept)
+    this.#keep(kept)
   }
 
   async #undo(kept: Kept, volume: Volume, base: string): Promise<void> {
@@ -249,6 +245,11 @@ export class Recordings {
     } catch (err) {
       this.#parts.onWarning(`the recording of ${volume}: ${(err as Error).message}`)
     }
+  }
+
+  #keep(kept: Kept): void {
+    this.#kept.push(kept)
+    this.#holdBase(kept)
   }
 
   #holdBase({ stored }: Kept): void {

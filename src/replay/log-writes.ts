@@ -7,8 +7,9 @@
  * little-endian.
  * Source: Documentation/admin-guide/device-mapper/log-writes.rst; drivers/md/dm-log-writes.c.
  */
-import { closeSync, ftruncateSync, openSync, writeSync } from 'node:fs'
-import { layout, MIB, SECTOR_SIZE } from '../base/index.js'
+import { closeSync, ftruncateSync, openSync } from 'node:fs'
+import { layout, MIB, SECTOR_SIZE, viewOf } from '../base/index.js'
+import { native } from '../native.js'
 import { RECORDED } from './record-format.js'
 import type { RecordEntry, RecordReader } from './record-reader.js'
 
@@ -128,7 +129,7 @@ const roundUp = (offset: number): number => Math.ceil(offset / SECTOR_SIZE) * SE
 class LogWrites {
   readonly #fd: number
   readonly #sector = Buffer.alloc(SECTOR_SIZE)
-  readonly #view = new DataView(this.#sector.buffer, this.#sector.byteOffset)
+  readonly #view = viewOf(this.#sector)
   #end = SECTOR_SIZE
   #count = 0
 
@@ -175,8 +176,6 @@ class LogWrites {
   }
 
   #put(bytes: Buffer, offset: number): void {
-    for (let done = 0; done < bytes.length; ) {
-      done += writeSync(this.#fd, bytes, done, bytes.length - done, offset + done)
-    }
+    native.file_write(this.#fd, bytes, 0, bytes.length, offset)
   }
 }

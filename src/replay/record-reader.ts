@@ -1,5 +1,5 @@
 import { closeSync, fstatSync, openSync, readSync } from 'node:fs'
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, viewOf } from '../base/index.js'
 import { RECORD_ENTRY, RECORDED, type RecordedKind } from './record-format.js'
 
 /** Entries that are read at once. */
@@ -24,7 +24,7 @@ export class RecordReader {
   readonly #data: number
   readonly #dataSize: number
   readonly #window = Buffer.alloc(WINDOW * RECORD_ENTRY.size)
-  readonly #view = new DataView(this.#window.buffer, this.#window.byteOffset)
+  readonly #view = viewOf(this.#window)
   /** Number of the first entry in the window; 0 for none. */
   #first = 0
 

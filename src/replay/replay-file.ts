@@ -1,11 +1,7 @@
 import { closeSync, openSync, readSync } from 'node:fs'
+import { FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE } from '../base/index.js'
 import { native } from '../native.js'
 import type { ReplayTarget } from './replay.js'
-
-// fallocate(2). Source: linux/falloc.h.
-const KEEP_SIZE = 0x01
-const PUNCH_HOLE = 0x02
-const ZERO_RANGE = 0x10
 
 /** A volume's file in the mount. */
 export class ReplayFile implements ReplayTarget {
@@ -20,7 +16,7 @@ export class ReplayFile implements ReplayTarget {
   }
 
   clear(offset: number, length: number, discards: boolean): void {
-    const mode = KEEP_SIZE | (discards ? PUNCH_HOLE : ZERO_RANGE)
+    const mode = FALLOC_KEEP_SIZE | (discards ? FALLOC_PUNCH_HOLE : FALLOC_ZERO_RANGE)
     native.file_allocate(this.#fd, mode, offset, length)
   }
 

@@ -17,11 +17,17 @@ import {
   bytes,
   deviceNumber,
   errnoOf,
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
   heldPath,
   KIB,
   MIB,
   PAGE_SIZE,
   SECTOR_SIZE,
+  SEEK_DATA,
+  SEEK_END,
+  SEEK_HOLE,
   ThinfsError,
   whyNotOf,
   whyNotTrusted,
@@ -30,15 +36,11 @@ import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
 import { ColdReads } from './cold-reads.js'
 import { LateAllocations } from './late-allocations.js'
-import { KEEP_SIZE } from './reserve-room.js'
 import { type HostRoom, type Label, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
 
-// Modes of fallocate(2) and whences of lseek(2). Source: linux/falloc.h, linux/fs.h.
-const PUNCH_HOLE = KEEP_SIZE | 0x02
-const ZERO_RANGE = KEEP_SIZE | 0x10
-const SEEK_END = 2
-const SEEK_DATA = 3
-const SEEK_HOLE = 4
+/** Modes that leave the length as it is. */
+const PUNCH_HOLE = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
+const ZERO_RANGE = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
 
 /** Numbers of statfs(2) for file systems on which files can share blocks. Source: linux/magic.h. */
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
@@ -335,7 +337,7 @@ export class FileStore implements Store {
     mustHaveRange(this, 'reserve', offset, length)
     if (this.#isDevice) return false
     try {
-      native.file_allocate(this.fd, KEEP_SIZE, offset, length)
+      native.file_allocate(this.fd, FALLOC_KEEP_SIZE, offset, length)
       return true
     } catch (err) {
       if (errnoOf(err) === 'EOPNOTSUPP') return false

@@ -1,8 +1,5 @@
-import { isNoSpace } from '../base/index.js'
+import { FALLOC_KEEP_SIZE, isNoSpace } from '../base/index.js'
 import { native } from '../native.js'
-
-/** fallocate(2): the length of the file stays. Source: linux/falloc.h. */
-export const KEEP_SIZE = 0x01
 
 /**
  * Sets the space for the first `length` bytes of a file aside, so that writes to them find room on
@@ -12,7 +9,7 @@ export const KEEP_SIZE = 0x01
  */
 export function reserveRoom(fd: number, length: number): boolean {
   try {
-    native.file_allocate(fd, KEEP_SIZE, 0, length)
+    native.file_allocate(fd, FALLOC_KEEP_SIZE, 0, length)
     return true
   } catch (err) {
     return !isNoSpace(err)

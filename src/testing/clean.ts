@@ -8,7 +8,7 @@
 import { rmSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ThinfsError } from '../base/index.js'
+import { inTime, ThinfsError } from '../base/index.js'
 import { connectDaemon } from '../control/index.js'
 import { serversOf } from '../daemon/index.js'
 import {
@@ -128,10 +128,7 @@ async function cleanByForce(layout: Layout, found: Found): Promise<void> {
 
 /** Waits until an act has ended, well or not, but not for long: that may be later. */
 async function within(ms: number, act: Promise<void>): Promise<void> {
-  const timeout = new AbortController()
-  const late = sleep(ms, undefined, { signal: timeout.signal }).catch(() => {})
-  await Promise.race([act.catch(() => {}), late])
-  timeout.abort()
+  await inTime(ms, act, undefined).catch(() => {})
 }
 
 const detachMount = (folder: string): Promise<void> => unmountLazily(folder).catch(() => {})

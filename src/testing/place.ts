@@ -2,7 +2,7 @@
 import { closeSync, ftruncateSync, openSync, realpathSync, rmSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import { errnoOf, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, MIB, ThinfsError } from '../base/index.js'
 import { formatSize } from '../config/index.js'
 import { native } from '../native.js'
 
@@ -15,8 +15,6 @@ export interface Place {
 
 /** Source: include/uapi/linux/magic.h. */
 const TMPFS_MAGIC = 0x01021994
-/** FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Source: include/uapi/linux/falloc.h. */
-const PUNCH_HOLE = 3
 /** Bytes that a place has to have left. Volumes are thin: a large one takes little of it. */
 const ROOM_MIN = 256 * MIB
 const ROOM_MAX = 1024 * MIB
@@ -77,7 +75,7 @@ function canPunch(folder: string): boolean {
   try {
     rmSync(path)
     ftruncateSync(fd, MIB)
-    native.file_allocate(fd, PUNCH_HOLE, 0, MIB)
+    native.file_allocate(fd, FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE, 0, MIB)
     return true
   } catch (err) {
     if (errnoOf(err) === 'EOPNOTSUPP' || errnoOf(err) === 'ENOTSUP') return false

@@ -1,8 +1,7 @@
 /** A command that has a pool as long as it runs. */
 import { spawn } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import { constants } from 'node:os'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, exitStatusOf, ThinfsError } from '../base/index.js'
 import { environmentOf } from './environment.js'
 import { type PoolOptions, withPool } from './test-pool.js'
 
@@ -36,7 +35,7 @@ export async function runCommand(
     // Before anything is made: a name may be refused.
     environmentOf('', names)
     return await withPool(options, async ({ mountPoint }) => {
-      if (early !== null && early !== 'SIGCONT') return statusOf(null, early)
+      if (early !== null && early !== 'SIGCONT') return exitStatusOf(null, early)
       const child = spawn(command, args, {
         stdio: 'inherit',
         env: { ...process.env, ...environmentOf(mountPoint, names) },
@@ -46,16 +45,13 @@ export async function runCommand(
       }
       return await new Promise<number>((resolve, reject) => {
         child.on('error', err => reject(cannotStart(command, err)))
-        child.on('exit', (code, signal) => resolve(statusOf(code, signal)))
+        child.on('exit', (code, signal) => resolve(exitStatusOf(code, signal)))
       })
     })
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal)
   }
 }
-
-const statusOf = (code: number | null, signal: NodeJS.Signals | null): number =>
-  code ?? 128 + constants.signals[signal!]
 
 function cannotStart(command: string, err: Error): ThinfsError {
   const errno = errnoOf(err)

@@ -2,7 +2,7 @@
 import { mkdir, open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, volumeMissing } from '../base/index.js'
 import {
   attachLoop,
   detachLoop,
@@ -62,7 +62,7 @@ export class TestVolume {
   async info(): Promise<VolumeInfo> {
     const found = (await this.#pool.admin.list()).find(({ name }) => name === this.name)
     if (found !== undefined) return found
-    throw new ThinfsError('VOLUME_MISSING', `${this.name}: no volume has the name`)
+    throw volumeMissing(this.name)
   }
 
   /**

@@ -1,4 +1,11 @@
-import { bytes, type DevId, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  type DevId,
+  MAX_DEV_ID,
+  MAX_DEVICE_SIZE,
+  ThinfsError,
+  volumeMissing,
+} from '../base/index.js'
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import { Volume } from './volume.js'
@@ -52,7 +59,7 @@ export class VolumeSet {
   /** @throws VOLUME_MISSING */
   must(name: string): Volume {
     const volume = this.#byName.get(name)
-    if (!volume) throw new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`)
+    if (!volume) throw volumeMissing(name)
     return volume
   }
 

@@ -2,10 +2,11 @@
 // each errno the one that ext4 gives (ENOTDIR, EPERM and EOPNOTSUPP where it has more than we do).
 import { spawnSync } from 'node:child_process'
 import t, { type Test } from 'tap'
-import { errnoOf, MIB } from '../../src/base/index.js'
+import { MIB } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
 import { openPool, type Volumes } from '../../src/volumes/index.js'
+import { errnoFrom as errno } from '../support/errno.js'
 import { filesLeft, makePool } from '../support/pool-files.js'
 import { thinCheck, thinDump } from '../support/thin-tools.js'
 
@@ -51,16 +52,6 @@ async function put(fs: VolumeFs, ino: number, offset: number, size: number, valu
 function get(fs: VolumeFs, ino: number, offset: number, size: number): Buffer {
   const found = Buffer.alloc(size, 0xff)
   return found.subarray(0, fs.read(ino, offset, size, found, 0))
-}
-
-/** The name of the errno that an operation fails with, thrown or rejected; null when it does not. */
-async function errno(act: () => unknown): Promise<string | null> {
-  try {
-    await act()
-    return null
-  } catch (err) {
-    return errnoOf(err)
-  }
 }
 
 t.test('errors are those of a Linux filesystem', async t => {

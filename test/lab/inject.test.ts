@@ -2,7 +2,7 @@
 // Method: the calls that the kernel's FUSE client makes, against a plain buffer of what was written; on
 // a mount, what dd and cmp say.
 import t, { type Test } from 'tap'
-import { errnoOf } from '../../src/base/index.js'
+import { errnoFrom as errno } from '../support/errno.js'
 import { openLab } from '../support/lab.js'
 import { attemptThinfs, MountedPool, needs, thinfs } from '../support/mounted-pool.js'
 import { makePool } from '../support/pool-files.js'
@@ -16,16 +16,6 @@ const ZERO_RANGE = 16
 async function opened(t: Test) {
   const { close: end, ...lab } = await openLab(await makePool(t.testdir()))
   return { ...lab, web: await lab.create('web', MIB), other: await lab.create('other', MIB), end }
-}
-
-/** The errno of what fails, at once or later; null of what does not. */
-async function errno(act: () => unknown): Promise<string | null> {
-  try {
-    await act()
-    return null
-  } catch (err) {
-    return errnoOf(err)
-  }
 }
 
 t.test('requests that touch a range fail with EIO and change nothing', async t => {

@@ -11,9 +11,9 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { errnoOf } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { apply, RecordReader, type ReplayTarget } from '../../src/replay/index.js'
+import { errnoFrom as errno } from '../support/errno.js'
 import { type OpenLab, openLab } from '../support/lab.js'
 import { attemptThinfs, MountedPool, needs, run, thinfs } from '../support/mounted-pool.js'
 import { filesLeft, makePool } from '../support/pool-files.js'
@@ -51,15 +51,6 @@ function content({ fs }: OpenLab, name: string): Buffer {
   const found = Buffer.alloc(size)
   if (fs.read(ino, 0, size, found, 0) !== size) throw new Error('it is not in memory')
   return found
-}
-
-async function errno(act: () => unknown): Promise<string | null> {
-  try {
-    await act()
-    return null
-  } catch (err) {
-    return errnoOf(err)
-  }
 }
 
 const KINDS = ['', 'write', 'discard', 'zero', 'flush', 'mark', 'ignored flush']

@@ -122,6 +122,7 @@ export abstract class SpaceMap {
         )
       }
     }
+    this.#frozen = this.#frozen.filter(({ size }) => size > 0)
     if (freed.length > 0) this.#frozen.push(this.#freed)
     this.#freed = new BlockSet()
     this.#disownedFrozen = this.#disowned
@@ -140,7 +141,6 @@ export abstract class SpaceMap {
       for (const set of this.#frozen) {
         for (let i = 0; i < blocks.length; i++) set.delete(blocks[i]!)
       }
-      this.#frozen = this.#frozen.filter(({ size }) => size > 0)
       return
     }
     for (const set of this.#held === null ? [] : this.#frozen) {

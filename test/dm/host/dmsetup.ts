@@ -52,6 +52,19 @@ t.test('the session of the articles, from an empty file to a snapshot of a snaps
   await run('thin_check', '-q', `${host.folder}/meta.img`)
 })
 
+/** Suspends a device, and writes to it. The write is under way, and waits for the resumption. */
+async function writeWhileSuspended(
+  host: DmHost,
+  name: string,
+): Promise<{ ended: Promise<unknown> }> {
+  await host.sh(`dmsetup suspend ${name}`)
+  const dd = ['if=/dev/zero', `of=/dev/mapper/${name}`, 'bs=1M', 'count=1', 'oflag=direct']
+  const ended = host.sh(`dd ${dd.join(' ')} status=none`)
+  const inflight = `cat /sys/block/loop$(dmsetup info -c --noheadings -o minor ${name})/inflight`
+  await until(async () => /[1-9]/.test(await host.sh(inflight)))
+  return { ended }
+}
+
 t.test('suspend, snapshot, growth, rename, deferred removal, and what is printed', async t => {
   const host = await DmHost.start(t)
   const data = await host.loop('data', '64M')
@@ -78,11 +91,8 @@ t.test('suspend, snapshot, growth, rename, deferred removal, and what is printed
   )
   await host.sh('dmsetup create thin --table "0 40960 thin /dev/mapper/pool 0"')
   t.equal(await host.sh('dmsetup status thin'), '0 40960 thin 0 -\n')
-  await host.sh('dmsetup create held --table "0 8192 zero"; dmsetup suspend held')
-  const zeros = 'dd if=/dev/zero of=/dev/mapper/held bs=4k count=1 oflag=direct'
-  const zeroing = host.sh(zeros)
-  const inflight = 'cat /sys/block/loop$(dmsetup info -c --noheadings -o minor held)/inflight'
-  await until(async () => /[1-9]/.test(await host.sh(inflight)))
+  await host.sh('dmsetup create held --table "0 8192 zero"')
+  const { ended: zeroing } = await writeWhileSuspended(host, 'held')
   t.match(await host.fails('timeout 30 dmsetup remove held'), /busy/, 'a write to it waits')
   await host.sh('timeout 30 losetup --list; dmsetup resume held')
   await zeroing
@@ -142,11 +152,7 @@ t.test('requests that wait for a resumption hold up nobody else', async t => {
   await host.sh(`dmsetup create lin --table "0 32768 linear ${disk} 0"`)
   const { devices } = await host.status()
   const loop = devices[0]!.loop.split('/').at(-1)
-  await host.sh('dmsetup suspend lin')
-  const writing = host.sh(
-    'dd if=/dev/zero of=/dev/mapper/lin bs=1M count=1 oflag=direct status=none',
-  )
-  await host.sh(`until grep -q "[1-9]" /sys/block/${loop}/inflight; do sleep 0.05; done`)
+  const { ended: writing } = await writeWhileSuspended(host, 'lin')
   t.match(await host.fails('timeout 60 dmsetup remove lin'), /Device or resource busy/)
   await host.sh('dmsetup remove --deferred lin')
   await host.sh('dmsetup message lin 0 @cancel_deferred_remove')
