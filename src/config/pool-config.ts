@@ -1,7 +1,7 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
 import { KIB } from '../base/index.js'
 
-/** Where a pool is. A command finds the daemon by it. */
+/** The files by which a command finds a pool, and its daemon. */
 export interface PoolPlace {
   /** Absolute path of pool.yaml, symbolic links resolved. */
   file: string

@@ -25,7 +25,7 @@ const MAX_CONNECTIONS = 64
 /** Requests of one connection that are in flight before it is read again. */
 const MAX_UNANSWERED = 16
 
-/** What to do where a file system has no sockets, by what it refuses them with. */
+/** The advice for a file system without sockets, by the errno with which it refuses them. */
 const NO_SOCKETS =
   '; where the file system has no sockets, as FAT, keep pool.yaml on another one: data and metadata may ' +
   'stay, by their paths in it'

@@ -265,7 +265,7 @@ export class Daemon {
     )
     if (handedOver === null) await this.#superviseUnless(signal)
     else {
-      // Where callers wait already, they get an answer from us: nothing is taken away any more.
+      // Callers wait on this mount already and need an answer: from here on a failure keeps it.
       this.#served = true
       await this.#supervise().catch(() => {})
     }

@@ -23,8 +23,8 @@ const OPPOSITES: Readonly<Record<string, string>> = {
 }
 
 /**
- * What is so without being asked for, as volumes have no device nodes, no set-user-id bits and no
- * times of access of their own; and what is for mount(8) and the init system alone.
+ * Options without an effect here: volumes have no device nodes, no set-user-id bits and no times of
+ * access of their own, and the others are for mount(8) and the init system alone.
  */
 const MEANINGLESS: ReadonlySet<string> = new Set([
   ...['defaults', 'nodev', 'dev', 'nosuid', 'suid'],

@@ -59,7 +59,7 @@ export class WritePlan {
   readonly #blockSize: number
   /** Data block that the bytes go to. */
   readonly #targets: Float64Array
-  /** What happens to the mapping. */
+  /** The change of each block's mapping. */
   readonly #actions: Uint8Array
   /** For UNSHARE: the data block that is shared. */
   readonly #sources: Float64Array

@@ -1,6 +1,5 @@
 /**
- * Where the bytes of the devices are that a table names: in other devices of ours, or in files and
- * disks of the machine.
+ * The devices that a table names: other devices of ours, or files and disks of the machine.
  */
 import { refused, SECTOR_SIZE } from '../base/index.js'
 import type { Range, Source } from '../tables/index.js'

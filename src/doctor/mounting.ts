@@ -95,7 +95,7 @@ function wayToMount(): string {
   return isInUserNamespace() ? 'mount(2), as root of a user namespace' : 'mount(2), as root'
 }
 
-/** What makes fusermount3 mount for this user; null where nothing does, or for root. */
+/** The command that lets fusermount3 mount for this user; null where none does, or for root. */
 function howToMount(): string | null {
   if (isRoot()) return null
   const path = find('fusermount3')

@@ -66,7 +66,7 @@ const PROGRAMS: readonly Program[] = [
   },
 ]
 
-/** Where Debian keeps them off the path of ordinary users. */
+/** Debian keeps some of them in these folders, which are not on the PATH of ordinary users. */
 const SYSTEM = ['/usr/sbin', '/sbin']
 
 /** A version of each, as it says itself. */

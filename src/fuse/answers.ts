@@ -22,7 +22,7 @@ export class Answers {
   readonly #options: AnswersOptions
   readonly places: ReplyPlaces
   readonly #interrupts: Interrupts
-  /** Where requests are, and by way of what they are answered. */
+  /** The slots that hold requests, and the replies that answer them. */
   #slots: Slots
   #replies: Replies
   #stopped = false

@@ -92,8 +92,8 @@ export interface IoctlAnswer {
 export const WAITS = -1
 
 /**
- * Where a method is given a requester, his signal ends what only waits for something: the request
- * fails with EINTR. What is being worked on goes on to its end.
+ * A method that gets a requester ends with EINTR when that process gets a signal, if the request
+ * only waits for something. Work that has begun goes on to its end.
  */
 export interface FileSystem {
   statfs(): Later<FileSystemStatistics>

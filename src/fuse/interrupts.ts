@@ -2,7 +2,7 @@ import { assert, interrupted, type Requester } from '../base/index.js'
 import { IN_HEADER } from './abi.js'
 import { numberAt, type Slots } from './slots.js'
 
-/** Where no request is being handled. */
+/** Stands for a slot while no request is being handled. */
 const NONE = -1
 /** At most so many interrupts of requests that have not come yet are remembered. */
 const MAX_EARLY = 64

@@ -169,7 +169,7 @@ async function outputInTime(program: string, args: string[], ms: number): Promis
   try {
     return (await inTime(ms, running, { stdout: '', stderr: '' })).stdout
   } finally {
-    // Where it still runs, nothing of it keeps this process from ending.
+    // A program that still runs does not keep this process from ending.
     child.kill('SIGKILL')
     child.unref()
     child.stdout?.destroy()
