@@ -80,8 +80,9 @@ export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
     const reason = reasonOf(err)
       .replace(`${folder}: `, '')
       .replace(/; thinfs doctor .*/, '')
-    const isForbidden = isRoot() && errnoOf(err) === 'EPERM'
-    const right = isForbidden ? '; a container is given the right with --cap-add SYS_ADMIN' : ''
+    const right = mayNobodyMount()
+      ? '; a container is given the right with --cap-add SYS_ADMIN'
+      : ''
     const ways = [howToMount(), ...(hasNamespaces ? [NAMESPACE] : [])].filter(way => way !== null)
     const mend = lookAtDevice().state === 'ok' && ways.length > 0 ? ways.join('; or ') : null
     return fail(check, `${wayToMount()}: ${reason}${right}`, mend)
@@ -95,9 +96,18 @@ function wayToMount(): string {
   return isInUserNamespace() ? 'mount(2), as root of a user namespace' : 'mount(2), as root'
 }
 
+/** The number of CAP_SYS_ADMIN. Source: include/uapi/linux/capability.h. */
+const CAP_SYS_ADMIN = 21n
+
+/** Whether not even root, or what is set-user-id root, has the right to mount. capabilities(7). */
+function mayNobodyMount(): boolean {
+  const [, most] = /^CapBnd:\s*(\w+)$/m.exec(readText('/proc/self/status') ?? '') ?? []
+  return most !== undefined && ((BigInt(`0x${most}`) >> CAP_SYS_ADMIN) & 1n) === 0n
+}
+
 /** The command that lets fusermount3 mount for this user; null where none does, or for root. */
 function howToMount(): string | null {
-  if (isRoot()) return null
+  if (isRoot() || mayNobodyMount()) return null
   const path = find('fusermount3')
   if (path === null) return install({ apt: 'fuse3' })
   // A process with no_new_privs gets no rights from a set-user-id program.
@@ -138,7 +148,11 @@ export async function tryNamespace(): Promise<Finding> {
   const setting = SETTINGS.find(
     ([name, off]) => readText(`/proc/sys/${name.replaceAll('.', '/')}`)?.trim() === off,
   )
-  if (setting === undefined) return warn(check, error)
+  if (setting === undefined) {
+    const isFiltered = /^Seccomp:\s*2$/m.test(readText('/proc/self/status') ?? '')
+    const allowed = '; a container may make them with --security-opt seccomp=unconfined'
+    return warn(check, `${error}${isFiltered ? allowed : ''}`)
+  }
   const [name, off, on] = setting
   return warn(check, `forbidden by sysctl ${name}, which is ${off}`, asRoot(`sysctl ${name}=${on}`))
 }
