@@ -1,6 +1,14 @@
 /** Whether a pool can be mounted by the user who asks, and for whom. */
 import { execFile } from 'node:child_process'
-import { closeSync, constants, mkdtempSync, openSync, rmdirSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  rmdirSync,
+  statSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
@@ -34,6 +42,10 @@ export function lookAtDevice(): Finding {
   }
 }
 
+/** Whether Docker or Podman have made this root: a device that it was not given cannot be opened. */
+const isContainer = (): boolean =>
+  ['/.dockerenv', '/run/.containerenv'].some(path => existsSync(path))
+
 function whyNoDevice(errno: string): { found: string | null; mend: string | null } {
   const load = asRoot('modprobe fuse')
   switch (errno) {
@@ -42,7 +54,8 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
       const found = isLoaded
         ? 'there is none; a container gets it with --device /dev/fuse'
         : 'there is none: the kernel has no FUSE, or its module is not loaded'
-      return { found, mend: isLoaded ? asRoot(`mknod -m 666 ${DEVICE} c 10 229`) : load }
+      const make = isContainer() ? null : asRoot(`mknod -m 666 ${DEVICE} c 10 229`)
+      return { found, mend: isLoaded ? make : load }
     }
     case 'ENODEV':
     case 'ENXIO':

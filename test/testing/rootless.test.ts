@@ -43,7 +43,9 @@ t.test('an ordinary user', needs('/dev/fuse'), async t => {
   const base = dirname(stdout.trim())
   t.equal(await user.sh('ls -A "$1"', base), 'alive\nx', 'what takes memory is gone')
   // Of an owner that was killed the keeper itself tries again.
-  const killed = await user.attempt(`thinfs run -- sh -c '${stays}; kill -9 $PPID; sleep 1000' || true`)
+  const killed = await user.attempt(
+    `thinfs run -- sh -c '${stays}; kill -9 $PPID; sleep 1000' || true`,
+  )
   const busy = dirname(killed.stdout.trim())
   await user.sh('until [ "$(ls -A "$1" | tail -n +2)" = x ]; do sleep 0.1; done', busy)
   await user.sh('chmod 700 "$1/x"; while [ -e "$1" ]; do sleep 0.1; done', busy)
