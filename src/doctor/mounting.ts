@@ -1,15 +1,7 @@
 /** Whether a pool can be mounted by the user who asks, and for whom. */
 import { execFile } from 'node:child_process'
-import {
-  closeSync,
-  constants,
-  existsSync,
-  mkdtempSync,
-  openSync,
-  rmdirSync,
-  statSync,
-} from 'node:fs'
-import { tmpdir } from 'node:os'
+import { closeSync, constants, mkdtempSync, openSync, rmdirSync, statSync } from 'node:fs'
+import { homedir, tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 import { DEV } from '../fuse/index.js'
@@ -18,6 +10,7 @@ import {
   asRoot,
   type Finding,
   fail,
+  isContainer,
   isRoot,
   ok,
   readText,
@@ -41,10 +34,6 @@ export function lookAtDevice(): Finding {
     return fail(DEVICE, found ?? reasonOf(err), mend)
   }
 }
-
-/** Whether Docker or Podman have made this root: a device that it was not given cannot be opened. */
-const isContainer = (): boolean =>
-  ['/.dockerenv', '/run/.containerenv'].some(path => existsSync(path))
 
 function whyNoDevice(errno: string): { found: string | null; mend: string | null } {
   const load = asRoot('modprobe fuse')
@@ -95,7 +84,9 @@ export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
       .replace(/; thinfs doctor .*/, '')
     const right = mayNobodyMount()
       ? '; a container is given the right with --cap-add SYS_ADMIN'
-      : ''
+      : reason.endsWith(NO_NAME)
+        ? ', which is a line of /etc/passwd'
+        : ''
     const ways = [howToMount(), ...(hasNamespaces ? [NAMESPACE] : [])].filter(way => way !== null)
     const mend = lookAtDevice().state === 'ok' && ways.length > 0 ? ways.join('; or ') : null
     return fail(check, `${wayToMount()}: ${reason}${right}`, mend)
@@ -123,10 +114,27 @@ function howToMount(): string | null {
   if (isRoot() || mayNobodyMount()) return null
   const path = find('fusermount3')
   if (path === null) return install({ apt: 'fuse3' })
+  if (!hasName()) {
+    const line = `thinfs:x:${process.getuid!()}:${process.getgid!()}::${homedir()}:/bin/sh`
+    return writeAsRoot(line, '/etc/passwd', { append: true })
+  }
   // A process with no_new_privs gets no rights from a set-user-id program.
   if (/^NoNewPrivs:\s*1$/m.test(readText('/proc/self/status') ?? '')) return null
   const { mode, uid } = statSync(path)
   return (mode & 0o4000) !== 0 && uid === 0 ? null : asRoot(`chmod u+s ${path}`)
+}
+
+/** What fusermount3 says to a user without a name. */
+const NO_NAME = 'could not determine username'
+
+/** Whether this user has a name, as fusermount3 wants one. */
+function hasName(): boolean {
+  try {
+    userInfo()
+    return true
+  } catch {
+    return false
+  }
 }
 
 const CONFIG = '/etc/fuse.conf'
