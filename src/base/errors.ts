@@ -101,6 +101,13 @@ export function errnoOf(err: unknown): string {
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
 
+/** The error of a system call on a file. */
+export const ioError = (path: string, cause: unknown): ThinfsError =>
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })
+
 /** Whether an error says that the host has no room: its disk is full, or somebody's quota is. */
 export function isNoSpace(err: unknown): boolean {
   const errno = errnoOf(err)

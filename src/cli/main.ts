@@ -8,6 +8,7 @@ import { createRequire } from 'node:module'
 import { Command, CommanderError } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import { isUserUnknown } from '../host/index.js'
+import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
@@ -33,7 +34,7 @@ import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
-  ...[init, mount, umount, restart],
+  ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, remove, rename, resize],
   ...[list, status, message],
   ...[attach, detach, check],

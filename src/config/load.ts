@@ -230,8 +230,16 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     file,
     folder,
     pool: yaml.pool,
-    data: { path: resolve(folder, yaml.data.path), size: yaml.data.size ?? null },
-    metadata: { path: resolve(folder, yaml.metadata.path), size: yaml.metadata.size },
+    data: {
+      path: resolve(folder, yaml.data.path),
+      size: yaml.data.size ?? null,
+      ...(yaml.data.extents && { extents: yaml.data.extents }),
+    },
+    metadata: {
+      path: resolve(folder, yaml.metadata.path),
+      size: yaml.metadata.size,
+      ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
+    },
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,

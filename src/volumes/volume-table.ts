@@ -7,7 +7,7 @@
  * open.
  */
 import * as z from 'zod'
-import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import { ioError, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 import type { CheckProblem } from './admin.js'
 
@@ -377,12 +377,6 @@ function mustBeUnique(path: string, entries: Iterable<VolumeEntry>): void {
     if (!removed) names.add(name)
   }
 }
-
-const ioError = (path: string, cause: unknown): ThinfsError =>
-  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
-    cause,
-    errno: errnoOf(cause),
-  })
 
 const damaged = (path: string, what: string): ThinfsError =>
   new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)

@@ -4,6 +4,7 @@ import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 /** Each command with arguments that are right but for the pool, which is not there. */
 const COMMANDS = {
   init: null, // makes what is not there
+  adopt: null, // of another program's pool
   mount: ['/none', '/none'],
   umount: ['/none'],
   restart: ['/none'],
