@@ -36,4 +36,5 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+export { runTool } from './tool.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'
