@@ -18,7 +18,7 @@ import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
 import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
-import { gone, VolumeSet } from './volume-set.js'
+import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
@@ -101,7 +101,7 @@ export class Volumes implements PoolAdmin {
     const { transactionId, uuid } = metadata
     const table = VolumeTable.load(options.table, { name, transactionId, uuid })
     const volumes = new Volumes(options, table)
-    table.forget(devId => !metadata.hasDevice(devId as DevId))
+    table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
       if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {

@@ -134,6 +134,26 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       '2:18: metadata.path: ./data is not allowed; a file of its own, not that of the data',
     ],
     [
+      'pool: a\ndata: {path: thinfs.log, size: 1M}',
+      '2:14: data.path: thinfs.log is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\ndata: {path: daemon.json, size: 1M}',
+      '2:14: data.path: daemon.json is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\nmetadata: {path: ./journal}',
+      '2:18: metadata.path: ./journal is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\nmetadata: {path: volumes.json.new}',
+      '2:18: metadata.path: volumes.json.new is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\ndata: {path: record-1.data, size: 1M}',
+      '2:14: data.path: record-1.data is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
       'pool: a\nlow_water_mark: 101%',
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
