@@ -9,7 +9,8 @@ import { bytes, type DevId, Slice, ThinfsError } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { CheckReport, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
+import type { CheckReport, Held, NewVolume, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
+import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
@@ -61,6 +62,8 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  /** Volumes that a command has for itself. */
+  readonly hidden: HiddenVolumes
   #closing = false
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
@@ -88,6 +91,9 @@ export class Volumes implements PoolAdmin {
     })
     this.#messages = new Messages({
       ...{ pool, table, names, volumes: set, reaper: this.#reaper, onChange },
+    })
+    this.hidden = new HiddenVolumes({
+      ...{ pool, names, volumes: set, sizes: this.sizes, reaper: this.#reaper, onChange },
     })
     this.#usage = new Usage(pool, mustNotBeClosing)
     const nameOf = (devId: number): string => find(devId)?.name ?? `device ${devId}`
@@ -139,12 +145,13 @@ export class Volumes implements PoolAdmin {
    */
   opened(volume: Volume, handle: number): void {
     const goes = volume.entry.removed || volume.claim === 'removal'
-    if (goes && volume.opens === 0) throw gone(volume)
+    if (goes && volume.opens === 0 && !volume.awaited) throw gone(volume)
     if (volume.claim === 'shrink') {
       throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
     }
     this.pool.devices.opened(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
+    volume.awaited = false
   }
 
   released(volume: Volume, handle: number): void {
@@ -272,6 +279,66 @@ export class Volumes implements PoolAdmin {
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#set.add(devId))
     })
+  }
+
+  snapshotAll(request: { origins: string[]; suffix: string }): Promise<VolumeInfo[]> {
+    return this.#names.exclusive(async () => {
+      const origins = [...new Set(request.origins)].map(name => this.#set.must(name))
+      const ids = this.#set.newDevIds(origins.length)
+      const changes = new Map<number, VolumeEntry>()
+      origins.forEach((origin, i) => {
+        const name = `${origin.name}${request.suffix}`
+        this.#set.mustBeNew(name)
+        changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
+      })
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
+      await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
+      return origins.map((origin, i) => {
+        const volume = this.#set.add(ids[i]!)
+        this.#options.onChange(`created as snapshot of ${origin.name}`, volume.name, volume.devId)
+        return this.#info(volume)
+      })
+    })
+  }
+
+  rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
+    return this.#names.exclusive(async () => {
+      const { name, snapshot, keep } = request
+      const volume = this.#set.must(name)
+      const to = this.#set.must(snapshot)
+      if (to === volume) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
+      if (keep !== undefined) this.#set.mustBeNew(keep)
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      mustBeUnused(volume)
+      const devId = this.#set.newDevId(undefined)
+      const { mode, uid, gid } = volume.entry
+      const entry = { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }
+      const before =
+        keep === undefined ? { ...volume.entry, removed: true } : { ...volume.entry, name: keep }
+      const changes = new Map([
+        [volume.devId, before],
+        [devId, entry],
+      ])
+      const replace = (): void => this.pool.devices.createSnap(devId, to.devId as DevId)
+      await this.#set.claimed([volume], () => this.#names.commit(changes, replace))
+      if (keep === undefined) void this.#reaper.reap(volume)
+      else this.#set.renamed(volume, name)
+      this.#options.onChange(`rolled back to ${snapshot}`, name, devId)
+      return this.#info(this.#set.add(devId))
+    })
+  }
+
+  hold(request: { names: string[]; identify?: string }): Promise<Held> {
+    return this.hidden.hold(request)
+  }
+
+  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume> {
+    return this.hidden.begin(request)
+  }
+
+  nameVolume(request: { devId: number; name: string; content?: string }): Promise<void> {
+    return this.hidden.name(request)
   }
 
   async remove(request: { names: string[] }): Promise<void> {
