@@ -96,6 +96,8 @@ export interface Rig {
   devices: Devices
   ioctls: Ioctls
   tables: Tables
+  /** Tables of another process, as an engine that follows one that died has them. */
+  again(): Tables
 }
 
 /** @param folder an empty one, for the disks: 254:0 of 4 MiB and 254:16 of 64 MiB */
@@ -114,17 +116,19 @@ export function makeRig(folder: string): Rig {
   ])
   const machine = new FakeMachine(disks)
   const ignore = (): void => {}
-  const tables = new Tables({
-    folder: `${folder}/run`,
-    takesOver: () => false,
-    events: { event: minor => devices.table.get(minor)?.event() },
-    poolEvents: () => ({
-      ...{ mode: ignore, lowWater: ignore, warning: ignore, needsCheckCleared: ignore },
-      ...{ slowCommit: ignore, ioError: ignore },
-    }),
-  })
+  const again = (): Tables =>
+    new Tables({
+      folder: `${folder}/run`,
+      takesOver: () => false,
+      events: { event: minor => devices.table.get(minor)?.event() },
+      poolEvents: () => ({
+        ...{ mode: ignore, lowWater: ignore, warning: ignore, needsCheckCleared: ignore },
+        ...{ slowCommit: ignore, ioError: ignore },
+      }),
+    })
+  const tables = again()
   // Numbers as the kernel gives them out.
   const devices = new Devices(tables, machine, new DeviceTable(253, 0))
   machine.onLastClose = minor => devices.closed(minor)
-  return { machine, devices, tables, ioctls: new Ioctls(devices, machine) }
+  return { machine, devices, tables, again, ioctls: new Ioctls(devices, machine) }
 }
