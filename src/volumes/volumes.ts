@@ -51,6 +51,8 @@ export interface Ownership {
   gid?: number
 }
 
+const REMOVED = { removed: true }
+
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
@@ -302,31 +304,29 @@ export class Volumes implements PoolAdmin {
     })
   }
 
-  rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
-    return this.#names.exclusive(async () => {
-      const { name, snapshot, keep } = request
-      const volume = this.#set.must(name)
+  async rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
+    const { name, snapshot, keep } = request
+    const [before, volume] = await this.#names.exclusive(async () => {
+      const before = this.#set.must(name)
       const to = this.#set.must(snapshot)
-      if (to === volume) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
+      if (to === before) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
       if (keep !== undefined) this.#set.mustBeNew(keep)
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      mustBeUnused(volume)
+      mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid } = volume.entry
-      const entry = { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }
-      const before =
-        keep === undefined ? { ...volume.entry, removed: true } : { ...volume.entry, name: keep }
+      const { mode, uid, gid } = before.entry
       const changes = new Map([
-        [volume.devId, before],
-        [devId, entry],
+        [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
+        [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
       ])
       const replace = (): void => this.pool.devices.createSnap(devId, to.devId as DevId)
-      await this.#set.claimed([volume], () => this.#names.commit(changes, replace))
-      if (keep === undefined) void this.#reaper.reap(volume)
-      else this.#set.renamed(volume, name)
+      await this.#set.claimed([before], () => this.#names.commit(changes, replace))
+      if (keep !== undefined) this.#set.renamed(before, name)
       this.#options.onChange(`rolled back to ${snapshot}`, name, devId)
-      return this.#info(this.#set.add(devId))
+      return [before, this.#set.add(devId)]
     })
+    if (keep === undefined) await this.#reaper.reap(before)
+    return this.#info(volume)
   }
 
   hold(request: { names: string[]; identify?: string }): Promise<Held> {

@@ -20,8 +20,8 @@ class MemoryTable {
   read(): string | null {
     return this.content
   }
-  async replace(content: string): Promise<void> {
-    this.content = content
+  async replace(content: Uint8Array): Promise<void> {
+    this.content = Buffer.from(content).toString()
   }
 }
 
