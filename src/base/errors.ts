@@ -34,6 +34,8 @@ export const ERRORS = {
   BAD_MESSAGE: { errno: 'EINVAL', what: 'the message is not a thin-pool message' },
   TRANSACTION_MISMATCH: { errno: 'EINVAL', what: 'the transaction id is not the expected one' },
   NO_RECORDING: { errno: 'ENODATA', what: 'the volume has no recording that would do' },
+  NO_BASE: { errno: 'ENODATA', what: 'no volume has the content that a stream goes on from' },
+  BAD_STREAM: { errno: 'EBADMSG', what: 'the stream is damaged, or cut short, or none' },
   SNAPSHOT_HELD: { errno: 'EBUSY', what: 'a metadata snapshot is held already' },
   SNAPSHOT_NOT_HELD: { errno: 'EINVAL', what: 'no metadata snapshot is held' },
   NOT_SUPPORTED: { errno: 'EOPNOTSUPP', what: 'the operation is not supported' },

@@ -37,8 +37,13 @@ const fieldsSchema = z.strictObject({
   mode: z.int().min(0).max(0o777),
   uid: z.int().min(0).max(MAX_OWNER),
   gid: z.int().min(0).max(MAX_OWNER),
-  /** The name is gone; the space goes back when nobody has it open. */
+  /** The name is gone, or has yet to come; the space goes back when nobody has it open. */
   removed: z.boolean(),
+  /**
+   * What a stream calls the content: an id, and the fingerprint of the mappings for as long as which
+   * it holds. Left out of a volume that was never sent or received.
+   */
+  content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
 })
 const entrySchema = fieldsSchema.refine(
   ({ name, dev_id }) => name === unnamed(dev_id) || whyNotAName(name) === null,
