@@ -8,9 +8,11 @@ import { createRequire } from 'node:module'
 import { Command, CommanderError, type OutputConfiguration } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import { isUserUnknown } from '../host/index.js'
+import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
+import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
@@ -21,21 +23,25 @@ import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
+import { send } from './send.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
-  ...[init, mount, umount, restart],
-  ...[create, snapshot, remove, rename, resize],
+  ...[init, adopt, mount, umount, restart],
+  ...[create, snapshot, rollback, remove, rename, resize],
   ...[list, status, message],
+  ...[delta, send, receive],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],

@@ -98,33 +98,9 @@ export class TestVolume {
     if (to === null) {
       throw new ThinfsError('BAD_ARGUMENT', `${this.name}: no snapshot was made of it`)
     }
-    await this.#alone(async () => {
-      const { admin } = this.#pool
-      const next = `${this.name}@next`
-      await admin.snapshot({ origin: to.name, name: next })
-      try {
-        await this.#apart(() => this.#replaceBy(next))
-      } catch (err) {
-        await admin.remove({ names: [next] }).catch(() => {})
-        throw err
-      }
-    })
-  }
-
-  /** @throws VOLUME_BUSY when the volume is open; then it is as it was */
-  async #replaceBy(next: string): Promise<void> {
-    const { admin } = this.#pool
-    const before = `${this.name}@before`
-    // From then on nobody can open it by its name: what is known of its users stays true.
-    const { open } = await admin.rename({ from: this.name, to: before })
-    try {
-      if (open) throw new ThinfsError('VOLUME_BUSY', `${this.name}: it is open`)
-      await admin.rename({ from: next, to: this.name })
-    } catch (err) {
-      await admin.rename({ from: before, to: this.name })
-      throw err
-    }
-    await admin.remove({ names: [before] })
+    const request = { name: this.name, snapshot: to.name }
+    const replace = async (): Promise<void> => void (await this.#pool.admin.rollback(request))
+    await this.#alone(() => this.#apart(replace))
   }
 
   /**

@@ -4,17 +4,22 @@ import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 /** Each command with arguments that are right but for the pool, which is not there. */
 const COMMANDS = {
   init: null, // makes what is not there
+  adopt: null, // of another program's pool
   mount: ['/none', '/none'],
   umount: ['/none'],
   restart: ['/none'],
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
+  rollback: ['/none', 'web', 'web2'],
   remove: ['/none', 'web'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
+  delta: ['/none', 'web', 'web2'],
+  send: ['/none', 'web'],
+  receive: ['/none', 'web'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
