@@ -1,7 +1,7 @@
 #!/bin/sh
-# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, copies
-# in and out, and the volume as a network disk. Needs e2fsprogs, fuse2fs, qemu-utils, and nbdkit for
-# the last part. Where fusermount3 is missing: unshare -Urm sh rootless.sh
+# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, a backup
+# to another pool, copies in and out, and the volume as a network disk. Needs e2fsprogs, fuse2fs,
+# qemu-utils, and nbdkit for the last part. Where fusermount3 is missing: unshare -Urm sh rootless.sh
 # Works in a folder of its own, and takes everything away.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
@@ -13,6 +13,7 @@ end() {
   unmount || true
   [ -z "$server" ] || kill "$server" 2>/dev/null || true
   thinfs umount pool 2>/dev/null || true
+  thinfs umount backup 2>/dev/null || true
   rm -rf "$folder"
 }
 trap end EXIT
@@ -62,6 +63,20 @@ full=$(used)
 e2fsck -fp volumes/web > /dev/null || [ $? = 1 ]
 e2fsck -fy -E discard volumes/web > /dev/null 2>&1
 echo "$full MiB before the discard, $(used) after"
+
+# A copy in another pool, and what has changed since, as by ssh to another machine.
+thinfs init backup --data-size 1G
+thinfs snapshot pool web web-monday
+thinfs send pool web-monday | thinfs receive backup web-monday
+mount_web
+echo 'version three' > web/page
+unmount
+thinfs snapshot pool web web-tuesday
+thinfs send pool web-tuesday --from web-monday | thinfs receive backup web-tuesday
+mkdir backups
+thinfs mount backup backups
+cmp volumes/web-tuesday backups/web-tuesday && echo "the copy is the same"
+thinfs umount backup
 
 # Out, and in again: holes stay holes.
 qemu-img convert -f raw -O qcow2 volumes/web-before web.qcow2

@@ -61,6 +61,7 @@ t.test('without root: rootless.sh', onMount, async t => {
   const user = await OrdinaryUser.make(t)
   const wanted = [
     /\nbefore: version one\nnow: version two\n/,
+    /\nthe copy is the same\n/,
     /\nImages are identical\.\n3\nvirtual size: 256 MiB/,
     /\nweb +\d+ +256M /,
     /\nthe metadata is the kernel's$/,
