@@ -14,6 +14,7 @@ import { create } from './create.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
+import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
@@ -34,7 +35,7 @@ import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, mount, umount, restart],
-  ...[create, snapshot, remove, rename, resize],
+  ...[create, snapshot, remove, rename, resize, extend],
   ...[list, status, message],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],

@@ -1,5 +1,5 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
-import { KIB } from '../base/index.js'
+import { KIB, MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
 export interface PoolPlace {
@@ -79,4 +79,15 @@ export function lowWaterMarkBlocks(
   return 'bytes' in mark
     ? Math.ceil(mark.bytes / config.dataBlockSize)
     : Math.ceil((nrDataBlocks * mark.percent) / 100)
+}
+
+/**
+ * The size of metadata that is `auto`, in bytes: room for every data block to be mapped, and as
+ * much again three times for snapshots to differ. A mapping takes 16 to 32 bytes. The file is
+ * sparse: what is not needed takes no space.
+ */
+export function autoMetadataSize(dataSize: number, dataBlockSize: number): number {
+  const wanted = (dataSize / dataBlockSize) * 32 * 4
+  const size = Math.min(Math.max(wanted, 16 * MIB), MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
+  return Math.ceil(size / METADATA_BLOCK_SIZE) * METADATA_BLOCK_SIZE
 }

@@ -7,7 +7,7 @@ import { exactSize } from './size.js'
 export function renderConfig(config: PoolConfig): string {
   const { data, metadata, lowWaterMark: mark } = config
   return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
-# Paths count from this file's folder. thinfs reads this file and never writes it.
+# Paths count from this file's folder. thinfs reads this file; thinfs extend writes the sizes below.
 pool: ${scalar(config.pool)}
 
 # Where the volumes' blocks are: a sparse file, or a block device. Free space takes none of the
