@@ -5,6 +5,7 @@ export { checkVolumeName, UNNAMED_PREFIX, whyNotAName } from './names.js'
 export { newConfig } from './new-config.js'
 export { placeOf } from './place.js'
 export {
+  type Autoextend,
   autoMetadataSize,
   DEFAULTS,
   type LowWaterMark,

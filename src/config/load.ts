@@ -24,7 +24,7 @@ import {
 import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
-import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import type { Autoextend, PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
 import { mustBeOf, mustBeTrusted } from './trust.js'
 
@@ -230,8 +230,16 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     file,
     folder,
     pool: yaml.pool,
-    data: { path: resolve(folder, yaml.data.path), size: yaml.data.size ?? null },
-    metadata: { path: resolve(folder, yaml.metadata.path), size: yaml.metadata.size },
+    data: {
+      path: resolve(folder, yaml.data.path),
+      size: yaml.data.size ?? null,
+      ...toAutoextend(yaml.data.autoextend),
+    },
+    metadata: {
+      path: resolve(folder, yaml.metadata.path),
+      size: yaml.metadata.size,
+      ...toAutoextend(yaml.metadata.autoextend),
+    },
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
@@ -241,6 +249,12 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     spinShare: yaml.spin_share,
     volumes: toVolumes(yaml.volumes),
   }
+}
+
+function toAutoextend(rule: z.infer<typeof POOL_YAML>['data']['autoextend']): {
+  autoextend?: Autoextend
+} {
+  return rule === undefined ? {} : { autoextend: { ...rule, max: rule.max ?? null } }
 }
 
 /** A snapshot without a size has its origin's. The schema has refused circles of origins. */

@@ -17,9 +17,9 @@ export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
   /** `size` null: as large as the file or device is. */
-  data: { path: string; size: number | null }
+  data: { path: string; size: number | null; autoextend?: Autoextend }
   /** `size` auto: as much as data of this size and block size can need. */
-  metadata: { path: string; size: number | 'auto' }
+  metadata: { path: string; size: number | 'auto'; autoextend?: Autoextend }
   dataBlockSize: number
   lowWaterMark: LowWaterMark
   /** Whether a discard frees the host's space too, only the pool's, or is refused. */
@@ -36,6 +36,16 @@ export interface PoolConfig extends PoolPlace {
   spinShare: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
+}
+
+/** The rule by which data or metadata grow by themselves: that of LVM's thin pools. */
+export interface Autoextend {
+  /** Percent in use above which it grows, 50 to 99. */
+  threshold: number
+  /** Percent of its size by which it grows at least. */
+  percent: number
+  /** Bytes beyond which it does not grow; null: as far as the format and the host's disk go. */
+  max: number | null
 }
 
 export interface VolumeConfig {
@@ -57,6 +67,8 @@ export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 export const DEFAULTS = {
   dataPath: 'data',
   metadataPath: 'metadata',
+  /** LVM's percent, and the threshold that its manual has as an example. */
+  autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',

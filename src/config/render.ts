@@ -1,6 +1,6 @@
 /** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
 import { isAbsolute, relative } from 'node:path'
-import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import { type Autoextend, DEFAULTS, type PoolConfig, type VolumeConfig } from './pool-config.js'
 import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
@@ -15,11 +15,13 @@ pool: ${scalar(config.pool)}
 data:
   path: ${scalar(shortPath(config, data.path))}
 ${data.size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(data.size)}`}
+${renderAutoextend(data.autoextend, '1T')}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
   path: ${scalar(shortPath(config, metadata.path))}
   size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}
+${renderAutoextend(metadata.autoextend, '1G')}
 
 # The unit of provisioning, sharing and discard. Fixed once the pool is made.
 data_block_size: ${exactSize(config.dataBlockSize)}
@@ -47,6 +49,17 @@ spin_share: ${config.spinShare}%
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.
 volumes:${renderVolumes(config.volumes)}
 `
+}
+
+/** @param max for the example, where there is no rule */
+function renderAutoextend(rule: Autoextend | undefined, max: string): string {
+  if (rule === undefined) {
+    const { threshold, percent } = DEFAULTS.autoextend
+    const example = `{ threshold: ${threshold}%, percent: ${percent}%, max: ${max} }`
+    return `  # autoextend: ${example}   (now: it does not grow by itself)`
+  }
+  const most = rule.max === null ? '' : `, max: ${exactSize(rule.max)}`
+  return `  autoextend: { threshold: ${rule.threshold}%, percent: ${rule.percent}%${most} }`
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {

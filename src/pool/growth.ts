@@ -1,5 +1,6 @@
 /**
- * Growth of a pool: it becomes as large as its files are, or the block devices have become.
+ * Growth of a pool: it becomes as large as its files are, or the block devices have become. It
+ * makes the files longer when a command says so, or its own rule does.
  *
  * A store is made longer first, and then the space map over it. So a death between the two leaves
  * a store that is longer than the pool, and the next opening, or the next look, goes on from there.
@@ -17,7 +18,7 @@ import type { DataBlocks } from '../device/index.js'
 import { MAX_DATA_BLOCKS, type ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
-import type { PoolEvents } from './options.js'
+import type { Autoextend, AutoextendOptions, PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
 
 /**
@@ -40,11 +41,31 @@ export interface GrowthParts {
   commits: CommitPipeline
   state: PoolState
   clock: Clock
-  events: Pick<PoolEvents, 'warning'>
+  events: Pick<PoolEvents, 'warning' | 'extended'>
+  autoextend: AutoextendOptions
   /** Metadata blocks that have to be free when the data has grown. */
   reserve(): number
+  /** Bytes that the host can still give to free data blocks, and to metadata; null: no question. */
+  hostRoom(): { data: number | null; metadata: number | null }
   /** The pool has grown. */
   grown(): void
+}
+
+type Part = 'data' | 'metadata'
+
+/** How data or metadata are used, in blocks. */
+interface Use {
+  used: number
+  nrBlocks: number
+  /** Blocks that have their space on the host. */
+  taken: number
+  path: string
+  isDevice: boolean
+  blockSize: number
+  /** Blocks that the format can have. */
+  most: number
+  /** Bytes that the host has for the rest; null: no question. */
+  room: number | null
 }
 
 export class Growth {
@@ -53,15 +74,126 @@ export class Growth {
   #refusal: string | null = null
   /** The turns in which a growth goes on; null when there is none. */
   #goingOn: Promise<void> | null = null
+  /** More used blocks than these, and the rule is looked at. */
+  #dataAt = 0
+  #metadataAt = 0
+  /** Why data or metadata do not follow their rules: sentences. */
+  readonly #stopped = new Map<Part, string>()
 
   constructor(parts: GrowthParts) {
     this.#parts = parts
+    this.rearm()
   }
 
-  /** Why the pool is smaller than its data file: a sentence; null when it is not. */
-  get refusal(): string | null {
-    return this.#refusal
+  /** Why the pool is not as large as its data file, or as its rules want it: a sentence each. */
+  get warnings(): string[] {
+    return [...(this.#refusal === null ? [] : [this.#refusal]), ...this.#stopped.values()]
   }
+
+  // --- by its own rule ---
+
+  /**
+   * Space is about to be taken: makes the pool larger where a rule says so. It costs two
+   * comparisons while none does.
+   * @param wanted data blocks, which are not counted as used yet
+   */
+  taking(wanted: number): void {
+    const { metadata } = this.#parts
+    const isOver =
+      metadata.nrAllocatedDataBlocks + wanted > this.#dataAt ||
+      metadata.nrAllocatedMetadataBlocks > this.#metadataAt
+    if (isOver) this.#autoextend(wanted)
+  }
+
+  /** From now on the rules are looked at again: something has changed since one was in vain. */
+  rearm(): void {
+    const { metadata, autoextend } = this.#parts
+    this.#dataAt = thresholdBlocks(autoextend.data, metadata.nrDataBlocks)
+    // What is kept back for commits counts as used, as in the kernel's status line.
+    const at = thresholdBlocks(autoextend.metadata, metadata.nrMetadataBlocks)
+    this.#metadataAt = at - this.#parts.reserve()
+    if (metadata.nrAllocatedDataBlocks < this.#dataAt) this.#stopped.delete('data')
+    if (metadata.nrAllocatedMetadataBlocks < this.#metadataAt) this.#stopped.delete('metadata')
+  }
+
+  #autoextend(wanted: number): void {
+    const { metadata, blocks, store, autoextend, state, commits } = this.#parts
+    this.#dataAt = Number.POSITIVE_INFINITY
+    this.#metadataAt = Number.POSITIVE_INFINITY
+    if (!state.writable || commits.stalled || this.#goingOn !== null) return
+    // Somebody may have made a file or a device longer.
+    if (this.toStores(false)) return
+    const room = this.#parts.hostRoom()
+    const { nrDataBlocks, nrAllocatedDataBlocks, nrMetadataBlocks } = metadata
+    const dataBlocks = this.#wanted('data', {
+      ...{ used: nrAllocatedDataBlocks + wanted, nrBlocks: nrDataBlocks },
+      ...{ path: blocks.path, isDevice: blocks.hostRoom() === null, taken: nrAllocatedDataBlocks },
+      ...{ blockSize: blocks.blockSize, most: MAX_DATA_BLOCKS, room: room.data },
+    })
+    const metadataIsDevice = store.hostRoom?.() === null
+    let metadataBlocks = this.#wanted('metadata', {
+      used: metadata.nrAllocatedMetadataBlocks + this.#parts.reserve(),
+      ...{ nrBlocks: nrMetadataBlocks, taken: nrMetadataBlocks },
+      ...{ path: store.path, isDevice: metadataIsDevice },
+      ...{ blockSize: METADATA_BLOCK_SIZE, most: MAX_METADATA_BLOCKS, room: room.metadata },
+    })
+    if (dataBlocks > nrDataBlocks) {
+      let lacking = this.#lacking(dataBlocks, metadataBlocks - nrMetadataBlocks)
+      if (!metadataIsDevice) {
+        const rule = autoextend.metadata
+        // What is kept back for commits grows with the metadata.
+        const enough = rule === undefined ? 0 : metadataBlocks + 2 * Math.max(0, lacking)
+        const wanted = Math.max(metadataBlocks, autoextend.metadataOf?.(dataBlocks) ?? 0, enough)
+        metadataBlocks = Math.max(
+          metadataBlocks,
+          Math.min(wanted, maxBlocks(rule?.max, METADATA_BLOCK_SIZE, MAX_METADATA_BLOCKS)),
+        )
+        lacking = this.#lacking(dataBlocks, metadataBlocks - nrMetadataBlocks)
+      }
+      if (lacking > 0) {
+        this.#stop('data', lackingDetail(store.path, lacking))
+        return
+      }
+    }
+    try {
+      this.#grow(dataBlocks * blocks.blockSize, metadataBlocks * METADATA_BLOCK_SIZE)
+    } catch (err) {
+      // What the file system refuses; change() fails the pool, and with it who waits.
+      this.#stop(dataBlocks > nrDataBlocks ? 'data' : 'metadata', (err as Error).message)
+    }
+  }
+
+  /** The blocks that data or metadata are to have by their rule; as many as now where it is none. */
+  #wanted(part: Part, use: Use): number {
+    const { used, nrBlocks, taken, path, isDevice, blockSize, most, room } = use
+    const rule = this.#parts.autoextend[part]
+    if (rule === undefined || used <= thresholdBlocks(rule, nrBlocks)) {
+      this.#stopped.delete(part)
+      return nrBlocks
+    }
+    const max = maxBlocks(rule.max, blockSize, most)
+    const wanted = Math.min(extendedBlocks(rule, used, nrBlocks), max)
+    const size = (wanted - taken) * blockSize
+    if (wanted <= nrBlocks) this.#stop(part, `${path}: autoextend has come to its max`)
+    else if (isDevice) {
+      this.#stop(part, `${path}: is a block device: autoextend waits for it to be made larger`)
+    } else if (room !== null && room < size) {
+      const has = `the host's disk has ${room} bytes left, ${size} would have to be`
+      this.#stop(part, `${path}: autoextend has stopped: ${has}`)
+    } else {
+      this.#stopped.delete(part)
+      return wanted
+    }
+    return nrBlocks
+  }
+
+  /** Notes why a rule is not followed; told once, until it is or need not be. */
+  #stop(part: Part, why: string): void {
+    if (!this.#stopped.has(part)) this.#parts.events.warning(why)
+    this.#stopped.set(part, why)
+  }
+
+  // --- whoever made it longer ---
 
   /**
    * Makes the pool as large as its stores have become.
@@ -88,8 +220,10 @@ export class Growth {
       commits.change(() => metadata.growData(next))
       if (next < dataWanted) this.#goOn()
     }
-    if (growsMetadata || growsData) grown()
-    return growsMetadata || growsData
+    if (!growsMetadata && !growsData) return false
+    this.rearm()
+    grown()
+    return true
   }
 
   /**
@@ -110,13 +244,23 @@ export class Growth {
     const metadataSize = this.#metadataSize(wanted.metadata)
     const dataSize = this.#dataSize(wanted.data)
     this.#mustHoldBitmaps(dataSize, metadataSize)
-    // The one that a file system may refuse comes first.
-    if (dataSize > blocks.size) blocks.grow(bytes(dataSize))
-    if (metadataSize > store.size) store.grow(bytes(metadataSize))
-    this.toStores(false)
+    this.#grow(dataSize, metadataSize)
     while (this.#goingOn !== null) await this.#goingOn
     state.mustBeWritable()
     await commits.commit()
+  }
+
+  /** Makes stores longer, and the pool. */
+  #grow(dataSize: number, metadataSize: number): void {
+    const { store, blocks, events } = this.#parts
+    const growsData = dataSize > blocks.size
+    const growsMetadata = metadataSize > store.size
+    // The one that a file system may refuse comes first.
+    if (growsData) blocks.grow(bytes(dataSize))
+    if (growsMetadata) store.grow(bytes(metadataSize))
+    this.toStores(false)
+    if (growsData) events.extended('data', dataSize)
+    if (growsMetadata) events.extended('metadata', metadataSize)
   }
 
   /** The size that the data store is to have, in whole blocks. */
@@ -153,9 +297,7 @@ export class Growth {
       metadata.nrMetadataBlocks
     const lacking = this.#lacking(Math.floor(dataSize / blocks.blockSize), gained)
     if (lacking <= 0) return
-    const detail = `${store.path}: the map of so much data takes ${lacking} blocks more than are free`
-    const more = Math.ceil((2 * lacking * METADATA_BLOCK_SIZE) / MIB)
-    throw new ThinfsError('NO_METADATA_SPACE', `${detail}: thinfs extend --metadata +${more}M`)
+    throw new ThinfsError('NO_METADATA_SPACE', lackingDetail(store.path, lacking))
   }
 
   /** Metadata blocks that are missing for so many data blocks, when `gained` more are there. */
@@ -204,6 +346,27 @@ export class Growth {
     } catch {} // change() has failed the pool, or it is being closed
   }
 }
+
+/** @param lacking metadata blocks */
+function lackingDetail(path: string, lacking: number): string {
+  const more = Math.ceil((2 * lacking * METADATA_BLOCK_SIZE) / MIB)
+  const what = `the map of so much data takes ${lacking} blocks more than are free`
+  return `${path}: ${what}: thinfs extend --metadata +${more}M`
+}
+
+/** Blocks in use above which a rule wants more; infinite without a rule. */
+const thresholdBlocks = (rule: Autoextend | undefined, nrBlocks: number): number =>
+  rule === undefined ? Number.POSITIVE_INFINITY : Math.floor((nrBlocks * rule.threshold) / 100)
+
+/** The blocks that a rule wants when so many are used: no less than brings it below the threshold. */
+export function extendedBlocks(rule: Autoextend, used: number, nrBlocks: number): number {
+  const more = nrBlocks + Math.ceil((nrBlocks * rule.percent) / 100)
+  return Math.max(more, Math.ceil((used * 100) / rule.threshold))
+}
+
+/** The blocks that a rule stops at. @param most that the format can have */
+const maxBlocks = (max: number | null | undefined, blockSize: number, most: number): number =>
+  Math.min(most, Math.floor((max ?? Number.MAX_SAFE_INTEGER) / blockSize))
 
 /** Rounded up to whole blocks. */
 const wholeBlocks = (size: number, blockSize: number): number =>

@@ -76,10 +76,10 @@ export class Space implements ProvisionerSpace {
 
   constructor(
     parts: SpaceParts,
-    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'clock' | 'events'>,
+    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'autoextend' | 'clock' | 'events'>,
   ) {
     const { metadata, store, blocks, commits, state } = parts
-    const { clock, events } = options
+    const { clock, events, autoextend = {} } = options
     this.#metadata = metadata
     this.#store = store
     this.#blocks = blocks
@@ -92,8 +92,9 @@ export class Space implements ProvisionerSpace {
     this.#queue = new SpaceQueue(clock)
     this.#host = new HostSpace(blocks, store, metadata)
     this.#growth = new Growth({
-      ...{ ...parts, clock, events },
+      ...{ ...parts, clock, events, autoextend },
       reserve: () => Math.max(this.metadataReserve, RESERVE_MIN),
+      hostRoom: () => ({ data: this.hostRoomForData, metadata: this.hostRoomForMetadata }),
       grown: () => this.#spaceCame(),
     })
   }
@@ -132,7 +133,8 @@ export class Space implements ProvisionerSpace {
 
   /** Warnings for whoever runs the pool, a sentence each. */
   get warnings(): string[] {
-    return [this.#growth.refusal, this.#hostLow].filter(what => what !== null)
+    const low = this.#hostLow
+    return [...this.#growth.warnings, ...(low === null ? [] : [low])]
   }
 
   /**
@@ -183,6 +185,7 @@ export class Space implements ProvisionerSpace {
 
   canAllocate(count: number, discards: boolean): boolean {
     this.#state.mustBeWritable()
+    this.#growth.taking(count)
     this.#noteLowWater(count)
     const { nrAllocatableDataBlocks } = this.#metadata
     const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
@@ -224,6 +227,8 @@ export class Space implements ProvisionerSpace {
 
   /** A commit is durable: it may have given metadata blocks back. */
   committed(): void {
+    this.#growth.rearm()
+    this.#growth.taking(0)
     if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
     this.noteHostLow()
   }
@@ -276,6 +281,7 @@ export class Space implements ProvisionerSpace {
       signal?.throwIfAborted()
       this.#state.mustBeWritable()
       this.#growth.toStores(false)
+      this.#growth.rearm()
       if (this.#frozen > 0) await this.#commitForSpace()
       this.#state.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
@@ -392,6 +398,8 @@ export class Space implements ProvisionerSpace {
       if (this.#queue.isEmpty && this.#host.dataFull === null) return
       try {
         this.#growth.toStores(false)
+        this.#growth.rearm()
+        this.#growth.taking(this.#queue.isEmpty ? 0 : 1)
       } catch {
         return // change() has failed the pool, and with it those who wait
       }

@@ -120,7 +120,7 @@ export function makeRig(folder: string): Rig {
     events: { event: minor => devices.table.get(minor)?.event() },
     poolEvents: () => ({
       ...{ mode: ignore, lowWater: ignore, warning: ignore, needsCheckCleared: ignore },
-      ...{ slowCommit: ignore, ioError: ignore },
+      ...{ slowCommit: ignore, ioError: ignore, extended: ignore },
     }),
   })
   // Numbers as the kernel gives them out.
