@@ -8,7 +8,7 @@
  */
 import { setTimeout } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
-import { errnoOf, refused } from '../base/index.js'
+import { errnoOf, refused, ThinfsError } from '../base/index.js'
 import type { TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
@@ -43,6 +43,8 @@ export class Devices {
   readonly #lower: LowerDevices
   /** Called when a device is there, has changed, or is gone, before the caller gets its answer. */
   onChange: (device: Device) => void = () => {}
+  /** Called when a new engine cannot serve a table that the one before has served. */
+  onUnserved: (device: Device, err: unknown) => void = () => {}
 
   constructor(engine: TableEngine, machine: Machine, table = new DeviceTable()) {
     this.table = table
@@ -427,14 +429,38 @@ export class Devices {
       const { minor, live, inactive } = device
       await engine.create(minor)
       if (live !== null) {
-        await engine.load(minor, [...live.sent], live.readOnly)
-        await engine.resume(minor)
+        await this.#loadAgain(engine, device, live, () => engine.resume(minor))
       }
-      if (inactive !== null) await engine.load(minor, [...inactive.sent], inactive.readOnly)
+      if (inactive !== null) await this.#loadAgain(engine, device, inactive)
     }
     const all = this.table.all().filter(device => device.ready)
     for (const device of all) await bring(device)
     for (const { suspended, minor } of all) if (suspended) await engine.suspend(minor, false)
+  }
+
+  /**
+   * Gives a new engine a table. One that it cannot serve, because a disk below is gone or a pool is
+   * damaged, must not keep all other devices from being served: its requests are errors, until
+   * another table is loaded.
+   */
+  async #loadAgain(
+    engine: TableEngine,
+    device: Device,
+    { sent, readOnly, targets }: Table,
+    then: () => Promise<unknown> = async () => {},
+  ): Promise<void> {
+    const { minor } = device
+    try {
+      await engine.load(minor, [...sent], readOnly)
+      await then()
+    } catch (err) {
+      // The engine has died.
+      if (err instanceof ThinfsError && err.code === 'DAEMON_FAILED') throw err
+      this.onUnserved(device, err)
+      const length = sizeOfTable({ targets, readOnly, sent })
+      await engine.load(minor, [{ type: 'error', start: 0, length }], readOnly)
+      await then()
+    }
   }
 
   /** Puts a device of an earlier service in its place, before the engine is told. */

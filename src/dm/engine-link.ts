@@ -5,7 +5,6 @@
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout } from 'node:timers/promises'
-import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import { FAILED, fromWire, ipcConnection, READY, tableEngineClient } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
@@ -31,9 +30,10 @@ export interface EngineLinkOptions {
 
 interface Running {
   client: ReturnType<typeof tableEngineClient>
-  child: ChildProcess
-  connection: MessageConnection
+  /** Whether the process has ended. */
   gone: boolean
+  /** Ends a process that cannot be talked to any more. */
+  end(): Promise<void>
 }
 
 export class EngineLink implements TableEngine {
@@ -42,6 +42,8 @@ export class EngineLink implements TableEngine {
   #running: Promise<Running> | null = null
   #child: ChildProcess | null = null
   #deaths = 0
+  /** Whether the first one has served: a start that fails is the caller's. */
+  #served = false
   #stopped = false
   #failed = false
 
@@ -50,7 +52,7 @@ export class EngineLink implements TableEngine {
   }
 
   /**
-   * Starts the first engine; resolves when it serves.
+   * Starts the first engine; resolves when it serves. One that does not is followed by no other.
    * @param negotiated by an engine of an earlier service; null for a connection that is new
    */
   async start(negotiated: Negotiated | null): Promise<void> {
@@ -73,7 +75,7 @@ export class EngineLink implements TableEngine {
   async ended(): Promise<void> {
     this.#stopped = true
     const child = this.#child
-    if (child === null || child.exitCode !== null || child.signalCode !== null) return
+    if (child?.pid === undefined || child.exitCode !== null || child.signalCode !== null) return
     await once(child, 'exit')
   }
 
@@ -117,13 +119,22 @@ export class EngineLink implements TableEngine {
   }
 
   async #ask<T>(act: (engine: TableEngine, isAgain: boolean) => Promise<T>): Promise<T> {
-    for (let isAgain = false; ; isAgain = true) {
-      const running = await this.#running
-      if (running === null) throw new ThinfsError('DAEMON_FAILED', 'the engine was not started')
+    for (let isAgain = false; ; ) {
+      const launch = this.#running
+      if (launch === null) throw new ThinfsError('DAEMON_FAILED', 'the engine was not started')
+      const running = await launch.catch(err => {
+        // An engine that died before it served is followed by another one as well.
+        if (this.#running === launch) throw err
+        return null
+      })
+      if (running === null) continue
       try {
         return await act(running.client, isAgain)
       } catch (err) {
+        // A broken channel is seen before the death that broke it.
+        if (err instanceof ThinfsError && err.code === 'DAEMON_FAILED') await running.end()
         if (!running.gone) throw err
+        isAgain = true
       }
     }
   }
@@ -133,31 +144,34 @@ export class EngineLink implements TableEngine {
     const child = spawn(this.#negotiated)
     this.#child = child
     const connection = ipcConnection(child)
-    const running: Running = {
-      client: tableEngineClient(connection, events),
-      ...{ child, connection, gone: false },
-    }
-    const exited = new Promise<never>((_, reject) => {
-      child.once('exit', (status, signal) => {
+    const ended = new Promise<void>(resolve => {
+      const onEnd = (how: string): void => {
+        if (running.gone) return
         running.gone = true
         connection.dispose()
-        const how = signal === null ? `with status ${status}` : `by ${signal}`
-        if (!this.#stopped) {
-          log.warn({ engine: child.pid, how }, 'the engine has ended')
-          this.#running = this.#relaunch()
-          this.#running.catch(err => {
-            // The next one has been started already when this one has died on the way.
-            if (this.#deaths <= MAX_DEATHS || this.#failed) return
-            this.#failed = true
-            this.#options.onFailed(err)
-          })
-        }
-        reject(new ThinfsError('DAEMON_FAILED', `the engine has ended ${how}`))
+        if (this.#served && !this.#stopped) this.#follow(child.pid, how)
+        fail(new ThinfsError('DAEMON_FAILED', `the engine has ended ${how}`))
+        resolve()
+      }
+      child.once('exit', (status, signal) => {
+        onEnd(signal === null ? `with status ${status}` : `by ${signal}`)
       })
-      child.once('error', reject)
-      connection.onNotification(FAILED, wire => reject(fromWire(wire)))
+      // No process was made, or no signal reaches it.
+      child.once('error', err => onEnd(`: ${err.message}`))
     })
-    exited.catch(() => {})
+    let fail: (err: unknown) => void
+    const failed = new Promise<never>((_, reject) => {
+      fail = reject
+    })
+    failed.catch(() => {})
+    const running: Running = {
+      client: tableEngineClient(connection, events),
+      gone: false,
+      end() {
+        child.kill('SIGKILL')
+        return ended
+      },
+    }
     const ready = new Promise<void>(resolve => {
       connection.onNotification(READY, ({ negotiated }) => {
         this.#negotiated = negotiated
@@ -165,14 +179,34 @@ export class EngineLink implements TableEngine {
         resolve()
       })
     })
+    connection.onNotification(FAILED, wire => fail(fromWire(wire)))
     connection.onError(() => {})
     connection.listen()
-    await Promise.race([replay(running.client), exited])
-    await Promise.race([running.client.serve(), exited])
-    await Promise.race([ready, exited])
+    try {
+      await Promise.race([replay(running.client), failed])
+      await Promise.race([running.client.serve(), failed])
+      await Promise.race([ready, failed])
+    } catch (err) {
+      // One that does not serve is in the way of the next.
+      await running.end()
+      throw err
+    }
+    this.#served = true
     this.#options.onServes(child.pid!, this.#negotiated!)
     log.info({ engine: child.pid }, 'an engine serves')
     return running
+  }
+
+  /** Has another engine take the place of one that has ended. */
+  #follow(engine: number | undefined, how: string): void {
+    this.#options.log.warn({ engine, how }, 'the engine has ended')
+    this.#running = this.#relaunch()
+    this.#running.catch(err => {
+      // The next one has been started already when this one has died on the way.
+      if (this.#deaths <= MAX_DEATHS || this.#failed) return
+      this.#failed = true
+      this.#options.onFailed(err)
+    })
   }
 
   async #relaunch(): Promise<Running> {

@@ -134,6 +134,8 @@ export class DmService {
       () => [process.pid, this.#link.pid],
     )
     this.#devices = new Devices(this.#link, machine)
+    this.#devices.onUnserved = ({ name }, err) =>
+      log.error({ device: name, err }, 'its table cannot be served: EIO until it is loaded again')
     this.#machine = machine
   }
   readonly #machine: KernelMachine

@@ -60,8 +60,8 @@ export class AtomicFile {
    * The spare, PATH.new, is the file before the last change, so that both have room on a full disk.
    * A link in its place is not followed, nor is content that a crash left there used.
    */
-  async replace(content: string): Promise<void> {
-    const bytes = Buffer.from(content)
+  async replace(content: string | Uint8Array): Promise<void> {
+    const bytes = typeof content === 'string' ? Buffer.from(content) : content
     const spare = await this.#openSpare()
     try {
       await writeAll(spare, bytes)
@@ -149,7 +149,7 @@ export async function replaceFile(path: string, content: string): Promise<void> 
 /** Bytes set aside for a content of `size`: a change may add as much as there is. */
 const roomFor = (size: number): number => 2 * size + 16 * KIB
 
-async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     done += (await file.write(bytes, done, bytes.length - done, done)).bytesWritten
   }

@@ -1,11 +1,13 @@
 // Goal: an ioctl is answered as the kernel answers it, byte for byte. Method: what a Linux 6.1 has said
 // to each line of test/fixtures/dm/linux-6.1.txt (record.c beside it has asked) is compared with what we say.
-import { readFileSync } from 'node:fs'
+import { readFileSync, renameSync } from 'node:fs'
+import { join } from 'node:path'
 import t from 'tap'
 import { errnoOf } from '../../src/base/index.js'
 import { commandOf, DM_COMMAND } from '../../src/dm/abi.js'
 import { type Answer, NoDevice } from '../../src/dm/ioctls.js'
 import { makeRig, type Rig } from '../support/dm-machine.js'
+import { errno, get } from '../support/tables.js'
 
 const RECORDING = new URL('../fixtures/dm/linux-6.1.txt', import.meta.url)
 /** Set by the kernel for udev, of which we have none. */
@@ -124,6 +126,41 @@ t.test('who waits for an event gets it, or is interrupted, or sees the device go
   await ask(rig, 'DEV_REMOVE|name=a')
   t.match(textOf(await last), /event 2/, 'as in the kernel: an event, and success')
 })
+
+t.test(
+  'a table that a new engine cannot serve gives errors, and keeps no other waiting',
+  async t => {
+    const folder = t.testdir()
+    const rig = makeRig(folder)
+    for (const [name, line] of [
+      ['gone', '0 16 linear 254:16 0'],
+      ['above', '0 16 linear 253:0 0'],
+      ['sound', '0 16 zero '],
+    ]) {
+      await ask(rig, `DEV_CREATE|name=${name}`)
+      await ask(rig, `TABLE_LOAD|name=${name}|t=${line}`)
+      await ask(rig, `DEV_SUSPEND|name=${name}`)
+    }
+    await rig.tables.close()
+    const disk = join(folder, 'data')
+    renameSync(disk, `${disk}.away`)
+    const next = rig.again()
+    t.teardown(() => next.close())
+    const unserved: string[] = []
+    rig.devices.onUnserved = ({ name }) => unserved.push(name)
+    await rig.devices.replay(next)
+    t.same(unserved, ['gone'])
+    const read = async (minor: number): Promise<Buffer> => get(next.device(minor), 0, 512)
+    t.equal((await read(2))[0], 0)
+    for (const minor of [0, 1]) await t.rejects(read(minor), errno('EIO'))
+    t.equal(next.device(1).size, 16 * 512)
+
+    renameSync(`${disk}.away`, disk)
+    await next.load(0, [...rig.devices.table.get(0)!.live!.sent], false)
+    await next.resume(0)
+    t.equal((await read(1))[0], 0, 'until it is loaded again')
+  },
+)
 
 t.test('a device that is open stays, or goes with its last close', async t => {
   const rig = makeRig(t.testdir())

@@ -7,6 +7,7 @@ import { Devices } from '../../src/dm/devices.js'
 import { Ioctls } from '../../src/dm/ioctls.js'
 import type { Loops } from '../../src/dm/loops.js'
 import type { Lower, Machine } from '../../src/dm/machine.js'
+import { NO_EVENTS } from '../../src/pool/index.js'
 import { Tables } from '../../src/tables/index.js'
 
 /** A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the test. */
@@ -96,6 +97,8 @@ export interface Rig {
   devices: Devices
   ioctls: Ioctls
   tables: Tables
+  /** Tables of another process, as an engine that follows one that died has them. */
+  again(): Tables
 }
 
 /** @param folder an empty one, for the disks: 254:0 of 4 MiB and 254:16 of 64 MiB */
@@ -113,18 +116,16 @@ export function makeRig(folder: string): Rig {
     ['254:16', disk('data', 64 * 2 ** 20)],
   ])
   const machine = new FakeMachine(disks)
-  const ignore = (): void => {}
-  const tables = new Tables({
-    folder: `${folder}/run`,
-    takesOver: () => false,
-    events: { event: minor => devices.table.get(minor)?.event() },
-    poolEvents: () => ({
-      ...{ mode: ignore, lowWater: ignore, warning: ignore, needsCheckCleared: ignore },
-      ...{ slowCommit: ignore, ioError: ignore, extended: ignore },
-    }),
-  })
+  const again = (): Tables =>
+    new Tables({
+      folder: `${folder}/run`,
+      takesOver: () => false,
+      events: { event: minor => devices.table.get(minor)?.event() },
+      poolEvents: () => NO_EVENTS,
+    })
+  const tables = again()
   // Numbers as the kernel gives them out.
   const devices = new Devices(tables, machine, new DeviceTable(253, 0))
   machine.onLastClose = minor => devices.closed(minor)
-  return { machine, devices, tables, ioctls: new Ioctls(devices, machine) }
+  return { machine, devices, tables, again, ioctls: new Ioctls(devices, machine) }
 }

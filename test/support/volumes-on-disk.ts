@@ -33,8 +33,13 @@ export async function openVolumes(
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
 }
 
-/** The volumes of an open pool, whose commands nobody listens to. */
-export function openTable(pool: ThinPool, metadata: Store, table: TableFile): Volumes {
+/** The volumes of an open pool. @param onChange is told what commands have done */
+export function openTable(
+  pool: ThinPool,
+  metadata: Store,
+  table: TableFile,
+  onChange: (what: string) => void = () => {},
+): Volumes {
   return Volumes.open({
     name: 'p',
     pool,
@@ -43,7 +48,7 @@ export function openTable(pool: ThinPool, metadata: Store, table: TableFile): Vo
     uid: 0,
     gid: 0,
     now: () => 0,
-    onChange() {},
+    onChange,
     async onResized() {},
   })
 }

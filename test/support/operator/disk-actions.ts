@@ -3,7 +3,7 @@ import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { COMMAND_ACTIONS } from './command-actions.js'
-import { END, FILE_ACTIONS } from './file-actions.js'
+import { changedNothing, END, FILE_ACTIONS } from './file-actions.js'
 import { runProgram } from './hands.js'
 import type { Action, Operator } from './operator.js'
 import { patiently } from './patience.js'
@@ -29,7 +29,7 @@ async function fillPool(operator: Operator): Promise<void> {
       const request = { do: 'write', name: volume.name, block, tags }
       const { errno, written = 0 } = await operator.file(request, deed)
       if (errno === undefined) volume.write(block, tags.slice(0, written), true)
-      else if (errno !== 'ENOSPC' && errno !== 'ENOENT') volume.write(block, tags, false)
+      else if (!changedNothing(errno, deed)) volume.write(block, tags, false)
       return errno !== undefined
     })
     if (isFull) break

@@ -8,8 +8,12 @@ const MOST = 512
 /** Where volumes that are written to end: 8 MiB. */
 export const END = 2048
 
-/** What failed for want of space has changed nothing; with any other error nobody knows. */
-const changedNothing = (errno: string): boolean => errno === 'ENOSPC' || errno === 'ENOENT'
+/**
+ * What a full pool refuses has changed nothing. A disk of the host that fills up in the middle of a
+ * write leaves it done in part, as on any block device; with other errors nobody knows.
+ */
+export const changedNothing = (errno: string, { scarce }: Deed): boolean =>
+  errno === 'ENOENT' || (errno === 'ENOSPC' && !scarce)
 
 /** Some blocks, often whole blocks of the pool. */
 function someBlocks({ random }: Operator, end: number): { block: number; count: number } {
@@ -30,12 +34,18 @@ async function onOwn(
   await world.doing([volume], deed => work(volume, deed))
 }
 
-function wrote(volume: ModelVolume, block: number, tags: Tag[], answer: FileAnswer): void {
+function wrote(
+  volume: ModelVolume,
+  block: number,
+  tags: Tag[],
+  answer: FileAnswer,
+  deed: Deed,
+): void {
   const { errno, written = 0, flushed } = answer
   if (errno === undefined) {
     volume.write(block, tags.slice(0, written), true)
     if (flushed === 'ok') volume.flushed()
-  } else if (!changedNothing(errno)) {
+  } else if (!changedNothing(errno, deed)) {
     volume.write(block, tags, false)
   }
 }
@@ -45,7 +55,7 @@ async function write(operator: Operator, flush: boolean): Promise<void> {
     const { block, count } = someBlocks(operator, END)
     const tags = operator.tags(volume, block, count)
     const request = { do: 'write', name: volume.name, block, tags, flush }
-    wrote(volume, block, tags, await operator.file(request, deed))
+    wrote(volume, block, tags, await operator.file(request, deed), deed)
   })
 }
 
