@@ -16,6 +16,7 @@ import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
+import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
@@ -39,7 +40,7 @@ import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize],
+  ...[create, snapshot, rollback, remove, rename, resize, extend],
   ...[list, status, message],
   ...[delta, send, receive],
   ...[attach, detach, check],

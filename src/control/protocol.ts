@@ -130,6 +130,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },
