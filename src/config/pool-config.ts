@@ -26,6 +26,8 @@ export interface PoolConfig extends PoolPlace {
   discards: (typeof DISCARDS)[number]
   /** Whether a write that finds no free block waits for space or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** The command that the daemon has sh(1) run for each event of the pool. */
+  hooks?: string
   /**
    * How the kernel's requests come: by read(2) on /dev/fuse, through an io_uring, or by libfuse.
    */

@@ -40,6 +40,10 @@ discards: ${config.discards}
 # What a write does when no block is free: queue waits a minute for space, error fails at once.
 on_full: ${config.onFull}
 
+# A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
+# with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.
+${config.hooks === undefined ? `# hooks: logger -t thinfs "$THINFS_POOL_NAME $THINFS_EVENT"` : `hooks: ${scalar(config.hooks)}`}
+
 # How requests come from the kernel: dev is /dev/fuse; uring is FUSE over io_uring, where the kernel has
 # it: more requests a second, but the mount ends with the engine if that dies.
 transport: ${config.transport}

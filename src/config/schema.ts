@@ -204,6 +204,9 @@ export const POOL_YAML = map({
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  hooks: value('a command, as sh(1) takes it', text =>
+    /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
+  ).optional(),
   transport: oneOf(TRANSPORTS).default(DEFAULTS.transport),
   spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
     /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,

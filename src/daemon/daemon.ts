@@ -48,6 +48,7 @@ import { type Logger, reopenLog } from '../log/index.js'
 import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
+import { Hooks } from './hooks.js'
 import { mountOptionsOf } from './mount-options.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
@@ -70,6 +71,7 @@ export class Daemon {
   readonly #options: DaemonOptions
   readonly #log: Logger
   readonly #spawn: SpawnEngine
+  readonly #hooks: Hooks
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
@@ -121,6 +123,11 @@ export class Daemon {
     this.#log = log
     this.#spawn = spawn
     this.#source = config.file
+    this.#hooks = new Hooks(log, () => ({
+      THINFS_POOL: this.#source,
+      THINFS_POOL_NAME: config.pool,
+      THINFS_MOUNT_POINT: options.mountPoint,
+    }))
     this.#supervisor = this.#makeSupervisor(null)
   }
 
@@ -140,6 +147,7 @@ export class Daemon {
         ),
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
+      onEvent: event => this.#hooks.run(event),
       log: this.#log,
     })
   }

@@ -15,7 +15,13 @@
  */
 import type { ChildProcess } from 'node:child_process'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { adminOf, callAdmin, diesWithItsEngine, transportStatus } from '../control/index.js'
+import {
+  adminOf,
+  callAdmin,
+  diesWithItsEngine,
+  type PoolEvent,
+  transportStatus,
+} from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
 import type { MountedAdmin } from '../volumes/index.js'
@@ -40,6 +46,8 @@ export interface SupervisorOptions {
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
+  /** Something has happened to the pool that a command is to be run for. */
+  onEvent(event: PoolEvent): void
   log: Logger
 }
 
@@ -149,6 +157,7 @@ export class Supervisor {
       served: () => {
         this.#deaths = 0
       },
+      event: event => this.#options.onEvent(event),
       ended: ({ reason, inOrder, stopped, served, isOutside }) => {
         this.#process = null
         if (served) this.#engine = new Deferred()

@@ -27,6 +27,9 @@ export class PoolLog {
       lowWater(free) {
         log.warn({ free }, 'free data blocks reached the low water mark')
       },
+      lowWaterMetadata(free) {
+        log.warn({ free }, 'free metadata blocks reached the low water mark')
+      },
       extended(part, size) {
         log.info({ part, size }, 'the pool was extended')
       },

@@ -19,8 +19,10 @@ export type OnFull = 'queue' | 'error'
 /** Events of a pool, for the process that runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
-  /** Free data blocks fell to the low water mark. Once per opening. */
+  /** Free data blocks fell to the low water mark; again when more were free meanwhile. */
   lowWater(free: number): void
+  /** The same of free metadata blocks, at the kernel's mark. */
+  lowWaterMetadata(free: number): void
   /** Data or metadata was made longer, by a command or by its rule: to so many bytes. */
   extended(part: 'data' | 'metadata', size: number): void
   /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
@@ -37,6 +39,7 @@ export interface PoolEvents {
 export const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
+  lowWaterMetadata() {},
   extended() {},
   warning() {},
   needsCheckCleared() {},
@@ -81,8 +84,8 @@ export interface PoolOptions {
   dataSize?: Bytes
   discards: Discards
   onFull: OnFull
-  /** In data blocks. */
-  lowWaterMark: number
+  /** In data blocks, of a pool that has so many. */
+  lowWaterMark: number | ((nrDataBlocks: number) => number)
   /** Default: nothing grows by itself. */
   autoextend?: AutoextendOptions
   clock: Clock

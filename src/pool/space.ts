@@ -18,6 +18,7 @@ import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import { type Extension, Growth, type GrowthParts } from './growth.js'
 import { HostSpace } from './host-space.js'
+import { LowWater } from './low-water.js'
 import type { OnFull, PoolEvents, PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { SpaceQueue } from './space-queue.js'
@@ -65,9 +66,9 @@ export class Space implements ProvisionerSpace {
   readonly #host: HostSpace
   readonly #growth: Growth
   #onFull: OnFull
-  /** In data blocks. */
-  #lowWaterMark: number
-  #lowWaterSeen = false
+  #lowWaterMarkOf: PoolOptions['lowWaterMark']
+  readonly #lowData: LowWater
+  readonly #lowMetadata: LowWater
   /** Whether the host was told to have less than the low water mark. */
   #hostLowSeen = false
   #cancelWatch: (() => void) | null = null
@@ -88,7 +89,9 @@ export class Space implements ProvisionerSpace {
     this.#clock = clock
     this.#events = events
     this.#onFull = options.onFull
-    this.#lowWaterMark = options.lowWaterMark
+    this.#lowWaterMarkOf = options.lowWaterMark
+    this.#lowData = new LowWater(free => events.lowWater(free))
+    this.#lowMetadata = new LowWater(free => events.lowWaterMetadata(free))
     this.#queue = new SpaceQueue(clock)
     this.#host = new HostSpace(blocks, store, metadata)
     this.#growth = new Growth({
@@ -106,7 +109,15 @@ export class Space implements ProvisionerSpace {
   }
 
   get belowLowWater(): boolean {
-    return this.nrFreeDataBlocks <= this.#lowWaterMark
+    return this.nrFreeDataBlocks <= this.lowWaterMark
+  }
+
+  get #nrFreeMetadataBlocks(): number {
+    return this.#metadata.nrMetadataBlocks - this.#metadata.nrAllocatedMetadataBlocks
+  }
+
+  get belowMetadataLowWater(): boolean {
+    return this.#nrFreeMetadataBlocks <= this.metadataLowWaterMark
   }
 
   /** How many writes wait for space. */
@@ -144,8 +155,15 @@ export class Space implements ProvisionerSpace {
     return this.#queue.expired ? 'error' : this.#onFull
   }
 
+  /** In data blocks. */
   get lowWaterMark(): number {
-    return this.#lowWaterMark
+    const mark = this.#lowWaterMarkOf
+    return typeof mark === 'number' ? mark : mark(this.#metadata.nrDataBlocks)
+  }
+
+  /** The kernel's, in metadata blocks. */
+  get metadataLowWaterMark(): number {
+    return Math.min(1024, Math.floor(this.#metadata.nrMetadataBlocks / 4))
   }
 
   /** Data blocks kept back for the edges of discards. */
@@ -172,8 +190,8 @@ export class Space implements ProvisionerSpace {
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
     this.#onFull = changes.onFull
-    this.#lowWaterMark = changes.lowWaterMark
-    this.#lowWaterSeen = false
+    this.#lowWaterMarkOf = changes.lowWaterMark
+    this.#lowData.reset()
     const grew = this.growToStores()
     if (changes.onFull === 'queue') this.#queue.wake()
     else
@@ -186,21 +204,14 @@ export class Space implements ProvisionerSpace {
   canAllocate(count: number, discards: boolean): boolean {
     this.#state.mustBeWritable()
     this.#growth.taking(count)
-    this.#noteLowWater(count)
+    // The kernel's rule: told when a block is wanted while no more than the mark are free.
+    this.#lowData.note(this.nrFreeDataBlocks - (count - 1), this.lowWaterMark)
     const { nrAllocatableDataBlocks } = this.#metadata
     const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
     return available >= count && this.hasMetadataRoom && this.#commits.draining === null
   }
 
-  /** The kernel's rule: told when a block is wanted while no more than the mark are free. */
-  #noteLowWater(wanted: number): void {
-    const free = this.nrFreeDataBlocks
-    if (this.#lowWaterSeen || free - (wanted - 1) > this.#lowWaterMark) return
-    this.#lowWaterSeen = true
-    this.#events.lowWater(free)
-  }
-
-  /** The same for the space that the host has: the log has to say so before it is used up. */
+  /** Notes the space that the host has: the log has to say so before it is used up. */
   noteHostLow(): void {
     const low = this.#hostLow
     if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
@@ -212,7 +223,7 @@ export class Space implements ProvisionerSpace {
     const room = this.hostRoomForData
     if (room === null) return null
     const blocks = Math.floor(room / this.#blocks.blockSize)
-    if (blocks > this.#lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
+    if (blocks > this.lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
     const free = this.nrFreeDataBlocks * this.#blocks.blockSize
     return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
   }
@@ -229,6 +240,7 @@ export class Space implements ProvisionerSpace {
   committed(): void {
     this.#growth.rearm()
     this.#growth.taking(0)
+    this.#lowMetadata.note(this.#nrFreeMetadataBlocks, this.metadataLowWaterMark)
     if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
     this.noteHostLow()
   }

@@ -47,6 +47,9 @@ export interface PoolStatus {
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
+  /** The same for metadata blocks, at the kernel's mark. */
+  belowMetadataLowWater: boolean
+  metadataLowWaterMarkBlocks: number
   heldRoot: number
   discards: PoolConfig['discards']
   onFull: PoolConfig['onFull']

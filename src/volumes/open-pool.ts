@@ -100,7 +100,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
-      lowWaterMark: lowWaterMarkBlocks(config, Math.floor(dataSize / config.dataBlockSize)),
+      lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,

@@ -22,7 +22,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, transport, spin, spin_share, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -35,6 +35,7 @@ data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
+hooks: 'echo "$THINFS_EVENT" >> /e'
 transport: uring
 spin: 0
 spin_share: 12.5%
@@ -63,6 +64,7 @@ volumes:
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
     onFull: 'error',
+    hooks: 'echo "$THINFS_EVENT" >> /e',
     transport: 'uring',
     spin: 0,
     spinShare: 12.5,
@@ -188,6 +190,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    ['pool: a\nhooks: " "', '2:8: hooks:   is not allowed; a command, as sh(1) takes it'],
     ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring, fuse-native'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
     [
@@ -356,24 +359,38 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     spin: fc.nat(1000),
     spinShare: fc.integer({ min: 1, max: 10_000 }).map(n => n / 100),
 
+    command: fc.option(fc.string({ minLength: 1 }).filter(s => /\S/.test(s) && !s.includes('\0'))),
     names: fc.uniqueArray(
       fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter(isName),
     ),
     size: sizes.map(n => (n + 1) * 512),
   })
-  .map(({ dataPath, dataSize, metadataSize, dataRule, metadataRule, names, size, ...others }) => ({
-    ...others,
-    file: FILE,
-    folder: '/srv/pool',
-    data: { path: resolve('/srv/pool', dataPath), size: dataSize, ...dataRule },
-    metadata: { path: '/srv/metadata', size: metadataSize, ...metadataRule },
-    volumes: Object.fromEntries(
-      names.map((name, i) => [
-        name,
-        { size, ...(i % 2 && { id: i }), ...(i > 2 && { snapshotOf: names[i - 1] }) },
-      ]),
-    ),
-  }))
+  .map(
+    ({
+      dataPath,
+      dataSize,
+      metadataSize,
+      dataRule,
+      metadataRule,
+      command,
+      names,
+      size,
+      ...others
+    }) => ({
+      ...others,
+      ...(command !== null && { hooks: command }),
+      file: FILE,
+      folder: '/srv/pool',
+      data: { path: resolve('/srv/pool', dataPath), size: dataSize, ...dataRule },
+      metadata: { path: '/srv/metadata', size: metadataSize, ...metadataRule },
+      volumes: Object.fromEntries(
+        names.map((name, i) => [
+          name,
+          { size, ...(i % 2 && { id: i }), ...(i > 2 && { snapshotOf: names[i - 1] }) },
+        ]),
+      ),
+    }),
+  )
 
 function isName(name: string): boolean {
   try {

@@ -4,7 +4,7 @@
 import { readFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { connectDaemon } from '../../src/control/index.js'
 import { fill } from '../support/full-pool.js'
 import {
@@ -12,6 +12,7 @@ import {
   attemptThinfs,
   MountedPool,
   needs,
+  readIfThere,
   sh,
   thinfs,
   until,
@@ -19,8 +20,20 @@ import {
 
 const onMount = needs('/dev/fuse')
 
+/** A mounted pool whose folder is a tmpfs: flushes cost nothing, and its size is all that the host has. */
+function onTmpfs(t: Test, yaml: string, size = '1G'): Promise<MountedPool> {
+  return MountedPool.make(t, yaml, async file => {
+    const folder = dirname(file)
+    const base = dirname(folder)
+    await sh(base, `cp pool/pool.yaml .; mount -t tmpfs -o size=${size},mode=700 tmpfs pool`)
+    t.teardown(() => attempt('umount', '--lazy', folder))
+    await sh(base, `sed -i 's#BASE#${base}#' pool.yaml; mv pool.yaml pool/`)
+    await thinfs('init', file)
+  })
+}
+
 t.test('data: writes that wait go on, though the engine is killed meanwhile', onMount, async t => {
-  const pool = await MountedPool.make(
+  const pool = await onTmpfs(
     t,
     'data: { size: 16M } # small\nvolumes: { a: { size: 64M }, fill: { size: 1G } }\non_full: queue',
   )
@@ -50,7 +63,7 @@ t.test('data: writes that wait go on, though the engine is killed meanwhile', on
 })
 
 t.test('metadata: to its last block, and both at once', onMount, async t => {
-  const pool = await MountedPool.make(
+  const pool = await onTmpfs(
     t,
     'data: { size: 256M }\nmetadata: { size: 2M }\nvolumes: { a: { size: 1G } }\non_full: error',
   )
@@ -93,7 +106,7 @@ t.test('metadata: to its last block, and both at once', onMount, async t => {
 })
 
 t.test('autoextend: no write waits or fails, though engines are killed', onMount, async t => {
-  const pool = await MountedPool.make(
+  const pool = await onTmpfs(
     t,
     `data: { size: 16M, autoextend: { threshold: 80%, percent: 50%, max: 80M } }
 metadata: { size: 2M, autoextend: { threshold: 50% } }
@@ -129,16 +142,50 @@ on_full: error`,
   await pool.close(t)
 })
 
+t.test('hooks: each event runs the command, and one that hangs hangs nothing', onMount, async t => {
+  const yaml = `data: { size: 16M }
+volumes: { fill: { size: 1G } }
+on_full: error
+hooks: |
+  echo "$THINFS_EVENT $THINFS_MODE $THINFS_DATA_SIZE $THINFS_POOL_NAME" >> BASE/events
+  echo "$THINFS_DATA_USED" > BASE/used
+  ls -l /proc/$$/fd > BASE/descriptors
+  if test "$THINFS_EVENT" = extended_data; then echo $$ > BASE/pid; exec sleep 55; fi`
+  const pool = await onTmpfs(t, yaml)
+  const events = join(pool.base, 'events')
+  const lines = () => readIfThere(events).split('\n').slice(0, -1)
+  await fill(pool)
+  await until(() => lines().length === 1)
+  t.same(lines(), ['low_water_data write 16777216 test'])
+  t.ok(Number(readIfThere(join(pool.base, 'used'))) >= 12 * 2 ** 20)
+  const descriptors = readIfThere(join(pool.base, 'descriptors'))
+  t.notMatch(descriptors, new RegExp(`/dev/fuse|${pool.folder}`), 'it keeps nothing of the mount')
+  const full = ['if=/dev/zero', `of=${pool.path}/fill`, 'bs=64K', 'seek=300', 'count=1']
+  t.match(await attempt('dd', ...full), { status: 1, stderr: /No space left/ })
+  await until(() => lines().length === 2)
+  t.same(lines()[1], 'full_data out_of_data_space 16777216 test')
+  await pool.sh('fallocate -p -o 0 -l 8M fill; sync fill')
+  await until(() => lines().length === 3)
+  t.same(lines()[2], 'mode write 16777216 test')
+  await pool.sh('dd if=/dev/zero of=fill bs=64K count=80 conv=notrunc,fsync status=none')
+  await until(() => lines().length === 4)
+  t.match(lines()[3], /^low_water_data write/, 'it was better meanwhile')
+
+  await thinfs('extend', pool.folder, '--data', '32M')
+  await until(() => lines().length === 5)
+  t.same(lines()[4], 'extended_data write 33554432 test')
+  await until(() => readIfThere(join(pool.base, 'pid')).endsWith('\n'))
+  const pid = Number(readIfThere(join(pool.base, 'pid')))
+  t.teardown(() => process.kill(pid, 'SIGKILL'))
+  await pool.remount()
+  t.equal((await pool.status()).data.blocks, 512)
+  process.kill(pid, 0)
+  await pool.close(t)
+})
+
 t.test("autoextend: no further than the host's disk can hold", onMount, async t => {
   const yaml = 'data: { size: 8M, autoextend: { percent: 100% } }\nvolumes: { a: { size: 1G } }'
-  const pool = await MountedPool.make(t, yaml, async file => {
-    const folder = dirname(file)
-    const mount = 'mount -t tmpfs -o size=40M,mode=700 tmpfs pool'
-    await sh(dirname(folder), `cp pool/pool.yaml .; ${mount}`)
-    t.teardown(() => attempt('umount', '--lazy', folder))
-    await sh(dirname(folder), 'mv pool.yaml pool/')
-    await thinfs('init', file)
-  })
+  const pool = await onTmpfs(t, yaml, '40M')
   const size = async () => (await pool.status()).data.blocks
   await pool.sh('dd if=/dev/urandom of=a bs=64K count=200 conv=notrunc,fsync status=none')
   t.equal(await size(), 256)

@@ -160,7 +160,8 @@ on_full: queue`,
       .map(({ mode }) => mode),
     ['out_of_data_space', 'write'],
   )
-  t.equal(pool.log().filter(({ msg }) => /low water/.test(msg)).length, 1)
+  const told = pool.log().filter(({ msg }) => /low water/.test(msg))
+  t.equal(told.length, 2, 'crossed again after the removal')
   await pool.close(t)
 })
 

@@ -80,6 +80,7 @@ export interface Recorded {
   modes: string[]
   errors: string[]
   lowWater: number[]
+  lowWaterMetadata: number[]
   warnings: string[]
   extended: [part: string, size: number][]
   /** Whether needs_check was cleared. */
@@ -107,7 +108,7 @@ export async function openFiles(
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
   const recorded: Recorded = {
-    ...{ modes: [], errors: [], lowWater: [], warnings: [], extended: [] },
+    ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
     cleared: false,
   }
   const pool = await ThinPool.open({
@@ -120,6 +121,7 @@ export async function openFiles(
     events: {
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
+      lowWaterMetadata: free => recorded.lowWaterMetadata.push(free),
       warning: what => recorded.warnings.push(what),
       extended: (part, size) => recorded.extended.push([part, size]),
       needsCheckCleared: () => {
