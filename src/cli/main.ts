@@ -15,6 +15,7 @@ import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
+import { dump } from './dump.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
@@ -40,7 +41,7 @@ const COMMANDS = [
   ...[init, mount, umount, restart],
   ...[create, snapshot, rollback, remove, rename, resize],
   ...[list, status, message],
-  ...[delta, send, receive],
+  ...[dump, delta, send, receive],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
