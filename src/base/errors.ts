@@ -92,6 +92,18 @@ export const refused = (errno: string, detail: string): ThinfsError =>
 export const volumeMissing = (name: string, cause?: unknown): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
 
+/** The error of a command on a volume that is there, and has no recording. */
+export const noRecording = (name: string): ThinfsError => {
+  const how = `thinfs record POOL ${name} begins one`
+  return new ThinfsError('NO_RECORDING', `${name}: the volume has no recording; ${how}`)
+}
+
+/** The error of a command that a recording which is there is of no use for. */
+export const uselessRecording = (name: string, why: string): ThinfsError => {
+  const how = 'thinfs record --remove gives it up, then thinfs record begins another'
+  return new ThinfsError('NO_RECORDING', `${name}: ${why}; ${how}`)
+}
+
 /** The reason of an aborted signal: nobody waits for the work any more. */
 export const cancelled = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'nobody waits for the answer any more')
@@ -102,6 +114,13 @@ export function errnoOf(err: unknown): string {
   const code = (err as NodeJS.ErrnoException | null)?.code
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
+
+/** The error of a system call on a file. */
+export const ioError = (path: string, cause: unknown): ThinfsError =>
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })
 
 /** Whether an error says that the host has no room: its disk is full, or somebody's quota is. */
 export function isNoSpace(err: unknown): boolean {

@@ -5,9 +5,10 @@
  * it is needed; scripts/bundle.mjs keeps the two apart.
  */
 import { createRequire } from 'node:module'
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, type OutputConfiguration } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import { isUserUnknown } from '../host/index.js'
+import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
@@ -38,7 +39,7 @@ import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
-  ...[init, mount, umount, restart],
+  ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, rename, resize],
   ...[list, status, message],
   ...[dump, delta, send, receive],
@@ -80,9 +81,7 @@ function program(asJson: boolean): Command {
     .version(version)
     .exitOverride()
     .hook('preAction', mustKnowItsUser)
-    .configureOutput({
-      outputError: (text, write) => write(`${usageLineOf(text, asJson)}\n`),
-    })
+    .configureOutput(usageErrorsOf('thinfs', asJson))
     .addHelpText(
       'after',
       `
@@ -97,9 +96,16 @@ Example:
   $ thinfs create /mnt/thin web --size 10G
   $ mkfs.ext4 $(thinfs attach /mnt/thin web)`,
     )
-  for (const command of COMMANDS) program.addCommand(command.copyInheritedSettings(program))
+  for (const command of COMMANDS) {
+    const usageErrors = usageErrorsOf(`thinfs ${command.name()}`, asJson)
+    program.addCommand(command.copyInheritedSettings(program).configureOutput(usageErrors))
+  }
   return program
 }
+
+const usageErrorsOf = (program: string, asJson: boolean): OutputConfiguration => ({
+  outputError: (text, write) => write(`${usageLineOf(text, program, asJson)}\n`),
+})
 
 /** Refuses a file of somebody else that could pass for the user's own. @throws NOT_TRUSTED */
 function mustKnowItsUser(): void {

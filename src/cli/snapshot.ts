@@ -133,7 +133,10 @@ async function sync(path: string, isFull: () => Promise<boolean>): Promise<void>
 async function mustNotHold(folder: string, place: PoolPlace): Promise<void> {
   const { loadConfig } = await import('../config/index.js')
   const config = loadConfig(place.file)
-  const { dev } = await stat(folder)
+  const { dev } = await stat(folder).catch((err: NodeJS.ErrnoException) => {
+    const what = err.code === 'ENOENT' ? 'no such folder' : err.message
+    throw new ThinfsError('BAD_ARGUMENT', `--freeze ${folder}: ${what}`, { cause: err })
+  })
   for (const own of [config.folder, dirname(config.data.path), dirname(config.metadata.path)]) {
     if ((await stat(own)).dev === dev) {
       const detail = `${folder}: it cannot be frozen, the pool has files on it (${own})`

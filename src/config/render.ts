@@ -1,6 +1,6 @@
 /** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
 import { isAbsolute, relative } from 'node:path'
-import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import type { Extent, PoolConfig, VolumeConfig } from './pool-config.js'
 import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
@@ -14,12 +14,12 @@ pool: ${scalar(config.pool)}
 # disk's. The size is the most that all volumes together can come to hold.
 data:
   path: ${scalar(shortPath(config, data.path))}
-${data.size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(data.size)}`}
+${renderDataSize(data)}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
   path: ${scalar(shortPath(config, metadata.path))}
-  size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}
+${metadata.extents ? renderExtents(metadata.extents) : `  size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}`}
 
 # The unit of provisioning, sharing and discard. Fixed once the pool is made.
 data_block_size: ${exactSize(config.dataBlockSize)}
@@ -47,6 +47,19 @@ spin_share: ${config.spinShare}%
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.
 volumes:${renderVolumes(config.volumes)}
 `
+}
+
+function renderDataSize({ size, extents }: PoolConfig['data']): string {
+  if (extents) return renderExtents(extents)
+  return size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(size)}`
+}
+
+/** Parts of the file that are the pool's, in the order in which they follow each other. */
+function renderExtents(extents: readonly Extent[]): string {
+  const lines = extents.map(
+    ({ offset, size }) => `\n    - { offset: ${exactSize(offset)}, size: ${exactSize(size)} }`,
+  )
+  return `  extents:${lines.join('')}`
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {

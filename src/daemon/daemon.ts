@@ -36,6 +36,7 @@ import {
   connectionAborter,
   hasEnded,
   type Mount,
+  mustNotBeHidden,
   mustNotCover,
   nameHolders,
   prepareMountPoint,
@@ -167,6 +168,7 @@ export class Daemon {
    *   FILE_REMOVED when the mount alone keeps a file of the pool
    */
   async umount(): Promise<void> {
+    if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     if (this.#isMounted) this.#files?.mustHaveNames()
     await this.#umountOnce()
   }
@@ -180,10 +182,12 @@ export class Daemon {
 
   /**
    * As `umount`, also while somebody holds the mount: he gets errors from then on.
-   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; DAEMON_FAILED
+   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; MOUNT_BUSY when
+   *   another mount hides it; DAEMON_FAILED
    */
   async umountForcibly(): Promise<void> {
     const { mountPoint } = this.#options
+    if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     try {
       return await this.#umountOnce()
     } catch (err) {

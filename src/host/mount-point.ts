@@ -6,7 +6,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { deviceNumber, errnoOf, ThinfsError } from '../base/index.js'
 import { findCopies, findHolders, mayPass } from './holders.js'
-import { isWithin, type Mount, mountOf, thinfsMountAt } from './mount-table.js'
+import { isWithin, type Mount, mountOf, mountOver, thinfsMountAt } from './mount-table.js'
 import { read } from './proc.js'
 
 /**
@@ -112,6 +112,17 @@ function loopFileBelow(path: string): string | null {
     .map(folder => read(`/sys/dev/block/${device}/${folder}/backing_file`))
     .find(text => text !== '')
   return file?.trimEnd() ?? null
+}
+
+/**
+ * To be called before an unmount, which would take what is mounted over ours, or do nothing.
+ * @throws MOUNT_BUSY naming what hides the mount
+ */
+export function mustNotBeHidden(mount: Mount): void {
+  const over = mountOver(mount)
+  if (over === null) return
+  const what = `${mount.mountPoint}: a ${over.type} is mounted over it`
+  throw new ThinfsError('MOUNT_BUSY', `${what}: umount ${over.mountPoint} first`)
 }
 
 /** How long `unmount` tries again where all holders may let go by themselves. */

@@ -9,13 +9,13 @@ import {
   listLoops,
   mountsOn,
   reattachLoop,
+  runTool,
   whileFrozen,
 } from '../host/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { fromCache } from './cache.js'
 import { mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
 import type { Layout } from './layout.js'
-import { run } from './programs.js'
 
 /** The pool that a volume is of. */
 export interface VolumesOfPool {
@@ -146,7 +146,7 @@ export class TestVolume {
       if (this.#mounted !== null) return this.#mounted.folder
       const { mapped } = await this.info()
       // By way of the device where there is one: that has pages of its own.
-      if (mapped === 0) await run('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
+      if (mapped === 0) await runTool('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
       const folder = join(this.#layout.filesystems, this.name)
       await mkdir(folder, { recursive: true })
       await this.#mount(folder)

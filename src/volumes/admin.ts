@@ -268,9 +268,9 @@ export interface LabAdmin {
    * @throws VOLUME_BUSY when it has a recording already
    */
   record(request: { name: string }, signal?: AbortSignal): Promise<Recording>
-  /** Puts a mark into a recording. @throws NO_RECORDING */
+  /** Puts a mark into a recording. @throws NO_RECORDING, VOLUME_MISSING */
   mark(request: { name: string; mark: string }): Promise<Recording>
-  /** Ends a recording, which is kept, durable. @throws NO_RECORDING */
+  /** Ends a recording, which is kept, durable. @throws NO_RECORDING, VOLUME_MISSING */
   stopRecording(request: { name: string }): Promise<Recording>
   /**
    * Removes a recording that has ended, and its snapshot.

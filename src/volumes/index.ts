@@ -16,6 +16,7 @@ export type {
   Recording,
   VolumeInfo,
 } from './admin.js'
+export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'

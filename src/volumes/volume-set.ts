@@ -9,7 +9,7 @@ import {
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import { Volume } from './volume.js'
-import { unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
+import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
 const NONE: ReadonlySet<DevId> = new Set()
 
@@ -182,10 +182,45 @@ export class VolumeSet {
 
   /** For a device that another program made: as large as what it maps, within what can be. */
   #unnamedEntry(devId: DevId): VolumeEntry {
-    const mapped = (this.#pool.metadata.highestMapped(devId) + 1) * this.#pool.blockSize
-    const size = Math.min(mapped, MAX_DEVICE_SIZE)
-    return { ...this.newEntry(unnamed(devId), devId, size), created: null }
+    return { ...this.newEntry(unnamed(devId), devId, mappedEnd(this.#pool, devId)), created: null }
   }
+}
+
+/** Bytes up to the end of the last block that a device maps. */
+function mappedEnd({ metadata, blockSize }: ThinPool, devId: DevId): number {
+  return Math.min((metadata.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
+}
+
+/**
+ * What an entry of volumes.json still says about the device that has its id. In doubt nothing may
+ * be lost by what is done next: a device that may be another one than the entry's is not reclaimed
+ * for it, nor does a size hide data that a growth would discard.
+ * @returns the entry, or one with a larger size; null when the device is gone or may be another
+ */
+export function whatIsTrueOf(
+  entry: VolumeEntry,
+  pool: ThinPool,
+  doubt: TableDoubt | null,
+): VolumeEntry | null {
+  const devId = entry.dev_id as DevId
+  if (!pool.metadata.hasDevice(devId)) return null
+  if (doubt === null) return entry
+  if (entry.removed || isYounger(entry, pool, doubt)) return null
+  const end = mappedEnd(pool, devId)
+  // The last block of a volume may be mapped as a whole.
+  const isPast = end >= entry.size + pool.blockSize
+  return isPast ? { ...entry, size: end } : entry
+}
+
+/**
+ * Whether the device was made after the entry was written. A named one was made before the
+ * transaction that gave it the name; dm-thin's messages make devices within one.
+ */
+function isYounger(entry: VolumeEntry, { metadata }: ThinPool, { behindAt }: TableDoubt): boolean {
+  if (behindAt === null) return false
+  const made = metadata.details(entry.dev_id as DevId).transactionId
+  const isNamed = entry.name !== unnamed(entry.dev_id)
+  return made > behindAt || (made === behindAt && isNamed)
 }
 
 /** The kernel looks the name up again when it is told that a file is stale. */

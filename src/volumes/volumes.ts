@@ -19,7 +19,7 @@ import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
 import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
-import { gone, VolumeSet } from './volume-set.js'
+import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
@@ -109,7 +109,7 @@ export class Volumes implements PoolAdmin {
     const { transactionId, uuid } = metadata
     const table = VolumeTable.load(options.table, { name, transactionId, uuid })
     const volumes = new Volumes(options, table)
-    table.forget(devId => !metadata.hasDevice(devId as DevId))
+    table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
       if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
@@ -207,14 +207,17 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Gives devices that another program made the names and sizes that pool.yaml has for their ids.
+   * Gives devices that another program made the names, sizes and origins that pool.yaml has for
+   * their ids.
    */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size }] of Object.entries(wanted)) {
+    for (const [name, { id, size, snapshotOf }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
-      if (this.pool.writable) await this.#adopt(volume, name, size)
-      else this.#name(volume, volume.name, { ...volume.entry, name, size })
+      const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
+      const entry = { ...volume.entry, name, size, origin }
+      if (this.pool.writable) await this.#adopt(volume, entry)
+      else this.#name(volume, volume.name, entry)
     }
   }
 
@@ -457,14 +460,13 @@ export class Volumes implements PoolAdmin {
     if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
   }
 
-  /** Gives a device that another program made a name and a size. */
-  #adopt(volume: Volume, name: string, size: number): Promise<void> {
+  /** Gives a device that another program made the entry that it lacks. */
+  #adopt(volume: Volume, entry: VolumeEntry): Promise<void> {
     return this.#names.exclusive(async () => {
       const before = volume.name
-      const entry = { ...volume.entry, name, size }
       await this.#names.commit(new Map([[volume.devId, entry]]))
       this.#name(volume, before, entry)
-      this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
+      this.#options.onChange(`named, ${entry.size} bytes`, entry.name, volume.devId)
     })
   }
 

@@ -91,6 +91,8 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
   await done(t, 'snapshot', mnt, 'web', 'found', '--freeze')
   t.equal(await needsRecovery(t, join(mnt, 'found')), false)
   await refused(t, 2, /the pool has files on it/, 'snapshot', mnt, 'web', 'x', '--freeze', pool)
+  const none = '--freeze /none: no such folder (BAD_ARGUMENT)'
+  await refused(t, 2, none, 'snapshot', mnt, 'web', 'x', '--freeze', '/none')
   await refused(
     t,
     2,
