@@ -314,7 +314,10 @@ export class Volumes implements PoolAdmin {
       const to = this.#set.must(snapshot)
       if (to === before) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
       if (keep !== undefined) this.#set.mustBeNew(keep)
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      const { space, devices } = this.pool
+      if (keep === undefined) {
+        if (!space.hasRoomToReplace) await space.makeRoomToUnmap()
+      } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
       const { mode, uid, gid } = before.entry
@@ -322,7 +325,10 @@ export class Volumes implements PoolAdmin {
         [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
         [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
       ])
-      const replace = (): void => this.pool.devices.createSnap(devId, to.devId as DevId)
+      const replace = (): void => {
+        if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
+        else devices.createSnap(devId, to.devId as DevId)
+      }
       await this.#set.claimed([before], () => this.#names.commit(changes, replace))
       if (keep !== undefined) this.#set.renamed(before, name)
       this.#options.onChange(`rolled back to ${snapshot}`, name, devId)

@@ -18,6 +18,7 @@ const COMMANDS = {
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
+  dump: ['/none'],
   delta: ['/none', 'web', 'web2'],
   send: ['/none', 'web'],
   receive: ['/none', 'web'],
