@@ -20,6 +20,7 @@ import {
   BLOCK_SIZES,
   DEFAULTS,
   DISCARDS,
+  type Extent,
   type LowWaterMark,
   ON_FULL,
   TRANSPORTS,
@@ -84,6 +85,34 @@ const lowWaterMark = value(`a percentage as in 20%, or ${SIZE_FORMS}`, (text): L
   return { percent }
 })
 
+const extents = z
+  .array(
+    map({
+      offset: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n % SECTOR_SIZE === 0),
+      size: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n > 0 && n % SECTOR_SIZE === 0),
+    }),
+    { error: 'a list of maps of offset, size' },
+  )
+  .min(1, { error: 'at least one part' })
+
+const percentage = (allowed: string, min: number, max: number) =>
+  value(allowed, text => {
+    const percent = parsePercent(text)
+    return percent !== undefined && percent >= min && percent <= max ? percent : undefined
+  })
+
+/** @param allowed what `max` may be */
+const autoextend = (allowed: string, test: (bytes: number) => boolean) =>
+  map({
+    threshold: percentage('a percentage from 50% to 99%', 50, 99).default(
+      DEFAULTS.autoextend.threshold,
+    ),
+    percent: percentage('a percentage from 1% to 1000%, as in 20%', 1, 1000).default(
+      DEFAULTS.autoextend.percent,
+    ),
+    max: size(allowed, test).optional(),
+  }).optional()
+
 const volume = map({
   size: size(
     `a multiple of 512 bytes: ${SIZE_FORMS}`,
@@ -139,6 +168,12 @@ function ownOrigins(all: Volumes): Set<string> {
   return circular
 }
 
+/** Whether parts of a file overlap each other, or others. */
+function overlap(parts: readonly Extent[], others: readonly Extent[]): boolean {
+  const all = [...parts, ...others].sort((a, b) => a.offset - b.offset)
+  return all.some(({ offset }, i) => i > 0 && offset < all[i - 1]!.offset + all[i - 1]!.size)
+}
+
 const POOL_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,126}$/
 
 /** The whole document, `volumes` as a Map: names such as `__proto__` and `1` are names there. */
@@ -149,6 +184,8 @@ export const POOL_YAML = map({
   data: map({
     path: path.default(DEFAULTS.dataPath),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
+    extents: extents.optional(),
+    autoextend: autoextend(SIZE_FORMS, n => n > 0),
   }).prefault({}),
   metadata: map({
     path: path.default(DEFAULTS.metadataPath),
@@ -157,6 +194,11 @@ export const POOL_YAML = map({
       const bytes = parseSize(text)
       return bytes >= METADATA_SIZE_MIN && bytes <= METADATA_SIZE_MAX ? bytes : undefined
     }).default('auto'),
+    extents: extents.optional(),
+    autoextend: autoextend(
+      'a size from 2M to 16646400K (15.88G)',
+      n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
+    ),
   }).prefault({}),
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
@@ -166,10 +208,7 @@ export const POOL_YAML = map({
   spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
     /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.spin),
-  spin_share: value('a percentage over 0, as in 80%', text => {
-    const percent = parsePercent(text)
-    return percent !== undefined && percent > 0 && percent <= 100 ? percent : undefined
-  }).default(DEFAULTS.spinShare),
+  spin_share: percentage('a percentage over 0, as in 80%', 0.01, 100).default(DEFAULTS.spinShare),
   volumes: volumes.prefault(new Map()),
 }).superRefine((pool, context) => {
   if (pool.data.size !== undefined && pool.data.size < pool.data_block_size) {
@@ -179,11 +218,28 @@ export const POOL_YAML = map({
       message: 'at least one data block (data_block_size)',
     })
   }
+  const refuse = (path: string[], message: string) =>
+    context.addIssue({ code: 'custom', path, message })
+  for (const key of ['data', 'metadata'] as const) {
+    const { extents, size, autoextend } = pool[key]
+    if (extents === undefined) continue
+    const isSized = size !== undefined && size !== 'auto'
+    if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
+    if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
+  }
   if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
-    context.addIssue({
-      code: 'custom',
-      path: ['metadata', 'path'],
-      message: 'a file of its own, not that of the data',
-    })
+    const parts = [pool.data.extents, pool.metadata.extents]
+    if (parts.includes(undefined)) {
+      refuse(['metadata', 'path'], 'a file of its own, not that of the data')
+    }
+  }
+  for (const [key, [one, other]] of Object.entries({
+    data: [pool.data, pool.metadata],
+    metadata: [pool.metadata, pool.data],
+  } as const)) {
+    const others = normalize(one.path) === normalize(other.path) ? (other.extents ?? []) : []
+    if (one.extents !== undefined && overlap(one.extents, others)) {
+      refuse([key, 'extents'], 'parts that do not overlap')
+    }
   }
 })

@@ -108,7 +108,14 @@ export interface Pong {
 export const PING = new RequestType0<Pong, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
-export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings' | 'numbers?'
+export type FieldType =
+  | 'string'
+  | 'string?'
+  | 'number'
+  | 'number?'
+  | 'boolean?'
+  | 'strings'
+  | 'numbers?'
 type Request<M extends keyof MountedAdmin> =
   Parameters<MountedAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
@@ -118,13 +125,19 @@ export const ADMIN_REQUESTS: {
 } = {
   create: { name: 'string', size: 'number', devId: 'number?' },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
+  snapshotAll: { origins: 'strings', suffix: 'string' },
+  rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },
+  hold: { names: 'strings', identify: 'string?' },
+  beginVolume: { name: 'string', size: 'number', base: 'string?' },
+  nameVolume: { devId: 'number', name: 'string', content: 'string?' },
   inject: {
     name: 'string',
     clear: 'boolean?',

@@ -28,8 +28,8 @@ const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
 /** Errors of a host that somebody has to mend: the next engine meets them again. */
 const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
-/** Requests that change nothing: another engine can be asked again. */
-const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
+/** Requests that may be carried out twice: another engine can be asked again. */
+const REPEATABLE = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings', 'extend'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
@@ -69,7 +69,7 @@ export class Supervisor {
         try {
           return await callAdmin(admin, method, request, signal)
         } catch (err) {
-          if (engine === this.#engine || !READING.has(method)) throw err
+          if (engine === this.#engine || !REPEATABLE.has(method)) throw err
           // The engine died before it answered.
         }
       }

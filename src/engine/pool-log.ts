@@ -27,6 +27,9 @@ export class PoolLog {
       lowWater(free) {
         log.warn({ free }, 'free data blocks reached the low water mark')
       },
+      extended(part, size) {
+        log.info({ part, size }, 'the pool was extended')
+      },
       warning(what) {
         log.warn(what)
       },

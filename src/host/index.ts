@@ -38,4 +38,5 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
+export { runTool } from './tool.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

@@ -6,6 +6,8 @@ export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } 
 export { Journal, type JournalFile } from './journal.js'
 export type { JournalState } from './journal-state.js'
 export {
+  type Autoextend,
+  type AutoextendOptions,
   type Discards,
   NO_EVENTS,
   type OnFull,

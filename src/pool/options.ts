@@ -21,6 +21,8 @@ export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
   /** Free data blocks fell to the low water mark. Once per opening. */
   lowWater(free: number): void
+  /** Data or metadata was made longer, by a command or by its rule: to so many bytes. */
+  extended(part: 'data' | 'metadata', size: number): void
   /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
   warning(what: string): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
@@ -35,10 +37,29 @@ export interface PoolEvents {
 export const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
+  extended() {},
   warning() {},
   needsCheckCleared() {},
   slowCommit() {},
   ioError() {},
+}
+
+/** The rule by which data or metadata grow by themselves: LVM's for thin pools. */
+export interface Autoextend {
+  /** Percent of its blocks in use above which it grows: thin_pool_autoextend_threshold. */
+  threshold: number
+  /** Percent of its size by which it grows at least: thin_pool_autoextend_percent. */
+  percent: number
+  /** Bytes beyond which it does not grow; null: the format's limit. */
+  max: number | null
+}
+
+/** What grows by itself. */
+export interface AutoextendOptions {
+  data?: Autoextend
+  metadata?: Autoextend
+  /** Metadata blocks that so many data blocks want, where the metadata follows the data. */
+  metadataOf?: (dataBlocks: number) => number
 }
 
 export interface PoolOptions {
@@ -62,6 +83,8 @@ export interface PoolOptions {
   onFull: OnFull
   /** In data blocks. */
   lowWaterMark: number
+  /** Default: nothing grows by itself. */
+  autoextend?: AutoextendOptions
   clock: Clock
   events: PoolEvents
 }

@@ -60,8 +60,8 @@ export class AtomicFile {
    * The spare, PATH.new, is the file before the last change, so that both have room on a full disk.
    * A link in its place is not followed, nor is content that a crash left there used.
    */
-  async replace(content: string): Promise<void> {
-    const bytes = Buffer.from(content)
+  async replace(content: string | Uint8Array): Promise<void> {
+    const bytes = typeof content === 'string' ? Buffer.from(content) : content
     const spare = await this.#openSpare()
     try {
       await writeAll(spare, bytes)
@@ -121,10 +121,35 @@ export class AtomicFile {
   }
 }
 
+/**
+ * Replaces a file that somebody else has made, once: as `AtomicFile`, but mode and owner stay, and
+ * no spare is left.
+ */
+export async function replaceFile(path: string, content: string): Promise<void> {
+  const next = `${path}.new`
+  const { mode, uid, gid } = statSync(path)
+  await rm(next, { force: true })
+  const file = await open(next, 'wx', 0o600)
+  try {
+    await writeAll(file, Buffer.from(content))
+    const made = await file.stat()
+    if (made.uid !== uid || made.gid !== gid) await file.chown(uid, gid)
+    await file.chmod(mode & 0o7777)
+    await file.sync()
+    await rename(next, path)
+  } catch (err) {
+    await rm(next, { force: true })
+    throw err
+  } finally {
+    await file.close()
+  }
+  await syncFolder(path)
+}
+
 /** Bytes set aside for a content of `size`: a change may add as much as there is. */
 const roomFor = (size: number): number => 2 * size + 16 * KIB
 
-async function writeAll(file: FileHandle, bytes: Buffer): Promise<void> {
+async function writeAll(file: FileHandle, bytes: Uint8Array): Promise<void> {
   for (let done = 0; done < bytes.length; ) {
     done += (await file.write(bytes, done, bytes.length - done, done)).bytesWritten
   }

@@ -5,17 +5,22 @@ export type {
   CheckProblem,
   CheckReport,
   DataReport,
+  Held,
+  HeldVolume,
   Injection,
   LabAdmin,
   MountedAdmin,
+  NewVolume,
   PoolAdmin,
   PoolStatus,
   Recording,
   VolumeInfo,
 } from './admin.js'
+export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
+export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

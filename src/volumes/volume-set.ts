@@ -11,6 +11,8 @@ import type { ThinPool } from '../pool/index.js'
 import { Volume } from './volume.js'
 import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
+const NONE: ReadonlySet<DevId> = new Set()
+
 /** The maker of volumes: owner and time of new entries. */
 export interface Maker {
   uid: number
@@ -76,11 +78,27 @@ export class VolumeSet {
     }
   }
 
+  /** By name, or by the number of the device where no volume has that for a name. */
+  mustBe(nameOrId: string): Volume {
+    const volume = this.#byName.get(nameOrId)
+    if (volume !== undefined || !/^\d{1,8}$/.test(nameOrId)) return volume ?? this.must(nameOrId)
+    const numbered = this.#byDevId.get(Number(nameOrId))
+    return numbered === undefined || numbered.entry.removed ? this.must(nameOrId) : numbered
+  }
+
+  /** So many new ids, as `newDevId` gives one. */
+  newDevIds(count: number): DevId[] {
+    const ids = new Set<DevId>()
+    while (ids.size < count) ids.add(this.newDevId(undefined, ids))
+    return [...ids]
+  }
+
   /**
    * The id asked for, or the first above all that are there.
+   * @param given ids that are as good as in use
    * @throws BAD_ARGUMENT, DEVICE_EXISTS
    */
-  newDevId(wanted: number | undefined): DevId {
+  newDevId(wanted: number | undefined, given: ReadonlySet<DevId> = NONE): DevId {
     if (wanted !== undefined) {
       if (!Number.isInteger(wanted) || wanted < 0 || wanted > MAX_DEV_ID) {
         throw new ThinfsError('BAD_ARGUMENT', `device id ${wanted}: 0 to ${MAX_DEV_ID} is allowed`)
@@ -92,9 +110,10 @@ export class VolumeSet {
     }
     let next = 0
     for (const devId of this.#byDevId.keys()) next = Math.max(next, devId + 1)
+    for (const devId of given) next = Math.max(next, devId + 1)
     if (next > MAX_DEV_ID) {
       next = 0
-      while (this.#byDevId.has(next)) next++
+      while (this.#byDevId.has(next) || given.has(next as DevId)) next++
     }
     return next as DevId
   }

@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 import { parse } from 'yaml'
-import { ThinfsError } from '../../src/base/index.js'
+import { MIB, ThinfsError } from '../../src/base/index.js'
 import {
   checkVolumeName,
   exactSize,
@@ -29,8 +29,8 @@ const ORIGIN = 'the name of another volume in this file'
 t.test('says in full what a complete file says', async t => {
   const text = `
 pool: main
-data: { path: ../blocks/data, size: 1.5T }
-metadata: { path: /var/meta, size: 2GiB }
+data: { path: ../blocks/data, size: 1.5T, autoextend: { threshold: 70%, max: 8T } }
+metadata: { path: /var/meta, size: 2GiB, autoextend: {} }
 data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
@@ -49,8 +49,16 @@ volumes:
     file: FILE,
     folder: '/srv/pool',
     pool: 'main',
-    data: { path: '/srv/blocks/data', size: 1.5 * 2 ** 40 },
-    metadata: { path: '/var/meta', size: 2 ** 31 },
+    data: {
+      path: '/srv/blocks/data',
+      size: 1.5 * 2 ** 40,
+      autoextend: { threshold: 70, percent: 20, max: 2 ** 43 },
+    },
+    metadata: {
+      path: '/var/meta',
+      size: 2 ** 31,
+      autoextend: { threshold: 80, percent: 20, max: null },
+    },
     dataBlockSize: 131072,
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
@@ -112,8 +120,30 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       'pool: a\ndata: {size: 32K}',
       '2:14: data.size: 32K is not allowed; at least one data block (data_block_size)',
     ],
-    ['pool: a\ndata: 10G', '2:7: data: 10G is not allowed; a map of path, size'],
-    ['pool: a\ndata:\n  sise: 10G', '3:3: data.sise is not known; allowed are path, size'],
+    [
+      'pool: a\ndata: 10G',
+      '2:7: data: 10G is not allowed; a map of path, size, extents, autoextend',
+    ],
+    [
+      'pool: a\ndata:\n  sise: 10G',
+      '3:3: data.sise is not known; allowed are path, size, extents, autoextend',
+    ],
+    [
+      'pool: a\ndata: {autoextend: {threshold: 100%}}',
+      '2:32: data.autoextend.threshold: 100% is not allowed; a percentage from 50% to 99%',
+    ],
+    [
+      'pool: a\ndata: {autoextend: {percent: 20}}',
+      '2:30: data.autoextend.percent: 20 is not allowed; a percentage from 1% to 1000%, as in 20%',
+    ],
+    [
+      'pool: a\nmetadata: {autoextend: {max: 16G}}',
+      '2:30: metadata.autoextend.max: 16G is not allowed; a size from 2M to 16646400K (15.88G)',
+    ],
+    [
+      'pool: a\ndata: {autoextend: 80%}',
+      '2:20: data.autoextend: 80% is not allowed; a map of threshold, percent, max',
+    ],
     ['pool: a\nvolume: {}\n', `2:1: volume is not known; allowed are ${KEYS}`],
     ['pool: a\n__proto__: {}\n', `2:1: __proto__ is not known; allowed are ${KEYS}`],
     ['data: {}\nzpool: a', `2:1: zpool is not known; allowed are ${KEYS}`],
@@ -289,6 +319,17 @@ t.test('one pool has one folder, by whatever link pool.yaml is reached', async t
   t.equal(config.data.path, join(folder, 'real/data'))
 })
 
+const rules = (most: number) =>
+  fc
+    .option(
+      fc.record({
+        threshold: fc.integer({ min: 5000, max: 9900 }).map(n => n / 100),
+        percent: fc.integer({ min: 1, max: 1000 }),
+        max: fc.option(fc.integer({ min: 2 ** 21, max: most })),
+      }),
+    )
+    .map(rule => (rule === null ? {} : { autoextend: { ...rule } }))
+
 const sizes = fc.nat({ max: 2 ** 33 - 1 })
 const configs: fc.Arbitrary<PoolConfig> = fc
   .record({
@@ -299,6 +340,8 @@ const configs: fc.Arbitrary<PoolConfig> = fc
       fc.constant('auto' as const),
       fc.integer({ min: 2 ** 21, max: 2 ** 33 }),
     ),
+    dataRule: rules(2 ** 40),
+    metadataRule: rules(2 ** 33),
     dataBlockSize: fc.oneof(
       fc.constantFrom(4096, 8192, 16384, 32768),
       fc.integer({ min: 1, max: 16384 }).map(n => n * 65536),
@@ -318,12 +361,12 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     ),
     size: sizes.map(n => (n + 1) * 512),
   })
-  .map(({ dataPath, dataSize, metadataSize, names, size, ...others }) => ({
+  .map(({ dataPath, dataSize, metadataSize, dataRule, metadataRule, names, size, ...others }) => ({
     ...others,
     file: FILE,
     folder: '/srv/pool',
-    data: { path: resolve('/srv/pool', dataPath), size: dataSize },
-    metadata: { path: '/srv/metadata', size: metadataSize },
+    data: { path: resolve('/srv/pool', dataPath), size: dataSize, ...dataRule },
+    metadata: { path: '/srv/metadata', size: metadataSize, ...metadataRule },
     volumes: Object.fromEntries(
       names.map((name, i) => [
         name,
@@ -482,4 +525,33 @@ t.test('the low water mark in blocks never lies below the one asked for', async 
   t.equal(of({ percent: 20 }, 1001), 201)
   t.equal(of({ percent: 0 }, 1000), 0)
   t.equal(of({ bytes: 65537 }, 1000), 2)
+})
+
+t.test('extents: parts of a file, which do not overlap', async t => {
+  const yaml = (data: string, metadata: string): string =>
+    `pool: p\ndata: { path: disk, ${data} }\nmetadata: { path: disk, ${metadata} }`
+  const parse = (text: string) => parseConfig(text, 'pool.yaml', '/srv/pool.yaml')
+  const good = yaml(
+    'extents: [{ offset: 5M, size: 1M }, { offset: 2M, size: 512 }]',
+    'extents: [{ offset: 6M, size: 2M }]',
+  )
+  const config = parse(good)
+  t.same(config.data.extents, [
+    { offset: 5 * MIB, size: MIB },
+    { offset: 2 * MIB, size: 512 },
+  ])
+  t.same(parse(renderConfig(config)), config)
+  const some = 'extents: [{ offset: 1M, size: 1M }]'
+  const cases: [text: string, message: RegExp][] = [
+    [yaml(some, 'size: auto'), /metadata.path: disk is not allowed; a file of its own/],
+    [yaml(some, 'extents: [{ offset: 1536K, size: 1M }]'), /data.extents: .* do not overlap/],
+    [yaml(`${some}, size: 1M`, 'extents: [{ offset: 3M, size: 1M }]'), /data.size: 1M is not/],
+    [yaml('extents: []', some), /data.extents: a list is not allowed; at least one part/],
+    [yaml('extents: 5M', some), /data.extents: 5M is not allowed; a list of maps/],
+    [yaml('extents: [{ offset: 1 }]', some), /data.extents/],
+    [yaml('extents: [{ offset: 1, size: 1M }]', some), /a multiple of 512/],
+    [yaml('extents: [{ offset: 0, size: 0 }]', some), /a multiple of 512/],
+  ]
+  for (const [text, message] of cases)
+    t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
 })

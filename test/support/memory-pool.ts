@@ -81,6 +81,7 @@ export interface Recorded {
   errors: string[]
   lowWater: number[]
   warnings: string[]
+  extended: [part: string, size: number][]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -105,7 +106,10 @@ export async function openFiles(
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
-  const recorded: Recorded = { modes: [], errors: [], lowWater: [], warnings: [], cleared: false }
+  const recorded: Recorded = {
+    ...{ modes: [], errors: [], lowWater: [], warnings: [], extended: [] },
+    cleared: false,
+  }
   const pool = await ThinPool.open({
     ...files,
     readOnly: false,
@@ -117,6 +121,7 @@ export async function openFiles(
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
       warning: what => recorded.warnings.push(what),
+      extended: (part, size) => recorded.extended.push([part, size]),
       needsCheckCleared: () => {
         recorded.cleared = true
       },

@@ -5,9 +5,11 @@
  * What is written is there for readers at once, as in the page cache. Who kills the process that
  * uses the files takes its handles away; the next one finds what was written, flushed or not.
  */
+
 import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
 import type { JournalFile } from '../../src/pool/index.js'
 import type { Label, Store } from '../../src/storage/index.js'
+import type { TableFile } from '../../src/volumes/volume-table.js'
 import type { Random } from './random.js'
 
 export const SECTOR = 512
@@ -88,7 +90,7 @@ export interface Handles {
   data: PowerStore
   metadata: PowerStore
   journal: JournalFile
-  table: { path: string; read(): string | null; replace(content: string): Promise<void> }
+  table: TableFile
 }
 
 /** What a process runs into that was killed. */
@@ -153,7 +155,7 @@ export class PowerDisk {
         replace: async content => {
           // The temporary file is flushed before it gets the name, the folder afterwards.
           await this.#wait(alive)
-          record({ kind: 'replace', file: 'table', content })
+          record({ kind: 'replace', file: 'table', content: Buffer.from(content).toString() })
           await this.flush('table', alive)
         },
       },

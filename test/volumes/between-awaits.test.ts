@@ -23,9 +23,9 @@ class HeldTable implements TableFile {
     return this.content
   }
 
-  async replace(content: string): Promise<void> {
+  async replace(content: Uint8Array): Promise<void> {
     await this.#held
-    this.content = content
+    this.content = Buffer.from(content).toString()
   }
 
   hold(): void {

@@ -20,9 +20,9 @@ class Names implements TableFile {
   read(): string | null {
     return this.content
   }
-  async replace(content: string): Promise<void> {
+  async replace(content: Uint8Array): Promise<void> {
     if (this.fails) throw Object.assign(new Error('full'), { code: 'ENOSPC' })
-    this.content = content
+    this.content = Buffer.from(content).toString()
   }
 }
 

@@ -504,7 +504,7 @@ t.test('volumes.json is the same text, whatever of it was encoded before', async
       path: file.path,
       read: () => null,
       replace: async content => {
-        file.text = content
+        file.text = Buffer.from(content).toString()
       },
     },
     { name: 'main', transactionId: 0, uuid: null },
@@ -522,6 +522,9 @@ t.test('volumes.json is the same text, whatever of it was encoded before', async
     ]),
     new Map([[1, entry(1, 'another')]]),
     new Map([[3, null]]),
+    new Map([[70_000, entry(70_000, 'far')]]),
+    new Map([[300, entry(300, 'between')]]),
+    new Map([[70_000, null]]),
   ]
   const names: string[][] = []
   for (const [i, change] of changes.entries()) {
@@ -536,6 +539,9 @@ t.test('volumes.json is the same text, whatever of it was encoded before', async
     ['one', 'tw"o\\', 'three'],
     ['another', 'tw"o\\', 'three'],
     ['another', 'tw"o\\'],
+    ['another', 'tw"o\\', 'far'],
+    ['another', 'tw"o\\', 'far', 'between'],
+    ['another', 'tw"o\\', 'between'],
   ])
 })
 
