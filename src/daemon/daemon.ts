@@ -111,7 +111,7 @@ export class Daemon {
     try {
       await daemon.#mount(signal)
     } catch (err) {
-      await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
+      await daemon.#release()
       throw err
     }
     return daemon
@@ -398,7 +398,7 @@ export class Daemon {
   #fail(failure: Error): void {
     this.#failure = failure
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
-      this.#end().catch(err => this.#givenBack.reject(err))
+      void this.#end()
       return
     }
     // A mount outlives its engine by the connection that is here.
@@ -411,11 +411,18 @@ export class Daemon {
     else this.#givenBack.reject(this.#failure)
   }
 
-  /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
+  /**
+   * Gives back what `#mount` took; the lock last: until then the files in the folder are ours. A
+   * mount that cannot be taken away is dead, and keeps nothing else: the next one clears it.
+   */
   async #release(): Promise<void> {
-    if (this.#fuseFd !== null) {
-      this.#closeFuse()
-      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+    try {
+      if (this.#fuseFd !== null) {
+        this.#closeFuse()
+        if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+      }
+    } catch (err) {
+      this.#log.error({ err }, 'not cleaned up')
     }
     if (this.#files === null) return
     this.#control?.close()
