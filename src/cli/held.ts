@@ -67,7 +67,7 @@ async function whileServed<T>(
     for (const { file } of held.volumes) {
       if (file !== null) fds.push(openSync(join(mountPoint, file), 'r'))
     }
-    const files = await openFiles(admin, place)
+    const files = await openServedOf(admin, place)
     try {
       return await use({ ...held, metadata: files.metadata, data: files.data })
     } finally {
@@ -78,7 +78,8 @@ async function whileServed<T>(
   }
 }
 
-async function openFiles(admin: PoolAdmin, place: PoolPlace): Promise<ServedFiles> {
+/** The files of a mounted pool, as its engine has them open. @throws IO_ERROR */
+export async function openServedOf(admin: PoolAdmin, place: PoolPlace): Promise<ServedFiles> {
   const { openServed } = await import('../streams/index.js')
   for (let tries = 1; ; tries++) {
     const { mount } = await admin.status()

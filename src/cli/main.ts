@@ -16,6 +16,8 @@ import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
+import { dump } from './dump.js'
+import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
@@ -39,9 +41,9 @@ import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize],
+  ...[create, snapshot, rollback, remove, rename, resize, extend],
   ...[list, status, message],
-  ...[delta, send, receive],
+  ...[dump, delta, send, receive],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],

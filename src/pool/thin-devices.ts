@@ -85,14 +85,28 @@ export class ThinDevices {
     this.createSnaps([[devId, origin]])
   }
 
+  /**
+   * As `createSnap`, of one that takes the place of a device that is deleted next: with the room that
+   * is kept for what gives some back.
+   */
+  createSnapInPlace(devId: DevId, origin: DevId): void {
+    const { space } = this.#parts
+    this.#createSnaps([[devId, origin]], space.hasRoomToReplace)
+  }
+
   /** As `createSnap`, of several devices at one moment: all snapshots are made, or none. */
   createSnaps(snapshots: readonly (readonly [devId: DevId, origin: DevId])[]): void {
-    const { pool, metadata, commits, space } = this.#parts
-    pool.mustBeWritable()
+    const { metadata, space } = this.#parts
     // The first has its room as every change of a mapping has.
     const more = (snapshots.length - 1) * SNAPSHOT_COST
     const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
-    space.mustHaveRoom(space.hasMetadataRoom && (more === 0 || free > more))
+    this.#createSnaps(snapshots, space.hasMetadataRoom && (more === 0 || free > more))
+  }
+
+  #createSnaps(snapshots: readonly (readonly [DevId, DevId])[], hasRoom: boolean): void {
+    const { pool, metadata, commits, space } = this.#parts
+    pool.mustBeWritable()
+    space.mustHaveRoom(hasRoom)
     commits.change(() => metadata.createSnaps(snapshots))
     for (const [, origin] of snapshots) this.table(origin)?.clear()
   }

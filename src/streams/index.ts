@@ -1,6 +1,7 @@
-/** Differences of volumes, and volumes as streams of bytes. */
+/** Metadata as text, differences of volumes, and volumes as streams of bytes. */
 export { type Change, type ChangeKind, changesBetween } from './changes.js'
 export { deltaXml } from './delta-xml.js'
+export { dumpJson, dumpXml, heldRootOf } from './dump.js'
 export type { StreamHeader } from './format.js'
 export { type ReceiveTarget, receiveInto, StreamReader } from './receive.js'
 export { type SendSource, sendTo } from './send.js'

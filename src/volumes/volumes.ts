@@ -5,7 +5,7 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import { bytes, type DevId, Slice, ThinfsError } from '../base/index.js'
+import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
@@ -314,7 +314,10 @@ export class Volumes implements PoolAdmin {
       const to = this.#set.must(snapshot)
       if (to === before) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
       if (keep !== undefined) this.#set.mustBeNew(keep)
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      const { space, devices } = this.pool
+      if (keep === undefined) {
+        if (!space.hasRoomToReplace) await space.makeRoomToUnmap()
+      } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
       const { mode, uid, gid } = before.entry
@@ -322,7 +325,10 @@ export class Volumes implements PoolAdmin {
         [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
         [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
       ])
-      const replace = (): void => this.pool.devices.createSnap(devId, to.devId as DevId)
+      const replace = (): void => {
+        if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
+        else devices.createSnap(devId, to.devId as DevId)
+      }
       await this.#set.claimed([before], () => this.#names.commit(changes, replace))
       if (keep !== undefined) this.#set.renamed(before, name)
       this.#options.onChange(`rolled back to ${snapshot}`, name, devId)
@@ -404,6 +410,16 @@ export class Volumes implements PoolAdmin {
     await this.sizes.resize(volume, size, shrink, signal)
     await this.#options.onResized(volume.devId, size)
     return this.#info(volume)
+  }
+
+  async extend(request: { data?: number; metadata?: number }) {
+    const { metadata, blockSize, space } = this.pool
+    this.#mustNotBeClosing()
+    await space.extend(request)
+    return {
+      data: metadata.nrDataBlocks * blockSize,
+      metadata: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
+    }
   }
 
   async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {

@@ -63,6 +63,13 @@ t.test('an ext4, by increments, to a pool with larger blocks', needs('/dev/fuse'
   const unsent = await attemptThinfs('send', from.folder, 'two', '--from', 'web')
   t.match(unsent, { status: 1, stdout: '', stderr: /^thinfs: web: it was never sent .*NO_BASE/ })
 
+  await thinfs('message', from.folder, 'reserve_metadata_snap')
+  const dumped = await thinfs('dump', from.folder, '-m')
+  t.equal(dumped, await run('thin_dump', '-m', from.metadata), 'as thin_dump -m')
+  await thinfs('message', from.folder, 'release_metadata_snap')
+  const live = await attemptThinfs('dump', from.folder)
+  t.match(live, { status: 1, stdout: '', stderr: /SNAPSHOT_NOT_HELD/ })
+
   const mounted = await thinfs('delta', from.folder, 'one', 'two', '--format', 'xml')
   await until(() => !entries(from).some(({ removed }) => removed))
   await from.close(t)
@@ -71,6 +78,7 @@ t.test('an ext4, by increments, to a pool with larger blocks', needs('/dev/fuse'
   const tool = await run('thin_delta', '--thin1', one, '--thin2', two, from.metadata)
   const body = (xml: string): string => xml.trimEnd().split('\n').slice(1).join('\n')
   t.equal(body(mounted), body(tool), 'as thin_delta')
+  t.equal(await thinfs('dump', from.folder), await run('thin_dump', from.metadata))
   const files = `sha256sum ${from.folder}/{data,metadata,journal,volumes.json}`
   const before = await sh('/', files)
   t.equal(await thinfs('delta', from.folder, 'one', two, '--format', 'xml'), tool)

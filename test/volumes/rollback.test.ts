@@ -16,12 +16,12 @@ import { type Opened, openVolumes, readVolumes, reaped } from '../support/volume
 
 const SIZE = 64 * KIB
 
-function emptyDisk(): DiskState {
+function emptyDisk(dataBlocks = 128): DiskState {
   const metadata = new MemoryStore(128 * 4096)
   ThinMetadata.format(metadata, { dataBlockSectors: 8 })
   return {
     metadata: new SparseImage(metadata.image),
-    data: SparseImage.ofHoles(128 * 4096),
+    data: SparseImage.ofHoles(dataBlocks * 4096),
     journal: Buffer.alloc(0),
     table: null,
     label: null,
@@ -35,8 +35,11 @@ async function write(volumes: Volumes, name: string, value: number): Promise<voi
 }
 
 /** `web`, of 2s, and its snapshot `old`, of 1s; and `db`. */
-async function madePool(seed: number): Promise<{ disk: PowerDisk; opened: Opened }> {
-  const disk = new PowerDisk(emptyDisk(), new Random(seed))
+async function madePool(
+  seed: number,
+  dataBlocks?: number,
+): Promise<{ disk: PowerDisk; opened: Opened }> {
+  const disk = new PowerDisk(emptyDisk(dataBlocks), new Random(seed))
   const opened = await openVolumes(disk.open())
   const { volumes } = opened
   await volumes.create({ name: 'web', size: SIZE })
@@ -151,5 +154,31 @@ t.test('snapshots of several volumes are refused as a whole', async t => {
     [...volumes.all()].map(({ name }) => name).filter(name => name.endsWith('@x')),
     ['web@x', 'old@x'],
   )
+  await volumes.close()
+})
+
+t.test('a pool without room in its metadata is rolled back, and has some then', async t => {
+  const { opened } = await madePool(1, 4096)
+  const { volumes } = opened
+  await volumes.create({ name: 'large', size: 2 ** 40 })
+  await volumes.snapshot({ origin: 'large', name: 'empty' })
+  const { device } = volumes.find('large')!
+  // Blocks that are far from each other fill leaves; each snapshot has those copied.
+  const fill = async (): Promise<void> => {
+    for (let n = 0; ; n++) {
+      await device.write(n * 4096, 4096, Buffer.alloc(4096, 5), 0)
+      if (n % 3 === 2) await volumes.snapshot({ origin: 'large', name: `large@${n}` })
+    }
+  }
+  await t.rejects(fill(), { code: 'NO_METADATA_SPACE' })
+  await t.rejects(volumes.rollback({ name: 'large', snapshot: 'empty', keep: 'full' }), {
+    code: 'NO_METADATA_SPACE',
+  })
+  await volumes.rollback({ name: 'large', snapshot: 'empty' })
+  t.equal(volumes.mappedBytes(volumes.find('large')!), 0)
+  const names = [...volumes.all()].map(({ name }) => name).filter(name => /^large@/.test(name))
+  await volumes.remove({ names })
+  await volumes.find('large')!.device.write(0, 4096, Buffer.alloc(4096, 6), 0)
+  t.same((await volumes.check()).problems, [])
   await volumes.close()
 })
