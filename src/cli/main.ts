@@ -29,13 +29,14 @@ import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { run as runWithPool } from './run.js'
+import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, mount, umount, restart],
-  ...[create, snapshot, remove, rename, resize, extend],
+  ...[create, snapshot, remove, rename, resize, extend, set],
   ...[list, status, message],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],

@@ -50,7 +50,7 @@ function describe(status: PoolStatus): string[][] {
       ),
     ],
     ['discards', status.discards],
-    ['on full', `${status.onFull}${waiting(status)}`],
+    ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
@@ -87,6 +87,11 @@ function hostRoom({ data, metadata }: PoolStatus): string {
     ...(metadata.hostFree === null ? [] : [`${formatSize(metadata.hostFree)} for metadata`]),
   ]
   return parts.join(', ') || 'block devices'
+}
+
+const queueing = ({ onFull, queueTimeout }: PoolStatus): string => {
+  if (onFull === 'error') return ''
+  return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
 }
 
 const waiting = ({ writesWaiting }: PoolStatus): string =>

@@ -26,6 +26,8 @@ export interface PoolConfig extends PoolPlace {
   discards: (typeof DISCARDS)[number]
   /** Whether a write that finds no free block waits for space or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** Seconds that it waits at most; 0: for ever. */
+  queueTimeout: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**
@@ -75,6 +77,7 @@ export const DEFAULTS = {
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',
+  queueTimeout: 60,
   transport: 'dev',
   spin: 400,
   spinShare: 80,

@@ -116,7 +116,14 @@ export interface Pong {
 export const PING = new RequestType0<Pong, WireError>('ping')
 
 /** Type of a field of a request; `?` may be absent. */
-export type FieldType = 'string' | 'number' | 'number?' | 'boolean?' | 'strings' | 'numbers?'
+export type FieldType =
+  | 'string'
+  | 'string?'
+  | 'number'
+  | 'number?'
+  | 'boolean?'
+  | 'strings'
+  | 'numbers?'
 type Request<M extends keyof MountedAdmin> =
   Parameters<MountedAdmin[M]> extends [infer R, ...unknown[]] ? R : object
 
@@ -129,6 +136,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  set: { onFull: 'string?', queueTimeout: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},

@@ -216,6 +216,7 @@ function checkedRequest(method: keyof MountedAdmin, params: unknown): object | u
 
 const FIELD_WORDS: Record<FieldType, string> = {
   string: 'a string',
+  'string?': 'a string or absent',
   number: 'a whole number',
   'number?': 'a whole number or absent',
   'boolean?': 'true, false or absent',
@@ -227,6 +228,8 @@ function hasType(value: unknown, type: FieldType): boolean {
   switch (type) {
     case 'string':
       return typeof value === 'string'
+    case 'string?':
+      return value === undefined || typeof value === 'string'
     case 'strings':
       return Array.isArray(value) && value.every(item => typeof item === 'string')
     case 'boolean?':

@@ -9,6 +9,7 @@ export type {
   LabAdmin,
   MountedAdmin,
   PoolAdmin,
+  PoolSettings,
   PoolStatus,
   Recording,
   VolumeInfo,

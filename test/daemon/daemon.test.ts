@@ -70,6 +70,7 @@ function makePool(t: Test) {
     lowWaterMark: { percent: 20 },
     discards: 'passdown',
     onFull: 'queue',
+    queueTimeout: 60,
     transport: 'dev',
     spin: 0,
     spinShare: 80,
