@@ -34,6 +34,8 @@ export const ERRORS = {
   BAD_MESSAGE: { errno: 'EINVAL', what: 'the message is not a thin-pool message' },
   TRANSACTION_MISMATCH: { errno: 'EINVAL', what: 'the transaction id is not the expected one' },
   NO_RECORDING: { errno: 'ENODATA', what: 'the volume has no recording that would do' },
+  NO_BASE: { errno: 'ENODATA', what: 'no volume has the content that a stream goes on from' },
+  BAD_STREAM: { errno: 'EBADMSG', what: 'the stream is damaged, or cut short, or none' },
   SNAPSHOT_HELD: { errno: 'EBUSY', what: 'a metadata snapshot is held already' },
   SNAPSHOT_NOT_HELD: { errno: 'EINVAL', what: 'no metadata snapshot is held' },
   NOT_SUPPORTED: { errno: 'EOPNOTSUPP', what: 'the operation is not supported' },
@@ -90,6 +92,18 @@ export const refused = (errno: string, detail: string): ThinfsError =>
 export const volumeMissing = (name: string, cause?: unknown): ThinfsError =>
   new ThinfsError('VOLUME_MISSING', `${name}: no volume has the name`, { cause })
 
+/** The error of a command on a volume that is there, and has no recording. */
+export const noRecording = (name: string): ThinfsError => {
+  const how = `thinfs record POOL ${name} begins one`
+  return new ThinfsError('NO_RECORDING', `${name}: the volume has no recording; ${how}`)
+}
+
+/** The error of a command that a recording which is there is of no use for. */
+export const uselessRecording = (name: string, why: string): ThinfsError => {
+  const how = 'thinfs record --remove gives it up, then thinfs record begins another'
+  return new ThinfsError('NO_RECORDING', `${name}: ${why}; ${how}`)
+}
+
 /** The reason of an aborted signal: nobody waits for the work any more. */
 export const cancelled = (): ThinfsError =>
   new ThinfsError('CANCELLED', 'nobody waits for the answer any more')
@@ -100,6 +114,13 @@ export function errnoOf(err: unknown): string {
   const code = (err as NodeJS.ErrnoException | null)?.code
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
+
+/** The error of a system call on a file. */
+export const ioError = (path: string, cause: unknown): ThinfsError =>
+  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
+    cause,
+    errno: errnoOf(cause),
+  })
 
 /** Whether an error says that the host has no room: its disk is full, or somebody's quota is. */
 export function isNoSpace(err: unknown): boolean {

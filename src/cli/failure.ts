@@ -32,13 +32,16 @@ export function lineOf(err: unknown, asJson: boolean): string {
   return asJson ? jsonOf({ code, errno, message }) : `thinfs: ${message} (${code ?? errno})`
 }
 
-/** A command line that cannot be right, in the words of the parser. */
-export function usageLineOf(text: string, asJson: boolean): string {
-  const message = text
+/**
+ * A command line that cannot be right, in the words of the parser, and whose help says what can.
+ * @param program as one types it, `thinfs list`
+ */
+export function usageLineOf(text: string, program: string, asJson: boolean): string {
+  const what = text
     .trim()
     .replace(/^error: /, '')
     .replace(/\s*\n\s*/g, ' ')
-  return asJson ? jsonOf({ code: 'BAD_ARGUMENT', errno: 'EINVAL', message }) : `thinfs: ${message}`
+  return lineOf(new ThinfsError('BAD_ARGUMENT', `${what}; see ${program} --help`), asJson)
 }
 
 const jsonOf = (error: { code: string | null; errno: string; message: string }): string =>

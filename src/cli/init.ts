@@ -1,9 +1,10 @@
-import { existsSync, mkdirSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
+import { existsSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
-import { formatSize, newConfig, type PoolConfig, parseSize, renderConfig } from '../config/index.js'
+import { ThinfsError } from '../base/index.js'
+import { formatSize, newConfig, type PoolConfig, parseSize, poolNameOf } from '../config/index.js'
 import { command, type Output, print } from './command.js'
 import { noteSmallHost } from './host-room.js'
+import { writeNewConfig } from './new-pool-yaml.js'
 import { collect, volumesOf } from './volume-option.js'
 
 interface Options extends Output {
@@ -65,40 +66,17 @@ function isFolder(target: string): boolean {
 
 /** Writes a pool.yaml made of the options, after the check that it passes when it is read. */
 async function writeConfig(file: string, options: Options): Promise<void> {
-  const { parseConfig } = await import('../config/index.js')
   const path = resolve(file)
   const folder = dirname(path)
   const { metadataSize = 'auto' } = options
   const config = newConfig(path, {
-    pool: poolName(basename(folder)),
+    pool: poolNameOf(basename(folder)),
     dataSize: parseSize(options.dataSize ?? DATA_SIZE),
     metadataSize: metadataSize === 'auto' ? 'auto' : parseSize(metadataSize),
     ...(options.blockSize && { dataBlockSize: parseSize(options.blockSize) }),
     volumes: volumesOf(options.volume),
   })
-  const text = renderConfig(config)
-  try {
-    parseConfig(text, path, path)
-  } catch (err) {
-    // The file is not there: its lines would mean nothing.
-    const message = (err as Error).message.slice(path.length).replace(/^:\d+:\d+: /, '')
-    throw new ThinfsError('BAD_ARGUMENT', message, { cause: err })
-  }
-  mkdirSync(dirname(folder), { recursive: true })
-  if (!existsSync(folder)) mkdirSync(folder, { mode: 0o700 })
-  try {
-    // As durable as the first flush: nothing else says where the data is, and in which blocks.
-    writeFileSync(path, text, { flag: 'wx', mode: 0o600, flush: true })
-  } catch (err) {
-    if (errnoOf(err) !== 'EEXIST') throw err
-    throw new ThinfsError('POOL_IN_USE', `${path}: another process is making the pool`)
-  }
-}
-
-/** A pool's name after its folder's: what a pool may not be called becomes a hyphen. */
-function poolName(folder: string): string {
-  const name = folder.replace(/[^A-Za-z0-9._+-]/g, '-').replace(/^[^A-Za-z0-9]+/, '')
-  return name.slice(0, 127) || 'pool'
+  await writeNewConfig(config)
 }
 
 function refuseOptions(file: string, options: Options): void {

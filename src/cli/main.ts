@@ -5,15 +5,18 @@
  * it is needed; scripts/bundle.mjs keeps the two apart.
  */
 import { createRequire } from 'node:module'
-import { Command, CommanderError } from 'commander'
+import { Command, CommanderError, type OutputConfiguration } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import { isUserUnknown } from '../host/index.js'
+import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
 import { create } from './create.js'
+import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
+import { dump } from './dump.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
@@ -22,22 +25,26 @@ import { list } from './list.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
+import { send } from './send.js'
 import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
-  ...[init, mount, umount, restart],
-  ...[create, snapshot, remove, rename, resize, extend, set],
+  ...[init, adopt, mount, umount, restart],
+  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
+  ...[dump, delta, send, receive],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
@@ -76,9 +83,7 @@ function program(asJson: boolean): Command {
     .version(version)
     .exitOverride()
     .hook('preAction', mustKnowItsUser)
-    .configureOutput({
-      outputError: (text, write) => write(`${usageLineOf(text, asJson)}\n`),
-    })
+    .configureOutput(usageErrorsOf('thinfs', asJson))
     .addHelpText(
       'after',
       `
@@ -93,9 +98,16 @@ Example:
   $ thinfs create /mnt/thin web --size 10G
   $ mkfs.ext4 $(thinfs attach /mnt/thin web)`,
     )
-  for (const command of COMMANDS) program.addCommand(command.copyInheritedSettings(program))
+  for (const command of COMMANDS) {
+    const usageErrors = usageErrorsOf(`thinfs ${command.name()}`, asJson)
+    program.addCommand(command.copyInheritedSettings(program).configureOutput(usageErrors))
+  }
   return program
 }
+
+const usageErrorsOf = (program: string, asJson: boolean): OutputConfiguration => ({
+  outputError: (text, write) => write(`${usageLineOf(text, program, asJson)}\n`),
+})
 
 /** Refuses a file of somebody else that could pass for the user's own. @throws NOT_TRUSTED */
 function mustKnowItsUser(): void {

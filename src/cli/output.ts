@@ -22,6 +22,22 @@ export function watchOutput(): void {
   process.stderr.on('error', () => {})
 }
 
+/** Characters that are written at a time. */
+const PART = 65_536
+
+/** Prints text as it comes, no faster than it is taken. Ends early when nobody takes it any more. */
+export async function printAll(texts: Iterable<string>): Promise<void> {
+  let part = ''
+  for (const text of texts) {
+    part += text
+    if (part.length < PART) continue
+    if (!process.stdout.write(part)) await once(process.stdout, 'drain').catch(() => {})
+    if (failure !== null) return
+    part = ''
+  }
+  process.stdout.write(part)
+}
+
 /**
  * Waits until all is written.
  * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list |

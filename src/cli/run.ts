@@ -27,8 +27,8 @@ The environment has THINFS_MOUNT, where the pool is mounted, and for each volume
 file: THINFS_WEB_1 for web-1. When the command ends, by itself or by a signal, or thinfs is killed,
 all that it has left is taken away: processes, mounts from volumes, loop devices on them, the pool.
 
-Exit codes: the command's, 128+N when signal N has ended it; 125 without a pool, 126 and 127 when
-the command cannot be started.`,
+Exit codes: the command's, 128+N when signal N has ended it; 125 without a pool, or when something
+of it cannot be removed; 126 and 127 when the command cannot be started.`,
   )
   .action(async (program: string, args: string[], { volume, json }: Options) => {
     const volumes = Object.fromEntries(

@@ -1,23 +1,25 @@
 /** Volumes that a command makes for its own use: snapshots that go when it ends. */
 import { join } from 'node:path'
-import { ThinfsError } from '../base/index.js'
+import { noRecording, uselessRecording, volumeMissing } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
 import type { RecordReader, ReplayFile } from '../replay/index.js'
 import type { Recording } from '../volumes/index.js'
 import { namingHolders, volumeFile } from './pool.js'
 
-/** The recording of a volume. @throws NO_RECORDING */
+/** The recording of a volume. @throws NO_RECORDING, VOLUME_MISSING */
 export async function recordingOf(daemon: DaemonClient, name: string): Promise<Recording> {
   const found = (await daemon.recordings()).find(({ volume }) => volume === name)
   if (found !== undefined) return found
-  throw new ThinfsError('NO_RECORDING', `${name}: thinfs record begins one`)
+  const { dm } = await daemon.status()
+  const isThere = dm.volumes.some(volume => volume.name === name)
+  throw isThere ? noRecording(name) : volumeMissing(name)
 }
 
 /** @throws NO_RECORDING for one that is not whole, or is no longer there */
 export async function openRecording(place: PoolPlace, recording: Recording): Promise<RecordReader> {
   const { volume, log, data, lost, ended } = recording
-  if (lost) throw new ThinfsError('NO_RECORDING', `${volume}: ${ended}`)
+  if (lost) throw uselessRecording(volume, `the recording has ended: ${ended}`)
   const { RecordReader } = await import('../replay/index.js')
   return new RecordReader(join(place.folder, log), join(place.folder, data))
 }
@@ -57,5 +59,5 @@ export async function withSnapshot<T>(
 /** The snapshot that a recording begins with. @throws NO_RECORDING when somebody has removed it */
 export function baseOf({ volume, base }: Recording): string {
   if (base !== null) return base
-  throw new ThinfsError('NO_RECORDING', `${volume}: the snapshot that it begins with was removed`)
+  throw uselessRecording(volume, 'the snapshot that it begins with was removed')
 }

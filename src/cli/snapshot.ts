@@ -15,6 +15,7 @@ import { volumeFile, withPool } from './pool.js'
 interface Options extends Output {
   id?: number
   freeze?: string | true
+  suffix?: string
 }
 
 export const snapshot = command(
@@ -24,30 +25,56 @@ export const snapshot = command(
 )
   .argument('<POOL>', POOL_HELP)
   .argument('<ORIGIN>', 'the volume to take a snapshot of')
-  .argument('<NAME>', 'of the new volume')
+  .argument('[NAME...]', 'of the new volume; with --suffix, more volumes to take one of')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
+  .option(
+    '--suffix <suffix>',
+    'snapshots of all volumes named, of one moment, each named as its volume with this at the end',
+  )
   .option(
     '--freeze [folder]',
     'fsfreeze(8) the filesystem on the origin meanwhile: all that are mounted, or the one of this folder',
   )
-  .action(async (pool: string, origin: string, name: string, options: Options) => {
-    const request = { origin, name, ...(options.id !== undefined && { devId: options.id }) }
-    const { freeze } = options
-    const volume = await withPool(pool, 'write', async (admin, place) => {
+  .action(async (pool: string, origin: string, names: string[], options: Options) => {
+    const { id, suffix, freeze } = options
+    const origins = suffix === undefined ? [origin] : [...new Set([origin, ...names])]
+    mustFit(names, options)
+    const volumes = await withPool(pool, 'write', async (admin, place) => {
       const take = async () => {
-        await flushMaps(admin, place, origin)
-        return await admin.snapshot(request)
+        for (const name of origins) await flushMaps(admin, place, name)
+        if (suffix !== undefined) return await admin.snapshotAll({ origins, suffix })
+        const request = { origin, name: names[0]!, ...(id !== undefined && { devId: id }) }
+        return [await admin.snapshot(request)]
       }
       if (freeze === undefined) return await take()
       if (freeze !== true) await mustNotHold(freeze, place)
-      const file = await volumeFile(admin, place.file, origin)
-      const folders = await findFilesystems(origin, file, freeze === true ? null : freeze)
+      const folders: string[] = []
+      for (const name of origins) {
+        const file = await volumeFile(admin, place.file, name)
+        folders.push(...(await findFilesystems(name, file, freeze === true ? null : freeze)))
+      }
       for (const folder of folders) await mustNotHold(folder, place)
       return await whileAllFrozen(folders, take)
     })
-    const size = formatSize(volume.size)
-    print(options, volume, `${name}: ${size}, device id ${volume.devId}, snapshot of ${origin}`)
+    const lines = volumes.map(({ name, size, devId }, i) => {
+      return `${name}: ${formatSize(size)}, device id ${devId}, snapshot of ${origins[i]}`
+    })
+    print(options, suffix === undefined ? volumes[0] : volumes, lines.join('\n'))
   })
+
+/** @throws BAD_ARGUMENT for names and options that do not go together */
+function mustFit(names: readonly string[], { id, suffix, freeze }: Options): void {
+  if (suffix === undefined) {
+    if (names.length === 1) return
+    const what = names.length === 0 ? 'NAME is missing' : 'more than one NAME'
+    throw new ThinfsError('BAD_ARGUMENT', `${what}: snapshots of several volumes take --suffix`)
+  }
+  if (id !== undefined) throw new ThinfsError('BAD_ARGUMENT', '--id is for one snapshot')
+  if (typeof freeze === 'string' && names.length > 0) {
+    const what = '--freeze FOLDER is for one volume; without it, all filesystems are frozen'
+    throw new ThinfsError('BAD_ARGUMENT', what)
+  }
+}
 
 /**
  * How often it is looked whether a flush waits for a write that waits for space, in milliseconds.
@@ -106,7 +133,10 @@ async function sync(path: string, isFull: () => Promise<boolean>): Promise<void>
 async function mustNotHold(folder: string, place: PoolPlace): Promise<void> {
   const { loadConfig } = await import('../config/index.js')
   const config = loadConfig(place.file)
-  const { dev } = await stat(folder)
+  const { dev } = await stat(folder).catch((err: NodeJS.ErrnoException) => {
+    const what = err.code === 'ENOENT' ? 'no such folder' : err.message
+    throw new ThinfsError('BAD_ARGUMENT', `--freeze ${folder}: ${what}`, { cause: err })
+  })
   for (const own of [config.folder, dirname(config.data.path), dirname(config.metadata.path)]) {
     if ((await stat(own)).dev === dev) {
       const detail = `${folder}: it cannot be frozen, the pool has files on it (${own})`

@@ -2,12 +2,13 @@
 export { type Setting, withValues } from './edit.js'
 export * from './load.js'
 export { checkVolumeName, UNNAMED_PREFIX, whyNotAName } from './names.js'
-export { newConfig } from './new-config.js'
+export { newConfig, poolNameOf } from './new-config.js'
 export { placeOf } from './place.js'
 export {
   type Autoextend,
   autoMetadataSize,
   DEFAULTS,
+  type Extent,
   type LowWaterMark,
   lowWaterMarkBlocks,
   type PoolConfig,

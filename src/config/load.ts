@@ -6,7 +6,7 @@
  * reported.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync } from 'node:fs'
-import { dirname, resolve } from 'node:path'
+import { basename, dirname, resolve } from 'node:path'
 import {
   Composer,
   type CST,
@@ -26,7 +26,7 @@ import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
 import type { Autoextend, PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
-import { mustBeOf, mustBeTrusted } from './trust.js'
+import { isOwnName, mustBeOf, mustBeTrusted } from './trust.js'
 
 const FILE_SIZE_MAX = MIB
 /** At most so many problems are located in the file, to find the first of them. */
@@ -76,7 +76,18 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
   const broken = document.errors[0] ?? document.warnings[0] ?? duplicateKey(document)
   if (broken) throw problem(broken.pos[0], broken.message)
   const parsed = POOL_YAML.safeParse(toPlain(document, path))
-  if (parsed.success) return toConfig(file, parsed.data)
+  if (parsed.success) {
+    const config = toConfig(file, parsed.data)
+    for (const key of ['data', 'metadata'] as const) {
+      if (!isOwnFile(config, config[key].path)) continue
+      const found = `${key}.path: ${parsed.data[key].path} is not allowed`
+      throw problem(
+        locate(document, [key, 'path']).offset,
+        `${found}; a file that thinfs does not write for itself`,
+      )
+    }
+    return config
+  }
   const problems = parsed.error.issues
     .slice(0, PROBLEMS_MAX)
     .flatMap(issue => describe(document, issue))
@@ -233,11 +244,13 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     data: {
       path: resolve(folder, yaml.data.path),
       size: yaml.data.size ?? null,
+      ...(yaml.data.extents && { extents: yaml.data.extents }),
       ...toAutoextend(yaml.data.autoextend),
     },
     metadata: {
       path: resolve(folder, yaml.metadata.path),
       size: yaml.metadata.size,
+      ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
       ...toAutoextend(yaml.metadata.autoextend),
     },
     dataBlockSize: yaml.data_block_size,
@@ -252,6 +265,10 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     volumes: toVolumes(yaml.volumes),
   }
 }
+
+/** Whether thinfs would write to a path, or remove it, as one of the files beside pool.yaml. */
+const isOwnFile = ({ file, folder }: PoolConfig, path: string): boolean =>
+  path === file || (dirname(path) === folder && isOwnName(basename(path)))
 
 function toAutoextend(rule: z.infer<typeof POOL_YAML>['data']['autoextend']): {
   autoextend?: Autoextend

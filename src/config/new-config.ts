@@ -10,7 +10,7 @@ export function newConfig(
   file: string,
   said: Pick<PoolConfig, 'pool' | 'volumes'> &
     Partial<Pick<PoolConfig, 'dataBlockSize' | 'onFull'>> & {
-      dataSize: number
+      dataSize: number | null
       metadataSize?: PoolConfig['metadata']['size']
     },
 ): PoolConfig {
@@ -31,4 +31,10 @@ export function newConfig(
     spinShare: DEFAULTS.spinShare,
     volumes: said.volumes,
   }
+}
+
+/** A pool's name after a folder's, or another program's: what none may have becomes a hyphen. */
+export function poolNameOf(text: string): string {
+  const name = text.replace(/[^A-Za-z0-9._+-]/g, '-').replace(/^[^A-Za-z0-9]+/, '')
+  return name.slice(0, 127) || 'pool'
 }

@@ -16,10 +16,10 @@ export interface PoolPlace {
 export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
-  /** `size` null: as large as the file or device is. */
-  data: { path: string; size: number | null; autoextend?: Autoextend }
+  /** `size` null: as large as the file or device, or its extents. */
+  data: { path: string; size: number | null; extents?: Extent[]; autoextend?: Autoextend }
   /** `size` auto: as much as data of this size and block size can need. */
-  metadata: { path: string; size: number | 'auto'; autoextend?: Autoextend }
+  metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
   dataBlockSize: number
   lowWaterMark: LowWaterMark
   /** Whether a discard frees the host's space too, only the pool's, or is refused. */
@@ -40,6 +40,12 @@ export interface PoolConfig extends PoolPlace {
   spinShare: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
+}
+
+/** A part of a file that is the pool's, one of several behind each other. Bytes. */
+export interface Extent {
+  offset: number
+  size: number
 }
 
 /** The rule by which data or metadata grow by themselves: that of LVM's thin pools. */

@@ -1,6 +1,12 @@
 /** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
 import { isAbsolute, relative } from 'node:path'
-import { type Autoextend, DEFAULTS, type PoolConfig, type VolumeConfig } from './pool-config.js'
+import {
+  type Autoextend,
+  DEFAULTS,
+  type Extent,
+  type PoolConfig,
+  type VolumeConfig,
+} from './pool-config.js'
 import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
@@ -14,14 +20,12 @@ pool: ${scalar(config.pool)}
 # disk's. The size is the most that all volumes together can come to hold.
 data:
   path: ${scalar(shortPath(config, data.path))}
-${data.size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(data.size)}`}
-${renderAutoextend(data.autoextend, '1T')}
+${data.extents ? renderExtents(data.extents) : renderSizes(renderDataSize(data.size), data, '1T')}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
   path: ${scalar(shortPath(config, metadata.path))}
-  size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}
-${renderAutoextend(metadata.autoextend, '1G')}
+${metadata.extents ? renderExtents(metadata.extents) : renderSizes(renderMetadataSize(metadata.size), metadata, '1G')}
 
 # The unit of provisioning, sharing and discard. Fixed once the pool is made.
 data_block_size: ${exactSize(config.dataBlockSize)}
@@ -58,14 +62,32 @@ volumes:${renderVolumes(config.volumes)}
 }
 
 /** @param max for the example, where there is no rule */
-function renderAutoextend(rule: Autoextend | undefined, max: string): string {
+function renderSizes(
+  size: string,
+  { autoextend: rule }: { autoextend?: Autoextend },
+  max: string,
+): string {
   if (rule === undefined) {
     const { threshold, percent } = DEFAULTS.autoextend
     const example = `{ threshold: ${threshold}%, percent: ${percent}%, max: ${max} }`
-    return `  # autoextend: ${example}   (now: it does not grow by itself)`
+    return `${size}\n  # autoextend: ${example}   (now: it does not grow by itself)`
   }
   const most = rule.max === null ? '' : `, max: ${exactSize(rule.max)}`
-  return `  autoextend: { threshold: ${rule.threshold}%, percent: ${rule.percent}%${most} }`
+  return `${size}\n  autoextend: { threshold: ${rule.threshold}%, percent: ${rule.percent}%${most} }`
+}
+
+const renderDataSize = (size: number | null): string =>
+  size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(size)}`
+
+const renderMetadataSize = (size: number | 'auto'): string =>
+  `  size: ${size === 'auto' ? size : exactSize(size)}`
+
+/** Parts of the file that are the pool's, in the order in which they follow each other. */
+function renderExtents(extents: readonly Extent[]): string {
+  const lines = extents.map(
+    ({ offset, size }) => `\n    - { offset: ${exactSize(offset)}, size: ${exactSize(size)} }`,
+  )
+  return `  extents:${lines.join('')}`
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {

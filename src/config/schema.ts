@@ -20,6 +20,7 @@ import {
   BLOCK_SIZES,
   DEFAULTS,
   DISCARDS,
+  type Extent,
   type LowWaterMark,
   ON_FULL,
   TRANSPORTS,
@@ -86,6 +87,16 @@ const lowWaterMark = value(`a percentage as in 20%, or ${SIZE_FORMS}`, (text): L
   if (percent > 100) throw new ThinfsError('BAD_ARGUMENT', 'more than all')
   return { percent }
 })
+
+const extents = z
+  .array(
+    map({
+      offset: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n % SECTOR_SIZE === 0),
+      size: size(`a multiple of 512 bytes: ${SIZE_FORMS}`, n => n > 0 && n % SECTOR_SIZE === 0),
+    }),
+    { error: 'a list of maps of offset, size' },
+  )
+  .min(1, { error: 'at least one part' })
 
 const percentage = (allowed: string, min: number, max: number) =>
   value(allowed, text => {
@@ -160,6 +171,12 @@ function ownOrigins(all: Volumes): Set<string> {
   return circular
 }
 
+/** Whether parts of a file overlap each other, or others. */
+function overlap(parts: readonly Extent[], others: readonly Extent[]): boolean {
+  const all = [...parts, ...others].sort((a, b) => a.offset - b.offset)
+  return all.some(({ offset }, i) => i > 0 && offset < all[i - 1]!.offset + all[i - 1]!.size)
+}
+
 const POOL_NAME = /^[A-Za-z0-9][A-Za-z0-9._+-]{0,126}$/
 
 /** The whole document, `volumes` as a Map: names such as `__proto__` and `1` are names there. */
@@ -170,6 +187,7 @@ export const POOL_YAML = map({
   data: map({
     path: path.default(DEFAULTS.dataPath),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
+    extents: extents.optional(),
     autoextend: autoextend(SIZE_FORMS, n => n > 0),
   }).prefault({}),
   metadata: map({
@@ -179,6 +197,7 @@ export const POOL_YAML = map({
       const bytes = parseSize(text)
       return bytes >= METADATA_SIZE_MIN && bytes <= METADATA_SIZE_MAX ? bytes : undefined
     }).default('auto'),
+    extents: extents.optional(),
     autoextend: autoextend(
       'a size from 2M to 16646400K (15.88G)',
       n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
@@ -208,11 +227,28 @@ export const POOL_YAML = map({
       message: 'at least one data block (data_block_size)',
     })
   }
+  const refuse = (path: string[], message: string) =>
+    context.addIssue({ code: 'custom', path, message })
+  for (const key of ['data', 'metadata'] as const) {
+    const { extents, size, autoextend } = pool[key]
+    if (extents === undefined) continue
+    const isSized = size !== undefined && size !== 'auto'
+    if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
+    if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
+  }
   if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
-    context.addIssue({
-      code: 'custom',
-      path: ['metadata', 'path'],
-      message: 'a file of its own, not that of the data',
-    })
+    const parts = [pool.data.extents, pool.metadata.extents]
+    if (parts.includes(undefined)) {
+      refuse(['metadata', 'path'], 'a file of its own, not that of the data')
+    }
+  }
+  for (const [key, [one, other]] of Object.entries({
+    data: [pool.data, pool.metadata],
+    metadata: [pool.metadata, pool.data],
+  } as const)) {
+    const others = normalize(one.path) === normalize(other.path) ? (other.extents ?? []) : []
+    if (one.extents !== undefined && overlap(one.extents, others)) {
+      refuse([key, 'extents'], 'parts that do not overlap')
+    }
   }
 })

@@ -11,8 +11,14 @@ import { ThinfsError, whyNotOf, whyNotTrusted } from '../base/index.js'
  * Files that thinfs keeps beside pool.yaml and opens by name: the folder's owner vouches for them.
  */
 const OWN_FILES = ['volumes.json', 'journal', 'daemon.json', 'thinfs.log']
+/** Other names in that folder that thinfs uses, or has used when it makes a file anew. */
+const OTHER_NAMES = /^(control\.sock|lab\.json|record-\d+\.(log|data)|.*\.(new|old))$/
 const OTHERS_WRITE = 0o002
 const STICKY = 0o1000
+
+/** Whether thinfs keeps something of its own under a name in the folder of pool.yaml. */
+export const isOwnName = (name: string): boolean =>
+  name === 'pool.yaml' || OWN_FILES.includes(name) || OTHER_NAMES.test(name)
 
 /**
  * Checks the folder of a pool.yaml, the folders above it, and what thinfs keeps in it.

@@ -7,6 +7,7 @@ import {
   connectionAborter,
   hasEnded,
   type Mount,
+  mustNotBeHidden,
   nameHolders,
   read,
   thinfsMountAt,
@@ -106,12 +107,10 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
  * @param pid of the daemon
  * @throws MOUNT_BUSY naming who holds the mount; MOUNT_FAILED
  */
-export async function umountUnasked(
-  { mountPoint }: Mount,
-  pid: number,
-  force: boolean,
-): Promise<void> {
+export async function umountUnasked(mount: Mount, pid: number, force: boolean): Promise<void> {
   const ended = new Promise<void>(() => {})
+  const { mountPoint } = mount
+  mustNotBeHidden(mount)
   await (force ? unmountOrphanForcibly(mountPoint) : unmountOrphan(mountPoint, ended))
   // It commits now: that may take long.
   await processEnds(pid, Number.POSITIVE_INFINITY)

@@ -133,6 +133,8 @@ export const ADMIN_REQUESTS: {
 } = {
   create: { name: 'string', size: 'number', devId: 'number?' },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
+  snapshotAll: { origins: 'strings', suffix: 'string' },
+  rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
@@ -142,6 +144,9 @@ export const ADMIN_REQUESTS: {
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },
+  hold: { names: 'strings', identify: 'string?' },
+  beginVolume: { name: 'string', size: 'number', base: 'string?' },
+  nameVolume: { devId: 'number', name: 'string', content: 'string?' },
   inject: {
     name: 'string',
     clear: 'boolean?',

@@ -36,6 +36,7 @@ import {
   connectionAborter,
   hasEnded,
   type Mount,
+  mustNotBeHidden,
   mustNotCover,
   nameHolders,
   prepareMountPoint,
@@ -110,7 +111,7 @@ export class Daemon {
     try {
       await daemon.#mount(signal)
     } catch (err) {
-      await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
+      await daemon.#release()
       throw err
     }
     return daemon
@@ -175,6 +176,7 @@ export class Daemon {
    *   FILE_REMOVED when the mount alone keeps a file of the pool
    */
   async umount(): Promise<void> {
+    if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     if (this.#isMounted) this.#files?.mustHaveNames()
     await this.#umountOnce()
   }
@@ -188,10 +190,12 @@ export class Daemon {
 
   /**
    * As `umount`, also while somebody holds the mount: he gets errors from then on.
-   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; DAEMON_FAILED
+   * @throws NOT_MOUNTED; MOUNT_FAILED when that cannot be done, and nothing was; MOUNT_BUSY when
+   *   another mount hides it; DAEMON_FAILED
    */
   async umountForcibly(): Promise<void> {
     const { mountPoint } = this.#options
+    if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     try {
       return await this.#umountOnce()
     } catch (err) {
@@ -394,7 +398,7 @@ export class Daemon {
   #fail(failure: Error): void {
     this.#failure = failure
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
-      this.#end().catch(err => this.#givenBack.reject(err))
+      void this.#end()
       return
     }
     // A mount outlives its engine by the connection that is here.
@@ -407,11 +411,18 @@ export class Daemon {
     else this.#givenBack.reject(this.#failure)
   }
 
-  /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
+  /**
+   * Gives back what `#mount` took; the lock last: until then the files in the folder are ours. A
+   * mount that cannot be taken away is dead, and keeps nothing else: the next one clears it.
+   */
   async #release(): Promise<void> {
-    if (this.#fuseFd !== null) {
-      this.#closeFuse()
-      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+    try {
+      if (this.#fuseFd !== null) {
+        this.#closeFuse()
+        if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+      }
+    } catch (err) {
+      this.#log.error({ err }, 'not cleaned up')
     }
     if (this.#files === null) return
     this.#control?.close()

@@ -8,6 +8,7 @@ import {
   openFiles,
   otherProcesses,
   readMounts,
+  removedFiles,
   thinfsMountAt,
 } from '../host/index.js'
 import { readDaemonFile } from './daemon-file.js'
@@ -16,7 +17,7 @@ import { serversOf, startOf } from './pool-lock.js'
 /**
  * The path of the pool.yaml that `reference` is, or is the folder of, or is mounted from. A mount
  * is recognised by the mount table alone, whether its server lives or not.
- * @throws NOT_A_POOL saying what was tried
+ * @throws NOT_A_POOL saying what was tried; FILE_REMOVED
  */
 export function findPool(reference: string): string {
   const path = resolve(reference)
@@ -30,6 +31,9 @@ export function findPool(reference: string): string {
     const file = join(path, 'pool.yaml')
     if (statSync(file, { throwIfNoEntry: false })?.isFile()) return file
   } catch (err) {
+    if (err instanceof ThinfsError) {
+      throw new ThinfsError(err.code, `${reference}: ${err.message}`, { cause: err })
+    }
     const errno = errnoOf(err)
     const moved = errno === 'ENOENT' ? mountFrom(path) : undefined
     const where = moved ? `; the pool that was there is mounted at ${moved.mountPoint}` : ''
@@ -43,7 +47,8 @@ export function findPool(reference: string): string {
 /**
  * The pool.yaml of a mount, where it is now: the pool's folder may have been moved, and another
  * pool put in its place. The process that serves the mount has the folder open.
- * @throws NOT_A_POOL when its server lives and the file is gone
+ * @throws NOT_A_POOL when its server lives and the file is gone; FILE_REMOVED when the mount alone
+ *   keeps the pool's other files as well, saying how to save them
  */
 function servedFrom({ mountPoint, source }: Mount): string {
   const daemon = readDaemonFile(dirname(source))
@@ -57,9 +62,21 @@ function servedFrom({ mountPoint, source }: Mount): string {
   const folder = servers.flatMap(openFiles).find(path => existsSync(join(path, file)))
   if (folder !== undefined) return join(folder, file)
   const what = `the ${file} of the pool that is mounted there, once ${source}, was removed`
-  const cure = `put it back, or end the mount: umount ${mountPoint}`
-  throw new ThinfsError('NOT_A_POOL', `${mountPoint}: ${what}; ${cure}`)
+  const end = `umount ${mountPoint}`
+  // The daemon's and its engine's, by name.
+  const removed = new Map(
+    servers.flatMap(removedFiles).map(({ was, descriptor }) => [was, descriptor]),
+  )
+  if (removed.size > 0) {
+    const copies = [...removed].map(howToSave)
+    const cure = `save them once nobody writes, before ${end} loses them: ${copies.join('; ')}`
+    throw new ThinfsError('FILE_REMOVED', `${what}, and so were its files; ${cure}`)
+  }
+  throw new ThinfsError('NOT_A_POOL', `${what}; put it back, or end the mount: ${end}`)
 }
+
+const howToSave = ([was, descriptor]: [string, string]): string =>
+  `cp --sparse=always ${descriptor} ELSEWHERE/${basename(was)}`
 
 /** A mount of a pool, and the process that has it. */
 export interface Server {

@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { errnoOf } from '../base/index.js'
 import { isInUserNamespace } from '../host/index.js'
 
@@ -41,6 +41,10 @@ export const fail = (check: string, found: string, mend: string | null = null): 
 
 /** Whether this process is root, of the machine or of a user namespace. */
 export const isRoot = (): boolean => process.geteuid!() === 0
+
+/** Whether Docker or Podman have made this root: devices and modules are the machine's to give. */
+export const isContainer = (): boolean =>
+  ['/.dockerenv', '/run/.containerenv'].some(path => existsSync(path))
 
 /** A command that takes the machine's root. */
 export const asRoot = (command: string): string =>

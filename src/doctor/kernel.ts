@@ -7,6 +7,7 @@ import { Ring } from '../ring/index.js'
 import {
   asRoot,
   type Finding,
+  isContainer,
   isRoot,
   ok,
   readText,
@@ -47,7 +48,7 @@ export function lookAtLoop(): Finding {
   switch (errno) {
     case 'ENOENT': {
       const found = 'no /dev/loop-control: the module loop is not loaded, or not for this container'
-      return warn(check, found, isRoot() ? asRoot('modprobe loop') : without)
+      return warn(check, found, isRoot() && !isContainer() ? asRoot('modprobe loop') : without)
     }
     case 'EACCES': {
       const found = 'attach needs root; fuse2fs, qemu-nbd and guestmount take the file of a volume'

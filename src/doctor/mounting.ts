@@ -1,7 +1,7 @@
 /** Whether a pool can be mounted by the user who asks, and for whom. */
 import { execFile } from 'node:child_process'
 import { closeSync, constants, mkdtempSync, openSync, rmdirSync, statSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { homedir, tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 import { DEV } from '../fuse/index.js'
@@ -10,6 +10,7 @@ import {
   asRoot,
   type Finding,
   fail,
+  isContainer,
   isRoot,
   ok,
   readText,
@@ -42,7 +43,8 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
       const found = isLoaded
         ? 'there is none; a container gets it with --device /dev/fuse'
         : 'there is none: the kernel has no FUSE, or its module is not loaded'
-      return { found, mend: isLoaded ? asRoot(`mknod -m 666 ${DEVICE} c 10 229`) : load }
+      const make = isContainer() ? null : asRoot(`mknod -m 666 ${DEVICE} c 10 229`)
+      return { found, mend: isLoaded ? make : load }
     }
     case 'ENODEV':
     case 'ENXIO':
@@ -80,8 +82,11 @@ export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
     const reason = reasonOf(err)
       .replace(`${folder}: `, '')
       .replace(/; thinfs doctor .*/, '')
-    const isForbidden = isRoot() && errnoOf(err) === 'EPERM'
-    const right = isForbidden ? '; a container is given the right with --cap-add SYS_ADMIN' : ''
+    const right = mayNobodyMount()
+      ? '; a container is given the right with --cap-add SYS_ADMIN'
+      : reason.endsWith(NO_NAME)
+        ? ', which is a line of /etc/passwd'
+        : ''
     const ways = [howToMount(), ...(hasNamespaces ? [NAMESPACE] : [])].filter(way => way !== null)
     const mend = lookAtDevice().state === 'ok' && ways.length > 0 ? ways.join('; or ') : null
     return fail(check, `${wayToMount()}: ${reason}${right}`, mend)
@@ -95,15 +100,41 @@ function wayToMount(): string {
   return isInUserNamespace() ? 'mount(2), as root of a user namespace' : 'mount(2), as root'
 }
 
+/** The number of CAP_SYS_ADMIN. Source: include/uapi/linux/capability.h. */
+const CAP_SYS_ADMIN = 21n
+
+/** Whether not even root, or what is set-user-id root, has the right to mount. capabilities(7). */
+function mayNobodyMount(): boolean {
+  const [, most] = /^CapBnd:\s*(\w+)$/m.exec(readText('/proc/self/status') ?? '') ?? []
+  return most !== undefined && ((BigInt(`0x${most}`) >> CAP_SYS_ADMIN) & 1n) === 0n
+}
+
 /** The command that lets fusermount3 mount for this user; null where none does, or for root. */
 function howToMount(): string | null {
-  if (isRoot()) return null
+  if (isRoot() || mayNobodyMount()) return null
   const path = find('fusermount3')
   if (path === null) return install({ apt: 'fuse3' })
+  if (!hasName()) {
+    const line = `thinfs:x:${process.getuid!()}:${process.getgid!()}::${homedir()}:/bin/sh`
+    return writeAsRoot(line, '/etc/passwd', { append: true })
+  }
   // A process with no_new_privs gets no rights from a set-user-id program.
   if (/^NoNewPrivs:\s*1$/m.test(readText('/proc/self/status') ?? '')) return null
   const { mode, uid } = statSync(path)
   return (mode & 0o4000) !== 0 && uid === 0 ? null : asRoot(`chmod u+s ${path}`)
+}
+
+/** What fusermount3 says to a user without a name. */
+const NO_NAME = 'could not determine username'
+
+/** Whether this user has a name, as fusermount3 wants one. */
+function hasName(): boolean {
+  try {
+    userInfo()
+    return true
+  } catch {
+    return false
+  }
 }
 
 const CONFIG = '/etc/fuse.conf'
@@ -138,7 +169,11 @@ export async function tryNamespace(): Promise<Finding> {
   const setting = SETTINGS.find(
     ([name, off]) => readText(`/proc/sys/${name.replaceAll('.', '/')}`)?.trim() === off,
   )
-  if (setting === undefined) return warn(check, error)
+  if (setting === undefined) {
+    const isFiltered = /^Seccomp:\s*2$/m.test(readText('/proc/self/status') ?? '')
+    const allowed = '; a container may make them with --security-opt seccomp=unconfined'
+    return warn(check, `${error}${isFiltered ? allowed : ''}`)
+  }
   const [name, off, on] = setting
   return warn(check, `forbidden by sysctl ${name}, which is ${off}`, asRoot(`sysctl ${name}=${on}`))
 }

@@ -439,7 +439,7 @@ export class VolumeFs implements FileSystem {
   }
 
   #named(name: string): Volume {
-    const volume = this.volumes.find(name)
+    const volume = this.volumes.find(name) ?? this.volumes.hidden.find(name)
     if (!volume) throw new ThinfsError('VOLUME_MISSING', name)
     return volume
   }
@@ -456,7 +456,7 @@ export class VolumeFs implements FileSystem {
       size: device.size,
       blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
-      nlink: entry.removed ? 0 : 1,
+      nlink: entry.removed && !volume.awaited ? 0 : 1,
       uid: this.#users.inside(entry.uid),
       gid: this.#groups.inside(entry.gid),
       atime: volume.modified / 1000,

@@ -20,10 +20,12 @@ export {
 } from './loop.js'
 export {
   canonicalMountPoint,
+  mustNotBeHidden,
   mustNotCover,
   nameHolders,
   prepareMountPoint,
   unmount,
+  unmountDead,
   unmountLazily,
 } from './mount-point.js'
 export {
@@ -35,5 +37,6 @@ export {
   readNamespaces,
   thinfsMountAt,
 } from './mount-table.js'
-export { list, nameOf, openFiles, otherProcesses, read } from './proc.js'
+export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
+export { runTool } from './tool.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

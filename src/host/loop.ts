@@ -14,6 +14,7 @@ import {
   usersOf,
 } from './device-users.js'
 import { nameOf } from './proc.js'
+import { runTool } from './tool.js'
 
 export interface LoopDevice extends AttachedLoop {
   /** The file itself: device number, as `0:64`, and inode. Null when losetup could not tell. */
@@ -37,7 +38,8 @@ const REATTACH_MS = 30_000
  */
 export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
   const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
-  const device = await losetup([...flags, '--find', '--show', file]).catch((err: unknown) => {
+  const making = runTool('losetup', ...flags, '--find', '--show', file)
+  const device = await making.catch((err: unknown) => {
     const errno = errnoOfLoops()
     throw errno === null ? err : noLoops(file, errno, err)
   })
@@ -79,7 +81,7 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
   const deadline = Date.now() + REATTACH_MS
   for (;;) {
     try {
-      await losetup(['--direct-io=on', device, file])
+      await runTool('losetup', '--direct-io=on', device, file)
       return
     } catch (err) {
       const backing = backingFileOf(basename(device))
@@ -105,7 +107,7 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
   }
-  await losetup(['--detach', path])
+  await runTool('losetup', '--detach', path)
   const deadline = Date.now() + GRACE_MS
   while (isAttached(path)) {
     if (Date.now() > deadline) {
@@ -174,15 +176,5 @@ async function outputInTime(program: string, args: string[], ms: number): Promis
     child.unref()
     child.stdout?.destroy()
     child.stderr?.destroy()
-  }
-}
-
-async function losetup(args: string[]): Promise<string> {
-  try {
-    return (await promisify(execFile)('losetup', args)).stdout.trim()
-  } catch (err) {
-    const { stderr, code } = err as { stderr?: string; code?: string | number }
-    const detail = code === 'ENOENT' ? 'losetup is not installed' : stderr?.trim() || String(err)
-    throw new ThinfsError('TOOL_FAILED', detail, { cause: err })
   }
 }

@@ -55,6 +55,29 @@ export function mountOf(path: string, mounts: Mount[] = readMounts()): Mount | n
   return over.findLast(({ mountPoint }) => mountPoint.length === longest) ?? null
 }
 
+/**
+ * The mount that hides `mount`: it is mounted over it, or over a folder above. Null when `mount` is
+ * what a path lookup of its mount point finds, or is not there any more.
+ */
+export function mountOver(mount: Mount, mounts: Mount[] = readMounts()): Mount | null {
+  if (!mounts.some(({ id }) => id === mount.id)) return null
+  const ids = new Set(mounts.map(({ id }) => id))
+  let found = mounts.find(({ parentId }) => !ids.has(parentId))
+  for (let next = found; next !== undefined; next = nextOnTheWay(found!, mount, mounts))
+    found = next
+  return found === undefined || found.id === mount.id ? null : found
+}
+
+/** The mount in `from` that a path lookup of `to` comes to first. */
+function nextOnTheWay(from: Mount, to: Mount, mounts: Mount[]): Mount | undefined {
+  const next = mounts.filter(
+    ({ id, parentId, mountPoint }) =>
+      parentId === from.id && id !== parentId && isWithin(mountPoint, to.mountPoint),
+  )
+  const shortest = Math.min(...next.map(({ mountPoint }) => mountPoint.length))
+  return next.findLast(({ mountPoint }) => mountPoint.length === shortest)
+}
+
 /** Whether `path` is `folder` or below it; both are absolute. */
 export const isWithin = (folder: string, path: string): boolean =>
   path === folder || path.startsWith(folder === '/' ? '/' : `${folder}/`)

@@ -2,7 +2,7 @@
  * Looking into /proc and /sys. Processes end and devices detach while we look: what is gone reads
  * as nothing.
  */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { constants, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 
 export const list = (path: string): string[] => attempt(() => readdirSync(path)) ?? []
 export const read = (path: string): string => attempt(() => readFileSync(path, 'utf8')) ?? ''
@@ -21,6 +21,22 @@ export const nameOf = (pid: number): string =>
 /** The targets of a process's descriptors. */
 export const openFiles = (pid: number): string[] =>
   list(`/proc/${pid}/fd`).map(fd => readLink(`/proc/${pid}/fd/${fd}`))
+
+/** The mark of a file without a name, in the target of a descriptor. Source: proc_pid_fd(5). */
+const REMOVED = / \(deleted\)$/
+
+/** Files that a process can write to and that have no name any more. */
+export function removedFiles(pid: number): { descriptor: string; was: string }[] {
+  const files = list(`/proc/${pid}/fd`).map(fd => {
+    const descriptor = `/proc/${pid}/fd/${fd}`
+    const flags = /^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? '0'
+    const isWritten = (Number.parseInt(flags, 8) & constants.O_RDWR) !== 0
+    return { descriptor, was: readLink(descriptor), isWritten }
+  })
+  return files
+    .filter(({ was, isWritten }) => isWritten && REMOVED.test(was) && !was.startsWith('/memfd:'))
+    .map(({ descriptor, was }) => ({ descriptor, was: was.replace(REMOVED, '') }))
+}
 
 function attempt<T>(look: () => T): T | null {
   try {

@@ -7,6 +7,7 @@
  * recordings have ended.
  */
 import { ThinfsError, volumeMissing } from '../base/index.js'
+import { exactSize } from '../config/index.js'
 import { AtomicFile, type HeldFolder } from '../storage/index.js'
 import type {
   Injection,
@@ -222,7 +223,9 @@ function rangesOf(numbers: readonly number[], { name, device }: Volume): [number
     const offset = numbers[i]!
     const length = numbers[i + 1] ?? 0
     if (offset < 0 || length <= 0 || offset + length > device.size) {
-      const detail = `${name}: ${length} bytes at ${offset} are no range of ${device.size} bytes`
+      const range = `${exactSize(offset)}+${exactSize(length)}`
+      const wanted = `OFFSET+LENGTH within the volume, which has ${exactSize(device.size)}`
+      const detail = `${name}: ${range} is no range of it: ${wanted}`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }
     ranges.push([offset, length])

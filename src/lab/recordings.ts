@@ -7,7 +7,13 @@
  * acknowledged.
  */
 import { statSync } from 'node:fs'
-import { ThinfsError, unlessAborted } from '../base/index.js'
+import {
+  noRecording,
+  ThinfsError,
+  unlessAborted,
+  uselessRecording,
+  volumeMissing,
+} from '../base/index.js'
 import { MAX_MARK, RECORD_ENTRY, recordingFiles } from '../replay/index.js'
 import { bootId, type HeldFolder } from '../storage/index.js'
 import type { Recording, Volume, Volumes } from '../volumes/index.js'
@@ -164,7 +170,7 @@ export class Recordings {
     }
     if (kept.writer !== null) await this.#labOf(kept)?.recorder.mark(mark)
     if (kept.writer !== null) return this.#infoOf(kept)
-    throw new ThinfsError('NO_RECORDING', `${name}: the recording has ended: ${kept.stored.ended}`)
+    throw uselessRecording(name, `the recording has ended: ${kept.stored.ended}`)
   }
 
   async stop(name: string): Promise<Recording> {
@@ -285,7 +291,7 @@ export class Recordings {
   #must(name: string): Kept {
     const found = this.#find(name)
     if (found !== undefined) return found
-    throw new ThinfsError('NO_RECORDING', `${name}: thinfs record POOL ${name} begins one`)
+    throw this.#parts.volumes.find(name) === undefined ? volumeMissing(name) : noRecording(name)
   }
 
   /** NAME@record, or the first of NAME@record-2, … that no volume has. */

@@ -8,5 +8,6 @@ export {
 export type { DeviceDetails } from './device.js'
 export * from './format.js'
 export type { Mapping } from './mapping.js'
+export { type MappedRun, MetadataView, type ViewedDevice } from './metadata-view.js'
 export type { SealedTransaction } from './sealed-transaction.js'
 export { ThinMetadata } from './thin-metadata.js'

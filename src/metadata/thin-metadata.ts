@@ -6,6 +6,7 @@
  * leaves the running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
+import { createHash } from 'node:crypto'
 import {
   assert,
   type DataBlock,
@@ -23,7 +24,7 @@ import { readNode, type TreeInfo } from './btree/tree.js'
 import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
 import type { DeviceDetails } from './device.js'
 import { DeviceTable } from './device-table.js'
-import { ENTRIES_PER_BITMAP, FLAG_NEEDS_CHECK, MAX_TIME, uuidText } from './format.js'
+import { ENTRIES_PER_BITMAP, FLAG_NEEDS_CHECK, MAX_TIME, NODE, uuidText } from './format.js'
 import { type FormatOptions, writeFreshMetadata } from './fresh-metadata.js'
 import {
   type Mapping,
@@ -253,7 +254,20 @@ export class ThinMetadata {
    * @throws DEVICE_EXISTS, DEVICE_MISSING, METADATA_LIMIT
    */
   createSnap(devId: DevId, originId: DevId): void {
-    this.#assertNew(devId)
+    this.createSnaps([[devId, originId]])
+  }
+
+  /** As `createSnap`, of several: all of them are made, or none where this throws one of those. */
+  createSnaps(snapshots: readonly (readonly [devId: DevId, originId: DevId])[]): void {
+    for (const [devId, originId] of snapshots) {
+      this.#assertNew(devId)
+      this.#devices.get(originId)
+    }
+    this.#mustTick(snapshots.length)
+    for (const [devId, originId] of snapshots) this.#createSnap(devId, originId)
+  }
+
+  #createSnap(devId: DevId, originId: DevId): void {
     const origin = this.#devices.get(originId)
     const time = this.#tick()
     const { root } = origin.tree
@@ -284,6 +298,27 @@ export class ThinMetadata {
   /** The record is live: it changes with the device. @throws DEVICE_MISSING */
   details(devId: DevId): Readonly<DeviceDetails> {
     return this.#devices.get(devId)
+  }
+
+  /** Metadata block of the root of a device's mapping tree. @throws DEVICE_MISSING */
+  rootOf(devId: DevId): number {
+    return this.#root(devId).nr
+  }
+
+  /**
+   * A text that is another one after any change of the mappings of a device that a commit has ended.
+   * Writes in place change no mapping: `markShared`, or a snapshot, sees to it that the first one
+   * does.
+   * @throws DEVICE_MISSING
+   */
+  fingerprint(devId: DevId): string {
+    const { transactionId, creationTime } = this.#devices.get(devId)
+    const root = this.#root(devId)
+    const hash = createHash('sha256')
+    hash.update(`${devId} ${transactionId} ${creationTime} ${root.nr} `)
+    // Location and checksum come with the commit.
+    hash.update(root.bytes.subarray(NODE.at.nrEntries))
+    return hash.digest('hex').slice(0, 32)
   }
 
   /** Ascending. Devices may come and go meanwhile. */
@@ -585,11 +620,15 @@ export class ThinMetadata {
     throw new ThinfsError('DEVICE_EXISTS', `thin device ${devId} exists`)
   }
 
+  /** @throws METADATA_LIMIT when the snapshot clock cannot be moved on so many times */
+  #mustTick(times: number): void {
+    if (this.#superblock.time + times <= MAX_TIME) return
+    throw new ThinfsError('METADATA_LIMIT', `the pool has seen ${MAX_TIME} snapshots, the last`)
+  }
+
   /** Moves the snapshot clock on. */
   #tick(): number {
-    if (this.#superblock.time >= MAX_TIME) {
-      throw new ThinfsError('METADATA_LIMIT', `the pool has seen ${MAX_TIME} snapshots, the last`)
-    }
+    this.#mustTick(1)
     this.#superblock.time++
     this.#superblockChanged = true
     return this.#superblock.time

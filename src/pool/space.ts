@@ -478,6 +478,14 @@ export class Space implements ProvisionerSpace {
     return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
   }
 
+  /**
+   * The same for what takes blocks and is followed by an unmapping that gives more back: that has its
+   * half of the reserve afterwards.
+   */
+  get hasRoomToReplace(): boolean {
+    return this.#hasMetadata(7 / 8) && this.#host.secures(SECURED_TO_UNMAP)
+  }
+
   /** @param share of the reserve that has to be left */
   #hasMetadata(share: number): boolean {
     const reserve = Math.max(this.metadataReserve, RESERVE_MIN)

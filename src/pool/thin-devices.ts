@@ -22,6 +22,8 @@ import type { Space } from './space.js'
 
 /** Memory of all lookup tables together: 64 KiB for each GiB of 64 KiB blocks. */
 const LOOKUP_SIZE = 64 * MIB
+/** Metadata blocks that a snapshot takes at most: two leaves, and half of each when it splits. */
+const SNAPSHOT_COST = 4
 /** Leaves of a mapping tree that are emptied between two looks at the clock. */
 export const DELETE_LEAVES = 4
 
@@ -80,11 +82,33 @@ export class ThinDevices {
    * @throws NO_METADATA_SPACE
    */
   createSnap(devId: DevId, origin: DevId): void {
+    this.createSnaps([[devId, origin]])
+  }
+
+  /**
+   * As `createSnap`, of one that takes the place of a device that is deleted next: with the room that
+   * is kept for what gives some back.
+   */
+  createSnapInPlace(devId: DevId, origin: DevId): void {
+    const { space } = this.#parts
+    this.#createSnaps([[devId, origin]], space.hasRoomToReplace)
+  }
+
+  /** As `createSnap`, of several devices at one moment: all snapshots are made, or none. */
+  createSnaps(snapshots: readonly (readonly [devId: DevId, origin: DevId])[]): void {
+    const { metadata, space } = this.#parts
+    // The first has its room as every change of a mapping has.
+    const more = (snapshots.length - 1) * SNAPSHOT_COST
+    const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
+    this.#createSnaps(snapshots, space.hasMetadataRoom && (more === 0 || free > more))
+  }
+
+  #createSnaps(snapshots: readonly (readonly [DevId, DevId])[], hasRoom: boolean): void {
     const { pool, metadata, commits, space } = this.#parts
     pool.mustBeWritable()
-    space.mustHaveRoom(space.hasMetadataRoom)
-    commits.change(() => metadata.createSnap(devId, origin))
-    this.table(origin)?.clear()
+    space.mustHaveRoom(hasRoom)
+    commits.change(() => metadata.createSnaps(snapshots))
+    for (const [, origin] of snapshots) this.table(origin)?.clear()
   }
 
   /**

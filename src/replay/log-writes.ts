@@ -42,6 +42,11 @@ const END = 'dm-log-writes-end'
 export const MAX_MARK = SECTOR_SIZE - ENTRY.size - 1
 /** Zeros have no entry of their own: they are written, in pieces that a reader has memory for. */
 const MAX_ZEROS = 16 * MIB
+/**
+ * replay-log leaves out a larger discard where it cannot pass it on, as on a file, and writes zeros
+ * for others.
+ */
+const MAX_DISCARD = 128 * MIB
 
 /**
  * Writes `reader`'s recording to a new file.
@@ -113,12 +118,12 @@ function addEntry(
 }
 
 function clear(log: LogWrites, { kind }: RecordEntry, begin: number, end: number): void {
-  if (begin === end) return
-  if (kind === RECORDED.discard) log.add(begin, end - begin, DISCARD)
-  else {
-    for (let from = begin; from < end; from += MAX_ZEROS) {
-      log.zeros(from, Math.min(MAX_ZEROS, end - from))
-    }
+  const discards = kind === RECORDED.discard
+  const most = discards ? MAX_DISCARD : MAX_ZEROS
+  for (let from = begin; from < end; from += most) {
+    const length = Math.min(most, end - from)
+    if (discards) log.add(from, length, DISCARD)
+    else log.zeros(from, length)
   }
 }
 

@@ -1,6 +1,7 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
 export { AtomicFile, replaceFile } from './atomic-file.js'
 export { ExtentStore, type StorePart } from './extent-store.js'
+export { FileExtents } from './file-extents.js'
 export { FileStore } from './file-store.js'
 export { HeldFolder } from './held-folder.js'
 export { bootId, JournalFile } from './journal-file.js'

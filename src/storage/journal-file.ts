@@ -14,7 +14,7 @@ import {
 } from 'node:fs'
 import { dirname } from 'node:path'
 import { promisify } from 'node:util'
-import { errnoOf, GIB, heldPath, KIB, ThinfsError } from '../base/index.js'
+import { GIB, heldPath, ioError, KIB, ThinfsError } from '../base/index.js'
 import { syncFolder } from './atomic-file.js'
 import { reserveRoom } from './reserve-room.js'
 
@@ -164,9 +164,3 @@ function openJournal(path: string, at: string, flags: number): number {
     throw ioError(path, err)
   }
 }
-
-const ioError = (path: string, cause: unknown): ThinfsError =>
-  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
-    cause,
-    errno: errnoOf(cause),
-  })

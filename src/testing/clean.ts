@@ -6,9 +6,9 @@
  * the mount's server may hang.
  */
 import { rmSync } from 'node:fs'
-import { basename } from 'node:path'
+import { basename, join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { inTime, ThinfsError } from '../base/index.js'
+import { errnoOf, inTime, ThinfsError } from '../base/index.js'
 import { connectDaemon } from '../control/index.js'
 import { serversOf } from '../daemon/index.js'
 import {
@@ -17,6 +17,7 @@ import {
   detachLoop,
   isOn,
   isWithin,
+  list,
   listLoops,
   type Mount,
   mountsOn,
@@ -25,6 +26,7 @@ import {
   processesWithin,
   read,
   readMounts,
+  runTool,
   thinfsMountAt,
   unmount,
   unmountLazily,
@@ -51,7 +53,7 @@ interface Found {
 
 /**
  * @param owner process id of whoever had the pool: it is not ended, whatever it has open
- * @throws MOUNT_BUSY naming what is left
+ * @throws MOUNT_BUSY naming what is left; IO_ERROR naming a file that cannot be removed
  */
 export async function clean(layout: Layout, owner: number): Promise<void> {
   const { base, mountPoint } = layout
@@ -64,12 +66,36 @@ export async function clean(layout: Layout, owner: number): Promise<void> {
   const mounts = readMounts()
     .map(({ mountPoint }) => mountPoint)
     .filter(folder => isWithin(base, folder))
-  if (mounts.length === 0) rmSync(base, { recursive: true, force: true })
+  if (mounts.length === 0) await removeAll(layout)
   const left = [...attached, ...mounts]
   if (left.length === 0) return
   const by = [...found.users].map(nameOf).join(', ')
   const who = by === '' ? '' : `, used by ${by}`
   throw new ThinfsError('MOUNT_BUSY', `${base}: ${left.join(', ')} cannot be taken away${who}`)
+}
+
+/** @throws IO_ERROR naming a file that stays; all others are gone */
+async function removeAll({ base, alive }: Layout): Promise<void> {
+  // By this file a later keeper knows that nobody has the pool, and tries again.
+  const parts = list(base)
+    .map(name => join(base, name))
+    .filter(path => path !== alive)
+  const remove = (): void => {
+    for (const path of [...parts, base]) rmSync(path, { recursive: true, force: true })
+  }
+  try {
+    remove()
+  } catch {
+    // What is left takes memory, and rm(1) does not stop at the first file that it cannot remove.
+    await runTool('rm', '-rf', '--', ...parts).catch(() => {})
+    try {
+      remove()
+    } catch (err) {
+      const { path = base } = err as NodeJS.ErrnoException
+      const detail = `${path}: of a pool that has ended, and cannot be removed`
+      throw new ThinfsError('IO_ERROR', detail, { cause: err, errno: errnoOf(err) })
+    }
+  }
 }
 
 async function cleanInOrder(

@@ -3,16 +3,17 @@
  * loop device.
  */
 import { ThinfsError } from '../base/index.js'
-import { nameOf, processesWithin, unmount } from '../host/index.js'
-import { run } from './programs.js'
+import { nameOf, processesWithin, runTool, unmount } from '../host/index.js'
 
 /** Mounts what is on a loop device. */
-export const mountDevice = (device: string, folder: string): Promise<void> =>
-  run('mount', device, folder)
+export async function mountDevice(device: string, folder: string): Promise<void> {
+  await runTool('mount', device, folder)
+}
 
 /** Mounts an ext2, ext3 or ext4 filesystem by a process of its own, which ends with the mount. */
-export const mountFile = (file: string, folder: string): Promise<void> =>
-  run('fuse2fs', '-o', 'rw,fakeroot', file, folder)
+export async function mountFile(file: string, folder: string): Promise<void> {
+  await runTool('fuse2fs', '-o', 'rw,fakeroot', file, folder)
+}
 
 /** @throws MOUNT_BUSY naming who uses it; MOUNT_FAILED */
 export async function unmountFilesystem(folder: string): Promise<void> {

@@ -7,6 +7,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { newConfig, renderConfig } from '../config/index.js'
 import { toWire } from '../control/index.js'
 import { startDaemon } from '../daemon/index.js'
@@ -14,6 +15,10 @@ import { cleanAbandoned, lockNew } from './abandoned.js'
 import { clean } from './clean.js'
 import { END, type KeeperSays, type KeeperStart } from './keeper-protocol.js'
 import { Layout } from './layout.js'
+
+/** How often what an owner left who was killed is tried to be taken away again, and how soon. */
+const MORE_TIMES = 30
+const PAUSE_MS = 1000
 
 const { base, dataSize, dataBlockSize }: KeeperStart = JSON.parse(process.argv[2]!)
 const owner = process.ppid
@@ -65,7 +70,13 @@ const failure = await errorOf(make)
 await say({ made: failure })
 const cleaning = failure === null ? cleanAbandoned(dirname(base)).catch(() => {}) : null
 if (failure === null) await isOver
-await say({ ended: await errorOf(() => clean(layout, owner)) })
+let left = await errorOf(() => clean(layout, owner))
+// An owner who is still there is told. Of one who was killed something may stay busy for a while.
+for (let i = 0; left !== null && !process.connected && i < MORE_TIMES; i++) {
+  await sleep(PAUSE_MS)
+  left = await errorOf(() => clean(layout, owner))
+}
+await say({ ended: left })
 await cleaning
 // A program of the system that hangs, so that not even SIGKILL ends it, does not keep this one.
 process.exit()

@@ -9,13 +9,13 @@ import {
   listLoops,
   mountsOn,
   reattachLoop,
+  runTool,
   whileFrozen,
 } from '../host/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { fromCache } from './cache.js'
 import { mountDevice, mountFile, unmountFilesystem } from './filesystem.js'
 import type { Layout } from './layout.js'
-import { run } from './programs.js'
 
 /** The pool that a volume is of. */
 export interface VolumesOfPool {
@@ -98,33 +98,9 @@ export class TestVolume {
     if (to === null) {
       throw new ThinfsError('BAD_ARGUMENT', `${this.name}: no snapshot was made of it`)
     }
-    await this.#alone(async () => {
-      const { admin } = this.#pool
-      const next = `${this.name}@next`
-      await admin.snapshot({ origin: to.name, name: next })
-      try {
-        await this.#apart(() => this.#replaceBy(next))
-      } catch (err) {
-        await admin.remove({ names: [next] }).catch(() => {})
-        throw err
-      }
-    })
-  }
-
-  /** @throws VOLUME_BUSY when the volume is open; then it is as it was */
-  async #replaceBy(next: string): Promise<void> {
-    const { admin } = this.#pool
-    const before = `${this.name}@before`
-    // From then on nobody can open it by its name: what is known of its users stays true.
-    const { open } = await admin.rename({ from: this.name, to: before })
-    try {
-      if (open) throw new ThinfsError('VOLUME_BUSY', `${this.name}: it is open`)
-      await admin.rename({ from: next, to: this.name })
-    } catch (err) {
-      await admin.rename({ from: before, to: this.name })
-      throw err
-    }
-    await admin.remove({ names: [before] })
+    const request = { name: this.name, snapshot: to.name }
+    const replace = async (): Promise<void> => void (await this.#pool.admin.rollback(request))
+    await this.#alone(() => this.#apart(replace))
   }
 
   /**
@@ -170,7 +146,7 @@ export class TestVolume {
       if (this.#mounted !== null) return this.#mounted.folder
       const { mapped } = await this.info()
       // By way of the device where there is one: that has pages of its own.
-      if (mapped === 0) await run('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
+      if (mapped === 0) await runTool('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
       const folder = join(this.#layout.filesystems, this.name)
       await mkdir(folder, { recursive: true })
       await this.#mount(folder)

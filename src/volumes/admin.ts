@@ -80,6 +80,50 @@ export interface PoolSettings {
   queueTimeout?: number
 }
 
+/** What a stream calls the content of a volume, as long as its mappings have the fingerprint. */
+export interface VolumeContent {
+  id: string
+  state: string
+}
+
+/** Volumes at one moment, for a reader in another process. */
+export interface Held {
+  /** The snapshot clock. */
+  time: number
+  transactionId: number
+  dataBlockSize: number
+  /** Data blocks of the pool. */
+  dataBlocks: number
+  /** In the order in which they were asked for. */
+  volumes: HeldVolume[]
+}
+
+export interface HeldVolume {
+  name: string
+  devId: number
+  size: number
+  /** Bytes of the data blocks mapped. */
+  mapped: number
+  /** Metadata block of the root of its mapping tree. */
+  root: number
+  /**
+   * A file in the mount that is open for a minute: as long as the reader has it open, neither the
+   * tree nor the data blocks that it leads to change. Null where nothing can change.
+   */
+  file: string | null
+  /** What a stream calls the content; null for one that has no name for it. */
+  content: string | null
+}
+
+/** A volume that has no name yet. */
+export interface NewVolume {
+  devId: number
+  /** A file in the mount that is open for a minute; the volume ends with its last descriptor. */
+  file: string
+  /** The volume that it began as a snapshot of; null for an empty one. */
+  base: string | null
+}
+
 export interface CheckProblem {
   severity: 'error' | 'warning'
   /** One sentence, names block numbers, found and wanted. */
@@ -127,6 +171,18 @@ export interface PoolAdmin {
     request: { origin: string; name: string; devId?: number },
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
+  /**
+   * Snapshots of several volumes, of one moment: each has its volume's name and the suffix.
+   * @returns the snapshots, in the order of their volumes
+   */
+  snapshotAll(request: { origins: string[]; suffix: string }): Promise<VolumeInfo[]>
+  /**
+   * Puts a new snapshot of `snapshot` in the place of a volume, under the volume's name. All of it
+   * is done, or nothing.
+   * @param request.keep the name for what the volume was; left out, that is removed
+   * @throws VOLUME_BUSY while the volume is open; VOLUME_EXISTS for `keep`
+   */
+  rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo>
   remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
@@ -154,6 +210,26 @@ export interface PoolAdmin {
   message(request: { message: string }): Promise<void>
   /** @param request.deep reads all data too */
   check(request: { deep?: boolean }): Promise<CheckReport>
+  /**
+   * Holds volumes as they are at this moment, where the pool can be written to by snapshots without
+   * a name.
+   * @param request.names or device ids
+   * @param request.identify that of them whose content gets a name for streams if it has none
+   */
+  hold(request: { names: string[]; identify?: string }): Promise<Held>
+  /**
+   * Makes a volume that has no name until `nameVolume`.
+   * @param request.name that it is to have
+   * @param request.base what streams call the content that it begins with; left out, it is empty
+   * @throws NO_BASE, VOLUME_EXISTS
+   */
+  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume>
+  /**
+   * Makes all of such a volume durable, and gives it its name.
+   * @param request.content what streams call its content
+   * @throws VOLUME_EXISTS, VOLUME_MISSING
+   */
+  nameVolume(request: { devId: number; name: string; content?: string }): Promise<void>
 }
 
 /** Faults that are injected into the requests for a volume. */
@@ -214,9 +290,9 @@ export interface LabAdmin {
    * @throws VOLUME_BUSY when it has a recording already
    */
   record(request: { name: string }, signal?: AbortSignal): Promise<Recording>
-  /** Puts a mark into a recording. @throws NO_RECORDING */
+  /** Puts a mark into a recording. @throws NO_RECORDING, VOLUME_MISSING */
   mark(request: { name: string; mark: string }): Promise<Recording>
-  /** Ends a recording, which is kept, durable. @throws NO_RECORDING */
+  /** Ends a recording, which is kept, durable. @throws NO_RECORDING, VOLUME_MISSING */
   stopRecording(request: { name: string }): Promise<Recording>
   /**
    * Removes a recording that has ended, and its snapshot.

@@ -5,15 +5,19 @@ export type {
   CheckProblem,
   CheckReport,
   DataReport,
+  Held,
+  HeldVolume,
   Injection,
   LabAdmin,
   MountedAdmin,
+  NewVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatus,
   Recording,
   VolumeInfo,
 } from './admin.js'
+export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'

@@ -6,10 +6,10 @@
  * as mount and device-mapper claim them. All reads and writes go through the very descriptors that
  * hold the locks: where a lock is lost, as on a network file system, so is the way to the file.
  */
-import { existsSync, statSync } from 'node:fs'
-import { ThinfsError } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
-import { FileStore, HeldFolder, removedFile } from '../storage/index.js'
+import { constants, existsSync, openSync, statSync } from 'node:fs'
+import { heldPath, ThinfsError } from '../base/index.js'
+import type { Extent, PoolConfig } from '../config/index.js'
+import { FileExtents, FileStore, HeldFolder, removedFile } from '../storage/index.js'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
@@ -18,9 +18,12 @@ export interface PoolDescriptors {
   folder: number
 }
 
+/** A file of a pool, or the parts of one that are the pool's. */
+export type PoolStore = FileStore | FileExtents
+
 export class PoolFiles {
-  readonly metadata: FileStore
-  readonly data: FileStore
+  readonly metadata: PoolStore
+  readonly data: PoolStore
   readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
@@ -44,12 +47,15 @@ export class PoolFiles {
     mustDiffer(config)
     const { path } = config.data
     const as = { readOnly, ofUser: config.ofUser }
-    const metadata = openStore(config.metadata.path, path, as)
-    let data: FileStore | null = null
+    const metadata = partsOf(openStore(config.metadata.path, path, as), config.metadata)
+    let data: PoolStore | null = null
     try {
-      data = openStore(path, config.metadata.path, as)
+      const isOne = isSame(path, config.metadata.path)
+      const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
+      data = partsOf(file, config.data)
       lock(metadata, readOnly)
-      lock(data, readOnly)
+      // The lock of another descriptor of the same file would be in the way.
+      if (!isOne) lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -66,9 +72,12 @@ export class PoolFiles {
 
   /** Those that another process has opened and locked, by their inherited descriptors. */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
-    const metadata = FileStore.of(fds.metadata, config.metadata.path, { readOnly })
+    const metadata = partsOf(
+      FileStore.of(fds.metadata, config.metadata.path, { readOnly }),
+      config.metadata,
+    )
     try {
-      const data = FileStore.of(fds.data, config.data.path, { readOnly })
+      const data = partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -104,13 +113,23 @@ export class PoolFiles {
 
 /** Two names may be links to one file, or nodes of one device. @throws BAD_CONFIG */
 export function mustDiffer({ file, data, metadata }: PoolConfig): void {
-  const [one, two] = [data, metadata].map(({ path }) => statSync(path, { throwIfNoEntry: false }))
-  if (one === undefined || two === undefined) return
-  const areDevices = one.isBlockDevice() && two.isBlockDevice()
-  if (areDevices ? one.rdev !== two.rdev : one.dev !== two.dev || one.ino !== two.ino) return
+  if (!isSame(data.path, metadata.path)) return
+  // Their parts do not overlap: pool.yaml would be refused.
+  if (data.path === metadata.path && data.extents && metadata.extents) return
   const detail = `${file}: data (${data.path}) and metadata (${metadata.path}) are the same`
   throw new ThinfsError('BAD_CONFIG', detail)
 }
+
+/** Whether two paths are of one file, or nodes of one device. */
+function isSame(...paths: [string, string]): boolean {
+  const [one, two] = paths.map(path => statSync(path, { throwIfNoEntry: false }))
+  if (one === undefined || two === undefined) return false
+  const areDevices = one.isBlockDevice() && two.isBlockDevice()
+  return areDevices ? one.rdev === two.rdev : one.dev === two.dev && one.ino === two.ino
+}
+
+const partsOf = (file: FileStore, { extents }: { extents?: Extent[] }): PoolStore =>
+  extents === undefined ? file : new FileExtents(file, extents)
 
 /** @param other the pool's other file */
 function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): FileStore {
@@ -123,12 +142,18 @@ function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): F
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file${cure}`, { errno: 'ENOENT' })
 }
 
+/** The same file by another descriptor: a device is claimed once. */
+function again({ fd, path }: PoolStore, { readOnly, ofUser }: OpenAs): FileStore {
+  const other = openSync(heldPath(fd), readOnly ? constants.O_RDONLY : constants.O_RDWR)
+  return FileStore.of(other, path, { readOnly, ...(ofUser !== undefined && { ofUser }) })
+}
+
 interface OpenAs {
   readOnly: boolean
   ofUser: number | undefined
 }
 
-function lock(store: FileStore, readOnly: boolean): void {
+function lock(store: PoolStore, readOnly: boolean): void {
   try {
     if (store.lock()) return
   } catch (err) {

@@ -9,7 +9,9 @@ import {
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import { Volume } from './volume.js'
-import { unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
+import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
+
+const NONE: ReadonlySet<DevId> = new Set()
 
 /** The maker of volumes: owner and time of new entries. */
 export interface Maker {
@@ -76,11 +78,27 @@ export class VolumeSet {
     }
   }
 
+  /** By name, or by the number of the device where no volume has that for a name. */
+  mustBe(nameOrId: string): Volume {
+    const volume = this.#byName.get(nameOrId)
+    if (volume !== undefined || !/^\d{1,8}$/.test(nameOrId)) return volume ?? this.must(nameOrId)
+    const numbered = this.#byDevId.get(Number(nameOrId))
+    return numbered === undefined || numbered.entry.removed ? this.must(nameOrId) : numbered
+  }
+
+  /** So many new ids, as `newDevId` gives one. */
+  newDevIds(count: number): DevId[] {
+    const ids = new Set<DevId>()
+    while (ids.size < count) ids.add(this.newDevId(undefined, ids))
+    return [...ids]
+  }
+
   /**
    * The id asked for, or the first above all that are there.
+   * @param given ids that are as good as in use
    * @throws BAD_ARGUMENT, DEVICE_EXISTS
    */
-  newDevId(wanted: number | undefined): DevId {
+  newDevId(wanted: number | undefined, given: ReadonlySet<DevId> = NONE): DevId {
     if (wanted !== undefined) {
       if (!Number.isInteger(wanted) || wanted < 0 || wanted > MAX_DEV_ID) {
         throw new ThinfsError('BAD_ARGUMENT', `device id ${wanted}: 0 to ${MAX_DEV_ID} is allowed`)
@@ -92,9 +110,10 @@ export class VolumeSet {
     }
     let next = 0
     for (const devId of this.#byDevId.keys()) next = Math.max(next, devId + 1)
+    for (const devId of given) next = Math.max(next, devId + 1)
     if (next > MAX_DEV_ID) {
       next = 0
-      while (this.#byDevId.has(next)) next++
+      while (this.#byDevId.has(next) || given.has(next as DevId)) next++
     }
     return next as DevId
   }
@@ -163,10 +182,45 @@ export class VolumeSet {
 
   /** For a device that another program made: as large as what it maps, within what can be. */
   #unnamedEntry(devId: DevId): VolumeEntry {
-    const mapped = (this.#pool.metadata.highestMapped(devId) + 1) * this.#pool.blockSize
-    const size = Math.min(mapped, MAX_DEVICE_SIZE)
-    return { ...this.newEntry(unnamed(devId), devId, size), created: null }
+    return { ...this.newEntry(unnamed(devId), devId, mappedEnd(this.#pool, devId)), created: null }
   }
+}
+
+/** Bytes up to the end of the last block that a device maps. */
+function mappedEnd({ metadata, blockSize }: ThinPool, devId: DevId): number {
+  return Math.min((metadata.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
+}
+
+/**
+ * What an entry of volumes.json still says about the device that has its id. In doubt nothing may
+ * be lost by what is done next: a device that may be another one than the entry's is not reclaimed
+ * for it, nor does a size hide data that a growth would discard.
+ * @returns the entry, or one with a larger size; null when the device is gone or may be another
+ */
+export function whatIsTrueOf(
+  entry: VolumeEntry,
+  pool: ThinPool,
+  doubt: TableDoubt | null,
+): VolumeEntry | null {
+  const devId = entry.dev_id as DevId
+  if (!pool.metadata.hasDevice(devId)) return null
+  if (doubt === null) return entry
+  if (entry.removed || isYounger(entry, pool, doubt)) return null
+  const end = mappedEnd(pool, devId)
+  // The last block of a volume may be mapped as a whole.
+  const isPast = end >= entry.size + pool.blockSize
+  return isPast ? { ...entry, size: end } : entry
+}
+
+/**
+ * Whether the device was made after the entry was written. A named one was made before the
+ * transaction that gave it the name; dm-thin's messages make devices within one.
+ */
+function isYounger(entry: VolumeEntry, { metadata }: ThinPool, { behindAt }: TableDoubt): boolean {
+  if (behindAt === null) return false
+  const made = metadata.details(entry.dev_id as DevId).transactionId
+  const isNamed = entry.name !== unnamed(entry.dev_id)
+  return made > behindAt || (made === behindAt && isNamed)
 }
 
 /** The kernel looks the name up again when it is told that a file is stale. */

@@ -7,7 +7,7 @@
  * open.
  */
 import * as z from 'zod'
-import { errnoOf, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import { ioError, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 import type { CheckProblem } from './admin.js'
 
@@ -37,8 +37,13 @@ const fieldsSchema = z.strictObject({
   mode: z.int().min(0).max(0o777),
   uid: z.int().min(0).max(MAX_OWNER),
   gid: z.int().min(0).max(MAX_OWNER),
-  /** The name is gone; the space goes back when nobody has it open. */
+  /** The name is gone, or has yet to come; the space goes back when nobody has it open. */
   removed: z.boolean(),
+  /**
+   * What a stream calls the content: an id, and the fingerprint of the mappings for as long as which
+   * it holds. Left out of a volume that was never sent or received.
+   */
+  content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
 })
 const entrySchema = fieldsSchema.refine(
   ({ name, dev_id }) => name === unnamed(dev_id) || whyNotAName(name) === null,
@@ -129,6 +134,12 @@ class VolumeEntries {
   }
 }
 
+/** A file that is not as the metadata left it: an older copy, or accepted beside other metadata. */
+export interface TableDoubt {
+  /** The file's transaction id where that is behind the metadata's; else null. */
+  behindAt: number | null
+}
+
 /** Entries to put in place by device id; null takes one out. */
 export type EntryChanges = ReadonlyMap<number, VolumeEntry | null>
 
@@ -138,6 +149,7 @@ export class VolumeTable {
   readonly #entries = new VolumeEntries()
   #exchange: string | null = null
   #hasOtherId = false
+  #doubt: TableDoubt | null = null
 
   private constructor(file: TableFile, pool: PoolIdentity) {
     this.#file = file
@@ -154,10 +166,14 @@ export class VolumeTable {
     const found = readTable(file)
     if (!found) return table
     table.#hasOtherId = found.uuid !== null && found.uuid !== pool.uuid
+    const ahead = found.transaction_id - pool.transactionId
+    if (ahead < 0 || ahead > 1 || table.#hasOtherId) {
+      table.#doubt = { behindAt: ahead < 0 ? found.transaction_id : null }
+    }
     for (const entry of found.volumes) table.#entries.put(entry.dev_id, entry)
     // Now, while no requests wait: the first change would encode all.
     table.#entries.encode()
-    if (found.transaction_id === pool.transactionId + 1) {
+    if (ahead === 1) {
       for (const { dev_id, before } of found.undo) table.#entries.put(dev_id, before)
       mustBeUnique(file.path, table.#entries.values())
     } else {
@@ -166,10 +182,19 @@ export class VolumeTable {
     return table
   }
 
-  /** Leaves out entries, such as those of devices that another program deleted. */
-  forget(isGone: (devId: number) => boolean): void {
-    for (const { dev_id } of this.#entries.values()) {
-      if (isGone(dev_id)) this.#entries.put(dev_id, null)
+  /** Why entries may be about other devices than those that have their ids; null: they are not. */
+  get doubt(): TableDoubt | null {
+    return this.#doubt
+  }
+
+  /**
+   * Puts what `adapt` makes of an entry in its place; null leaves it out, as that of a device which
+   * another program deleted. Durable with the next change.
+   */
+  adapt(adapt: (entry: VolumeEntry) => VolumeEntry | null): void {
+    for (const entry of this.#entries.values()) {
+      const adapted = adapt(entry)
+      if (adapted !== entry) this.#entries.put(entry.dev_id, adapted)
     }
   }
 
@@ -377,12 +402,6 @@ function mustBeUnique(path: string, entries: Iterable<VolumeEntry>): void {
     if (!removed) names.add(name)
   }
 }
-
-const ioError = (path: string, cause: unknown): ThinfsError =>
-  new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {
-    cause,
-    errno: errnoOf(cause),
-  })
 
 const damaged = (path: string, what: string): ThinfsError =>
   new ThinfsError('POOL_MISMATCH', `${path}: ${what}`)

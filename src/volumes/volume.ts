@@ -16,6 +16,8 @@ export class Volume {
   entry: VolumeEntry
   /** Descriptors that have it open. */
   opens = 0
+  /** Whether a command that was given it without a name has yet to open it. */
+  awaited = false
   /**
    * A command's work during which nobody may open the volume. The command sets it before its first
    * await, so that `opens` stays as the command saw it.

@@ -9,7 +9,16 @@ import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../b
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { CheckReport, PoolAdmin, PoolSettings, PoolStatus, VolumeInfo } from './admin.js'
+import type {
+  CheckReport,
+  Held,
+  NewVolume,
+  PoolAdmin,
+  PoolSettings,
+  PoolStatus,
+  VolumeInfo,
+} from './admin.js'
+import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
@@ -18,7 +27,7 @@ import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
 import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
-import { gone, VolumeSet } from './volume-set.js'
+import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
@@ -50,6 +59,8 @@ export interface Ownership {
   gid?: number
 }
 
+const REMOVED = { removed: true }
+
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
@@ -61,6 +72,8 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  /** Volumes that a command has for itself. */
+  readonly hidden: HiddenVolumes
   #closing = false
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
@@ -89,6 +102,9 @@ export class Volumes implements PoolAdmin {
     this.#messages = new Messages({
       ...{ pool, table, names, volumes: set, reaper: this.#reaper, onChange },
     })
+    this.hidden = new HiddenVolumes({
+      ...{ pool, names, volumes: set, sizes: this.sizes, reaper: this.#reaper, onChange },
+    })
     this.#usage = new Usage(pool, mustNotBeClosing)
     const nameOf = (devId: number): string => find(devId)?.name ?? `device ${devId}`
     this.#check = new PoolCheck({ ...options, names, nameOf, mustNotBeClosing })
@@ -101,7 +117,7 @@ export class Volumes implements PoolAdmin {
     const { transactionId, uuid } = metadata
     const table = VolumeTable.load(options.table, { name, transactionId, uuid })
     const volumes = new Volumes(options, table)
-    table.forget(devId => !metadata.hasDevice(devId as DevId))
+    table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
       if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
@@ -139,12 +155,13 @@ export class Volumes implements PoolAdmin {
    */
   opened(volume: Volume, handle: number): void {
     const goes = volume.entry.removed || volume.claim === 'removal'
-    if (goes && volume.opens === 0) throw gone(volume)
+    if (goes && volume.opens === 0 && !volume.awaited) throw gone(volume)
     if (volume.claim === 'shrink') {
       throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
     }
     this.pool.devices.opened(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
+    volume.awaited = false
   }
 
   released(volume: Volume, handle: number): void {
@@ -198,14 +215,17 @@ export class Volumes implements PoolAdmin {
   }
 
   /**
-   * Gives devices that another program made the names and sizes that pool.yaml has for their ids.
+   * Gives devices that another program made the names, sizes and origins that pool.yaml has for
+   * their ids.
    */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size }] of Object.entries(wanted)) {
+    for (const [name, { id, size, snapshotOf }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
-      if (this.pool.writable) await this.#adopt(volume, name, size)
-      else this.#name(volume, volume.name, { ...volume.entry, name, size })
+      const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
+      const entry = { ...volume.entry, name, size, origin }
+      if (this.pool.writable) await this.#adopt(volume, entry)
+      else this.#name(volume, volume.name, entry)
     }
   }
 
@@ -272,6 +292,70 @@ export class Volumes implements PoolAdmin {
       this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
       return this.#info(this.#set.add(devId))
     })
+  }
+
+  snapshotAll(request: { origins: string[]; suffix: string }): Promise<VolumeInfo[]> {
+    return this.#names.exclusive(async () => {
+      const origins = [...new Set(request.origins)].map(name => this.#set.must(name))
+      const ids = this.#set.newDevIds(origins.length)
+      const changes = new Map<number, VolumeEntry>()
+      origins.forEach((origin, i) => {
+        const name = `${origin.name}${request.suffix}`
+        this.#set.mustBeNew(name)
+        changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
+      })
+      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
+      const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
+      await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
+      return origins.map((origin, i) => {
+        const volume = this.#set.add(ids[i]!)
+        this.#options.onChange(`created as snapshot of ${origin.name}`, volume.name, volume.devId)
+        return this.#info(volume)
+      })
+    })
+  }
+
+  async rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
+    const { name, snapshot, keep } = request
+    const [before, volume] = await this.#names.exclusive(async () => {
+      const before = this.#set.must(name)
+      const to = this.#set.must(snapshot)
+      if (to === before) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
+      if (keep !== undefined) this.#set.mustBeNew(keep)
+      const { space, devices } = this.pool
+      if (keep === undefined) {
+        if (!space.hasRoomToReplace) await space.makeRoomToUnmap()
+      } else if (!space.hasMetadataRoom) await space.makeRoom()
+      mustBeUnused(before)
+      const devId = this.#set.newDevId(undefined)
+      const { mode, uid, gid } = before.entry
+      const changes = new Map([
+        [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
+        [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
+      ])
+      const replace = (): void => {
+        if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
+        else devices.createSnap(devId, to.devId as DevId)
+      }
+      await this.#set.claimed([before], () => this.#names.commit(changes, replace))
+      if (keep !== undefined) this.#set.renamed(before, name)
+      this.#options.onChange(`rolled back to ${snapshot}`, name, devId)
+      return [before, this.#set.add(devId)]
+    })
+    if (keep === undefined) await this.#reaper.reap(before)
+    return this.#info(volume)
+  }
+
+  hold(request: { names: string[]; identify?: string }): Promise<Held> {
+    return this.hidden.hold(request)
+  }
+
+  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume> {
+    return this.hidden.begin(request)
+  }
+
+  nameVolume(request: { devId: number; name: string; content?: string }): Promise<void> {
+    return this.hidden.name(request)
   }
 
   async remove(request: { names: string[] }): Promise<void> {
@@ -413,14 +497,13 @@ export class Volumes implements PoolAdmin {
     if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
   }
 
-  /** Gives a device that another program made a name and a size. */
-  #adopt(volume: Volume, name: string, size: number): Promise<void> {
+  /** Gives a device that another program made the entry that it lacks. */
+  #adopt(volume: Volume, entry: VolumeEntry): Promise<void> {
     return this.#names.exclusive(async () => {
       const before = volume.name
-      const entry = { ...volume.entry, name, size }
       await this.#names.commit(new Map([[volume.devId, entry]]))
       this.#name(volume, before, entry)
-      this.#options.onChange(`named, ${size} bytes`, name, volume.devId)
+      this.#options.onChange(`named, ${entry.size} bytes`, entry.name, volume.devId)
     })
   }
 

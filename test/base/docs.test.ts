@@ -6,6 +6,7 @@ import * as format from '../../src/metadata/format.js'
 import { CHANGE } from '../../src/pool/journal-changes.js'
 import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
 import { RECORD_ENTRY } from '../../src/replay/index.js'
+import { RECORD_HEAD } from '../../src/streams/format.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
@@ -27,6 +28,7 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     CHANGE,
     IDENTITY,
     RECORD_ENTRY,
+    RECORD_HEAD,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

@@ -4,11 +4,13 @@ import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
 /** Each command with arguments that are right but for the pool, which is not there. */
 const COMMANDS = {
   init: null, // makes what is not there
+  adopt: null, // of another program's pool
   mount: ['/none', '/none'],
   umount: ['/none'],
   restart: ['/none'],
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
+  rollback: ['/none', 'web', 'web2'],
   remove: ['/none', 'web'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
@@ -17,6 +19,10 @@ const COMMANDS = {
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
+  dump: ['/none'],
+  delta: ['/none', 'web', 'web2'],
+  send: ['/none', 'web'],
+  receive: ['/none', 'web'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
@@ -39,8 +45,11 @@ for (const [name, args] of Object.entries(COMMANDS)) {
     const help = await done(t, name, '--help')
     t.match(help, /^ {2}--json /m)
     t.match(help, new RegExp(`^Example:\\n  \\$ .*thinfs ${name} `, 'm'))
-    await refused(t, 2, /--frobnicate/, name, ...(args ?? ['/none']), '--frobnicate')
-    await refused(t, 2, /missing required argument|required option/, name)
+    const see = `; see thinfs ${name} --help \\(BAD_ARGUMENT\\)\\n$`
+    const unknown = [name, ...(args ?? ['/none']), '--frobnicate']
+    await refused(t, 2, new RegExp(`unknown option '--frobnicate'${see}`), ...unknown)
+    const missing = new RegExp(`(missing required argument|required option) .*${see}`)
+    await refused(t, 2, missing, name)
     if (args === null) return
     await refused(t, 1, /^thinfs: \/none: .* \(NOT_A_POOL\)\n$/, name, ...args)
     const { status, stdout, stderr } = await thinfs(name, ...args, '--json')
@@ -52,7 +61,9 @@ for (const [name, args] of Object.entries(COMMANDS)) {
 }
 
 t.test('an unknown command is refused with the one it looks like', async t => {
-  await refused(t, 2, /unknown command 'snapshto' \(Did you mean snapshot\?\)/, 'snapshto')
+  const line =
+    /unknown command 'snapshto' \(Did you mean snapshot\?\); see thinfs --help \(BAD_ARGUMENT\)$/m
+  await refused(t, 2, line, 'snapshto')
 })
 
 t.test('a command line that is wrong is JSON, too, when that was asked for', async t => {

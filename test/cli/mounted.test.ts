@@ -91,6 +91,8 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
   await done(t, 'snapshot', mnt, 'web', 'found', '--freeze')
   t.equal(await needsRecovery(t, join(mnt, 'found')), false)
   await refused(t, 2, /the pool has files on it/, 'snapshot', mnt, 'web', 'x', '--freeze', pool)
+  const none = '--freeze /none: no such folder (BAD_ARGUMENT)'
+  await refused(t, 2, none, 'snapshot', mnt, 'web', 'x', '--freeze', '/none')
   await refused(
     t,
     2,
@@ -200,3 +202,48 @@ async function ended(child: ChildProcess): Promise<void> {
   child.stdin!.end()
   await close
 }
+
+t.test('snapshots of several volumes are of one moment, while they are written to', async t => {
+  const { pool, mnt } = await mountedPool(t)
+  await done(t, 'create', pool, 'log', '--size', '64M')
+  // What stands in `log` was in `web` before: never is it ahead, nor behind by more than one.
+  const program = `import os, sys
+web, log = (os.open(sys.argv[1] + '/' + name, os.O_WRONLY) for name in ('web', 'log'))
+for n in range(1, 1 << 40):
+    for fd in (web, log):
+        os.pwrite(fd, n.to_bytes(8, 'big'), n % 16 * 65536)
+        os.pwrite(fd, n.to_bytes(8, 'big'), 0)
+    if n == 100: print('writes', flush=True)`
+  const python = spawn('python3', ['-c', program, mnt])
+  await once(python.stdout, 'data')
+  const numberIn = async (name: string): Promise<number> => {
+    const file = await open(join(mnt, name))
+    const { buffer } = await file.read(Buffer.alloc(8), 0, 8, 0)
+    await file.close()
+    return Number(buffer.readBigUInt64BE())
+  }
+  try {
+    for (const suffix of ['@1', '@2', '@3']) {
+      const said = await done(t, 'snapshot', pool, 'web', 'log', '--suffix', suffix)
+      t.match(said, new RegExp(`^web${suffix}: .*snapshot of web\\nlog${suffix}: .* of log\\n$`))
+      const [web, log] = [await numberIn(`web${suffix}`), await numberIn(`log${suffix}`)]
+      t.ok(web - log === 0 || web - log === 1, `${web} in web, ${log} in log`)
+    }
+  } finally {
+    python.kill('SIGKILL')
+    await once(python, 'close')
+  }
+  await refused(t, 2, /more than one NAME: .*--suffix/, 'snapshot', pool, 'web', 'log', 'x')
+  await refused(t, 2, /NAME is missing/, 'snapshot', pool, 'web')
+
+  const said = await done(t, 'rollback', pool, 'web', 'web@1')
+  const [, kept] = /^web: as web@1; (web@before-rollback-\d{8}T\d{6}Z) is what it was\n$/.exec(
+    said,
+  )!
+  t.equal(await numberIn('web'), await numberIn('web@1'))
+  await done(t, 'rollback', pool, 'web', kept!, '--no-keep')
+  t.equal(await numberIn('web'), await numberIn(kept!))
+  const file = await open(join(mnt, 'web'))
+  await refused(t, 1, /web: it is open, by .* \(VOLUME_BUSY\)/, 'rollback', mnt, 'web', 'web@1')
+  await file.close()
+})

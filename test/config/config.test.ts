@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import fc from 'fast-check'
 import t from 'tap'
 import { parse } from 'yaml'
-import { ThinfsError } from '../../src/base/index.js'
+import { MIB, ThinfsError } from '../../src/base/index.js'
 import {
   checkVolumeName,
   exactSize,
@@ -125,10 +125,13 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       'pool: a\ndata: {size: 32K}',
       '2:14: data.size: 32K is not allowed; at least one data block (data_block_size)',
     ],
-    ['pool: a\ndata: 10G', '2:7: data: 10G is not allowed; a map of path, size, autoextend'],
+    [
+      'pool: a\ndata: 10G',
+      '2:7: data: 10G is not allowed; a map of path, size, extents, autoextend',
+    ],
     [
       'pool: a\ndata:\n  sise: 10G',
-      '3:3: data.sise is not known; allowed are path, size, autoextend',
+      '3:3: data.sise is not known; allowed are path, size, extents, autoextend',
     ],
     [
       'pool: a\ndata: {autoextend: {threshold: 100%}}',
@@ -164,6 +167,26 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     [
       'pool: a\nmetadata: {path: ./data}',
       '2:18: metadata.path: ./data is not allowed; a file of its own, not that of the data',
+    ],
+    [
+      'pool: a\ndata: {path: thinfs.log, size: 1M}',
+      '2:14: data.path: thinfs.log is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\ndata: {path: daemon.json, size: 1M}',
+      '2:14: data.path: daemon.json is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\nmetadata: {path: ./journal}',
+      '2:18: metadata.path: ./journal is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\nmetadata: {path: volumes.json.new}',
+      '2:18: metadata.path: volumes.json.new is not allowed; a file that thinfs does not write for itself',
+    ],
+    [
+      'pool: a\ndata: {path: record-1.data, size: 1M}',
+      '2:14: data.path: record-1.data is not allowed; a file that thinfs does not write for itself',
     ],
     [
       'pool: a\nlow_water_mark: 101%',
@@ -527,4 +550,33 @@ t.test('the low water mark in blocks never lies below the one asked for', async 
   t.equal(of({ percent: 20 }, 1001), 201)
   t.equal(of({ percent: 0 }, 1000), 0)
   t.equal(of({ bytes: 65537 }, 1000), 2)
+})
+
+t.test('extents: parts of a file, which do not overlap', async t => {
+  const yaml = (data: string, metadata: string): string =>
+    `pool: p\ndata: { path: disk, ${data} }\nmetadata: { path: disk, ${metadata} }`
+  const parse = (text: string) => parseConfig(text, 'pool.yaml', '/srv/pool.yaml')
+  const good = yaml(
+    'extents: [{ offset: 5M, size: 1M }, { offset: 2M, size: 512 }]',
+    'extents: [{ offset: 6M, size: 2M }]',
+  )
+  const config = parse(good)
+  t.same(config.data.extents, [
+    { offset: 5 * MIB, size: MIB },
+    { offset: 2 * MIB, size: 512 },
+  ])
+  t.same(parse(renderConfig(config)), config)
+  const some = 'extents: [{ offset: 1M, size: 1M }]'
+  const cases: [text: string, message: RegExp][] = [
+    [yaml(some, 'size: auto'), /metadata.path: disk is not allowed; a file of its own/],
+    [yaml(some, 'extents: [{ offset: 1536K, size: 1M }]'), /data.extents: .* do not overlap/],
+    [yaml(`${some}, size: 1M`, 'extents: [{ offset: 3M, size: 1M }]'), /data.size: 1M is not/],
+    [yaml('extents: []', some), /data.extents: a list is not allowed; at least one part/],
+    [yaml('extents: 5M', some), /data.extents: 5M is not allowed; a list of maps/],
+    [yaml('extents: [{ offset: 1 }]', some), /data.extents/],
+    [yaml('extents: [{ offset: 1, size: 1M }]', some), /a multiple of 512/],
+    [yaml('extents: [{ offset: 0, size: 0 }]', some), /a multiple of 512/],
+  ]
+  for (const [text, message] of cases)
+    t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
 })

@@ -122,6 +122,20 @@ t.test('without fusermount3 there is a namespace of his own', onMount, async t =
   })
 })
 
+t.test('a user without a name', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  await user.root('grep -v ^thinfs-test: own/passwd > tmp/passwd; cat tmp/passwd > own/passwd')
+  const nameless = await ask(user)
+  t.same(nameless.failed, ['mount'])
+  t.match(nameless.get('mount'), {
+    found: /username, .*\/etc\/passwd$/,
+    mend: /; or unshare -Urm$/,
+  })
+  t.same((await ask(user, 'unshare -Urm')).failed, [])
+  await follow(t, user, nameless.get('mount'))
+  t.same((await ask(user)).failed, [])
+})
+
 t.test('root of a container, who may not mount', onMount, async t => {
   const user = await OrdinaryUser.make(t)
   const asContainer = async (command: string): Promise<Diagnosis> => {

@@ -12,6 +12,7 @@ import t, { type Test } from 'tap'
 import {
   goesWith,
   mountOf,
+  mountOver,
   parseMountInfo,
   readMounts,
   readNamespaces,
@@ -39,6 +40,45 @@ t.test('the mount that has a path is the one over it that was made last', async 
   t.equal(mountOf('/x/y', mounts)!.id, 3)
   t.equal(mountOf('/xy', mounts)!.id, 1)
 })
+
+t.test('the mount that hides another is over it, or over a folder above it', async t => {
+  const lines = [
+    '1 0 0:1 / / rw - a a rw',
+    '2 1 0:2 / /x/y rw - b b rw',
+    '3 1 0:3 / /z rw - c c rw',
+  ]
+  const over = (line: string, of: number) => {
+    const mounts = parseMountInfo([...lines, line].join('\n'))
+    return mountOver(mounts.find(({ id }) => id === of)!, mounts)?.id ?? null
+  }
+  t.equal(over('4 2 0:4 / /x/y rw - d d rw', 2), 4, 'at the same place')
+  t.equal(over('4 2 0:4 / /x/y rw - d d rw', 4), null)
+  t.equal(over('4 2 0:4 / /x/y/w rw - d d rw', 2), null, 'below it')
+  t.equal(over('4 1 0:4 / /x rw - d d rw', 2), 4, 'above it')
+  t.equal(over('4 1 0:4 / /x rw - d d rw', 3), null, 'elsewhere')
+  t.equal(mountOver({ ...readMounts()[0]!, id: -1 }), null, 'one that has gone')
+  await under(t)
+})
+
+/** As the kernel has it. */
+async function under(t: Test): Promise<void> {
+  const base = mkdtempSync(join(tmpdir(), 'thinfs-host-'))
+  const inner = join(base, 'x', 'y')
+  mkdirSync(inner, { recursive: true })
+  t.teardown(async () => {
+    await run('umount', '--recursive', '--lazy', base)
+    rmSync(base, { recursive: true })
+  })
+  await run('mount', '-t', 'tmpfs', 'base', base)
+  mkdirSync(inner, { recursive: true })
+  for (const source of ['first', 'second']) await run('mount', '-t', 'tmpfs', source, inner)
+  const [first, second] = readMounts().filter(({ mountPoint }) => mountPoint === inner)
+  t.equal(mountOver(first!)?.source, 'second')
+  t.equal(mountOver(second!), null)
+  await run('mount', '-t', 'tmpfs', 'above', join(base, 'x'))
+  for (const mount of [first, second]) t.equal(mountOver(mount!)?.source, 'above')
+  await run('umount', join(base, 'x'))
+}
 
 /** A process in a mount namespace of its own, made now. */
 async function inNamespace(

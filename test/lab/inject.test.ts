@@ -149,6 +149,10 @@ t.test(
       status: 2,
       stderr: /^thinfs: 1M is not a range: OFFSET\+LENGTH.*\n$/,
     })
+    t.match(await attemptThinfs('inject', pool.folder, 'web', '--read-error', '1M+4K'), {
+      status: 2,
+      stderr: /^thinfs: web: 1M\+4K is no range .* has 1M \(BAD_ARGUMENT\)\n$/,
+    })
     t.match(await attemptThinfs('inject', pool.folder, 'web', '--latency', '20'), { status: 2 })
     await pool.remount()
     t.equal(await inject(), 'web: nothing is injected', 'the end of the mount ends it')

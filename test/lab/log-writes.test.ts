@@ -140,6 +140,28 @@ t.test(
   },
 )
 
+t.test('no discard is larger than what replay-log clears in a file', async t => {
+  const folder = t.testdir()
+  const most = 128 * 2 ** 20
+  const reader = recorded(folder, writer => {
+    writer.clear(RECORDED.discard, 512, 2 * most + 512)
+    writer.clear(RECORDED.discard, 512, most)
+  })
+  const path = join(folder, 'exported')
+  exportLogWrites(reader, path, () => t.fail('all are whole sectors'))
+  const discards = readLog(t, path).filter(({ what }) => what === 'discard')
+  t.same(
+    discards.map(({ offset, length }) => [offset, length]),
+    [
+      [512, most],
+      [512 + most, most],
+      [512 + 2 * most, 512],
+      [512, most],
+    ],
+  )
+  reader.close()
+})
+
 t.test(
   "a volume's recording is what QEMU logged of the same requests",
   needs('/dev/fuse'),

@@ -149,10 +149,20 @@ t.test('thinfs replay: each state, checked by a program', needs('/dev/fuse'), as
       cp web ${pool.plain}/web-${value}`,
     )
   await write(1, ',fsync')
+  const none =
+    /^thinfs: web: the volume has no recording; thinfs record POOL web begins .* \(NO_RECORDING\)\n$/
   t.match(await replay('--each-flush', 'true'), {
     status: 1,
-    stderr: /^thinfs: web: .* \(NO_RECORDING\)\n$/,
+    stderr: none,
   })
+  // The engine refuses these, and says the same.
+  const record = (name: string, ...args: string[]) =>
+    attemptThinfs('record', pool.folder, name, ...args)
+  for (const args of [['--mark', 'm'], ['--stop'], ['--remove'], ['--export', '/none']]) {
+    t.match(await record('web', ...args), { status: 1, stderr: none }, args[0])
+    const missing = 'thinfs: other: no volume has the name (VOLUME_MISSING)\n'
+    t.match(await record('other', ...args), { status: 1, stderr: missing }, args[0])
+  }
   await thinfs('record', pool.folder, 'web')
   await write(2, ',fsync') // 4 writes and a flush
   await thinfs('record', pool.folder, 'web', '--mark', 'two')
@@ -209,7 +219,7 @@ t.test('thinfs replay: each state, checked by a program', needs('/dev/fuse'), as
   await pool.mount()
   t.match(await replay('--to', '1', 'true'), {
     status: 1,
-    stderr: /^thinfs: web: the snapshot that it begins with was removed \(NO_RECORDING\)\n$/,
+    stderr: /^thinfs: web: the snapshot that it begins with was removed; .* \(NO_RECORDING\)\n$/,
   })
   await thinfs('record', pool.folder, 'web', '--remove')
   await pool.close(t)

@@ -53,6 +53,19 @@ async function refused(t: Test, line: string | RegExp, ...args: string[]): Promi
   t.match(stderr, line)
 }
 
+t.test('another filesystem mounted over the pool is named, and stays', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  await run('mount', '-t', 'tmpfs', 'none', pool.path)
+  t.teardown(() => attempt('umount', pool.path))
+  await pool.sh('echo precious > file')
+  const why = `thinfs: ${pool.path}: a tmpfs is mounted over it: umount ${pool.path} first (MOUNT_BUSY)`
+  for (const force of [[], ['--force']]) await refused(t, why, 'umount', pool.folder, ...force)
+  t.equal(await pool.sh('cat file'), 'precious')
+  await run('umount', pool.path)
+  t.equal(await pool.sh('ls'), 'db\nweb', 'the pool is as before')
+  await thinfs('umount', pool.folder)
+})
+
 t.test('a mount in another namespace: umount names it, and the mount stays', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const other = await namespace(t, pool)

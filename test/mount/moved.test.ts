@@ -1,12 +1,13 @@
 // Goal: whoever moves the folder of a mounted pool, or spoils its pool.yaml, loses nothing and stops
 // nobody; and a folder that takes the old name is not touched. Method: the commands that a person gives,
 // at the new place, at the old one and at the mount point; a stranger's pool, compared byte by byte.
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { attemptThinfs, MountedPool, needs, run, thinfs, until } from '../support/mounted-pool.js'
 
 const YAML = 'data: { path: data, size: 64M }\nmetadata: { path: metadata, size: 4M }'
+const onMount = needs('/dev/fuse')
 
 /** The files of a folder, by name. */
 const contentOf = (folder: string): Record<string, string> =>
@@ -14,7 +15,7 @@ const contentOf = (folder: string): Record<string, string> =>
     readdirSync(folder).map(name => [name, readFileSync(join(folder, name), 'latin1')]),
   )
 
-t.test('the folder is moved', needs('/dev/fuse'), async t => {
+t.test('the folder is moved', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   await thinfs('create', pool.folder, 'a', '--size', '16M')
   await pool.sh('dd if=/dev/zero bs=1M count=1 conv=notrunc,fsync of=a status=none')
@@ -53,7 +54,7 @@ t.test('the folder is moved', needs('/dev/fuse'), async t => {
   t.match(await thinfs('list', moved), /^a .*\nb .*\ne .*\nf /m)
 })
 
-t.test('the folder is removed, and another pool takes its place', needs('/dev/fuse'), async t => {
+t.test('the folder is removed, and another pool takes its place', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   await pool.sh('printf text > a; sync a')
   rmSync(pool.folder, { recursive: true })
@@ -74,7 +75,27 @@ t.test('the folder is removed, and another pool takes its place', needs('/dev/fu
   t.same(contentOf(pool.folder), stranger, 'nobody touched it')
 })
 
-t.test('pool.yaml is spoilt', needs('/dev/fuse'), async t => {
+t.test('the folder is removed: its files can be saved, as the message says', onMount, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  await pool.sh('printf text > a; sync a')
+  const yaml = readFileSync(join(pool.folder, 'pool.yaml'))
+  rmSync(pool.folder, { recursive: true })
+  const { status, stderr } = await attemptThinfs('umount', pool.path)
+  t.equal(status, 1)
+  t.match(stderr, /once nobody writes, before umount .* loses them.* \(FILE_REMOVED\)\n$/)
+  const copies = [...stderr.matchAll(/cp --sparse=always (\S+) ELSEWHERE\/(\w+)/g)]
+  t.same(copies.map(([, , name]) => name).sort(), ['data', 'metadata'])
+  mkdirSync(pool.folder)
+  for (const [, from, name] of copies)
+    await run('cp', '--sparse=always', from!, join(pool.folder, name!))
+  await run('umount', pool.path)
+  await until(() => pool.processes().length === 0)
+  writeFileSync(join(pool.folder, 'pool.yaml'), yaml)
+  await thinfs('mount', pool.folder, pool.path)
+  t.equal(await pool.sh('head -c 4 thin-0'), 'text')
+})
+
+t.test('pool.yaml is spoilt', onMount, async t => {
   const pool = await MountedPool.make(t, YAML)
   const file = join(pool.folder, 'pool.yaml')
   const text = readFileSync(file, 'utf8')

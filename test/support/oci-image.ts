@@ -1,7 +1,14 @@
 /** An image of two layers, made of a static busybox: what ctr imports, and docker loads, without a network. */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { copyFileSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  readFileSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 
 const APPLETS = ['sh', 'cat', 'dd', 'echo', 'ls', 'sleep', 'sync', 'true']
@@ -58,6 +65,7 @@ function baseLayer(folder: string): Buffer {
   for (const name of ['bin', 'etc', 'proc', 'sys', 'dev', 'tmp']) {
     mkdirSync(join(root, name), { recursive: true })
   }
+  chmodSync(join(root, 'tmp'), 0o1777)
   const busybox = execFileSync('sh', ['-c', 'command -v busybox'], { encoding: 'utf8' }).trim()
   copyFileSync(busybox, join(root, 'bin/busybox'))
   for (const applet of APPLETS) symlinkSync('busybox', join(root, 'bin', applet))

@@ -5,10 +5,11 @@
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { readFile, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import t from 'tap'
 import { withPool } from '../../src/testing/index.js'
 import { needs, run } from '../support/mounted-pool.js'
+import { OrdinaryUser } from '../support/ordinary-user.js'
 
 const home = mkdtempSync(join(tmpdir(), 'thinfs-cache-'))
 const cache = join(home, 'thinfs')
@@ -78,3 +79,35 @@ t.test('fill makes once what it keeps', needs('/dev/fuse', '/dev/loop-control'),
     )
   })
 })
+
+const FILL = `
+import { withPool } from ${JSON.stringify(resolve(import.meta.dirname, '../../dist/testing/index.js'))}
+await withPool({ volumes: { v: '1M' } }, async pool => {
+  await pool.volume('v').fill('key', () => {})
+}).then(() => console.log('filled'), err => console.log(err.code + ': ' + err.message))`
+
+t.test(
+  "a cache that is another's is told, with what there is instead",
+  needs('/dev/fuse'),
+  async t => {
+    const user = await OrdinaryUser.make(t)
+    const fill = (within = ''): Promise<string> =>
+      user.sh(`${within} node --input-type=module -e "$1"`, FILL)
+    t.equal(await fill(), 'filled')
+    t.equal(await fill('unshare -Urm'), 'filled', "the user's own is his in a namespace as well")
+    await user.root('chown 0:0 home/.cache/thinfs/*.img')
+    t.match(await fill(), /^IO_ERROR: .*\.img: .*permission denied.*; XDG_CACHE_HOME names another/)
+    await user.root('chown -R 0:0 home/.cache')
+    t.match(
+      await fill(),
+      /^IO_ERROR: .*\/thinfs: .*permission denied.*; XDG_CACHE_HOME names another/,
+    )
+    await user.root('chmod -R go+rX home/.cache')
+    const strange = await fill('unshare -Urm')
+    t.match(
+      strange,
+      /^NOT_TRUSTED: .*belongs to user 65534.*; XDG_CACHE_HOME names another place$/m,
+    )
+    t.equal(await fill('XDG_CACHE_HOME=~/mine'), 'filled')
+  },
+)

@@ -1,5 +1,5 @@
 /** A pool of an ordinary user's test: no loop devices, filesystems by fuse2fs. */
-import { resolve } from 'node:path'
+import { dirname, resolve } from 'node:path'
 import t from 'tap'
 import { needs } from '../support/mounted-pool.js'
 import { OrdinaryUser } from '../support/ordinary-user.js'
@@ -34,6 +34,25 @@ t.test('an ordinary user', needs('/dev/fuse'), async t => {
     ...{ uid: user.uid, first: 'base', second: 'base', problems: [] },
     ...{ code: 'NOT_SUPPORTED', message: /loop devices need root; .*fuse2fs/ },
   })
+  // What a failure leaves there goes with the namespace.
+  await user.root('mount -t tmpfs -o mode=1777 thinfs-test /dev/shm')
+  const stays = 'mkdir -p $THINFS_MOUNT/../x/y; chmod 500 $THINFS_MOUNT/../x; echo $THINFS_MOUNT'
+  const { status, stdout, stderr } = await user.attempt(`thinfs run -- sh -c '${stays}'`)
+  t.match(
+    { status, stderr },
+    { status: 125, stderr: /\/x\/y: .* cannot be removed.*\(IO_ERROR\)\n$/ },
+  )
+  const base = dirname(stdout.trim())
+  t.equal(await user.sh('ls -A "$1"', base), 'alive\nx', 'what takes memory is gone')
+  // Of an owner that was killed the keeper itself tries again.
+  const killed = await user.attempt(
+    `thinfs run -- sh -c '${stays}; kill -9 $PPID; sleep 1000' || true`,
+  )
+  const busy = dirname(killed.stdout.trim())
+  await user.sh('until [ "$(ls -A "$1" | tail -n +2)" = x ]; do sleep 0.1; done', busy)
+  await user.sh('chmod 700 "$1/x"; while [ -e "$1" ]; do sleep 0.1; done', busy)
+  // That of an owner who was told is left to the next one.
+  await user.sh('chmod 700 "$1/x"; thinfs run -- true; [ ! -e "$1" ]', base)
   t.equal(
     await user.sh('thinfs run --volume v=1M -- sh -c "stat -c %u-%s \\$THINFS_V"'),
     `${user.uid}-1048576`,

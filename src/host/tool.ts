@@ -1,4 +1,4 @@
-/** Programs of the system that work on a volume. */
+/** Programs of the system that work on a volume, or below it. */
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { ThinfsError } from '../base/index.js'
@@ -12,15 +12,18 @@ const PACKAGES: Readonly<Record<string, string>> = {
 
 /**
  * Runs a program that has to succeed.
+ * @returns what it prints
  * @throws TOOL_FAILED with what it says, or how to install it
  */
-export async function run(program: string, ...args: string[]): Promise<void> {
+export async function runTool(program: string, ...args: string[]): Promise<string> {
   try {
-    await promisify(execFile)(program, args, { env: environment() })
+    const { stdout } = await promisify(execFile)(program, args, { env: environment() })
+    return stdout.trim()
   } catch (err) {
     const { stderr, code } = err as { stderr?: string; code?: string | number }
-    const install = `${program} is not installed: apt-get install ${PACKAGES[program] ?? program}`
-    const detail = code === 'ENOENT' ? install : `${program}: ${stderr?.trim() || String(err)}`
+    const install = `is not installed: apt-get install ${PACKAGES[program] ?? program}`
+    const said = code === 'ENOENT' ? install : stderr?.trim() || String(err)
+    const detail = said.startsWith(`${program}: `) ? said : `${program}: ${said}`
     throw new ThinfsError('TOOL_FAILED', detail, { cause: err })
   }
 }

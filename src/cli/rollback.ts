@@ -1,0 +1,38 @@
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { namingHolders, withPool } from './pool.js'
+
+interface Options extends Output {
+  /** A name; false for --no-keep. */
+  keep?: string | false
+}
+
+export const rollback = command(
+  'rollback',
+  'Give a volume the content of a snapshot again, at once.',
+  'thinfs rollback /srv/pool web web-before-upgrade',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<VOLUME>', 'which nobody has open')
+  .argument('<SNAPSHOT>', 'any volume of the pool; it stays as it is')
+  .option('--keep <name>', 'name for what the volume was (default: VOLUME@before-rollback-TIME)')
+  .option('--no-keep', 'remove what the volume was')
+  .addHelpText(
+    'after',
+    `
+The volume is replaced by a new snapshot of SNAPSHOT, which has its name, mode and owner and another
+device id. What it was stays under a name of its own, so that a rollback to that undoes this one; as
+with zfs rollback, and other than with lvconvert --merge, SNAPSHOT stays. Snapshots of what the volume
+was stay, too: newer ones need not be removed first.`,
+  )
+  .action(async (pool: string, name: string, snapshot: string, { keep, ...output }: Options) => {
+    const before = keep === false ? undefined : (keep ?? `${name}@before-rollback-${now()}`)
+    const request = { name, snapshot, ...(before !== undefined && { keep: before }) }
+    const volume = await withPool(pool, 'write', (admin, { file }) =>
+      namingHolders(admin, file, [name], () => admin.rollback(request)),
+    )
+    const kept = before === undefined ? '' : `; ${before} is what it was`
+    print(output, { ...volume, kept: before ?? null }, `${name}: as ${snapshot}${kept}`)
+  })
+
+/** UTC, as in 20261128T190510Z. */
+const now = (): string => new Date().toISOString().replace(/[-:]|\.\d+/g, '')

@@ -1,0 +1,97 @@
+import { write as writeFile } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { errnoOf, ThinfsError } from '../base/index.js'
+import type { HeldVolume } from '../volumes/index.js'
+import { command, type Output, POOL_HELP } from './command.js'
+import { withHeld } from './held.js'
+import { Progress } from './progress.js'
+
+interface Options extends Output {
+  from?: string
+  compress: boolean
+}
+
+const STDOUT = 1
+/** Milliseconds after which a pipe that is full, and does not wait itself, is tried again. */
+const FULL_PERIOD = 10
+
+export const send = command(
+  'send',
+  'Write a snapshot, or what it has changed since an older one, to standard output.',
+  'thinfs send /srv/pool web@tuesday --from web@monday | ssh host thinfs receive /srv/pool web@tuesday',
+)
+  .argument('<POOL>', POOL_HELP)
+  .argument('<SNAPSHOT>', 'to send; of a volume that is in use, what it holds at this moment')
+  .option('--from <older>', 'send what differs from this one, which was sent or received before')
+  .option('--no-compress', 'do not compress by zstd')
+  .addHelpText(
+    'after',
+    `
+What is in use is found in the metadata: what differs is read, and nothing else; holes are not sent.
+With --from, the receiver must have OLDER as it was sent, and OLDER must not have changed since: a
+volume that was written to is refused (NO_BASE), here and there. With --json the summary goes to
+standard error. Nothing of a stream can be taken up again: after a failure send it anew.`,
+  )
+  .action(async (pool: string, name: string, options: Options) => {
+    const { from, compress, json } = options
+    const names = from === undefined ? [name] : [name, from]
+    const request = { names, identify: name }
+    await withHeld(pool, 'write', request, async held => {
+      mustNotBeTerminal()
+      const [volume, older] = held.volumes as [HeldVolume, HeldVolume | undefined]
+      if (older !== undefined && older.content === null) throw noBase(older)
+      const { sendTo } = await import('../streams/index.js')
+      const { metadata, data, dataBlockSize: blockSize } = held
+      const source = {
+        ...{ metadata, data, blockSize },
+        ...volume,
+        base: older === undefined ? null : { ...older, content: older.content! },
+      }
+      const progress = new Progress(`sending ${volume.name}`, volume.size)
+      let bytes = 0
+      try {
+        await sendTo(source, writeOut, {
+          compress,
+          onProgress: (offset, sent) => {
+            bytes = sent
+            progress.show(offset, sent)
+          },
+        })
+      } finally {
+        progress.end()
+      }
+      if (json) process.stderr.write(`${JSON.stringify({ sent: volume.name, bytes }, null, 2)}\n`)
+    })
+  })
+
+function mustNotBeTerminal(): void {
+  if (!process.stdout.isTTY) return
+  const what = 'the stream is not for a terminal: send it to a file, or to another command'
+  throw new ThinfsError('BAD_ARGUMENT', what)
+}
+
+const noBase = ({ name }: HeldVolume): ThinfsError => {
+  const what = `${name}: it was never sent or received, or has changed since`
+  return new ThinfsError('NO_BASE', `${what}; send the newer one without --from`)
+}
+
+const writeLater = promisify(writeFile)
+
+/** @throws IO_ERROR */
+async function writeOut(chunk: Uint8Array): Promise<void> {
+  for (let done = 0; done < chunk.length; ) {
+    try {
+      done += (await writeLater(STDOUT, chunk, done, chunk.length - done, null)).bytesWritten
+    } catch (err) {
+      if (errnoOf(err) !== 'EAGAIN') {
+        const why = (err as Error).message
+        throw new ThinfsError('IO_ERROR', `standard output: ${why}`, {
+          cause: err,
+          errno: errnoOf(err),
+        })
+      }
+      await sleep(FULL_PERIOD)
+    }
+  }
+}

@@ -1,0 +1,215 @@
+import { randomUUID } from 'node:crypto'
+import { type DevId, MAX_DEVICE_SIZE, ThinfsError, volumeMissing } from '../base/index.js'
+import type { ThinPool } from '../pool/index.js'
+import type { Held, HeldVolume, NewVolume, VolumeContent } from './admin.js'
+import type { NameTransactions } from './name-transactions.js'
+import type { Reaper } from './reaper.js'
+import type { Sizes } from './sizes.js'
+import type { Volume } from './volume.js'
+import type { VolumeSet } from './volume-set.js'
+import type { VolumeEntry } from './volume-table.js'
+
+/** Milliseconds in which a command has to open a file that it was given. */
+const OPEN_PERIOD = 60_000
+
+/** The name of the file for a device that is awaited. No volume can have it. */
+const FILE = /^\.thinfs-(\d+)$/
+const fileOf = (devId: number): string => `.thinfs-${devId}`
+
+export interface HiddenVolumesParts {
+  pool: ThinPool
+  names: NameTransactions
+  volumes: VolumeSet
+  sizes: Sizes
+  reaper: Reaper
+  onChange(what: string, volume: string, devId: number): void
+}
+
+/**
+ * Volumes that a command has for itself: what it reads at one moment, and what it fills before that
+ * gets its name.
+ *
+ * Such a volume counts as removed from the start, so that it ends by the same way as one whose name
+ * was taken away while somebody had it open: with the last descriptor, whoever is killed, and else
+ * with the next opening of the pool. The command opens it by a name that no list shows.
+ */
+export class HiddenVolumes {
+  readonly #parts: HiddenVolumesParts
+
+  constructor(parts: HiddenVolumesParts) {
+    this.#parts = parts
+  }
+
+  /** The volume behind a name that a command was given, as long as it has not opened it. */
+  find(file: string): Volume | undefined {
+    const [, devId] = FILE.exec(file) ?? []
+    const volume = devId === undefined ? undefined : this.#parts.volumes.byDevId(Number(devId))
+    return volume?.awaited ? volume : undefined
+  }
+
+  /** See `PoolAdmin.hold`. */
+  hold(request: { names: string[]; identify?: string }): Promise<Held> {
+    return this.#parts.names.exclusive(async () => {
+      const { pool, volumes } = this.#parts
+      const { metadata } = pool
+      const origins = request.names.map(name => volumes.mustBe(name))
+      const held = pool.writable
+        ? await this.#snapshots(origins, request)
+        : this.#asTheyAre(origins)
+      return {
+        time: metadata.time,
+        transactionId: metadata.transactionId,
+        dataBlockSize: pool.blockSize,
+        dataBlocks: metadata.nrDataBlocks,
+        volumes: held,
+      }
+    })
+  }
+
+  /** Of a pool that cannot change. @throws POOL_READ_ONLY where the store lacks what it knows */
+  #asTheyAre(origins: Volume[]): HeldVolume[] {
+    const { pool } = this.#parts
+    pool.mustBeReadable()
+    if (pool.metadata.changed) {
+      const what = 'the journal has changes that no commit has ended'
+      throw new ThinfsError('POOL_READ_ONLY', `${what}: mount the pool to be written to, once`)
+    }
+    return origins.map(origin => this.#heldAs(origin, origin.devId as DevId, null))
+  }
+
+  async #snapshots(origins: Volume[], { identify }: { identify?: string }): Promise<HeldVolume[]> {
+    const { pool, names, volumes } = this.#parts
+    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+    // What is in the trees then gets no other place with the next commit.
+    await pool.commit()
+    const ids = volumes.newDevIds(origins.length)
+    const changes = new Map<number, VolumeEntry>()
+    origins.forEach((origin, i) => {
+      const devId = ids[i]!
+      const { origin: from, size } = volumes.snapshotEntry(origin.name, devId, origin)
+      const entry = volumes.newEntry(origin.name, devId, size)
+      changes.set(devId, { ...entry, origin: from, removed: true })
+      if (identify !== undefined && volumes.mustBe(identify) === origin) {
+        const state = pool.metadata.fingerprint(origin.devId as DevId)
+        const content = this.#contentOf(origin) ?? { id: randomUUID(), state }
+        if (content !== origin.entry.content)
+          changes.set(origin.devId, { ...origin.entry, content })
+      }
+    })
+    const held: HeldVolume[] = []
+    await names.commit(changes, () => {
+      pool.devices.createSnaps(origins.map(({ devId }, i) => [ids[i]!, devId as DevId]))
+      origins.forEach((origin, i) => {
+        held.push(this.#heldAs(origin, ids[i]!, changes.get(origin.devId)?.content ?? null))
+      })
+    })
+    for (const devId of ids) this.#await(volumes.add(devId))
+    return held
+  }
+
+  /**
+   * @param devId of the device that keeps it
+   * @param given a content that it has by the change under way
+   */
+  #heldAs(origin: Volume, devId: DevId, given: VolumeContent | null): HeldVolume {
+    const { metadata, blockSize } = this.#parts.pool
+    const content = given ?? origin.entry.content ?? null
+    const isSo = content?.state === metadata.fingerprint(origin.devId as DevId)
+    return {
+      name: origin.name,
+      devId: origin.devId,
+      size: origin.device.size,
+      mapped: metadata.details(devId).mappedBlocks * blockSize,
+      root: metadata.rootOf(devId),
+      file: devId === origin.devId ? null : fileOf(devId),
+      content: content !== null && isSo ? content.id : null,
+    }
+  }
+
+  /** What a stream calls the content of a volume; null when it has changed since, or never had it. */
+  #contentOf({ devId, entry }: Volume): VolumeContent | null {
+    const { content } = entry
+    if (content === undefined) return null
+    return content.state === this.#parts.pool.metadata.fingerprint(devId as DevId) ? content : null
+  }
+
+  /** See `PoolAdmin.beginVolume`. */
+  begin({ name, size, base }: { name: string; size: number; base?: string }): Promise<NewVolume> {
+    return this.#parts.names.exclusive(async () => {
+      const { pool, names, volumes } = this.#parts
+      if (size < 0 || size > MAX_DEVICE_SIZE) {
+        throw new ThinfsError('BAD_ARGUMENT', `size ${size}: up to ${MAX_DEVICE_SIZE} is allowed`)
+      }
+      volumes.mustBeNew(name)
+      pool.mustBeWritable()
+      const origin = base === undefined ? null : this.#baseOf(base)
+      if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+      const devId = volumes.newDevId(undefined)
+      const from = origin && volumes.snapshotEntry(name, devId, origin)
+      const entry = volumes.newEntry(name, devId, from?.size ?? size)
+      const hidden = { ...entry, origin: from?.origin ?? null, removed: true }
+      await names.commit(new Map([[devId, hidden]]), () => {
+        if (origin === null) pool.devices.createThin(devId)
+        else pool.devices.createSnap(devId, origin.devId as DevId)
+      })
+      this.#await(volumes.add(devId))
+      return { devId, file: fileOf(devId), base: origin?.name ?? null }
+    })
+  }
+
+  /** @throws NO_BASE */
+  #baseOf(id: string): Volume {
+    const named = [...this.#parts.volumes.named()].filter(({ entry }) => entry.content?.id === id)
+    const base = named.find(volume => this.#contentOf(volume) !== null)
+    if (base !== undefined) return base
+    const what =
+      named.length === 0
+        ? 'no volume of this pool has the content that the stream goes on from'
+        : `${named[0]!.name} was changed since it had the content that the stream goes on from`
+    throw new ThinfsError('NO_BASE', `${what}; receive a full stream, or the one that it follows`)
+  }
+
+  /** See `PoolAdmin.nameVolume`. */
+  async name({
+    devId,
+    name,
+    content,
+  }: {
+    devId: number
+    name: string
+    content?: string
+  }): Promise<void> {
+    // Its size, and all that is in it.
+    await this.#parts.sizes.commit()
+    await this.#parts.names.exclusive(async () => {
+      const { pool, names, volumes, onChange } = this.#parts
+      const volume = volumes.byDevId(devId)
+      if (!volume?.entry.removed || volume.entry.name !== name) throw volumeMissing(name)
+      volumes.mustBeNew(name)
+      const state = pool.metadata.fingerprint(devId as DevId)
+      const entry = { ...volume.entry, size: volume.device.size, removed: false }
+      const named = content === undefined ? entry : { ...entry, content: { id: content, state } }
+      await names.commit(new Map([[devId, named]]), () => {
+        // From here on a write, in place as well, changes the fingerprint.
+        pool.markShared(devId as DevId, devId as DevId)
+      })
+      volumes.renamed(volume, name)
+      onChange('received', name, devId)
+    })
+  }
+
+  /** Ends a volume that its command gives up, where no descriptor does. */
+  async drop(devId: number): Promise<void> {
+    const volume = this.#parts.volumes.byDevId(devId)
+    if (!volume?.entry.removed || volume.opens > 0) return
+    volume.awaited = false
+    await this.#parts.reaper.reap(volume)
+  }
+
+  #await(volume: Volume): void {
+    volume.awaited = true
+    this.#parts.pool.clock.after(OPEN_PERIOD, () => {
+      if (volume.awaited) void this.drop(volume.devId)
+    })
+  }
+}
