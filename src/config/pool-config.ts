@@ -77,7 +77,7 @@ export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 export const DEFAULTS = {
   dataPath: 'data',
   metadataPath: 'metadata',
-  /** LVM's percent, and the threshold that its manual has as an example. */
+  /** LVM's percent; its threshold is 100, which is never: 80 is what Docker's guide sets. */
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,

@@ -194,7 +194,6 @@ export class Space implements ProvisionerSpace {
    * fail.
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
-    this.#onFull = changes.onFull
     this.#lowWaterMarkOf = changes.lowWaterMark
     this.#lowData.reset()
     const grew = this.growToStores()
