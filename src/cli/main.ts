@@ -35,13 +35,14 @@ import { restart } from './restart.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
+import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize, extend],
+  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
   ...[dump, delta, send, receive],
   ...[attach, detach, check],

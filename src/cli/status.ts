@@ -40,17 +40,9 @@ function describe(status: PoolStatus): string[][] {
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
     ['low water', lowWater(status.lowWaterMarkBlocks, free, blockSize, status.belowLowWater)],
-    [
-      'of metadata',
-      lowWater(
-        status.metadataLowWaterMarkBlocks,
-        metadata.blocks - metadata.usedBlocks,
-        METADATA_BLOCK_SIZE,
-        status.belowMetadataLowWater,
-      ),
-    ],
+    ...metadataLowWater(status),
     ['discards', status.discards],
-    ['on full', `${status.onFull}${waiting(status)}`],
+    ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
@@ -76,6 +68,18 @@ function modeOf({ mode, reason, mount, refusal }: PoolStatus): string {
   return reason === null ? when : `${when}: ${reason}`
 }
 
+/** A daemon of an earlier thinfs does not tell. */
+function metadataLowWater({
+  metadata,
+  metadataLowWaterMarkBlocks: mark,
+  belowMetadataLowWater,
+}: Partial<PoolStatus>): string[][] {
+  if (metadata === undefined || mark === undefined) return []
+  const free = metadata.blocks - metadata.usedBlocks
+  const isReached = belowMetadataLowWater === true
+  return [['of metadata', lowWater(mark, free, METADATA_BLOCK_SIZE, isReached)]]
+}
+
 /** @param free as the mark, in blocks */
 const lowWater = (mark: number, free: number, blockSize: number, isReached: boolean): string =>
   `${formatSize(mark * blockSize)}, ${isReached ? 'reached: ' : ''}${formatSize(free * blockSize)} free`
@@ -87,6 +91,11 @@ function hostRoom({ data, metadata }: PoolStatus): string {
     ...(metadata.hostFree === null ? [] : [`${formatSize(metadata.hostFree)} for metadata`]),
   ]
   return parts.join(', ') || 'block devices'
+}
+
+const queueing = ({ onFull, queueTimeout }: Partial<PoolStatus>): string => {
+  if (onFull === 'error' || queueTimeout === undefined) return ''
+  return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
 }
 
 const waiting = ({ writesWaiting }: PoolStatus): string =>

@@ -257,6 +257,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
     onFull: yaml.on_full,
+    queueTimeout: yaml.queue_timeout,
     ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,

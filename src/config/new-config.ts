@@ -25,6 +25,7 @@ export function newConfig(
     lowWaterMark: DEFAULTS.lowWaterMark,
     discards: DEFAULTS.discards,
     onFull: said.onFull ?? DEFAULTS.onFull,
+    queueTimeout: DEFAULTS.queueTimeout,
     transport: DEFAULTS.transport,
     spin: DEFAULTS.spin,
     spinShare: DEFAULTS.spinShare,

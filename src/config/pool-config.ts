@@ -26,6 +26,8 @@ export interface PoolConfig extends PoolPlace {
   discards: (typeof DISCARDS)[number]
   /** Whether a write that finds no free block waits for space or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** Seconds that it waits at most; 0: for ever. */
+  queueTimeout: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**
@@ -75,12 +77,13 @@ export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 export const DEFAULTS = {
   dataPath: 'data',
   metadataPath: 'metadata',
-  /** LVM's percent, and the threshold that its manual has as an example. */
+  /** LVM's percent; its threshold is 100, which is never: 80 is what Docker's guide sets. */
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',
+  queueTimeout: 60,
   transport: 'dev',
   spin: 400,
   spinShare: 80,

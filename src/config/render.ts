@@ -37,8 +37,10 @@ low_water_mark: ${'bytes' in mark ? exactSize(mark.bytes) : `${mark.percent}%`}
 # ignore to nobody.
 discards: ${config.discards}
 
-# What a write does when no block is free: queue waits a minute for space, error fails at once.
+# What a write does when no block is free: queue waits for space, error fails at once; and for how many
+# seconds at most it waits (0: for ever). thinfs set changes both, also while the pool is mounted.
 on_full: ${config.onFull}
+queue_timeout: ${config.queueTimeout}
 
 # A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
 # with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.

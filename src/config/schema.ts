@@ -34,6 +34,9 @@ const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
 const SPIN_MAX = 1000
 
+/** Seconds. Timers run for 24 days at most. */
+const QUEUE_TIMEOUT_MAX = 1_000_000
+
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
   return z.string({ error: allowed }).transform((text, context): T => {
@@ -204,6 +207,9 @@ export const POOL_YAML = map({
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  queue_timeout: value(`seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`, text =>
+    /^\d{1,7}$/.test(text) && Number(text) <= QUEUE_TIMEOUT_MAX ? Number(text) : undefined,
+  ).default(DEFAULTS.queueTimeout),
   hooks: value('a command, as sh(1) takes it', text =>
     /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
   ).optional(),

@@ -138,6 +138,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  set: { onFull: 'string?', queueTimeout: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},

@@ -397,6 +397,17 @@ export class Daemon {
    */
   #fail(failure: Error): void {
     this.#failure = failure
+    const { hooks: command } = this.#config
+    if (command !== undefined) {
+      this.#hooks.run({
+        command,
+        variables: {
+          THINFS_EVENT: 'mode',
+          THINFS_MODE: 'fail',
+          THINFS_DETAIL: failure.message,
+        },
+      })
+    }
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
       void this.#end()
       return

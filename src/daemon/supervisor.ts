@@ -35,7 +35,14 @@ const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'EN
 /** Errors of a host that somebody has to mend: the next engine meets them again. */
 const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
 /** Requests that may be carried out twice: another engine can be asked again. */
-const REPEATABLE = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings', 'extend'])
+const REPEATABLE = new Set<keyof MountedAdmin>([
+  'list',
+  'status',
+  'check',
+  'recordings',
+  'extend',
+  'set',
+])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */

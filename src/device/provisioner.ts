@@ -42,7 +42,8 @@ export interface ProvisionerSpace {
   hostRefused(err: unknown): void
   /**
    * Tries again until there is space: after a commit that frees blocks, when the files have grown,
-   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within 60 s.
+   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within
+   * the pool's `queue_timeout`.
    * @param owner on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room

@@ -120,7 +120,7 @@ export class Growth {
     const { metadata, blocks, store, autoextend, state, commits } = this.#parts
     this.#dataAt = Number.POSITIVE_INFINITY
     this.#metadataAt = Number.POSITIVE_INFINITY
-    if (!state.writable || commits.stalled || this.#goingOn !== null) return
+    if (!state.writable || !state.isOpen || commits.stalled || this.#goingOn !== null) return
     // Somebody may have made a file or a device longer.
     if (this.toStores(false)) return
     const room = this.#parts.hostRoom()
@@ -202,7 +202,7 @@ export class Growth {
    */
   toStores(atOnce: boolean): boolean {
     const { metadata, store, blocks, commits, state, grown } = this.#parts
-    if (!state.writable) return false
+    if (!state.writable || !state.isOpen) return false
     blocks.measure()
     store.measure()
     const metadataWanted = Math.min(

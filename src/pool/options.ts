@@ -13,7 +13,7 @@ export type PoolMode =
 /** Whether discards unmap and punch the data file, only unmap, or are refused. */
 export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 
-/** Whether a write that finds no free block waits up to 60 s or fails at once. */
+/** Whether a write that finds no free block waits, for `queueTimeout` at most, or fails at once. */
 export type OnFull = 'queue' | 'error'
 
 /** Events of a pool, for the process that runs it. Each is called at most once per occurrence. */
@@ -84,6 +84,8 @@ export interface PoolOptions {
   dataSize?: Bytes
   discards: Discards
   onFull: OnFull
+  /** Seconds that writes wait for space at most; 0: for ever. Default: 60, as the kernel's. */
+  queueTimeout?: number
   /** In data blocks, of a pool that has so many. */
   lowWaterMark: number | ((nrDataBlocks: number) => number)
   /** Default: nothing grows by itself. */

@@ -73,6 +73,11 @@ export class PoolState {
     this.#closed = true
   }
 
+  /** Whether requests may still do something: not once the pool is being closed. */
+  get isOpen(): boolean {
+    return !this.#closed
+  }
+
   /** Whether metadata may change. */
   get writable(): boolean {
     return this.#mode !== 'read_only' && this.#mode !== 'fail'

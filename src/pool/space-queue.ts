@@ -1,7 +1,5 @@
 import { type Clock, ThinfsError } from '../base/index.js'
 
-/** The kernel's no_space_timeout, in milliseconds. */
-const NO_SPACE_TIMEOUT = 60_000
 /** Bytes of payload that waiting writes may keep in memory. */
 const HELD_MAX = 128 * 1024 * 1024
 
@@ -20,13 +18,30 @@ interface Waiter {
  */
 export class SpaceQueue {
   readonly #clock: Clock
+  /** Milliseconds; 0: for ever. */
+  #timeout: number
   #waiting: Waiter[] = []
   #held = 0
   #stopClock: (() => void) | null = null
   #expired = false
 
-  constructor(clock: Clock) {
+  /** @param timeout milliseconds that the first may wait; 0: for ever */
+  constructor(clock: Clock, timeout: number) {
     this.#clock = clock
+    this.#timeout = timeout
+  }
+
+  /** Milliseconds; 0: for ever. */
+  get timeout(): number {
+    return this.#timeout
+  }
+
+  /** Sets another time, which begins now for those that wait already. */
+  set timeout(timeout: number) {
+    this.#timeout = timeout
+    this.#stopClock?.()
+    this.#stopClock = null
+    if (!this.isEmpty) this.#startClock()
   }
 
   get isEmpty(): boolean {
@@ -59,12 +74,7 @@ export class SpaceQueue {
       return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
     }
     this.#held += held
-    this.#stopClock ??= this.#clock.after(NO_SPACE_TIMEOUT, () => {
-      this.#stopClock = null
-      if (this.isEmpty) return // space came for all of them, one by one
-      this.#expired = true
-      this.reject(new ThinfsError('NO_DATA_SPACE', 'no space came within 60 s'))
-    })
+    this.#startClock()
     let leave = (): void => {}
     const waited = new Promise<void>((resolve, reject) => {
       const waiter = { owner, resolve, reject }
@@ -97,6 +107,17 @@ export class SpaceQueue {
   /** Fails all that wait. */
   reject(err: Error): void {
     for (const waiter of this.#stop()) waiter.reject(err)
+  }
+
+  #startClock(): void {
+    const timeout = this.#timeout
+    if (timeout === 0) return
+    this.#stopClock ??= this.#clock.after(timeout, () => {
+      this.#stopClock = null
+      if (this.isEmpty) return // space came for all of them, one by one
+      this.#expired = true
+      this.reject(new ThinfsError('NO_DATA_SPACE', `no space came within ${timeout / 1000} s`))
+    })
   }
 
   #stop(): Waiter[] {

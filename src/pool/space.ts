@@ -39,6 +39,8 @@ const DISCARD_MAX = 1024
 const DISCARD_FROM = 2048
 /** Milliseconds for which a write waits for freed blocks that are still being read or punched. */
 const RELEASE_TIMEOUT = 60_000
+/** The kernel's no_space_timeout, in seconds. */
+const NO_SPACE_TIMEOUT = 60
 const NO_DATA_BLOCKS = 'no free data blocks'
 /** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
 const SECURED_MIN = 256
@@ -77,7 +79,10 @@ export class Space implements ProvisionerSpace {
 
   constructor(
     parts: SpaceParts,
-    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'autoextend' | 'clock' | 'events'>,
+    options: Pick<
+      PoolOptions,
+      'onFull' | 'queueTimeout' | 'lowWaterMark' | 'autoextend' | 'clock' | 'events'
+    >,
   ) {
     const { metadata, store, blocks, commits, state } = parts
     const { clock, events, autoextend = {} } = options
@@ -92,7 +97,7 @@ export class Space implements ProvisionerSpace {
     this.#lowWaterMarkOf = options.lowWaterMark
     this.#lowData = new LowWater(free => events.lowWater(free))
     this.#lowMetadata = new LowWater(free => events.lowWaterMetadata(free))
-    this.#queue = new SpaceQueue(clock)
+    this.#queue = new SpaceQueue(clock, 1000 * (options.queueTimeout ?? NO_SPACE_TIMEOUT))
     this.#host = new HostSpace(blocks, store, metadata)
     this.#growth = new Growth({
       ...{ ...parts, clock, events, autoextend },
@@ -189,16 +194,33 @@ export class Space implements ProvisionerSpace {
    * fail.
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
-    this.#onFull = changes.onFull
     this.#lowWaterMarkOf = changes.lowWaterMark
     this.#lowData.reset()
     const grew = this.growToStores()
-    if (changes.onFull === 'queue') this.#queue.wake()
-    else
-      this.#queue.reject(
-        new ThinfsError('NO_DATA_SPACE', `${this.#blocks.path}: ${NO_DATA_BLOCKS}`),
-      )
+    this.setOnFull(changes.onFull)
     if (grew) await this.#commits.commit()
+  }
+
+  /**
+   * What a full pool does from now on. Callers that wait for space try again, with all of their
+   * time before them, or fail.
+   */
+  setOnFull(onFull: OnFull): void {
+    this.#onFull = onFull
+    if (onFull === 'queue') this.#queue.wake()
+    else {
+      const what = `${this.#blocks.path}: ${NO_DATA_BLOCKS}`
+      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', what))
+    }
+  }
+
+  /** Seconds that callers wait for space at most; 0: for ever. */
+  get queueTimeout(): number {
+    return this.#queue.timeout / 1000
+  }
+
+  set queueTimeout(seconds: number) {
+    this.#queue.timeout = 1000 * seconds
   }
 
   canAllocate(count: number, discards: boolean): boolean {
@@ -259,7 +281,8 @@ export class Space implements ProvisionerSpace {
 
   /**
    * Tries again until there is space: after a commit that frees blocks, when the files have grown,
-   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within 60 s.
+   * and, with `on_full: queue`, whenever blocks become free, or the host has room, within
+   * `queueTimeout`.
    * @param device on whose behalf; the wait ends when it is deleted
    * @param held bytes that waiting keeps in memory
    * @param attempt returns null when there is no room
@@ -272,7 +295,7 @@ export class Space implements ProvisionerSpace {
     attempt: () => Later<T | null>,
     signal?: AbortSignal,
   ): Promise<T> {
-    return this.#withSpace(device, held, attempt, this.#onFull === 'queue', signal)
+    return this.#withSpace(device, held, attempt, true, signal)
   }
 
   /** As `withSpace`, but only with what is free already or becomes so with a commit. */
@@ -284,7 +307,7 @@ export class Space implements ProvisionerSpace {
     device: SpaceOwner,
     held: number,
     attempt: () => Later<T | null>,
-    queues: boolean,
+    mayQueue: boolean,
     signal?: AbortSignal,
   ): Promise<T> {
     let retries = true
@@ -320,6 +343,8 @@ export class Space implements ProvisionerSpace {
         continue
       }
       const why = this.#noteFull(isData)
+      // It may have been set while this one tried.
+      const queues = mayQueue && this.#onFull === 'queue'
       if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
         const path = isData ? this.#blocks.path : this.#store.path
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)

@@ -53,6 +53,8 @@ export interface PoolStatus {
   heldRoot: number
   discards: PoolConfig['discards']
   onFull: PoolConfig['onFull']
+  /** Seconds that writes wait for space at most; 0: for ever. */
+  queueTimeout: number
   volumes: number
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
@@ -69,6 +71,13 @@ export interface PoolStatus {
   } | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
   dm: { pool: string; volumes: { name: string; line: string }[] }
+}
+
+/** What may be set while a pool is mounted. */
+export interface PoolSettings {
+  onFull?: PoolConfig['onFull']
+  /** Seconds; 0: for ever. */
+  queueTimeout?: number
 }
 
 /** What a stream calls the content of a volume, as long as its mappings have the fingerprint. */
@@ -192,6 +201,8 @@ export interface PoolAdmin {
    * @throws BAD_ARGUMENT for a size that cannot be had; NO_METADATA_SPACE
    */
   extend(request: { data?: number; metadata?: number }): Promise<{ data: number; metadata: number }>
+  /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
+  set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>

@@ -12,6 +12,7 @@ export type {
   MountedAdmin,
   NewVolume,
   PoolAdmin,
+  PoolSettings,
   PoolStatus,
   Recording,
   VolumeInfo,

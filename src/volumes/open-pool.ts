@@ -100,6 +100,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
+      queueTimeout: config.queueTimeout,
       lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
       clock: SYSTEM_CLOCK,

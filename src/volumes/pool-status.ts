@@ -59,6 +59,7 @@ export async function statusOf(
     heldRoot: metadata.heldRoot,
     discards: pool.discards,
     onFull: pool.space.onFull,
+    queueTimeout: pool.space.queueTimeout,
     volumes: lines.length,
     mount: null,
     dm: {

@@ -34,6 +34,7 @@ export function mustTake(file: string, change: Change): void {
 export async function changePoolYaml(file: string, change: Change): Promise<void> {
   if (change.settings.length === 0) return
   const text = edited(file, change)
+  if (text === readFileSync(file, 'utf8')) return
   try {
     await replaceFile(file, text)
   } catch (err) {

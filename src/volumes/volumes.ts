@@ -9,7 +9,15 @@ import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../b
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { CheckReport, Held, NewVolume, PoolAdmin, PoolStatus, VolumeInfo } from './admin.js'
+import type {
+  CheckReport,
+  Held,
+  NewVolume,
+  PoolAdmin,
+  PoolSettings,
+  PoolStatus,
+  VolumeInfo,
+} from './admin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
@@ -420,6 +428,19 @@ export class Volumes implements PoolAdmin {
       data: metadata.nrDataBlocks * blockSize,
       metadata: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
     }
+  }
+
+  async set({ onFull, queueTimeout }: PoolSettings): Promise<void> {
+    const { space } = this.pool
+    this.#mustNotBeClosing()
+    if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
+      throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue and error are allowed`)
+    }
+    if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
+      throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
+    }
+    if (queueTimeout !== undefined) space.queueTimeout = queueTimeout
+    if (onFull !== undefined) space.setOnFull(onFull)
   }
 
   async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {

@@ -1,5 +1,5 @@
 /**
- * `thinfs extend` of pools that are not mounted. thin_check, thin_dump and a copy of the pool.yaml, in
+ * `thinfs extend` and `thinfs set` of pools that are not mounted. thin_check, thin_dump and a copy of the pool.yaml, in
  * which sed has changed the size, judge.
  */
 import { mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
@@ -160,4 +160,25 @@ t.test('a block device: as large as it has become', needs('/dev/loop-control'), 
   t.match(await done(t, 'extend', pool), /^data: 128M, (as it was|it was 64M)$/m)
   t.equal(await dataBlocks(t, pool), 2048)
   t.equal(yamlOf(pool), yaml)
+})
+
+t.test('set: on_full and queue_timeout, in pool.yaml', async t => {
+  const pool = await makePool(t, 'pool: a\ndata: { size: 64M }\non_full: queue # for now\n')
+  t.equal(await done(t, 'set', pool, 'on_full=error', 'queue_timeout=0'), '')
+  t.equal(
+    yamlOf(pool),
+    'pool: a\ndata: { size: 64M }\non_full: error # for now\nqueue_timeout: 0\n',
+  )
+  t.match(JSON.parse(await done(t, 'status', pool, '--json')), { onFull: 'error', queueTimeout: 0 })
+  t.equal(await done(t, 'set', pool, 'on_full=queue'), '')
+  t.match(await done(t, 'status', pool), /^on full +queue, for ever$/m)
+  const before = yamlOf(pool)
+  const cases: [status: number, line: RegExp, ...args: string[]][] = [
+    [1, /on_full: wait is not allowed; queue, error \(BAD_CONFIG\)/, 'on_full=wait'],
+    [1, /queue_timeout: 1m is not allowed; seconds/, 'queue_timeout=1m'],
+    [2, /spin=0: allowed are on_full, queue_timeout/, 'spin=0'],
+    [2, /on_full: allowed are on_full/, 'on_full'],
+  ]
+  for (const [status, line, ...args] of cases) await refused(t, status, line, 'set', pool, ...args)
+  t.equal(yamlOf(pool), before)
 })

@@ -22,7 +22,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, hooks, transport, spin, spin_share, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -35,6 +35,7 @@ data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
+queue_timeout: 0
 hooks: 'echo "$THINFS_EVENT" >> /e'
 transport: uring
 spin: 0
@@ -64,6 +65,7 @@ volumes:
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
     onFull: 'error',
+    queueTimeout: 0,
     hooks: 'echo "$THINFS_EVENT" >> /e',
     transport: 'uring',
     spin: 0,
@@ -91,6 +93,7 @@ t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 2
       lowWaterMark: { percent: 20 },
       discards: 'passdown',
       onFull: 'queue',
+      queueTimeout: 60,
       transport: 'dev',
       spin: 400,
       spinShare: 80,
@@ -190,6 +193,10 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    [
+      'pool: a\nqueue_timeout: -1',
+      '2:16: queue_timeout: -1 is not allowed; seconds from 0, which is for ever, to 1000000',
+    ],
     ['pool: a\nhooks: " "', '2:8: hooks:   is not allowed; a command, as sh(1) takes it'],
     ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring, fuse-native'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
@@ -355,6 +362,7 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     ),
     discards: fc.constantFrom('passdown' as const, 'nopassdown' as const, 'ignore' as const),
     onFull: fc.constantFrom('queue' as const, 'error' as const),
+    queueTimeout: fc.nat(1_000_000),
     transport: fc.constantFrom('dev' as const, 'uring' as const, 'fuse-native' as const),
     spin: fc.nat(1000),
     spinShare: fc.integer({ min: 1, max: 10_000 }).map(n => n / 100),

@@ -70,6 +70,7 @@ function makePool(t: Test) {
     lowWaterMark: { percent: 20 },
     discards: 'passdown',
     onFull: 'queue',
+    queueTimeout: 60,
     transport: 'dev',
     spin: 0,
     spinShare: 80,
@@ -94,9 +95,14 @@ function makePool(t: Test) {
   return { config, options, mountPoint, folder, files, mounted }
 }
 
-async function mountPool(t: Test, behaviour: Behaviour = 'serve') {
+async function mountPool(t: Test, behaviour: Behaviour = 'serve', more: Partial<PoolConfig> = {}) {
   const pool = makePool(t)
-  const daemon = await Daemon.start(pool.config, pool.options, log, engineOf(behaviour))
+  const daemon = await Daemon.start(
+    { ...pool.config, ...more },
+    pool.options,
+    log,
+    engineOf(behaviour),
+  )
   const client = (await connectDaemon(pool.config))!
   t.teardown(() => client.close())
   return { ...pool, daemon, client }
@@ -190,7 +196,10 @@ t.test('an engine that is killed after the unmount is replaced once more, to com
 })
 
 t.test('an engine that dies again and again of itself is given up', async t => {
-  const { client, daemon, mountPoint, files, mounted } = await mountPool(t, 'relapse')
+  const told =
+    'echo "$THINFS_EVENT $THINFS_MODE $THINFS_MOUNT_POINT: $THINFS_DETAIL" > "$(dirname "$THINFS_POOL")/told"'
+  const pool = await mountPool(t, 'relapse', { hooks: told })
+  const { client, daemon, mountPoint, folder, files, mounted } = pool
   const { pid } = (await client.status()) as unknown as { pid: number }
   const failure = t.rejects(daemon.ended(), { code: 'DAEMON_FAILED' })
   process.kill(pid, 'SIGKILL')
@@ -209,6 +218,10 @@ t.test('an engine that dies again and again of itself is given up', async t => {
   t.notOk(mounted())
   await failure
   t.same(files(), [])
+  const line = `mode fail ${mountPoint}: ${reason}\n`
+  while (!existsSync(join(folder, 'told')) || readFileSync(join(folder, 'told'), 'utf8') !== line) {
+    await new Promise(resolve => setTimeout(resolve, 10))
+  }
 })
 
 t.test('a change that was under way when the engine died is not left waiting', async t => {

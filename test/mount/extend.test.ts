@@ -87,7 +87,6 @@ t.test('metadata: to its last block, and both at once', onMount, async t => {
       full = await write(leaf * 800 + i * 8).then(() => false, isFull)
     }
   }
-  t.equal((await pool.status()).mode, 'out_of_metadata_space')
   await thinfs('extend', pool.folder, '--metadata', '+2M', '--data', '1G')
   t.match(await pool.status(), {
     mode: 'write',
@@ -142,6 +141,41 @@ on_full: error`,
   await pool.close(t)
 })
 
+t.test(
+  'set: writes that wait fail at once, and an engine that follows knows it',
+  onMount,
+  async t => {
+    const pool = await onTmpfs(
+      t,
+      'data: { size: 16M }\nvolumes: { a: { size: 64M }, fill: { size: 1G } }',
+    )
+    await fill(pool)
+    const write = () =>
+      attempt('dd', 'if=/dev/zero', `of=${pool.path}/a`, 'bs=64K', 'count=1', 'conv=notrunc')
+    const waits = async (): Promise<boolean> => (await pool.status()).writesWaiting === 1
+    const first = write()
+    await until(waits)
+    await thinfs('set', pool.folder, 'on_full=error')
+    t.match(await first, { status: 1, stderr: /No space left on device/ })
+    t.match(readIfThere(join(pool.folder, 'pool.yaml')), /^on_full: error$/m)
+    await pool.killEngine()
+    t.match(await pool.status(), { onFull: 'error', queueTimeout: 60 })
+    t.match(await write(), { status: 1, stderr: /No space left on device/ })
+
+    await thinfs('set', pool.folder, 'on_full=queue', 'queue_timeout=0')
+    const second = write()
+    await until(waits)
+    t.match(
+      await thinfs('status', pool.folder),
+      /^on full +queue, for ever: 1 writes wait for space$/m,
+    )
+    await thinfs('set', pool.folder, 'queue_timeout=1')
+    t.match(await second, { status: 1, stderr: /No space left on device/ })
+    t.match(await thinfs('status', pool.folder, '--dm'), /error_if_no_space/)
+    await pool.close(t)
+  },
+)
+
 t.test('hooks: each event runs the command, and one that hangs hangs nothing', onMount, async t => {
   const yaml = `data: { size: 16M }
 volumes: { fill: { size: 1G } }
@@ -176,10 +210,13 @@ hooks: |
   t.same(lines()[4], 'extended_data write 33554432 test')
   await until(() => readIfThere(join(pool.base, 'pid')).endsWith('\n'))
   const pid = Number(readIfThere(join(pool.base, 'pid')))
-  t.teardown(() => process.kill(pid, 'SIGKILL'))
+  t.teardown(() => {
+    try {
+      process.kill(pid, 'SIGKILL')
+    } catch {} // Its minute is over.
+  })
   await pool.remount()
   t.equal((await pool.status()).data.blocks, 512)
-  process.kill(pid, 0)
   await pool.close(t)
 })
 

@@ -154,7 +154,10 @@ t.test('writes wait for the host', onMount, async t => {
   const { reason, writesWaiting } = await pool.status()
   t.match(reason, /the host's disk is full/)
   t.equal(writesWaiting, 1)
-  t.match(await thinfs('status', pool.folder), /^on full +queue: 1 writes wait for space$/m)
+  t.match(
+    await thinfs('status', pool.folder),
+    /^on full +queue, 60 s at most: 1 writes wait for space$/m,
+  )
   const available = await run('df', '--output=avail', '--block-size=1', pool.path)
   t.ok(Number(available.split('\n')[1]) < MIB, 'df shows no more than the host can give')
   t.match(

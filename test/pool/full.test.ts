@@ -77,6 +77,67 @@ t.test('growth that a write notices', async t => {
   })
 })
 
+t.test('what a full pool does is switched while writes wait', async t => {
+  const full = async () => {
+    const memory = files(4)
+    const { pool, clock } = await openFiles(memory, { onFull: 'queue' })
+    await thin(pool, 0).write(0, 4 * BLOCK, filled(4 * BLOCK, 1), 0)
+    const write = () => follow(() => thin(pool, 0).write(8 * BLOCK, 512, filled(512, 2), 0))
+    return { pool, clock, write }
+  }
+
+  await t.test('error: they fail at once, and so do others', async t => {
+    const { pool, write } = await full()
+    const waiting = write()
+    await turns()
+    t.equal(waiting.state, 'waits')
+    pool.space.setOnFull('error')
+    await turns()
+    const next = write()
+    await turns()
+    t.same([waiting.state, next.state], ['NO_DATA_SPACE', 'NO_DATA_SPACE'])
+    pool.space.setOnFull('queue')
+    const last = write()
+    await turns()
+    t.equal(last.state, 'waits')
+    await pool.close()
+  })
+
+  await t.test('error: also one that tries again just then', async t => {
+    const { pool, write, clock } = await full()
+    const waiting = write()
+    await turns()
+    // The host may have room: each second who waits for it tries again.
+    pool.space.hostRefused(failure('ENOSPC'))
+    clock.advance(1000)
+    pool.space.setOnFull('error')
+    await turns()
+    t.equal(waiting.state, 'NO_DATA_SPACE')
+    await pool.close()
+  })
+
+  await t.test('queue_timeout: 0 is for ever, less is from now on', async t => {
+    const { pool, write, clock } = await full()
+    const waiting = write()
+    await turns()
+    pool.space.queueTimeout = 0
+    clock.advance(1e9)
+    await turns()
+    t.equal(waiting.state, 'waits')
+    pool.space.queueTimeout = 5
+    clock.advance(4999)
+    await turns()
+    t.equal(waiting.state, 'waits')
+    clock.advance(1)
+    await turns()
+    t.equal(waiting.state, 'NO_DATA_SPACE')
+    t.equal(pool.space.onFull, 'error')
+    pool.space.setOnFull('queue')
+    t.equal(pool.space.onFull, 'queue', 'as the reload of a table')
+    await pool.close()
+  })
+})
+
 t.test('a discard whose edges are shared, in a full pool', async t => {
   for (const onFull of ['error', 'queue'] as const) {
     const full = async (exclusive: number) => {

@@ -7,6 +7,7 @@ import { Random } from '../support/random.js'
 
 /** A minute, as the kernel's no_space_timeout. */
 const TIMEOUT = 60_000
+const STEPS = ['wait', 'wake', 'retry', 'cancel', 'abort', 'limit', 'pass'] as const
 const OWNERS = [{ name: 'web' }, { name: 'db' }]
 const turn = () => new Promise(resolve => setImmediate(resolve))
 
@@ -22,11 +23,12 @@ interface Wait {
 /** What happens to one queue, and to a list of who waits in it. */
 class Tested {
   readonly #clock = new TestClock()
-  readonly queue = new SpaceQueue(this.#clock)
+  readonly queue = new SpaceQueue(this.#clock, TIMEOUT)
   readonly waits: Wait[] = []
   /** When all of them fail; null while no clock runs. */
   #deadline: number | null = null
   #now = 0
+  #timeout = TIMEOUT
   expired = false
 
   get #waiting(): Wait[] {
@@ -46,11 +48,23 @@ class Tested {
   wait(owner: object): void {
     const wait: Wait = { owner, abort: new AbortController(), expected: null, found: [] }
     this.waits.push(wait)
-    this.#deadline ??= this.#now + TIMEOUT
+    this.#startClock()
     this.queue.wait(owner, 4096, wait.abort.signal).then(
       () => wait.found.push('space'),
       err => wait.found.push(err.message),
     )
+  }
+
+  #startClock(): void {
+    if (this.#timeout > 0) this.#deadline ??= this.#now + this.#timeout
+  }
+
+  /** Those that wait have all of the new time before them. */
+  limit(ms: number): void {
+    this.#timeout = ms
+    this.#deadline = null
+    if (this.#waiting.length > 0) this.#startClock()
+    this.queue.timeout = ms
   }
 
   wake(): void {
@@ -84,7 +98,7 @@ class Tested {
     if (this.#deadline !== null && this.#now >= this.#deadline) {
       this.#deadline = null
       if (this.#waiting.length > 0) this.expired = true
-      this.#end(this.#waiting, 'no space came within 60 s')
+      this.#end(this.#waiting, `no space came within ${this.#timeout / 1000} s`)
     }
     this.#clock.advance(ms)
   }
@@ -108,10 +122,11 @@ t.test('each wait ends once, for the reason that came first', async () => {
     const random = new Random(seed)
     const tested = new Tested()
     for (let i = 0; i < 25; i++) {
-      const step = random.of(['wait', 'wait', 'wait', 'wake', 'retry', 'cancel', 'abort', 'pass'])
+      const step = random.of([...STEPS, 'wait', 'wait'])
       if (step === 'wait') tested.wait(random.of(OWNERS))
       else if (step === 'cancel') tested.cancel(random.of(OWNERS))
       else if (step === 'abort') tested.abort(random)
+      else if (step === 'limit') tested.limit(random.of([0, 1000, TIMEOUT]))
       else if (step === 'pass') tested.pass(random.of([1000, 20_000, 59_999]))
       else tested[step as 'wake' | 'retry']()
       await tested.check(`seed ${seed}, ${i}: ${step}`)
@@ -120,7 +135,7 @@ t.test('each wait ends once, for the reason that came first', async () => {
 })
 
 t.test('waits keep no more than 128 MiB in memory', async t => {
-  const queue = new SpaceQueue(new TestClock())
+  const queue = new SpaceQueue(new TestClock(), TIMEOUT)
   const first = queue.wait({}, 128 * 2 ** 20)
   await t.rejects(queue.wait({}, 1), {
     code: 'NO_DATA_SPACE',

@@ -14,6 +14,7 @@ export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): P
   lowWaterMark: { bytes: 0 },
   discards: DEFAULTS.discards,
   onFull: 'error',
+  queueTimeout: DEFAULTS.queueTimeout,
   transport: DEFAULTS.transport,
   spin: DEFAULTS.spin,
   spinShare: DEFAULTS.spinShare,
