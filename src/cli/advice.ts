@@ -18,9 +18,9 @@ export function adviceFor(status: PoolStatus): string | null {
         return `make room on the host's disk; or thinfs remove ${pool} NAME, or fstrim what is mounted`
       }
       if (mode === 'out_of_data_space') {
-        return `thinfs remove ${pool} NAME, or fstrim what is mounted, or a larger data.size in pool.yaml`
+        return `thinfs extend ${pool} --data +SIZE, or thinfs remove ${pool} NAME, or fstrim what is mounted`
       }
-      return `thinfs remove ${pool} NAME; or ${unmount}truncate --size=+100M ${metadata.path}; thinfs mount`
+      return `thinfs extend ${pool} --metadata +SIZE, or thinfs remove ${pool} NAME`
     case 'fail':
       // The reason has the cure.
       if (mount === null && status.refusal !== null) return null

@@ -3,6 +3,7 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import { formatSize, newConfig, type PoolConfig, parseSize, poolNameOf } from '../config/index.js'
 import { command, type Output, print } from './command.js'
+import { noteSmallHost } from './host-room.js'
 import { writeNewConfig } from './new-pool-yaml.js'
 import { collect, volumesOf } from './volume-option.js'
 
@@ -38,7 +39,10 @@ export const init = command(
     })
     const { data, dataBlockSize, volumes } = config
     const size = data.size === null ? data.path : formatSize(data.size)
-    await noteSmallHost(config)
+    if (data.size !== null) {
+      const { bavail, bsize } = statfsSync(data.path)
+      noteSmallHost(data.path, data.size, bavail * bsize)
+    }
     print(
       options,
       config,
@@ -46,15 +50,6 @@ export const init = command(
         `${Object.keys(volumes).length} volumes`,
     )
   })
-
-/** The data file is sparse: it is made where there is no room for all that it may hold. */
-async function noteSmallHost({ data }: PoolConfig): Promise<void> {
-  if (data.size === null) return
-  const { bavail, bsize } = statfsSync(data.path)
-  if (bavail * bsize >= data.size) return
-  const left = formatSize(bavail * bsize)
-  process.stderr.write(`thinfs: ${data.path}: the host's disk has ${left} left for it\n`)
-}
 
 async function makePool(file: string, force: boolean): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')

@@ -17,6 +17,7 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
@@ -42,7 +43,7 @@ import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize],
+  ...[create, snapshot, rollback, remove, rename, resize, extend],
   ...[list, status, message],
   ...[send, receive],
   ...[delta, map, rmap, dump],

@@ -26,8 +26,7 @@ export const status = command(
 function describe(status: PoolStatus): string[][] {
   const { data, metadata, mount, dataBlockSize: blockSize } = status
   const advice = adviceFor(status)
-  const free = (data.blocks - data.usedBlocks) * blockSize
-  const mark = formatSize(status.lowWaterMarkBlocks * blockSize)
+  const free = data.blocks - data.usedBlocks
   return [
     ['pool', status.name],
     ['mode', modeOf(status)],
@@ -40,7 +39,16 @@ function describe(status: PoolStatus): string[][] {
     ['data block', formatSize(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
-    ['low water', `${mark}, ${status.belowLowWater ? 'reached: ' : ''}${formatSize(free)} free`],
+    ['low water', lowWater(status.lowWaterMarkBlocks, free, blockSize, status.belowLowWater)],
+    [
+      'of metadata',
+      lowWater(
+        status.metadataLowWaterMarkBlocks,
+        metadata.blocks - metadata.usedBlocks,
+        METADATA_BLOCK_SIZE,
+        status.belowMetadataLowWater,
+      ),
+    ],
     ['discards', status.discards],
     ['on full', `${status.onFull}${waiting(status)}`],
     ...status.warnings.map(what => ['warning', what]),
@@ -67,6 +75,10 @@ function modeOf({ mode, reason, mount, refusal }: PoolStatus): string {
   const when = mount === null && refusal === null ? `${mode}, when it is mounted` : mode
   return reason === null ? when : `${when}: ${reason}`
 }
+
+/** @param free as the mark, in blocks */
+const lowWater = (mark: number, free: number, blockSize: number, isReached: boolean): string =>
+  `${formatSize(mark * blockSize)}, ${isReached ? 'reached: ' : ''}${formatSize(free * blockSize)} free`
 
 /** Space that the file systems of the pool's files have left. */
 function hostRoom({ data, metadata }: PoolStatus): string {

@@ -1,4 +1,6 @@
+import { ThinfsError } from '../base/index.js'
 import { umountUnasked } from '../control/index.js'
+import { unmountDead } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 
@@ -20,10 +22,18 @@ export const umount = command(
     const place = placeOfPool(pool)
     // This command must not hold the mount that it stands in.
     process.chdir('/')
-    await withDaemonOf(
-      place,
-      daemon => (force ? daemon.umountForcibly() : daemon.umount()),
-      ({ mount, pid }) => umountUnasked(mount, pid, force === true),
-    )
+    try {
+      await withDaemonOf(
+        place,
+        daemon => (force ? daemon.umountForcibly() : daemon.umount()),
+        ({ mount, pid }) => umountUnasked(mount, pid, force === true),
+      )
+    } catch (err) {
+      if (!(err instanceof ThinfsError && err.code === 'NOT_MOUNTED')) throw err
+      // Both processes have died: nothing is left to commit.
+      const ended = await unmountDead(place.file)
+      if (ended.length === 0) throw err
+      process.stderr.write(`thinfs: nobody served ${ended.join(', ')} any more\n`)
+    }
     print(output, { file: place.file }, '')
   })

@@ -1,9 +1,12 @@
 /** pool.yaml: its keys, sizes with units, errors that name line and column. Knows no other room. */
+export { type Setting, withValues } from './edit.js'
 export * from './load.js'
 export { checkVolumeName, UNNAMED_PREFIX, whyNotAName } from './names.js'
 export { newConfig, poolNameOf } from './new-config.js'
 export { placeOf } from './place.js'
 export {
+  type Autoextend,
+  autoMetadataSize,
   DEFAULTS,
   type Extent,
   type LowWaterMark,

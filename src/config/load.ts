@@ -24,7 +24,7 @@ import {
 import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
-import type { PoolConfig, VolumeConfig } from './pool-config.js'
+import type { Autoextend, PoolConfig, VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
 import { isOwnName, mustBeOf, mustBeTrusted } from './trust.js'
 
@@ -245,16 +245,19 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
       path: resolve(folder, yaml.data.path),
       size: yaml.data.size ?? null,
       ...(yaml.data.extents && { extents: yaml.data.extents }),
+      ...toAutoextend(yaml.data.autoextend),
     },
     metadata: {
       path: resolve(folder, yaml.metadata.path),
       size: yaml.metadata.size,
       ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
+      ...toAutoextend(yaml.metadata.autoextend),
     },
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
     onFull: yaml.on_full,
+    ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,
     spinShare: yaml.spin_share,
@@ -265,6 +268,12 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
 /** Whether thinfs would write to a path, or remove it, as one of the files beside pool.yaml. */
 const isOwnFile = ({ file, folder }: PoolConfig, path: string): boolean =>
   path === file || (dirname(path) === folder && isOwnName(basename(path)))
+
+function toAutoextend(rule: z.infer<typeof POOL_YAML>['data']['autoextend']): {
+  autoextend?: Autoextend
+} {
+  return rule === undefined ? {} : { autoextend: { ...rule, max: rule.max ?? null } }
+}
 
 /** A snapshot without a size has its origin's. The schema has refused circles of origins. */
 function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, VolumeConfig> {

@@ -1,5 +1,5 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
-import { KIB } from '../base/index.js'
+import { KIB, MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
 export interface PoolPlace {
@@ -17,15 +17,17 @@ export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
   /** `size` null: as large as the file or device, or its extents. */
-  data: { path: string; size: number | null; extents?: Extent[] }
+  data: { path: string; size: number | null; extents?: Extent[]; autoextend?: Autoextend }
   /** `size` auto: as much as data of this size and block size can need. */
-  metadata: { path: string; size: number | 'auto'; extents?: Extent[] }
+  metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
   dataBlockSize: number
   lowWaterMark: LowWaterMark
   /** Whether a discard frees the host's space too, only the pool's, or is refused. */
   discards: (typeof DISCARDS)[number]
   /** Whether a write that finds no free block waits for space or fails with ENOSPC. */
   onFull: (typeof ON_FULL)[number]
+  /** The command that the daemon has sh(1) run for each event of the pool. */
+  hooks?: string
   /**
    * How the kernel's requests come: by read(2) on /dev/fuse, through an io_uring, or by libfuse.
    */
@@ -42,6 +44,16 @@ export interface PoolConfig extends PoolPlace {
 export interface Extent {
   offset: number
   size: number
+}
+
+/** The rule by which data or metadata grow by themselves: that of LVM's thin pools. */
+export interface Autoextend {
+  /** Percent in use above which it grows, 50 to 99. */
+  threshold: number
+  /** Percent of its size by which it grows at least. */
+  percent: number
+  /** Bytes beyond which it does not grow; null: as far as the format and the host's disk go. */
+  max: number | null
 }
 
 export interface VolumeConfig {
@@ -63,6 +75,8 @@ export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 export const DEFAULTS = {
   dataPath: 'data',
   metadataPath: 'metadata',
+  /** LVM's percent, and the threshold that its manual has as an example. */
+  autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
@@ -85,4 +99,15 @@ export function lowWaterMarkBlocks(
   return 'bytes' in mark
     ? Math.ceil(mark.bytes / config.dataBlockSize)
     : Math.ceil((nrDataBlocks * mark.percent) / 100)
+}
+
+/**
+ * The size of metadata that is `auto`, in bytes: room for every data block to be mapped, and as
+ * much again three times for snapshots to differ. A mapping takes 16 to 32 bytes. The file is
+ * sparse: what is not needed takes no space.
+ */
+export function autoMetadataSize(dataSize: number, dataBlockSize: number): number {
+  const wanted = (dataSize / dataBlockSize) * 32 * 4
+  const size = Math.min(Math.max(wanted, 16 * MIB), MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
+  return Math.ceil(size / METADATA_BLOCK_SIZE) * METADATA_BLOCK_SIZE
 }

@@ -1,25 +1,31 @@
 /** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
 import { isAbsolute, relative } from 'node:path'
-import type { Extent, PoolConfig, VolumeConfig } from './pool-config.js'
+import {
+  type Autoextend,
+  DEFAULTS,
+  type Extent,
+  type PoolConfig,
+  type VolumeConfig,
+} from './pool-config.js'
 import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
 export function renderConfig(config: PoolConfig): string {
   const { data, metadata, lowWaterMark: mark } = config
   return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
-# Paths count from this file's folder. thinfs reads this file and never writes it.
+# Paths count from this file's folder. thinfs reads this file; thinfs extend writes the sizes below.
 pool: ${scalar(config.pool)}
 
 # Where the volumes' blocks are: a sparse file, or a block device. Free space takes none of the
 # disk's. The size is the most that all volumes together can come to hold.
 data:
   path: ${scalar(shortPath(config, data.path))}
-${renderDataSize(data)}
+${data.extents ? renderExtents(data.extents) : renderSizes(renderDataSize(data.size), data, '1T')}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
   path: ${scalar(shortPath(config, metadata.path))}
-${metadata.extents ? renderExtents(metadata.extents) : `  size: ${metadata.size === 'auto' ? 'auto' : exactSize(metadata.size)}`}
+${metadata.extents ? renderExtents(metadata.extents) : renderSizes(renderMetadataSize(metadata.size), metadata, '1G')}
 
 # The unit of provisioning, sharing and discard. Fixed once the pool is made.
 data_block_size: ${exactSize(config.dataBlockSize)}
@@ -33,6 +39,10 @@ discards: ${config.discards}
 
 # What a write does when no block is free: queue waits a minute for space, error fails at once.
 on_full: ${config.onFull}
+
+# A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
+# with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.
+${config.hooks === undefined ? `# hooks: logger -t thinfs "$THINFS_POOL_NAME $THINFS_EVENT"` : `hooks: ${scalar(config.hooks)}`}
 
 # How requests come from the kernel: dev is /dev/fuse; uring is FUSE over io_uring, where the kernel has
 # it: more requests a second, but the mount ends with the engine if that dies.
@@ -49,10 +59,26 @@ volumes:${renderVolumes(config.volumes)}
 `
 }
 
-function renderDataSize({ size, extents }: PoolConfig['data']): string {
-  if (extents) return renderExtents(extents)
-  return size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(size)}`
+/** @param max for the example, where there is no rule */
+function renderSizes(
+  size: string,
+  { autoextend: rule }: { autoextend?: Autoextend },
+  max: string,
+): string {
+  if (rule === undefined) {
+    const { threshold, percent } = DEFAULTS.autoextend
+    const example = `{ threshold: ${threshold}%, percent: ${percent}%, max: ${max} }`
+    return `${size}\n  # autoextend: ${example}   (now: it does not grow by itself)`
+  }
+  const most = rule.max === null ? '' : `, max: ${exactSize(rule.max)}`
+  return `${size}\n  autoextend: { threshold: ${rule.threshold}%, percent: ${rule.percent}%${most} }`
 }
+
+const renderDataSize = (size: number | null): string =>
+  size === null ? '  # size: 100G   (now: as large as it is)' : `  size: ${exactSize(size)}`
+
+const renderMetadataSize = (size: number | 'auto'): string =>
+  `  size: ${size === 'auto' ? size : exactSize(size)}`
 
 /** Parts of the file that are the pool's, in the order in which they follow each other. */
 function renderExtents(extents: readonly Extent[]): string {

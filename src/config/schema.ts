@@ -95,6 +95,24 @@ const extents = z
   )
   .min(1, { error: 'at least one part' })
 
+const percentage = (allowed: string, min: number, max: number) =>
+  value(allowed, text => {
+    const percent = parsePercent(text)
+    return percent !== undefined && percent >= min && percent <= max ? percent : undefined
+  })
+
+/** @param allowed what `max` may be */
+const autoextend = (allowed: string, test: (bytes: number) => boolean) =>
+  map({
+    threshold: percentage('a percentage from 50% to 99%', 50, 99).default(
+      DEFAULTS.autoextend.threshold,
+    ),
+    percent: percentage('a percentage from 1% to 1000%, as in 20%', 1, 1000).default(
+      DEFAULTS.autoextend.percent,
+    ),
+    max: size(allowed, test).optional(),
+  }).optional()
+
 const volume = map({
   size: size(
     `a multiple of 512 bytes: ${SIZE_FORMS}`,
@@ -167,6 +185,7 @@ export const POOL_YAML = map({
     path: path.default(DEFAULTS.dataPath),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
     extents: extents.optional(),
+    autoextend: autoextend(SIZE_FORMS, n => n > 0),
   }).prefault({}),
   metadata: map({
     path: path.default(DEFAULTS.metadataPath),
@@ -176,19 +195,23 @@ export const POOL_YAML = map({
       return bytes >= METADATA_SIZE_MIN && bytes <= METADATA_SIZE_MAX ? bytes : undefined
     }).default('auto'),
     extents: extents.optional(),
+    autoextend: autoextend(
+      'a size from 2M to 16646400K (15.88G)',
+      n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
+    ),
   }).prefault({}),
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
+  hooks: value('a command, as sh(1) takes it', text =>
+    /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
+  ).optional(),
   transport: oneOf(TRANSPORTS).default(DEFAULTS.transport),
   spin: value(`microseconds from 0 to ${SPIN_MAX}`, text =>
     /^\d{1,4}$/.test(text) && Number(text) <= SPIN_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.spin),
-  spin_share: value('a percentage over 0, as in 80%', text => {
-    const percent = parsePercent(text)
-    return percent !== undefined && percent > 0 && percent <= 100 ? percent : undefined
-  }).default(DEFAULTS.spinShare),
+  spin_share: percentage('a percentage over 0, as in 80%', 0.01, 100).default(DEFAULTS.spinShare),
   volumes: volumes.prefault(new Map()),
 }).superRefine((pool, context) => {
   if (pool.data.size !== undefined && pool.data.size < pool.data_block_size) {
@@ -200,11 +223,12 @@ export const POOL_YAML = map({
   }
   const refuse = (path: string[], message: string) =>
     context.addIssue({ code: 'custom', path, message })
-  if (pool.data.extents !== undefined && pool.data.size !== undefined) {
-    refuse(['data', 'size'], 'nothing beside extents, which have sizes')
-  }
-  if (pool.metadata.extents !== undefined && pool.metadata.size !== 'auto') {
-    refuse(['metadata', 'size'], 'nothing beside extents, which have sizes')
+  for (const key of ['data', 'metadata'] as const) {
+    const { extents, size, autoextend } = pool[key]
+    if (extents === undefined) continue
+    const isSized = size !== undefined && size !== 'auto'
+    if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
+    if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
   }
   if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
     const parts = [pool.data.extents, pool.metadata.extents]

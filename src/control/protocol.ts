@@ -78,6 +78,14 @@ export const STARTED = new NotificationType0('started')
 export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
+/** An event of the pool, and the command of pool.yaml's `hooks` that is to be run for it. */
+export interface PoolEvent {
+  command: string
+  /** For its environment: the event and the pool's numbers as they were then. */
+  variables: Record<string, string>
+}
+/** Engine to daemon, for each event of a pool that has hooks. */
+export const POOL_EVENT = new NotificationType<PoolEvent>('pool event')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
 /**
@@ -130,6 +138,7 @@ export const ADMIN_REQUESTS: {
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },

@@ -48,6 +48,7 @@ import { type Logger, reopenLog } from '../log/index.js'
 import type { PoolFiles, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
+import { Hooks } from './hooks.js'
 import { mountOptionsOf } from './mount-options.js'
 import { lockPool } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
@@ -70,6 +71,7 @@ export class Daemon {
   readonly #options: DaemonOptions
   readonly #log: Logger
   readonly #spawn: SpawnEngine
+  readonly #hooks: Hooks
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
@@ -109,7 +111,7 @@ export class Daemon {
     try {
       await daemon.#mount(signal)
     } catch (err) {
-      await daemon.#release().catch(cause => log.error({ err: cause }, 'not cleaned up'))
+      await daemon.#release()
       throw err
     }
     return daemon
@@ -121,6 +123,11 @@ export class Daemon {
     this.#log = log
     this.#spawn = spawn
     this.#source = config.file
+    this.#hooks = new Hooks(log, () => ({
+      THINFS_POOL: this.#source,
+      THINFS_POOL_NAME: config.pool,
+      THINFS_MOUNT_POINT: options.mountPoint,
+    }))
     this.#supervisor = this.#makeSupervisor(null)
   }
 
@@ -140,6 +147,7 @@ export class Daemon {
         ),
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
+      onEvent: event => this.#hooks.run(event),
       log: this.#log,
     })
   }
@@ -390,7 +398,7 @@ export class Daemon {
   #fail(failure: Error): void {
     this.#failure = failure
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
-      this.#end().catch(err => this.#givenBack.reject(err))
+      void this.#end()
       return
     }
     // A mount outlives its engine by the connection that is here.
@@ -403,11 +411,18 @@ export class Daemon {
     else this.#givenBack.reject(this.#failure)
   }
 
-  /** Gives back what `#mount` took; the lock last: until then the files in the folder are ours. */
+  /**
+   * Gives back what `#mount` took; the lock last: until then the files in the folder are ours. A
+   * mount that cannot be taken away is dead, and keeps nothing else: the next one clears it.
+   */
   async #release(): Promise<void> {
-    if (this.#fuseFd !== null) {
-      this.#closeFuse()
-      if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+    try {
+      if (this.#fuseFd !== null) {
+        this.#closeFuse()
+        if (this.#isMounted) await unmountLazily(this.#options.mountPoint)
+      }
+    } catch (err) {
+      this.#log.error({ err }, 'not cleaned up')
     }
     if (this.#files === null) return
     this.#control?.close()

@@ -7,6 +7,8 @@ import {
   FAILED,
   fromWire,
   ipcConnection,
+  POOL_EVENT,
+  type PoolEvent,
   READY,
   SERVED,
   STARTED,
@@ -35,6 +37,8 @@ export interface EngineEvents {
   serves(negotiated: Negotiated, admin: MountedAdmin): void
   /** It has got past whatever its predecessor died of. */
   served(): void
+  /** Something has happened to the pool that a command is to be run for. */
+  event(event: PoolEvent): void
   /** Called once, and last. */
   ended(end: EngineEnd): void
 }
@@ -98,6 +102,9 @@ export class EngineProcess {
         }
         case SERVED.method:
           this.#events.served()
+          break
+        case POOL_EVENT.method:
+          this.#events.event(message.params as PoolEvent)
       }
     })
     child.on('error', err => {

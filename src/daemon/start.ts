@@ -1,14 +1,16 @@
 /** Starting a daemon, as this process or as one of its own. */
-import { spawn } from 'node:child_process'
+import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
-import { EndedBySignal, ThinfsError } from '../base/index.js'
+import { EndedBySignal, inTime, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { fromWire, makeRuntimeFolder, type WireError } from '../control/index.js'
+import { unmountDead } from '../host/index.js'
 import { openLog } from '../log/index.js'
 import type { DaemonOptions } from './daemon.js'
+import { serversOf } from './pool-lock.js'
 import { SIGNALS } from './signals.js'
 
 const DAEMON_PROGRAM = createRequire(import.meta.url).resolve('#daemon')
@@ -62,6 +64,19 @@ export async function startDaemon(
   return await spawnDaemon({ configFile: config.file, options: settings })
 }
 
+/** Milliseconds that a daemon which could not mount may take to end. */
+const ENDING_MS = 2000
+
+/**
+ * Takes away the mount that a daemon may have left when it could not serve: it was short of
+ * something, of descriptors for instance. Where that fails, the next `thinfs mount` does it.
+ */
+async function clearMount(child: ChildProcess, file: string): Promise<void> {
+  const hasEnded = child.pid === undefined || child.exitCode !== null || child.signalCode !== null
+  if (!hasEnded) await inTime(ENDING_MS, once(child, 'close'), [])
+  if (serversOf(file).length === 0) await unmountDead(file).catch(() => {})
+}
+
 async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
   const { logFile } = start.options
   const log = openLog(logFile!)
@@ -93,7 +108,10 @@ async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
     })
     if (started !== null) throw fromWire(started)
   } catch (err) {
-    if (ended === null) throw err
+    if (ended === null) {
+      await clearMount(child, start.configFile)
+      throw err
+    }
   } finally {
     for (const signal of SIGNALS) process.off(signal, onSignal)
   }

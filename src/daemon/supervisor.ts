@@ -15,7 +15,13 @@
  */
 import type { ChildProcess } from 'node:child_process'
 import { errnoOf, ThinfsError } from '../base/index.js'
-import { adminOf, callAdmin, diesWithItsEngine, transportStatus } from '../control/index.js'
+import {
+  adminOf,
+  callAdmin,
+  diesWithItsEngine,
+  type PoolEvent,
+  transportStatus,
+} from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
 import type { MountedAdmin } from '../volumes/index.js'
@@ -28,8 +34,8 @@ const DELAYS_MS = [0, 100, 500, 2000, 5000] as const
 const SHORTAGES = new Set(['ENOSPC', 'EDQUOT', 'ENOMEM', 'EAGAIN', 'EMFILE', 'ENFILE'])
 /** Errors of a host that somebody has to mend: the next engine meets them again. */
 const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
-/** Requests that change nothing: another engine can be asked again. */
-const READING = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings'])
+/** Requests that may be carried out twice: another engine can be asked again. */
+const REPEATABLE = new Set<keyof MountedAdmin>(['list', 'status', 'check', 'recordings', 'extend'])
 
 export interface SupervisorOptions {
   /** Starts an engine with an IPC channel. `negotiated` is null for a fresh connection. */
@@ -40,6 +46,8 @@ export interface SupervisorOptions {
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
+  /** Something has happened to the pool that a command is to be run for. */
+  onEvent(event: PoolEvent): void
   log: Logger
 }
 
@@ -69,7 +77,7 @@ export class Supervisor {
         try {
           return await callAdmin(admin, method, request, signal)
         } catch (err) {
-          if (engine === this.#engine || !READING.has(method)) throw err
+          if (engine === this.#engine || !REPEATABLE.has(method)) throw err
           // The engine died before it answered.
         }
       }
@@ -149,6 +157,7 @@ export class Supervisor {
       served: () => {
         this.#deaths = 0
       },
+      event: event => this.#options.onEvent(event),
       ended: ({ reason, inOrder, stopped, served, isOutside }) => {
         this.#process = null
         if (served) this.#engine = new Deferred()

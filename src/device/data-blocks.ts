@@ -106,9 +106,9 @@ export class DataBlocks {
     return this.#store.copiesShare
   }
 
-  /** Space of the host; null where nothing grows. */
-  hostRoom(): HostRoom | null {
-    return this.#store.hostRoom?.() ?? null
+  /** Space of the host; null where nothing grows, undefined where that is not known. */
+  hostRoom(): HostRoom | null | undefined {
+    return this.#store.hostRoom?.()
   }
 
   /** The label: which pool and which commit; null where the store has none. */

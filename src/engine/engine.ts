@@ -19,6 +19,8 @@ import {
   ipcConnection,
   joinAdmins,
   mustSpeakOurs,
+  POOL_EVENT,
+  type PoolEvent,
   READY,
   SERVED,
   STARTED,
@@ -32,6 +34,7 @@ import { inodeOf, VolumeFs } from '../fs/index.js'
 import type { Negotiated, Session } from '../fuse/index.js'
 import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
+import type { PoolEvents } from '../pool/index.js'
 import {
   type MountedAdmin,
   type OpenPool,
@@ -39,6 +42,7 @@ import {
   PoolFiles,
   type Volumes,
 } from '../volumes/index.js'
+import { HookEvents } from './hook-events.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -74,6 +78,8 @@ class Engine {
   /** The outcome of INIT, with this engine or an earlier one. */
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
+  /** Null without `hooks` in pool.yaml. */
+  readonly #hooks: HookEvents | null
   #volumes: Volumes | null = null
   /** The pool, for commands. */
   #admin: MountedAdmin | null = null
@@ -93,6 +99,12 @@ class Engine {
       this.#log,
       devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
     )
+    const { hooks: command } = this.#config
+    // Without a daemon there is nobody who would run it.
+    const send = (event: PoolEvent): void => {
+      if (process.connected) tell(daemon.sendNotification(POOL_EVENT, event))
+    }
+    this.#hooks = command === undefined ? null : new HookEvents(command, send)
     this.#readOnly = start.mountOptions.includes('ro')
     this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
     this.#negotiated = start.negotiated
@@ -102,6 +114,7 @@ class Engine {
   async serve(): Promise<void> {
     const open = await this.#open()
     this.#volumes = open.volumes
+    this.#hooks?.opened(open.volumes.pool)
     this.#admin = joinAdmins(open.volumes, await this.#openLab(open.volumes))
     const unmounted = new Promise<void>(resolve => {
       this.#session = this.#connect(open.volumes, resolve)
@@ -133,10 +146,15 @@ class Engine {
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
       makeVolumes: negotiated === null,
-      events: this.#poolLog.events,
+      events: this.#events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
       onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
     })
+  }
+
+  get #events(): PoolEvents {
+    const { events } = this.#poolLog
+    return this.#hooks?.besides(events) ?? events
   }
 
   #openLab(volumes: Volumes): Promise<Lab> {

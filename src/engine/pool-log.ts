@@ -27,6 +27,12 @@ export class PoolLog {
       lowWater(free) {
         log.warn({ free }, 'free data blocks reached the low water mark')
       },
+      lowWaterMetadata(free) {
+        log.warn({ free }, 'free metadata blocks reached the low water mark')
+      },
+      extended(part, size) {
+        log.info({ part, size }, 'the pool was extended')
+      },
       warning(what) {
         log.warn(what)
       },

@@ -25,6 +25,7 @@ export {
   nameHolders,
   prepareMountPoint,
   unmount,
+  unmountDead,
   unmountLazily,
 } from './mount-point.js'
 export {

@@ -6,7 +6,15 @@ import { basename, dirname, join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { deviceNumber, errnoOf, ThinfsError } from '../base/index.js'
 import { findCopies, findHolders, mayPass } from './holders.js'
-import { isWithin, type Mount, mountOf, mountOver, thinfsMountAt } from './mount-table.js'
+import {
+  isWithin,
+  MOUNT_TYPE,
+  type Mount,
+  mountOf,
+  mountOver,
+  readMounts,
+  thinfsMountAt,
+} from './mount-table.js'
 import { read } from './proc.js'
 
 /**
@@ -40,9 +48,7 @@ export async function prepareMountPoint(mountPoint: string): Promise<void> {
       if (!isDirectory) throw failed('ENOTDIR', 'not a folder')
       return
     } catch (err) {
-      // Aborted connections answer the one or the other, by the kernel's age.
-      const dead = ['ENOTCONN', 'ECONNABORTED'].includes(errnoOf(err))
-      if (mount === null || !dead) throw err
+      if (mount === null || !isDead(err)) throw err
       await unmountLazily(mountPoint)
     }
   }
@@ -50,6 +56,33 @@ export async function prepareMountPoint(mountPoint: string): Promise<void> {
   function failed(errno: string, what: string): ThinfsError {
     return new ThinfsError('MOUNT_FAILED', `${mountPoint}: ${what}`, { errno })
   }
+}
+
+/** Whether stat(2) of a mount says that nobody serves it any more. */
+const isDead = (err: unknown): boolean =>
+  // Aborted connections answer the one or the other, by the kernel's age.
+  ['ENOTCONN', 'ECONNABORTED'].includes(errnoOf(err))
+
+/**
+ * Takes the mounts of a pool away that nobody serves any more. To be called when no process that
+ * could serve them is there: a live one would be waited for.
+ * @param source path of its pool.yaml
+ * @returns where they were
+ * @throws MOUNT_FAILED
+ */
+export async function unmountDead(source: string): Promise<string[]> {
+  const gone: string[] = []
+  for (const mount of readMounts()) {
+    if (mount.type !== MOUNT_TYPE || mount.source !== source || mountOver(mount) !== null) continue
+    const err: unknown = await stat(mount.mountPoint).then(
+      () => null,
+      err => err,
+    )
+    if (!isDead(err)) continue
+    await unmountLazily(mount.mountPoint)
+    gone.push(mount.mountPoint)
+  }
+  return gone
 }
 
 /**

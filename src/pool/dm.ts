@@ -62,10 +62,6 @@ function devIdOf(text: string): DevId {
   return value as DevId
 }
 
-/** The kernel's metadata low water mark, in blocks. */
-export const metadataLowWater = (pool: ThinPool): number =>
-  Math.min(1024, Math.floor(pool.metadata.nrMetadataBlocks / 4))
-
 /** Used metadata blocks as the kernel counts them: what is kept back for commits is used. */
 export function usedMetadataBlocks(pool: ThinPool): number {
   const { nrMetadataBlocks, nrAllocatedMetadataBlocks } = pool.metadata
@@ -96,7 +92,7 @@ export function poolStatus(pool: ThinPool): string {
     discard,
     `${pool.space.onFull}_if_no_space`,
     metadata.needsCheck ? 'needs_check' : '-',
-    metadataLowWater(pool),
+    pool.space.metadataLowWaterMark,
     '',
   ].join(' ')
 }

@@ -2,10 +2,12 @@
  * The thin engine: provisions, shares, unmaps, commits. Knows nothing of FUSE or of files' names.
  */
 export { type BlockDevice, ThinDevice } from '../device/index.js'
-export { type Message, metadataLowWater, parseMessage, poolStatus, thinStatus } from './dm.js'
+export { type Message, parseMessage, poolStatus, thinStatus } from './dm.js'
 export { Journal, type JournalFile } from './journal.js'
 export type { JournalState } from './journal-state.js'
 export {
+  type Autoextend,
+  type AutoextendOptions,
   type Discards,
   NO_EVENTS,
   type OnFull,

@@ -19,8 +19,12 @@ export type OnFull = 'queue' | 'error'
 /** Events of a pool, for the process that runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
-  /** Free data blocks fell to the low water mark. Once per opening. */
+  /** Free data blocks fell to the low water mark; again when more were free meanwhile. */
   lowWater(free: number): void
+  /** The same of free metadata blocks, at the kernel's mark. */
+  lowWaterMetadata(free: number): void
+  /** Data or metadata was made longer, by a command or by its rule: to so many bytes. */
+  extended(part: 'data' | 'metadata', size: number): void
   /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
   warning(what: string): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
@@ -35,10 +39,30 @@ export interface PoolEvents {
 export const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
+  lowWaterMetadata() {},
+  extended() {},
   warning() {},
   needsCheckCleared() {},
   slowCommit() {},
   ioError() {},
+}
+
+/** The rule by which data or metadata grow by themselves: LVM's for thin pools. */
+export interface Autoextend {
+  /** Percent of its blocks in use above which it grows: thin_pool_autoextend_threshold. */
+  threshold: number
+  /** Percent of its size by which it grows at least: thin_pool_autoextend_percent. */
+  percent: number
+  /** Bytes beyond which it does not grow; null: the format's limit. */
+  max: number | null
+}
+
+/** What grows by itself. */
+export interface AutoextendOptions {
+  data?: Autoextend
+  metadata?: Autoextend
+  /** Metadata blocks that so many data blocks want, where the metadata follows the data. */
+  metadataOf?: (dataBlocks: number) => number
 }
 
 export interface PoolOptions {
@@ -60,8 +84,10 @@ export interface PoolOptions {
   dataSize?: Bytes
   discards: Discards
   onFull: OnFull
-  /** In data blocks. */
-  lowWaterMark: number
+  /** In data blocks, of a pool that has so many. */
+  lowWaterMark: number | ((nrDataBlocks: number) => number)
+  /** Default: nothing grows by itself. */
+  autoextend?: AutoextendOptions
   clock: Clock
   events: PoolEvents
 }

@@ -6,14 +6,7 @@
  * host's disk. The modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source
  * of the rules: drivers/md/dm-thin.c.
  */
-import {
-  type Clock,
-  type Later,
-  MAX_METADATA_BLOCKS,
-  METADATA_BLOCK_SIZE,
-  ThinfsError,
-  unlessAborted,
-} from '../base/index.js'
+import { type Clock, type Later, ThinfsError, unlessAborted } from '../base/index.js'
 import {
   type DataBlocks,
   goneError,
@@ -23,7 +16,9 @@ import {
 import type { ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
+import { type Extension, Growth, type GrowthParts } from './growth.js'
 import { HostSpace } from './host-space.js'
+import { LowWater } from './low-water.js'
 import type { OnFull, PoolEvents, PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { SpaceQueue } from './space-queue.js'
@@ -54,17 +49,10 @@ const MAPPING_COST = 16
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
 
-export interface SpaceParts {
-  metadata: ThinMetadata
-  /** Where the metadata is. */
-  store: Store
-  blocks: DataBlocks
-  commits: CommitPipeline
-  state: PoolState
-}
+export type SpaceParts = Pick<GrowthParts, 'metadata' | 'store' | 'blocks' | 'commits' | 'state'>
 
 const FULL_METADATA =
-  'what is free is kept for removals and discards; remove volumes or snapshots, or make the metadata file larger'
+  'what is free is kept for removals and discards; remove volumes or snapshots, or thinfs extend --metadata'
 
 export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata
@@ -76,33 +64,42 @@ export class Space implements ProvisionerSpace {
   readonly #events: PoolEvents
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
+  readonly #growth: Growth
   #onFull: OnFull
-  /** In data blocks. */
-  #lowWaterMark: number
-  #lowWaterSeen = false
+  #lowWaterMarkOf: PoolOptions['lowWaterMark']
+  readonly #lowData: LowWater
+  readonly #lowMetadata: LowWater
   /** Whether the host was told to have less than the low water mark. */
   #hostLowSeen = false
-  /** Why the pool is smaller than its data file; null when it is not. */
-  #notGrown: string | null = null
   #cancelWatch: (() => void) | null = null
   /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
 
   constructor(
-    { metadata, store, blocks, commits, state }: SpaceParts,
-    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'clock' | 'events'>,
+    parts: SpaceParts,
+    options: Pick<PoolOptions, 'onFull' | 'lowWaterMark' | 'autoextend' | 'clock' | 'events'>,
   ) {
+    const { metadata, store, blocks, commits, state } = parts
+    const { clock, events, autoextend = {} } = options
     this.#metadata = metadata
     this.#store = store
     this.#blocks = blocks
     this.#commits = commits
     this.#state = state
-    this.#clock = options.clock
-    this.#events = options.events
+    this.#clock = clock
+    this.#events = events
     this.#onFull = options.onFull
-    this.#lowWaterMark = options.lowWaterMark
-    this.#queue = new SpaceQueue(options.clock)
+    this.#lowWaterMarkOf = options.lowWaterMark
+    this.#lowData = new LowWater(free => events.lowWater(free))
+    this.#lowMetadata = new LowWater(free => events.lowWaterMetadata(free))
+    this.#queue = new SpaceQueue(clock)
     this.#host = new HostSpace(blocks, store, metadata)
+    this.#growth = new Growth({
+      ...{ ...parts, clock, events, autoextend },
+      reserve: () => Math.max(this.metadataReserve, RESERVE_MIN),
+      hostRoom: () => ({ data: this.hostRoomForData, metadata: this.hostRoomForMetadata }),
+      grown: () => this.#spaceCame(),
+    })
   }
 
   // --- what there is ---
@@ -112,7 +109,15 @@ export class Space implements ProvisionerSpace {
   }
 
   get belowLowWater(): boolean {
-    return this.nrFreeDataBlocks <= this.#lowWaterMark
+    return this.nrFreeDataBlocks <= this.lowWaterMark
+  }
+
+  get #nrFreeMetadataBlocks(): number {
+    return this.#metadata.nrMetadataBlocks - this.#metadata.nrAllocatedMetadataBlocks
+  }
+
+  get belowMetadataLowWater(): boolean {
+    return this.#nrFreeMetadataBlocks <= this.metadataLowWaterMark
   }
 
   /** How many writes wait for space. */
@@ -139,7 +144,8 @@ export class Space implements ProvisionerSpace {
 
   /** Warnings for whoever runs the pool, a sentence each. */
   get warnings(): string[] {
-    return [this.#notGrown, this.#hostLow].filter(what => what !== null)
+    const low = this.#hostLow
+    return [...this.#growth.warnings, ...(low === null ? [] : [low])]
   }
 
   /**
@@ -149,8 +155,15 @@ export class Space implements ProvisionerSpace {
     return this.#queue.expired ? 'error' : this.#onFull
   }
 
+  /** In data blocks. */
   get lowWaterMark(): number {
-    return this.#lowWaterMark
+    const mark = this.#lowWaterMarkOf
+    return typeof mark === 'number' ? mark : mark(this.#metadata.nrDataBlocks)
+  }
+
+  /** The kernel's, in metadata blocks. */
+  get metadataLowWaterMark(): number {
+    return Math.min(1024, Math.floor(this.#metadata.nrMetadataBlocks / 4))
   }
 
   /** Data blocks kept back for the edges of discards. */
@@ -177,8 +190,8 @@ export class Space implements ProvisionerSpace {
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
     this.#onFull = changes.onFull
-    this.#lowWaterMark = changes.lowWaterMark
-    this.#lowWaterSeen = false
+    this.#lowWaterMarkOf = changes.lowWaterMark
+    this.#lowData.reset()
     const grew = this.growToStores()
     if (changes.onFull === 'queue') this.#queue.wake()
     else
@@ -190,21 +203,15 @@ export class Space implements ProvisionerSpace {
 
   canAllocate(count: number, discards: boolean): boolean {
     this.#state.mustBeWritable()
-    this.#noteLowWater(count)
+    this.#growth.taking(count)
+    // The kernel's rule: told when a block is wanted while no more than the mark are free.
+    this.#lowData.note(this.nrFreeDataBlocks - (count - 1), this.lowWaterMark)
     const { nrAllocatableDataBlocks } = this.#metadata
     const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
     return available >= count && this.hasMetadataRoom && this.#commits.draining === null
   }
 
-  /** The kernel's rule: told when a block is wanted while no more than the mark are free. */
-  #noteLowWater(wanted: number): void {
-    const free = this.nrFreeDataBlocks
-    if (this.#lowWaterSeen || free - (wanted - 1) > this.#lowWaterMark) return
-    this.#lowWaterSeen = true
-    this.#events.lowWater(free)
-  }
-
-  /** The same for the space that the host has: the log has to say so before it is used up. */
+  /** Notes the space that the host has: the log has to say so before it is used up. */
   noteHostLow(): void {
     const low = this.#hostLow
     if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
@@ -216,7 +223,7 @@ export class Space implements ProvisionerSpace {
     const room = this.hostRoomForData
     if (room === null) return null
     const blocks = Math.floor(room / this.#blocks.blockSize)
-    if (blocks > this.#lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
+    if (blocks > this.lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
     const free = this.nrFreeDataBlocks * this.#blocks.blockSize
     return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
   }
@@ -231,6 +238,9 @@ export class Space implements ProvisionerSpace {
 
   /** A commit is durable: it may have given metadata blocks back. */
   committed(): void {
+    this.#growth.rearm()
+    this.#growth.taking(0)
+    this.#lowMetadata.note(this.#nrFreeMetadataBlocks, this.metadataLowWaterMark)
     if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
     this.noteHostLow()
   }
@@ -282,7 +292,8 @@ export class Space implements ProvisionerSpace {
     for (;;) {
       signal?.throwIfAborted()
       this.#state.mustBeWritable()
-      this.growToStores()
+      this.#growth.toStores(false)
+      this.#growth.rearm()
       if (this.#frozen > 0) await this.#commitForSpace()
       this.#state.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
@@ -381,46 +392,12 @@ export class Space implements ProvisionerSpace {
 
   /** Makes the pool as large as its files have become. @returns whether it grew */
   growToStores(): boolean {
-    if (!this.#state.writable) return false
-    const metadata = this.#store
-    const blocks = this.#blocks
-    blocks.measure()
-    metadata.measure()
-    const dataBlocks = Math.floor(blocks.size / this.#blocks.blockSize)
-    const metadataBlocks = Math.floor(metadata.size / METADATA_BLOCK_SIZE)
-    const metadataWanted = Math.min(metadataBlocks, MAX_METADATA_BLOCKS)
-    const growsMetadata = metadataWanted > this.#metadata.nrMetadataBlocks
-    if (growsMetadata) {
-      this.#commits.change(() => this.#metadata.growMetadata(metadataWanted))
-    }
-    const growsData = dataBlocks > this.#metadata.nrDataBlocks && this.#canGrowData(dataBlocks)
-    if (growsData) {
-      blocks.hasGrown()
-      this.#commits.change(() => this.#metadata.growData(dataBlocks))
-    }
-    if (growsMetadata || growsData) this.#spaceCame()
-    return growsMetadata || growsData
+    return this.#growth.toStores(true)
   }
 
-  /**
-   * Whether the metadata has room for the bitmaps of so many data blocks. Without it, a pool
-   * reports that and keeps its size, and a new pool is refused.
-   */
-  #canGrowData(dataBlocks: number): boolean {
-    if (this.#commits.stalled) return false
-    const cost = this.#metadata.growDataCost(dataBlocks)
-    const { nrAllocatableMetadataBlocks: free, nrDataBlocks } = this.#metadata
-    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    const before = this.#notGrown
-    if (nrDataBlocks === 0 || free - cost >= reserve) {
-      this.#notGrown = null
-      return true
-    }
-    this.#notGrown =
-      `${this.#blocks.path}: has ${dataBlocks} blocks, the pool stays at ${nrDataBlocks}: ` +
-      `that takes ${cost} metadata blocks, ${Math.max(0, free - reserve)} are free`
-    if (before === null) this.#events.warning(this.#notGrown)
-    return false
+  /** Makes the pool larger, and its files; see `Growth`. Who waits for space goes on at once. */
+  extend(wanted: Extension): Promise<void> {
+    return this.#growth.extend(wanted)
   }
 
   /**
@@ -432,7 +409,9 @@ export class Space implements ProvisionerSpace {
       this.#cancelWatch = null
       if (this.#queue.isEmpty && this.#host.dataFull === null) return
       try {
-        this.growToStores()
+        this.#growth.toStores(false)
+        this.#growth.rearm()
+        this.#growth.taking(this.#queue.isEmpty ? 0 : 1)
       } catch {
         return // change() has failed the pool, and with it those who wait
       }

@@ -121,6 +121,31 @@ export class AtomicFile {
   }
 }
 
+/**
+ * Replaces a file that somebody else has made, once: as `AtomicFile`, but mode and owner stay, and
+ * no spare is left.
+ */
+export async function replaceFile(path: string, content: string): Promise<void> {
+  const next = `${path}.new`
+  const { mode, uid, gid } = statSync(path)
+  await rm(next, { force: true })
+  const file = await open(next, 'wx', 0o600)
+  try {
+    await writeAll(file, Buffer.from(content))
+    const made = await file.stat()
+    if (made.uid !== uid || made.gid !== gid) await file.chown(uid, gid)
+    await file.chmod(mode & 0o7777)
+    await file.sync()
+    await rename(next, path)
+  } catch (err) {
+    await rm(next, { force: true })
+    throw err
+  } finally {
+    await file.close()
+  }
+  await syncFolder(path)
+}
+
 /** Bytes set aside for a content of `size`: a change may add as much as there is. */
 const roomFor = (size: number): number => 2 * size + 16 * KIB
 

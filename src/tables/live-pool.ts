@@ -20,13 +20,7 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { SUPERBLOCK, ThinMetadata } from '../metadata/index.js'
-import {
-  Journal,
-  metadataLowWater,
-  type PoolEvents,
-  type PoolOptions,
-  ThinPool,
-} from '../pool/index.js'
+import { Journal, type PoolEvents, type PoolOptions, ThinPool } from '../pool/index.js'
 import {
   ExtentStore,
   JournalFile,
@@ -40,9 +34,6 @@ import { StoreDevice } from './store-device.js'
 import type { Range, Target } from './table-engine.js'
 
 export type PoolTable = Extract<Target, { type: 'thin-pool' }>
-
-/** Milliseconds between looks at the metadata's low water mark. */
-const LOOK_PERIOD = 1000
 
 export interface LivePoolsOptions {
   /** Journals of pools go to `pools/` below it. */
@@ -143,8 +134,6 @@ export class LivePool {
   readonly #opens = new Map<DevId, number>()
   #opened: Opened
   #table: PoolTable
-  #isMetadataLow = false
-  readonly #look: NodeJS.Timeout
   /** Messages are carried out one after the other. */
   #last: Promise<unknown> = Promise.resolve()
   /** Extents of tables that have taken effect since the opening, and brought other files. */
@@ -164,7 +153,6 @@ export class LivePool {
     this.#table = table
     this.#opened = opened
     this.#options = options
-    this.#look = setInterval(() => this.#lookAtMetadata(), LOOK_PERIOD).unref()
   }
 
   static async open(
@@ -295,7 +283,6 @@ export class LivePool {
   }
 
   async close(): Promise<void> {
-    clearInterval(this.#look)
     await this.#last
     await this.#closeOpened()
   }
@@ -309,15 +296,6 @@ export class LivePool {
       this.#opened.metadata.close()
       this.#opened.data.close()
     }
-  }
-
-  /** The kernel's rule: an event whenever the free blocks fall to the mark. */
-  #lookAtMetadata(): void {
-    const { metadata } = this.pool
-    const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
-    const isLow = free <= metadataLowWater(this.pool)
-    if (isLow && !this.#isMetadataLow) this.#options.onEvent(this.minor)
-    this.#isMetadataLow = isLow
   }
 }
 
@@ -410,6 +388,10 @@ function eventsOf(minor: number, options: LivePoolsOptions): PoolEvents {
     },
     lowWater(free) {
       events.lowWater(free)
+      options.onEvent(minor)
+    },
+    lowWaterMetadata(free) {
+      events.lowWaterMetadata(free)
       options.onEvent(minor)
     },
   }

@@ -47,6 +47,9 @@ export interface PoolStatus {
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
+  /** The same for metadata blocks, at the kernel's mark. */
+  belowMetadataLowWater: boolean
+  metadataLowWaterMarkBlocks: number
   heldRoot: number
   discards: PoolConfig['discards']
   onFull: PoolConfig['onFull']
@@ -181,6 +184,14 @@ export interface PoolAdmin {
     request: { name: string; size: number; shrink?: boolean },
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
+  /**
+   * Makes the pool larger, its files too; what was made longer already counts as well. To ask twice
+   * changes nothing.
+   * @param request bytes; what is left out becomes as large as its file or device is
+   * @returns the sizes that the pool has then, in bytes
+   * @throws BAD_ARGUMENT for a size that cannot be had; NO_METADATA_SPACE
+   */
+  extend(request: { data?: number; metadata?: number }): Promise<{ data: number; metadata: number }>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>

@@ -3,17 +3,14 @@ import { randomBytes } from 'node:crypto'
 import { existsSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import {
-  type Bytes,
   bytes,
   errnoOf,
   isZero,
-  MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
-  MIB,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
-import type { PoolConfig } from '../config/index.js'
+import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
@@ -51,7 +48,7 @@ export async function initPool(
     // From here on the locks keep everybody else from making a pool of these files.
     made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
     growTo(dataStore, data.size, 'data.size')
-    const auto = metadataSize(config, dataStore.size)
+    const auto = autoMetadataSize(dataStore.size, config.dataBlockSize)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
     files = PoolFiles.of(metadataStore, dataStore, config)
@@ -146,13 +143,3 @@ async function format(store: FileStore, config: PoolConfig, force: boolean): Pro
 
 const isThere = (path: string, what: string): ThinfsError =>
   new ThinfsError('BAD_ARGUMENT', `${path}: ${what}`, { errno: 'EEXIST' })
-
-/**
- * Room for every data block to be mapped, and as much again three times for snapshots to differ.
- * A mapping takes 16 to 32 bytes. The file is sparse: what is not needed takes no space.
- */
-function metadataSize(config: PoolConfig, dataSize: Bytes): number {
-  const wanted = (dataSize / config.dataBlockSize) * 32 * 4
-  const size = Math.min(Math.max(wanted, 16 * MIB), MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
-  return Math.ceil(size / METADATA_BLOCK_SIZE) * METADATA_BLOCK_SIZE
-}

@@ -6,9 +6,15 @@ import {
   SYSTEM_CLOCK,
   ThinfsError,
 } from '../base/index.js'
-import { formatSize, lowWaterMarkBlocks, type PoolConfig } from '../config/index.js'
+import {
+  autoMetadataSize,
+  formatSize,
+  lowWaterMarkBlocks,
+  type PoolConfig,
+} from '../config/index.js'
 import { ThinMetadata } from '../metadata/index.js'
 import {
+  type AutoextendOptions,
   isBehind,
   Journal,
   type JournalState,
@@ -94,7 +100,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
-      lowWaterMark: lowWaterMarkBlocks(config, Math.floor(dataSize / config.dataBlockSize)),
+      lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
+      autoextend: autoextendOf(config),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
@@ -139,6 +146,17 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     await opened?.close().catch(() => {})
     closeFiles()
     throw err
+  }
+}
+
+function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): AutoextendOptions {
+  return {
+    ...(data.autoextend && { data: data.autoextend }),
+    ...(metadata.autoextend && { metadata: metadata.autoextend }),
+    ...(metadata.size === 'auto' && {
+      metadataOf: blocks =>
+        autoMetadataSize(blocks * dataBlockSize, dataBlockSize) / METADATA_BLOCK_SIZE,
+    }),
   }
 }
 
@@ -205,13 +223,13 @@ function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null
   return `${path}: ${named}. ${cure}`
 }
 
-/** A warning where pool.yaml asks for less data than the pool has; else null. */
+/** A warning where pool.yaml asks for less data than a pool has that does not grow; else null. */
 function largerThanSaid(
   { file, data }: PoolConfig,
   { metadata, blockSize }: ThinPool,
 ): string | null {
   const size = metadata.nrDataBlocks * blockSize
-  if (data.size === null || data.size >= size) return null
+  if (data.size === null || data.size >= size || data.autoextend) return null
   const said = `${file}: data.size is ${formatSize(data.size)}, the pool has ${formatSize(size)}`
   return `${said}: a pool does not become smaller, and data.size counts only where it is larger`
 }

@@ -54,6 +54,8 @@ export async function statusOf(
     refusal: refusal ?? null,
     lowWaterMarkBlocks: pool.space.lowWaterMark,
     belowLowWater: pool.space.belowLowWater,
+    belowMetadataLowWater: pool.space.belowMetadataLowWater,
+    metadataLowWaterMarkBlocks: pool.space.metadataLowWaterMark,
     heldRoot: metadata.heldRoot,
     discards: pool.discards,
     onFull: pool.space.onFull,

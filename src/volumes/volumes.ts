@@ -5,7 +5,7 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import { bytes, type DevId, Slice, ThinfsError } from '../base/index.js'
+import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
@@ -410,6 +410,16 @@ export class Volumes implements PoolAdmin {
     await this.sizes.resize(volume, size, shrink, signal)
     await this.#options.onResized(volume.devId, size)
     return this.#info(volume)
+  }
+
+  async extend(request: { data?: number; metadata?: number }) {
+    const { metadata, blockSize, space } = this.pool
+    this.#mustNotBeClosing()
+    await space.extend(request)
+    return {
+      data: metadata.nrDataBlocks * blockSize,
+      metadata: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
+    }
   }
 
   async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {

@@ -14,6 +14,7 @@ const COMMANDS = {
   remove: ['/none', 'web'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
+  extend: ['/none', '--data', '+1G'],
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],

@@ -22,19 +22,20 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
 const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, transport, spin, spin_share, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
 t.test('says in full what a complete file says', async t => {
   const text = `
 pool: main
-data: { path: ../blocks/data, size: 1.5T }
-metadata: { path: /var/meta, size: 2GiB }
+data: { path: ../blocks/data, size: 1.5T, autoextend: { threshold: 70%, max: 8T } }
+metadata: { path: /var/meta, size: 2GiB, autoextend: {} }
 data_block_size: 128k
 low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
+hooks: 'echo "$THINFS_EVENT" >> /e'
 transport: uring
 spin: 0
 spin_share: 12.5%
@@ -49,12 +50,21 @@ volumes:
     file: FILE,
     folder: '/srv/pool',
     pool: 'main',
-    data: { path: '/srv/blocks/data', size: 1.5 * 2 ** 40 },
-    metadata: { path: '/var/meta', size: 2 ** 31 },
+    data: {
+      path: '/srv/blocks/data',
+      size: 1.5 * 2 ** 40,
+      autoextend: { threshold: 70, percent: 20, max: 2 ** 43 },
+    },
+    metadata: {
+      path: '/var/meta',
+      size: 2 ** 31,
+      autoextend: { threshold: 80, percent: 20, max: null },
+    },
     dataBlockSize: 131072,
     lowWaterMark: { percent: 12.5 },
     discards: 'nopassdown',
     onFull: 'error',
+    hooks: 'echo "$THINFS_EVENT" >> /e',
     transport: 'uring',
     spin: 0,
     spinShare: 12.5,
@@ -112,8 +122,30 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       'pool: a\ndata: {size: 32K}',
       '2:14: data.size: 32K is not allowed; at least one data block (data_block_size)',
     ],
-    ['pool: a\ndata: 10G', '2:7: data: 10G is not allowed; a map of path, size'],
-    ['pool: a\ndata:\n  sise: 10G', '3:3: data.sise is not known; allowed are path, size'],
+    [
+      'pool: a\ndata: 10G',
+      '2:7: data: 10G is not allowed; a map of path, size, extents, autoextend',
+    ],
+    [
+      'pool: a\ndata:\n  sise: 10G',
+      '3:3: data.sise is not known; allowed are path, size, extents, autoextend',
+    ],
+    [
+      'pool: a\ndata: {autoextend: {threshold: 100%}}',
+      '2:32: data.autoextend.threshold: 100% is not allowed; a percentage from 50% to 99%',
+    ],
+    [
+      'pool: a\ndata: {autoextend: {percent: 20}}',
+      '2:30: data.autoextend.percent: 20 is not allowed; a percentage from 1% to 1000%, as in 20%',
+    ],
+    [
+      'pool: a\nmetadata: {autoextend: {max: 16G}}',
+      '2:30: metadata.autoextend.max: 16G is not allowed; a size from 2M to 16646400K (15.88G)',
+    ],
+    [
+      'pool: a\ndata: {autoextend: 80%}',
+      '2:20: data.autoextend: 80% is not allowed; a map of threshold, percent, max',
+    ],
     ['pool: a\nvolume: {}\n', `2:1: volume is not known; allowed are ${KEYS}`],
     ['pool: a\n__proto__: {}\n', `2:1: __proto__ is not known; allowed are ${KEYS}`],
     ['data: {}\nzpool: a', `2:1: zpool is not known; allowed are ${KEYS}`],
@@ -158,6 +190,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
       `2:17: low_water_mark: 101% is not allowed; a percentage as in 20%, or ${SIZE_FORMS}`,
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
+    ['pool: a\nhooks: " "', '2:8: hooks:   is not allowed; a command, as sh(1) takes it'],
     ['pool: a\ntransport: tcp', '2:12: transport: tcp is not allowed; dev, uring, fuse-native'],
     ['pool: a\nspin: 1001', '2:7: spin: 1001 is not allowed; microseconds from 0 to 1000'],
     [
@@ -289,6 +322,17 @@ t.test('one pool has one folder, by whatever link pool.yaml is reached', async t
   t.equal(config.data.path, join(folder, 'real/data'))
 })
 
+const rules = (most: number) =>
+  fc
+    .option(
+      fc.record({
+        threshold: fc.integer({ min: 5000, max: 9900 }).map(n => n / 100),
+        percent: fc.integer({ min: 1, max: 1000 }),
+        max: fc.option(fc.integer({ min: 2 ** 21, max: most })),
+      }),
+    )
+    .map(rule => (rule === null ? {} : { autoextend: { ...rule } }))
+
 const sizes = fc.nat({ max: 2 ** 33 - 1 })
 const configs: fc.Arbitrary<PoolConfig> = fc
   .record({
@@ -299,6 +343,8 @@ const configs: fc.Arbitrary<PoolConfig> = fc
       fc.constant('auto' as const),
       fc.integer({ min: 2 ** 21, max: 2 ** 33 }),
     ),
+    dataRule: rules(2 ** 40),
+    metadataRule: rules(2 ** 33),
     dataBlockSize: fc.oneof(
       fc.constantFrom(4096, 8192, 16384, 32768),
       fc.integer({ min: 1, max: 16384 }).map(n => n * 65536),
@@ -313,24 +359,38 @@ const configs: fc.Arbitrary<PoolConfig> = fc
     spin: fc.nat(1000),
     spinShare: fc.integer({ min: 1, max: 10_000 }).map(n => n / 100),
 
+    command: fc.option(fc.string({ minLength: 1 }).filter(s => /\S/.test(s) && !s.includes('\0'))),
     names: fc.uniqueArray(
       fc.string({ unit: 'grapheme', minLength: 1, maxLength: 30 }).filter(isName),
     ),
     size: sizes.map(n => (n + 1) * 512),
   })
-  .map(({ dataPath, dataSize, metadataSize, names, size, ...others }) => ({
-    ...others,
-    file: FILE,
-    folder: '/srv/pool',
-    data: { path: resolve('/srv/pool', dataPath), size: dataSize },
-    metadata: { path: '/srv/metadata', size: metadataSize },
-    volumes: Object.fromEntries(
-      names.map((name, i) => [
-        name,
-        { size, ...(i % 2 && { id: i }), ...(i > 2 && { snapshotOf: names[i - 1] }) },
-      ]),
-    ),
-  }))
+  .map(
+    ({
+      dataPath,
+      dataSize,
+      metadataSize,
+      dataRule,
+      metadataRule,
+      command,
+      names,
+      size,
+      ...others
+    }) => ({
+      ...others,
+      ...(command !== null && { hooks: command }),
+      file: FILE,
+      folder: '/srv/pool',
+      data: { path: resolve('/srv/pool', dataPath), size: dataSize, ...dataRule },
+      metadata: { path: '/srv/metadata', size: metadataSize, ...metadataRule },
+      volumes: Object.fromEntries(
+        names.map((name, i) => [
+          name,
+          { size, ...(i % 2 && { id: i }), ...(i > 2 && { snapshotOf: names[i - 1] }) },
+        ]),
+      ),
+    }),
+  )
 
 function isName(name: string): boolean {
   try {

@@ -64,6 +64,7 @@ function supervise() {
     },
     isMounted: () => state.mounted,
     after: (ms, then) => void waits.push({ ms, then }),
+    onEvent: () => {},
     log,
   })
   supervisor.start().catch(() => {})
@@ -272,6 +273,7 @@ async function spawnOnce(t: Test, attempt: () => ReturnType<typeof spawn>) {
       },
       isMounted: () => true,
       after: (ms, _then) => (ms === 100 ? resolve() : reject(new Error(`${ms} ms`))),
+      onEvent: () => {},
       log,
     })
     supervisor.start().catch(reject)

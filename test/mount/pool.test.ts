@@ -3,7 +3,7 @@
 // programs that are known to wait or to fail are watched from outside.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync, statSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, truncateSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import {
@@ -160,7 +160,8 @@ on_full: queue`,
       .map(({ mode }) => mode),
     ['out_of_data_space', 'write'],
   )
-  t.equal(pool.log().filter(({ msg }) => /low water/.test(msg)).length, 1)
+  const told = pool.log().filter(({ msg }) => /low water/.test(msg))
+  t.equal(told.length, 2, 'crossed again after the removal')
   await pool.close(t)
 })
 
@@ -221,6 +222,36 @@ t.test('a dead mount is replaced; what was acknowledged is there', onMount, asyn
     await pool.mount()
     t.equal(await pool.sh('cmp -n 16777216 a ../plain/a; stat -c %s a b'), '33554432\n41943040')
   }
+  await dies()
+  t.match(await attemptThinfs('umount', pool.path), {
+    status: 0,
+    stderr: `thinfs: nobody served ${pool.path} any more\n`,
+  })
+  t.notOk(pool.isMounted)
+  t.match(await attemptThinfs('umount', pool.folder), { status: 1, stderr: / \(NOT_MOUNTED\)\n$/ })
+  await pool.mount()
+  await pool.close(t)
+})
+
+t.test('a mount that fails while it cannot be unmounted leaves no process', onMount, async t => {
+  const pool = await MountedPool.make(t, 'data: { size: 64M }')
+  await pool.umount()
+  const node = process.execPath
+  const mount = ['bin/thinfs.js', 'mount', pool.folder, pool.path]
+  for (const limit of [24, 28]) {
+    const { status } = await attempt('prlimit', `--nofile=${limit}`, node, ...mount)
+    t.equal(pool.isMounted, status === 0, `${limit} descriptors: status ${status}`)
+    if (pool.isMounted) await pool.kill()
+  }
+
+  // The engine refuses it, and the program umount is not there.
+  truncateSync(pool.data, 32 * MIB)
+  const { status, stderr } = await attempt('env', 'PATH=/nowhere', node, ...mount)
+  t.equal(status, 1, stderr)
+  t.match(stderr, / \(POOL_MISMATCH\)\n$/)
+  t.same(pool.processes(), [])
+  truncateSync(pool.data, 64 * MIB)
+  await pool.mount()
   await pool.close(t)
 })
 

@@ -7,6 +7,7 @@ import { Devices } from '../../src/dm/devices.js'
 import { Ioctls } from '../../src/dm/ioctls.js'
 import type { Loops } from '../../src/dm/loops.js'
 import type { Lower, Machine } from '../../src/dm/machine.js'
+import { NO_EVENTS } from '../../src/pool/index.js'
 import { Tables } from '../../src/tables/index.js'
 
 /** A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the test. */
@@ -115,16 +116,12 @@ export function makeRig(folder: string): Rig {
     ['254:16', disk('data', 64 * 2 ** 20)],
   ])
   const machine = new FakeMachine(disks)
-  const ignore = (): void => {}
   const again = (): Tables =>
     new Tables({
       folder: `${folder}/run`,
       takesOver: () => false,
       events: { event: minor => devices.table.get(minor)?.event() },
-      poolEvents: () => ({
-        ...{ mode: ignore, lowWater: ignore, warning: ignore, needsCheckCleared: ignore },
-        ...{ slowCommit: ignore, ioError: ignore },
-      }),
+      poolEvents: () => NO_EVENTS,
     })
   const tables = again()
   // Numbers as the kernel gives them out.

@@ -80,7 +80,9 @@ export interface Recorded {
   modes: string[]
   errors: string[]
   lowWater: number[]
+  lowWaterMetadata: number[]
   warnings: string[]
+  extended: [part: string, size: number][]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -105,7 +107,10 @@ export async function openFiles(
   options: Partial<PoolOptions> = {},
 ): Promise<{ pool: ThinPool; clock: TestClock; recorded: Recorded }> {
   const clock = new TestClock()
-  const recorded: Recorded = { modes: [], errors: [], lowWater: [], warnings: [], cleared: false }
+  const recorded: Recorded = {
+    ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
+    cleared: false,
+  }
   const pool = await ThinPool.open({
     ...files,
     readOnly: false,
@@ -116,7 +121,9 @@ export async function openFiles(
     events: {
       mode: mode => recorded.modes.push(mode),
       lowWater: free => recorded.lowWater.push(free),
+      lowWaterMetadata: free => recorded.lowWaterMetadata.push(free),
       warning: what => recorded.warnings.push(what),
+      extended: (part, size) => recorded.extended.push([part, size]),
       needsCheckCleared: () => {
         recorded.cleared = true
       },

@@ -34,6 +34,8 @@ t.test('an ordinary user', needs('/dev/fuse'), async t => {
     ...{ uid: user.uid, first: 'base', second: 'base', problems: [] },
     ...{ code: 'NOT_SUPPORTED', message: /loop devices need root; .*fuse2fs/ },
   })
+  // What a failure leaves there goes with the namespace.
+  await user.root('mount -t tmpfs -o mode=1777 thinfs-test /dev/shm')
   const stays = 'mkdir -p $THINFS_MOUNT/../x/y; chmod 500 $THINFS_MOUNT/../x; echo $THINFS_MOUNT'
   const { status, stdout, stderr } = await user.attempt(`thinfs run -- sh -c '${stays}'`)
   t.match(
