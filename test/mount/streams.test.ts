@@ -41,6 +41,18 @@ async function ask(pool: MountedPool, act: (daemon: DaemonClient) => Promise<unk
   }
 }
 
+/** Removes a volume as soon as the kernel has told the engine that nobody has it open any more. */
+const remove = (pool: MountedPool, name: string): Promise<void> =>
+  until(async () => {
+    try {
+      await ask(pool, daemon => daemon.remove({ names: [name] }))
+      return true
+    } catch (err) {
+      if ((err as { code: string }).code === 'VOLUME_BUSY') return false
+      throw err
+    }
+  })
+
 const used = async (pool: MountedPool): Promise<number> => (await pool.status()).data.usedBlocks
 
 /** A command whose input and output are ours. */
@@ -130,7 +142,7 @@ t.test('a volume that is written to goes as it was', needs('/dev/fuse'), async t
   send.stdout!.pipe(receive.stdin!)
   t.strictSame(await once(receive, 'close'), [0, null])
   t.equal(await sha(join(pool.path, 'copy')), before)
-  await ask(pool, daemon => daemon.remove({ names: ['copy'] }))
+  await remove(pool, 'copy')
   await until(async () => (await used(pool)) <= 30000000 / 65536 + 1)
 
   // A stream goes to no terminal, and comes from none.
@@ -150,7 +162,7 @@ t.test('receive is killed, and so is the engine under it', needs('/dev/fuse'), a
   const { plain } = pool
   await pool.sh(`head -c 20000000 /dev/urandom > web; cp web ${plain}/web
     ${THINFS} send ${pool.folder} web > ${plain}/stream`)
-  await ask(pool, daemon => daemon.remove({ names: ['web'] }))
+  await remove(pool, 'web')
   await until(async () => (await used(pool)) === 0)
   const stream = readFileSync(join(plain, 'stream'))
   const half = stream.subarray(0, stream.length / 2)
@@ -170,7 +182,7 @@ t.test('receive is killed, and so is the engine under it', needs('/dev/fuse'), a
   receive.stdin!.end(stream.subarray(half.length))
   t.strictSame(await once(receive, 'close'), [0, null])
   t.equal(await sha(join(pool.path, 'copy')), await sha(join(plain, 'web')))
-  await ask(pool, daemon => daemon.remove({ names: ['copy'] }))
+  await remove(pool, 'copy')
   await pool.umount()
 
   const offline = begin(t, 'receive', pool.folder, 'copy')
