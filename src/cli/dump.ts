@@ -1,8 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import { command, type Output, POOL_HELP } from './command.js'
-import { openServedOf } from './held.js'
+import { withMetadata } from './metadata-file.js'
 import { printAll } from './output.js'
-import { withDaemonOr } from './pool.js'
 
 interface Options extends Output {
   metadataSnap?: boolean
@@ -16,7 +15,7 @@ export const dump = command(
 )
   .argument('<POOL>', POOL_HELP)
   .option('-m, --metadata-snap', 'the metadata snapshot that is held, as thin_dump -m')
-  .option('--format <format>', 'xml; or what --json stands for', 'xml')
+  .option('--format <format>', 'xml; or json, which --json stands for', 'xml')
   .addHelpText(
     'after',
     `
@@ -29,32 +28,7 @@ The metadata of a mounted pool changes all the time; a metadata snapshot of it d
     if (format !== 'xml' && format !== 'json') {
       throw new ThinfsError('BAD_ARGUMENT', `--format ${format}: xml or json is possible`)
     }
-    const { dumpXml, dumpJson, heldRootOf } = await import('../streams/index.js')
+    const { dumpXml, dumpJson } = await import('../streams/index.js')
     const text = json || format === 'json' ? dumpJson : dumpXml
-    await withDaemonOr(
-      pool,
-      'read',
-      async (admin, place) => {
-        const { heldRoot } = await admin.status()
-        if (!metadataSnap || heldRoot === 0) {
-          const what = metadataSnap
-            ? 'none is held'
-            : 'the pool is mounted, what changes is not dumped'
-          const how = 'thinfs message POOL reserve_metadata_snap, then thinfs dump POOL -m'
-          throw new ThinfsError('SNAPSHOT_NOT_HELD', `${place.file}: ${what}; ${how}`)
-        }
-        const files = await openServedOf(admin, place)
-        try {
-          await printAll(text(files.metadata, heldRoot))
-        } finally {
-          files.close()
-        }
-        if ((await admin.status()).heldRoot === heldRoot) return
-        const what = 'the metadata snapshot was released while it was dumped'
-        throw new ThinfsError('SNAPSHOT_NOT_HELD', `${place.file}: ${what}`)
-      },
-      async (_, { metadata }) => {
-        await printAll(text(metadata, metadataSnap ? heldRootOf(metadata) : null))
-      },
-    )
+    await withMetadata(pool, metadataSnap, (metadata, held) => printAll(text(metadata, held)))
   })

@@ -22,6 +22,7 @@ import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
 import { list } from './list.js'
+import { map } from './map.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
@@ -32,6 +33,7 @@ import { rename } from './rename.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
@@ -44,7 +46,8 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
-  ...[dump, delta, send, receive],
+  ...[send, receive],
+  ...[delta, map, rmap, dump],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],

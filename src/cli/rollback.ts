@@ -34,5 +34,5 @@ was stay, too: newer ones need not be removed first.`,
     print(output, { ...volume, kept: before ?? null }, `${name}: as ${snapshot}${kept}`)
   })
 
-/** UTC, as in 20261128T190510Z. */
-const now = (): string => new Date().toISOString().replace(/[-:]|\.\d+/g, '')
+/** UTC, as in 20261128T190510.123Z. */
+const now = (): string => new Date().toISOString().replace(/[-:]/g, '')

@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { MetadataView, SUPERBLOCK_VERSION } from '../metadata/index.js'
+import { type MappedRun, MetadataView, SUPERBLOCK_VERSION } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 
 /**
@@ -52,6 +52,10 @@ export function* dumpJson(metadata: Store, held: number | null): Generator<strin
   }
   yield ']}\n'
 }
+
+/** The runs of a mapping tree, ascending. @throws METADATA_CORRUPT */
+export const mappedRuns = (metadata: Store, root: number): Generator<MappedRun> =>
+  new MetadataView(metadata).runs(root)
 
 /** The block of the metadata snapshot that is held. @throws SNAPSHOT_NOT_HELD */
 export function heldRootOf(metadata: Store): number {

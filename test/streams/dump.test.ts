@@ -1,8 +1,9 @@
 /** thin_dump's text, byte by byte: of images that the kernel and tools wrote, and of our own. */
+import { spawnSync } from 'node:child_process'
 import t from 'tap'
-import { dumpJson, dumpXml, heldRootOf } from '../../src/streams/index.js'
+import { dumpJson, dumpXml, heldRootOf, reverseMap } from '../../src/streams/index.js'
 import { MemoryStore } from '../support/memory-store.js'
-import { fixture, fixtureFacts, fixtureXml } from '../support/thin-tools.js'
+import { fixture, fixtureFacts, fixtureXml, parseDump, withImage } from '../support/thin-tools.js'
 
 const GOOD = Object.keys(fixtureFacts()).filter(name => !name.startsWith('corrupt-'))
 
@@ -33,3 +34,41 @@ t.test('a damaged node is named', async t => {
   const dump = () => [...dumpXml(storeOf('corrupt-node-csum'), null)]
   t.throws(dump, { code: 'METADATA_CORRUPT', message: /metadata block \d+: .*checksum/ })
 })
+
+t.test(
+  'reverse maps: as thin_rmap, and with the last run of a device, which that loses',
+  async t => {
+    for (const name of ['cow-grown', 'cow-snapshots']) {
+      for (const [begin, end] of [
+        [0, 20],
+        [1590, 1700],
+        [3, 4],
+      ] as const) {
+        const runs = reverseMap(storeOf(name), null, { begin, end })
+        const lines = runs.map(run => {
+          const thin = `${run.thinBegin}..${run.thinBegin + run.end - run.begin}`
+          return `data ${run.begin}..${run.end} -> thin(${run.devId}) ${thin}`
+        })
+        const tool = withImage(fixture(name), path =>
+          spawnSync('thin_rmap', ['--region', `${begin}..${end}`, path], { encoding: 'utf8' }),
+        )
+        const said = tool.stdout.trimEnd().split('\n')
+        t.ok(said.length > 0)
+        t.strictSame(
+          said.filter(line => !lines.includes(line)),
+          [],
+          `${name}: ${begin}..${end}`,
+        )
+        const found = runs.flatMap(({ devId, begin, end, thinBegin }) =>
+          Array.from({ length: end - begin }, (_, i) => `${devId} ${thinBegin + i} ${begin + i}`),
+        )
+        const wanted = [...parseDump(fixtureXml(name)).devices].flatMap(([devId, { mappings }]) =>
+          [...mappings]
+            .filter(([, { dataBlock }]) => dataBlock >= begin && dataBlock < end)
+            .map(([vblock, { dataBlock }]) => `${devId} ${vblock} ${dataBlock}`),
+        )
+        t.strictSame(found.sort(), wanted.sort(), `${name}: ${begin}..${end}, as thin_dump`)
+      }
+    }
+  },
+)
