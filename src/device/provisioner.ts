@@ -27,7 +27,9 @@ export interface ProvisionerSpace {
   readonly hasMetadataRoom: boolean
   /** The same for unmapping, which takes blocks before it gives more back. */
   readonly hasRoomToUnmap: boolean
-  /** Commits, until `hasRoomToUnmap`. @throws NO_METADATA_SPACE when that is not enough */
+  /** The same, of the metadata alone: the host need not have room for it in reserve. */
+  readonly canUnmap: boolean
+  /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
   makeRoomToUnmap(): Promise<void>
   /** Free data blocks that writes can have. */
   readonly nrWritableDataBlocks: number
@@ -105,11 +107,12 @@ export interface Provisioner {
   /** When a slice is over, within one request that changes much: settles, and lets others go on. */
   pause(slice: Slice): Promise<void>
   /**
-   * Between two pieces of unmapping: lets others have their turn when it is time, and commits when
-   * much was freed or room is short.
+   * Does a piece of a long unmapping: lets others have their turn before when it is time, and
+   * commits when much was freed or room is short.
+   * @param unmap called in the turn in which there is room
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
-  betweenSlices(slice: Slice): Promise<void>
+  unmapInSlices<T>(slice: Slice, unmap: () => T): Promise<T>
   /** Makes what was acknowledged of one device durable. @throws after a rollback, for good */
   flush(devId: DevId): Promise<void>
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */

@@ -141,7 +141,11 @@ export class ThinDevice implements BlockDevice {
     const patience = { waits, signal }
     if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
     const hasRoom = this.#pool.space.makeRoomToUnmap()
-    return hasRoom.then(() => this.#discardNow(offset, length, patience))
+    return hasRoom.then(() =>
+      this.#pool.space.canUnmap
+        ? this.#discardNow(offset, length, patience)
+        : this.discard(offset, length, waits, signal),
+    )
   }
 
   /** Makes a range read as zeros, as `discard` does: unmapped blocks read as zeros. */
@@ -356,9 +360,10 @@ export class ThinDevice implements BlockDevice {
   ): Promise<void> {
     const slice = new Slice(this.#pool.clock)
     for (let at = begin; at < last; ) {
-      await this.#pool.betweenSlices(slice)
-      this.mustBeWritable()
-      const more = this.#unmapPiece(at, last)
+      const more: number | null = await this.#pool.unmapInSlices(slice, () => {
+        this.mustBeWritable()
+        return this.#unmapPiece(at, last)
+      })
       if (more === null) await this.#writes.unfinished.ended(at, last)
       else at = more
     }

@@ -504,12 +504,22 @@ export class Space implements ProvisionerSpace {
   }
 
   /**
-   * The same, until `hasRoomToUnmap`. It commits even where the host reserves no space: that may
-   * free all the room that can be had.
+   * Whether there is room for one unmapping, though the host may have none in reserve. Others may
+   * unmap between two turns: whoever goes on after a wait asks again.
+   */
+  get canUnmap(): boolean {
+    return this.#hasMetadata(1 / 2)
+  }
+
+  /**
+   * The same, until `canUnmap`. It commits even where the host reserves no space: that may free all
+   * the room that can be had.
    */
   async makeRoomToUnmap(): Promise<void> {
-    await this.#commits.commit()
-    this.mustHaveRoom(this.#hasMetadata(1 / 2))
+    // What others have unmapped since the commit takes another one.
+    do await this.#commits.commit()
+    while (!this.canUnmap && this.#metadata.changed && !this.#commits.stalled)
+    this.mustHaveRoom(this.canUnmap)
   }
 
   /** @throws NO_METADATA_SPACE saying why, unless `has` */

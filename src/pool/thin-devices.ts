@@ -122,9 +122,9 @@ export class ThinDevices {
     const { devId } = device
     // No request looks anything up any more: updating its pages would be work for every slice.
     device.table.clear()
-    for (const slice = new Slice(pool.clock); ; ) {
-      await pool.betweenSlices(slice)
-      if (stop()) return false
+    /** @returns whether that was the end; null when it was stopped */
+    const piece = (): boolean | null => {
+      if (stop()) return null
       if (device.gone) throw goneError(devId)
       const begin = metadata.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
@@ -132,13 +132,23 @@ export class ThinDevices {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
         throw new ThinfsError('METADATA_CORRUPT', what)
       }
+      return false
+    }
+    const slice = new Slice(pool.clock)
+    for (;;) {
+      const ended = await pool.unmapInSlices(slice, piece)
+      if (ended !== false) return ended === true
     }
   }
 
-  /** Deletes a device. At once: a large one is emptied first. Durable with the next commit. */
+  /**
+   * Deletes a device. At once: a large one is emptied first. Durable with the next commit.
+   * @throws NO_METADATA_SPACE before anything is done, when others have used the room for it
+   */
   delete(devId: DevId): void {
-    const { pool, metadata, commits, extended, handles } = this.#parts
+    const { pool, metadata, commits, space, extended, handles } = this.#parts
     pool.mustBeWritable()
+    space.mustHaveRoom(space.canUnmap)
     commits.change(() => metadata.deleteDevice(devId))
     const device = this.#devices.get(devId)
     if (device) this.#forget(device)

@@ -157,11 +157,12 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * A long unmapping calls it between two pieces: lets other requests run when the slice is over,
-   * and commits when much was freed or room is short.
+   * Does a piece of a long unmapping, after those of others: lets other requests run when the slice
+   * is over, and commits when much was freed or room is short.
+   * @param unmap called in the turn in which there is room: after an await others could have used it
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
-  async betweenSlices(slice: Slice): Promise<void> {
+  async unmapInSlices<T>(slice: Slice, unmap: () => T): Promise<T> {
     const { metadata } = this
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
@@ -171,8 +172,12 @@ export class ThinPool implements Provisioner {
       }
     }
     if (slice.isOver) await slice.yield()
-    if (!this.space.hasRoomToUnmap) await this.space.makeRoomToUnmap()
+    if (!this.space.hasRoomToUnmap) {
+      do await this.space.makeRoomToUnmap()
+      while (!this.space.canUnmap)
+    }
     this.mustBeWritable()
+    return unmap()
   }
 
   /** @throws TRANSACTION_MISMATCH when the id is not `current` */
@@ -192,8 +197,9 @@ export class ThinPool implements Provisioner {
   /** In slices, which are committed one by one: what dies meanwhile leaves a part of it held. */
   async releaseMetadataSnap(): Promise<void> {
     const slice = new Slice(this.clock)
-    do await this.betweenSlices(slice)
-    while (!this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES)))
+    const release = (): boolean =>
+      this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES))
+    while (!(await this.unmapInSlices(slice, release)));
     await this.commitOrUndo()
   }
 

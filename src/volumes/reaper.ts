@@ -1,3 +1,4 @@
+import { ThinfsError } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { NameTransactions } from './name-transactions.js'
 import type { Volume } from './volume.js'
@@ -50,11 +51,19 @@ export class Reaper {
 
   async #reap(volume: Volume, drop: () => Promise<void>): Promise<void> {
     const { pool, names, mayGo, isClosing, gone } = this.#parts
-    if (!(await pool.devices.empty(volume.device, isClosing))) return
-    await names.exclusive(async () => {
-      if (!mayGo(volume)) return
-      await drop()
-      gone(volume)
-    })
+    for (;;) {
+      // It makes room for the drop as well, or fails.
+      if (!(await pool.devices.empty(volume.device, isClosing))) return
+      try {
+        return await names.exclusive(async () => {
+          if (!mayGo(volume)) return
+          await drop()
+          gone(volume)
+        })
+      } catch (err) {
+        // Other removals may have used that room meanwhile.
+        if (!(err instanceof ThinfsError && err.code === 'NO_METADATA_SPACE')) throw err
+      }
+    }
   }
 }
