@@ -85,7 +85,10 @@ function program(asJson: boolean): Command {
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
     .exitOverride()
-    .hook('preAction', mustKnowItsUser)
+    .hook('preAction', (_, action) => {
+      mustKnowItsUser()
+      mustSaySomething(action)
+    })
     .configureOutput(usageErrorsOf('thinfs', asJson))
     .addHelpText(
       'after',
@@ -117,6 +120,18 @@ function mustKnowItsUser(): void {
   if (!isUserUnknown()) return
   const detail = 'this user namespace shows its user as all others, 65534: use unshare -Urm'
   throw new ThinfsError('NOT_TRUSTED', detail)
+}
+
+/**
+ * Refuses an empty argument, as a shell makes it of a variable that is not set: it would be the
+ * current folder.
+ * @throws BAD_ARGUMENT
+ */
+function mustSaySomething({ registeredArguments, processedArgs }: Command): void {
+  const at = processedArgs.indexOf('')
+  if (at < 0) return
+  const detail = `${registeredArguments[at]!.name()} is empty`
+  throw new ThinfsError('BAD_ARGUMENT', detail)
 }
 
 const wantsJson = (args: readonly string[]): boolean => optionsOf(args).includes('--json')

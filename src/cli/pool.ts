@@ -104,6 +104,26 @@ export async function tellingWhoIsStopped<T>(
   }
 }
 
+/** Milliseconds after which a command that needs space says that it waits for it. */
+const FULL_PATIENCE = 1000
+
+/** Calls `act`, and says on stderr when it waits for space in the pool. */
+export async function tellingOfFullPool<T>(admin: PoolAdmin, act: () => Promise<T>): Promise<T> {
+  let ended = false
+  const look = async (): Promise<void> => {
+    const { mode } = await admin.status()
+    if (ended || mode !== 'out_of_data_space') return
+    process.stderr.write('thinfs: the pool is full: this waits for space; Ctrl-C gives it up\n')
+  }
+  const timer = setTimeout(() => look().catch(() => {}), FULL_PATIENCE)
+  try {
+    return await act()
+  } finally {
+    ended = true
+    clearTimeout(timer)
+  }
+}
+
 /** @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED */
 export const placeOfPool = (reference: string): PoolPlace => placeOf(findPool(reference))
 

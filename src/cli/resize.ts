@@ -2,7 +2,7 @@ import { ThinfsError, volumeMissing } from '../base/index.js'
 import { formatSize, parseSize } from '../config/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { namingHolders, withPool } from './pool.js'
+import { namingHolders, tellingOfFullPool, withPool } from './pool.js'
 
 interface Options extends Output {
   shrink?: true
@@ -23,7 +23,7 @@ export const resize = command(
     const volume = await withPool(pool, 'write', async (admin, { file }) => {
       const resizeTo = (size: number) =>
         namingHolders(admin, file, [name], () =>
-          admin.resize({ name, size, ...(shrink && { shrink }) }),
+          tellingOfFullPool(admin, () => admin.resize({ name, size, ...(shrink && { shrink }) })),
         )
       if (sign === '') return await resizeTo(change)
       const before = await sizeOf(admin, name)

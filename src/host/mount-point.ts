@@ -201,6 +201,9 @@ export async function nameHolders(mount: Mount): Promise<string> {
   return holders.length === 0 ? 'something that /proc does not show' : holders.join(', ')
 }
 
+const cannotRun = (program: string, err: Error): string =>
+  `${program}(8) cannot be run (${errnoOf(err)}): look at PATH and ulimit -n`
+
 /** @returns null, or what the program says */
 function runUmount(mountPoint: string, lazy: boolean): Promise<string | null> {
   const [program, args] =
@@ -210,7 +213,7 @@ function runUmount(mountPoint: string, lazy: boolean): Promise<string | null> {
   return new Promise(resolve => {
     const env = { ...process.env, LC_ALL: 'C' }
     execFile(program, [...args, '--', mountPoint], { env }, (err, _, stderr) =>
-      resolve(err === null ? null : stderr.trim() || err.message),
+      resolve(err === null ? null : stderr.trim() || cannotRun(program, err)),
     )
   })
 }

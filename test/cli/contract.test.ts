@@ -53,6 +53,8 @@ for (const [name, args] of Object.entries(COMMANDS)) {
     const missing = new RegExp(`(missing required argument|required option) .*${see}`)
     await refused(t, 2, missing, name)
     if (args === null) return
+    // As a shell makes it of a variable that is not set.
+    await refused(t, 2, /: [A-Z]+ is empty \(BAD_ARGUMENT\)\n$/, name, '', ...args.slice(1))
     await refused(t, 1, /^thinfs: \/none: .* \(NOT_A_POOL\)\n$/, name, ...args)
     const { status, stdout, stderr } = await thinfs(name, ...args, '--json')
     t.same({ status, stdout }, { status: 1, stdout: '' })

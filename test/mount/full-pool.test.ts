@@ -1,7 +1,8 @@
 // Goal: a full pool is emptied with what people have for that, fstrim and rm, whatever snapshots share and
 // whoever waits; and growing it wakes those who wait. Method: pools of a few MiB, filled through the mount,
 // ext4 on a loop device above; e2fsck and checksums judge.
-import { resolve } from 'node:path'
+import { existsSync, readFileSync } from 'node:fs'
+import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { fill, KILLED_WRITER, killedWriter, usedBlocks } from '../support/full-pool.js'
 import {
@@ -17,6 +18,7 @@ import {
 } from '../support/mounted-pool.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
+const RESIZE = [process.execPath, PROGRAM, 'resize']
 const onMount = needs('/dev/fuse', '/dev/loop-control')
 const MODES = ['error', 'queue']
 
@@ -120,9 +122,13 @@ async function onExt4(t: Test, pool: MountedPool): Promise<{ disk: string; folde
 t.test('a snapshot does not wait for a write that waits for space', onMount, async t => {
   const pool = await MountedPool.make(
     t,
-    'data: { size: 32M }\nvolumes: { a: { size: 64M }, fill: { size: 1G } }\non_full: queue',
+    'data: { size: 32M }\nvolumes: { a: { size: 64M }, b: { size: 128K }, fill: { size: 1G } }\n' +
+      'on_full: queue',
   )
   await pool.sh('dd if=/dev/urandom of=a bs=1M count=4 conv=notrunc,fsync status=none')
+  // To grow, it has to zero the rest of a block that a snapshot has as well.
+  await pool.sh('head -c 128K /dev/urandom > b; truncate -s 100K b; sync b')
+  await thinfs('snapshot', pool.folder, 'b', 'c')
   await fill(pool)
   let ended = false
   const write = attempt(
@@ -143,7 +149,21 @@ t.test('a snapshot does not wait for a write that waits for space', onMount, asy
   t.equal(status, 0)
   t.match(stderr, /writes wait for space/)
   await pool.sh('cmp -n 4194304 s a')
+  const said = join(pool.base, 'said')
+  const grow = attempt(
+    'bash',
+    '-c',
+    `exec "$@" 2> ${said}`,
+    'bash',
+    ...RESIZE,
+    pool.folder,
+    'b',
+    '1M',
+  )
+  await until(() => existsSync(said) && readFileSync(said, 'utf8') !== '')
+  t.match(readFileSync(said, 'utf8'), /^thinfs: the pool is full: this waits for space/)
   await pool.sh('fallocate -p -o 0 -l 1M fill')
+  t.equal((await grow).status, 0)
   t.equal((await write).status, 0)
   await pool.close(t)
 })
