@@ -34,7 +34,13 @@ Without sizes: as large as pool.yaml says, and its block devices have become.`,
       const wanted = wantedOf(before, config, options)
       mustTake(file, changeOf(config, { ...sizesOf(before), ...wanted }))
       const after = await admin.extend(wanted)
-      await changePoolYaml(file, changeOf(config, after))
+      await changePoolYaml(file, changeOf(config, after)).catch((err: ThinfsError) => {
+        const grown = `the pool has ${formatSize(after.data)} of data now: say that, not +, when you try again`
+        throw new ThinfsError(err.code, `${err.message}; ${grown}`, {
+          cause: err,
+          errno: err.errno,
+        })
+      })
       return { before: sizesOf(before), after, status: await admin.status() }
     })
     const { data, dataBlockSize } = status

@@ -1,5 +1,5 @@
 import { command, type Output, POOL_HELP, print } from './command.js'
-import { placeOfPool, withDaemonOf } from './pool.js'
+import { configOf, placeOfPool, withDaemonOf } from './pool.js'
 
 export const restart = command(
   'restart',
@@ -10,5 +10,8 @@ export const restart = command(
   .action(async (pool: string, output: Output) => {
     const place = placeOfPool(pool)
     await withDaemonOf(place, daemon => daemon.restart())
+    await configOf(pool).catch((err: Error) => {
+      process.stderr.write(`thinfs: ${err.message}; the pool goes on as it was mounted\n`)
+    })
     print(output, { file: place.file }, '')
   })

@@ -1,6 +1,7 @@
 /** Volumes that a command makes for its own use: snapshots that go when it ends. */
 import { join } from 'node:path'
-import { noRecording, uselessRecording, volumeMissing } from '../base/index.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { noRecording, ThinfsError, uselessRecording, volumeMissing } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
 import type { RecordReader, ReplayFile } from '../replay/index.js'
@@ -38,7 +39,7 @@ export async function withSnapshot<T>(
   const { name } = names
   await daemon.snapshot(names)
   const remove = (): Promise<void> =>
-    namingHolders(daemon, file, [name], () => daemon.remove({ names: [name] }))
+    onceClosed(() => namingHolders(daemon, file, [name], () => daemon.remove({ names: [name] })))
   let result: T
   try {
     const { path } = await volumeFile(daemon, file, name)
@@ -54,6 +55,24 @@ export async function withSnapshot<T>(
   }
   await remove()
   return result
+}
+
+/** Milliseconds in which the kernel tells of a file that was closed, and between two looks. */
+const CLOSE_MS = 3000
+const LOOK_MS = 50
+
+/** Calls `act` again where it meets a volume that is open: the kernel tells of a close later. */
+async function onceClosed(act: () => Promise<void>): Promise<void> {
+  const deadline = Date.now() + CLOSE_MS
+  for (;;) {
+    try {
+      return await act()
+    } catch (err) {
+      const isBusy = err instanceof ThinfsError && err.code === 'VOLUME_BUSY'
+      if (!isBusy || Date.now() > deadline) throw err
+      await sleep(LOOK_MS)
+    }
+  }
 }
 
 /** The snapshot that a recording begins with. @throws NO_RECORDING when somebody has removed it */

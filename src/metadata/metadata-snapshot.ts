@@ -101,17 +101,22 @@ export class MetadataSnapshot {
     const info = this.#mappings
     const begin = isShared ? 0 : lastSliceBegin(info, readNode(info, tree.root), leaves)
     if (begin <= 0) {
-      top.remove(devId)
+      // Without progress the caller would go on for ever.
+      if (!top.remove(devId)) throw lostDevice(devId)
       details.remove(devId)
       return
     }
     if (!top.insert(devId) || !details.insert(devId)) {
-      throw new ThinfsError('METADATA_CORRUPT', `metadata snapshot: thin device ${devId} is gone`)
+      throw lostDevice(devId)
     }
     const removed = tree.removeRange(begin, Number.POSITIVE_INFINITY)
+    if (removed === 0) throw lostDevice(devId)
     writeU64(top.view, top.at, tree.root)
     const found = DEVICE_DETAILS.read(details.view, details.at)
     const mappedBlocks = found.mappedBlocks - removed
     DEVICE_DETAILS.write(details.view, details.at, { ...found, mappedBlocks })
   }
 }
+
+const lostDevice = (devId: DevId): ThinfsError =>
+  new ThinfsError('METADATA_CORRUPT', `metadata snapshot: thin device ${devId} is gone`)

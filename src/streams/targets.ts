@@ -1,6 +1,13 @@
 import { closeSync, fsync, ftruncate, openSync, write } from 'node:fs'
 import { promisify } from 'node:util'
-import { errnoOf, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, FALLOC_ZERO_RANGE } from '../base/index.js'
+import {
+  errnoOf,
+  FALLOC_KEEP_SIZE,
+  FALLOC_PUNCH_HOLE,
+  FALLOC_ZERO_RANGE,
+  isNoSpace,
+  ThinfsError,
+} from '../base/index.js'
 import { native } from '../native.js'
 import type { ReceiveTarget } from './receive.js'
 
@@ -18,9 +25,13 @@ export class FileTarget implements ReceiveTarget {
   }
 
   async write(offset: number, content: Uint8Array): Promise<void> {
-    for (let done = 0; done < content.length; ) {
-      const part = await writeLater(this.#fd, content, done, content.length - done, offset + done)
-      done += part.bytesWritten
+    try {
+      for (let done = 0; done < content.length; ) {
+        const part = await writeLater(this.#fd, content, done, content.length - done, offset + done)
+        done += part.bytesWritten
+      }
+    } catch (err) {
+      throw failed(err)
     }
   }
 
@@ -29,7 +40,7 @@ export class FileTarget implements ReceiveTarget {
       await native.file_allocate_async(this.#fd, this.#mode, Float64Array.of(offset, length))[0]
     } catch (err) {
       // A pool that ignores discards writes zeros.
-      if (errnoOf(err) !== 'EOPNOTSUPP' || (this.#mode & FALLOC_PUNCH_HOLE) === 0) throw err
+      if (errnoOf(err) !== 'EOPNOTSUPP' || (this.#mode & FALLOC_PUNCH_HOLE) === 0) throw failed(err)
       this.#mode = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
       await this.discard(offset, length)
     }
@@ -46,4 +57,15 @@ export class FileTarget implements ReceiveTarget {
   close(): void {
     closeSync(this.#fd)
   }
+}
+
+/** The error of a write that was received and not taken. */
+function failed(cause: unknown): ThinfsError {
+  const errno = errnoOf(cause)
+  if (!isNoSpace(cause)) {
+    const detail = `the new volume: ${(cause as Error).message}`
+    return new ThinfsError('IO_ERROR', detail, { cause, errno })
+  }
+  const detail = 'the pool is full: nothing stays of the stream; make room, and receive it again'
+  return new ThinfsError('NO_DATA_SPACE', detail, { cause, errno })
 }

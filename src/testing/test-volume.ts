@@ -89,7 +89,8 @@ export class TestVolume {
   /**
    * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a
    * new snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a
-   * loop device is detached and attached again, with the same number.
+   * loop device is detached and attached again, with the same number. Of an empty snapshot what is
+   * mounted then is a new ext4.
    * @param to default: the snapshot of this volume that was made last
    * @throws MOUNT_BUSY, VOLUME_BUSY naming who uses the volume, which then is as it was;
    *   VOLUME_MISSING, BAD_ARGUMENT without a snapshot
@@ -144,17 +145,17 @@ export class TestVolume {
   mount(): Promise<string> {
     return this.#alone(async () => {
       if (this.#mounted !== null) return this.#mounted.folder
-      const { mapped } = await this.info()
-      // By way of the device where there is one: that has pages of its own.
-      if (mapped === 0) await runTool('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
       const folder = join(this.#layout.filesystems, this.name)
-      await mkdir(folder, { recursive: true })
       await this.#mount(folder)
       return folder
     })
   }
 
   async #mount(folder: string): Promise<void> {
+    const { mapped } = await this.info()
+    // By way of the device where there is one: that has pages of its own.
+    if (mapped === 0) await runTool('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
+    await mkdir(folder, { recursive: true })
     try {
       this.#device ??= await attachLoop(this.path, false)
     } catch (err) {

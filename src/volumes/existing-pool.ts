@@ -1,8 +1,8 @@
 import { dirname } from 'node:path'
-import { SECTOR_SIZE } from '../base/index.js'
+import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { ThinMetadata } from '../metadata/index.js'
-import { PoolFiles } from './pool-files.js'
+import { PoolFiles, type PoolStore } from './pool-files.js'
 
 /** A pool that another program made, as its metadata has it. */
 export interface ExistingPool {
@@ -25,6 +25,7 @@ export function readExistingPool(config: PoolConfig): ExistingPool {
   // That of pool.yaml may be yet to be made.
   const files = PoolFiles.open({ ...config, folder: dirname(config.metadata.path) }, true)
   try {
+    mustBeWhole(files.metadata, config.metadata)
     const metadata = ThinMetadata.open(files.metadata)
     const dataBlockSize = metadata.dataBlockSectors * SECTOR_SIZE
     return {
@@ -37,4 +38,13 @@ export function readExistingPool(config: PoolConfig): ExistingPool {
   } finally {
     files.close()
   }
+}
+
+/** @throws POOL_MISMATCH for a file that ends before the parts that are the pool's */
+function mustBeWhole(store: PoolStore, { path, extents = [] }: PoolConfig['metadata']): void {
+  const wanted = extents.reduce((sum, { size }) => sum + size, 0)
+  if (store.size >= wanted) return
+  const end = Math.max(...extents.map(({ offset, size }) => offset + size))
+  const found = `it ends before byte ${end}, where the pool's metadata does`
+  throw new ThinfsError('POOL_MISMATCH', `${path}: ${found}: the copy is cut off, make it again`)
 }

@@ -61,9 +61,11 @@ export class NameTransactions {
     }
   }
 
-  /** Sets the transaction id, to one that may be far ahead. To be called within `exclusive`. */
+  /** Sets the transaction id, to one that may be far ahead, or behind. To be called within `exclusive`. */
   async jump(current: number, next: number): Promise<void> {
-    if (next <= current + 1) return this.commit(new Map(), () => {}, next)
+    if (next === current || next === current + 1) return this.commit(new Map(), () => {}, next)
+    // A crash before the last step must not make the file one that is behind.
+    await this.#table.change(new Map(), current, this.#table.exchange, next)
     this.#pool.setTransactionId(current, next)
     await this.#pool.commitOrUndo()
     await this.#table.change(new Map(), next)

@@ -70,6 +70,8 @@ const tableSchema = z.strictObject({
   ),
   /** The request that exchanged two names last: done a second time it would undo itself. */
   exchange: z.string().nullable().default(null),
+  /** The transaction id that the pool is about to be given, without any change of a volume. */
+  jump: z.int().min(0).nullable().default(null),
 })
 
 /** A volume as volumes.json has it. */
@@ -166,7 +168,7 @@ export class VolumeTable {
     const found = readTable(file)
     if (!found) return table
     table.#hasOtherId = found.uuid !== null && found.uuid !== pool.uuid
-    const ahead = found.transaction_id - pool.transactionId
+    const ahead = aheadOf(found, pool)
     if (ahead < 0 || ahead > 1 || table.#hasOtherId) {
       table.#doubt = { behindAt: ahead < 0 ? found.transaction_id : null }
     }
@@ -218,6 +220,7 @@ export class VolumeTable {
   /**
    * Puts changes into the file, before the pool commits `transactionId`.
    * @param exchange the request, when it exchanges names
+   * @param jump the transaction id that the pool gets next, when that is not the one after this
    * @returns takes them back in memory; the file is right again with the next change, or rolled
    *   back
    */
@@ -225,6 +228,7 @@ export class VolumeTable {
     changes: EntryChanges,
     transactionId: number,
     exchange = this.#exchange,
+    jump: number | null = null,
   ): Promise<() => void> {
     const exchangeBefore = this.#exchange
     const undo = [...changes.keys()].map(dev_id => ({
@@ -244,6 +248,7 @@ export class VolumeTable {
       transaction_id: transactionId,
       undo,
       exchange,
+      jump,
     }
     const text = encodeTable(table, this.#entries.encode())
     if (text.length > MAX_FILE_SIZE) {
@@ -300,7 +305,7 @@ export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckP
     const message = `${path}: of the pool ${table.uuid}, the metadata is of ${pool.uuid}`
     return { severity: 'error', message, code: 'POOL_MISMATCH' }
   }
-  const ahead = table.transaction_id - pool.transactionId
+  const ahead = aheadOf(table, pool)
   const both = `${path}: transaction ${table.transaction_id}, the metadata is at ${pool.transactionId}`
   if (table.pool !== pool.name) {
     const message = `${path}: of the pool "${table.pool}", pool.yaml has the pool "${pool.name}"`
@@ -320,6 +325,10 @@ export function whyNotOf(path: string, table: Table, pool: PoolIdentity): CheckP
   const message = `${both}: another program went on, names and sizes may be older than the volumes`
   return { severity: 'warning', message }
 }
+
+/** By how many transactions a file is ahead of the metadata. */
+const aheadOf = ({ transaction_id, jump }: Table, { transactionId }: PoolIdentity): number =>
+  jump === transactionId ? 0 : transaction_id - transactionId
 
 /** Whether metadata without an id is in the place of metadata that had one. */
 const lacksId = (table: Table, pool: PoolIdentity): boolean =>
@@ -356,7 +365,7 @@ export function checkTable(
   const problem = whyNotOf(path, table, pool)
   if (problem !== null) problems.push(problem)
   // A device that another program has deleted since takes its name along.
-  const ahead = table.transaction_id - pool.transactionId
+  const ahead = aheadOf(table, pool)
   for (const { name, dev_id } of table.volumes) {
     if (devices.has(dev_id) || ahead === 1) continue
     const message = `${path}: ${name}: the pool has no device ${dev_id}`

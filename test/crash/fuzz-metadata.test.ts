@@ -199,6 +199,17 @@ const input = fc.record({
   all: fc.array(damage, { minLength: 1, maxLength: 3 }),
 })
 
+/** The release of a metadata snapshot went on for ever: it found a device last, and never by its id. */
+const LOST_DEVICE: { original: number; all: Damage[] } = {
+  original: 0,
+  all: [
+    {
+      ...{ do: 'set', block: 62906322, field: 844343386 },
+      value: { is: 'number', value: 6096338667907909032n },
+    },
+  ],
+}
+
 t.test('damaged metadata is refused or served, with errors of the table', async t => {
   await fc.assert(
     fc.asyncProperty(input, async ({ original, all }) => {
@@ -212,7 +223,7 @@ t.test('damaged metadata is refused or served, with errors of the table', async 
       if (state !== 'error' && !fits) throw new Error(`${state}, but ${outcome}`)
       count(`${state}, ${outcome}`)
     }),
-    { ...SEED, numRuns: INPUTS, endOnFailure: true },
+    { ...SEED, numRuns: INPUTS, endOnFailure: true, examples: [[LOST_DEVICE]] },
   )
   for (const [outcome, times] of [...outcomes].sort()) t.comment(`${times} ${outcome}`)
   t.ok((outcomes.get('error, served') ?? 0) > INPUTS / 20, 'some are served in spite of it')

@@ -57,6 +57,10 @@ t.test("LVM's disk", needs('/dev/fuse'), async t => {
     await pool.umount()
     t.same(times(), before)
     rmSync(join(again, 'pool.yaml'))
+    const part = join(pool.base, 'part.img')
+    await run('dd', `if=${image}`, `of=${part}`, 'bs=1M', 'count=100', 'conv=sparse', 'status=none')
+    const cut = await attemptThinfs('adopt', part, join(pool.base, 'cut'))
+    t.match(cut, { status: 1, stderr: /part.img: it ends before byte \d+.*cut off.*POOL_MISMATCH/ })
   })
 
   await t.test('is written to, and each other byte of the disk stays', async t => {

@@ -5,7 +5,7 @@
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { open, readFile, writeFile } from 'node:fs/promises'
+import { open, readdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { withPool } from '../../src/testing/index.js'
@@ -93,6 +93,7 @@ t.test('a mounted filesystem is rolled back', withLoops, async t => {
   await withPool(async pool => {
     base = baseOf(pool.mountPoint)
     const db = await pool.create('db', '64M')
+    const empty = await db.snapshot()
     const [folder, again] = await Promise.all([db.mount(), db.mount()])
     t.equal(again, folder, 'once')
     const file = join(folder, 'file')
@@ -118,6 +119,8 @@ t.test('a mounted filesystem is rolled back', withLoops, async t => {
 
     const copy = await snapshot.mount()
     t.equal(await readFile(join(copy, 'file'), 'utf8'), 'base', 'both at a time')
+    await db.rollback(empty)
+    t.same(await readdir(folder), ['lost+found'], 'a new filesystem, where it was')
     await db.umount()
     await snapshot.umount()
     t.same(loopsWithin(base), [])

@@ -1,7 +1,7 @@
 // Goal: an older copy of volumes.json in the place of the right one costs no byte, whatever is done
 // next. Method: a copy put back after volumes grew, went, and gave their ids to others; the content
 // of every device compared with what was written.
-import { copyFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
@@ -72,4 +72,25 @@ t.test('a device that is younger than the copy is not taken for an earlier one',
   const last = await openPool(config)
   t.equal(await byteAt(last.volumes, name, 1), 9, 'nothing was reclaimed')
   await last.close()
+})
+
+t.test('a message that was giving the pool an id far away makes no copy of the names', async t => {
+  const { config, volumes, close } = await poolWithCopy(t.testdir())
+  await fill(volumes, 'web', 1, 5)
+  const before = volumes.pool.metadata.transactionId
+  for (const [from, to] of [
+    [before, 900],
+    [900, 3],
+  ] as const) {
+    await volumes.message({ message: `set_transaction_id ${from} ${to}` })
+  }
+  await close()
+  // As it is when the last step is missing.
+  const table = JSON.parse(readFileSync(fileOf(config), 'utf8'))
+  writeFileSync(fileOf(config), JSON.stringify({ ...table, transaction_id: 900, jump: 3 }))
+  const warnings: string[] = []
+  const again = await openPool(config, { onWarning: what => warnings.push(what) })
+  t.same(warnings, [])
+  t.equal(await byteAt(again.volumes, 'web', 1), 5)
+  await again.close()
 })
