@@ -35,11 +35,8 @@ export function poolOfDocker(folder: string): FoundPool | null {
       continue
     }
     const { device_id: id, size } = deviceIn(join(devices, name))
-    volumes[name] = { size, id }
-  }
-  for (const [name, volume] of Object.entries(volumes)) {
     const origin = origins.get(name)
-    if (origin !== undefined && volumes[origin] !== undefined) volume.snapshotOf = origin
+    volumes[name] = { size, id, ...(origin !== undefined && { snapshotOf: origin }) }
   }
   return {
     name: `docker-${basename(dirname(folder))}`,

@@ -7,7 +7,7 @@ import { errnoOf, ThinfsError } from '../base/index.js'
 import { poolOfDocker } from './docker.js'
 import type { FoundPool } from './found-pool.js'
 import { poolsOfGroup } from './lvm.js'
-import { readPhysicalVolume } from './physical-volume.js'
+import { type PhysicalVolume, readPhysicalVolume } from './physical-volume.js'
 
 /** The part of `sfdisk --json` that says where partitions are. Source: sfdisk(8). */
 const PARTITIONS = z.object({
@@ -45,24 +45,30 @@ function inFolder(path: string): FoundPool[] {
 }
 
 async function inImage(path: string): Promise<FoundPool[]> {
-  let isLvm = false
-  const pools: FoundPool[] = []
-  for (const begin of await beginsIn(path)) {
-    const volume = readPhysicalVolume(path, begin)
-    if (volume === null) continue
-    isLvm = true
-    pools.push(...poolsOfGroup({ path, begin }, volume))
-  }
+  const found = await physicalVolumesIn(path)
+  const pools = found.flatMap(({ begin, volume }) => poolsOfGroup({ path, begin }, volume))
   if (pools.length > 0) return pools
-  const found = isLvm
-    ? "LVM's volume group there has no thin pool"
-    : 'no physical volume of LVM, at its begin or in a partition; other formats than raw have to be converted first, by qemu-img convert'
-  throw new ThinfsError('NOT_A_POOL', `${path}: ${found}`)
+  const why =
+    found.length > 0
+      ? "LVM's volume group there has no thin pool"
+      : 'no physical volume of LVM, at its begin or in a partition; other formats than raw have to be converted first, by qemu-img convert'
+  throw new ThinfsError('NOT_A_POOL', `${path}: ${why}`)
 }
 
-/** Bytes at which a physical volume may begin: that of the image, or those of its partitions. */
-async function beginsIn(path: string): Promise<number[]> {
-  if (readPhysicalVolume(path, 0) !== null) return [0]
+/** The physical volume that the image is, or those in its partitions; `begin` in bytes. */
+async function physicalVolumesIn(
+  path: string,
+): Promise<{ begin: number; volume: PhysicalVolume }[]> {
+  const whole = readPhysicalVolume(path, 0)
+  if (whole !== null) return [{ begin: 0, volume: whole }]
+  return (await partitionsOf(path)).flatMap(begin => {
+    const volume = readPhysicalVolume(path, begin)
+    return volume === null ? [] : [{ begin, volume }]
+  })
+}
+
+/** Bytes at which the partitions of an image begin. */
+async function partitionsOf(path: string): Promise<number[]> {
   try {
     const { stdout } = await promisify(execFile)('sfdisk', ['--json', '--', path])
     const { partitiontable: table } = PARTITIONS.parse(JSON.parse(stdout))

@@ -1,6 +1,6 @@
 import type { Extent, PoolConfig, VolumeConfig } from '../config/index.js'
 
-/** Where a pool that another program made keeps its metadata, or its data. */
+/** A file that holds the metadata, or the data, of a pool that another program made. */
 export interface Place {
   /** Absolute. */
   path: string
@@ -14,11 +14,12 @@ export interface FoundPool {
   name: string
   metadata: Place
   data: Place
+  /** `snapshotOf` may name a volume that is not among them. */
   volumes: Record<string, VolumeConfig>
-  /** What its program does with discards. */
+  /** Its program's treatment of discards. */
   discards: PoolConfig['discards']
   /** The transaction id that its program has noted; null where that is not known. */
   transactionId: number | null
-  /** What does not come along, or has to be known: sentences. */
+  /** Warnings for the person who adopts it, such as of volumes that are left out: sentences. */
   notes: string[]
 }

@@ -8,7 +8,7 @@ import type { FoundPool, Place } from './found-pool.js'
 import { type LvmSection, type LvmValue, parseLvmText } from './lvm-text.js'
 import type { PhysicalVolume } from './physical-volume.js'
 
-/** Where the physical volume is. */
+/** The file that a physical volume is in. */
 export interface Image {
   path: string
   /** Bytes of `path` before it: those of a partition table. */
@@ -77,7 +77,6 @@ class Group {
   /** The thin volumes of a pool. */
   #thinOf(pool: string, notes: string[]): Record<string, VolumeConfig> {
     const volumes: Record<string, VolumeConfig> = {}
-    const origins = new Map<string, string>()
     for (const [name, volume] of this.#volumes) {
       const [segment, another] = segmentsOf(volume)
       const { values } = segment ?? { values: new Map<string, LvmValue>() }
@@ -93,12 +92,11 @@ class Group {
         )
       }
       const size = number(segment!, 'extent_count', name) * this.#extentSize
-      volumes[name] = { size, id: number(segment!, 'device_id', name) }
       const origin = values.get('origin')
-      if (typeof origin === 'string') origins.set(name, origin)
-    }
-    for (const [name, origin] of origins) {
-      if (volumes[origin] !== undefined) volumes[name]!.snapshotOf = origin
+      volumes[name] = {
+        ...{ size, id: number(segment!, 'device_id', name) },
+        ...(typeof origin === 'string' && { snapshotOf: origin }),
+      }
     }
     return volumes
   }

@@ -1,5 +1,5 @@
 /**
- * Where a physical volume of LVM keeps the text that describes its volume group.
+ * The text by which a physical volume of LVM describes its volume group.
  *
  * One of the first four sectors has the label, which says where the header is; the header says
  * where the metadata areas are; each is a ring of texts, with a pointer to the latest. All numbers

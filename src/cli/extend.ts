@@ -34,7 +34,8 @@ Without sizes: as large as pool.yaml says, and its block devices have become.`,
       const wanted = wantedOf(before, config, options)
       mustTake(file, changeOf(config, { ...sizesOf(before), ...wanted }))
       const after = await admin.extend(wanted)
-      await changePoolYaml(file, changeOf(config, after)).catch((err: ThinfsError) => {
+      await changePoolYaml(file, changeOf(config, after)).catch(err => {
+        if (!(err instanceof ThinfsError)) throw err
         const grown = `the pool has ${formatSize(after.data)} of data now: say that, not +, when you try again`
         throw new ThinfsError(err.code, `${err.message}; ${grown}`, {
           cause: err,
@@ -88,7 +89,7 @@ function sizeOf(option: string, text: string, has: number): number {
   }
 }
 
-/** What pool.yaml has to say of a pool of these sizes: where it names some, they are these. */
+/** The change that keeps the sizes in pool.yaml true, of those that it names. */
 function changeOf(config: PoolConfig, { data, metadata }: Sizes): Change {
   const isOther = (said: number | 'auto' | null, is: number): boolean =>
     typeof said === 'number' && said !== is

@@ -197,7 +197,7 @@ export class EngineLink implements TableEngine {
     return running
   }
 
-  /** Has another engine take the place of one that has ended. */
+  /** Starts another engine in the place of one that has ended. */
   #follow(engine: number | undefined, how: string): void {
     this.#options.log.warn({ engine, how }, 'the engine has ended')
     this.#running = this.#relaunch()

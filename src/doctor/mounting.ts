@@ -124,7 +124,7 @@ function howToMount(): string | null {
   return (mode & 0o4000) !== 0 && uid === 0 ? null : asRoot(`chmod u+s ${path}`)
 }
 
-/** What fusermount3 says to a user without a name. */
+/** The message of fusermount3 to a user without a name. */
 const NO_NAME = 'could not determine username'
 
 /** Whether this user has a name, as fusermount3 wants one. */

@@ -75,7 +75,7 @@ export class MetadataView {
     }
   }
 
-  /** What a mapping tree has, ascending. @throws METADATA_CORRUPT */
+  /** The runs of a mapping tree, ascending. @throws METADATA_CORRUPT */
   *runs(root: number): Generator<MappedRun> {
     let done: MappedRun[] = []
     let run: MappedRun | null = null

@@ -35,7 +35,7 @@ export interface Extension {
 
 export interface GrowthParts {
   metadata: ThinMetadata
-  /** Where the metadata is. */
+  /** The store of the metadata. */
   store: Store
   blocks: DataBlocks
   commits: CommitPipeline
@@ -109,7 +109,7 @@ export class Growth {
   rearm(): void {
     const { metadata, autoextend } = this.#parts
     this.#dataAt = thresholdBlocks(autoextend.data, metadata.nrDataBlocks)
-    // What is kept back for commits counts as used, as in the kernel's status line.
+    // Blocks that are kept back for commits count as used, as in the kernel's status line.
     const at = thresholdBlocks(autoextend.metadata, metadata.nrMetadataBlocks)
     this.#metadataAt = at - this.#parts.reserve()
     if (metadata.nrAllocatedDataBlocks < this.#dataAt) this.#stopped.delete('data')

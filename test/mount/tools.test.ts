@@ -18,7 +18,7 @@ const MIB = 1024 * KIB
 const BLOCK = 64 * KIB
 const onMount = needs('/dev/fuse')
 
-/** What a transport cannot carry: docs/TRANSPORTS.md has the reasons. */
+/** Features that each transport lacks: docs/TRANSPORTS.md has the reasons. */
 const CANNOT = {
   dev: [],
   'fuse-native': [

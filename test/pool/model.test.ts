@@ -11,6 +11,7 @@ import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
 import {
   devId,
   formatted,
+  killed,
   type MemoryFiles,
   openFiles,
   staleFreeBlocks,
@@ -221,8 +222,7 @@ async function run(tested: Tested, step: Step): Promise<void> {
         await run(tested, { ...step, kind: 'discard', device: other + i, offset: at })
       }
       await tested.pool.settle()
-      const { metadata, data, journal } = tested.files
-      tested.files = { metadata: metadata.reopen(), data: data.reopen(), journal: journal.copy() }
+      tested.files = killed(tested.files)
       await tested.open()
       tested.verify('kill')
       await tested.pool.commit()

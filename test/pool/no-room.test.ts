@@ -2,17 +2,16 @@
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
-import { devId, type MemoryFiles, openFiles, staleFreeBlocks } from '../support/memory-pool.js'
+import {
+  devId,
+  killed,
+  type MemoryFiles,
+  openFiles,
+  staleFreeBlocks,
+} from '../support/memory-pool.js'
 import { BLOCK, byteAt, failure, files, filled, thin, turn } from '../support/thin-devices.js'
 
 const ERRNOS = ['ENOSPC', 'EDQUOT']
-
-/** The files as the next process of this boot finds them. */
-const killed = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => ({
-  metadata: metadata.reopen(),
-  data: data.reopen(),
-  journal: journal.copy(),
-})
 
 function noJournal(memory: MemoryFiles, errno: string, which: string[]): () => void {
   const { journal } = memory

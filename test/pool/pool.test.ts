@@ -5,6 +5,7 @@ import type { ThinDevice, ThinPool } from '../../src/pool/index.js'
 import {
   devId,
   formatted,
+  killed,
   type MemoryFiles,
   openFiles,
   staleFreeBlocks,
@@ -349,7 +350,7 @@ t.test('changes are committed within a second', async t => {
 })
 
 t.test('the journal', async t => {
-  const killed = async (): Promise<MemoryFiles> => {
+  const killedPool = async (): Promise<MemoryFiles> => {
     const memory = files()
     const { pool } = await openFiles(memory)
     const device = thin(pool, 0)
@@ -358,19 +359,18 @@ t.test('the journal', async t => {
     await pool.settle()
     await device.write(BLOCK, BLOCK, filled(BLOCK, 2), 0)
     await pool.settle()
-    const { metadata, data, journal } = memory
-    return { metadata: metadata.reopen(), data: data.reopen(), journal: journal.copy() }
+    return killed(memory)
   }
   const mapped = async (memory: MemoryFiles): Promise<number> => {
     const { pool } = await openFiles(memory)
     t.same(staleFreeBlocks(pool, memory.data), [], 'what is not mapped is a hole')
     return pool.metadata.details(devId(0)).mappedBlocks
   }
-  t.equal(await mapped(await killed()), 2, 'is replayed')
-  const torn = await killed()
+  t.equal(await mapped(await killedPool()), 2, 'is replayed')
+  const torn = await killedPool()
   torn.journal.content = torn.journal.content.subarray(0, -5)
   t.equal(await mapped(torn), 1, 'a torn end is left out: it was never replied to')
-  const rebooted = await killed()
+  const rebooted = await killedPool()
   rebooted.journal.bootId = 'another boot'
   t.equal(await mapped(rebooted), 0, 'of another boot says nothing')
 

@@ -87,6 +87,13 @@ export interface Recorded {
   cleared: boolean
 }
 
+/** The files as the next process of this boot finds them. */
+export const killed = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => ({
+  metadata: metadata.reopen(),
+  data: data.reopen(),
+  journal: journal.copy(),
+})
+
 /** Formatted files: `dataBlocks` of `blockSectors`, and `metadataBlocks` of 4 KiB. */
 export function formatted(options: {
   blockSectors: number

@@ -5,7 +5,7 @@ import t from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { Volumes } from '../../src/volumes/index.js'
 import type { TableFile } from '../../src/volumes/volume-table.js'
-import { formatted, type MemoryFiles, openFiles } from '../support/memory-pool.js'
+import { formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { turn } from '../support/thin-devices.js'
 import { openTable } from '../support/volumes-on-disk.js'
 
@@ -68,13 +68,6 @@ async function withVolume(): Promise<Opened> {
   await opened.volumes.commit()
   return opened
 }
-
-/** What the next process of this boot finds. */
-const killed = ({ metadata, data, journal }: MemoryFiles): MemoryFiles => ({
-  metadata: metadata.reopen(),
-  data: data.reopen(),
-  journal: journal.copy(),
-})
 
 async function gone({ volumes }: Opened): Promise<void> {
   for (let i = 0; volumes.byDevId(0) && i < 10_000; i++) await turn()

@@ -42,7 +42,7 @@ class Cursor {
   readonly #range: DifferenceRange
   readonly #nodes: Block[] = []
   readonly #slots: number[] = []
-  /** Where the keys of each of `#nodes` end. */
+  /** The key at which each of `#nodes` ends. */
   readonly #ends: number[] = []
   readonly #height: number = 0
 
