@@ -68,6 +68,11 @@ t.test('boot, shut down, boot, kill, boot', async t => {
   writeFileSync(join(units, 'scenario.service'), SCENARIO)
   wants('sysinit.target', 'install.service')
   wants('multi-user.target', 'scenario.service')
+  // As Debian has it.
+  symlinkSync(
+    '/lib/systemd/system/remote-fs.target',
+    join(units, 'multi-user.target.wants/remote-fs.target'),
+  )
 
   const disk = join(folder, 'disk')
   await runWithin(60, 'truncate', '-s', '1G', disk)
