@@ -126,9 +126,10 @@ t.test('boot, shut down, boot, kill, boot', async t => {
 
   // Not flushed: that is for the shutdown to do.
   const first = await boot(`${byHand}\n${write('first')}`, 'poweroff')
+  t.match(first, /(^active\n){4}/m)
   t.match(
     first,
-    /Type=notify\nSubState=running\nStatusText=\/srv\/unit\/pool.yaml at \/mnt\/unit\n/,
+    /^Type=notify\nStatusText=\/srv\/unit\/pool.yaml at \/mnt\/unit\nSubState=running$/m,
   )
   await boot(`${byHand}\n${read('first')}\n${write('second')}`, 'poweroff --force')
   t.pass('after a shutdown in order')
