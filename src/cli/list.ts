@@ -23,8 +23,27 @@ export const list = command(
       admin.list({ exclusive: exclusive === true }),
     )
     const rows = volumes.map(row)
-    print(output, volumes, table([HEAD, ...rows], NUMBERS))
+    // Most pools have no such rules.
+    if (volumes.some(({ limit, reserve }) => limit || reserve)) {
+      const [lines, numbers] = withRules(volumes, [HEAD, ...rows])
+      print(output, volumes, table(lines, numbers))
+    } else print(output, volumes, table([HEAD, ...rows], NUMBERS))
   })
+
+/** Lines with the limit and the reserve of each volume behind its exclusive space. */
+function withRules(
+  volumes: readonly VolumeInfo[],
+  [head, ...rows]: string[][],
+): [string[][], number[]] {
+  const at = HEAD.indexOf('EXCLUSIVE') + 1
+  const size = (bytes: number | null): string => (bytes ? formatSize(bytes) : '-')
+  const rules = volumes.map(({ limit, reserve }) => [size(limit), size(reserve)])
+  const lines = [head!, ...rows].map((row, i) => {
+    const added = i === 0 ? ['LIMIT', 'RESERVE'] : rules[i - 1]!
+    return [...row.slice(0, at), ...added, ...row.slice(at)]
+  })
+  return [lines, [...NUMBERS, at, at + 1]]
+}
 
 function row(volume: VolumeInfo): string[] {
   const { name, devId, size, mapped, exclusive, origin, created, open } = volume

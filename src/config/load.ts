@@ -291,12 +291,14 @@ function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, Vo
     for (const snapshot of line.splice(0)) sizes.set(snapshot, size)
   }
   return Object.fromEntries(
-    [...all].map(([name, { id, snapshot_of: snapshotOf }]) => [
+    [...all].map(([name, { id, snapshot_of: snapshotOf, limit, reserve }]) => [
       name,
       {
         size: sizes.get(name)!,
         ...(id !== undefined && { id }),
         ...(snapshotOf !== undefined && { snapshotOf }),
+        ...(limit !== undefined && { limit }),
+        ...(reserve !== undefined && { reserve }),
       },
     ]),
   )

@@ -64,6 +64,10 @@ export interface VolumeConfig {
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
   snapshotOf?: string
+  /** Bytes that it may map at most, once it is made; left out: no limit. */
+  limit?: number
+  /** Bytes that the pool keeps for it, once it is made; left out: none. */
+  reserve?: number
 }
 
 /** Free space at which the pool asks for more, absolute or as a share of the data size. */

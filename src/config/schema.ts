@@ -125,18 +125,20 @@ const volume = map({
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),
   snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+  limit: size(SIZE_FORMS, n => n > 0).optional(),
+  reserve: size(SIZE_FORMS, n => n > 0).optional(),
 })
 
 type Volumes = Map<string, z.infer<typeof volume>>
 
 const volumes = z
-  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of' })
+  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of, limit, reserve' })
   .superRefine((all, context) => {
     const refuse = (path: string[], message: string) =>
       context.addIssue({ code: 'custom', path, message })
     const names = new Map<number, string>()
     const circular = ownOrigins(all)
-    for (const [name, { size, id, snapshot_of: origin }] of all) {
+    for (const [name, { size, id, snapshot_of: origin, limit, reserve }] of all) {
       const why = whyNotAName(name)
       if (why) refuse([name], why)
       if (origin !== undefined) {
@@ -147,6 +149,9 @@ const volumes = z
         }
       } else if (size === undefined) {
         refuse([name, 'size'], SIZE_FORMS)
+      }
+      if (limit !== undefined && reserve !== undefined && reserve > limit) {
+        refuse([name, 'reserve'], 'no more than the limit')
       }
       if (id === undefined) continue
       const other = names.get(id)

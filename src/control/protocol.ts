@@ -131,13 +131,20 @@ type Request<M extends keyof MountedAdmin> =
 export const ADMIN_REQUESTS: {
   readonly [M in keyof MountedAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
 } = {
-  create: { name: 'string', size: 'number', devId: 'number?' },
+  create: {
+    name: 'string',
+    size: 'number',
+    devId: 'number?',
+    limit: 'number?',
+    reserve: 'number?',
+  },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },
   set: { onFull: 'string?', queueTimeout: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },

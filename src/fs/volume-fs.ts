@@ -342,7 +342,10 @@ export class VolumeFs implements FileSystem {
     // A layer before the device has to see the bytes.
     const arePlain = from.io === from.device && to.io === to.device
     const alike =
-      arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
+      arePlain &&
+      sourceOffset % blockSize === targetOffset % blockSize &&
+      from.device.sharable &&
+      to.device.sharable
     const most = Math.min(length, alike ? SHARE_MAX : COPY_MAX)
     const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0

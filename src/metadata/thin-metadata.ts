@@ -428,6 +428,17 @@ export class ThinMetadata {
     )
   }
 
+  /** Whether a virtual block is mapped to a data block that nothing else leads to now. */
+  isExclusive(devId: DevId, vblock: number): boolean {
+    const { tree } = this.#devices.get(devId)
+    return (
+      tree.search(vblock) &&
+      this.#dataMap.count(mappedBlock(tree.view, tree.at)) === 1 &&
+      !isPathShared(this.#mappings, tree.root, vblock) &&
+      !this.#devices.isPathShared(devId)
+    )
+  }
+
   /**
    * Maps a virtual block, over what it was mapped to. Takes over the caller's reference on the data
    * block, unless the virtual block is mapped to that already.

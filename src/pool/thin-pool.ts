@@ -189,7 +189,10 @@ export class ThinPool implements Provisioner {
   async reserveMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     await this.commit()
+    const { reserves } = this.space
+    this.space.mustKeep(reserves.costOfSharing(reserves.devices()))
     this.#commits.change(() => this.metadata.reserveMetadataSnap())
+    for (const devId of reserves.devices()) reserves.shared(devId)
     this.devices.clearTables()
     await this.commitOrUndo()
   }
@@ -200,6 +203,7 @@ export class ThinPool implements Provisioner {
     const release = (): boolean =>
       this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES))
     while (!(await this.unmapInSlices(slice, release)));
+    this.space.reserves.recount()
     await this.commitOrUndo()
   }
 
@@ -207,7 +211,10 @@ export class ThinPool implements Provisioner {
 
   /** Maps a block; the caller's reference on `dataBlock` goes into the mapping. */
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
+    const { reserves } = this.space
+    const gains = reserves.has(devId) && reserves.gains(devId, vblock)
     this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    if (gains) reserves.gained(devId, vblock)
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
 
@@ -223,6 +230,7 @@ export class ThinPool implements Provisioner {
 
   /** Unmaps [begin, end). @returns how many blocks were mapped */
   unmap(devId: DevId, begin: number, end: number): number {
+    if (this.space.reserves.has(devId)) this.space.reserves.unmapping(devId, begin, end)
     const removed = this.#commits.change(() =>
       this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )

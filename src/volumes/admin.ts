@@ -19,6 +19,10 @@ export interface VolumeInfo {
    * asked for: counting looks at every mapping.
    */
   exclusive: number | null
+  /** Bytes that it may map at most; null: no limit. */
+  limit: number | null
+  /** Bytes that are kept for it in the pool; null: none. */
+  reserve: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
   /** Seconds since 1970, null when it is not known (made by another program). */
@@ -56,6 +60,8 @@ export interface PoolStatus {
   /** Seconds that writes wait for space at most; 0: for ever. */
   queueTimeout: number
   volumes: number
+  /** Free data blocks that are kept for volumes with a reserve. */
+  reservedBlocks: number
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
     mountPoint: string
@@ -71,6 +77,14 @@ export interface PoolStatus {
   } | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
   dm: { pool: string; volumes: { name: string; line: string }[] }
+}
+
+/** Rules for the space of a volume, in bytes. 0: none. */
+export interface VolumeRules {
+  /** It may map no more. */
+  limit?: number
+  /** The pool keeps what it lacks of so many bytes of its own. */
+  reserve?: number
 }
 
 /** What may be set while a pool is mounted. */
@@ -164,7 +178,7 @@ export interface DataReport {
  */
 export interface PoolAdmin {
   create(
-    request: { name: string; size: number; devId?: number },
+    request: { name: string; size: number; devId?: number } & VolumeRules,
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
   snapshot(
@@ -201,6 +215,11 @@ export interface PoolAdmin {
    * @throws BAD_ARGUMENT for a size that cannot be had; NO_METADATA_SPACE
    */
   extend(request: { data?: number; metadata?: number }): Promise<{ data: number; metadata: number }>
+  /**
+   * Sets rules for the space of a volume; those that are left out stay.
+   * @throws NO_DATA_SPACE for a reserve that the pool cannot give; BAD_ARGUMENT
+   */
+  setVolume(request: { name: string } & VolumeRules): Promise<VolumeInfo>
   /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
   set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */

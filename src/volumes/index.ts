@@ -16,6 +16,7 @@ export type {
   PoolStatus,
   Recording,
   VolumeInfo,
+  VolumeRules,
 } from './admin.js'
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'

@@ -61,6 +61,7 @@ export async function statusOf(
     onFull: pool.space.onFull,
     queueTimeout: pool.space.queueTimeout,
     volumes: lines.length,
+    reservedBlocks: pool.space.reserves.kept,
     mount: null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,

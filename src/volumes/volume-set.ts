@@ -8,7 +8,7 @@ import {
 } from '../base/index.js'
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
-import { Volume } from './volume.js'
+import { followEntry, Volume } from './volume.js'
 import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
 const NONE: ReadonlySet<DevId> = new Set()
@@ -128,6 +128,7 @@ export class VolumeSet {
     const device = devices.get(devId, devices.unsavedSizes.get(devId) ?? bytes(entry.size))
     const volume = new Volume(entry, device, details.transactionId + 1)
     volume.opens = devices.openCount(devId)
+    followEntry(this.#pool, volume)
     this.#byDevId.set(devId, volume)
     if (!entry.removed) this.#byName.set(entry.name, volume)
     return volume

@@ -44,6 +44,9 @@ const fieldsSchema = z.strictObject({
    * it holds. Left out of a volume that was never sent or received.
    */
   content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
+  /** Bytes that it may map at most, and bytes that are kept for it; left out: none. */
+  limit: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
+  reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
 })
 const entrySchema = fieldsSchema.refine(
   ({ name, dev_id }) => name === unnamed(dev_id) || whyNotAName(name) === null,

@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import type { BlockDevice, ThinDevice } from '../pool/index.js'
+import type { BlockDevice, ThinDevice, ThinPool } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** An open volume: a thin device with a name, a size and an owner. */
@@ -69,6 +69,15 @@ export class Volume {
     request.then(ended, ended)
     return request
   }
+}
+
+/** Lets the pool follow what the entry of a volume says of its space. */
+export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
+  const { limit, reserve = 0, removed } = entry
+  const { space, blockSize } = pool
+  device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  const isKept = !removed && pool.writable
+  space.reserves.set(device.devId, isKept ? Math.ceil(reserve / blockSize) : 0)
 }
 
 /** @throws VOLUME_BUSY for a volume that somebody holds */

@@ -5,7 +5,14 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  type DevId,
+  MAX_DEVICE_SIZE,
+  METADATA_BLOCK_SIZE,
+  Slice,
+  ThinfsError,
+} from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
@@ -17,6 +24,7 @@ import type {
   PoolSettings,
   PoolStatus,
   VolumeInfo,
+  VolumeRules,
 } from './admin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
@@ -26,7 +34,7 @@ import { statusOf } from './pool-status.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
+import { followEntry, mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -60,6 +68,26 @@ export interface Ownership {
 }
 
 const REMOVED = { removed: true }
+const NO_RULES: VolumeRules = { limit: 0, reserve: 0 }
+
+/**
+ * An entry with other rules: 0 takes one away, those left out stay.
+ * @throws BAD_ARGUMENT
+ */
+function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
+  { limit: oldLimit = 0, reserve: oldReserve = 0, ...rest }: E,
+  { limit = oldLimit, reserve = oldReserve }: VolumeRules,
+): Omit<E, 'limit' | 'reserve'> & Pick<VolumeEntry, 'limit' | 'reserve'> {
+  for (const [what, value] of Object.entries({ limit, reserve })) {
+    if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
+    throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
+  }
+  if (limit > 0 && reserve > limit) {
+    const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
+    throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
+  }
+  return { ...rest, ...(limit > 0 && { limit }), ...(reserve > 0 && { reserve }) }
+}
 
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
@@ -240,30 +268,48 @@ export class Volumes implements PoolAdmin {
       )
       const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
-      if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
-      else {
+      const { limit = 0, reserve = 0 } = volume
+      if (volume.snapshotOf === undefined) {
+        await this.create({ ...request, size: volume.size, limit, reserve })
+      } else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
         await this.resize({ name, size: volume.size, shrink: true })
+        if (limit > 0 || reserve > 0) await this.setVolume({ name, limit, reserve })
       }
     }
   }
 
   // --- PoolAdmin ---
 
-  async create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo> {
-    const volume = await this.make(request.name, request.size, request.devId)
+  async create({
+    name,
+    size,
+    devId,
+    ...rules
+  }: { name: string; size: number; devId?: number } & VolumeRules): Promise<VolumeInfo> {
+    const volume = await this.make(name, size, devId, withRules({}, rules))
     return this.#info(volume)
   }
 
   /** As `create`, with the permission bits and owner of the file. */
-  make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
+  make(
+    name: string,
+    size: number,
+    wanted?: number,
+    others: Ownership & Pick<VolumeEntry, 'limit' | 'reserve'> = {},
+  ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
       this.#set.mustBeNew(name)
       const devId = this.#set.newDevId(wanted)
-      const entry = { ...this.#set.newEntry(name, devId, size), ...ownership }
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      await this.#names.commit(new Map([[devId, entry]]), () => this.pool.devices.createThin(devId))
+      const entry = { ...this.#set.newEntry(name, devId, size), ...others }
+      const { space, devices } = this.pool
+      if (!space.hasMetadataRoom) await space.makeRoom()
+      await this.#names.commit(new Map([[devId, entry]]), () => {
+        space.mustKeep(Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+        devices.createThin(devId)
+        space.reserves.set(devId, Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+      })
       this.#options.onChange('created', name, devId)
       return this.#set.add(devId)
     })
@@ -328,12 +374,18 @@ export class Volumes implements PoolAdmin {
       } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid } = before.entry
+      const { mode, uid, gid, limit = 0, reserve = 0 } = before.entry
+      const kept = keep === undefined ? REMOVED : { name: keep }
+      const entry = this.#set.snapshotEntry(name, devId, to)
       const changes = new Map([
-        [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
-        [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
+        [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
+        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve })],
       ])
       const replace = (): void => {
+        const had = space.reserves.keptFor(before.devId as DevId)
+        const wanted = space.reserves.blocksOf(before.devId as DevId)
+        // Without `keep` it is given what the old state had, once that is reclaimed.
+        if (keep !== undefined) space.mustKeep(wanted - had)
         if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
         else devices.createSnap(devId, to.devId as DevId)
       }
@@ -418,6 +470,22 @@ export class Volumes implements PoolAdmin {
     await this.sizes.resize(volume, size, shrink, signal)
     await this.#options.onResized(volume.devId, size)
     return this.#info(volume)
+  }
+
+  setVolume({ name, ...rules }: { name: string } & VolumeRules): Promise<VolumeInfo> {
+    return this.#names.exclusive(async () => {
+      const volume = this.#set.must(name)
+      const entry = withRules(volume.entry, rules)
+      const { space, blockSize } = this.pool
+      try {
+        await space.reserve(volume.devId as DevId, Math.ceil((entry.reserve ?? 0) / blockSize))
+        await this.#names.commit(new Map([[volume.devId, entry]]))
+      } catch (err) {
+        if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)
+        throw err
+      }
+      return this.#info(volume)
+    })
   }
 
   async extend(request: { data?: number; metadata?: number }) {
@@ -535,6 +603,8 @@ export class Volumes implements PoolAdmin {
       size: volume.device.size,
       mapped: this.mappedBytes(volume),
       exclusive: null,
+      limit: entry.limit ?? null,
+      reserve: entry.reserve ?? null,
       origin: this.originOf(volume),
       created: entry.created,
       open: volume.opens > 0,
