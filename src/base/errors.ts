@@ -8,6 +8,7 @@
 export const ERRORS = {
   NO_DATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free data block' },
   VOLUME_FULL: { errno: 'ENOSPC', what: 'the volume has reached its limit' },
+  MIN_FREE_SPACE: { errno: 'ENOSPC', what: 'the pool keeps less free than a new volume needs' },
   NO_METADATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free metadata block' },
   METADATA_CORRUPT: { errno: 'EIO', what: 'the metadata fails its checks' },
   METADATA_UNSUPPORTED: {

@@ -8,6 +8,7 @@ import { withDaemonOr, withPool } from './pool.js'
 const KEYS: Record<string, (text: string) => PoolSettings> = {
   on_full: text => ({ onFull: text as PoolConfig['onFull'] }),
   queue_timeout: text => ({ queueTimeout: Number(text) }),
+  min_free_space: text => ({ minFreeSpace: Number(text.replace(/%$/, '')) }),
 }
 
 /** Rules of a volume. */
@@ -19,7 +20,7 @@ const RULES: Record<string, (text: string) => VolumeRules> = {
 export const set = command(
   'set',
   `Set how a pool, or one of its volumes, uses space, at once where it is mounted. Of a pool, and in
-its pool.yaml: on_full and queue_timeout. Writes that wait for space fail with on_full=error, and
+its pool.yaml: on_full, queue_timeout, min_free_space. Writes that wait for space fail with on_full=error, and
 begin to wait anew with on_full=queue. Of a volume: limit, the most that it may map, and reserve, what
 the pool keeps for it.`,
   'thinfs set /srv/pool web limit=5G reserve=1G',
@@ -28,8 +29,8 @@ the pool keeps for it.`,
   .argument('<POOL>', POOL_HELP)
   .argument(
     '<KEY=VALUE...>',
-    `of the pool: on_full=queue, on_full=error; queue_timeout=60: seconds, 0 for ever; after the name
-of a volume: limit=5G, limit=none; reserve=1G, reserve=none`,
+    `of the pool: on_full=queue, on_full=error; queue_timeout=60: seconds, 0 for ever;
+min_free_space=10%: else no volume is made; after the name of a volume: limit=5G, limit=none; reserve=1G, reserve=none`,
   )
   .action(async (pool: string, words: string[], output: Output) => {
     const [first, ...rest] = words as [string, ...string[]]

@@ -44,6 +44,7 @@ function describe(status: PoolStatus): string[][] {
     ...metadataLowWater(status),
     ['discards', status.discards],
     ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
+    ...(status.minFreeSpace ? [['new volumes', `while ${status.minFreeSpace}% are free`]] : []),
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),

@@ -258,6 +258,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     discards: yaml.discards,
     onFull: yaml.on_full,
     queueTimeout: yaml.queue_timeout,
+    ...(yaml.min_free_space !== undefined && { minFreeSpace: yaml.min_free_space }),
     ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,

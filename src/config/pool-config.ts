@@ -28,6 +28,8 @@ export interface PoolConfig extends PoolPlace {
   onFull: (typeof ON_FULL)[number]
   /** Seconds that it waits at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume; left out: none. */
+  minFreeSpace?: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**

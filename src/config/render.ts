@@ -42,6 +42,10 @@ discards: ${config.discards}
 on_full: ${config.onFull}
 queue_timeout: ${config.queueTimeout}
 
+# What has to be free of data, and of metadata, for a volume to be made, or a snapshot taken, as Docker's
+# dm.min_free_space has it. thinfs set changes it.
+${config.minFreeSpace === undefined ? '# min_free_space: 10%   (now: 0%)' : `min_free_space: ${config.minFreeSpace}%`}
+
 # A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
 # with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.
 ${config.hooks === undefined ? `# hooks: logger -t thinfs "$THINFS_POOL_NAME $THINFS_EVENT"` : `hooks: ${scalar(config.hooks)}`}

@@ -215,6 +215,7 @@ export const POOL_YAML = map({
   queue_timeout: value(`seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`, text =>
     /^\d{1,7}$/.test(text) && Number(text) <= QUEUE_TIMEOUT_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.queueTimeout),
+  min_free_space: percentage('a percentage from 0% to 99%, as in 10%', 0, 99).optional(),
   hooks: value('a command, as sh(1) takes it', text =>
     /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
   ).optional(),

@@ -145,7 +145,7 @@ export const ADMIN_REQUESTS: {
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },
-  set: { onFull: 'string?', queueTimeout: 'number?' },
+  set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
   status: {},

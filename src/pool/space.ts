@@ -225,6 +225,24 @@ export class Space implements ProvisionerSpace {
     }
   }
 
+  /** Percent of the data, and of the metadata, that has to be free for a new volume. */
+  minFree = 0
+
+  /** @throws MIN_FREE_SPACE when less than `minFree` is free */
+  mustHaveMinFree(): void {
+    const { nrDataBlocks, nrMetadataBlocks } = this.#metadata
+    this.#mustHaveMinFree('data', this.nrFreeDataBlocks, nrDataBlocks)
+    this.#mustHaveMinFree('metadata', this.#nrFreeMetadataBlocks, nrMetadataBlocks)
+  }
+
+  #mustHaveMinFree(part: 'data' | 'metadata', free: number, blocks: number): void {
+    if (this.minFree === 0 || 100 * free >= this.minFree * blocks) return
+    const percent = ((100 * free) / blocks).toFixed(2)
+    const what = `${percent}% of the pool's ${part} is free, min_free_space is ${this.minFree}%`
+    const cure = `remove volumes, thinfs extend --${part}, or thinfs set POOL min_free_space=0%`
+    throw new ThinfsError('MIN_FREE_SPACE', `${what}: ${cure}`)
+  }
+
   /** @throws NO_DATA_SPACE when so many more data blocks cannot be kept */
   mustKeep(blocks: number): void {
     if (blocks <= this.nrWritableDataBlocks) return

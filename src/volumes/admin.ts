@@ -59,6 +59,8 @@ export interface PoolStatus {
   onFull: PoolConfig['onFull']
   /** Seconds that writes wait for space at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume. */
+  minFreeSpace: number
   volumes: number
   /** Free data blocks that are kept for volumes with a reserve. */
   reservedBlocks: number
@@ -92,6 +94,8 @@ export interface PoolSettings {
   onFull?: PoolConfig['onFull']
   /** Seconds; 0: for ever. */
   queueTimeout?: number
+  /** Percent. */
+  minFreeSpace?: number
 }
 
 /** What a stream calls the content of a volume, as long as its mappings have the fingerprint. */

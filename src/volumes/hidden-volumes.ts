@@ -142,6 +142,7 @@ export class HiddenVolumes {
       }
       volumes.mustBeNew(name)
       pool.mustBeWritable()
+      pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
       if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
       const devId = volumes.newDevId(undefined)

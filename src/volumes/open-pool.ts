@@ -132,6 +132,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.makeVolumes && lost === null && pool.mode === 'write') {
       await volumes.makeMissing(config.volumes)
     }
+    pool.space.minFree = config.minFreeSpace ?? 0
     return {
       volumes,
       async close() {

@@ -60,6 +60,7 @@ export async function statusOf(
     discards: pool.discards,
     onFull: pool.space.onFull,
     queueTimeout: pool.space.queueTimeout,
+    minFreeSpace: pool.space.minFree,
     volumes: lines.length,
     reservedBlocks: pool.space.reserves.kept,
     mount: null,

@@ -304,6 +304,7 @@ export class Volumes implements PoolAdmin {
       const devId = this.#set.newDevId(wanted)
       const entry = { ...this.#set.newEntry(name, devId, size), ...others }
       const { space, devices } = this.pool
+      space.mustHaveMinFree()
       if (!space.hasMetadataRoom) await space.makeRoom()
       await this.#names.commit(new Map([[devId, entry]]), () => {
         space.mustKeep(Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
@@ -329,6 +330,7 @@ export class Volumes implements PoolAdmin {
       this.#set.mustBeNew(request.name)
       const devId = this.#set.newDevId(request.devId)
       const from = origin.devId as DevId
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#set.snapshotEntry(request.name, devId, origin)
       await this.#names.commit(new Map([[devId, entry]]), () => {
@@ -350,6 +352,7 @@ export class Volumes implements PoolAdmin {
         this.#set.mustBeNew(name)
         changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
       })
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
       await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
@@ -498,7 +501,7 @@ export class Volumes implements PoolAdmin {
     }
   }
 
-  async set({ onFull, queueTimeout }: PoolSettings): Promise<void> {
+  async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
     const { space } = this.pool
     this.#mustNotBeClosing()
     if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
@@ -507,6 +510,11 @@ export class Volumes implements PoolAdmin {
     if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
       throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
     }
+    if (minFreeSpace !== undefined && !(minFreeSpace >= 0 && minFreeSpace < 100)) {
+      const allowed = 'percent from 0 to 99 are allowed'
+      throw new ThinfsError('BAD_ARGUMENT', `min_free_space ${minFreeSpace}: ${allowed}`)
+    }
+    if (minFreeSpace !== undefined) space.minFree = minFreeSpace
     if (queueTimeout !== undefined) space.queueTimeout = queueTimeout
     if (onFull !== undefined) space.setOnFull(onFull)
   }
