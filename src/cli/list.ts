@@ -42,7 +42,7 @@ function row(volume: VolumeInfo): string[] {
 }
 
 /** @param time seconds since 1970 */
-function localTime(time: number): string {
+export function localTime(time: number): string {
   // Intl would load ICU's data first, which takes longer than all the rest of a list.
   const date = new Date(time * 1000)
   const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)

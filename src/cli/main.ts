@@ -26,6 +26,7 @@ import { map } from './map.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { prune } from './prune.js'
 import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
@@ -40,11 +41,12 @@ import { send } from './send.js'
 import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
+import { trim } from './trim.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
+  ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, set],
   ...[list, status, message],
   ...[send, receive],
   ...[delta, map, rmap, dump],

@@ -136,6 +136,13 @@ export const ADMIN_REQUESTS: {
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
+  prune: {
+    name: 'string',
+    except: 'strings',
+    dryRun: 'boolean?',
+    ...{ last: 'number?', hourly: 'number?', daily: 'number?' },
+    ...{ weekly: 'number?', monthly: 'number?', yearly: 'number?' },
+  },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   set: { onFull: 'string?', queueTimeout: 'number?' },

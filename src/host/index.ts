@@ -39,4 +39,5 @@ export {
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
 export { runTool } from './tool.js'
+export { trimFilesystem } from './trim.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

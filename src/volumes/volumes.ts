@@ -16,6 +16,8 @@ import type {
   PoolAdmin,
   PoolSettings,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   VolumeInfo,
 } from './admin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
@@ -23,10 +25,11 @@ import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
+import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
+import { mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -366,6 +369,25 @@ export class Volumes implements PoolAdmin {
       return found
     })
     await Promise.all(volumes.map(volume => this.#reaper.reap(volume)))
+  }
+
+  async prune(request: PruneRequest): Promise<PrunedSnapshot[]> {
+    const { snapshots, gone } = await this.#names.exclusive(async () => {
+      const infos = Array.from(this.#set.named(), volume => this.#info(volume))
+      const snapshots = judge(infos, request)
+      const gone: Volume[] = []
+      for (const snapshot of snapshots) {
+        if (snapshot.kept.length > 0) continue
+        const volume = this.#set.must(snapshot.name)
+        snapshot.busy = whyUsed(volume)
+        if (snapshot.busy === null) gone.push(volume)
+      }
+      if (request.dryRun === true || gone.length === 0) return { snapshots, gone: [] }
+      await this.#unname(gone)
+      return { snapshots, gone }
+    })
+    await Promise.all(gone.map(volume => this.#reaper.reap(volume)))
+    return snapshots
   }
 
   rename(request: { from: string; to: string }): Promise<VolumeInfo> {
