@@ -27,7 +27,7 @@ export const list = command(
   })
 
 function row(volume: VolumeInfo): string[] {
-  const { name, devId, size, mapped, exclusive, origin, created, open } = volume
+  const { name, devId, size, mapped, exclusive, origin, externalOrigin, created, open } = volume
   return [
     name,
     String(devId),
@@ -35,7 +35,7 @@ function row(volume: VolumeInfo): string[] {
     formatSize(mapped),
     size === 0 ? '-' : ((mapped / size) * 100).toFixed(2),
     exclusive === null ? '-' : formatSize(exclusive),
-    origin ?? '-',
+    origin ?? externalOrigin ?? '-',
     created === null ? '-' : localTime(created),
     open ? 'yes' : 'no',
   ]

@@ -59,11 +59,14 @@ export interface Autoextend {
 }
 
 export interface VolumeConfig {
-  size: number
+  /** Bytes; null: as large as its external origin. */
+  size: number | null
   /** The device id, 0 to 2^24-1; without it the pool chooses one. */
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
   snapshotOf?: string
+  /** Absolute path of the raw file that it shows where it maps nothing. */
+  externalOrigin?: string
 }
 
 /** Free space at which the pool asks for more, absolute or as a share of the data size. */

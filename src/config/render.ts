@@ -91,10 +91,11 @@ function renderExtents(extents: readonly Extent[]): string {
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {
-  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf }]) => {
-    const fields = [`size: ${exactSize(size)}`]
+  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf, externalOrigin }]) => {
+    const fields = size === null ? [] : [`size: ${exactSize(size)}`]
     if (id !== undefined) fields.push(`id: ${id}`)
     if (snapshotOf !== undefined) fields.push(`snapshot_of: ${scalar(snapshotOf)}`)
+    if (externalOrigin !== undefined) fields.push(`external_origin: ${scalar(externalOrigin)}`)
     return `\n  ${scalar(name)}: { ${fields.join(', ')} }`
   })
   return lines.length > 0 ? lines.join('') : '\n  # web: { size: 10G }'

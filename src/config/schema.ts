@@ -125,27 +125,31 @@ const volume = map({
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),
   snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+  external_origin: path.optional(),
 })
 
 type Volumes = Map<string, z.infer<typeof volume>>
 
 const volumes = z
-  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of' })
+  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of, external_origin' })
   .superRefine((all, context) => {
     const refuse = (path: string[], message: string) =>
       context.addIssue({ code: 'custom', path, message })
     const names = new Map<number, string>()
     const circular = ownOrigins(all)
-    for (const [name, { size, id, snapshot_of: origin }] of all) {
+    for (const [name, { size, id, snapshot_of: origin, external_origin: file }] of all) {
       const why = whyNotAName(name)
       if (why) refuse([name], why)
+      if (origin !== undefined && file !== undefined) {
+        refuse([name, 'external_origin'], 'nothing beside snapshot_of: a snapshot has its origin’s')
+      }
       if (origin !== undefined) {
         if (!all.has(origin)) {
           refuse([name, 'snapshot_of'], 'the name of another volume in this file')
         } else if (circular.has(name)) {
           refuse([name, 'snapshot_of'], 'a volume that is not, by others, its own snapshot')
         }
-      } else if (size === undefined) {
+      } else if (size === undefined && file === undefined) {
         refuse([name, 'size'], SIZE_FORMS)
       }
       if (id === undefined) continue

@@ -131,7 +131,7 @@ type Request<M extends keyof MountedAdmin> =
 export const ADMIN_REQUESTS: {
   readonly [M in keyof MountedAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
 } = {
-  create: { name: 'string', size: 'number', devId: 'number?' },
+  create: { name: 'string', size: 'number?', devId: 'number?', externalOrigin: 'string?' },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },

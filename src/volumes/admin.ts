@@ -22,6 +22,8 @@ export interface VolumeInfo {
   exclusive: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
+  /** Path of the file that it shows where it maps nothing; null for none. */
+  externalOrigin: string | null
   /** Seconds since 1970, null when it is not known (made by another program). */
   created: number | null
   /** Whether a file descriptor or a loop device has it open. False when the pool is not mounted. */
@@ -114,6 +116,8 @@ export interface HeldVolume {
   file: string | null
   /** What a stream calls the content; null for one that has no name for it. */
   content: string | null
+  /** Path of its external origin; null for none. */
+  externalOrigin: string | null
 }
 
 /** A volume that has no name yet. */
@@ -164,8 +168,12 @@ export interface DataReport {
  * done.
  */
 export interface PoolAdmin {
+  /**
+   * @param request.size bytes; with an external origin that of the file, where it is left out
+   * @param request.externalOrigin path, absolute or from the pool's folder
+   */
   create(
-    request: { name: string; size: number; devId?: number },
+    request: { name: string; size?: number; devId?: number; externalOrigin?: string },
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
   snapshot(

@@ -5,8 +5,10 @@ import type { VolumeEntry } from './volume-table.js'
 /** An open volume: a thin device with a name, a size and an owner. */
 export class Volume {
   readonly device: ThinDevice
+  /** What the volume is: the device; with an external origin, the device before that. */
+  disk: BlockDevice
   readonly devId: number
-  /** Where requests for content go: the device, or what somebody has put before it (src/lab). */
+  /** Where requests for content go: the disk, or what somebody has put before it (src/lab). */
   io: BlockDevice
   /**
    * Why nobody may remove the volume or change its size: `it is being recorded`. Null: anybody may.
@@ -42,6 +44,7 @@ export class Volume {
   constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
     this.entry = entry
     this.device = device
+    this.disk = device
     this.io = device
     this.devId = entry.dev_id
     this.generation = generation

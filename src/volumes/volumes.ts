@@ -7,7 +7,7 @@
  */
 import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import type { ThinPool } from '../pool/index.js'
+import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
   CheckReport,
@@ -20,6 +20,7 @@ import type {
   PruneRequest,
   VolumeInfo,
 } from './admin.js'
+import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
@@ -31,7 +32,13 @@ import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
 import { mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
-import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
+import {
+  type ExternalOrigin,
+  type TableFile,
+  unnamed,
+  type VolumeEntry,
+  VolumeTable,
+} from './volume-table.js'
 
 export interface VolumesOptions {
   /** Name of the pool. */
@@ -47,6 +54,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** Where the paths of external origins count from. */
+  place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
@@ -75,13 +84,15 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  readonly #origins: ExternalOrigins
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
-    const set = new VolumeSet(pool, table, options)
+    const origins = new ExternalOrigins(options.place)
+    const set = new VolumeSet(pool, table, options, origins)
     const find = (devId: number): Volume | undefined => set.byDevId(devId)
     const names = new NameTransactions(pool, table, find)
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
@@ -89,6 +100,7 @@ export class Volumes implements PoolAdmin {
     this.pool = pool
     this.#table = table
     this.#set = set
+    this.#origins = origins
     this.#names = names
     this.sizes = new Sizes({
       ...{ pool, table, names, clock: pool.clock, find, onChange },
@@ -154,7 +166,7 @@ export class Volumes implements PoolAdmin {
   /**
    * @param handle tells this open from all others of the mount
    * @throws VOLUME_MISSING for one whose name is gone and whose space follows it; VOLUME_BUSY while
-   *   a command makes it smaller
+   *   a command makes it smaller; ORIGIN_CHANGED
    */
   opened(volume: Volume, handle: number): void {
     const goes = volume.entry.removed || volume.claim === 'removal'
@@ -162,6 +174,7 @@ export class Volumes implements PoolAdmin {
     if (volume.claim === 'shrink') {
       throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
     }
+    if (volume.entry.external_origin !== undefined) this.#origins.fileOf(volume.entry)
     this.pool.devices.opened(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
     volume.awaited = false
@@ -193,8 +206,8 @@ export class Volumes implements PoolAdmin {
   }
 
   /** Makes a volume durable, and everything that this depends on. */
-  flush({ device, io }: Volume): Promise<void> {
-    return io === device ? this.flushDevice(device.devId) : io.flush()
+  flush({ device, disk, io }: Volume): Promise<void> {
+    return io === disk ? this.flushDevice(device.devId) : io.flush()
   }
 
   /** As `flush`, whatever stands before the device. */
@@ -222,11 +235,14 @@ export class Volumes implements PoolAdmin {
    * their ids.
    */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size, snapshotOf }] of Object.entries(wanted)) {
+    for (const [name, { id, size: given, snapshotOf, externalOrigin }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
       const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
-      const entry = { ...volume.entry, name, size, origin }
+      const file = externalOrigin && this.#origins.describe(externalOrigin)
+      const size = given ?? (file ? sizeOn(file) : volume.entry.size)
+      const shows = file && { external_origin: { ...file, shown: Math.min(file.size, size) } }
+      const entry = { ...volume.entry, name, size, origin, ...shows }
       if (this.pool.writable) await this.#adopt(volume, entry)
       else this.#name(volume, volume.name, entry)
     }
@@ -243,28 +259,51 @@ export class Volumes implements PoolAdmin {
       )
       const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
-      if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
-      else {
+      if (volume.snapshotOf === undefined) {
+        const { size, externalOrigin } = volume
+        await this.create({
+          ...request,
+          ...(size !== null && { size }),
+          ...(externalOrigin !== undefined && { externalOrigin }),
+        })
+      } else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
-        await this.resize({ name, size: volume.size, shrink: true })
+        if (volume.size !== null) await this.resize({ name, size: volume.size, shrink: true })
       }
     }
   }
 
   // --- PoolAdmin ---
 
-  async create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo> {
-    const volume = await this.make(request.name, request.size, request.devId)
-    return this.#info(volume)
+  async create(request: {
+    name: string
+    size?: number
+    devId?: number
+    externalOrigin?: string
+  }): Promise<VolumeInfo> {
+    const { name, size, devId, externalOrigin } = request
+    if (externalOrigin === undefined) {
+      return this.#info(await this.make(name, size ?? 0, devId))
+    }
+    mustBeFillable(this.pool.blockSize)
+    const origin = this.#origins.describe(externalOrigin)
+    const shown = Math.min(origin.size, size ?? origin.size)
+    const more = { external_origin: { ...origin, shown } }
+    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, more))
   }
 
-  /** As `create`, with the permission bits and owner of the file. */
-  make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
+  /** As `create`. @param more of the entry: permission bits and owner of the file */
+  make(
+    name: string,
+    size: number,
+    wanted?: number,
+    more: Ownership & { external_origin?: ExternalOrigin } = {},
+  ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
       this.#set.mustBeNew(name)
       const devId = this.#set.newDevId(wanted)
-      const entry = { ...this.#set.newEntry(name, devId, size), ...ownership }
+      const entry = { ...this.#set.newEntry(name, devId, size), ...more }
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       await this.#names.commit(new Map([[devId, entry]]), () => this.pool.devices.createThin(devId))
       this.#options.onChange('created', name, devId)
@@ -487,8 +526,10 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
-  status(): Promise<PoolStatus> {
-    return statusOf(this.#options, [...this.#set.named()])
+  async status(): Promise<PoolStatus> {
+    const status = await statusOf(this.#options, [...this.#set.named()])
+    const unreadable = this.#origins.whatIsOdd(this.#set.named())
+    return { ...status, warnings: [...status.warnings, ...unreadable] }
   }
 
   message({ message }: { message: string }): Promise<void> {
@@ -509,6 +550,7 @@ export class Volumes implements PoolAdmin {
     try {
       if (this.pool.writable) await this.commit()
     } finally {
+      this.#origins.close()
       await this.pool.close()
     }
   }
@@ -532,6 +574,7 @@ export class Volumes implements PoolAdmin {
   #name(volume: Volume, before: string, entry: VolumeEntry): void {
     volume.entry = entry
     volume.device.size = bytes(entry.size)
+    this.#set.showOrigin(volume)
     this.#set.renamed(volume, before)
   }
 
@@ -558,6 +601,7 @@ export class Volumes implements PoolAdmin {
       mapped: this.mappedBytes(volume),
       exclusive: null,
       origin: this.originOf(volume),
+      externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,
       open: volume.opens > 0,
     }
