@@ -37,7 +37,10 @@ have it, too. See docs/VOLUMES.md.`,
   .action(async (pool: string, name: string, options: Options) => {
     const { id, externalOrigin } = options
     if (options.size === undefined && externalOrigin === undefined) {
-      throw new ThinfsError('BAD_ARGUMENT', 'a volume needs a size: --size 10G')
+      throw new ThinfsError(
+        'BAD_ARGUMENT',
+        "required option '--size <size>' not specified; see thinfs create --help",
+      )
     }
     const size = options.size === undefined ? null : parseSize(options.size)
     if (size === 0) {

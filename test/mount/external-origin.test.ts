@@ -86,7 +86,7 @@ t.test('as a copy of its base', needs('/dev/fuse', '/dev/loop-control'), async t
   }
   await run('umount', join(plain, 'at'))
   await pool.detach('disk')
-  t.match((await attemptThinfs('create', folder, 'x')).stderr, /a volume needs a size/)
+  t.match((await attemptThinfs('create', folder, 'x')).stderr, /'--size <size>' not specified/)
   await pool.sh('head -c 1 disk > /dev/null')
   await pool.close(t)
 })
