@@ -17,8 +17,10 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { exportImage } from './export.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
+import { importImage } from './import.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
 import { list } from './list.js'
@@ -48,7 +50,7 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, set],
   ...[list, status, message],
-  ...[send, receive],
+  ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],

@@ -107,7 +107,7 @@ export class ExternalOrigins {
       readOnly: true,
       ...(ofUser !== undefined && { ofUser }),
     })
-    if (!file.lock()) {
+    if (!file.lockAsImage()) {
       file.close()
       const what = `external origin ${this.#shownPath(path)}: another process writes to it`
       throw new ThinfsError('POOL_IN_USE', what)

@@ -23,6 +23,8 @@ const COMMANDS = {
   message: ['/none', 'create_thin', '0'],
   send: ['/none', 'web'],
   receive: ['/none', 'web'],
+  import: ['/none', '/none/disk.qcow2', 'web'],
+  export: ['/none', 'web', '/none/disk.qcow2'],
   delta: ['/none', 'web', 'web2'],
   map: ['/none', 'web'],
   rmap: ['/none', '5..45'],
