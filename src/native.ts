@@ -51,6 +51,8 @@ export interface Binding {
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
   file_lock(fd: number, exclusive: boolean): boolean
+  /** As `file_lock`, for a part of the file, in which there need not be anything. */
+  file_lock_range(fd: number, exclusive: boolean, offset: number, length: number): boolean
   /** fgetxattr(2), as text of at most 255 bytes; null when there is none. */
   file_get_attribute(fd: number, name: string): string | null
   /** fsetxattr(2). */

@@ -29,6 +29,7 @@ export const ERRORS = {
   VOLUME_EXISTS: { errno: 'EEXIST', what: 'a volume has the name' },
   VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
   VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
+  ORIGIN_CHANGED: { errno: 'EIO', what: 'the external origin of a volume is missing, or another' },
   HAS_DATA: { errno: 'ENOTEMPTY', what: 'data would be lost' },
   BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
   BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },

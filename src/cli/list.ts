@@ -46,7 +46,7 @@ function withRules(
 }
 
 function row(volume: VolumeInfo): string[] {
-  const { name, devId, size, mapped, exclusive, origin, created, open } = volume
+  const { name, devId, size, mapped, exclusive, origin, externalOrigin, created, open } = volume
   return [
     name,
     String(devId),
@@ -54,14 +54,14 @@ function row(volume: VolumeInfo): string[] {
     formatSize(mapped),
     size === 0 ? '-' : ((mapped / size) * 100).toFixed(2),
     exclusive === null ? '-' : formatSize(exclusive),
-    origin ?? '-',
+    origin ?? externalOrigin ?? '-',
     created === null ? '-' : localTime(created),
     open ? 'yes' : 'no',
   ]
 }
 
 /** @param time seconds since 1970 */
-function localTime(time: number): string {
+export function localTime(time: number): string {
   // Intl would load ICU's data first, which takes longer than all the rest of a list.
   const date = new Date(time * 1000)
   const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)

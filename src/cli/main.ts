@@ -17,8 +17,10 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { exportImage } from './export.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
+import { importImage } from './import.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
 import { list } from './list.js'
@@ -26,6 +28,7 @@ import { map } from './map.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { prune } from './prune.js'
 import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
@@ -40,13 +43,14 @@ import { send } from './send.js'
 import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
+import { trim } from './trim.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
+  ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, set],
   ...[list, status, message],
-  ...[send, receive],
+  ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],

@@ -133,8 +133,9 @@ export const ADMIN_REQUESTS: {
 } = {
   create: {
     name: 'string',
-    size: 'number',
+    size: 'number?',
     devId: 'number?',
+    externalOrigin: 'string?',
     limit: 'number?',
     reserve: 'number?',
   },
@@ -142,6 +143,13 @@ export const ADMIN_REQUESTS: {
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
+  prune: {
+    name: 'string',
+    except: 'strings',
+    dryRun: 'boolean?',
+    ...{ last: 'number?', hourly: 'number?', daily: 'number?' },
+    ...{ weekly: 'number?', monthly: 'number?', yearly: 'number?' },
+  },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },

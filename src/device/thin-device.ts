@@ -281,6 +281,21 @@ export class ThinDevice implements BlockDevice {
     return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.hasReserve(this.devId)
   }
 
+  /** Bytes of a data block. */
+  get blockSize(): number {
+    return this.#blockSize
+  }
+
+  /** Whether all blocks of a range are mapped. */
+  isMapped(offset: number, size: number): boolean {
+    this.mustBeReadable()
+    const last = Math.floor((offset + size - 1) / this.#blockSize)
+    for (let vblock = Math.floor(offset / this.#blockSize); vblock <= last; vblock++) {
+      if (this.table.get(vblock) === UNMAPPED) return false
+    }
+    return true
+  }
+
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */
   nextData(offset: number): number {
     this.mustBeReadable()

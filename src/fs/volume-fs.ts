@@ -294,6 +294,9 @@ export class VolumeFs implements FileSystem {
     if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
       throw refused('EOPNOTSUPP', `fallocate mode ${mode}`)
     }
+    if (what === 0 && volume.disk !== device) {
+      throw refused('EOPNOTSUPP', 'preallocation before an external origin')
+    }
     this.#pool.mustBeWritable()
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
@@ -307,13 +310,14 @@ export class VolumeFs implements FileSystem {
   }
 
   lseek(ino: number, offset: number, whence: number): Later<number> {
-    const { device } = this.#volume(ino)
-    if (offset >= device.size) throw refused('ENXIO', 'past the end')
-    if (whence === SEEK_HOLE) return device.nextHole(offset)
+    const { disk } = this.#volume(ino)
+    if (offset >= disk.size) throw refused('ENXIO', 'past the end')
+    if (whence === SEEK_HOLE) return disk.nextHole(offset)
     if (whence !== SEEK_DATA) throw refused('EINVAL', `whence ${whence}`)
-    const data = device.nextData(offset)
-    if (data >= device.size) throw refused('ENXIO', 'no data follows')
-    return data
+    return later(disk.nextData(offset), data => {
+      if (data >= disk.size) throw refused('ENXIO', 'no data follows')
+      return data
+    })
   }
 
   copyFileRange(

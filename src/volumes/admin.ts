@@ -6,6 +6,7 @@
  */
 import type { PoolConfig } from '../config/index.js'
 import type { PoolMode } from '../pool/index.js'
+import type { Rules } from './retention.js'
 
 export interface VolumeInfo {
   name: string
@@ -25,6 +26,8 @@ export interface VolumeInfo {
   reserve: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
+  /** Path of the file that it shows where it maps nothing; null for none. */
+  externalOrigin: string | null
   /** Seconds since 1970, null when it is not known (made by another program). */
   created: number | null
   /** Whether a file descriptor or a loop device has it open. False when the pool is not mounted. */
@@ -131,6 +134,8 @@ export interface HeldVolume {
   file: string | null
   /** What a stream calls the content; null for one that has no name for it. */
   content: string | null
+  /** Path of its external origin; null for none. */
+  externalOrigin: string | null
 }
 
 /** A volume that has no name yet. */
@@ -181,8 +186,12 @@ export interface DataReport {
  * done.
  */
 export interface PoolAdmin {
+  /**
+   * @param request.size bytes; with an external origin that of the file, where it is left out
+   * @param request.externalOrigin path, absolute or from the pool's folder
+   */
   create(
-    request: { name: string; size: number; devId?: number } & VolumeRules,
+    request: { name: string; size?: number; devId?: number; externalOrigin?: string } & VolumeRules,
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
   snapshot(
@@ -202,6 +211,13 @@ export interface PoolAdmin {
    */
   rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo>
   remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
+  /**
+   * Removes snapshots of a volume, which are those named `NAME@…`, but for what the rules keep. One
+   * that somebody uses stays, and says so.
+   * @returns all of them, newest first, and snapshots of the volume that have other names
+   * @throws BAD_ARGUMENT without a rule; VOLUME_MISSING for a volume of which there is nothing
+   */
+  prune(request: PruneRequest, signal?: AbortSignal): Promise<PrunedSnapshot[]>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
    * @param request.shrink cut off data past the new end, where there is some
@@ -253,6 +269,26 @@ export interface PoolAdmin {
    * @throws VOLUME_EXISTS, VOLUME_MISSING
    */
   nameVolume(request: { devId: number; name: string; content?: string }): Promise<void>
+}
+
+/** How many snapshots each rule keeps, see retention.ts. */
+export interface PruneRequest extends Rules {
+  name: string
+  /** Names of snapshots that stay in any case, and that no rule counts. */
+  except: string[]
+  /** Only says what would go. */
+  dryRun?: boolean
+}
+
+/** A snapshot that `prune` has looked at. */
+export interface PrunedSnapshot {
+  name: string
+  /** Seconds since 1970; null when it is not known. */
+  created: number | null
+  /** Why it is kept: rules, or another reason. Empty for one that goes, or went. */
+  kept: string[]
+  /** Why it could not be removed and is still there; null otherwise. */
+  busy: string | null
 }
 
 /** Faults that are injected into the requests for a volume. */

@@ -118,6 +118,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
+      place: { path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
