@@ -21,6 +21,7 @@ import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
+import { table } from './kernel-table.js'
 import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
@@ -47,7 +48,7 @@ const COMMANDS = [
   ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
   ...[send, receive],
-  ...[delta, map, rmap, dump],
+  ...[delta, map, rmap, dump, table],
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],

@@ -25,6 +25,7 @@ const COMMANDS = {
   map: ['/none', 'web'],
   rmap: ['/none', '5..45'],
   dump: ['/none'],
+  table: ['/none'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
