@@ -31,9 +31,11 @@ import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { repair } from './repair.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { restore } from './restore.js'
 import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
@@ -49,7 +51,7 @@ const COMMANDS = [
   ...[list, status, message],
   ...[send, receive],
   ...[delta, map, rmap, dump, table],
-  ...[attach, detach, check],
+  ...[attach, detach, check, repair, restore],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
 ]

@@ -29,6 +29,8 @@ const COMMANDS = {
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
+  repair: ['/none'],
+  restore: ['/none'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
