@@ -23,6 +23,7 @@ import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { importImage } from './import.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
+import { table } from './kernel-table.js'
 import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
@@ -33,9 +34,11 @@ import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { repair } from './repair.js'
 import { replay } from './replay.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { restore } from './restore.js'
 import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
@@ -51,8 +54,8 @@ const COMMANDS = [
   ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, set],
   ...[list, status, message],
   ...[send, receive, importImage, exportImage],
-  ...[delta, map, rmap, dump],
-  ...[attach, detach, check],
+  ...[delta, map, rmap, dump, table],
+  ...[attach, detach, check, repair, restore],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
 ]

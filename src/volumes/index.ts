@@ -26,6 +26,12 @@ export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
+export {
+  devicesIn,
+  type PoolTraces,
+  replaceMetadata,
+  tracesOf,
+} from './replace-metadata.js'
 export { RULES, type Rule } from './retention.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

@@ -29,9 +29,12 @@ const COMMANDS = {
   map: ['/none', 'web'],
   rmap: ['/none', '5..45'],
   dump: ['/none'],
+  table: ['/none'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
   check: ['/none'],
+  repair: ['/none'],
+  restore: ['/none'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
