@@ -233,9 +233,14 @@ export class DataBlocks {
   }
 
   #copyNow(source: number, target: number, length: number): Later<void> {
-    return length > COPIED_AT_ONCE && !this.#store.copiesShare
-      ? this.#copyInParts(source, target, length)
-      : this.#store.copy(bytes(source), bytes(target), bytes(length))
+    const store = this.#store
+    if (length <= COPIED_AT_ONCE || store.copiesShare) {
+      return store.copy(bytes(source), bytes(target), bytes(length))
+    }
+    return (
+      store.copyLater?.(bytes(source), bytes(target), bytes(length), this.freeMeansHole) ??
+      this.#copyInParts(source, target, length)
+    )
   }
 
   /**
@@ -341,7 +346,7 @@ export class DataBlocks {
         watch.parts.clear()
         const copying =
           round === 0
-            ? this.#copyParts(runsOfParts(dirty, blockSize), begin, to, true)
+            ? this.#copyFirst(runsOfParts(dirty, blockSize), begin, to)
             : this.#copyAgain(runsOfParts(dirty, blockSize), begin, to, isLast)
         if (copying !== undefined) await copying
         if (watch.parts.size === 0 && !this.#isWritten(begin, blockSize)) return switchOver()
@@ -350,6 +355,17 @@ export class DataBlocks {
       this.#watches.delete(watch)
       if (this.#watches.size === 0) this.#watches = null
     }
+  }
+
+  /** Copies all of a block, into a hole. */
+  #copyFirst(runs: readonly Run[], from: number, to: number): Later<void> {
+    const { blockSize, freeMeansHole } = this
+    const copying = this.#store.copyLater?.(
+      ...([bytes(from), bytes(to), bytes(blockSize), freeMeansHole] as const),
+    )
+    if (copying === undefined) return this.#copyParts(runs, from, to, freeMeansHole)
+    this.#begin(this.#reads, copying, from, blockSize)
+    return this.#ends(copying, to, blockSize)
   }
 
   /** @param now in this turn, where the store can */
