@@ -38,13 +38,14 @@ import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
 import { set } from './set.js'
+import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
+  ...[create, snapshot, rollback, remove, rename, resize, extend, shrink, set],
   ...[list, status, message],
   ...[send, receive],
   ...[delta, map, rmap, dump],

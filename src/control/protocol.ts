@@ -140,6 +140,7 @@ export const ADMIN_REQUESTS: {
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
   set: { onFull: 'string?', queueTimeout: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
+  shrink: { data: 'number', dryRun: 'boolean?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },

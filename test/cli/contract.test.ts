@@ -15,6 +15,7 @@ const COMMANDS = {
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
   extend: ['/none', '--data', '+1G'],
+  shrink: ['/none', '--data', '1G'],
   set: ['/none', 'on_full=error'],
   list: ['/none'],
   status: ['/none'],

@@ -464,7 +464,7 @@ t.test('blocks that take more than a turn, and a store whose calls take time', a
     })
     shrinking.catch(() => {})
     while (!ended) {
-      await workload.write()
+      await (unordered ? workload.step() : workload.write())
       await turn()
     }
     await shrinking
