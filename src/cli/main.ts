@@ -44,6 +44,7 @@ import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
 import { set } from './set.js'
+import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { trim } from './trim.js'
@@ -51,7 +52,7 @@ import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, set],
+  ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, shrink, set],
   ...[list, status, message],
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],

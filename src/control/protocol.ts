@@ -155,6 +155,7 @@ export const ADMIN_REQUESTS: {
   setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },
   set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
+  shrink: { data: 'number', dryRun: 'boolean?' },
   list: { exclusive: 'boolean?' },
   status: {},
   message: { message: 'string' },

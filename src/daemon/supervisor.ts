@@ -41,6 +41,7 @@ const REPEATABLE = new Set<keyof MountedAdmin>([
   'check',
   'recordings',
   'extend',
+  'shrink',
   'set',
 ])
 

@@ -155,6 +155,11 @@ export class ThinDevice implements BlockDevice {
     return this.discard(offset, length, true, signal)
   }
 
+  /** Whether a write is under way that may change the mapping of a virtual block. */
+  isWriting(vblock: number): boolean {
+    return this.#writes.unfinished.has(vblock, vblock)
+  }
+
   /** Makes everything that was acknowledged before the call durable. */
   flush(): Promise<void> {
     return this.#pool.flush(this.devId)

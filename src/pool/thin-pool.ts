@@ -35,6 +35,8 @@ import { bringUp } from './opening.js'
 import type { PoolMode, PoolOptions } from './options.js'
 import { PoolState } from './pool-state.js'
 import { mustHold } from './recovery.js'
+import { Shrink } from './shrink.js'
+import { shrinkingError } from './shrinking-error.js'
 import { Space } from './space.js'
 import { DELETE_LEAVES, ThinDevices } from './thin-devices.js'
 
@@ -64,6 +66,8 @@ export class ThinPool implements Provisioner {
   /** Free space, the callers that wait for it, and growth. */
   readonly space: Space
   readonly devices: ThinDevices
+  /** Makes the data smaller. */
+  readonly shrink: Shrink
   /** Facts about devices that the journal alone keeps. */
   readonly #noted = { extended: new Map<DevId, Bytes>(), handles: new OpenHandles() }
   #cancelSizes: (() => void) | null = null
@@ -115,6 +119,10 @@ export class ThinPool implements Provisioner {
     this.space = new Space({ ...parts, state: this.#state }, options)
     const own = { pool: this, space: this.space, journal: this.#journal }
     this.devices = new ThinDevices({ ...own, metadata, commits, ...this.#noted })
+    this.shrink = new Shrink({
+      ...{ metadata, blocks: this.blocks, journal: this.#journal, commits, state: this.#state },
+      ...{ space: this.space, devices: this.devices, clock },
+    })
   }
 
   /**
@@ -189,6 +197,7 @@ export class ThinPool implements Provisioner {
   async reserveMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     await this.commit()
+    if (this.shrink.progress !== null) throw shrinkingError()
     const { reserves } = this.space
     this.space.mustKeep(reserves.costOfSharing(reserves.devices()))
     this.#commits.change(() => this.metadata.reserveMetadataSnap())

@@ -409,6 +409,18 @@ export class FileStore implements Store {
     this.#size = size
   }
 
+  cut(size: Bytes): void {
+    if (size > this.size || this.#isDevice) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.path}: cannot be cut off at ${size} bytes`)
+    }
+    try {
+      ftruncateSync(this.fd, size)
+    } catch (err) {
+      throw ioError(this.path, `cutting off at ${size} bytes`, err)
+    }
+    this.#size = size
+  }
+
   /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()

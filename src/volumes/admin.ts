@@ -51,6 +51,11 @@ export interface PoolStatus {
   warnings: string[]
   /** Why it cannot be mounted to be written to; null where it can, or is. */
   refusal: string | null
+  /**
+   * While the data is made smaller: the bytes that it is to have, and those in use past them. `waits`
+   * while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
+   */
+  shrink?: { data: number; left: number; waits: boolean } | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -240,6 +245,19 @@ export interface PoolAdmin {
    * @throws NO_DATA_SPACE for a reserve that the pool cannot give; BAD_ARGUMENT
    */
   setVolume(request: { name: string } & VolumeRules): Promise<VolumeInfo>
+  /**
+   * Makes the data of the pool smaller, its file too: moves what is in use above the new end. To ask
+   * again goes on where the last one has ended, whatever has ended it.
+   * @param request.data bytes, rounded up to whole blocks
+   * @param request.dryRun moves nothing
+   * @returns bytes that the data has, or would have, and that were moved, or would be
+   * @throws NO_DATA_SPACE where what is in use does not fit; POOL_SHRINKING, SNAPSHOT_HELD,
+   *   NOT_SUPPORTED, BAD_ARGUMENT
+   */
+  shrink(
+    request: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }>
   /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
   set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */

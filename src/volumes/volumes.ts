@@ -116,6 +116,9 @@ export class Volumes implements PoolAdmin {
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
+  /** Ends what makes the pool smaller. */
+  readonly #closed = new AbortController()
+  #shrinking: Promise<unknown> = Promise.resolve()
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
@@ -167,6 +170,7 @@ export class Volumes implements PoolAdmin {
         void volumes.#reaper.reap(volume)
       }
     }
+    volumes.hidden.takeOver()
     if (options.pool.devices.unsavedSizes.size > 0) volumes.sizes.saveSoon()
     return volumes
   }
@@ -558,6 +562,26 @@ export class Volumes implements PoolAdmin {
     }
   }
 
+  async shrink(
+    { data, dryRun = false }: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }> {
+    const { metadata, blockSize, shrink } = this.pool
+    this.#mustNotBeClosing()
+    if (dryRun) {
+      const { blocks, moves } = await shrink.plan(data)
+      return { data: blocks * blockSize, moved: moves * blockSize }
+    }
+    const ends = [this.#closed.signal, ...(signal === undefined ? [] : [signal])]
+    const moving = shrink.run(data, {
+      signal: AbortSignal.any(ends),
+      mayMove: () => !this.hidden.areRead,
+    })
+    this.#shrinking = Promise.allSettled([this.#shrinking, moving])
+    const moves = await moving
+    return { data: metadata.nrDataBlocks * blockSize, moved: moves * blockSize }
+  }
+
   async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
     const { space } = this.pool
     this.#mustNotBeClosing()
@@ -616,6 +640,8 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     this.sizes.stop()
+    this.#closed.abort(new ThinfsError('NOT_MOUNTED', 'the pool is being closed'))
+    await this.#shrinking
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()

@@ -17,6 +17,7 @@ const COMMANDS = {
   resize: ['/none', 'web', '-1G'],
   trim: ['/none', 'web'],
   extend: ['/none', '--data', '+1G'],
+  shrink: ['/none', '--data', '1G'],
   set: ['/none', 'on_full=error'],
   list: ['/none'],
   status: ['/none'],
