@@ -40,13 +40,7 @@ import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
 import { followEntry, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
-import {
-  type ExternalOrigin,
-  type TableFile,
-  unnamed,
-  type VolumeEntry,
-  VolumeTable,
-} from './volume-table.js'
+import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
   /** Name of the pool. */
