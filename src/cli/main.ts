@@ -10,6 +10,7 @@ import { ThinfsError } from '../base/index.js'
 import { isUserUnknown } from '../host/index.js'
 import { adopt } from './adopt.js'
 import { attach } from './attach.js'
+import { attached } from './attached.js'
 import { check } from './check.js'
 import { create } from './create.js'
 import { delta } from './delta.js'
@@ -28,6 +29,7 @@ import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
+import { mountVolume } from './mount-volume.js'
 import { finishOutput, watchOutput } from './output.js'
 import { prune } from './prune.js'
 import { receive } from './receive.js'
@@ -49,6 +51,7 @@ import { snapshot } from './snapshot.js'
 import { status } from './status.js'
 import { trim } from './trim.js'
 import { umount } from './umount.js'
+import { umountVolume } from './umount-volume.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
@@ -56,9 +59,10 @@ const COMMANDS = [
   ...[list, status, message],
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],
-  ...[attach, detach, check, repair, restore],
+  ...[attach, detach, mountVolume, umountVolume],
+  ...[check, repair, restore],
   ...[runWithPool, record, replay, inject],
-  ...[dm, doctor],
+  ...[attached, dm, doctor],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
@@ -66,12 +70,22 @@ const { version } = createRequire(import.meta.url)('#package.json') as { version
 /**
  * Runs a command line without the program's name. Returns its exit code, which one that has others
  * than these has set already; never throws.
+ * @param calledAs the name of the file that was run; those of mount(8)'s helpers mean these
  */
-export async function run(args: string[]): Promise<number> {
+export async function run(args: string[], calledAs = 'thinfs'): Promise<number> {
+  if (!/^u?mount\./.test(calledAs)) return runProgram(args, program)
+  // mount(8) takes it away, and daemons run programs.
+  process.env.PATH ??= '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+  const { helperOf, helperStatus } = await import('./mount-helper.js')
+  const helper = (asJson: boolean) => settingsOf(helperOf(calledAs), calledAs, asJson)
+  return helperStatus(await runProgram(args, helper))
+}
+
+async function runProgram(args: string[], make: (asJson: boolean) => Command): Promise<number> {
   watchOutput()
   const asJson = wantsJson(args)
   try {
-    await program(asJson)
+    await make(asJson)
       .parseAsync(args, { from: 'user' })
       .catch(err => {
         // Those of code 0 are help and version.
@@ -89,15 +103,9 @@ export async function run(args: string[]): Promise<number> {
 }
 
 function program(asJson: boolean): Command {
-  const program = new Command('thinfs')
+  const program = settingsOf(new Command('thinfs'), 'thinfs', asJson)
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
-    .exitOverride()
-    .hook('preAction', (_, action) => {
-      mustKnowItsUser()
-      mustSaySomething(action)
-    })
-    .configureOutput(usageErrorsOf('thinfs', asJson))
     .addHelpText(
       'after',
       `
@@ -118,6 +126,16 @@ Example:
   }
   return program
 }
+
+/** What is the same for all programs. */
+const settingsOf = (program: Command, name: string, asJson: boolean): Command =>
+  program
+    .exitOverride()
+    .hook('preAction', (_, action) => {
+      mustKnowItsUser()
+      mustSaySomething(action)
+    })
+    .configureOutput(usageErrorsOf(name, asJson))
 
 const usageErrorsOf = (program: string, asJson: boolean): OutputConfiguration => ({
   outputError: (text, write) => write(`${usageLineOf(text, program, asJson)}\n`),

@@ -33,6 +33,8 @@ const COMMANDS = {
   table: ['/none'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
+  'mount-volume': ['/none', 'web', '/none'],
+  'umount-volume': ['/none', 'web'],
   check: ['/none'],
   repair: ['/none'],
   restore: ['/none'],
@@ -44,9 +46,10 @@ const COMMANDS = {
 
 t.test('help lists the commands, and knows its version', async t => {
   const help = await done(t, '--help')
-  const listed = [...help.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)
-  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor.
-  t.strictSame(listed, [...Object.keys(COMMANDS), 'dm', 'doctor'])
+  const listed = [...help.matchAll(/^ {2}([a-z-]+) \[options\]/gm)].map(([, name]) => name)
+  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached` neither:
+  // test/mount.
+  t.strictSame(listed, [...Object.keys(COMMANDS), 'attached', 'dm', 'doctor'])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 
