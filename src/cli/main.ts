@@ -17,6 +17,7 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { events } from './events.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
 import { init } from './init.js'
@@ -24,6 +25,7 @@ import { inject } from './inject.js'
 import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
+import { metrics } from './metrics.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
 import { receive } from './receive.js'
@@ -37,8 +39,10 @@ import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
+import { serve } from './serve.js'
 import { set } from './set.js'
 import { snapshot } from './snapshot.js'
+import { stats } from './stats.js'
 import { status } from './status.js'
 import { umount } from './umount.js'
 
@@ -46,6 +50,7 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
+  ...[stats, events, metrics, serve],
   ...[send, receive],
   ...[delta, map, rmap, dump],
   ...[attach, detach, check],

@@ -10,14 +10,17 @@ import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
+  BlockMap,
   CheckReport,
   Held,
   NewVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
   VolumeInfo,
 } from './admin.js'
+import { blockMapOf } from './block-map.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
@@ -25,6 +28,7 @@ import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
 import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
@@ -64,6 +68,8 @@ const REMOVED = { removed: true }
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
+  /** What has been done, in counters. */
+  readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
@@ -84,6 +90,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
+    this.tally = new Statistics(options.name, pool, options.now())
     this.#table = table
     this.#set = set
     this.#names = names
@@ -467,6 +474,20 @@ export class Volumes implements PoolAdmin {
 
   status(): Promise<PoolStatus> {
     return statusOf(this.#options, [...this.#set.named()])
+  }
+
+  async statistics(): Promise<PoolStatistics> {
+    return this.tally.of(this.#set.named())
+  }
+
+  blockMap({ cells }: { cells: number }): Promise<BlockMap> {
+    const volumes = [...this.#set.named()]
+    return blockMapOf(this.pool, volumes, cells, () => this.#mustNotBeClosing())
+  }
+
+  /** Goes on with the counters of the engine before. */
+  resumeStatistics(before: StatisticsBefore): void {
+    this.tally.resume(before, devId => this.byDevId(devId))
   }
 
   message({ message }: { message: string }): Promise<void> {
