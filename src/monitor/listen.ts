@@ -5,13 +5,21 @@ import { ThinfsError } from '../base/index.js'
 /** Where `thinfs serve` listens: an address of this machine alone, or a unix socket. */
 export type Listen = { host: string; port: number } | { path: string }
 
+/** Bytes of a path in struct sockaddr_un, without the zero at its end. */
+const SOCKET_PATH_MAX = 107
+
 /**
  * @param text 127.0.0.1:9713, [::1]:9713, localhost:9713 or unix:/run/thinfs.sock
  * @throws BAD_ARGUMENT also for an address that other machines could reach
  */
 export function listenOf(text: string): Listen {
   if (text.startsWith('unix:') && text.length > 'unix:'.length) {
-    return { path: resolve(text.slice('unix:'.length)) }
+    const path = resolve(text.slice('unix:'.length))
+    if (Buffer.byteLength(path) > SOCKET_PATH_MAX) {
+      const detail = `--listen ${text}: the path of a socket has ${SOCKET_PATH_MAX} bytes at most`
+      throw new ThinfsError('BAD_ARGUMENT', detail)
+    }
+    return { path }
   }
   const [, bracketed, plain, digits] = /^(?:\[([^\]]+)\]|([^:]+)):(\d{1,5})$/.exec(text) ?? []
   const host = bracketed ?? plain
