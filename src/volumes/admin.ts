@@ -122,8 +122,8 @@ export interface BlockMap {
   exclusive: number[]
   /** The volume that has the most of those, by its place in `volumes`; -1 for none. */
   owner: number[]
-  /** `exclusive`: bytes that the volume has for itself. */
-  volumes: { name: string; devId: number; exclusive: number }[]
+  /** Bytes that a volume maps, and that it has for itself. */
+  volumes: { name: string; devId: number; mapped: number; exclusive: number }[]
 }
 
 /** What may be set while a pool is mounted. */

@@ -71,6 +71,7 @@ export async function blockMapOf(
       if (volume.device.gone) break
       at = metadata.forEachExclusive(volume.device.devId, at, PIECE_LEAVES, visit)
     }
+    if (volume.device.gone) continue
     for (let cell = 0; cell < nrCells; cell++) {
       const here = own[cell]!
       if (here === 0) continue
@@ -80,7 +81,9 @@ export async function blockMapOf(
         owner[cell] = owners.length
       }
     }
-    owners.push({ name: volume.name, devId: volume.devId, exclusive: blocks * blockSize })
+    const { devId } = volume.device
+    const mapped = metadata.details(devId).mappedBlocks * blockSize
+    owners.push({ name: volume.name, devId, mapped, exclusive: blocks * blockSize })
   }
   return {
     dataBlockSize: blockSize,

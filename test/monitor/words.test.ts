@@ -10,6 +10,7 @@ import {
   kindOf,
   latencyText,
   sizeText,
+  timeText,
   treeOf,
 } from '../../src/monitor/page/words.js'
 import { type PoolRates, ratesOf } from '../../src/monitor/rates.js'
@@ -27,6 +28,15 @@ t.test('numbers', async t => {
   t.same([0.2, 1, 59.9, 61, 3600, 90_061, 1e9].map(durationText), [
     ...['less than 1 s', '1 s', '59 s', '1 min 1 s', '1 h', '1 d 1 h', '31 y 251 d'],
   ])
+})
+
+t.test('times', async t => {
+  const time = new Date(2026, 10, 28, 22, 5, 9).getTime() / 1000
+  t.equal(timeText(time), '2026-11-28 22:05:09')
+  t.same(
+    [1, 30, 60, 3600, 86_400].map(from => timeText(time, from)),
+    [...['22:05:09', '22:05:09', '22:05', '22:05', '2026-11-28']],
+  )
 })
 
 t.test('volumes are a tree of snapshots, and none is left out', async t => {

@@ -57,8 +57,8 @@ t.test('each cell is what thin_dump says', async t => {
       if (!isRight) t.fail(`cell ${i} of ${cells}`)
     }
     t.same(
-      map.volumes.map(({ name, exclusive }) => [name, exclusive]).sort(),
-      listed.map(({ name, exclusive }) => [name, exclusive]).sort(),
+      map.volumes.map(({ name, mapped, exclusive }) => [name, mapped, exclusive]).sort(),
+      listed.map(({ name, mapped, exclusive }) => [name, mapped, exclusive]).sort(),
     )
   }
 })

@@ -1,9 +1,12 @@
 /** The charts over time. */
 import uPlot from 'uplot'
 import type { Sample } from '../history.js'
-import { latencyText, sizeText } from './words.js'
+import { latencyText, sizeText, timeText } from './words.js'
 
+/** Pixels: of the first where two columns stand side by side, and of the others. */
+const TALL = 330
 const HEIGHT = 170
+const WIDE = '(min-width: 900px)'
 /** Samples that a page keeps, from the server's past and its own. */
 const KEPT = 4000
 
@@ -41,7 +44,7 @@ const SPECS: Spec[] = [
   },
   {
     id: 'chart-latency',
-    text: latencyText,
+    text: value => (value === 0 ? '0' : latencyText(value)),
     inBytes: false,
     lines: [{ label: 'p99', colour: '--read', of: ({ p99Ms }) => p99Ms }],
   },
@@ -49,6 +52,9 @@ const SPECS: Spec[] = [
 
 const colour = (name: string): string =>
   getComputedStyle(document.documentElement).getPropertyValue(name).trim()
+
+const heightOf = ({ id }: Spec): number =>
+  id === 'chart-used' && matchMedia(WIDE).matches ? TALL : HEIGHT
 
 /** Ticks at round numbers of bytes. */
 const BYTE_STEPS = Array.from({ length: 60 }, (_, i) => 2 ** i)
@@ -61,10 +67,10 @@ export class Charts {
     this.#draw()
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.#draw())
     const resized = new ResizeObserver(() => {
-      for (const [i, { id }] of SPECS.entries()) {
-        const width = document.getElementById(id)!.clientWidth
+      for (const [i, spec] of SPECS.entries()) {
+        const width = document.getElementById(spec.id)!.clientWidth
         if (width > 0 && width !== this.#plots[i]!.width) {
-          this.#plots[i]!.setSize({ width, height: HEIGHT })
+          this.#plots[i]!.setSize({ width, height: heightOf(spec) })
         }
       }
     })
@@ -93,11 +99,16 @@ export class Charts {
       return new uPlot(
         {
           width: Math.max(200, host.clientWidth),
-          height: HEIGHT,
+          height: heightOf(spec),
           cursor: { drag: { x: false, y: false } },
           scales: { y: { range: (_, _low, high) => [0, Math.max(high * 1.1, 1e-3)] } },
           axes: [
-            { ...axis, ticks: { show: false } },
+            {
+              ...axis,
+              ticks: { show: false },
+              space: 90,
+              values: (_, times, _axis, _space, step) => times.map(time => timeText(time, step)),
+            },
             {
               ...axis,
               ticks: { show: false },
@@ -107,7 +118,7 @@ export class Charts {
             },
           ],
           series: [
-            { label: 'time' },
+            { label: 'time', value: (_, time) => (time === null ? '–' : timeText(time)) },
             ...lines.map(line => ({
               label: line.label,
               stroke: colour(line.colour),

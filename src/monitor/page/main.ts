@@ -5,7 +5,7 @@ import type { Sample } from '../history.js'
 import type { PoolRates } from '../rates.js'
 import { Charts } from './charts.js'
 import { BlockMapView } from './map.js'
-import { countText, durationText, latencyText, sizeText, treeOf } from './words.js'
+import { countText, durationText, latencyText, sizeText, timeText, treeOf } from './words.js'
 
 interface State {
   pool: string
@@ -119,11 +119,11 @@ function showFill(id: 'data' | 'metadata', used: number, size: number): void {
 
 function showVolumes(): void {
   const byName = new Map(rates?.volumes.map(volume => [volume.name, volume]))
-  const exclusive = new Map(blockMap?.volumes.map(volume => [volume.name, volume.exclusive]))
+  const counted = new Map(blockMap?.volumes.map(volume => [volume.name, volume]))
   const rows = treeOf(volumes).map(({ volume, prefix }) => {
     const now = byName.get(volume.name)
     const mapped = now?.mapped ?? volume.mapped
-    const own = exclusive.get(volume.name)
+    const then = counted.get(volume.name)
     const row = document.createElement('tr')
     const head = document.createElement('th')
     head.scope = 'row'
@@ -137,8 +137,8 @@ function showVolumes(): void {
     const cells = [
       sizeText(volume.size),
       sizeText(mapped),
-      own === undefined ? '–' : sizeText(own),
-      own === undefined ? '–' : sizeText(Math.max(0, mapped - own)),
+      then === undefined ? '–' : sizeText(then.exclusive),
+      then === undefined ? '–' : sizeText(then.mapped - then.exclusive),
       io ? countText(io.read.perSecond) : '–',
       io ? countText(io.write.perSecond) : '–',
       io ? ((io.read.bytesPerSecond + io.write.bytesPerSecond) / 2 ** 20).toFixed(1) : '–',
@@ -162,7 +162,7 @@ function happened(event: Happening): void {
   const time = document.createElement('time')
   const at = new Date(event.time * 1000)
   time.dateTime = at.toISOString()
-  time.textContent = at.toLocaleString()
+  time.textContent = timeText(event.time)
   const name = document.createElement('span')
   name.textContent = event.event === 'mode' ? `mode ${event.mode ?? ''}` : event.event
   const detail = document.createElement('span')

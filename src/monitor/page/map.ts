@@ -66,6 +66,7 @@ export class BlockMapView {
         square.setAttribute('width', '12')
         square.setAttribute('height', '12')
         square.style.fill = `var(${colour})`
+        square.style.stroke = 'var(--quiet)'
         swatch.append(square)
         item.append(swatch, text)
         return item

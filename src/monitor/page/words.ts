@@ -40,6 +40,23 @@ export function durationText(seconds: number): string {
   return rest > 0 ? `${count} ${name} ${rest} ${next![0]}` : `${count} ${name}`
 }
 
+const two = (number: number): string => String(number).padStart(2, '0')
+
+/**
+ * The local time.
+ * @param time seconds since 1970
+ * @param from how exact: 1 for seconds, 60 for minutes, 86400 for the day alone; default: all of it
+ */
+export function timeText(time: number, from?: number): string {
+  const at = new Date(time * 1000)
+  const day = `${at.getFullYear()}-${two(at.getMonth() + 1)}-${two(at.getDate())}`
+  const minute = `${two(at.getHours())}:${two(at.getMinutes())}`
+  const second = `${minute}:${two(at.getSeconds())}`
+  if (from === undefined) return `${day} ${second}`
+  if (from >= 86_400) return day
+  return from >= 60 ? minute : second
+}
+
 /** A node of the tree of snapshots. */
 export interface Twig<V> {
   volume: V
