@@ -18,6 +18,7 @@ import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { events } from './events.js'
 import { exportImage } from './export.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
@@ -28,6 +29,7 @@ import { table } from './kernel-table.js'
 import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
+import { metrics } from './metrics.js'
 import { mount } from './mount.js'
 import { mountVolume } from './mount-volume.js'
 import { finishOutput, watchOutput } from './output.js'
@@ -45,9 +47,11 @@ import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
+import { serve } from './serve.js'
 import { set } from './set.js'
 import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
+import { stats } from './stats.js'
 import { status } from './status.js'
 import { trim } from './trim.js'
 import { umount } from './umount.js'
@@ -57,6 +61,7 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, shrink, set],
   ...[list, status, message],
+  ...[stats, events, metrics, serve],
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],
   ...[attach, detach, mountVolume, umountVolume],

@@ -86,6 +86,8 @@ export class DataBlocks {
   #refused: DataBlock[] = []
   /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
   #nrPunching = 0
+  /** Punches of freed blocks, and their bytes. */
+  readonly counts = { punches: 0, punchedBytes: 0 }
   /** The punches under way; null when there are none. */
   #releasing: Promise<void> | null = null
   /** Blocks that are being moved; null when there are none. */
@@ -610,6 +612,8 @@ export class DataBlocks {
           if (isFirst) this.#listener.refused(err)
           continue
         }
+        this.counts.punches++
+        this.counts.punchedBytes += blocks.length * this.blockSize
         // A block can be mapped without being written to: the hole has to last before that.
         this.#written++
         this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)

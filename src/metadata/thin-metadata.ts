@@ -640,8 +640,13 @@ export class ThinMetadata {
   }
 
   /** Visits runs [begin, end) of data blocks that have no owner, ascending. */
-  forEachFreeRun(visit: (begin: DataBlock, end: DataBlock) => void): void {
-    this.#dataMap.forEachFreeRun((begin, end) => visit(begin as DataBlock, end as DataBlock))
+  forEachFreeRun(
+    visit: (begin: DataBlock, end: DataBlock) => void,
+    from?: number,
+    to?: number,
+  ): void {
+    const free = (begin: number, end: number): void => visit(begin as DataBlock, end as DataBlock)
+    this.#dataMap.forEachFreeRun(free, from, to)
   }
 
   // --- transactions ---

@@ -138,6 +138,11 @@ export class Space implements ProvisionerSpace {
     return this.#queue.length
   }
 
+  /** How often a write has waited for space, up to now. */
+  get nrWaits(): number {
+    return this.#queue.nrWaits
+  }
+
   /** How many of them are a device's. */
   writesWaitingOf(device: SpaceOwner): number {
     return this.#queue.lengthOf(device)
@@ -317,7 +322,7 @@ export class Space implements ProvisionerSpace {
   /** Notes the space that the host has: the log has to say so before it is used up. */
   noteHostLow(): void {
     const low = this.#hostLow
-    if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
+    if (low !== null && !this.#hostLowSeen) this.#events.warning(low, 'host_low')
     this.#hostLowSeen = low !== null
   }
 

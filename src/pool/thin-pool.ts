@@ -32,7 +32,7 @@ import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import { bringUp } from './opening.js'
-import type { PoolMode, PoolOptions } from './options.js'
+import type { PoolMode, PoolOptions, PoolWork } from './options.js'
 import { PoolState } from './pool-state.js'
 import { mustHold } from './recovery.js'
 import { Shrink } from './shrink.js'
@@ -338,6 +338,12 @@ export class ThinPool implements Provisioner {
   ioError(operation: string, error: unknown, devId: DevId, block: number): unknown {
     this.#options.events.ioError(operation, error, { devId, block })
     return error
+  }
+
+  /** What the pool has done since it was opened. */
+  get work(): PoolWork {
+    const { commits, ms: commitMs } = this.#commits.counts
+    return { commits, commitMs, ...this.blocks.counts, spaceWaits: this.space.nrWaits }
   }
 
   get clock(): PoolOptions['clock'] {

@@ -4,8 +4,9 @@
  * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
  * bytes, times are seconds since 1970.
  */
+import type { IoCounts } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import type { PoolMode } from '../pool/index.js'
+import type { PoolMode, PoolWork } from '../pool/index.js'
 import type { Rules } from './retention.js'
 
 export interface VolumeInfo {
@@ -95,6 +96,58 @@ export interface VolumeRules {
   limit?: number
   /** The pool keeps what it lacks of so many bytes of its own. */
   reserve?: number
+}
+
+/** What a mounted pool has done, in counters that begin with the mount and only grow. */
+export interface PoolStatistics {
+  name: string
+  mode: PoolMode
+  /** When they were read: milliseconds since 1970. */
+  time: number
+  /** When they were 0: seconds since 1970. */
+  since: number
+  /** Engines that have taken another's place since then. */
+  engineRestarts: number
+  dataBlockSize: number
+  /** As in `PoolStatus`. */
+  data: { blocks: number; usedBlocks: number; hostFree: number | null }
+  metadata: { blocks: number; usedBlocks: number; hostFree: number | null }
+  lowWaterMarkBlocks: number
+  metadataLowWaterMarkBlocks: number
+  /** Writes that wait for space at the moment. */
+  writesWaiting: number
+  /** Requests for all volumes, those that are gone or have no name included. */
+  io: IoCounts
+  work: PoolWork
+  /** Those that have a name, by name. */
+  volumes: VolumeStatistics[]
+}
+
+export interface VolumeStatistics {
+  name: string
+  devId: number
+  /** Bytes, virtual and mapped. */
+  size: number
+  mapped: number
+  open: boolean
+  /** Null for a volume of which nothing was asked yet. */
+  io: IoCounts | null
+}
+
+/** Who has the data blocks of a pool, in cells of neighbouring blocks. */
+export interface BlockMap {
+  dataBlockSize: number
+  /** Of the pool. */
+  blocks: number
+  blocksPerCell: number
+  /** Of each cell: blocks that are in use. */
+  used: number[]
+  /** Those of them that one volume has for itself; the others are shared, or no named volume's. */
+  exclusive: number[]
+  /** The volume that has the most of those, by its place in `volumes`; -1 for none. */
+  owner: number[]
+  /** Bytes that a volume maps, and that it has for itself. */
+  volumes: { name: string; devId: number; mapped: number; exclusive: number }[]
 }
 
 /** What may be set while a pool is mounted. */
@@ -263,6 +316,13 @@ export interface PoolAdmin {
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
   status(): Promise<PoolStatus>
+  /** The counters of a mounted pool. Takes a few microseconds for each volume. */
+  statistics(): Promise<PoolStatistics>
+  /**
+   * Who has the data blocks. Looks at all metadata, as `list` does that counts exclusive space.
+   * @param request.cells how many at most, 1 to 65536
+   */
+  blockMap(request: { cells: number }): Promise<BlockMap>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
   message(request: { message: string }): Promise<void>
   /** @param request.deep reads all data too */

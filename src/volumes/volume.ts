@@ -1,4 +1,4 @@
-import { ThinfsError } from '../base/index.js'
+import { IoCounters, ThinfsError } from '../base/index.js'
 import type { BlockDevice, ThinDevice, ThinPool } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
@@ -16,6 +16,8 @@ export class Volume {
   heldFor: string | null = null
   /** As volumes.json has it, or would: a device that it does not name has one made up. */
   entry: VolumeEntry
+  /** Requests for its content. */
+  readonly counters = new IoCounters()
   /** Descriptors that have it open. */
   opens = 0
   /** Whether a command that was given it without a name has yet to open it. */

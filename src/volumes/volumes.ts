@@ -17,17 +17,20 @@ import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
+  BlockMap,
   CheckReport,
   Held,
   NewVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
   PrunedSnapshot,
   PruneRequest,
   VolumeInfo,
   VolumeRules,
 } from './admin.js'
+import { blockMapOf } from './block-map.js'
 import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
@@ -37,6 +40,7 @@ import { statusOf } from './pool-status.js'
 import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
 import { followEntry, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
@@ -98,6 +102,8 @@ function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
+  /** What has been done, in counters. */
+  readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
@@ -123,6 +129,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
+    this.tally = new Statistics(options.name, pool, options.now())
     this.#table = table
     this.#set = set
     this.#origins = origins
@@ -620,6 +627,20 @@ export class Volumes implements PoolAdmin {
     const status = await statusOf(this.#options, [...this.#set.named()])
     const unreadable = this.#origins.whatIsOdd(this.#set.named())
     return { ...status, warnings: [...status.warnings, ...unreadable] }
+  }
+
+  async statistics(): Promise<PoolStatistics> {
+    return this.tally.of(this.#set.named())
+  }
+
+  blockMap({ cells }: { cells: number }): Promise<BlockMap> {
+    const volumes = [...this.#set.named()]
+    return blockMapOf(this.pool, volumes, cells, () => this.#mustNotBeClosing())
+  }
+
+  /** Goes on with the counters of the engine before. */
+  resumeStatistics(before: StatisticsBefore): void {
+    this.tally.resume(before, devId => this.byDevId(devId))
   }
 
   message({ message }: { message: string }): Promise<void> {
