@@ -5,7 +5,7 @@ import { deviceId } from './device-id.js'
 import { withPool } from './pool.js'
 
 interface Options extends Output {
-  size: string
+  size?: string
   id?: number
 }
 
@@ -16,9 +16,16 @@ export const create = command(
 )
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the new volume: its file in the mount')
-  .requiredOption('--size <size>', 'virtual size: a multiple of 512 bytes')
+  .option('--size <size>', 'virtual size: a multiple of 512 bytes')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
   .action(async (pool: string, name: string, options: Options) => {
+    // As one that the parser requires, it would be missed before an option that is misspelt is seen.
+    if (options.size === undefined) {
+      throw new ThinfsError(
+        'BAD_ARGUMENT',
+        "required option '--size <size>' not specified; see thinfs create --help",
+      )
+    }
     const size = parseSize(options.size)
     if (size === 0) {
       const empty = 'touch makes a file without one in the mount, which grows as it is written to'

@@ -11,6 +11,7 @@ import { isUserUnknown } from '../host/index.js'
 import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { check } from './check.js'
+import { completion } from './completion.js'
 import { create } from './create.js'
 import { delta } from './delta.js'
 import { detach } from './detach.js'
@@ -26,6 +27,7 @@ import { map } from './map.js'
 import { message } from './message.js'
 import { mount } from './mount.js'
 import { finishOutput, watchOutput } from './output.js'
+import { pools } from './pools.js'
 import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
@@ -51,6 +53,7 @@ const COMMANDS = [
   ...[attach, detach, check],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
+  ...[pools, completion],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
@@ -63,12 +66,11 @@ export async function run(args: string[]): Promise<number> {
   watchOutput()
   const asJson = wantsJson(args)
   try {
-    await program(asJson)
-      .parseAsync(args, { from: 'user' })
-      .catch(err => {
-        // Those of code 0 are help and version.
-        if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
-      })
+    const program = commandLine(asJson)
+    await program.parseAsync(asOneMeansIt(program, args), { from: 'user' }).catch(err => {
+      // Those of code 0 are help and version.
+      if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
+    })
     await finishOutput()
     return Number(process.exitCode ?? 0)
   } catch (err) {
@@ -80,10 +82,25 @@ export async function run(args: string[]): Promise<number> {
   }
 }
 
-function program(asJson: boolean): Command {
+/**
+ * `help X` is `X --help`. Of an X that is none the parser says which one it looks like, whatever
+ * stands behind it.
+ */
+function asOneMeansIt({ commands }: Command, args: string[]): string[] {
+  const [first, ...others] = args
+  if (first === undefined || first.startsWith('-')) return args
+  const name = first === 'help' ? others[0] : first
+  if (name === undefined || name === 'help') return args
+  if (!commands.some(command => command.name() === name)) return [name]
+  return first === 'help' ? [name, '--help'] : args
+}
+
+/** All commands, with their help, and how what is wrong about a command line is told. */
+export function commandLine(asJson = false): Command {
   const program = new Command('thinfs')
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
+    .helpCommand('help [COMMAND]', 'Show the help of a command.')
     .exitOverride()
     .hook('preAction', (_, action) => {
       mustKnowItsUser()
@@ -94,7 +111,7 @@ function program(asJson: boolean): Command {
       'after',
       `
 POOL is a pool.yaml, the folder that has one, or the pool's mount point. A pool need not be mounted
-but for attach and detach. Sizes: bytes, or K, M, G, T (powers of 1024).
+but for attach and detach. Sizes: bytes, or K, M, G, T, P (powers of 1024).
 
 Exit codes: 0 done, 1 failed, 2 not a command that could work; run has those of its command.
 
