@@ -12,6 +12,7 @@ import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { attached } from './attached.js'
 import { check } from './check.js'
+import { completion } from './completion.js'
 import { create } from './create.js'
 import { delta } from './delta.js'
 import { detach } from './detach.js'
@@ -33,6 +34,7 @@ import { metrics } from './metrics.js'
 import { mount } from './mount.js'
 import { mountVolume } from './mount-volume.js'
 import { finishOutput, watchOutput } from './output.js'
+import { pools } from './pools.js'
 import { prune } from './prune.js'
 import { receive } from './receive.js'
 import { record } from './record.js'
@@ -68,6 +70,7 @@ const COMMANDS = [
   ...[check, repair, restore],
   ...[runWithPool, record, replay, inject],
   ...[attached, dm, doctor],
+  ...[pools, completion],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
@@ -78,7 +81,7 @@ const { version } = createRequire(import.meta.url)('#package.json') as { version
  * @param calledAs the name of the file that was run; those of mount(8)'s helpers mean these
  */
 export async function run(args: string[], calledAs = 'thinfs'): Promise<number> {
-  if (!/^u?mount\./.test(calledAs)) return runProgram(args, program)
+  if (!/^u?mount\./.test(calledAs)) return runProgram(args, commandLine)
   // mount(8) takes it away, and daemons run programs.
   process.env.PATH ??= '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
   const { helperOf, helperStatus } = await import('./mount-helper.js')
@@ -90,12 +93,11 @@ async function runProgram(args: string[], make: (asJson: boolean) => Command): P
   watchOutput()
   const asJson = wantsJson(args)
   try {
-    await make(asJson)
-      .parseAsync(args, { from: 'user' })
-      .catch(err => {
-        // Those of code 0 are help and version.
-        if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
-      })
+    const program = make(asJson)
+    await program.parseAsync(asOneMeansIt(program, args), { from: 'user' }).catch(err => {
+      // Those of code 0 are help and version.
+      if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
+    })
     await finishOutput()
     return Number(process.exitCode ?? 0)
   } catch (err) {
@@ -107,15 +109,30 @@ async function runProgram(args: string[], make: (asJson: boolean) => Command): P
   }
 }
 
-function program(asJson: boolean): Command {
+/**
+ * `help X` is `X --help`. Of an X that is none the parser says which one it looks like, whatever
+ * stands behind it.
+ */
+function asOneMeansIt({ commands }: Command, args: string[]): string[] {
+  const [first, ...others] = args
+  if (commands.length === 0 || first === undefined || first.startsWith('-')) return args
+  const name = first === 'help' ? others[0] : first
+  if (name === undefined || name === 'help') return args
+  if (!commands.some(command => command.name() === name)) return [name]
+  return first === 'help' ? [name, '--help'] : args
+}
+
+/** All commands, with their help, and how what is wrong about a command line is told. */
+export function commandLine(asJson = false): Command {
   const program = settingsOf(new Command('thinfs'), 'thinfs', asJson)
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
+    .helpCommand('help [COMMAND]', 'Show the help of a command.')
     .addHelpText(
       'after',
       `
 POOL is a pool.yaml, the folder that has one, or the pool's mount point. A pool need not be mounted
-but for attach and detach. Sizes: bytes, or K, M, G, T (powers of 1024).
+but for attach and detach. Sizes: bytes, or K, M, G, T, P (powers of 1024).
 
 Exit codes: 0 done, 1 failed, 2 not a command that could work; run has those of its command.
 

@@ -39,12 +39,14 @@ const QUEUE_TIMEOUT_MAX = 1_000_000
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
-  return z.string({ error: allowed }).transform((text, context): T => {
+  const type = z.string({ error: allowed }).transform((text, context): T => {
     const found = tryParse(text, parse)
     if (found !== undefined) return found
     context.addIssue({ code: 'custom', message: allowed })
     return z.NEVER
   })
+  // For the manual page.
+  return type.meta({ allowed })
 }
 
 function tryParse<T>(text: string, parse: (text: string) => T): T | undefined {
@@ -124,7 +126,10 @@ const volume = map({
   id: value(`a device id from 0 to ${MAX_DEV_ID}`, text =>
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),
-  snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+  snapshot_of: z
+    .string({ error: 'the name of another volume in this file' })
+    .meta({ allowed: 'the name of another volume in this file' })
+    .optional(),
   limit: size(SIZE_FORMS, n => n > 0).optional(),
   reserve: size(SIZE_FORMS, n => n > 0).optional(),
   external_origin: path.optional(),

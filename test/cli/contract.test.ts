@@ -53,7 +53,8 @@ t.test('help lists the commands, and knows its version', async t => {
   const listed = [...help.matchAll(/^ {2}([a-z-]+) \[options\]/gm)].map(([, name]) => name)
   // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached` neither:
   // test/mount.
-  t.strictSame(listed, [...Object.keys(COMMANDS), 'attached', 'dm', 'doctor'])
+  const others = ['attached', 'dm', 'doctor', 'pools', 'completion']
+  t.strictSame(listed, [...Object.keys(COMMANDS), ...others])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 
@@ -83,6 +84,26 @@ t.test('an unknown command is refused with the one it looks like', async t => {
   const line =
     /unknown command 'snapshto' \(Did you mean snapshot\?\); see thinfs --help \(BAD_ARGUMENT\)$/m
   await refused(t, 2, line, 'snapshto')
+})
+
+t.test('help X is the help of X, and an unknown X is one line', async t => {
+  t.equal(await done(t, 'help', 'list'), await done(t, 'list', '--help'))
+  t.equal(await done(t, 'help'), await done(t, '--help'))
+  const line =
+    /unknown command 'lst' \(Did you mean list\?\); see thinfs --help \(BAD_ARGUMENT\)\n$/
+  for (const args of [
+    ['help', 'lst'],
+    ['lst', '--help'],
+    ['lst', 'x', '--json'],
+  ]) {
+    if (args.includes('--json')) t.equal((await thinfs(...args)).status, 2)
+    else await refused(t, 2, line, ...args)
+  }
+})
+
+t.test('a misspelt option is named, though one that is needed is missing', async t => {
+  const line = "unknown option '--sise'"
+  await refused(t, 2, line, 'create', '/none', 'web', '--sise', '1G')
 })
 
 t.test('a command line that is wrong is JSON, too, when that was asked for', async t => {
