@@ -20,6 +20,7 @@ export const ERRORS = {
   POOL_READ_ONLY: { errno: 'EROFS', what: 'the pool is read-only' },
   POOL_FAILED: { errno: 'EIO', what: 'the pool has failed' },
   POOL_SHRINKING: { errno: 'EBUSY', what: 'the pool is being made smaller' },
+  LOCK_LOST: { errno: 'EIO', what: 'the lock on the pool is lost' },
   POOL_IN_USE: { errno: 'EBUSY', what: 'another process has the pool' },
   NOT_A_POOL: { errno: 'EINVAL', what: 'no pool is there' },
   NOT_TRUSTED: { errno: 'EPERM', what: 'others could have changed what the pool is' },

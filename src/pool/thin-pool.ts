@@ -105,6 +105,7 @@ export class ThinPool implements Provisioner {
         ...this.#noted,
         superblock,
         mustBeOurs: () => this.#mustBeOurs(),
+        mustHoldLocks: options.mustHoldLocks ?? (() => {}),
         clock,
         events,
       },
@@ -329,6 +330,20 @@ export class ThinPool implements Provisioner {
     this.#state.mustBeReadable()
   }
 
+  /**
+   * As `mustBeWritable`, and looks whether the locks are held: for what is written beside the pool.
+   * @throws LOCK_LOST as well
+   */
+  mustHoldLocks(): void {
+    this.mustBeWritable()
+    try {
+      this.#options.mustHoldLocks?.()
+    } catch (err) {
+      void this.#commits.cutOff(err)
+      throw err
+    }
+  }
+
   /** @throws when no metadata may change */
   mustBeWritable(): void {
     this.#state.mustBeWritable()
@@ -448,9 +463,13 @@ export class ThinPool implements Provisioner {
     if (changes) this.#watchSizes()
   }
 
-  /** @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata */
+  /**
+   * @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata;
+   *   LOCK_LOST
+   */
   #mustBeOurs(): void {
-    const { metadata } = this.#options
+    const { metadata, mustHoldLocks } = this.#options
+    mustHoldLocks?.()
     const { blocks } = this
     blocks.measure()
     metadata.measure()
