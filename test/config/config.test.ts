@@ -228,7 +228,7 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     [
       'pool: a\nvolumes: {web: 10G}',
-      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, external_origin, limit, reserve',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve, external_origin',
     ],
     ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
     [
