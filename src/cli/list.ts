@@ -1,5 +1,6 @@
+import { volumeMissing } from '../base/index.js'
 import { formatSize } from '../config/index.js'
-import type { VolumeInfo } from '../volumes/index.js'
+import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withPool } from './pool.js'
 
@@ -13,22 +14,48 @@ const NUMBERS = [1, 2, 3, 4, 5]
 export const list = command(
   'list',
   'List the volumes: size, space mapped, origin, and when each was made.',
-  'thinfs list /srv/pool',
+  'thinfs list /srv/pool --exclusive web web@monday',
 )
   .argument('<POOL>', POOL_HELP)
-  .option('--exclusive', 'count what removing each would give back: a look at every mapping')
-  .action(async (pool: string, { exclusive, ...output }: Options) => {
+  .argument('[NAME...]', 'of volumes')
+  .option(
+    '--exclusive',
+    'count what removing each would give back, and all those named: a look at every mapping',
+  )
+  .action(async (pool: string, names: string[], { exclusive, ...output }: Options) => {
     const { table } = await import('./table.js')
-    const volumes = await withPool(pool, 'read', admin =>
-      admin.list({ exclusive: exclusive === true }),
-    )
+    const { volumes, together } = await withPool(pool, 'read', async admin => {
+      const all = await admin.list({ exclusive: exclusive === true })
+      const volumes = named(all, names)
+      const counts = exclusive === true && names.length > 0
+      return { volumes, together: counts ? await togetherOf(admin, volumes) : null }
+    })
     const rows = volumes.map(row)
     // Most pools have no such rules.
-    if (volumes.some(({ limit, reserve }) => limit || reserve)) {
-      const [lines, numbers] = withRules(volumes, [HEAD, ...rows])
-      print(output, volumes, table(lines, numbers))
-    } else print(output, volumes, table([HEAD, ...rows], NUMBERS))
+    const hasRules = volumes.some(({ limit, reserve }) => limit || reserve)
+    const [lines, numbers] = hasRules
+      ? withRules(volumes, [HEAD, ...rows])
+      : [[HEAD, ...rows], NUMBERS]
+    const text = table(lines, numbers)
+    if (together === null) print(output, volumes, text)
+    else print(output, { volumes, together }, `${text}\n${describe(together)}`)
   })
+
+/** @throws VOLUME_MISSING */
+function named(volumes: VolumeInfo[], names: readonly string[]): VolumeInfo[] {
+  if (names.length === 0) return volumes
+  const missing = names.find(wanted => volumes.every(({ name }) => name !== wanted))
+  if (missing !== undefined) throw volumeMissing(missing)
+  return volumes.filter(({ name }) => names.includes(name))
+}
+
+/** Bytes that removing all of some volumes gives back. */
+async function togetherOf(admin: PoolAdmin, volumes: readonly VolumeInfo[]): Promise<number> {
+  return (await admin.exclusive({ names: volumes.map(({ name }) => name) })).bytes
+}
+
+const describe = (together: number): string =>
+  `removing all of these gives back ${formatSize(together)}`
 
 /** Lines with the limit and the reserve of each volume behind its exclusive space. */
 function withRules(

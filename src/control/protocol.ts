@@ -148,6 +148,7 @@ export const ADMIN_REQUESTS: {
   set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   list: { exclusive: 'boolean?' },
+  exclusive: { names: 'strings' },
   status: {},
   message: { message: 'string' },
   check: { deep: 'boolean?' },

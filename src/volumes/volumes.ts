@@ -541,6 +541,11 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
+  async exclusive({ names }: { names: string[] }): Promise<{ bytes: number }> {
+    const volumes = [...new Set(names)].map(name => this.#set.must(name))
+    return { bytes: await this.#usage.exclusiveTogether(volumes) }
+  }
+
   status(): Promise<PoolStatus> {
     return statusOf(this.#options, [...this.#set.named()])
   }

@@ -16,6 +16,7 @@ export interface MetadataCounts {
   allocate(): number
   inc(nr: number): void
   dec(nr: number): void
+  count(nr: number): number
   /** Whether the count is above 1. */
   isShared(nr: number): boolean
 }
