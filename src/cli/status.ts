@@ -45,6 +45,7 @@ function describe(status: PoolStatus): string[][] {
     ['discards', status.discards],
     ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
     ...(status.minFreeSpace ? [['new volumes', `while ${status.minFreeSpace}% are free`]] : []),
+    ...shrinking(status),
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
@@ -104,6 +105,14 @@ function hostRoom({ data, metadata }: PoolStatus): string {
 const queueing = ({ onFull, queueTimeout }: Partial<PoolStatus>): string => {
   if (onFull === 'error' || queueTimeout === undefined) return ''
   return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
+}
+
+/** While the data is made smaller. */
+function shrinking({ shrink }: PoolStatus): string[][] {
+  if (!shrink) return []
+  const left = `${formatSize(shrink.left)} past that are in use`
+  const waits = shrink.waits ? '; waits until thinfs send, delta or map has ended' : ''
+  return [['shrinking', `to ${formatSize(shrink.data)}, ${left}${waits}`]]
 }
 
 const waiting = ({ writesWaiting }: PoolStatus): string =>

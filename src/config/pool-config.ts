@@ -61,7 +61,8 @@ export interface Autoextend {
 }
 
 export interface VolumeConfig {
-  size: number
+  /** Bytes; null: as large as its external origin. */
+  size: number | null
   /** The device id, 0 to 2^24-1; without it the pool chooses one. */
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
@@ -70,6 +71,8 @@ export interface VolumeConfig {
   limit?: number
   /** Bytes that the pool keeps for it, once it is made; left out: none. */
   reserve?: number
+  /** Absolute path of the raw file that it shows where it maps nothing. */
+  externalOrigin?: string
 }
 
 /** Free space at which the pool asks for more, absolute or as a share of the data size. */

@@ -95,12 +95,14 @@ function renderExtents(extents: readonly Extent[]): string {
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {
-  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf, limit, reserve }]) => {
-    const fields = [`size: ${exactSize(size)}`]
+  const lines = Object.entries(volumes).map(([name, volume]) => {
+    const { size, id, snapshotOf, externalOrigin, limit, reserve } = volume
+    const fields = size === null ? [] : [`size: ${exactSize(size)}`]
     if (id !== undefined) fields.push(`id: ${id}`)
     if (snapshotOf !== undefined) fields.push(`snapshot_of: ${scalar(snapshotOf)}`)
     if (limit !== undefined) fields.push(`limit: ${exactSize(limit)}`)
     if (reserve !== undefined) fields.push(`reserve: ${exactSize(reserve)}`)
+    if (externalOrigin !== undefined) fields.push(`external_origin: ${scalar(externalOrigin)}`)
     return `\n  ${scalar(name)}: { ${fields.join(', ')} }`
   })
   return lines.length > 0 ? lines.join('') : '\n  # web: { size: 10G }'

@@ -155,6 +155,11 @@ export class ThinDevice implements BlockDevice {
     return this.discard(offset, length, true, signal)
   }
 
+  /** Whether a write is under way that may change the mapping of a virtual block. */
+  isWriting(vblock: number): boolean {
+    return this.#writes.unfinished.has(vblock, vblock)
+  }
+
   /** Makes everything that was acknowledged before the call durable. */
   flush(): Promise<void> {
     return this.#pool.flush(this.devId)
@@ -279,6 +284,21 @@ export class ThinDevice implements BlockDevice {
    */
   get sharable(): boolean {
     return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.hasReserve(this.devId)
+  }
+
+  /** Bytes of a data block. */
+  get blockSize(): number {
+    return this.#blockSize
+  }
+
+  /** Whether all blocks of a range are mapped. */
+  isMapped(offset: number, size: number): boolean {
+    this.mustBeReadable()
+    const last = Math.floor((offset + size - 1) / this.#blockSize)
+    for (let vblock = Math.floor(offset / this.#blockSize); vblock <= last; vblock++) {
+      if (this.table.get(vblock) === UNMAPPED) return false
+    }
+    return true
   }
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */

@@ -80,6 +80,8 @@ export class Space implements ProvisionerSpace {
   #cancelWatch: (() => void) | null = null
   /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
+  /** Whether the data may become larger: not while somebody makes it smaller. */
+  mayGrowData = true
 
   constructor(
     parts: SpaceParts,
@@ -108,6 +110,7 @@ export class Space implements ProvisionerSpace {
       ...{ ...parts, clock, events, autoextend },
       reserve: () => Math.max(this.metadataReserve, RESERVE_MIN),
       hostRoom: () => ({ data: this.hostRoomForData, metadata: this.hostRoomForMetadata }),
+      mayGrowData: () => this.mayGrowData,
       grown: () => this.#spaceCame(),
     })
   }
@@ -115,7 +118,7 @@ export class Space implements ProvisionerSpace {
   // --- what there is ---
 
   get nrFreeDataBlocks(): number {
-    return this.#metadata.nrDataBlocks - this.#metadata.nrAllocatedDataBlocks
+    return this.#metadata.nrFreeDataBlocks
   }
 
   get belowLowWater(): boolean {
@@ -133,6 +136,11 @@ export class Space implements ProvisionerSpace {
   /** How many writes wait for space. */
   get writesWaiting(): number {
     return this.#queue.length
+  }
+
+  /** How often a write has waited for space, up to now. */
+  get nrWaits(): number {
+    return this.#queue.nrWaits
   }
 
   /** How many of them are a device's. */
@@ -301,14 +309,20 @@ export class Space implements ProvisionerSpace {
     this.#growth.taking(Math.max(0, count - kept) + this.reserves.kept)
     // The kernel's rule: told when a block is wanted while no more than the mark are free.
     this.#lowData.note(this.nrFreeDataBlocks - (count - 1), this.lowWaterMark)
+    if (!this.mayGrowData && this.#availableFor(devId, count, discards) < count) this.#giveWay()
     const available = this.#availableFor(devId, count, discards)
     return available >= count && this.hasMetadataRoom && this.#commits.draining === null
+  }
+
+  /** A write needs the blocks that a smaller pool would not have: they are given out again. */
+  #giveWay(): void {
+    this.#metadata.allocateDataBelow(this.#metadata.nrDataBlocks)
   }
 
   /** Notes the space that the host has: the log has to say so before it is used up. */
   noteHostLow(): void {
     const low = this.#hostLow
-    if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
+    if (low !== null && !this.#hostLowSeen) this.#events.warning(low, 'host_low')
     this.#hostLowSeen = low !== null
   }
 

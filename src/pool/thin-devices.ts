@@ -5,7 +5,7 @@
  * until whoever keeps sizes has saved it, and the handles that have it open. Both are in memory and
  * in the journal, for the next process.
  */
-import { type Bytes, type DevId, MIB, Slice, ThinfsError } from '../base/index.js'
+import { type Bytes, type DataBlock, type DevId, MIB, Slice, ThinfsError } from '../base/index.js'
 import {
   goneError,
   type LookupTable,
@@ -180,6 +180,17 @@ export class ThinDevices {
   /** The lookup table of a device that is in use. */
   table(devId: DevId): LookupTable | undefined {
     return this.#devices.get(devId)?.table
+  }
+
+  /** Whether a write is under way, to whichever device, that may change the mapping of a virtual block. */
+  isWriting(vblock: number): boolean {
+    for (const device of this.#devices.values()) if (device.isWriting(vblock)) return true
+    return false
+  }
+
+  /** A data block was moved: whoever mapped it there maps another. */
+  moved(vblock: number, from: DataBlock, to: DataBlock): void {
+    for (const { table } of this.#devices.values()) table.moved(vblock, from, to)
   }
 
   /** Every mapping may look shared from now on. */

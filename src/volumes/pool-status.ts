@@ -52,6 +52,7 @@ export async function statusOf(
     writesWaiting: pool.space.writesWaiting,
     warnings: [...(warnings ?? []), ...pool.removed, ...pool.space.warnings],
     refusal: refusal ?? null,
+    shrink: shrinkOf(pool),
     lowWaterMarkBlocks: pool.space.lowWaterMark,
     belowLowWater: pool.space.belowLowWater,
     belowMetadataLowWater: pool.space.belowMetadataLowWater,
@@ -69,6 +70,15 @@ export async function statusOf(
       volumes: lines,
     },
   }
+}
+
+function shrinkOf({
+  shrink: { progress },
+  blockSize,
+}: ThinPool): NonNullable<PoolStatus['shrink']> | null {
+  if (progress === null) return null
+  const { blocks, left, waits } = progress
+  return { data: blocks * blockSize, left: left * blockSize, waits }
 }
 
 const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)

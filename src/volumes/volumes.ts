@@ -14,27 +14,35 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import type { ThinPool } from '../pool/index.js'
+import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
+  BlockMap,
   CheckReport,
   Held,
   NewVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   VolumeInfo,
   VolumeRules,
 } from './admin.js'
+import { blockMapOf } from './block-map.js'
+import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
 import { HiddenVolumes } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
+import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
-import { followEntry, mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
+import { followEntry, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -52,6 +60,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** Where the paths of external origins count from. */
+  place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
@@ -92,6 +102,8 @@ function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
+  /** What has been done, in counters. */
+  readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
@@ -100,20 +112,27 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  readonly #origins: ExternalOrigins
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
+  /** Ends what makes the pool smaller. */
+  readonly #closed = new AbortController()
+  #shrinking: Promise<unknown> = Promise.resolve()
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
-    const set = new VolumeSet(pool, table, options)
+    const origins = new ExternalOrigins(options.place)
+    const set = new VolumeSet(pool, table, options, origins)
     const find = (devId: number): Volume | undefined => set.byDevId(devId)
     const names = new NameTransactions(pool, table, find)
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
+    this.tally = new Statistics(options.name, pool, options.now())
     this.#table = table
     this.#set = set
+    this.#origins = origins
     this.#names = names
     this.sizes = new Sizes({
       ...{ pool, table, names, clock: pool.clock, find, onChange },
@@ -152,6 +171,7 @@ export class Volumes implements PoolAdmin {
         void volumes.#reaper.reap(volume)
       }
     }
+    volumes.hidden.takeOver()
     if (options.pool.devices.unsavedSizes.size > 0) volumes.sizes.saveSoon()
     return volumes
   }
@@ -179,7 +199,7 @@ export class Volumes implements PoolAdmin {
   /**
    * @param handle tells this open from all others of the mount
    * @throws VOLUME_MISSING for one whose name is gone and whose space follows it; VOLUME_BUSY while
-   *   a command makes it smaller
+   *   a command makes it smaller; ORIGIN_CHANGED
    */
   opened(volume: Volume, handle: number): void {
     const goes = volume.entry.removed || volume.claim === 'removal'
@@ -187,6 +207,7 @@ export class Volumes implements PoolAdmin {
     if (volume.claim === 'shrink') {
       throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
     }
+    if (volume.entry.external_origin !== undefined) this.#origins.fileOf(volume.entry)
     this.pool.devices.opened(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
     volume.awaited = false
@@ -218,8 +239,8 @@ export class Volumes implements PoolAdmin {
   }
 
   /** Makes a volume durable, and everything that this depends on. */
-  flush({ device, io }: Volume): Promise<void> {
-    return io === device ? this.flushDevice(device.devId) : io.flush()
+  flush({ device, disk, io }: Volume): Promise<void> {
+    return io === disk ? this.flushDevice(device.devId) : io.flush()
   }
 
   /** As `flush`, whatever stands before the device. */
@@ -247,11 +268,14 @@ export class Volumes implements PoolAdmin {
    * their ids.
    */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size, snapshotOf }] of Object.entries(wanted)) {
+    for (const [name, { id, size: given, snapshotOf, externalOrigin }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
       const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
-      const entry = { ...volume.entry, name, size, origin }
+      const file = externalOrigin && this.#origins.describe(externalOrigin)
+      const size = given ?? (file ? sizeOn(file) : volume.entry.size)
+      const shows = file && { external_origin: { ...file, shown: Math.min(file.size, size) } }
+      const entry = { ...volume.entry, name, size, origin, ...shows }
       if (this.pool.writable) await this.#adopt(volume, entry)
       else this.#name(volume, volume.name, entry)
     }
@@ -270,10 +294,16 @@ export class Volumes implements PoolAdmin {
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
       const { limit = 0, reserve = 0 } = volume
       if (volume.snapshotOf === undefined) {
-        await this.create({ ...request, size: volume.size, limit, reserve })
+        const { size, externalOrigin } = volume
+        await this.create({
+          ...request,
+          ...(size !== null && { size }),
+          ...(externalOrigin !== undefined && { externalOrigin }),
+          ...{ limit, reserve },
+        })
       } else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
-        await this.resize({ name, size: volume.size, shrink: true })
+        if (volume.size !== null) await this.resize({ name, size: volume.size, shrink: true })
         if (limit > 0 || reserve > 0) await this.setVolume({ name, limit, reserve })
       }
     }
@@ -285,24 +315,37 @@ export class Volumes implements PoolAdmin {
     name,
     size,
     devId,
+    externalOrigin,
     ...rules
-  }: { name: string; size: number; devId?: number } & VolumeRules): Promise<VolumeInfo> {
-    const volume = await this.make(name, size, devId, withRules({}, rules))
-    return this.#info(volume)
+  }: {
+    name: string
+    size?: number
+    devId?: number
+    externalOrigin?: string
+  } & VolumeRules): Promise<VolumeInfo> {
+    const more = withRules({}, rules)
+    if (externalOrigin === undefined) {
+      return this.#info(await this.make(name, size ?? 0, devId, more))
+    }
+    mustBeFillable(this.pool.blockSize)
+    const origin = this.#origins.describe(externalOrigin)
+    const shown = Math.min(origin.size, size ?? origin.size)
+    const all = { ...more, external_origin: { ...origin, shown } }
+    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, all))
   }
 
-  /** As `create`, with the permission bits and owner of the file. */
+  /** As `create`. @param more of the entry: permission bits and owner of the file, rules */
   make(
     name: string,
     size: number,
     wanted?: number,
-    others: Ownership & Pick<VolumeEntry, 'limit' | 'reserve'> = {},
+    more: Ownership & Pick<VolumeEntry, 'limit' | 'reserve' | 'external_origin'> = {},
   ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
       this.#set.mustBeNew(name)
       const devId = this.#set.newDevId(wanted)
-      const entry = { ...this.#set.newEntry(name, devId, size), ...others }
+      const entry = { ...this.#set.newEntry(name, devId, size), ...more }
       const { space, devices } = this.pool
       space.mustHaveMinFree()
       if (!space.hasMetadataRoom) await space.makeRoom()
@@ -423,6 +466,25 @@ export class Volumes implements PoolAdmin {
     await Promise.all(volumes.map(volume => this.#reaper.reap(volume)))
   }
 
+  async prune(request: PruneRequest): Promise<PrunedSnapshot[]> {
+    const { snapshots, gone } = await this.#names.exclusive(async () => {
+      const infos = Array.from(this.#set.named(), volume => this.#info(volume))
+      const snapshots = judge(infos, request)
+      const gone: Volume[] = []
+      for (const snapshot of snapshots) {
+        if (snapshot.kept.length > 0) continue
+        const volume = this.#set.must(snapshot.name)
+        snapshot.busy = whyUsed(volume)
+        if (snapshot.busy === null) gone.push(volume)
+      }
+      if (request.dryRun === true || gone.length === 0) return { snapshots, gone: [] }
+      await this.#unname(gone)
+      return { snapshots, gone }
+    })
+    await Promise.all(gone.map(volume => this.#reaper.reap(volume)))
+    return snapshots
+  }
+
   rename(request: { from: string; to: string }): Promise<VolumeInfo> {
     return this.#names.exclusive(async () => {
       const volume = this.#set.must(request.from)
@@ -501,6 +563,26 @@ export class Volumes implements PoolAdmin {
     }
   }
 
+  async shrink(
+    { data, dryRun = false }: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }> {
+    const { metadata, blockSize, shrink } = this.pool
+    this.#mustNotBeClosing()
+    if (dryRun) {
+      const { blocks, moves } = await shrink.plan(data)
+      return { data: blocks * blockSize, moved: moves * blockSize }
+    }
+    const ends = [this.#closed.signal, ...(signal === undefined ? [] : [signal])]
+    const moving = shrink.run(data, {
+      signal: AbortSignal.any(ends),
+      mayMove: () => !this.hidden.areRead,
+    })
+    this.#shrinking = Promise.allSettled([this.#shrinking, moving])
+    const moves = await moving
+    return { data: metadata.nrDataBlocks * blockSize, moved: moves * blockSize }
+  }
+
   async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
     const { space } = this.pool
     this.#mustNotBeClosing()
@@ -546,8 +628,24 @@ export class Volumes implements PoolAdmin {
     return { bytes: await this.#usage.exclusiveTogether(volumes) }
   }
 
-  status(): Promise<PoolStatus> {
-    return statusOf(this.#options, [...this.#set.named()])
+  async status(): Promise<PoolStatus> {
+    const status = await statusOf(this.#options, [...this.#set.named()])
+    const unreadable = this.#origins.whatIsOdd(this.#set.named())
+    return { ...status, warnings: [...status.warnings, ...unreadable] }
+  }
+
+  async statistics(): Promise<PoolStatistics> {
+    return this.tally.of(this.#set.named())
+  }
+
+  blockMap({ cells }: { cells: number }): Promise<BlockMap> {
+    const volumes = [...this.#set.named()]
+    return blockMapOf(this.pool, volumes, cells, () => this.#mustNotBeClosing())
+  }
+
+  /** Goes on with the counters of the engine before. */
+  resumeStatistics(before: StatisticsBefore): void {
+    this.tally.resume(before, devId => this.byDevId(devId))
   }
 
   message({ message }: { message: string }): Promise<void> {
@@ -562,12 +660,15 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     this.sizes.stop()
+    this.#closed.abort(new ThinfsError('NOT_MOUNTED', 'the pool is being closed'))
+    await this.#shrinking
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()
     try {
       if (this.pool.writable) await this.commit()
     } finally {
+      this.#origins.close()
       await this.pool.close()
     }
   }
@@ -591,6 +692,7 @@ export class Volumes implements PoolAdmin {
   #name(volume: Volume, before: string, entry: VolumeEntry): void {
     volume.entry = entry
     volume.device.size = bytes(entry.size)
+    this.#set.showOrigin(volume)
     this.#set.renamed(volume, before)
   }
 
@@ -619,6 +721,7 @@ export class Volumes implements PoolAdmin {
       limit: entry.limit ?? null,
       reserve: entry.reserve ?? null,
       origin: this.originOf(volume),
+      externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,
       open: volume.opens > 0,
     }

@@ -20,7 +20,8 @@ import {
 const FILE = '/srv/pool/pool.yaml'
 const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
-const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
+const SIZE_FORMS =
+  'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 const KEYS =
   'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
@@ -456,10 +457,14 @@ t.test('sizes: powers of 1024 in either case, whole bytes below 2^53', async t =
     ['4k', 4096],
     ['64K', 65536],
     ['64KiB', 65536],
+    ['64KB', 65536],
+    ['40960s', 20 * 2 ** 20],
+    ['1S', 512],
     ['1.5G', 1610612736],
     ['0.5M', 524288],
     ['2T', 2199023255552],
     ['8191T', 8191 * 2 ** 40],
+    ['7P', 7 * 2 ** 50],
   ]
   for (const [text, bytes] of good) t.equal(parseSize(text), bytes, text)
   const bad = [
@@ -472,9 +477,12 @@ t.test('sizes: powers of 1024 in either case, whole bytes below 2^53', async t =
     '1.3K',
     '1.5',
     '10 G',
-    '10KB',
+    '10BK',
+    '10sB',
+    '0.3s',
     '10Q',
     '8192T',
+    '8P',
     '٣',
     '1\n',
   ]
@@ -499,15 +507,15 @@ t.test('sizes for people are short, sizes for files exact', async t => {
     [1610612736, '1.5G'],
     [10 * 2 ** 30, '10G'],
     [1234567890, '1.15G'],
-    [2 ** 50, '1024T'],
+    [2 ** 50, '1P'],
   ]
   for (const [bytes, text] of shown) t.equal(formatSize(bytes), text)
   t.doesNotThrow(() =>
     fc.assert(
       fc.property(fc.maxSafeNat(), bytes => {
         assert.equal(parseSize(exactSize(bytes)), bytes)
-        const [, number, unit] = /^([\d.]+)([BKMGT]?)$/.exec(formatSize(bytes))!
-        const near = Number(number) * 1024 ** 'BKMGT'.indexOf(unit || 'B')
+        const [, number, unit] = /^([\d.]+)([BKMGTP]?)$/.exec(formatSize(bytes))!
+        const near = Number(number) * 1024 ** 'BKMGTP'.indexOf(unit || 'B')
         assert.ok(Math.abs(near - bytes) <= bytes * 0.005, `${formatSize(bytes)} for ${bytes}`)
       }),
     ),
