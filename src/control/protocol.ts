@@ -198,6 +198,7 @@ export const ADMIN_REQUESTS: {
   extend: { data: 'number?', metadata: 'number?' },
   shrink: { data: 'number', dryRun: 'boolean?' },
   list: { exclusive: 'boolean?' },
+  exclusive: { names: 'strings' },
   status: {},
   statistics: {},
   blockMap: { cells: 'number' },

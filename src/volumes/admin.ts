@@ -315,6 +315,11 @@ export interface PoolAdmin {
   set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
+  /**
+   * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
+   * that nothing but these volumes maps. Approximate where mappings change meanwhile.
+   */
+  exclusive(request: { names: string[] }): Promise<{ bytes: number }>
   status(): Promise<PoolStatus>
   /** The counters of a mounted pool. Takes a few microseconds for each volume. */
   statistics(): Promise<PoolStatistics>

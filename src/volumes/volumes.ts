@@ -623,6 +623,11 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
+  async exclusive({ names }: { names: string[] }): Promise<{ bytes: number }> {
+    const volumes = [...new Set(names)].map(name => this.#set.must(name))
+    return { bytes: await this.#usage.exclusiveTogether(volumes) }
+  }
+
   async status(): Promise<PoolStatus> {
     const status = await statusOf(this.#options, [...this.#set.named()])
     const unreadable = this.#origins.whatIsOdd(this.#set.named())
