@@ -36,6 +36,7 @@ function describe(status: PoolStatus): string[][] {
     ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize)}, ${data.path}`],
+    ...reserved(status),
     ['data block', formatSize(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
@@ -43,6 +44,7 @@ function describe(status: PoolStatus): string[][] {
     ...metadataLowWater(status),
     ['discards', status.discards],
     ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
+    ...(status.minFreeSpace ? [['new volumes', `while ${status.minFreeSpace}% are free`]] : []),
     ...shrinking(status),
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
@@ -84,6 +86,12 @@ function metadataLowWater({
 /** @param free as the mark, in blocks */
 const lowWater = (mark: number, free: number, blockSize: number, isReached: boolean): string =>
   `${formatSize(mark * blockSize)}, ${isReached ? 'reached: ' : ''}${formatSize(free * blockSize)} free`
+
+/** A daemon of an earlier thinfs does not tell. */
+const reserved = ({ reservedBlocks = 0, dataBlockSize }: Partial<PoolStatus>): string[][] =>
+  reservedBlocks === 0
+    ? []
+    : [['reserved', `${formatSize(reservedBlocks * dataBlockSize!)} of what is free`]]
 
 /** Space that the file systems of the pool's files have left. */
 function hostRoom({ data, metadata }: PoolStatus): string {

@@ -86,6 +86,9 @@ export class DataBlocks {
   #refused: DataBlock[] = []
   /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
   #nrPunching = 0
+  /** Punches of freed blocks, and their bytes. */
+  readonly counts = { punches: 0, punchedBytes: 0 }
+  #keepsFreed = false
   /** The punches under way; null when there are none. */
   #releasing: Promise<void> | null = null
   /** Blocks that are being moved; null when there are none. */
@@ -426,6 +429,7 @@ export class DataBlocks {
    * Releases blocks that a durable transaction freed, each as soon as nothing is under way on it.
    */
   release(freed: ArrayLike<number>): void {
+    if (this.#keepsFreed) return
     for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
     this.#release()
   }
@@ -436,6 +440,13 @@ export class DataBlocks {
     const refused = this.#refused.sort((a, b) => a - b)
     this.#refused = []
     this.#startPunching(refused)
+  }
+
+  /** Passes nothing more down: freed blocks stay as they are, for good. */
+  keepFreed(): void {
+    this.#keepsFreed = true
+    this.#freed = []
+    this.#refused = []
   }
 
   /** Whether freed blocks will be released, by themselves, when calls that are under way end. */
@@ -598,7 +609,7 @@ export class DataBlocks {
   async #punch(runs: DataBlock[][]): Promise<void> {
     let next = 0
     const work = async (): Promise<void> => {
-      while (next < runs.length) {
+      while (next < runs.length && !this.#keepsFreed) {
         const blocks = runs[next++]!
         const offset = bytes(blocks[0]! * this.blockSize)
         try {
@@ -610,6 +621,8 @@ export class DataBlocks {
           if (isFirst) this.#listener.refused(err)
           continue
         }
+        this.counts.punches++
+        this.counts.punchedBytes += blocks.length * this.blockSize
         // A block can be mapped without being written to: the hole has to last before that.
         this.#written++
         this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)

@@ -466,6 +466,17 @@ export class ThinMetadata {
     )
   }
 
+  /** Whether a virtual block is mapped to a data block that nothing else leads to now. */
+  isExclusive(devId: DevId, vblock: number): boolean {
+    const { tree } = this.#devices.get(devId)
+    return (
+      tree.search(vblock) &&
+      this.#dataMap.count(mappedBlock(tree.view, tree.at)) === 1 &&
+      !isPathShared(this.#mappings, tree.root, vblock) &&
+      !this.#devices.isPathShared(devId)
+    )
+  }
+
   /**
    * Maps a virtual block, over what it was mapped to. Takes over the caller's reference on the data
    * block, unless the virtual block is mapped to that already.
@@ -629,8 +640,13 @@ export class ThinMetadata {
   }
 
   /** Visits runs [begin, end) of data blocks that have no owner, ascending. */
-  forEachFreeRun(visit: (begin: DataBlock, end: DataBlock) => void): void {
-    this.#dataMap.forEachFreeRun((begin, end) => visit(begin as DataBlock, end as DataBlock))
+  forEachFreeRun(
+    visit: (begin: DataBlock, end: DataBlock) => void,
+    from?: number,
+    to?: number,
+  ): void {
+    const free = (begin: number, end: number): void => visit(begin as DataBlock, end as DataBlock)
+    this.#dataMap.forEachFreeRun(free, from, to)
   }
 
   // --- transactions ---

@@ -168,7 +168,7 @@ export class Shrink {
 
   /** @returns whole blocks */
   #mustFit(size: number): number {
-    const { metadata, blocks, state } = this.#parts
+    const { metadata, blocks, state, space } = this.#parts
     const { blockSize, path } = blocks
     state.mustBeReadable()
     if (this.#end !== null) throw shrinkingError()
@@ -193,6 +193,11 @@ export class Shrink {
       const both = `${used} data blocks are in use, ${used * blockSize} bytes`
       const room = `${wanted} blocks, ${wanted * blockSize} bytes, have no room for them`
       throw new ThinfsError('NO_DATA_SPACE', `${path}: ${both}; ${room}`)
+    }
+    const { kept } = space.reserves
+    if (used + kept > wanted) {
+      const both = `${used * blockSize} bytes are in use, ${kept * blockSize} more are reserved`
+      throw new ThinfsError('NO_DATA_SPACE', `${path}: ${both}: ${wanted * blockSize} are too few`)
     }
     return wanted
   }

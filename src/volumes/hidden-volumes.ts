@@ -119,9 +119,9 @@ export class HiddenVolumes {
     const changes = new Map<number, VolumeEntry>()
     origins.forEach((origin, i) => {
       const devId = ids[i]!
-      const { origin: from, size } = volumes.snapshotEntry(origin.name, devId, origin)
-      const entry = volumes.newEntry(origin.name, devId, size)
-      changes.set(devId, { ...entry, origin: from, removed: true })
+      const entry = volumes.snapshotEntry(origin.name, devId, origin)
+      const { mode, uid, gid } = volumes.newEntry(origin.name, devId, entry.size)
+      changes.set(devId, { ...entry, mode, uid, gid, removed: true })
       if (identify !== undefined && volumes.mustBe(identify) === origin) {
         const state = pool.metadata.fingerprint(origin.devId as DevId)
         const content = this.#contentOf(origin) ?? { id: randomUUID(), state }
@@ -159,6 +159,7 @@ export class HiddenVolumes {
       root: metadata.rootOf(devId),
       file: devId === origin.devId ? null : fileOf(devId),
       content: content !== null && isSo ? content.id : null,
+      externalOrigin: origin.entry.external_origin?.path ?? null,
     }
   }
 
@@ -178,12 +179,14 @@ export class HiddenVolumes {
       }
       volumes.mustBeNew(name)
       pool.mustBeWritable()
+      pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
       if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
       const devId = volumes.newDevId(undefined)
-      const from = origin && volumes.snapshotEntry(name, devId, origin)
-      const entry = volumes.newEntry(name, devId, from?.size ?? size)
-      const hidden = { ...entry, origin: from?.origin ?? null, removed: true }
+      const entry = volumes.newEntry(name, devId, size)
+      const { mode, uid, gid } = entry
+      const from = origin === null ? entry : volumes.snapshotEntry(name, devId, origin)
+      const hidden = { ...from, mode, uid, gid, removed: true }
       await names.commit(new Map([[devId, hidden]]), () => {
         if (origin === null) pool.devices.createThin(devId)
         else pool.devices.createSnap(devId, origin.devId as DevId)

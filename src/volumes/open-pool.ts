@@ -83,6 +83,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.files === undefined) files.close()
   }
   try {
+    // Between two engines nobody looked after them.
+    if (!readOnly) files.mustHoldLocks()
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
     const odd = readOnly ? checkJournal(files) : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
@@ -105,6 +107,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       queueTimeout: config.queueTimeout,
       lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
+      ...(!readOnly && { mustHoldLocks: () => files.mustHoldLocks() }),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
@@ -120,6 +123,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
+      place: { path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
@@ -134,6 +138,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.makeVolumes && lost === null && pool.mode === 'write') {
       await volumes.makeMissing(config.volumes)
     }
+    pool.space.minFree = config.minFreeSpace ?? 0
     return {
       volumes,
       async close() {

@@ -61,7 +61,9 @@ export async function statusOf(
     discards: pool.discards,
     onFull: pool.space.onFull,
     queueTimeout: pool.space.queueTimeout,
+    minFreeSpace: pool.space.minFree,
     volumes: lines.length,
+    reservedBlocks: pool.space.reserves.kept,
     mount: null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,

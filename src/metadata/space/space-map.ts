@@ -350,12 +350,16 @@ export abstract class SpaceMap {
     this.#cursor = block
   }
 
-  /** @param visit gets runs [begin, end) of blocks without an owner, ascending */
-  forEachFreeRun(visit: (begin: number, end: number) => void): void {
+  /**
+   * @param visit gets runs [begin, end) of blocks without an owner, ascending
+   * @param from the block to begin with, which a bitmap begins with
+   * @param to the block before which to end
+   */
+  forEachFreeRun(visit: (begin: number, end: number) => void, from = 0, to = this.nrBlocks): void {
     let begin = -1
-    for (let first = 0; first < this.nrBlocks; first += ENTRIES_PER_BITMAP) {
+    for (let first = from; first < to; first += ENTRIES_PER_BITMAP) {
       const { view } = this.#bitmap(this.indexEntry(first / ENTRIES_PER_BITMAP))
-      const end = Math.min(this.nrBlocks - first, ENTRIES_PER_BITMAP)
+      const end = Math.min(to - first, ENTRIES_PER_BITMAP)
       for (let bit = 0; bit < end; bit++) {
         const rest = view.getUint32(wordAt(bit), true) >>> ((bit % WORD_ENTRIES) * 2)
         // Most words are all free or all taken: then no block needs a look of its own.
@@ -370,7 +374,7 @@ export abstract class SpaceMap {
         }
       }
     }
-    if (begin >= 0) visit(begin, this.nrBlocks)
+    if (begin >= 0) visit(begin, to)
   }
 
   /**
