@@ -33,6 +33,7 @@ import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { repair } from './repair.js'
 import { replay } from './replay.js'
+import { rescue } from './rescue.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { restore } from './restore.js'
@@ -51,7 +52,7 @@ const COMMANDS = [
   ...[list, status, message],
   ...[send, receive],
   ...[delta, map, rmap, dump, table],
-  ...[attach, detach, check, repair, restore],
+  ...[attach, detach, check, repair, restore, rescue],
   ...[runWithPool, record, replay, inject],
   ...[dm, doctor],
 ]

@@ -3,6 +3,7 @@ import { umountUnasked } from '../control/index.js'
 import { unmountDead } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
+import { removeRescued } from './rescue-folder.js'
 
 interface Options extends Output {
   force?: true
@@ -35,5 +36,6 @@ export const umount = command(
       if (ended.length === 0) throw err
       process.stderr.write(`thinfs: nobody served ${ended.join(', ')} any more\n`)
     }
+    removeRescued(place.folder)
     print(output, { file: place.file }, '')
   })

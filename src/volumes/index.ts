@@ -29,5 +29,6 @@ export {
   replaceMetadata,
   tracesOf,
 } from './replace-metadata.js'
+export { type RescuedPool, rescuePool } from './rescue-pool.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'
