@@ -2,6 +2,7 @@
  * Names and sizes: what dm-thin leaves to its user. Volumes of an open pool, and how it is opened.
  */
 export type {
+  BlockMap,
   CheckProblem,
   CheckReport,
   DataReport,
@@ -13,9 +14,14 @@ export type {
   NewVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   Recording,
   VolumeInfo,
+  VolumeRules,
+  VolumeStatistics,
 } from './admin.js'
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
@@ -30,5 +36,7 @@ export {
   tracesOf,
 } from './replace-metadata.js'
 export { type RescuedPool, rescuePool } from './rescue-pool.js'
+export { RULES, type Rule } from './retention.js'
+export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

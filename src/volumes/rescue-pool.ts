@@ -84,7 +84,8 @@ function entriesOf({ volumes }: PoolConfig, { folder }: PoolFiles): Map<number, 
   }
   const entries = new Map<number, VolumeEntry>()
   for (const [name, { id, size }] of Object.entries(volumes)) {
-    if (id !== undefined && !entries.has(id)) entries.set(id, entryOf(id, name, size))
+    if (id !== undefined && size !== null && !entries.has(id))
+      entries.set(id, entryOf(id, name, size))
   }
   return entries
 }
