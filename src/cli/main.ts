@@ -42,6 +42,7 @@ import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { repair } from './repair.js'
 import { replay } from './replay.js'
+import { rescue } from './rescue.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { restore } from './restore.js'
@@ -67,7 +68,7 @@ const COMMANDS = [
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],
   ...[attach, detach, mountVolume, umountVolume],
-  ...[check, repair, restore],
+  ...[check, repair, restore, rescue],
   ...[runWithPool, record, replay, inject],
   ...[attached, dm, doctor],
   ...[pools, completion],

@@ -35,6 +35,7 @@ export {
   replaceMetadata,
   tracesOf,
 } from './replace-metadata.js'
+export { type RescuedPool, rescuePool } from './rescue-pool.js'
 export { RULES, type Rule } from './retention.js'
 export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'

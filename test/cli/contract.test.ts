@@ -52,6 +52,7 @@ const COMMANDS = {
   check: ['/none'],
   repair: ['/none'],
   restore: ['/none'],
+  rescue: ['/none', '/'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
