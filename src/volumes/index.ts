@@ -11,6 +11,7 @@ export type {
   LabAdmin,
   MountedAdmin,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatus,

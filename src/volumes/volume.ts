@@ -74,6 +74,10 @@ export class Volume {
   }
 }
 
+/** Whether the space of a volume goes back: its name is gone, and nobody needs it any more. */
+export const hasToGo = ({ entry, opens }: Volume): boolean =>
+  entry.removed && opens === 0 && entry.partial === undefined
+
 /** @throws VOLUME_BUSY for a volume that somebody holds */
 export function mustNotBeHeld(volume: Volume): void {
   if (volume.heldFor === null) return

@@ -13,6 +13,7 @@ import type {
   CheckReport,
   Held,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatus,
@@ -21,7 +22,7 @@ import type {
   VolumeInfo,
 } from './admin.js'
 import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
-import { HiddenVolumes } from './hidden-volumes.js'
+import { type BeginRequest, HiddenVolumes, type KeepRequest } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
@@ -30,7 +31,7 @@ import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
+import { hasToGo, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import {
   type ExternalOrigin,
@@ -135,7 +136,7 @@ export class Volumes implements PoolAdmin {
     table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
-      if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
+      if (hasToGo(volume) && options.pool.writable) {
         void volumes.#reaper.reap(volume)
       }
     }
@@ -184,7 +185,7 @@ export class Volumes implements PoolAdmin {
     if (volume.opens === 0) return // sent again: the process that is dead has done it
     this.pool.devices.closed(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
-    if (volume.opens === 0 && volume.entry.removed) void this.#reaper.reap(volume)
+    if (hasToGo(volume)) void this.#reaper.reap(volume)
   }
 
   /** Takes the name away at once; the space follows when nobody has the volume open. */
@@ -283,7 +284,9 @@ export class Volumes implements PoolAdmin {
   }): Promise<VolumeInfo> {
     const { name, size, devId, externalOrigin } = request
     if (externalOrigin === undefined) {
-      return this.#info(await this.make(name, size ?? 0, devId))
+      if (size === undefined)
+        throw new ThinfsError('BAD_ARGUMENT', `${name}: a volume needs a size`)
+      return this.#info(await this.make(name, size, devId))
     }
     mustBeFillable(this.pool.blockSize)
     const origin = this.#origins.describe(externalOrigin)
@@ -392,8 +395,20 @@ export class Volumes implements PoolAdmin {
     return this.hidden.hold(request)
   }
 
-  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume> {
+  beginVolume(request: BeginRequest): Promise<NewVolume> {
     return this.hidden.begin(request)
+  }
+
+  keepVolume(request: KeepRequest): Promise<void> {
+    return this.hidden.keep(request)
+  }
+
+  async partials(): Promise<PartialVolume[]> {
+    return this.hidden.partials()
+  }
+
+  dropPartial(request: { name: string }): Promise<void> {
+    return this.hidden.dropPartial(request)
   }
 
   nameVolume(request: { devId: number; name: string; content?: string }): Promise<void> {
@@ -529,7 +544,11 @@ export class Volumes implements PoolAdmin {
   async status(): Promise<PoolStatus> {
     const status = await statusOf(this.#options, [...this.#set.named()])
     const unreadable = this.#origins.whatIsOdd(this.#set.named())
-    return { ...status, warnings: [...status.warnings, ...unreadable] }
+    const partial = this.hidden.partials().map(({ name, mapped }) => {
+      const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
+      return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
+    })
+    return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
   }
 
   message({ message }: { message: string }): Promise<void> {
