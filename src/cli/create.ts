@@ -12,6 +12,8 @@ interface Options extends Output {
   size?: string
   externalOrigin?: string
   id?: number
+  limit?: string
+  reserve?: string
 }
 
 export const create = command(
@@ -27,6 +29,8 @@ export const create = command(
     'a raw image that it shows where nothing was written to it; --size is that of the file then',
   )
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)
+  .option('--limit <size>', 'the most that it may map: writes beyond fail with ENOSPC')
+  .option('--reserve <size>', 'what the pool keeps for it, however full others make it')
   .addHelpText(
     'after',
     `
@@ -35,6 +39,7 @@ volume (ORIGIN_CHANGED) when its size or its time of change is another one. Snap
 have it, too. See docs/VOLUMES.md.`,
   )
   .action(async (pool: string, name: string, options: Options) => {
+    // As one that the parser requires, it would be missed before an option that is misspelt is seen.
     const { id, externalOrigin } = options
     if (options.size === undefined && externalOrigin === undefined) {
       throw new ThinfsError(
@@ -51,6 +56,8 @@ have it, too. See docs/VOLUMES.md.`,
       name,
       ...(size !== null && { size }),
       ...(id !== undefined && { devId: id }),
+      ...(options.limit !== undefined && { limit: parseSize(options.limit) }),
+      ...(options.reserve !== undefined && { reserve: parseSize(options.reserve) }),
       ...(externalOrigin !== undefined && { externalOrigin: resolve(externalOrigin) }),
     }
     const volume = await withPool(pool, 'write', async (admin, { file }) => {

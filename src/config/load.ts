@@ -258,6 +258,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     discards: yaml.discards,
     onFull: yaml.on_full,
     queueTimeout: yaml.queue_timeout,
+    ...(yaml.min_free_space !== undefined && { minFreeSpace: yaml.min_free_space }),
     ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,
@@ -297,14 +298,18 @@ function toVolumes(
     for (const snapshot of line.splice(0)) sizes.set(snapshot, size)
   }
   return Object.fromEntries(
-    [...all].map(([name, { id, snapshot_of: snapshotOf, external_origin: path }]) => [
-      name,
-      {
-        size: sizes.get(name)!,
-        ...(id !== undefined && { id }),
-        ...(snapshotOf !== undefined && { snapshotOf }),
-        ...(path !== undefined && { externalOrigin: resolve(folder, path) }),
-      },
-    ]),
+    [...all].map(
+      ([name, { id, snapshot_of: snapshotOf, external_origin: path, limit, reserve }]) => [
+        name,
+        {
+          size: sizes.get(name)!,
+          ...(id !== undefined && { id }),
+          ...(snapshotOf !== undefined && { snapshotOf }),
+          ...(limit !== undefined && { limit }),
+          ...(reserve !== undefined && { reserve }),
+          ...(path !== undefined && { externalOrigin: resolve(folder, path) }),
+        },
+      ],
+    ),
   )
 }

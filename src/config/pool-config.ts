@@ -28,6 +28,8 @@ export interface PoolConfig extends PoolPlace {
   onFull: (typeof ON_FULL)[number]
   /** Seconds that it waits at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume; left out: none. */
+  minFreeSpace?: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**
@@ -65,6 +67,10 @@ export interface VolumeConfig {
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
   snapshotOf?: string
+  /** Bytes that it may map at most, once it is made; left out: no limit. */
+  limit?: number
+  /** Bytes that the pool keeps for it, once it is made; left out: none. */
+  reserve?: number
   /** Absolute path of the raw file that it shows where it maps nothing. */
   externalOrigin?: string
 }

@@ -20,6 +20,7 @@ export {
   type PoolEvents,
   type PoolMode,
   type PoolOptions,
+  type PoolWork,
 } from './options.js'
 export { isBehind, mayBeNewer, mustBeLabelled, mustHaveHoles, olderError } from './recovery.js'
 export { ThinPool } from './thin-pool.js'

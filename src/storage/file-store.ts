@@ -7,6 +7,7 @@ import {
   ftruncateSync,
   openSync,
   readFileSync,
+  readlinkSync,
   type Stats,
   statfsSync,
   statSync,
@@ -34,6 +35,7 @@ import {
 } from '../base/index.js'
 import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
+import { clears } from './clearing.js'
 import { ColdReads } from './cold-reads.js'
 import { LateAllocations } from './late-allocations.js'
 import { LateCopies } from './late-copies.js'
@@ -78,7 +80,6 @@ const ZEROS = new Uint8Array(MIB)
  */
 export class FileStore implements Store {
   readonly path: string
-  readonly punches: boolean
   readonly copiesShare: boolean
   readonly fd: number
   readonly #readOnly: boolean
@@ -88,6 +89,9 @@ export class FileStore implements Store {
    */
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
+  /** Whether the modes have been judged, before the first use of any. */
+  #isTried = false
+  #punches: boolean
   readonly #coldReads = new ColdReads()
   readonly #allocations: LateAllocations
   readonly #copies: LateCopies
@@ -113,7 +117,7 @@ export class FileStore implements Store {
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
     this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(heldPath(fd)).type)
-    this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
+    this.#punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
   }
 
   /**
@@ -174,6 +178,10 @@ export class FileStore implements Store {
 
   get size(): Bytes {
     return this.#size
+  }
+
+  get punches(): boolean {
+    return this.#punches && this.#tried(this.#punchModes).length > 0
   }
 
   /**
@@ -295,15 +303,16 @@ export class FileStore implements Store {
   async punchLater(offset: Bytes, length: Bytes): Promise<void> {
     mustHaveRange(this, 'punch', offset, length)
     const { begin, end } = this.#clearable(offset, length)
-    while (this.#punchModes.length > 0 && begin < end) {
-      const mode = this.#punchModes[0]!
+    const modes = this.#tried(this.#punchModes)
+    while (modes.length > 0 && begin < end) {
+      const mode = modes[0]!
       try {
         await this.#allocations.call(mode, begin, end - begin)
         this.#writeZeros(offset, begin)
         this.#writeZeros(end, offset + length)
         return
       } catch (err) {
-        this.#unsupported('punch', this.#punchModes, mode, err)
+        this.#unsupported('punch', modes, mode, err)
       }
     }
     for (let done = 0; done < length; done += MIB) {
@@ -409,6 +418,18 @@ export class FileStore implements Store {
     this.#size = size
   }
 
+  cut(size: Bytes): void {
+    if (size > this.size || this.#isDevice) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.path}: cannot be cut off at ${size} bytes`)
+    }
+    try {
+      ftruncateSync(this.fd, size)
+    } catch (err) {
+      throw ioError(this.path, `cutting off at ${size} bytes`, err)
+    }
+    this.#size = size
+  }
+
   /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
@@ -442,6 +463,7 @@ export class FileStore implements Store {
   #clear(what: string, modes: number[], offset: Bytes, length: Bytes): void {
     mustHaveRange(this, what, offset, length)
     const { begin, end } = this.#clearable(offset, length)
+    this.#tried(modes)
     while (modes.length > 0 && begin < end) {
       const mode = modes[0]!
       try {
@@ -454,6 +476,19 @@ export class FileStore implements Store {
       }
     }
     this.#writeZeros(offset, offset + length)
+  }
+
+  /** Drops the modes that leave something, unless that is done. @returns `modes` */
+  #tried(modes: number[]): number[] {
+    if (this.#isTried) return modes
+    this.#isTried = true
+    if (this.#isDevice || this.#readOnly) return modes
+    // Wherever the folder has been moved to.
+    const path = readlinkSync(heldPath(this.fd))
+    for (const list of [this.#punchModes, this.#zeroModes]) {
+      if (list.length > 0 && !clears(this.fd, path, list[0]!)) list.shift()
+    }
+    return modes
   }
 
   /**

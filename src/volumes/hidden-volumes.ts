@@ -45,6 +45,10 @@ export interface HiddenVolumesParts {
  */
 export class HiddenVolumes {
   readonly #parts: HiddenVolumesParts
+  /** Those that a command may read by the pool's own files: as long as they are open or awaited. */
+  readonly #held = new Set<number>()
+  /** Calls of `hold` that are under way. */
+  #nrHolding = 0
 
   constructor(parts: HiddenVolumesParts) {
     this.#parts = parts
@@ -57,8 +61,37 @@ export class HiddenVolumes {
     return volume?.awaited ? volume : undefined
   }
 
+  /**
+   * Takes over what the commands of another process's time have open: which of them read the pool's
+   * files is not known.
+   */
+  takeOver(): void {
+    for (const volume of this.#parts.volumes.all()) {
+      if (volume.entry.removed && volume.opens > 0) this.#held.add(volume.devId)
+    }
+  }
+
+  /** Whether a command may be reading the pool's own files: no data block may be moved. */
+  get areRead(): boolean {
+    for (const devId of this.#held) {
+      const volume = this.#parts.volumes.byDevId(devId)
+      if (volume?.entry.removed && (volume.awaited || volume.opens > 0)) return true
+      this.#held.delete(devId)
+    }
+    return this.#nrHolding > 0
+  }
+
   /** See `PoolAdmin.hold`. */
-  hold(request: { names: string[]; identify?: string }): Promise<Held> {
+  async hold(request: { names: string[]; identify?: string }): Promise<Held> {
+    this.#nrHolding++
+    try {
+      return await this.#hold(request)
+    } finally {
+      this.#nrHolding--
+    }
+  }
+
+  #hold(request: { names: string[]; identify?: string }): Promise<Held> {
     return this.#parts.names.exclusive(async () => {
       const { pool, volumes } = this.#parts
       const { metadata } = pool
@@ -113,7 +146,10 @@ export class HiddenVolumes {
         held.push(this.#heldAs(origin, ids[i]!, changes.get(origin.devId)?.content ?? null))
       })
     })
-    for (const devId of ids) this.#await(volumes.add(devId))
+    for (const devId of ids) {
+      this.#await(volumes.add(devId))
+      this.#held.add(devId)
+    }
     return held
   }
 
@@ -159,6 +195,7 @@ export class HiddenVolumes {
       }
       volumes.mustBeNew(name)
       pool.mustBeWritable()
+      pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
       if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
       const devId = volumes.newDevId(undefined)

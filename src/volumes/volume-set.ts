@@ -9,7 +9,7 @@ import {
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { ExternalOrigins } from './external-origin.js'
-import { Volume } from './volume.js'
+import { followEntry, Volume } from './volume.js'
 import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
 const NONE: ReadonlySet<DevId> = new Set()
@@ -132,6 +132,7 @@ export class VolumeSet {
     const volume = new Volume(entry, device, details.transactionId + 1)
     this.showOrigin(volume)
     volume.opens = devices.openCount(devId)
+    followEntry(this.#pool, volume)
     this.#byDevId.set(devId, volume)
     if (!entry.removed) this.#byName.set(entry.name, volume)
     return volume

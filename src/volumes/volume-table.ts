@@ -66,6 +66,9 @@ const fieldsSchema = z.strictObject({
   partial: z
     .strictObject({ content: z.guid(), base: z.guid().nullable(), offset: z.int().min(1) })
     .optional(),
+  /** Bytes that it may map at most, and bytes that are kept for it; left out: none. */
+  limit: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
+  reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
   /** The file that it shows where it maps nothing. Left out of a volume that shows zeros there. */
   external_origin: externalOriginSchema.optional(),
 })

@@ -1,5 +1,5 @@
-import { ThinfsError } from '../base/index.js'
-import type { BlockDevice, ThinDevice } from '../pool/index.js'
+import { IoCounters, ThinfsError } from '../base/index.js'
+import type { BlockDevice, ThinDevice, ThinPool } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** An open volume: a thin device with a name, a size and an owner. */
@@ -16,6 +16,8 @@ export class Volume {
   heldFor: string | null = null
   /** As volumes.json has it, or would: a device that it does not name has one made up. */
   entry: VolumeEntry
+  /** Requests for its content. */
+  readonly counters = new IoCounters()
   /** Descriptors that have it open. */
   opens = 0
   /** Whether a command that was given it without a name has yet to open it. */
@@ -77,6 +79,15 @@ export class Volume {
 /** Whether the space of a volume goes back: its name is gone, and nobody needs it any more. */
 export const hasToGo = ({ entry, opens }: Volume): boolean =>
   entry.removed && opens === 0 && entry.partial === undefined
+
+/** Lets the pool follow what the entry of a volume says of its space. */
+export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
+  const { limit, reserve = 0, removed } = entry
+  const { space, blockSize } = pool
+  device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  const isKept = !removed && pool.writable
+  space.reserves.set(device.devId, isKept ? Math.ceil(reserve / blockSize) : 0)
+}
 
 /** @throws VOLUME_BUSY for a volume that somebody holds */
 export function mustNotBeHeld(volume: Volume): void {

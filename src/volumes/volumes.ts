@@ -5,22 +5,33 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  type DevId,
+  MAX_DEVICE_SIZE,
+  METADATA_BLOCK_SIZE,
+  Slice,
+  ThinfsError,
+} from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
+  BlockMap,
   CheckReport,
   Held,
   NewVolume,
   PartialVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
   PrunedSnapshot,
   PruneRequest,
   VolumeInfo,
+  VolumeRules,
 } from './admin.js'
+import { blockMapOf } from './block-map.js'
 import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
 import { type BeginRequest, HiddenVolumes, type KeepRequest } from './hidden-volumes.js'
 import { Messages } from './messages.js'
@@ -30,16 +41,18 @@ import { statusOf } from './pool-status.js'
 import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
-import { hasToGo, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
-import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import {
-  type ExternalOrigin,
-  type TableFile,
-  unnamed,
-  type VolumeEntry,
-  VolumeTable,
-} from './volume-table.js'
+  followEntry,
+  hasToGo,
+  mustBeUnused,
+  mustNotBeHeld,
+  type Volume,
+  whyUsed,
+} from './volume.js'
+import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
+import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
 export interface VolumesOptions {
   /** Name of the pool. */
@@ -73,10 +86,32 @@ export interface Ownership {
 }
 
 const REMOVED = { removed: true }
+const NO_RULES: VolumeRules = { limit: 0, reserve: 0 }
+
+/**
+ * An entry with other rules: 0 takes one away, those left out stay.
+ * @throws BAD_ARGUMENT
+ */
+function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
+  { limit: oldLimit = 0, reserve: oldReserve = 0, ...rest }: E,
+  { limit = oldLimit, reserve = oldReserve }: VolumeRules,
+): Omit<E, 'limit' | 'reserve'> & Pick<VolumeEntry, 'limit' | 'reserve'> {
+  for (const [what, value] of Object.entries({ limit, reserve })) {
+    if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
+    throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
+  }
+  if (limit > 0 && reserve > limit) {
+    const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
+    throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
+  }
+  return { ...rest, ...(limit > 0 && { limit }), ...(reserve > 0 && { reserve }) }
+}
 
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
+  /** What has been done, in counters. */
+  readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
@@ -89,6 +124,9 @@ export class Volumes implements PoolAdmin {
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
+  /** Ends what makes the pool smaller. */
+  readonly #closed = new AbortController()
+  #shrinking: Promise<unknown> = Promise.resolve()
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
@@ -99,6 +137,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
+    this.tally = new Statistics(options.name, pool, options.now())
     this.#table = table
     this.#set = set
     this.#origins = origins
@@ -140,6 +179,7 @@ export class Volumes implements PoolAdmin {
         void volumes.#reaper.reap(volume)
       }
     }
+    volumes.hidden.takeOver()
     if (options.pool.devices.unsavedSizes.size > 0) volumes.sizes.saveSoon()
     return volumes
   }
@@ -260,55 +300,70 @@ export class Volumes implements PoolAdmin {
       )
       const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
+      const { limit = 0, reserve = 0 } = volume
       if (volume.snapshotOf === undefined) {
         const { size, externalOrigin } = volume
         await this.create({
           ...request,
           ...(size !== null && { size }),
           ...(externalOrigin !== undefined && { externalOrigin }),
+          ...{ limit, reserve },
         })
       } else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
         if (volume.size !== null) await this.resize({ name, size: volume.size, shrink: true })
+        if (limit > 0 || reserve > 0) await this.setVolume({ name, limit, reserve })
       }
     }
   }
 
   // --- PoolAdmin ---
 
-  async create(request: {
+  async create({
+    name,
+    size,
+    devId,
+    externalOrigin,
+    ...rules
+  }: {
     name: string
     size?: number
     devId?: number
     externalOrigin?: string
-  }): Promise<VolumeInfo> {
-    const { name, size, devId, externalOrigin } = request
+  } & VolumeRules): Promise<VolumeInfo> {
+    const more = withRules({}, rules)
     if (externalOrigin === undefined) {
       if (size === undefined)
         throw new ThinfsError('BAD_ARGUMENT', `${name}: a volume needs a size`)
-      return this.#info(await this.make(name, size, devId))
+      return this.#info(await this.make(name, size, devId, more))
     }
     mustBeFillable(this.pool.blockSize)
     const origin = this.#origins.describe(externalOrigin)
     const shown = Math.min(origin.size, size ?? origin.size)
-    const more = { external_origin: { ...origin, shown } }
-    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, more))
+    const all = { ...more, external_origin: { ...origin, shown } }
+    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, all))
   }
 
-  /** As `create`. @param more of the entry: permission bits and owner of the file */
+  /** As `create`. @param more of the entry: permission bits and owner of the file, rules */
   make(
     name: string,
     size: number,
     wanted?: number,
-    more: Ownership & { external_origin?: ExternalOrigin } = {},
+    more: Ownership & Pick<VolumeEntry, 'limit' | 'reserve' | 'external_origin'> = {},
   ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
       this.#set.mustBeNew(name)
       const devId = this.#set.newDevId(wanted)
       const entry = { ...this.#set.newEntry(name, devId, size), ...more }
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      await this.#names.commit(new Map([[devId, entry]]), () => this.pool.devices.createThin(devId))
+      const { space, devices } = this.pool
+      space.mustHaveMinFree()
+      if (!space.hasMetadataRoom) await space.makeRoom()
+      await this.#names.commit(new Map([[devId, entry]]), () => {
+        space.mustKeep(Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+        devices.createThin(devId)
+        space.reserves.set(devId, Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+      })
       this.#options.onChange('created', name, devId)
       return this.#set.add(devId)
     })
@@ -328,6 +383,7 @@ export class Volumes implements PoolAdmin {
       this.#set.mustBeNew(request.name)
       const devId = this.#set.newDevId(request.devId)
       const from = origin.devId as DevId
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#set.snapshotEntry(request.name, devId, origin)
       await this.#names.commit(new Map([[devId, entry]]), () => {
@@ -349,6 +405,7 @@ export class Volumes implements PoolAdmin {
         this.#set.mustBeNew(name)
         changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
       })
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
       await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
@@ -373,12 +430,18 @@ export class Volumes implements PoolAdmin {
       } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid } = before.entry
+      const { mode, uid, gid, limit = 0, reserve = 0 } = before.entry
+      const kept = keep === undefined ? REMOVED : { name: keep }
+      const entry = this.#set.snapshotEntry(name, devId, to)
       const changes = new Map([
-        [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
-        [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
+        [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
+        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve })],
       ])
       const replace = (): void => {
+        const had = space.reserves.keptFor(before.devId as DevId)
+        const wanted = space.reserves.blocksOf(before.devId as DevId)
+        // Without `keep` it is given what the old state had, once that is reclaimed.
+        if (keep !== undefined) space.mustKeep(wanted - had)
         if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
         else devices.createSnap(devId, to.devId as DevId)
       }
@@ -496,6 +559,22 @@ export class Volumes implements PoolAdmin {
     return this.#info(volume)
   }
 
+  setVolume({ name, ...rules }: { name: string } & VolumeRules): Promise<VolumeInfo> {
+    return this.#names.exclusive(async () => {
+      const volume = this.#set.must(name)
+      const entry = withRules(volume.entry, rules)
+      const { space, blockSize } = this.pool
+      try {
+        await space.reserve(volume.devId as DevId, Math.ceil((entry.reserve ?? 0) / blockSize))
+        await this.#names.commit(new Map([[volume.devId, entry]]))
+      } catch (err) {
+        if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)
+        throw err
+      }
+      return this.#info(volume)
+    })
+  }
+
   async extend(request: { data?: number; metadata?: number }) {
     const { metadata, blockSize, space } = this.pool
     this.#mustNotBeClosing()
@@ -506,7 +585,27 @@ export class Volumes implements PoolAdmin {
     }
   }
 
-  async set({ onFull, queueTimeout }: PoolSettings): Promise<void> {
+  async shrink(
+    { data, dryRun = false }: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }> {
+    const { metadata, blockSize, shrink } = this.pool
+    this.#mustNotBeClosing()
+    if (dryRun) {
+      const { blocks, moves } = await shrink.plan(data)
+      return { data: blocks * blockSize, moved: moves * blockSize }
+    }
+    const ends = [this.#closed.signal, ...(signal === undefined ? [] : [signal])]
+    const moving = shrink.run(data, {
+      signal: AbortSignal.any(ends),
+      mayMove: () => !this.hidden.areRead,
+    })
+    this.#shrinking = Promise.allSettled([this.#shrinking, moving])
+    const moves = await moving
+    return { data: metadata.nrDataBlocks * blockSize, moved: moves * blockSize }
+  }
+
+  async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
     const { space } = this.pool
     this.#mustNotBeClosing()
     if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
@@ -515,6 +614,11 @@ export class Volumes implements PoolAdmin {
     if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
       throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
     }
+    if (minFreeSpace !== undefined && !(minFreeSpace >= 0 && minFreeSpace < 100)) {
+      const allowed = 'percent from 0 to 99 are allowed'
+      throw new ThinfsError('BAD_ARGUMENT', `min_free_space ${minFreeSpace}: ${allowed}`)
+    }
+    if (minFreeSpace !== undefined) space.minFree = minFreeSpace
     if (queueTimeout !== undefined) space.queueTimeout = queueTimeout
     if (onFull !== undefined) space.setOnFull(onFull)
   }
@@ -551,6 +655,20 @@ export class Volumes implements PoolAdmin {
     return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
   }
 
+  async statistics(): Promise<PoolStatistics> {
+    return this.tally.of(this.#set.named())
+  }
+
+  blockMap({ cells }: { cells: number }): Promise<BlockMap> {
+    const volumes = [...this.#set.named()]
+    return blockMapOf(this.pool, volumes, cells, () => this.#mustNotBeClosing())
+  }
+
+  /** Goes on with the counters of the engine before. */
+  resumeStatistics(before: StatisticsBefore): void {
+    this.tally.resume(before, devId => this.byDevId(devId))
+  }
+
   message({ message }: { message: string }): Promise<void> {
     return this.#messages.handle(message)
   }
@@ -563,6 +681,8 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     this.sizes.stop()
+    this.#closed.abort(new ThinfsError('NOT_MOUNTED', 'the pool is being closed'))
+    await this.#shrinking
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()
@@ -619,6 +739,8 @@ export class Volumes implements PoolAdmin {
       size: volume.device.size,
       mapped: this.mappedBytes(volume),
       exclusive: null,
+      limit: entry.limit ?? null,
+      reserve: entry.reserve ?? null,
       origin: this.originOf(volume),
       externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,
