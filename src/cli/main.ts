@@ -44,13 +44,14 @@ import { set } from './set.js'
 import { snapshot } from './snapshot.js'
 import { stats } from './stats.js'
 import { status } from './status.js'
+import { top } from './top.js'
 import { umount } from './umount.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, rename, resize, extend, set],
   ...[list, status, message],
-  ...[stats, events, metrics, serve],
+  ...[stats, top, events, metrics, serve],
   ...[send, receive],
   ...[delta, map, rmap, dump],
   ...[attach, detach, check],
