@@ -172,15 +172,31 @@ type Request<M extends keyof MountedAdmin> =
 export const ADMIN_REQUESTS: {
   readonly [M in keyof MountedAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
 } = {
-  create: { name: 'string', size: 'number', devId: 'number?' },
+  create: {
+    name: 'string',
+    size: 'number?',
+    devId: 'number?',
+    externalOrigin: 'string?',
+    limit: 'number?',
+    reserve: 'number?',
+  },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
+  prune: {
+    name: 'string',
+    except: 'strings',
+    dryRun: 'boolean?',
+    ...{ last: 'number?', hourly: 'number?', daily: 'number?' },
+    ...{ weekly: 'number?', monthly: 'number?', yearly: 'number?' },
+  },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
-  set: { onFull: 'string?', queueTimeout: 'number?' },
+  setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },
+  set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
+  shrink: { data: 'number', dryRun: 'boolean?' },
   list: { exclusive: 'boolean?' },
   status: {},
   statistics: {},

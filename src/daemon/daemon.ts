@@ -35,6 +35,7 @@ import {
 import { flagsAmong, type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
+  clearAbove,
   connectionAborter,
   hasEnded,
   type Mount,
@@ -186,6 +187,20 @@ export class Daemon {
     if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     if (this.#isMounted) this.#files?.mustHaveNames()
     await this.#umountOnce()
+  }
+
+  /**
+   * As `umount`, after everything that stands on the pool's volumes: filesystems on their loop
+   * devices, then those devices. For when the system shuts down: who comes next is SIGKILL.
+   * @throws what `umount` throws; VOLUME_BUSY naming what cannot be taken away
+   */
+  async umountInOrder(): Promise<void> {
+    const mount = this.#mountRecord
+    if (mount !== null && this.#isMounted) {
+      mustNotBeHidden(mount)
+      await clearAbove(mount)
+    }
+    await this.umount()
   }
 
   #umountOnce(): Promise<void> {

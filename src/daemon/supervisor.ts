@@ -44,6 +44,7 @@ const REPEATABLE = new Set<keyof MountedAdmin>([
   'check',
   'recordings',
   'extend',
+  'shrink',
   'set',
 ])
 

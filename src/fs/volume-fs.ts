@@ -310,6 +310,9 @@ export class VolumeFs implements FileSystem {
     if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
       throw refused('EOPNOTSUPP', `fallocate mode ${mode}`)
     }
+    if (what === 0 && volume.disk !== device) {
+      throw refused('EOPNOTSUPP', 'preallocation before an external origin')
+    }
     this.#pool.mustBeWritable()
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
@@ -325,13 +328,14 @@ export class VolumeFs implements FileSystem {
   }
 
   lseek(ino: number, offset: number, whence: number): Later<number> {
-    const { device } = this.#volume(ino)
-    if (offset >= device.size) throw refused('ENXIO', 'past the end')
-    if (whence === SEEK_HOLE) return device.nextHole(offset)
+    const { disk } = this.#volume(ino)
+    if (offset >= disk.size) throw refused('ENXIO', 'past the end')
+    if (whence === SEEK_HOLE) return disk.nextHole(offset)
     if (whence !== SEEK_DATA) throw refused('EINVAL', `whence ${whence}`)
-    const data = device.nextData(offset)
-    if (data >= device.size) throw refused('ENXIO', 'no data follows')
-    return data
+    return later(disk.nextData(offset), data => {
+      if (data >= disk.size) throw refused('ENXIO', 'no data follows')
+      return data
+    })
   }
 
   copyFileRange(
@@ -360,7 +364,10 @@ export class VolumeFs implements FileSystem {
     // A layer before the device has to see the bytes.
     const arePlain = from.io === from.device && to.io === to.device
     const alike =
-      arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
+      arePlain &&
+      sourceOffset % blockSize === targetOffset % blockSize &&
+      from.device.sharable &&
+      to.device.sharable
     const most = Math.min(length, alike ? SHARE_MAX : COPY_MAX)
     const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0

@@ -106,6 +106,12 @@ export interface PoolOptions {
   lowWaterMark: number | ((nrDataBlocks: number) => number)
   /** Default: nothing grows by itself. */
   autoextend?: AutoextendOptions
+  /**
+   * Called before anything is written that would harm a pool which is another process's by now.
+   * Default: nobody else can have it.
+   * @throws LOCK_LOST; from then on nothing is written
+   */
+  mustHoldLocks?: () => void
   clock: Clock
   events: PoolEvents
 }

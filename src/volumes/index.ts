@@ -16,8 +16,11 @@ export type {
   PoolSettings,
   PoolStatistics,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   Recording,
   VolumeInfo,
+  VolumeRules,
   VolumeStatistics,
 } from './admin.js'
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
@@ -26,6 +29,13 @@ export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
+export {
+  devicesIn,
+  type PoolTraces,
+  replaceMetadata,
+  tracesOf,
+} from './replace-metadata.js'
+export { RULES, type Rule } from './retention.js'
 export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'
