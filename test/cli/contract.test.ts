@@ -33,6 +33,7 @@ const COMMANDS = {
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
   stats: ['/none'],
+  top: ['/none'],
   events: ['/none'],
   metrics: ['/none'],
   serve: ['/none'],
