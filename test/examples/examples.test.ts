@@ -125,7 +125,7 @@ ${attach}
 END
     systemd-analyze verify ./units/thinfs@example.service ./units/thinfs-attach@example-web.service`)
   const start = `${command(pool, 'ExecStart', 'example')} > log 2>&1 &
-    until thinfs status /srv/example | grep '^mounted .*, process'; do sleep 0.2; done`
+    until grep -E 'INFO.*(mounted|took over)' log; do sleep 0.2; done`
   await user.root(`${command(pool, 'ExecStartPre', 'example')}; ${start}`)
   await user.root(command(attach, 'ExecStart', 'example/web'))
   const line = /^# +(\/run\/thinfs\/POOL\/VOLUME .*)$/m
