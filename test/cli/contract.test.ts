@@ -11,7 +11,7 @@ const COMMANDS = {
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
-  remove: ['/none', 'web'],
+  remove: ['/none', 'web', '--yes'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
   extend: ['/none', '--data', '+1G'],
