@@ -25,7 +25,9 @@ const COLUMNS: Columns<VolumeInfo> = {
     text: row => percent(percentOf(row)),
   },
   exclusive: sized('EXCLUSIVE', ({ exclusive }) => exclusive),
-  origin: { head: 'ORIGIN', value: ({ origin }) => origin, text: ({ origin }) => origin ?? '-' },
+  limit: sized('LIMIT', ({ limit }) => limit),
+  reserve: sized('RESERVE', ({ reserve }) => reserve),
+  origin: { head: 'ORIGIN', value: originOf, text: row => originOf(row) ?? '-' },
   created: {
     head: 'CREATED',
     value: ({ created }) => created,
@@ -49,10 +51,10 @@ export const list = command(
   .option('--tree', 'snapshots below their origin')
   .action(async (pool: string, patterns: string[], options: Options) => {
     const { table } = await import('./table.js')
-    const columns = chosen(COLUMNS, Object.keys(COLUMNS), options.columns)
     const size = sizesIn(options.units)
     const exclusive = options.exclusive === true || (options.columns ?? '').includes('exclusive')
     const all = await withPool(pool, 'read', admin => admin.list({ exclusive }))
+    const columns = chosen(COLUMNS, usual(all), options.columns)
     const found = named(all, patterns)
     const sorted = options.sort === undefined ? found : ordered(COLUMNS, found, options.sort)
     const shown = options.tree ? asTree(sorted) : sorted.map(volume => ({ volume, branch: '' }))
@@ -73,6 +75,18 @@ function sized(
     return bytes === null ? '-' : size(bytes)
   }
   return { head, isNumber: true, value, text }
+}
+
+/** The columns of who asks for none: most pools have no limits and no reserves. */
+function usual(volumes: readonly VolumeInfo[]): string[] {
+  const isUnused = (name: string): boolean =>
+    (name === 'limit' || name === 'reserve') && volumes.every(volume => !volume[name])
+  return Object.keys(COLUMNS).filter(name => !isUnused(name))
+}
+
+/** The volume that one is a snapshot of, or else the file that it shows where it maps nothing. */
+function originOf({ origin, externalOrigin }: VolumeInfo): string | null {
+  return origin ?? externalOrigin
 }
 
 /** Of a volume that is no whole number of blocks more is mapped than it has. */
@@ -122,7 +136,7 @@ function asTree(volumes: readonly VolumeInfo[]): { volume: VolumeInfo; branch: s
 }
 
 /** @param time seconds since 1970 */
-function localTime(time: number): string {
+export function localTime(time: number): string {
   // Intl would load ICU's data first, which takes longer than all the rest of a list.
   const date = new Date(time * 1000)
   const local = new Date(date.getTime() - date.getTimezoneOffset() * 60_000)

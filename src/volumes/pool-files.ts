@@ -6,7 +6,7 @@
  * as mount and device-mapper claim them. All reads and writes go through the very descriptors that
  * hold the locks: where a lock is lost, as on a network file system, so is the way to the file.
  */
-import { constants, existsSync, openSync, statSync } from 'node:fs'
+import { constants, existsSync, fstatSync, openSync, type Stats, statSync } from 'node:fs'
 import { heldPath, ThinfsError } from '../base/index.js'
 import type { Extent, PoolConfig } from '../config/index.js'
 import { FileExtents, FileStore, HeldFolder, removedFile } from '../storage/index.js'
@@ -27,6 +27,8 @@ export class PoolFiles {
   readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
+  /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
+  readonly #areOne: boolean
 
   private constructor(
     { metadata, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
@@ -36,6 +38,8 @@ export class PoolFiles {
     this.data = data
     this.folder = folder
     this.readOnly = readOnly
+    const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
+    this.#areOne = isSameFile(one, other)
   }
 
   /**
@@ -99,6 +103,25 @@ export class PoolFiles {
     }
   }
 
+  /**
+   * Takes the locks again, which changes nothing as long as they are held. Where one is lost, the
+   * file system may have let another host have the pool.
+   * @throws LOCK_LOST
+   */
+  mustHoldLocks(): void {
+    const stores = this.#areOne ? [this.metadata] : [this.metadata, this.data]
+    for (const store of stores) {
+      let cause: unknown
+      try {
+        if (store.lock()) continue
+      } catch (err) {
+        cause = err
+      }
+      const why = cause === undefined ? 'another process has it' : (cause as Error).message
+      throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
+    }
+  }
+
   get descriptors(): PoolDescriptors {
     return { metadata: this.metadata.fd, data: this.data.fd, folder: this.folder.fd }
   }
@@ -124,6 +147,10 @@ export function mustDiffer({ file, data, metadata }: PoolConfig): void {
 function isSame(...paths: [string, string]): boolean {
   const [one, two] = paths.map(path => statSync(path, { throwIfNoEntry: false }))
   if (one === undefined || two === undefined) return false
+  return isSameFile(one, two)
+}
+
+function isSameFile(one: Stats, two: Stats): boolean {
   const areDevices = one.isBlockDevice() && two.isBlockDevice()
   return areDevices ? one.rdev === two.rdev : one.dev === two.dev && one.ino === two.ino
 }

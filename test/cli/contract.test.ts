@@ -12,22 +12,36 @@ const COMMANDS = {
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
   remove: ['/none', 'web', '--yes'],
+  prune: ['/none', 'web', '--keep-last', '3'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
+  trim: ['/none', 'web'],
   extend: ['/none', '--data', '+1G'],
+  shrink: ['/none', '--data', '1G'],
   set: ['/none', 'on_full=error'],
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
+  stats: ['/none'],
+  events: ['/none'],
+  metrics: ['/none'],
+  serve: ['/none'],
   send: ['/none', 'web'],
   receive: ['/none', 'web'],
+  import: ['/none', '/none/disk.qcow2', 'web'],
+  export: ['/none', 'web', '/none/disk.qcow2'],
   delta: ['/none', 'web', 'web2'],
   map: ['/none', 'web'],
   rmap: ['/none', '5..45'],
   dump: ['/none'],
+  table: ['/none'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
+  'mount-volume': ['/none', 'web', '/none'],
+  'umount-volume': ['/none', 'web'],
   check: ['/none'],
+  repair: ['/none'],
+  restore: ['/none'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
@@ -36,9 +50,11 @@ const COMMANDS = {
 
 t.test('help lists the commands, and knows its version', async t => {
   const help = await done(t, '--help')
-  const listed = [...help.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)
-  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor.
-  t.strictSame(listed, [...Object.keys(COMMANDS), 'dm', 'doctor', 'pools', 'completion'])
+  const listed = [...help.matchAll(/^ {2}([a-z-]+) \[options\]/gm)].map(([, name]) => name)
+  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached` neither:
+  // test/mount.
+  const others = ['attached', 'dm', 'doctor', 'pools', 'completion']
+  t.strictSame(listed, [...Object.keys(COMMANDS), ...others])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 

@@ -326,7 +326,7 @@ t.test('a data.size that is less than the pool has is told, and has no effect', 
   const pool = await makePool(t, '--volume', 'web=1G')
   const file = join(pool, 'pool.yaml')
   writeFileSync(file, readFileSync(file, 'utf8').replace('size: 1G', 'size: 512M'))
-  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: a pool does not become smaller/
+  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: thinfs shrink makes it smaller/
   t.match(JSON.parse(await done(t, 'status', pool, '--json')), {
     data: { blocks: 16384 },
     warnings: [told],

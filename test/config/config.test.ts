@@ -23,7 +23,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 const SIZE_FORMS =
   'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, hooks, transport, spin, spin_share, volumes'
+  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -37,6 +37,7 @@ low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
 queue_timeout: 0
+min_free_space: 12.5%
 hooks: 'echo "$THINFS_EVENT" >> /e'
 transport: uring
 spin: 0
@@ -44,7 +45,7 @@ spin_share: 12.5%
 volumes:
   web: { size: 10G, id: 0 }
   no: { size: 65536 }
-  007: { snapshot_of: no }
+  007: { snapshot_of: no, limit: 2M, reserve: 1M }
   __proto__: { size: 512B, snapshot_of: web, id: 16777215 }
 `
   const { volumes, ...pool } = load(text)
@@ -67,6 +68,7 @@ volumes:
     discards: 'nopassdown',
     onFull: 'error',
     queueTimeout: 0,
+    minFreeSpace: 12.5,
     hooks: 'echo "$THINFS_EVENT" >> /e',
     transport: 'uring',
     spin: 0,
@@ -79,7 +81,9 @@ volumes:
   })
   t.strictSame(Object.keys(volumes).sort(), ['007', '__proto__', 'no', 'web'])
   t.strictSame(volumes.web, { size: 10 * 2 ** 30, id: 0 })
-  t.strictSame(volumes['007'], { size: 65536, snapshotOf: 'no' }, 'as large as its origin')
+  const rules = { limit: 2 ** 21, reserve: 2 ** 20 }
+  const origins = { size: 65536, snapshotOf: 'no', ...rules }
+  t.strictSame(volumes['007'], origins, 'as large as its origin')
 })
 
 t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 20%', async t => {
@@ -195,6 +199,14 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
     [
+      'pool: a\nmin_free_space: 100%',
+      '2:17: min_free_space: 100% is not allowed; a percentage from 0% to 99%, as in 10%',
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {size: 1G, limit: 1M, reserve: 2M}',
+      '3:37: volumes.a.reserve: 2M is not allowed; no more than the limit',
+    ],
+    [
       'pool: a\nqueue_timeout: -1',
       '2:16: queue_timeout: -1 is not allowed; seconds from 0, which is for ever, to 1000000',
     ],
@@ -212,11 +224,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
-      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of',
+      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, limit, reserve',
     ],
     [
       'pool: a\nvolumes: {web: 10G}',
-      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve',
     ],
     ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
     [
