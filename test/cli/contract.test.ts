@@ -21,7 +21,7 @@ const COMMANDS = {
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
-  remove: ['/none', 'web'],
+  remove: ['/none', 'web', '--yes'],
   prune: ['/none', 'web', '--keep-last', '3'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
