@@ -10,7 +10,8 @@ import { mkdtempSync, rmdirSync, rmSync } from 'node:fs'
 import { freemem, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs, promisify } from 'node:util'
-import { GIB } from '../src/base/index.js'
+import { GIB, MIB } from '../src/base/index.js'
+import { SCATTERED, useScatteredMemory } from './memory.js'
 import { cpuModel, printGoals, printLines, printTable } from './report.js'
 import type { Cell, Place, Scenario, Settings } from './scenario.js'
 import { cost } from './scenarios/cost.js'
@@ -86,13 +87,15 @@ function parseSettings(signal: AbortSignal): { settings: Settings; scenarios: Sc
 
 /** Runs `use` with folders in memory and on disk, which are gone afterwards. */
 async function withPlace<T>(bytes: number, use: (place: Place) => Promise<T>): Promise<T> {
-  if (freemem() < bytes) throw new Error(`needs ${bytes / GIB} GiB of free memory`)
+  const total = bytes > 0 ? bytes + SCATTERED : MIB
+  if (freemem() < total) throw new Error(`needs ${total / GIB} GiB of free memory`)
   const memory = mkdtempSync(join(tmpdir(), 'thinfs-bench-memory-'))
   // Other than /tmp, it is hardly ever in memory.
   const disk = mkdtempSync('/var/tmp/thinfs-bench-disk-')
   try {
-    await exec('mount', ['-t', 'tmpfs', '-o', `size=${bytes},mode=0700`, 'thinfs-bench', memory])
+    await exec('mount', ['-t', 'tmpfs', '-o', `size=${total},mode=0700`, 'thinfs-bench', memory])
     try {
+      if (bytes > 0) useScatteredMemory(memory)
       return await use({ memory, disk })
     } finally {
       await exec('umount', ['--lazy', memory])

@@ -23,3 +23,18 @@ export function haveMemoryAtHand(folder: string): void {
     rmSync(path)
   }
 }
+
+/** Bytes that `useScatteredMemory` takes: beyond this, few free pages are single ones. */
+export const SCATTERED = 3 * GIB
+
+/**
+ * Uses memory in a folder of a tmpfs, for as long as that is mounted. The kernel hands out single
+ * pages, from all over, before whole runs of them: whoever wrote his file first was a third slower
+ * with 1 MiB at a time than who came last.
+ */
+export function useScatteredMemory(folder: string): void {
+  const part = Buffer.alloc(MIB)
+  const file = openSync(join(folder, 'scattered'), 'w')
+  for (let at = 0; at < SCATTERED; at += MIB) writeSync(file, part)
+  closeSync(file)
+}

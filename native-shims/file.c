@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -111,6 +112,135 @@ static napi_value file_copy(napi_env env, napi_callback_info info) {
     length -= copied;
   }
   return NULL;
+}
+
+enum { COPY_PART = 256 << 10, COPY_FOLIO = 64 << 10 };
+
+typedef struct {
+  napi_deferred deferred;
+  napi_async_work work;
+  int fd, error;
+  bool keep_holes;
+  int64_t source, target, length;
+} copying;
+
+/* Reads all of `length` bytes, or returns an errno. */
+static int read_whole(int fd, char *to, size_t length, off_t offset) {
+  while (length > 0) {
+    ssize_t got = pread(fd, to, length, offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return got < 0 ? errno : EIO;
+    to += got;
+    length -= (size_t)got;
+    offset += got;
+  }
+  return 0;
+}
+
+/* Writes all of `length` bytes, a folio at a time, or returns an errno. */
+static int write_whole(int fd, const char *from, size_t length, off_t offset) {
+  while (length > 0) {
+    ssize_t put = pwrite(fd, from, length < COPY_FOLIO ? length : COPY_FOLIO, offset);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) return put < 0 ? errno : EIO;
+    from += put;
+    length -= (size_t)put;
+    offset += put;
+  }
+  return 0;
+}
+
+/* Bytes from `offset` to the next one that is in no hole; `most` when there is none before. */
+static int64_t hole_at(int fd, int64_t offset, int64_t most) {
+  off_t data = lseek(fd, offset, SEEK_DATA);
+  if (data < 0) return errno == ENXIO ? most : 0;
+  return data - offset < most ? data - offset : most;
+}
+
+static int copy_range(const copying *call) {
+  char *part = malloc(COPY_PART);
+  if (part == NULL) return ENOMEM;
+  int error = 0;
+  for (int64_t done = 0; done < call->length && error == 0;) {
+    int64_t left = call->length - done;
+    int64_t hole = call->keep_holes ? hole_at(call->fd, call->source + done, left) : 0;
+    if (hole > 0) {
+      done += hole;
+      continue;
+    }
+    size_t length = left < COPY_PART ? (size_t)left : COPY_PART;
+    error = read_whole(call->fd, part, length, call->source + done);
+    if (error == 0) error = write_whole(call->fd, part, length, call->target + done);
+    done += (int64_t)length;
+  }
+  free(part);
+  return error;
+}
+
+/*
+ * Waits until what was copied is on the disk, so that nobody's flush has it to write. By another
+ * description of the file: this one's has to report a failed write to the next fsync(2).
+ */
+static void write_out(int fd, off_t offset, off_t length) {
+  char path[32];
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  int other = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (other < 0) return;
+  (void)sync_file_range(other, offset, length,
+                        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                            SYNC_FILE_RANGE_WAIT_AFTER);
+  close(other);
+}
+
+static void copying_execute(napi_env env, void *data) {
+  copying *call = data;
+  (void)env;
+  call->error = copy_range(call);
+  if (call->error == 0) write_out(call->fd, call->target, call->length);
+}
+
+static void copying_complete(napi_env env, napi_status status, void *data) {
+  copying *call = data;
+  if (status == napi_cancelled) call->error = ECANCELED;
+  if (call->error == 0)
+    napi_resolve_deferred(env, call->deferred, thinfs_undefined(env));
+  else
+    napi_reject_deferred(env, call->deferred, thinfs_error(env, call->error, "copy"));
+  napi_delete_async_work(env, call->work);
+  free(call);
+}
+
+/*
+ * file_copy_async(fd, source, target, length, keep_holes): copies bytes within a file on the thread
+ * pool, and waits until they are on the disk; a promise. With `keep_holes` what is a hole of the
+ * source is not written.
+ */
+static napi_value file_copy_async(napi_env env, napi_callback_info info) {
+  napi_value arguments[5], promise, name;
+  copying *call = calloc(1, sizeof *call);
+  if (call == NULL) return thinfs_throw(env, ENOMEM, "malloc");
+  if (!thinfs_arguments(env, info, 5, arguments) || !thinfs_int(env, arguments[0], &call->fd) ||
+      !thinfs_integer(env, arguments[1], &call->source) ||
+      !thinfs_integer(env, arguments[2], &call->target) ||
+      !thinfs_integer(env, arguments[3], &call->length)) {
+    free(call);
+    return NULL;
+  }
+  if (napi_get_value_bool(env, arguments[4], &call->keep_holes) != napi_ok) {
+    free(call);
+    napi_throw_type_error(env, NULL, "a boolean is expected");
+    return NULL;
+  }
+  if (napi_create_promise(env, &call->deferred, &promise) != napi_ok ||
+      napi_create_string_utf8(env, "thinfs:copy", NAPI_AUTO_LENGTH, &name) != napi_ok ||
+      napi_create_async_work(env, NULL, name, copying_execute, copying_complete, call,
+                             &call->work) != napi_ok ||
+      napi_queue_async_work(env, call->work) != napi_ok) {
+    if (call->work != NULL) napi_delete_async_work(env, call->work);
+    free(call);
+    return thinfs_throw(env, ENOMEM, "napi_queue_async_work");
+  }
+  return promise;
 }
 
 static int allocate(int fd, int mode, int64_t offset, int64_t length) {
@@ -353,6 +483,7 @@ bool thinfs_file_exports(napi_env env, napi_value exports) {
       {"file_read_now", file_read_now},
       {"file_write", file_write},
       {"file_copy", file_copy},
+      {"file_copy_async", file_copy_async},
       {"file_allocate", file_allocate},
       {"file_allocate_async", file_allocate_async},
       {"file_seek", file_seek},

@@ -28,6 +28,17 @@ export interface Binding {
   file_write(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
   /** copy_file_range(2) within a file, of all the bytes. */
   file_copy(fd: number, source: number, target: number, length: number): void
+  /**
+   * Copies bytes within a file on the thread pool, and waits until they are on the disk.
+   * @param keepHoles what is a hole of the source is not written
+   */
+  file_copy_async(
+    fd: number,
+    source: number,
+    target: number,
+    length: number,
+    keepHoles: boolean,
+  ): Promise<void>
   /** fallocate(2). */
   file_allocate(fd: number, mode: number, offset: number, length: number): void
   /**

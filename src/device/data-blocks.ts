@@ -203,9 +203,14 @@ export class DataBlocks {
   }
 
   #copyNow(source: number, target: number, length: number): Later<void> {
-    return length > COPIED_AT_ONCE && !this.#store.copiesShare
-      ? this.#copyInParts(source, target, length)
-      : this.#store.copy(bytes(source), bytes(target), bytes(length))
+    const store = this.#store
+    if (length <= COPIED_AT_ONCE || store.copiesShare) {
+      return store.copy(bytes(source), bytes(target), bytes(length))
+    }
+    return (
+      store.copyLater?.(bytes(source), bytes(target), bytes(length), this.freeMeansHole) ??
+      this.#copyInParts(source, target, length)
+    )
   }
 
   /**

@@ -38,6 +38,7 @@ import { native } from '../native.js'
 import { clears } from './clearing.js'
 import { ColdReads } from './cold-reads.js'
 import { LateAllocations } from './late-allocations.js'
+import { LateCopies } from './late-copies.js'
 import { type HostRoom, type Label, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
 
 /** Modes that leave the length as it is. */
@@ -83,6 +84,7 @@ export class FileStore implements Store {
   #punches: boolean
   readonly #coldReads = new ColdReads()
   readonly #allocations: LateAllocations
+  readonly #copies: LateCopies
   #size: Bytes
   /** The file behind a loop device, which is locked with it. */
   #behind: number | null = null
@@ -93,6 +95,7 @@ export class FileStore implements Store {
     this.path = path
     this.fd = fd
     this.#allocations = new LateAllocations(fd)
+    this.#copies = new LateCopies(fd)
     this.#readOnly = readOnly
     const stat = fstatSync(fd)
     if (!isStore(stat)) throw notAStore(path)
@@ -259,6 +262,15 @@ export class FileStore implements Store {
     }
   }
 
+  async copyLater(source: Bytes, target: Bytes, length: Bytes, toHole: boolean): Promise<void> {
+    mustCopy(this, source, target, length)
+    try {
+      await this.#copies.copy(source, target, length, toHole && !this.#isDevice)
+    } catch (err) {
+      throw ioError(this.path, `copy of ${length} bytes from ${source} to ${target}`, err)
+    }
+  }
+
   punch(offset: Bytes, length: Bytes): void {
     this.#clear('punch', this.#punchModes, offset, length)
   }
@@ -381,10 +393,11 @@ export class FileStore implements Store {
     this.#size = size
   }
 
-  /** All that was begun with `readLater`, `sync` and `punchLater` has to have ended. */
+  /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
     this.#allocations.close()
+    this.#copies.close()
     if (this.#behind !== null) closeSync(this.#behind)
     closeSync(this.fd)
   }

@@ -54,6 +54,12 @@ export interface DataStore {
   /** Copies bytes within the store; the ranges do not overlap. */
   copy(source: Bytes, target: Bytes, length: Bytes): Later<void>
   /**
+   * As `copy`, off the caller's thread, for ranges that take long; a store that lacks it is read
+   * and written by parts. Resolves when little of what it wrote is left for `sync` to write.
+   * @param toHole whether the target is a hole: what is a hole of the source stays one there
+   */
+  copyLater?(source: Bytes, target: Bytes, length: Bytes, toHole: boolean): Promise<void>
+  /**
    * Makes the range a hole where the store can, else zeros: it reads as zeros either way. Any
    * alignment.
    */

@@ -13,7 +13,7 @@ export type OpenStore = (t: Test, size: number) => Store | Promise<Store>
 type Step =
   | { do: 'write'; offset: number; length: number; fill: number }
   | { do: 'punch' | 'punchLater' | 'zero' | 'read' | 'readNow'; offset: number; length: number }
-  | { do: 'copy'; source: number; target: number; length: number }
+  | { do: 'copy' | 'copyLater' | 'copyToHole'; source: number; target: number; length: number }
   | { do: 'sync' }
 
 const range = fc
@@ -26,11 +26,18 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc
     .tuple(range, fc.constantFrom('punch', 'punchLater', 'zero', 'read', 'readNow'))
     .map(([r, what]): Step => ({ do: what as 'punch', ...r })),
-  fc.tuple(fc.nat(SIZE / 2), fc.nat(SIZE / 2), fc.boolean()).map(([a, b, up]): Step => {
-    // One half to the other, so that they cannot overlap.
-    const [source, target] = up ? [a, SIZE / 2 + b] : [SIZE / 2 + a, b]
-    return { do: 'copy', source, target, length: SIZE / 2 - Math.max(a, b) }
-  }),
+  fc
+    .tuple(
+      fc.nat(SIZE / 2),
+      fc.nat(SIZE / 2),
+      fc.boolean(),
+      fc.constantFrom<'copy' | 'copyLater' | 'copyToHole'>('copy', 'copyLater', 'copyToHole'),
+    )
+    .map(([a, b, up, what]): Step => {
+      // One half to the other, so that they cannot overlap.
+      const [source, target] = up ? [a, SIZE / 2 + b] : [SIZE / 2 + a, b]
+      return { do: what, source, target, length: SIZE / 2 - Math.max(a, b) }
+    }),
   fc.constant<Step>({ do: 'sync' }),
 )
 
@@ -96,6 +103,7 @@ export function storeContract(name: string, open: OpenStore, { grows = true } = 
     t.throws(() => store.punch(at, length), refused)
     t.throws(() => store.zero(at, length), refused)
     t.throws(() => store.copy(bytes(0), at, length), refused)
+    if (store.copyLater) await t.rejects(store.copyLater(bytes(0), at, length, false), refused)
     await t.rejects(store.punchLater(at, length), refused)
     t.ok(
       content(store)
@@ -144,9 +152,15 @@ async function apply(store: Store, model: Buffer, s: Step): Promise<void> {
       break
     }
     case 'copy':
-      store.copy(bytes(s.source), bytes(s.target), bytes(s.length))
+    case 'copyLater':
+    case 'copyToHole': {
+      const copy = [bytes(s.source), bytes(s.target), bytes(s.length)] as const
+      if (s.do === 'copyToHole') store.punch(copy[1], copy[2])
+      if (s.do === 'copy' || !store.copyLater) store.copy(...copy)
+      else await store.copyLater(...copy, s.do === 'copyToHole' && store.punches)
       model.copy(model, s.target, s.source, s.source + s.length)
       break
+    }
     case 'sync':
       await store.sync()
       break

@@ -130,6 +130,38 @@ for (const type of ['ext4', 'xfs', 'btrfs']) {
   })
 }
 
+t.test('many long copies at once: each is whole, and its holes stay holes', async t => {
+  const size = 5 * MIB + 300
+  const store = openFile(t, join(folder(t, tmpdir()), 'file'), 32 * size)
+  const content = randomBytes(2 * MIB)
+  const gap = bytes(2 * MIB)
+  store.write(content, 0, MIB, bytes(0))
+  store.write(content, MIB, MIB, bytes(4 * MIB))
+  await store.sync()
+  const before = statSync(store.path).blocks
+  const targets = Array.from({ length: 12 }, (_, i) => bytes((i + 1) * 2 * size))
+  await Promise.all(targets.map(to => store.copyLater(bytes(0), to, bytes(size), true)))
+  const source = Buffer.alloc(size)
+  store.read(source, 0, size, bytes(0))
+  for (const at of targets) {
+    const found = Buffer.alloc(size)
+    store.read(found, 0, size, at)
+    t.ok(found.equals(source))
+    t.ok(store.nextData(bytes(at + gap)) > at + 3 * MIB, 'a hole')
+  }
+  const each = ((statSync(store.path).blocks - before) * 512) / targets.length
+  t.ok(each < 2.2 * MIB, `${each} bytes a copy`)
+  store.write(content, 0, MIB, gap)
+  await store.copyLater(bytes(0), targets[0]!, bytes(size), false)
+  await store.copyLater(bytes(20), targets[1]!, bytes(size - 20), false)
+  store.read(source, 0, size, bytes(0))
+  const found = Buffer.alloc(size)
+  store.read(found, 0, size, targets[0]!)
+  t.ok(found.equals(source))
+  store.read(found, 0, size - 20, targets[1]!)
+  t.ok(found.subarray(0, size - 20).equals(source.subarray(20)), 'at any byte')
+})
+
 t.test('only what can leave holes says so', async t => {
   t.ok(openFile(t, join(folder(t, '/dev/shm'), 'store'), MIB).punches)
   t.notOk(openFile(t, join(mounted(t, 'ramfs'), 'store'), MIB).punches)
