@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -93,6 +94,32 @@ static napi_value socket_send_descriptor(napi_env env, napi_callback_info info) 
 }
 
 /*
+ * socket_send_text(path, text): one datagram of at most 1023 bytes to the socket at `path`, or, where
+ * that begins with `@`, of that name in the abstract namespace. EAGAIN after 2 s without room there.
+ */
+static napi_value socket_send_text(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  struct sockaddr_un address;
+  struct timeval patience = {.tv_sec = 2};
+  char text[1024];
+  if (!thinfs_arguments(env, info, 2, arguments) || !socket_address(env, arguments[0], &address) ||
+      !thinfs_string(env, arguments[1], text, sizeof text))
+    return NULL;
+  /* The length counts in an abstract name, which no NUL ends. */
+  socklen_t length = offsetof(struct sockaddr_un, sun_path) + strlen(address.sun_path);
+  if (address.sun_path[0] == '@') address.sun_path[0] = 0;
+  int sender = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (sender < 0) return thinfs_throw(env, errno, "socket");
+  setsockopt(sender, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+  ssize_t sent =
+      sendto(sender, text, strlen(text), MSG_NOSIGNAL, (struct sockaddr *)&address, length);
+  int error = errno;
+  close(sender);
+  if (sent < 0) return thinfs_throw(env, error, "sendto");
+  return NULL;
+}
+
+/*
  * socket_receive_descriptor(socket): the descriptor in the message that waits, closed on exec and
  * non-blocking; -1 when the other end closed without sending one, EAGAIN when none has come.
  */
@@ -136,6 +163,7 @@ bool thinfs_socket_exports(napi_env env, napi_value exports) {
       {"socket_peer_uid", socket_peer_uid},
       {"socket_receive_descriptor", socket_receive_descriptor},
       {"socket_send_descriptor", socket_send_descriptor},
+      {"socket_send_text", socket_send_text},
   };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

@@ -4,6 +4,7 @@
  * Everything throws an Error with `code` (the errno's name), `errno` and `syscall`, as node:fs
  * does. A call that can wait for long returns a promise and runs on the thread pool.
  */
+import { readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { ThinfsError } from './base/index.js'
 
@@ -51,6 +52,8 @@ export interface Binding {
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
   file_lock(fd: number, exclusive: boolean): boolean
+  /** As `file_lock`, for a part of the file, in which there need not be anything. */
+  file_lock_range(fd: number, exclusive: boolean, offset: number, length: number): boolean
   /** fgetxattr(2), as text of at most 255 bytes; null when there is none. */
   file_get_attribute(fd: number, name: string): string | null
   /** fsetxattr(2). */
@@ -166,6 +169,11 @@ export interface Binding {
   /** Sends a descriptor to the datagram socket at `path`. */
   socket_send_descriptor(path: string, fd: number): void
   /**
+   * Sends one datagram, of at most 1023 bytes, to the socket at `path`; with a first `@` that is an
+   * abstract name. `EAGAIN` when there is no room for 2 s.
+   */
+  socket_send_text(path: string, text: string): void
+  /**
    * A descriptor out of the message that waits, closed on exec, non-blocking; -1 when the other end
    * closed and sent none. `EAGAIN` when no message waits.
    */
@@ -181,11 +189,28 @@ export interface Binding {
 
 export const native: Binding = load()
 
+/** The addon that was built here or, in a package that has brought one, the one for this machine. */
 function load(): Binding {
+  const require = createRequire(import.meta.url)
   try {
-    return createRequire(import.meta.url)('#native') as Binding
+    return require(has('#native') ? '#native' : prebuilt()) as Binding
   } catch (cause) {
-    const detail = 'native-shims/build/thinfs.node does not load: run "npm run native"'
+    const detail = `no native addon loads here (${(cause as Error).message.split('\n')[0]}): run "npm run native"`
     throw new ThinfsError('NATIVE_MISSING', detail, { cause })
+  }
+
+  function has(name: string): boolean {
+    try {
+      require.resolve(name)
+      return true
+    } catch {
+      return false
+    }
+  }
+
+  function prebuilt(): string {
+    // musl's dynamic linker is its libc, and mapped by its name.
+    const libc = readFileSync('/proc/self/maps', 'latin1').includes('/ld-musl-') ? 'musl' : 'glibc'
+    return `#prebuilt/${process.arch}-${libc}.node`
   }
 }

@@ -1,9 +1,13 @@
-import { attachLoop } from '../host/index.js'
+import { InvalidArgumentError } from 'commander'
+import { attachLoop, detachLoop, forgetLoopNames, listLoops, nameLoop } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { volumeFile, withPool } from './pool.js'
 
 interface Options extends Output {
   readOnly?: true
+  partscan?: true
+  sectorSize?: number
+  name?: string
 }
 
 export const attach = command(
@@ -14,8 +18,38 @@ export const attach = command(
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the volume')
   .option('--read-only', 'a device that cannot be written to')
-  .action(async (pool: string, name: string, options: Options) => {
-    const file = await withPool(pool, 'read', (admin, place) => volumeFile(admin, place.file, name))
-    const device = await attachLoop(file.path, options.readOnly ?? false)
-    print(options, { device }, device)
+  .option('--partscan', 'devices for its partitions, too, as /dev/loop0p1')
+  .option('--sector-size <bytes>', '512, 1024, 2048 or 4096 (default: 512)', sectorSize)
+  .option('--name <name>', 'a name that stays: /run/thinfs/POOL/NAME, which is printed')
+  .action(async (pool: string, volume: string, options: Options) => {
+    const { name, readOnly, partscan, sectorSize } = options
+    if (name !== undefined) {
+      const { checkVolumeName } = await import('../config/index.js')
+      checkVolumeName(name)
+    }
+    const { file, of } = await withPool(pool, 'read', async (admin, place) => ({
+      file: await volumeFile(admin, place.file, volume),
+      of: (await admin.status()).name,
+    }))
+    const before = (await listLoops()).map(({ path }) => path)
+    const device = await attachLoop(file.path, {
+      ...(readOnly && { readOnly }),
+      ...(partscan && { partitions: partscan }),
+      ...(sectorSize !== undefined && { sectorSize }),
+    })
+    // A number that comes again may have had the names of another device.
+    if (!before.includes(device)) forgetLoopNames(device)
+    let path = device
+    try {
+      if (name !== undefined) path = nameLoop(of, name, device)
+    } catch (err) {
+      if (!before.includes(device)) await detachLoop(device)
+      throw err
+    }
+    print(options, { device, ...(name !== undefined && { name: path }) }, path)
   })
+
+function sectorSize(text: string): number {
+  if (/^(512|1024|2048|4096)$/.test(text)) return Number(text)
+  throw new InvalidArgumentError('A sector has 512, 1024, 2048 or 4096 bytes.')
+}

@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { detachLoop, isOn, listLoops, loopsOnFile } from '../host/index.js'
+import { detachLoop, forgetLoopNames, isOn, listLoops, loopsOnFile } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { mountOfPool, volumeFile, withPool } from './pool.js'
@@ -17,7 +17,10 @@ export const detach = command(
         ? deviceOf(admin, place.file, name)
         : devicesOf(admin, place.file, name),
     )
-    for (const device of devices) await detachLoop(device, device === name ? '' : `${name}: `)
+    for (const device of devices) {
+      await detachLoop(device, device === name ? '' : `${name}: `)
+      forgetLoopNames(device)
+    }
     print(output, { detached: devices }, '')
   })
 

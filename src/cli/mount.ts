@@ -6,13 +6,7 @@ import { adviceFor } from './advice.js'
 import { command, type Output, print } from './command.js'
 import { configOf, tellingWhoIsStopped } from './pool.js'
 
-interface Options extends Output {
-  foreground?: true
-  options: string[]
-  acceptMetadata?: true
-  logLevel: string
-  logFile?: string
-}
+type Options = Output & MountPoolOptions
 
 export const mount = command(
   'mount',
@@ -25,7 +19,7 @@ export const mount = command(
   .option(
     '-o, --options <list>',
     'allow_other, ro, transport=dev, uring or fuse-native, noexec, noatime, sync; with commas between',
-    split,
+    splitOptions,
     [],
   )
   .option(
@@ -35,21 +29,47 @@ export const mount = command(
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
-    const mountOptions = mountOptionsOf(options.options)
-    const config = await configOf(pool)
-    const starting = {
-      mountPoint,
-      mountOptions,
-      foreground: options.foreground ?? false,
-      acceptMetadata: options.acceptMetadata ?? false,
-      logLevel: options.logLevel,
-      ...(options.logFile !== undefined && { logFile: options.logFile }),
-    }
-    const { pid } = await tellingWhoIsStopped(config, () => startDaemon(config, starting))
-    // In the foreground the pool was unmounted by now, and the log on stderr has said it.
-    if (!options.foreground) await warnOfMode(config, mountOptions.includes('ro'))
+    const pid = await mountPool(pool, mountPoint, options)
     print(options, { pid, mountPoint: resolve(mountPoint) }, '')
   })
+
+/** Options of a mount, from the command line of `thinfs mount` or from mount(8). */
+export interface MountPoolOptions {
+  foreground?: true
+  options: string[]
+  acceptMetadata?: true
+  logLevel: string
+  logFile?: string
+  /** Check the options and pool.yaml, and mount nothing. */
+  fake?: boolean
+}
+
+/**
+ * Mounts a pool, and says on stderr what is odd about it. In the foreground it returns when the pool
+ * was unmounted.
+ * @returns the process id of the daemon; 0 for one that was not to be started
+ */
+export async function mountPool(
+  pool: string,
+  mountPoint: string,
+  options: MountPoolOptions,
+): Promise<number> {
+  const mountOptions = mountOptionsOf(options.options)
+  const config = await configOf(pool)
+  if (options.fake) return 0
+  const starting = {
+    mountPoint,
+    mountOptions,
+    foreground: options.foreground ?? false,
+    acceptMetadata: options.acceptMetadata ?? false,
+    logLevel: options.logLevel,
+    ...(options.logFile !== undefined && { logFile: options.logFile }),
+  }
+  const { pid } = await tellingWhoIsStopped(config, () => startDaemon(config, starting))
+  // In the foreground the pool was unmounted by now, and the log on stderr has said it.
+  if (!options.foreground) await warnOfMode(config, mountOptions.includes('ro'))
+  return pid
+}
 
 /** Says so when the pool came up in another mode than the one asked for, and what else to know. */
 async function warnOfMode(pool: PoolPlace, readOnly: boolean): Promise<void> {
@@ -68,6 +88,7 @@ async function warnOfMode(pool: PoolPlace, readOnly: boolean): Promise<void> {
   }
 }
 
-function split(list: string, before: string[]): string[] {
+/** The options of several `-o`, each with commas between. */
+export function splitOptions(list: string, before: string[]): string[] {
   return [...before, ...list.split(',').filter(option => option !== '')]
 }

@@ -40,6 +40,7 @@ standard error. Nothing of a stream can be taken up again: after a failure send 
     await withHeld(pool, 'write', request, async held => {
       mustNotBeTerminal()
       const [volume, older] = held.volumes as [HeldVolume, HeldVolume | undefined]
+      mustBeWhole(volume)
       if (older !== undefined && older.content === null) throw noBase(older)
       const { sendTo } = await import('../streams/index.js')
       const { metadata, data, dataBlockSize: blockSize } = held
@@ -69,6 +70,14 @@ function mustNotBeTerminal(): void {
   if (!process.stdout.isTTY) return
   const what = 'the stream is not for a terminal: send it to a file, or to another command'
   throw new ThinfsError('BAD_ARGUMENT', what)
+}
+
+/** A stream has what a volume maps, and would leave out what shows from below. */
+function mustBeWhole({ name, externalOrigin }: HeldVolume): void {
+  if (!externalOrigin) return // An engine of before has none.
+  const what = `${name}: a stream would lack what it shows of its external origin ${externalOrigin}`
+  const how = 'thinfs export makes an image of all of it'
+  throw new ThinfsError('NOT_SUPPORTED', `${what}; ${how}`)
 }
 
 const noBase = ({ name }: HeldVolume): ThinfsError => {

@@ -1,12 +1,16 @@
 import { ThinfsError } from '../base/index.js'
 import { umountUnasked } from '../control/index.js'
-import { unmountDead } from '../host/index.js'
+import { serverOf } from '../daemon/index.js'
+import { clearAbove, unmountDead } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 
-interface Options extends Output {
+interface UmountOptions {
   force?: true
+  recursive?: true
 }
+
+type Options = Output & UmountOptions
 
 export const umount = command(
   'umount',
@@ -18,22 +22,42 @@ export const umount = command(
     '--force',
     'also while somebody uses it, who gets I/O errors; what was acknowledged is committed',
   )
-  .action(async (pool: string, { force, ...output }: Options) => {
-    const place = placeOfPool(pool)
-    // This command must not hold the mount that it stands in.
-    process.chdir('/')
-    try {
-      await withDaemonOf(
-        place,
-        daemon => (force ? daemon.umountForcibly() : daemon.umount()),
-        ({ mount, pid }) => umountUnasked(mount, pid, force === true),
-      )
-    } catch (err) {
-      if (!(err instanceof ThinfsError && err.code === 'NOT_MOUNTED')) throw err
-      // Both processes have died: nothing is left to commit.
-      const ended = await unmountDead(place.file)
-      if (ended.length === 0) throw err
-      process.stderr.write(`thinfs: nobody served ${ended.join(', ')} any more\n`)
-    }
-    print(output, { file: place.file }, '')
+  .option(
+    '-R, --recursive',
+    'first the filesystems on its volumes, then their loop devices; what is in use stays',
+  )
+  .action(async (pool: string, { json, ...how }: Options) => {
+    const file = await umountPool(pool, how)
+    print({ ...(json && { json }) }, { file }, '')
   })
+
+/**
+ * Unmounts a pool; returns when all is committed.
+ * @returns the path of its pool.yaml
+ */
+export async function umountPool(
+  pool: string,
+  { force, recursive }: UmountOptions,
+): Promise<string> {
+  const place = placeOfPool(pool)
+  // This process must not hold the mount that it stands in.
+  process.chdir('/')
+  if (recursive) {
+    const server = serverOf(place.file)
+    if (server !== null) await clearAbove(server.mount)
+  }
+  try {
+    await withDaemonOf(
+      place,
+      daemon => (force ? daemon.umountForcibly() : daemon.umount()),
+      ({ mount, pid }) => umountUnasked(mount, pid, force === true),
+    )
+  } catch (err) {
+    if (!(err instanceof ThinfsError && err.code === 'NOT_MOUNTED')) throw err
+    // Both processes have died: nothing is left to commit.
+    const ended = await unmountDead(place.file)
+    if (ended.length === 0) throw err
+    process.stderr.write(`thinfs: nobody served ${ended.join(', ')} any more\n`)
+  }
+  return place.file
+}

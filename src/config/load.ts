@@ -258,11 +258,12 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     discards: yaml.discards,
     onFull: yaml.on_full,
     queueTimeout: yaml.queue_timeout,
+    ...(yaml.min_free_space !== undefined && { minFreeSpace: yaml.min_free_space }),
     ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,
     spinShare: yaml.spin_share,
-    volumes: toVolumes(yaml.volumes),
+    volumes: toVolumes(yaml.volumes, folder),
   }
 }
 
@@ -276,28 +277,39 @@ function toAutoextend(rule: z.infer<typeof POOL_YAML>['data']['autoextend']): {
   return rule === undefined ? {} : { autoextend: { ...rule, max: rule.max ?? null } }
 }
 
+const isSizedByOrigin = (volume: { size?: number | undefined; snapshot_of?: string | undefined }) =>
+  volume.size === undefined && volume.snapshot_of !== undefined
+
 /** A snapshot without a size has its origin's. The schema has refused circles of origins. */
-function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, VolumeConfig> {
-  const sizes = new Map<string, number>()
+function toVolumes(
+  all: z.infer<typeof POOL_YAML>['volumes'],
+  folder: string,
+): Record<string, VolumeConfig> {
+  const sizes = new Map<string, number | null>()
   const line: string[] = []
   for (const first of all.keys()) {
     let name = first
-    while (!sizes.has(name) && all.get(name)!.size === undefined) {
+    while (!sizes.has(name) && isSizedByOrigin(all.get(name)!)) {
       line.push(name)
       name = all.get(name)!.snapshot_of!
     }
-    const size = sizes.get(name) ?? all.get(name)!.size!
+    const size = sizes.get(name) ?? all.get(name)!.size ?? null
     sizes.set(name, size)
     for (const snapshot of line.splice(0)) sizes.set(snapshot, size)
   }
   return Object.fromEntries(
-    [...all].map(([name, { id, snapshot_of: snapshotOf }]) => [
-      name,
-      {
-        size: sizes.get(name)!,
-        ...(id !== undefined && { id }),
-        ...(snapshotOf !== undefined && { snapshotOf }),
-      },
-    ]),
+    [...all].map(
+      ([name, { id, snapshot_of: snapshotOf, external_origin: path, limit, reserve }]) => [
+        name,
+        {
+          size: sizes.get(name)!,
+          ...(id !== undefined && { id }),
+          ...(snapshotOf !== undefined && { snapshotOf }),
+          ...(limit !== undefined && { limit }),
+          ...(reserve !== undefined && { reserve }),
+          ...(path !== undefined && { externalOrigin: resolve(folder, path) }),
+        },
+      ],
+    ),
   )
 }

@@ -28,6 +28,8 @@ export interface PoolConfig extends PoolPlace {
   onFull: (typeof ON_FULL)[number]
   /** Seconds that it waits at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume; left out: none. */
+  minFreeSpace?: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**
@@ -59,11 +61,18 @@ export interface Autoextend {
 }
 
 export interface VolumeConfig {
-  size: number
+  /** Bytes; null: as large as its external origin. */
+  size: number | null
   /** The device id, 0 to 2^24-1; without it the pool chooses one. */
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
   snapshotOf?: string
+  /** Bytes that it may map at most, once it is made; left out: no limit. */
+  limit?: number
+  /** Bytes that the pool keeps for it, once it is made; left out: none. */
+  reserve?: number
+  /** Absolute path of the raw file that it shows where it maps nothing. */
+  externalOrigin?: string
 }
 
 /** Free space at which the pool asks for more, absolute or as a share of the data size. */

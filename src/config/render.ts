@@ -42,6 +42,10 @@ discards: ${config.discards}
 on_full: ${config.onFull}
 queue_timeout: ${config.queueTimeout}
 
+# What has to be free of data, and of metadata, for a volume to be made, or a snapshot taken, as Docker's
+# dm.min_free_space has it. thinfs set changes it.
+${config.minFreeSpace === undefined ? '# min_free_space: 10%   (now: 0%)' : `min_free_space: ${config.minFreeSpace}%`}
+
 # A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
 # with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.
 ${config.hooks === undefined ? `# hooks: logger -t thinfs "$THINFS_POOL_NAME $THINFS_EVENT"` : `hooks: ${scalar(config.hooks)}`}
@@ -91,10 +95,14 @@ function renderExtents(extents: readonly Extent[]): string {
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {
-  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf }]) => {
-    const fields = [`size: ${exactSize(size)}`]
+  const lines = Object.entries(volumes).map(([name, volume]) => {
+    const { size, id, snapshotOf, externalOrigin, limit, reserve } = volume
+    const fields = size === null ? [] : [`size: ${exactSize(size)}`]
     if (id !== undefined) fields.push(`id: ${id}`)
     if (snapshotOf !== undefined) fields.push(`snapshot_of: ${scalar(snapshotOf)}`)
+    if (limit !== undefined) fields.push(`limit: ${exactSize(limit)}`)
+    if (reserve !== undefined) fields.push(`reserve: ${exactSize(reserve)}`)
+    if (externalOrigin !== undefined) fields.push(`external_origin: ${scalar(externalOrigin)}`)
     return `\n  ${scalar(name)}: { ${fields.join(', ')} }`
   })
   return lines.length > 0 ? lines.join('') : '\n  # web: { size: 10G }'

@@ -39,12 +39,14 @@ const QUEUE_TIMEOUT_MAX = 1_000_000
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
-  return z.string({ error: allowed }).transform((text, context): T => {
+  const type = z.string({ error: allowed }).transform((text, context): T => {
     const found = tryParse(text, parse)
     if (found !== undefined) return found
     context.addIssue({ code: 'custom', message: allowed })
     return z.NEVER
   })
+  // For the manual page.
+  return type.meta({ allowed })
 }
 
 function tryParse<T>(text: string, parse: (text: string) => T): T | undefined {
@@ -124,29 +126,44 @@ const volume = map({
   id: value(`a device id from 0 to ${MAX_DEV_ID}`, text =>
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),
-  snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+  snapshot_of: z
+    .string({ error: 'the name of another volume in this file' })
+    .meta({ allowed: 'the name of another volume in this file' })
+    .optional(),
+  limit: size(SIZE_FORMS, n => n > 0).optional(),
+  reserve: size(SIZE_FORMS, n => n > 0).optional(),
+  external_origin: path.optional(),
 })
 
 type Volumes = Map<string, z.infer<typeof volume>>
 
 const volumes = z
-  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of' })
+  .map(z.string(), volume, {
+    error: 'a map from names to size, id, snapshot_of, external_origin, limit, reserve',
+  })
   .superRefine((all, context) => {
     const refuse = (path: string[], message: string) =>
       context.addIssue({ code: 'custom', path, message })
     const names = new Map<number, string>()
     const circular = ownOrigins(all)
-    for (const [name, { size, id, snapshot_of: origin }] of all) {
+    for (const [name, { size, id, snapshot_of: origin, external_origin: file, ...rules }] of all) {
+      const { limit, reserve } = rules
       const why = whyNotAName(name)
       if (why) refuse([name], why)
+      if (origin !== undefined && file !== undefined) {
+        refuse([name, 'external_origin'], 'nothing beside snapshot_of: a snapshot has its origin’s')
+      }
       if (origin !== undefined) {
         if (!all.has(origin)) {
           refuse([name, 'snapshot_of'], 'the name of another volume in this file')
         } else if (circular.has(name)) {
           refuse([name, 'snapshot_of'], 'a volume that is not, by others, its own snapshot')
         }
-      } else if (size === undefined) {
+      } else if (size === undefined && file === undefined) {
         refuse([name, 'size'], SIZE_FORMS)
+      }
+      if (limit !== undefined && reserve !== undefined && reserve > limit) {
+        refuse([name, 'reserve'], 'no more than the limit')
       }
       if (id === undefined) continue
       const other = names.get(id)
@@ -210,6 +227,7 @@ export const POOL_YAML = map({
   queue_timeout: value(`seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`, text =>
     /^\d{1,7}$/.test(text) && Number(text) <= QUEUE_TIMEOUT_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.queueTimeout),
+  min_free_space: percentage('a percentage from 0% to 99%, as in 10%', 0, 99).optional(),
   hooks: value('a command, as sh(1) takes it', text =>
     /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
   ).optional(),

@@ -17,6 +17,7 @@ import {
   delegate,
   diesWithItsEngine,
   ENGINE_PROGRAM,
+  EventLog,
   makeRuntimeFolder,
   PING,
   PROTOCOL,
@@ -24,6 +25,7 @@ import {
   refuseToMove,
   type SpawnEngine,
   serveAdmin,
+  serveEvents,
   spawnEngine,
   transportStatus,
   UMOUNT,
@@ -33,6 +35,7 @@ import {
 import { flagsAmong, type Negotiated, Refusal } from '../fuse/index.js'
 import {
   canonicalMountPoint,
+  clearAbove,
   connectionAborter,
   hasEnded,
   type Mount,
@@ -45,7 +48,7 @@ import {
   unmountLazily,
 } from '../host/index.js'
 import { type Logger, reopenLog } from '../log/index.js'
-import type { PoolFiles, PoolStatus } from '../volumes/index.js'
+import type { PoolFiles, PoolStatistics, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { Hooks } from './hooks.js'
@@ -72,6 +75,7 @@ export class Daemon {
   readonly #log: Logger
   readonly #spawn: SpawnEngine
   readonly #hooks: Hooks
+  readonly #events = new EventLog()
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
@@ -128,10 +132,10 @@ export class Daemon {
       THINFS_POOL_NAME: config.pool,
       THINFS_MOUNT_POINT: options.mountPoint,
     }))
-    this.#supervisor = this.#makeSupervisor(null)
+    this.#supervisor = this.#makeSupervisor(null, null)
   }
 
-  #makeSupervisor(negotiated: Negotiated | null): Supervisor {
+  #makeSupervisor(negotiated: Negotiated | null, counted: PoolStatistics | null): Supervisor {
     const start = {
       ...this.#options,
       acceptMetadata: this.#options.acceptMetadata ?? false,
@@ -140,6 +144,7 @@ export class Daemon {
     }
     return new Supervisor({
       negotiated,
+      counted,
       spawnEngine: negotiated =>
         this.#spawn(
           { ...start, negotiated, mountedAt: this.#since },
@@ -148,6 +153,9 @@ export class Daemon {
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
       onEvent: event => this.#hooks.run(event),
+      onHappened: event => this.#events.add(event),
+      onRestarted: why => this.#happened('engine_restarted', why),
+      onTrouble: why => this.#happened('mode', why, 'fail'),
       log: this.#log,
     })
   }
@@ -179,6 +187,20 @@ export class Daemon {
     if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     if (this.#isMounted) this.#files?.mustHaveNames()
     await this.#umountOnce()
+  }
+
+  /**
+   * As `umount`, after everything that stands on the pool's volumes: filesystems on their loop
+   * devices, then those devices. For when the system shuts down: who comes next is SIGKILL.
+   * @throws what `umount` throws; VOLUME_BUSY naming what cannot be taken away
+   */
+  async umountInOrder(): Promise<void> {
+    const mount = this.#mountRecord
+    if (mount !== null && this.#isMounted) {
+      mustNotBeHidden(mount)
+      await clearAbove(mount)
+    }
+    await this.umount()
   }
 
   #umountOnce(): Promise<void> {
@@ -220,7 +242,8 @@ export class Daemon {
     if (this.#failure === null) return this.#supervisor.restart()
     this.#refusal?.close()
     this.#failure = null
-    this.#supervisor = this.#makeSupervisor(this.#supervisor.negotiated)
+    const { negotiated, counted } = this.#supervisor
+    this.#supervisor = this.#makeSupervisor(negotiated, counted)
     await this.#supervise()
   }
 
@@ -322,7 +345,7 @@ export class Daemon {
       this.#fuseFd = handedOver.fuseFd
       this.#since = handedOver.start.mountedAt
       this.#source = handedOver.start.configFile
-      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
+      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated, handedOver.counted)
       return handedOver
     }
   }
@@ -357,6 +380,7 @@ export class Daemon {
   #serve(connection: MessageConnection): void {
     const status = () => this.#status()
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
+    serveEvents(connection, this.#events)
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint, protocol: PROTOCOL }))
     connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
@@ -397,23 +421,22 @@ export class Daemon {
    */
   #fail(failure: Error): void {
     this.#failure = failure
-    const { hooks: command } = this.#config
-    if (command !== undefined) {
-      this.#hooks.run({
-        command,
-        variables: {
-          THINFS_EVENT: 'mode',
-          THINFS_MODE: 'fail',
-          THINFS_DETAIL: failure.message,
-        },
-      })
-    }
+    this.#happened('mode', failure.message, 'fail')
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
       void this.#end()
       return
     }
     // A mount outlives its engine by the connection that is here.
     this.#refusal = new Refusal(this.#fuseFd!, () => void this.#end())
+  }
+
+  /** Tells of an event that no engine can tell of: without the pool's numbers. */
+  #happened(event: string, detail: string, mode?: 'fail'): void {
+    this.#events.add({ time: Date.now() / 1000, event, detail, ...(mode ? { mode } : {}) })
+    const { hooks: command } = this.#config
+    if (command === undefined) return
+    const variables = { THINFS_EVENT: event, THINFS_DETAIL: detail }
+    this.#hooks.run({ command, variables: mode ? { ...variables, THINFS_MODE: mode } : variables })
   }
 
   async #end(): Promise<void> {
@@ -436,6 +459,10 @@ export class Daemon {
       this.#log.error({ err }, 'not cleaned up')
     }
     if (this.#files === null) return
+    if (this.#served) {
+      this.#events.add({ time: Date.now() / 1000, event: 'unmounted', detail: '' })
+    }
+    this.#events.end()
     this.#control?.close()
     removeDaemonFile(this.#files.folder.held)
     this.#files.close()

@@ -32,21 +32,25 @@ const MEANINGLESS: ReadonlySet<string> = new Set([
   ...['auto', 'noauto', 'nofail', '_netdev', 'user', 'nouser', 'users', 'nousers'],
   ...['owner', 'noowner', 'group', 'nogroup'],
 ])
-const isForOthers = (option: string): boolean => /^(?:x-|X-|comment=)/.test(option)
+const isForOthers = (option: string): boolean => /^(?:x-|X-|comment=|user=)/.test(option)
 
 /**
  * The options that mean something for a pool's mount; of those that contradict each other the last
  * one.
+ * @param sloppy leaves out what is not known, as `mount -s` wants
  * @throws BAD_ARGUMENT naming the options that there are
  */
-export function mountOptionsOf(given: readonly string[]): string[] {
+export function mountOptionsOf(
+  given: readonly string[],
+  { sloppy = false }: { sloppy?: boolean } = {},
+): string[] {
   const kept = new Set<string>()
   for (const option of given) {
     if (Object.hasOwn(OPPOSITES, option)) kept.delete(OPPOSITES[option]!)
     else if (OPTIONS.includes(option)) {
       kept.delete(option)
       kept.add(option)
-    } else if (!MEANINGLESS.has(option) && !isForOthers(option)) {
+    } else if (!sloppy && !MEANINGLESS.has(option) && !isForOthers(option)) {
       const detail = `mount option ${option} is not one of ${OPTIONS.join(', ')}`
       throw new ThinfsError('BAD_ARGUMENT', `${detail}, nor one that fstab(5) has for all`)
     }

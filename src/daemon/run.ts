@@ -6,6 +6,7 @@ import { type Logger, makeLogger } from '../log/index.js'
 import { native } from '../native.js'
 import { HeldFolder } from '../storage/index.js'
 import { Daemon, type DaemonOptions } from './daemon.js'
+import { ServiceManager } from './service-manager.js'
 import { SIGNALS } from './signals.js'
 
 /**
@@ -21,13 +22,14 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
     pretty: foreground,
   })
   becomeIoFlusher(log)
+  const manager = new ServiceManager(log)
   const ending = new AbortController()
   const starting = Daemon.start(config, options, log, undefined, ending.signal)
   const onSignal = (signal: NodeJS.Signals): void => {
     log.info({ signal }, 'unmounting')
     ending.abort(new EndedBySignal(signal, `mounting ${config.file}`))
     starting.then(
-      daemon => daemon.umount().catch(err => log.warn({ err }, 'still mounted')),
+      daemon => daemon.umountInOrder().catch(err => log.warn({ err }, 'still mounted')),
       () => {},
     )
   }
@@ -35,11 +37,21 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
   // logrotate(8) and init systems mean "open your files again", and terminals that are closed
   // nothing.
   const onHangUp = (): void => {
-    starting.then(daemon => daemon.reopenLog()).catch(() => {})
+    starting
+      .then(daemon => {
+        manager.reloading()
+        daemon.reopenLog()
+        manager.ready()
+      })
+      .catch(() => {})
   }
   process.on('SIGHUP', onHangUp)
   starting
-    .then(daemon => daemon.ended())
+    .then(daemon => {
+      manager.ready(`${config.file} at ${mountPoint}`)
+      return daemon.ended()
+    })
+    .finally(() => manager.stopping())
     .then(() => log.info({ mountPoint }, 'unmounted'))
     .catch(err =>
       log[ending.signal.reason === err ? 'info' : 'error']({ err, mountPoint }, 'ended'),

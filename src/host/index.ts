@@ -1,4 +1,6 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
+export { clearAbove, unmountFilesystem } from './above.js'
+export { type AttachedVolume, attachedVolumes, detachStale } from './attached.js'
 export { connectionAborter, hasEnded } from './connection.js'
 export {
   type AttachedLoop,
@@ -14,10 +16,13 @@ export {
   attachLoop,
   detachLoop,
   errnoOfLoops,
+  isAttached,
   type LoopDevice,
+  type LoopOptions,
   listLoops,
   reattachLoop,
 } from './loop.js'
+export { forgetLoopNames, nameLoop } from './loop-names.js'
 export {
   canonicalMountPoint,
   mustNotBeHidden,
@@ -38,5 +43,7 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
+export { copyIn, copyOut, type ImageLayer, imageChain, rangesOf } from './qemu-img.js'
 export { runTool } from './tool.js'
+export { trimFilesystem } from './trim.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

@@ -1,10 +1,8 @@
 /** Loop devices on volumes: losetup(8) makes and ends them, /sys and /proc tell of them. */
-import { execFile } from 'node:child_process'
-import { closeSync, constants, openSync, readFileSync } from 'node:fs'
+import { closeSync, constants, openSync } from 'node:fs'
 import { basename } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
-import { promisify } from 'node:util'
-import { errnoOf, inTime, ThinfsError } from '../base/index.js'
+import { errnoOf, ThinfsError } from '../base/index.js'
 import {
   type AttachedLoop,
   attachedLoops,
@@ -13,14 +11,16 @@ import {
   openersOf,
   usersOf,
 } from './device-users.js'
-import { nameOf } from './proc.js'
-import { runTool } from './tool.js'
+import { nameOf, read } from './proc.js'
+import { runTool, runToolWithin } from './tool.js'
 
 export interface LoopDevice extends AttachedLoop {
   /** The file itself: device number, as `0:64`, and inode. Null when losetup could not tell. */
   backingId: { device: string; ino: number } | null
 }
 
+/** How long losetup may take to attach or detach a device, in milliseconds. */
+const LOSETUP_MS = 60_000
 /** How long losetup may take to describe all devices: it asks the servers of their files. */
 const LIST_MS = 2000
 /** How long somebody else, udev for instance, may take to look at a device before he holds it. */
@@ -29,24 +29,47 @@ const POLL_MS = 50
 /** How long a loop device that was detached for a moment may be somebody else's. */
 const REATTACH_MS = 30_000
 
+/** What a loop device is to be like. */
+export interface LoopOptions {
+  readOnly?: boolean
+  /** The kernel looks for a partition table, and makes devices of what is in it. */
+  partitions?: boolean
+  /** Bytes of a sector; default: 512. */
+  sectorSize?: number
+}
+
 /**
  * Attaches a loop device to `file`, or finds the one that is: two on one file would not see each
  * other's caches.
+ * @param limitMs how long losetup(8) may take: it waits for the file's server
  * @returns the device, such as `/dev/loop0`
- * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there can be written to and should not;
- *   NOT_SUPPORTED where this user cannot make any, with what there is instead
+ * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there is not as it is wanted; NOT_SUPPORTED
+ *   where this user cannot make any, with what there is instead
  */
-export async function attachLoop(file: string, readOnly: boolean): Promise<string> {
-  const flags = ['--direct-io=on', '--nooverlap', ...(readOnly ? ['--read-only'] : [])]
-  const making = runTool('losetup', ...flags, '--find', '--show', file)
+export async function attachLoop(
+  file: string,
+  { readOnly = false, partitions = false, sectorSize }: LoopOptions = {},
+  limitMs = LOSETUP_MS,
+): Promise<string> {
+  const flags = ['--direct-io=on', '--nooverlap']
+  if (readOnly) flags.push('--read-only')
+  if (partitions) flags.push('--partscan')
+  if (sectorSize !== undefined) flags.push(`--sector-size=${sectorSize}`)
+  const making = runToolWithin(limitMs, 'losetup', ...flags, '--find', '--show', file)
   const device = await making.catch((err: unknown) => {
     const errno = errnoOfLoops()
     throw errno === null ? err : noLoops(file, errno, err)
   })
-  if (readOnly && readFileSync(`/sys/class/block/${basename(device)}/ro`, 'utf8') !== '1\n') {
-    throw new ThinfsError('VOLUME_BUSY', `${file}: ${device} is on it and can be written to`)
-  }
-  return device
+  const sys = `/sys/class/block/${basename(device)}`
+  const found = read(`${sys}/queue/logical_block_size`).trimEnd()
+  const wrong = [
+    readOnly && read(`${sys}/ro`) !== '1\n' && 'can be written to',
+    partitions && read(`${sys}/loop/partscan`) !== '1\n' && 'has no partitions',
+    sectorSize !== undefined && found !== String(sectorSize) && `has sectors of ${found} bytes`,
+  ].filter(what => typeof what === 'string')
+  if (wrong.length === 0) return device
+  const what = `${file}: ${device} is on it and ${wrong.join(', and ')}`
+  throw new ThinfsError('VOLUME_BUSY', `${what}; thinfs detach takes it away`)
 }
 
 /**
@@ -107,7 +130,7 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
   }
-  await runTool('losetup', '--detach', path)
+  await runToolWithin(LOSETUP_MS, 'losetup', '--detach', path)
   const deadline = Date.now() + GRACE_MS
   while (isAttached(path)) {
     if (Date.now() > deadline) {
@@ -130,7 +153,11 @@ async function openersAfterGrace(path: string): Promise<string[]> {
 
 const openBy = (pid: number): string => `open by ${nameOf(pid)}`
 
-const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
+/** @param file that it was on; without it, to any */
+export function isAttached(path: string, file?: string): boolean {
+  const backing = backingFileOf(basename(path))
+  return file === undefined ? backing !== '' : backing === file
+}
 
 /** All attached loop devices. */
 export async function listLoops(): Promise<LoopDevice[]> {
@@ -144,9 +171,10 @@ export async function listLoops(): Promise<LoopDevice[]> {
 async function readBackingIds(): Promise<Map<string, { device: string; ino: number }>> {
   const columns = 'NAME,BACK-INO,BACK-MAJ:MIN'
   try {
-    const stdout = await outputInTime('losetup', ['--list', '--json', '--output', columns], LIST_MS)
+    const list = ['--list', '--json', '--output', columns]
+    const stdout = await runToolWithin(LIST_MS, 'losetup', ...list)
     const { loopdevices }: { loopdevices: Record<string, string | number | null>[] } = JSON.parse(
-      stdout.trim() || '{"loopdevices":[]}',
+      stdout || '{"loopdevices":[]}',
     )
     const known = loopdevices.filter(entry => entry['back-maj:min'] && entry['back-ino'])
     return new Map(
@@ -157,24 +185,5 @@ async function readBackingIds(): Promise<Map<string, { device: string; ino: numb
     )
   } catch {
     return new Map()
-  }
-}
-
-/**
- * The output of a program that may wait for ever: for a device that hangs, even SIGKILL does not end
- * it.
- * @returns '' when it has not come within `ms`
- */
-async function outputInTime(program: string, args: string[], ms: number): Promise<string> {
-  const running = promisify(execFile)(program, args)
-  const { child } = running
-  try {
-    return (await inTime(ms, running, { stdout: '', stderr: '' })).stdout
-  } finally {
-    // A program that still runs does not keep this process from ending.
-    child.kill('SIGKILL')
-    child.unref()
-    child.stdout?.destroy()
-    child.stderr?.destroy()
   }
 }

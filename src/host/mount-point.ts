@@ -59,7 +59,7 @@ export async function prepareMountPoint(mountPoint: string): Promise<void> {
 }
 
 /** Whether stat(2) of a mount says that nobody serves it any more. */
-const isDead = (err: unknown): boolean =>
+export const isDead = (err: unknown): boolean =>
   // Aborted connections answer the one or the other, by the kernel's age.
   ['ENOTCONN', 'ECONNABORTED'].includes(errnoOf(err))
 

@@ -58,6 +58,16 @@ const FOLIO = 64 * KIB
 /** The extended attribute of a data file that has its label. Source: xattr(7). */
 const LABEL = 'user.thinfs.label'
 
+/**
+ * Ranges to lock: what is before QEMU's bytes, and those of them that forbid others to write, and to
+ * resize. Source: block/file-posix.c, RAW_LOCK_SHARED_BASE; include/block/block-common.h, BLK_PERM_WRITE.
+ */
+const IMAGE_LOCKS: readonly (readonly [offset: number, length: number])[] = [
+  [0, 100],
+  [201, 1],
+  [203, 1],
+]
+
 const fdatasyncLater = promisify(fdatasync)
 const fsyncLater = promisify(fsync)
 const ZEROS = new Uint8Array(MIB)
@@ -185,6 +195,21 @@ export class FileStore implements Store {
   lock(): boolean {
     try {
       return native.file_lock(this.fd, !this.#readOnly) && this.#lockBehind()
+    } catch (err) {
+      throw ioError(this.path, 'lock', err)
+    }
+  }
+
+  /**
+   * Keeps writers away from an image that is only read, for as long as the store is open: thinfs by
+   * its lock on the whole file, and QEMU, which says by locks on single bytes what it lets others
+   * do. QEMU as a reader, of an overlay for instance, is welcome.
+   * @returns false when another thinfs has it
+   * @throws IO_ERROR where the file system has no locks
+   */
+  lockAsImage(): boolean {
+    try {
+      return IMAGE_LOCKS.every(([at, length]) => native.file_lock_range(this.fd, false, at, length))
     } catch (err) {
       throw ioError(this.path, 'lock', err)
     }
@@ -389,6 +414,18 @@ export class FileStore implements Store {
         const detail = `${this.path}: no file there can have ${size} bytes`
         throw new ThinfsError('BAD_ARGUMENT', detail, { cause: err, errno: 'EFBIG' })
       }
+    }
+    this.#size = size
+  }
+
+  cut(size: Bytes): void {
+    if (size > this.size || this.#isDevice) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.path}: cannot be cut off at ${size} bytes`)
+    }
+    try {
+      ftruncateSync(this.fd, size)
+    } catch (err) {
+      throw ioError(this.path, `cutting off at ${size} bytes`, err)
     }
     this.#size = size
   }

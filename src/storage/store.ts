@@ -96,6 +96,8 @@ export interface DataStore {
   measure(): void
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void
+  /** Makes the store shorter; undefined where its length is not its to change. */
+  cut?(size: Bytes): void
   close(): void
 }
 

@@ -35,6 +35,10 @@ export interface HiddenVolumesParts {
  */
 export class HiddenVolumes {
   readonly #parts: HiddenVolumesParts
+  /** Those that a command may read by the pool's own files: as long as they are open or awaited. */
+  readonly #held = new Set<number>()
+  /** Calls of `hold` that are under way. */
+  #nrHolding = 0
 
   constructor(parts: HiddenVolumesParts) {
     this.#parts = parts
@@ -47,8 +51,37 @@ export class HiddenVolumes {
     return volume?.awaited ? volume : undefined
   }
 
+  /**
+   * Takes over what the commands of another process's time have open: which of them read the pool's
+   * files is not known.
+   */
+  takeOver(): void {
+    for (const volume of this.#parts.volumes.all()) {
+      if (volume.entry.removed && volume.opens > 0) this.#held.add(volume.devId)
+    }
+  }
+
+  /** Whether a command may be reading the pool's own files: no data block may be moved. */
+  get areRead(): boolean {
+    for (const devId of this.#held) {
+      const volume = this.#parts.volumes.byDevId(devId)
+      if (volume?.entry.removed && (volume.awaited || volume.opens > 0)) return true
+      this.#held.delete(devId)
+    }
+    return this.#nrHolding > 0
+  }
+
   /** See `PoolAdmin.hold`. */
-  hold(request: { names: string[]; identify?: string }): Promise<Held> {
+  async hold(request: { names: string[]; identify?: string }): Promise<Held> {
+    this.#nrHolding++
+    try {
+      return await this.#hold(request)
+    } finally {
+      this.#nrHolding--
+    }
+  }
+
+  #hold(request: { names: string[]; identify?: string }): Promise<Held> {
     return this.#parts.names.exclusive(async () => {
       const { pool, volumes } = this.#parts
       const { metadata } = pool
@@ -86,9 +119,9 @@ export class HiddenVolumes {
     const changes = new Map<number, VolumeEntry>()
     origins.forEach((origin, i) => {
       const devId = ids[i]!
-      const { origin: from, size } = volumes.snapshotEntry(origin.name, devId, origin)
-      const entry = volumes.newEntry(origin.name, devId, size)
-      changes.set(devId, { ...entry, origin: from, removed: true })
+      const entry = volumes.snapshotEntry(origin.name, devId, origin)
+      const { mode, uid, gid } = volumes.newEntry(origin.name, devId, entry.size)
+      changes.set(devId, { ...entry, mode, uid, gid, removed: true })
       if (identify !== undefined && volumes.mustBe(identify) === origin) {
         const state = pool.metadata.fingerprint(origin.devId as DevId)
         const content = this.#contentOf(origin) ?? { id: randomUUID(), state }
@@ -103,7 +136,10 @@ export class HiddenVolumes {
         held.push(this.#heldAs(origin, ids[i]!, changes.get(origin.devId)?.content ?? null))
       })
     })
-    for (const devId of ids) this.#await(volumes.add(devId))
+    for (const devId of ids) {
+      this.#await(volumes.add(devId))
+      this.#held.add(devId)
+    }
     return held
   }
 
@@ -123,6 +159,7 @@ export class HiddenVolumes {
       root: metadata.rootOf(devId),
       file: devId === origin.devId ? null : fileOf(devId),
       content: content !== null && isSo ? content.id : null,
+      externalOrigin: origin.entry.external_origin?.path ?? null,
     }
   }
 
@@ -142,12 +179,14 @@ export class HiddenVolumes {
       }
       volumes.mustBeNew(name)
       pool.mustBeWritable()
+      pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
       if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
       const devId = volumes.newDevId(undefined)
-      const from = origin && volumes.snapshotEntry(name, devId, origin)
-      const entry = volumes.newEntry(name, devId, from?.size ?? size)
-      const hidden = { ...entry, origin: from?.origin ?? null, removed: true }
+      const entry = volumes.newEntry(name, devId, size)
+      const { mode, uid, gid } = entry
+      const from = origin === null ? entry : volumes.snapshotEntry(name, devId, origin)
+      const hidden = { ...from, mode, uid, gid, removed: true }
       await names.commit(new Map([[devId, hidden]]), () => {
         if (origin === null) pool.devices.createThin(devId)
         else pool.devices.createSnap(devId, origin.devId as DevId)

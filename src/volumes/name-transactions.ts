@@ -5,7 +5,7 @@
  * the file may be one ahead of the pool, as a crash between the two leaves it, and never two.
  */
 import type { ThinPool } from '../pool/index.js'
-import type { Volume } from './volume.js'
+import { followEntry, type Volume } from './volume.js'
 import type { EntryChanges, VolumeTable } from './volume-table.js'
 
 export class NameTransactions {
@@ -56,7 +56,10 @@ export class NameTransactions {
     }
     for (const [devId, entry] of changes) {
       const volume = this.#find(devId)
-      if (volume && entry) volume.entry = entry
+      if (volume && entry) {
+        volume.entry = entry
+        followEntry(pool, volume)
+      }
       if (volume) volume.changed = Date.now()
     }
   }

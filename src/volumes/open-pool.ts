@@ -90,7 +90,9 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
-    const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
+    // The mount began with the size in pool.yaml. It may have become smaller since.
+    const isBegun = readOnly || options.takesOver === true
+    const dataSize = isBegun ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
       data,
@@ -121,6 +123,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
+      place: { path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
@@ -135,6 +138,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.makeVolumes && lost === null && pool.mode === 'write') {
       await volumes.makeMissing(config.volumes)
     }
+    pool.space.minFree = config.minFreeSpace ?? 0
     return {
       volumes,
       async close() {
@@ -235,7 +239,7 @@ function largerThanSaid(
   const size = metadata.nrDataBlocks * blockSize
   if (data.size === null || data.size >= size || data.autoextend) return null
   const said = `${file}: data.size is ${formatSize(data.size)}, the pool has ${formatSize(size)}`
-  return `${said}: a pool does not become smaller, and data.size counts only where it is larger`
+  return `${said}: thinfs shrink makes it smaller, data.size counts only where it is larger`
 }
 
 function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {

@@ -12,22 +12,36 @@ const COMMANDS = {
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
   remove: ['/none', 'web'],
+  prune: ['/none', 'web', '--keep-last', '3'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
+  trim: ['/none', 'web'],
   extend: ['/none', '--data', '+1G'],
+  shrink: ['/none', '--data', '1G'],
   set: ['/none', 'on_full=error'],
   list: ['/none'],
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
+  stats: ['/none'],
+  events: ['/none'],
+  metrics: ['/none'],
+  serve: ['/none'],
   send: ['/none', 'web'],
   receive: ['/none', 'web'],
+  import: ['/none', '/none/disk.qcow2', 'web'],
+  export: ['/none', 'web', '/none/disk.qcow2'],
   delta: ['/none', 'web', 'web2'],
   map: ['/none', 'web'],
   rmap: ['/none', '5..45'],
   dump: ['/none'],
+  table: ['/none'],
   attach: ['/none', 'web'],
   detach: ['/none', 'web'],
+  'mount-volume': ['/none', 'web', '/none'],
+  'umount-volume': ['/none', 'web'],
   check: ['/none'],
+  repair: ['/none'],
+  restore: ['/none'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
@@ -36,9 +50,11 @@ const COMMANDS = {
 
 t.test('help lists the commands, and knows its version', async t => {
   const help = await done(t, '--help')
-  const listed = [...help.matchAll(/^ {2}([a-z]+) \[options\]/gm)].map(([, name]) => name)
-  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor.
-  t.strictSame(listed, [...Object.keys(COMMANDS), 'dm', 'doctor'])
+  const listed = [...help.matchAll(/^ {2}([a-z-]+) \[options\]/gm)].map(([, name]) => name)
+  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached` neither:
+  // test/mount.
+  const others = ['attached', 'dm', 'doctor', 'pools', 'completion']
+  t.strictSame(listed, [...Object.keys(COMMANDS), ...others])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 
@@ -68,6 +84,26 @@ t.test('an unknown command is refused with the one it looks like', async t => {
   const line =
     /unknown command 'snapshto' \(Did you mean snapshot\?\); see thinfs --help \(BAD_ARGUMENT\)$/m
   await refused(t, 2, line, 'snapshto')
+})
+
+t.test('help X is the help of X, and an unknown X is one line', async t => {
+  t.equal(await done(t, 'help', 'list'), await done(t, 'list', '--help'))
+  t.equal(await done(t, 'help'), await done(t, '--help'))
+  const line =
+    /unknown command 'lst' \(Did you mean list\?\); see thinfs --help \(BAD_ARGUMENT\)\n$/
+  for (const args of [
+    ['help', 'lst'],
+    ['lst', '--help'],
+    ['lst', 'x', '--json'],
+  ]) {
+    if (args.includes('--json')) t.equal((await thinfs(...args)).status, 2)
+    else await refused(t, 2, line, ...args)
+  }
+})
+
+t.test('a misspelt option is named, though one that is needed is missing', async t => {
+  const line = "unknown option '--sise'"
+  await refused(t, 2, line, 'create', '/none', 'web', '--sise', '1G')
 })
 
 t.test('a command line that is wrong is JSON, too, when that was asked for', async t => {

@@ -147,6 +147,7 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '1G'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '+1G'],
     [1, /\(DEVICE_MISSING\)/, 'message', pool, 'delete 9'],
+    [1, /\(DEVICE_MISSING\)/, 'message', pool, '0', 'delete 9'],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'umount', pool],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'attach', pool, 'web'],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'detach', pool, 'web'],
@@ -158,7 +159,9 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [2, /device id is 0 to 16777215/, 'create', pool, 'x', ...web, '--id', '1e3'],
     [2, /'--size <size>' not specified/, 'create', pool, 'x'],
     [2, /-2G is more than the 1G/, 'resize', pool, 'web', '-2G'],
+    [2, /web: a volume needs a size/, 'resize', pool, 'web', '0'],
     [2, /unknown option '--frob'/, 'resize', pool, 'web', '--frob'],
+    [2, /web: it is given twice/, 'init', `${pool}2`, '--volume', 'web=1G', '--volume', 'web=2G'],
     [2, /create_thick: allowed are/, 'message', pool, 'create_thick', '0'],
   ]
   for (const [status, line, ...args] of cases) await refused(t, status, line, ...args)
@@ -298,7 +301,7 @@ t.test('a data.size that is less than the pool has is told, and has no effect', 
   const pool = await makePool(t, '--volume', 'web=1G')
   const file = join(pool, 'pool.yaml')
   writeFileSync(file, readFileSync(file, 'utf8').replace('size: 1G', 'size: 512M'))
-  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: a pool does not become smaller/
+  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: thinfs shrink makes it smaller/
   t.match(JSON.parse(await done(t, 'status', pool, '--json')), {
     data: { blocks: 16384 },
     warnings: [told],

@@ -99,31 +99,49 @@ t.test('without root: golden-image.sh, ci-workflow.yml', onMount, async t => {
   await leavesNothing(t, user)
 })
 
-t.test('thinfs@.service: what it runs', onLoop, async t => {
+t.test('thinfs@.service, thinfs-attach@.service: what they run', onLoop, async t => {
   const user = await OrdinaryUser.make(t)
-  const unit = readFileSync(join(EXAMPLES, 'thinfs@.service'), 'utf8').replaceAll(
-    '/usr/local/bin/thinfs',
-    `${user.own}/thinfs`,
-  )
-  const command = (key: string): string =>
-    new RegExp(`^${key}=(.*)$`, 'm').exec(unit)![1]!.replaceAll('%i', 'example')
+  const read = (name: string): string =>
+    readFileSync(join(EXAMPLES, name), 'utf8').replaceAll(
+      /^(Exec\w+=)thinfs /gm,
+      `$1${user.own}/thinfs `,
+    )
+  const [pool, attach] = [read('thinfs@.service'), read('thinfs-attach@.service')]
+  // As systemd reads a line: %I is the instance, %% and $$ are one.
+  const command = (unit: string, key: string, instance: string): string =>
+    new RegExp(`^${key}=(.*)$`, 'm')
+      .exec(unit)![1]!
+      .replaceAll('%I', instance)
+      .replaceAll('%%', '%')
+      .replaceAll('$$', '$')
   await user.root(`for folder in srv mnt; do mount -t tmpfs -o mode=755 thinfs-test /$folder; done
+    mkdir -p /run/thinfs; mount -t tmpfs thinfs-test /run/thinfs
     thinfs init /srv/example --data-size 1G --volume web=64M
-    cat > thinfs@.service <<'END'
-${unit}
+    mkdir units; cat > units/thinfs@.service <<'END'
+${pool}
 END
-    systemd-analyze verify ./thinfs@.service`)
-  await user.root(`${command('ExecStartPre')}; ${command('ExecStart')}`)
-  const line = /^# +(\/mnt\/NAME\/web .*)$/m.exec(unit)![1]!.replaceAll('NAME', 'example')
-  await user.root(`mkfs.ext4 -q /mnt/example/web; mkdir /srv/web
+    cat > units/thinfs-attach@.service <<'END'
+${attach}
+END
+    systemd-analyze verify ./units/thinfs@example.service ./units/thinfs-attach@example-web.service`)
+  const start = `${command(pool, 'ExecStart', 'example')} > log 2>&1 &
+    until thinfs status /srv/example | grep '^mounted .*, process'; do sleep 0.2; done`
+  await user.root(`${command(pool, 'ExecStartPre', 'example')}; ${start}`)
+  await user.root(command(attach, 'ExecStart', 'example/web'))
+  const line = /^# +(\/run\/thinfs\/POOL\/VOLUME .*)$/m
+    .exec(attach)![1]!
+    .replaceAll('POOL', 'example')
+    .replaceAll('VOLUME', 'web')
+  await user.root(`mkfs.ext4 -q /run/thinfs/example/web; mkdir /srv/web
     echo '${line}' > fstab; mount -T fstab /srv/web; echo kept > /srv/web/file; sync -f /srv/web`)
-  const pid = await user.root(
-    'thinfs status /srv/example --json | grep -m 1 "\\"pid\\"" | tr -dc 0-9',
-  )
-  await user.root(
-    `kill -9 ${pid}; while [ -e /proc/${pid} ]; do sleep 0.1; done; ${command('ExecStart')}`,
-  )
+  const pid = await user.root('thinfs status /srv/example --json | grep -m 1 ""pid"" | tr -dc 0-9')
+  await user.root(`kill -9 ${pid}; while [ -e /proc/${pid} ]; do sleep 0.1; done; ${start}`)
   t.equal(await user.root('cat /srv/web/file; umount /srv/web'), 'kept')
-  await user.root(command('ExecStop'))
-  t.equal(await user.root('grep /mnt/example /proc/self/mounts || true'), '')
+  await user.root(command(attach, 'ExecStop', 'example/web'))
+  t.equal(await user.root('ls /run/thinfs'), '')
+  // One that somebody has mounted by hand goes, too.
+  const other = /^# +(\/mnt\/NAME\/web .*)$/m.exec(pool)![1]!.replaceAll('NAME', 'example')
+  await user.root(`echo '${other}' > fstab; mount -T fstab /srv/web`)
+  await user.root(command(pool, 'ExecStop', 'example'))
+  t.equal(await user.root('grep -E "/mnt/example|/srv/web" /proc/self/mounts || true'), '')
 })

@@ -128,6 +128,15 @@ export class MemoryStore implements Store {
     this.size = size
   }
 
+  cut(size: Bytes): void {
+    this.#part()
+    this.#image = Buffer.from(this.#image.subarray(0, size))
+    this.#durable = Buffer.from(this.#durable.subarray(0, size))
+    this.#pending = this.#pending.filter(({ offset }) => offset < size)
+    for (const page of this.#data) if (page * PAGE >= size) this.#data.delete(page)
+    this.size = size
+  }
+
   close(): void {}
 
   /** What a flush that failed does: what was to be flushed is there to be read, but never on the disk. */
