@@ -24,9 +24,10 @@ lost read as zeros: mount with -o ro first, and look. Sound metadata is left as 
       const { isSound, repairMetadata } = await import('../streams/index.js')
       if (isSound(files.metadata)) return null
       const { uuid, transactionId, names } = tracesOf(files)
+      const data = await files.openData(config)
       const facts = {
         dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
-        nrDataBlocks: Math.floor(files.data.size / config.dataBlockSize),
+        nrDataBlocks: Math.floor(data.size / config.dataBlockSize),
         ...{ uuid, transactionId },
         devIds: names && new Set(names.keys()),
       }

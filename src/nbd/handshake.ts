@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { connect, isIP, type Socket } from 'node:net'
 import { join } from 'node:path'
 import { connect as connectTls } from 'node:tls'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
 import {
   ALLOCATION_CONTEXT,
   CLIENT_FLAG,
@@ -17,7 +17,6 @@ import {
   OPTION_REPLY_MAGIC,
   SERVER_FLAG,
 } from './abi.js'
-import type { NbdAddress } from './address.js'
 import { connectionLost, protocolError } from './errors.js'
 
 /** An export, as its server describes it. Bytes. */

@@ -1,3 +1,2 @@
 /** Disks that NBD servers have: the client's side of the protocol. */
-export { type NbdAddress, parseAddress } from './address.js'
 export { type Extent, NbdDisk, type NbdOptions } from './nbd-disk.js'

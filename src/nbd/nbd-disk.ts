@@ -5,9 +5,8 @@
  * each has a time limit over all of that. Once a request has missed it, or the server does not keep
  * to the protocol, the disk has failed for good: nobody knows which writes will still land.
  */
-import { allEnded, type Bytes, ThinfsError } from '../base/index.js'
+import { allEnded, type Bytes, type NbdAddress, ThinfsError } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
-import type { NbdAddress } from './address.js'
 import { Connection } from './connection.js'
 import { isFinal } from './errors.js'
 import { type Export, negotiate } from './handshake.js'

@@ -579,12 +579,12 @@ export class RemoteStore implements DataStore {
     try {
       await zeroing
     } catch (err) {
-      this.#memory.forgetZeroed(place)
       throw ioError(this.path, `zeroing ${end - begin} bytes at ${begin}`, err)
     } finally {
       this.#zeroing.delete(zeroing)
+      // Where it failed it may have been done all the same, and be lost again.
+      this.#zeroed.add(place)
     }
-    this.#zeroed.add(place)
     this.#data.remove(begin, end - begin)
     // Slots that came meanwhile have these pages as others have holes.
     this.#forEachSlot(begin, end, (slot, pages) => this.#fillHoles(slot, pages))

@@ -3,8 +3,8 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { KIB, MIB } from '../../src/base/index.js'
-import { NbdDisk, parseAddress } from '../../src/nbd/index.js'
+import { KIB, MIB, parseNbdAddress } from '../../src/base/index.js'
+import { NbdDisk } from '../../src/nbd/index.js'
 import { byTcp, makeCertificates, ServerProcess, shortFolder } from '../support/nbd-servers.js'
 import { Random } from '../support/random.js'
 
@@ -113,7 +113,7 @@ t.test(
     const tls = ['--tls=require', `--tls-certificates=${folder}`, '--tls-verify-peer']
     const server = await ServerProcess.nbdkit(t, folder, ...tls, 'memory', `${SIZE}`)
     const { path } = server.address.socket as { path: string }
-    const at = (more: string) => parseAddress(`nbds+unix:///?socket=${path}${more}`)
+    const at = (more: string) => parseNbdAddress(`nbds+unix:///?socket=${path}${more}`)
     const right = `&tls-certificates=${folder}`
     const disk = await connect(t, at(right))
     await mix(t, disk, new Random(9))
@@ -124,7 +124,7 @@ t.test(
     await t.rejects(NbdDisk.connect(at('')), denied, 'an authority that nobody knows')
     const plain = await ServerProcess.nbdkit(t, shortFolder(t), '--tls=off', 'memory', `${SIZE}`)
     const { path: other } = plain.address.socket as { path: string }
-    const asked = parseAddress(`nbds+unix:///?socket=${other}${right}`)
+    const asked = parseNbdAddress(`nbds+unix:///?socket=${other}${right}`)
     await t.rejects(
       NbdDisk.connect(asked),
       { message: /refuses TLS/ },
@@ -215,7 +215,7 @@ t.test('closing says goodbye', async t => {
 
 t.test('addresses', async t => {
   const of = (text: string) => {
-    const { socket, exportName, tls } = parseAddress(text)
+    const { socket, exportName, tls } = parseNbdAddress(text)
     return [socket, exportName, tls]
   }
   t.same(of('nbd://h/'), [{ host: 'h', port: 10809 }, '', null])
@@ -232,6 +232,6 @@ t.test('addresses', async t => {
     ['nbd://h/x?tls-certificates=/y', /without TLS/],
     ['nbd://h:99999/', /is no address/],
   ] as const) {
-    t.throws(() => parseAddress(text), { code: 'BAD_ARGUMENT', message: why })
+    t.throws(() => parseNbdAddress(text), { code: 'BAD_ARGUMENT', message: why })
   }
 })

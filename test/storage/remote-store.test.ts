@@ -46,6 +46,8 @@ class Harness {
   syncs = 0
   done = 0
   #error: unknown = null
+  /** Bumped when the process dies: what its calls come to then counts no more. */
+  #life = 0
 
   constructor(
     seed: number,
@@ -153,6 +155,7 @@ class Harness {
   /** Carries it out, again and again where it fails. */
   #run(operation: Operation, runs: Running[]): void {
     const { store } = this
+    const life = this.#life
     const attempt = async (): Promise<void> => {
       const { what, offset, length, source, content } = operation
       const [at, size] = [bytes(offset), bytes(length)]
@@ -174,7 +177,7 @@ class Harness {
       }
     }
     const ended = (err?: unknown): void => {
-      if (store !== this.store) return // It was killed; the next one has the call.
+      if (life !== this.#life) return // It was killed; the next one has the call.
       if (err !== undefined) {
         if ((err as { code?: string }).code === 'IO_ERROR') this.#run(operation, runs)
         else this.#error ??= err
@@ -189,6 +192,7 @@ class Harness {
   /** A sync, and what it promises. */
   sync(): void {
     const { store } = this
+    const life = this.#life
     const changes = this.#changes.slice()
     const busy = new Set<number>()
     for (const { begin, end, writes } of this.running) {
@@ -196,7 +200,7 @@ class Harness {
     }
     store.sync().then(
       () => {
-        if (store !== this.store) return
+        if (life !== this.#life) return
         this.syncs++
         for (const [i, count] of changes.entries()) {
           if (busy.has(i) || this.#changes[i] !== count) continue
@@ -216,6 +220,7 @@ class Harness {
 
   /** The process dies, and another one goes on. */
   async kill(): Promise<void> {
+    this.#life++
     this.disk.abandon()
     if (this.#random.chance(0.3)) this.disk.powerCut()
     this.disk = new SlowDisk(this.disk.state, this.#random)

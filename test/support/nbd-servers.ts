@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
 import type { Test } from 'tap'
-import { type NbdAddress, parseAddress } from '../../src/nbd/index.js'
+import { type NbdAddress, parseNbdAddress } from '../../src/base/index.js'
 
 /** A folder with a short name: paths of sockets have 107 bytes. */
 export function shortFolder(t: Test): string {
@@ -17,7 +17,7 @@ export function shortFolder(t: Test): string {
 }
 
 export const unixAddress = (socket: string, more = ''): NbdAddress =>
-  parseAddress(`nbd+unix:///?socket=${socket}${more}`)
+  parseNbdAddress(`nbd+unix:///?socket=${socket}${more}`)
 
 /** A process that serves, until the test ends. */
 export class ServerProcess {
@@ -48,7 +48,7 @@ export class ServerProcess {
     const socket = join(folder, 'socket')
     rmSync(socket, { force: true })
     const own = ['--persistent', '--socket', socket, '--export-name', 'disk']
-    const address = parseAddress(`nbd+unix:///disk?socket=${socket}`)
+    const address = parseNbdAddress(`nbd+unix:///disk?socket=${socket}`)
     return ServerProcess.#start(t, 'qemu-nbd', [...own, ...args], { address, ready: socket })
   }
 
@@ -92,7 +92,7 @@ export async function byTcp(t: Test, { socket }: NbdAddress): Promise<NbdAddress
   proxy.listen(0, '127.0.0.1')
   await once(proxy, 'listening')
   t.teardown(() => void proxy.close())
-  return parseAddress(`nbd://127.0.0.1:${(proxy.address() as AddressInfo).port}/`)
+  return parseNbdAddress(`nbd://127.0.0.1:${(proxy.address() as AddressInfo).port}/`)
 }
 
 /** A certificate authority, and certificates of it for a server at localhost and for a client. */

@@ -64,8 +64,9 @@ export class SlowDisk implements RemoteDisk {
   powerCut(): void {
     const { image, durable } = this.state
     for (let at = 0; at < image.length; at += PAGE) {
-      if (this.#random.chance(0.5)) durable.copy(image, at, at, at + PAGE)
+      if (this.#random.chance(0.5)) image.copy(durable, at, at, at + PAGE)
     }
+    durable.copy(image)
     this.epoch++
   }
 

@@ -1,4 +1,4 @@
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError } from './errors.js'
 
 /** Where an export is. */
 export interface NbdAddress {
@@ -21,7 +21,8 @@ export interface NbdAddress {
 
 /** IANA's port of the protocol. */
 const PORT = 10809
-const FORMS =
+/** The addresses that there are, for people. */
+export const NBD_FORMS =
   'nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, with ?tls-certificates=FOLDER'
 const PARAMETERS = new Set(['socket', 'tls-certificates', 'tls-hostname'])
 
@@ -30,9 +31,9 @@ const PARAMETERS = new Set(['socket', 'tls-certificates', 'tls-hostname'])
  * Source: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md
  * @throws BAD_ARGUMENT with the forms that are allowed
  */
-export function parseAddress(text: string): NbdAddress {
+export function parseNbdAddress(text: string): NbdAddress {
   const refuse = (why: string): ThinfsError =>
-    new ThinfsError('BAD_ARGUMENT', `${text}: ${why}; ${FORMS}`)
+    new ThinfsError('BAD_ARGUMENT', `${text}: ${why}; ${NBD_FORMS}`)
   // The class URL gives paths and hosts their meaning for schemes of the web only.
   const scheme = /^(nbds?)(\+unix)?:\/\//.exec(text)
   if (scheme === null) throw refuse('is no address of an export')
