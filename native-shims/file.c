@@ -369,14 +369,14 @@ static napi_value file_seek(napi_env env, napi_callback_info info) {
   return thinfs_number(env, (double)found);
 }
 
-/* file_lock(fd, exclusive): an open-file-description lock on the whole file; false when it is taken. */
-static napi_value file_lock(napi_env env, napi_callback_info info) {
-  napi_value arguments[2];
+/* An open-file-description lock; false when it is taken. A length of 0 goes on to the end. */
+static napi_value lock_range(napi_env env, napi_value fd_value, napi_value exclusive_value,
+                             int64_t offset, int64_t length) {
   int fd;
   bool exclusive;
-  struct flock lock = {.l_whence = SEEK_SET};
-  if (!thinfs_arguments(env, info, 2, arguments) || !thinfs_int(env, arguments[0], &fd)) return NULL;
-  if (napi_get_value_bool(env, arguments[1], &exclusive) != napi_ok) {
+  struct flock lock = {.l_whence = SEEK_SET, .l_start = offset, .l_len = length};
+  if (!thinfs_int(env, fd_value, &fd)) return NULL;
+  if (napi_get_value_bool(env, exclusive_value, &exclusive) != napi_ok) {
     napi_throw_type_error(env, NULL, "a boolean is expected");
     return NULL;
   }
@@ -384,6 +384,23 @@ static napi_value file_lock(napi_env env, napi_callback_info info) {
   if (fcntl(fd, F_OFD_SETLK, &lock) == 0) return thinfs_boolean(env, true);
   if (errno == EAGAIN || errno == EACCES) return thinfs_boolean(env, false);
   return thinfs_throw(env, errno, "fcntl");
+}
+
+/* file_lock(fd, exclusive): a lock on the whole file. */
+static napi_value file_lock(napi_env env, napi_callback_info info) {
+  napi_value arguments[2];
+  if (!thinfs_arguments(env, info, 2, arguments)) return NULL;
+  return lock_range(env, arguments[0], arguments[1], 0, 0);
+}
+
+/* file_lock_range(fd, exclusive, offset, length): a lock on a part of it. */
+static napi_value file_lock_range(napi_env env, napi_callback_info info) {
+  napi_value arguments[4];
+  int64_t offset, length;
+  if (!thinfs_arguments(env, info, 4, arguments) || !thinfs_integer(env, arguments[2], &offset) ||
+      !thinfs_integer(env, arguments[3], &length))
+    return NULL;
+  return lock_range(env, arguments[0], arguments[1], offset, length);
 }
 
 typedef struct {
@@ -498,6 +515,7 @@ bool thinfs_file_exports(napi_env env, napi_value exports) {
       {"file_allocate_async", file_allocate_async},
       {"file_seek", file_seek},
       {"file_lock", file_lock},
+      {"file_lock_range", file_lock_range},
       {"file_ioctl_async", file_ioctl_async},
       {"file_get_attribute", file_get_attribute},
       {"file_set_attribute", file_set_attribute},

@@ -6,7 +6,7 @@
  * and fuse-native, which a mount loads that asks for it. dist/LICENSES has the licences of all that
  * went in.
  */
-import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { build } from 'rolldown'
 
@@ -56,13 +56,24 @@ const { output } = await build({
   },
 })
 
+// The page of `thinfs serve`, for browsers: a script, a style sheet, a document.
+const page = await build({
+  input: 'src/monitor/page/main.ts',
+  platform: 'browser',
+  output: { file: 'dist/page/page.js', format: 'esm', minify: true },
+})
+mkdirSync('dist/page', { recursive: true })
+cpSync('src/monitor/page/index.html', 'dist/page/index.html')
+const styles = ['node_modules/uplot/dist/uPlot.min.css', 'src/monitor/page/page.css']
+writeFileSync('dist/page/page.css', styles.map(file => readFileSync(file, 'utf8')).join('\n'))
+
 // Not before the new ones are there: somebody may be running what is built.
 const written = new Set(output.flatMap(({ fileName }) => [fileName, `${fileName}.map`]))
 for (const name of readdirSync('dist/chunks').map(name => `chunks/${name}`)) {
   if (!written.has(name)) rmSync(join('dist', name))
 }
 
-const modules = output.flatMap(({ modules }) => Object.keys(modules ?? {}))
+const modules = [...output, ...page.output].flatMap(({ modules }) => Object.keys(modules ?? {}))
 const packages = modules.flatMap(id => /\/node_modules\/((@[^/]+\/)?[^/]+)/.exec(id)?.[1] ?? [])
 const licences = [...new Set(packages)].sort().map(name => {
   const folder = join('node_modules', name)

@@ -52,6 +52,8 @@ export interface Binding {
   file_seek(fd: number, offset: number, whence: number): number
   /** Locks the whole open file description (F_OFD_SETLK). False when another one has the lock. */
   file_lock(fd: number, exclusive: boolean): boolean
+  /** As `file_lock`, for a part of the file, in which there need not be anything. */
+  file_lock_range(fd: number, exclusive: boolean, offset: number, length: number): boolean
   /** fgetxattr(2), as text of at most 255 bytes; null when there is none. */
   file_get_attribute(fd: number, name: string): string | null
   /** fsetxattr(2). */
@@ -149,6 +151,14 @@ export interface Binding {
   ring_close(ring: RingHandle): void
   /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
   buffer_address(buffer: Uint8Array): number
+
+  /** A descriptor of `size` bytes of memory (memfd_create(2)), closed on exec. It never shrinks. */
+  memory_create(name: string, size: number): number
+  /**
+   * The bytes [offset, offset + length) of such memory, shared with all who map them.
+   * @param offset a multiple of a page
+   */
+  memory_map(fd: number, offset: number, length: number): ArrayBuffer
 
   /** mount(2). */
   mount_attach(source: string, target: string, type: string, flags: number, data: string): void

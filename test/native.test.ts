@@ -47,6 +47,7 @@ t.test('errors are those of node:fs: code, errno, syscall', async t => {
   await t.rejects(done!, { ...badFd, syscall: 'fallocate' })
   t.throws(() => native.file_seek(-1, 0, 0), { ...badFd, syscall: 'lseek' })
   t.throws(() => native.file_lock(-1, true), { ...badFd, syscall: 'fcntl' })
+  t.throws(() => native.file_lock_range(-1, true, 0, 1), { ...badFd, syscall: 'fcntl' })
   t.throws(() => native.fuse_read(-1, Buffer.alloc(9), 9, 1, new Uint32Array(1), 1, 0), badFd)
   t.equal(native.fuse_write(-1, Buffer.alloc(1), 0, 1), -9)
   t.throws(() => native.poll_watch(-1, () => {}), { code: 'EBADF' })

@@ -7,6 +7,8 @@
  */
 export const ERRORS = {
   NO_DATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free data block' },
+  VOLUME_FULL: { errno: 'ENOSPC', what: 'the volume has reached its limit' },
+  MIN_FREE_SPACE: { errno: 'ENOSPC', what: 'the pool keeps less free than a new volume needs' },
   NO_METADATA_SPACE: { errno: 'ENOSPC', what: 'the pool has no free metadata block' },
   METADATA_CORRUPT: { errno: 'EIO', what: 'the metadata fails its checks' },
   METADATA_UNSUPPORTED: {
@@ -17,6 +19,8 @@ export const ERRORS = {
   POOL_MISMATCH: { errno: 'EINVAL', what: 'the files do not fit the pool that is described' },
   POOL_READ_ONLY: { errno: 'EROFS', what: 'the pool is read-only' },
   POOL_FAILED: { errno: 'EIO', what: 'the pool has failed' },
+  POOL_SHRINKING: { errno: 'EBUSY', what: 'the pool is being made smaller' },
+  LOCK_LOST: { errno: 'EIO', what: 'the lock on the pool is lost' },
   POOL_IN_USE: { errno: 'EBUSY', what: 'another process has the pool' },
   NOT_A_POOL: { errno: 'EINVAL', what: 'no pool is there' },
   NOT_TRUSTED: { errno: 'EPERM', what: 'others could have changed what the pool is' },
@@ -27,6 +31,7 @@ export const ERRORS = {
   VOLUME_EXISTS: { errno: 'EEXIST', what: 'a volume has the name' },
   VOLUME_MISSING: { errno: 'ENOENT', what: 'no volume has the name' },
   VOLUME_BUSY: { errno: 'EBUSY', what: 'the volume is in use' },
+  ORIGIN_CHANGED: { errno: 'EIO', what: 'the external origin of a volume is missing, or another' },
   HAS_DATA: { errno: 'ENOTEMPTY', what: 'data would be lost' },
   BAD_NAME: { errno: 'EINVAL', what: 'the name is not allowed' },
   BAD_ARGUMENT: { errno: 'EINVAL', what: 'an argument is not allowed' },

@@ -12,48 +12,67 @@ import { adopt } from './adopt.js'
 import { attach } from './attach.js'
 import { attached } from './attached.js'
 import { check } from './check.js'
+import { completion } from './completion.js'
 import { create } from './create.js'
 import { delta } from './delta.js'
 import { detach } from './detach.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
+import { events } from './events.js'
+import { exportImage } from './export.js'
 import { extend } from './extend.js'
 import { EXIT_USAGE, exitCodeOf, lineOf, usageLineOf } from './failure.js'
+import { importImage } from './import.js'
 import { init } from './init.js'
 import { inject } from './inject.js'
+import { table } from './kernel-table.js'
 import { list } from './list.js'
 import { map } from './map.js'
 import { message } from './message.js'
+import { metrics } from './metrics.js'
 import { mount } from './mount.js'
 import { mountVolume } from './mount-volume.js'
 import { finishOutput, watchOutput } from './output.js'
+import { pools } from './pools.js'
+import { prune } from './prune.js'
 import { receive } from './receive.js'
 import { record } from './record.js'
 import { remove } from './remove.js'
 import { rename } from './rename.js'
+import { repair } from './repair.js'
 import { replay } from './replay.js'
+import { rescue } from './rescue.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
+import { restore } from './restore.js'
 import { rmap } from './rmap.js'
 import { rollback } from './rollback.js'
 import { run as runWithPool } from './run.js'
 import { send } from './send.js'
+import { serve } from './serve.js'
 import { set } from './set.js'
+import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
+import { stats } from './stats.js'
 import { status } from './status.js'
+import { top } from './top.js'
+import { trim } from './trim.js'
 import { umount } from './umount.js'
 import { umountVolume } from './umount-volume.js'
 
 const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
-  ...[create, snapshot, rollback, remove, rename, resize, extend, set],
+  ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, shrink, set],
   ...[list, status, message],
-  ...[send, receive],
-  ...[delta, map, rmap, dump],
-  ...[attach, detach, mountVolume, umountVolume, check],
+  ...[stats, top, events, metrics, serve],
+  ...[send, receive, importImage, exportImage],
+  ...[delta, map, rmap, dump, table],
+  ...[attach, detach, mountVolume, umountVolume],
+  ...[check, repair, restore, rescue],
   ...[runWithPool, record, replay, inject],
   ...[attached, dm, doctor],
+  ...[pools, completion],
 ]
 
 const { version } = createRequire(import.meta.url)('#package.json') as { version: string }
@@ -64,7 +83,7 @@ const { version } = createRequire(import.meta.url)('#package.json') as { version
  * @param calledAs the name of the file that was run; those of mount(8)'s helpers mean these
  */
 export async function run(args: string[], calledAs = 'thinfs'): Promise<number> {
-  if (!/^u?mount\./.test(calledAs)) return runProgram(args, program)
+  if (!/^u?mount\./.test(calledAs)) return runProgram(args, commandLine)
   // mount(8) takes it away, and daemons run programs.
   process.env.PATH ??= '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
   const { helperOf, helperStatus } = await import('./mount-helper.js')
@@ -76,12 +95,11 @@ async function runProgram(args: string[], make: (asJson: boolean) => Command): P
   watchOutput()
   const asJson = wantsJson(args)
   try {
-    await make(asJson)
-      .parseAsync(args, { from: 'user' })
-      .catch(err => {
-        // Those of code 0 are help and version.
-        if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
-      })
+    const program = make(asJson)
+    await program.parseAsync(asOneMeansIt(program, args), { from: 'user' }).catch(err => {
+      // Those of code 0 are help and version.
+      if (!(err instanceof CommanderError && err.exitCode === 0)) throw err
+    })
     await finishOutput()
     return Number(process.exitCode ?? 0)
   } catch (err) {
@@ -93,15 +111,30 @@ async function runProgram(args: string[], make: (asJson: boolean) => Command): P
   }
 }
 
-function program(asJson: boolean): Command {
+/**
+ * `help X` is `X --help`. Of an X that is none the parser says which one it looks like, whatever
+ * stands behind it.
+ */
+function asOneMeansIt({ commands }: Command, args: string[]): string[] {
+  const [first, ...others] = args
+  if (commands.length === 0 || first === undefined || first.startsWith('-')) return args
+  const name = first === 'help' ? others[0] : first
+  if (name === undefined || name === 'help') return args
+  if (!commands.some(command => command.name() === name)) return [name]
+  return first === 'help' ? [name, '--help'] : args
+}
+
+/** All commands, with their help, and how what is wrong about a command line is told. */
+export function commandLine(asJson = false): Command {
   const program = settingsOf(new Command('thinfs'), 'thinfs', asJson)
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
+    .helpCommand('help [COMMAND]', 'Show the help of a command.')
     .addHelpText(
       'after',
       `
 POOL is a pool.yaml, the folder that has one, or the pool's mount point. A pool need not be mounted
-but for attach and detach. Sizes: bytes, or K, M, G, T (powers of 1024).
+but for attach and detach. Sizes: bytes, or K, M, G, T, P (powers of 1024).
 
 Exit codes: 0 done, 1 failed, 2 not a command that could work; run has those of its command.
 

@@ -13,7 +13,9 @@ export const message = command(
       'reserve_metadata_snap or release_metadata_snap',
   )
   .action(async (pool: string, words: string[], output: Output) => {
-    const message = words.join(' ')
+    // As one types it for dmsetup, with a sector first, which no message of a pool's looks at.
+    const isSector = words.length > 1 && /^\d+$/.test(words[0]!)
+    const message = words.slice(isSector ? 1 : 0).join(' ')
     await withPool(pool, 'write', admin => admin.message({ message }))
     print(output, { message }, '')
   })

@@ -38,6 +38,14 @@ export async function printAll(texts: Iterable<string>): Promise<void> {
   process.stdout.write(part)
 }
 
+/** Prints a line at once. @returns false when nobody takes it any more */
+export async function printLine(text: string): Promise<boolean> {
+  if (!process.stdout.write(`${text}\n`)) await once(process.stdout, 'drain').catch(() => {})
+  // The stream tells of an error a turn of the loop after the write.
+  await new Promise(resolve => setImmediate(resolve))
+  return failure === null
+}
+
 /**
  * Waits until all is written.
  * @throws IO_ERROR when it could not be; not for a reader that has seen enough (`thinfs list |

@@ -213,7 +213,8 @@ export async function namingHolders<T>(
   }
 }
 
-async function holdersOf(admin: PoolAdmin, pool: string, name: string): Promise<string[]> {
+/** Who has a volume open, as far as that can be told. */
+export async function holdersOf(admin: PoolAdmin, pool: string, name: string): Promise<string[]> {
   try {
     return await findFileHolders(await volumeFile(admin, pool, name))
   } catch {

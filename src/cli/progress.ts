@@ -6,27 +6,30 @@ const PERIOD = 500
 /** How far a command has come, on a terminal; nowhere else. */
 export class Progress {
   readonly #what: string
-  readonly #size: number
+  readonly #size: number | null
   #next = 0
   #isShown = false
 
-  /** @param size bytes that there are to do */
-  constructor(what: string, size: number) {
+  /** @param size of what there is to do; null where nobody knows */
+  constructor(what: string, size: number | null) {
     this.#what = what
     this.#size = size
   }
 
   /**
-   * @param done of those bytes
-   * @param bytes that went through the pipe
+   * @param done of that size
+   * @param bytes that went through the pipe, where there is one
    */
-  show(done: number, bytes: number): void {
+  show(done: number, bytes?: number): void {
     const now = performance.now()
     if (!process.stderr.isTTY || now < this.#next) return
     this.#next = now + PERIOD
     this.#isShown = true
-    const percent = this.#size === 0 ? 100 : Math.floor((done / this.#size) * 100)
-    process.stderr.write(`\r\x1b[K${this.#what}: ${percent}%, ${formatSize(bytes)}`)
+    const parts = bytes === undefined ? [] : [formatSize(bytes)]
+    if (this.#size !== null) {
+      parts.unshift(`${this.#size === 0 ? 100 : Math.floor((done / this.#size) * 100)}%`)
+    }
+    process.stderr.write(`\r\x1b[K${this.#what}: ${parts.join(', ')}`)
   }
 
   /** Takes the line away. */

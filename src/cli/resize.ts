@@ -20,6 +20,12 @@ export const resize = command(
   .action(async (pool: string, name: string, text: string, { shrink, ...output }: Options) => {
     const sign = /^[+-](?=\d)/.exec(text)?.[0] ?? ''
     const change = parseSize(text.slice(sign.length))
+    if (sign === '' && change === 0) {
+      throw new ThinfsError(
+        'BAD_ARGUMENT',
+        `${name}: a volume needs a size; thinfs remove takes it away`,
+      )
+    }
     const volume = await withPool(pool, 'write', async (admin, { file }) => {
       const resizeTo = (size: number) =>
         namingHolders(admin, file, [name], () =>

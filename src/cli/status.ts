@@ -36,6 +36,7 @@ function describe(status: PoolStatus): string[][] {
     ...(mount ? [['transport', transport(mount)]] : []),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize)}, ${data.path}`],
+    ...reserved(status),
     ['data block', formatSize(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
@@ -43,6 +44,8 @@ function describe(status: PoolStatus): string[][] {
     ...metadataLowWater(status),
     ['discards', status.discards],
     ['on full', `${status.onFull}${queueing(status)}${waiting(status)}`],
+    ...(status.minFreeSpace ? [['new volumes', `while ${status.minFreeSpace}% are free`]] : []),
+    ...shrinking(status),
     ...status.warnings.map(what => ['warning', what]),
     ['transaction', String(status.transactionId)],
     ...(status.heldRoot ? [['metadata snapshot', `block ${status.heldRoot}`]] : []),
@@ -84,6 +87,12 @@ function metadataLowWater({
 const lowWater = (mark: number, free: number, blockSize: number, isReached: boolean): string =>
   `${formatSize(mark * blockSize)}, ${isReached ? 'reached: ' : ''}${formatSize(free * blockSize)} free`
 
+/** A daemon of an earlier thinfs does not tell. */
+const reserved = ({ reservedBlocks = 0, dataBlockSize }: Partial<PoolStatus>): string[][] =>
+  reservedBlocks === 0
+    ? []
+    : [['reserved', `${formatSize(reservedBlocks * dataBlockSize!)} of what is free`]]
+
 /** Space that the file systems of the pool's files have left. */
 function hostRoom({ data, metadata }: PoolStatus): string {
   const parts = [
@@ -96,6 +105,14 @@ function hostRoom({ data, metadata }: PoolStatus): string {
 const queueing = ({ onFull, queueTimeout }: Partial<PoolStatus>): string => {
   if (onFull === 'error' || queueTimeout === undefined) return ''
   return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
+}
+
+/** While the data is made smaller. */
+function shrinking({ shrink }: PoolStatus): string[][] {
+  if (!shrink) return []
+  const left = `${formatSize(shrink.left)} past that are in use`
+  const waits = shrink.waits ? '; waits until thinfs send, delta or map has ended' : ''
+  return [['shrinking', `to ${formatSize(shrink.data)}, ${left}${waits}`]]
 }
 
 const waiting = ({ writesWaiting }: PoolStatus): string =>

@@ -6,9 +6,13 @@ export function collect(text: string, before: string[] = []): string[] {
   return [...before, text]
 }
 
-/** @throws BAD_ARGUMENT for another form */
+/** @throws BAD_ARGUMENT for another form, and for a name that is given twice */
 export function volumesOf(texts: readonly string[] = []): Record<string, { size: number }> {
-  return Object.fromEntries(texts.map(volumeOf))
+  const volumes = texts.map(volumeOf)
+  const names = volumes.map(([name]) => name)
+  const twice = names.find((name, i) => names.indexOf(name) < i)
+  if (twice === undefined) return Object.fromEntries(volumes)
+  throw new ThinfsError('BAD_ARGUMENT', `--volume ${twice}: it is given twice`)
 }
 
 function volumeOf(text: string): [name: string, volume: { size: number }] {

@@ -24,7 +24,7 @@ import {
 import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
-import type { Autoextend, PoolConfig, VolumeConfig } from './pool-config.js'
+import { type Autoextend, DEFAULTS, type PoolConfig, type VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
 import { isOwnName, mustBeOf, mustBeTrusted } from './trust.js'
 
@@ -80,7 +80,7 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
     const config = toConfig(file, parsed.data)
     for (const key of ['data', 'metadata'] as const) {
       if (!isOwnFile(config, config[key].path)) continue
-      const found = `${key}.path: ${parsed.data[key].path} is not allowed`
+      const found = `${key}.path: ${parsed.data[key].path ?? DEFAULTS.dataPath} is not allowed`
       throw problem(
         locate(document, [key, 'path']).offset,
         `${found}; a file that thinfs does not write for itself`,
@@ -242,8 +242,9 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     folder,
     pool: yaml.pool,
     data: {
-      path: resolve(folder, yaml.data.path),
+      path: yaml.data.nbd?.text ?? resolve(folder, yaml.data.path ?? DEFAULTS.dataPath),
       size: yaml.data.size ?? null,
+      ...(yaml.data.nbd && { nbd: yaml.data.nbd }),
       ...(yaml.data.extents && { extents: yaml.data.extents }),
       ...toAutoextend(yaml.data.autoextend),
     },
@@ -253,16 +254,18 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
       ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
       ...toAutoextend(yaml.metadata.autoextend),
     },
+    ...(yaml.data.nbd && { cache: yaml.cache ?? { size: DEFAULTS.cacheSize } }),
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
     onFull: yaml.on_full,
     queueTimeout: yaml.queue_timeout,
+    ...(yaml.min_free_space !== undefined && { minFreeSpace: yaml.min_free_space }),
     ...(yaml.hooks !== undefined && { hooks: yaml.hooks }),
     transport: yaml.transport,
     spin: yaml.spin,
     spinShare: yaml.spin_share,
-    volumes: toVolumes(yaml.volumes),
+    volumes: toVolumes(yaml.volumes, folder),
   }
 }
 
@@ -276,28 +279,39 @@ function toAutoextend(rule: z.infer<typeof POOL_YAML>['data']['autoextend']): {
   return rule === undefined ? {} : { autoextend: { ...rule, max: rule.max ?? null } }
 }
 
+const isSizedByOrigin = (volume: { size?: number | undefined; snapshot_of?: string | undefined }) =>
+  volume.size === undefined && volume.snapshot_of !== undefined
+
 /** A snapshot without a size has its origin's. The schema has refused circles of origins. */
-function toVolumes(all: z.infer<typeof POOL_YAML>['volumes']): Record<string, VolumeConfig> {
-  const sizes = new Map<string, number>()
+function toVolumes(
+  all: z.infer<typeof POOL_YAML>['volumes'],
+  folder: string,
+): Record<string, VolumeConfig> {
+  const sizes = new Map<string, number | null>()
   const line: string[] = []
   for (const first of all.keys()) {
     let name = first
-    while (!sizes.has(name) && all.get(name)!.size === undefined) {
+    while (!sizes.has(name) && isSizedByOrigin(all.get(name)!)) {
       line.push(name)
       name = all.get(name)!.snapshot_of!
     }
-    const size = sizes.get(name) ?? all.get(name)!.size!
+    const size = sizes.get(name) ?? all.get(name)!.size ?? null
     sizes.set(name, size)
     for (const snapshot of line.splice(0)) sizes.set(snapshot, size)
   }
   return Object.fromEntries(
-    [...all].map(([name, { id, snapshot_of: snapshotOf }]) => [
-      name,
-      {
-        size: sizes.get(name)!,
-        ...(id !== undefined && { id }),
-        ...(snapshotOf !== undefined && { snapshotOf }),
-      },
-    ]),
+    [...all].map(
+      ([name, { id, snapshot_of: snapshotOf, external_origin: path, limit, reserve }]) => [
+        name,
+        {
+          size: sizes.get(name)!,
+          ...(id !== undefined && { id }),
+          ...(snapshotOf !== undefined && { snapshotOf }),
+          ...(limit !== undefined && { limit }),
+          ...(reserve !== undefined && { reserve }),
+          ...(path !== undefined && { externalOrigin: resolve(folder, path) }),
+        },
+      ],
+    ),
   )
 }

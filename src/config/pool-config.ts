@@ -1,5 +1,11 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
-import { KIB, MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
+import {
+  KIB,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  MIB,
+  type NbdAddress,
+} from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
 export interface PoolPlace {
@@ -16,8 +22,19 @@ export interface PoolPlace {
 export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
-  /** `size` null: as large as the file or device, or its extents. */
-  data: { path: string; size: number | null; extents?: Extent[]; autoextend?: Autoextend }
+  /**
+   * `size` null: as large as the file or device, or its extents. With `nbd` the data is an export,
+   * and `path` its address as it was written.
+   */
+  data: {
+    path: string
+    size: number | null
+    extents?: Extent[]
+    autoextend?: Autoextend
+    nbd?: NbdAddress
+  }
+  /** Memory in front of data that another machine has. */
+  cache?: { size: number }
   /** `size` auto: as much as data of this size and block size can need. */
   metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
   dataBlockSize: number
@@ -28,6 +45,8 @@ export interface PoolConfig extends PoolPlace {
   onFull: (typeof ON_FULL)[number]
   /** Seconds that it waits at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume; left out: none. */
+  minFreeSpace?: number
   /** The command that the daemon has sh(1) run for each event of the pool. */
   hooks?: string
   /**
@@ -59,11 +78,18 @@ export interface Autoextend {
 }
 
 export interface VolumeConfig {
-  size: number
+  /** Bytes; null: as large as its external origin. */
+  size: number | null
   /** The device id, 0 to 2^24-1; without it the pool chooses one. */
   id?: number
   /** Name of the volume, another of the same file, to make it a snapshot of. */
   snapshotOf?: string
+  /** Bytes that it may map at most, once it is made; left out: no limit. */
+  limit?: number
+  /** Bytes that the pool keeps for it, once it is made; left out: none. */
+  reserve?: number
+  /** Absolute path of the raw file that it shows where it maps nothing. */
+  externalOrigin?: string
 }
 
 /** Free space at which the pool asks for more, absolute or as a share of the data size. */
@@ -80,6 +106,7 @@ export const DEFAULTS = {
   /** LVM's percent; its threshold is 100, which is never: 80 is what Docker's guide sets. */
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
+  cacheSize: 256 * MIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',

@@ -11,7 +11,7 @@ import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
 export function renderConfig(config: PoolConfig): string {
-  const { data, metadata, lowWaterMark: mark } = config
+  const { metadata, lowWaterMark: mark } = config
   return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
 # Paths count from this file's folder. thinfs reads this file; thinfs extend writes the sizes below.
 pool: ${scalar(config.pool)}
@@ -19,8 +19,7 @@ pool: ${scalar(config.pool)}
 # Where the volumes' blocks are: a sparse file, or a block device. Free space takes none of the
 # disk's. The size is the most that all volumes together can come to hold.
 data:
-  path: ${scalar(shortPath(config, data.path))}
-${data.extents ? renderExtents(data.extents) : renderSizes(renderDataSize(data.size), data, '1T')}
+${renderData(config)}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
@@ -42,6 +41,10 @@ discards: ${config.discards}
 on_full: ${config.onFull}
 queue_timeout: ${config.queueTimeout}
 
+# What has to be free of data, and of metadata, for a volume to be made, or a snapshot taken, as Docker's
+# dm.min_free_space has it. thinfs set changes it.
+${config.minFreeSpace === undefined ? '# min_free_space: 10%   (now: 0%)' : `min_free_space: ${config.minFreeSpace}%`}
+
 # A command for events: low water, full, other modes, growth, warnings. It has them in its environment,
 # with the numbers: docs/OPERATIONS.md. It runs as the user of the mount.
 ${config.hooks === undefined ? `# hooks: logger -t thinfs "$THINFS_POOL_NAME $THINFS_EVENT"` : `hooks: ${scalar(config.hooks)}`}
@@ -59,6 +62,17 @@ spin_share: ${config.spinShare}%
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.
 volumes:${renderVolumes(config.volumes)}
 `
+}
+
+function renderData(config: PoolConfig): string {
+  const { data, cache } = config
+  if (data.nbd) {
+    return `  nbd: ${scalar(data.nbd.text)}\ncache: { size: ${exactSize(cache!.size)} }`
+  }
+  const sizes = data.extents
+    ? renderExtents(data.extents)
+    : renderSizes(renderDataSize(data.size), data, '1T')
+  return `  path: ${scalar(shortPath(config, data.path))}\n${sizes}`
 }
 
 /** @param max for the example, where there is no rule */
@@ -91,10 +105,14 @@ function renderExtents(extents: readonly Extent[]): string {
 }
 
 function renderVolumes(volumes: Record<string, VolumeConfig>): string {
-  const lines = Object.entries(volumes).map(([name, { size, id, snapshotOf }]) => {
-    const fields = [`size: ${exactSize(size)}`]
+  const lines = Object.entries(volumes).map(([name, volume]) => {
+    const { size, id, snapshotOf, externalOrigin, limit, reserve } = volume
+    const fields = size === null ? [] : [`size: ${exactSize(size)}`]
     if (id !== undefined) fields.push(`id: ${id}`)
     if (snapshotOf !== undefined) fields.push(`snapshot_of: ${scalar(snapshotOf)}`)
+    if (limit !== undefined) fields.push(`limit: ${exactSize(limit)}`)
+    if (reserve !== undefined) fields.push(`reserve: ${exactSize(reserve)}`)
+    if (externalOrigin !== undefined) fields.push(`external_origin: ${scalar(externalOrigin)}`)
     return `\n  ${scalar(name)}: { ${fields.join(', ')} }`
   })
   return lines.length > 0 ? lines.join('') : '\n  # web: { size: 10G }'

@@ -12,6 +12,8 @@ import {
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   MIB,
+  NBD_FORMS,
+  parseNbdAddress,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -29,6 +31,8 @@ import { parseSize, SIZE_FORMS } from './size.js'
 
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
+/** A few requests of each kind. */
+const CACHE_SIZE_MIN = 4 * MIB
 /** More is never used. docs/FORMAT.md */
 const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
@@ -39,12 +43,14 @@ const QUEUE_TIMEOUT_MAX = 1_000_000
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
-  return z.string({ error: allowed }).transform((text, context): T => {
+  const type = z.string({ error: allowed }).transform((text, context): T => {
     const found = tryParse(text, parse)
     if (found !== undefined) return found
     context.addIssue({ code: 'custom', message: allowed })
     return z.NEVER
   })
+  // For the manual page.
+  return type.meta({ allowed })
 }
 
 function tryParse<T>(text: string, parse: (text: string) => T): T | undefined {
@@ -66,6 +72,8 @@ const oneOf = <const T extends readonly string[]>(words: T) =>
   value(words.join(', '), text => words.find(word => word === text) as T[number] | undefined)
 
 const path = value('a path', text => (/^[^\0]+$/.test(text) ? text : undefined))
+
+const nbdAddress = value(NBD_FORMS, text => parseNbdAddress(text))
 
 /** A map with these keys and no others. */
 const map = <S extends z.ZodRawShape>(shape: S) => {
@@ -124,29 +132,44 @@ const volume = map({
   id: value(`a device id from 0 to ${MAX_DEV_ID}`, text =>
     /^\d{1,8}$/.test(text) && Number(text) <= MAX_DEV_ID ? Number(text) : undefined,
   ).optional(),
-  snapshot_of: z.string({ error: 'the name of another volume in this file' }).optional(),
+  snapshot_of: z
+    .string({ error: 'the name of another volume in this file' })
+    .meta({ allowed: 'the name of another volume in this file' })
+    .optional(),
+  limit: size(SIZE_FORMS, n => n > 0).optional(),
+  reserve: size(SIZE_FORMS, n => n > 0).optional(),
+  external_origin: path.optional(),
 })
 
 type Volumes = Map<string, z.infer<typeof volume>>
 
 const volumes = z
-  .map(z.string(), volume, { error: 'a map from names to size, id, snapshot_of' })
+  .map(z.string(), volume, {
+    error: 'a map from names to size, id, snapshot_of, external_origin, limit, reserve',
+  })
   .superRefine((all, context) => {
     const refuse = (path: string[], message: string) =>
       context.addIssue({ code: 'custom', path, message })
     const names = new Map<number, string>()
     const circular = ownOrigins(all)
-    for (const [name, { size, id, snapshot_of: origin }] of all) {
+    for (const [name, { size, id, snapshot_of: origin, external_origin: file, ...rules }] of all) {
+      const { limit, reserve } = rules
       const why = whyNotAName(name)
       if (why) refuse([name], why)
+      if (origin !== undefined && file !== undefined) {
+        refuse([name, 'external_origin'], 'nothing beside snapshot_of: a snapshot has its origin’s')
+      }
       if (origin !== undefined) {
         if (!all.has(origin)) {
           refuse([name, 'snapshot_of'], 'the name of another volume in this file')
         } else if (circular.has(name)) {
           refuse([name, 'snapshot_of'], 'a volume that is not, by others, its own snapshot')
         }
-      } else if (size === undefined) {
+      } else if (size === undefined && file === undefined) {
         refuse([name, 'size'], SIZE_FORMS)
+      }
+      if (limit !== undefined && reserve !== undefined && reserve > limit) {
+        refuse([name, 'reserve'], 'no more than the limit')
       }
       if (id === undefined) continue
       const other = names.get(id)
@@ -185,7 +208,8 @@ export const POOL_YAML = map({
     POOL_NAME.test(text) ? text : undefined,
   ),
   data: map({
-    path: path.default(DEFAULTS.dataPath),
+    path: path.optional(),
+    nbd: nbdAddress.optional(),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
     extents: extents.optional(),
     autoextend: autoextend(SIZE_FORMS, n => n > 0),
@@ -203,6 +227,9 @@ export const POOL_YAML = map({
       n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
     ),
   }).prefault({}),
+  cache: map({
+    size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN).default(DEFAULTS.cacheSize),
+  }).optional(),
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
@@ -210,6 +237,7 @@ export const POOL_YAML = map({
   queue_timeout: value(`seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`, text =>
     /^\d{1,7}$/.test(text) && Number(text) <= QUEUE_TIMEOUT_MAX ? Number(text) : undefined,
   ).default(DEFAULTS.queueTimeout),
+  min_free_space: percentage('a percentage from 0% to 99%, as in 10%', 0, 99).optional(),
   hooks: value('a command, as sh(1) takes it', text =>
     /^[^\0]*\S[^\0]*$/.test(text) ? text : undefined,
   ).optional(),
@@ -229,6 +257,14 @@ export const POOL_YAML = map({
   }
   const refuse = (path: string[], message: string) =>
     context.addIssue({ code: 'custom', path, message })
+  const { nbd, path: dataPath = DEFAULTS.dataPath } = pool.data
+  if (nbd !== undefined) {
+    for (const key of ['path', 'size', 'extents', 'autoextend'] as const) {
+      if (pool.data[key] !== undefined) {
+        refuse(['data', key], 'nothing beside nbd: the export has all of that')
+      }
+    }
+  } else if (pool.cache !== undefined) refuse(['cache'], 'nothing without data.nbd')
   for (const key of ['data', 'metadata'] as const) {
     const { extents, size, autoextend } = pool[key]
     if (extents === undefined) continue
@@ -236,15 +272,16 @@ export const POOL_YAML = map({
     if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
     if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
   }
-  if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
+  if (nbd === undefined && normalize(dataPath) === normalize(pool.metadata.path)) {
     const parts = [pool.data.extents, pool.metadata.extents]
     if (parts.includes(undefined)) {
       refuse(['metadata', 'path'], 'a file of its own, not that of the data')
     }
   }
+  const data = { ...pool.data, path: dataPath }
   for (const [key, [one, other]] of Object.entries({
-    data: [pool.data, pool.metadata],
-    metadata: [pool.metadata, pool.data],
+    data: [data, pool.metadata],
+    metadata: [pool.metadata, data],
   } as const)) {
     const others = normalize(one.path) === normalize(other.path) ? (other.extents ?? []) : []
     if (one.extents !== undefined && overlap(one.extents, others)) {

@@ -1,11 +1,13 @@
 /**
  * Sizes as people write them: a number and a unit, powers of 1024.
  *
- * `64K`, `64KiB`, `1.5G`, `512B` and `512` (bytes); letters in either case, as LVM takes them.
+ * `64K`, `64KB`, `64KiB`, `1.5G`, `512B` and `512` (bytes), `8s` (sectors); letters in either case. As
+ * with LVM and ZFS all letters are powers of 1024, KB too.
  */
-import { GIB, KIB, MIB, ThinfsError, TIB } from '../base/index.js'
+import { GIB, KIB, MIB, SECTOR_SIZE, ThinfsError, TIB } from '../base/index.js'
 
 const UNITS = [
+  ['P', TIB * KIB],
   ['T', TIB],
   ['G', GIB],
   ['M', MIB],
@@ -13,17 +15,19 @@ const UNITS = [
 ] as const
 
 /** The forms that `parseSize` takes, for messages and help texts. */
-export const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
+export const SIZE_FORMS =
+  'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 
-const SIZE = /^(\d+(?:\.\d+)?)(?:B|([KMGT])(?:iB)?)?$/i
+const SIZE = /^(\d+(?:\.\d+)?)(?:B|(s)|([KMGTP])(?:i?B)?)?$/i
 
 /**
  * Bytes of a size such as `10G`.
  * @throws BAD_ARGUMENT for another form, a part of a byte, or 2^53 bytes and more
  */
 export function parseSize(text: string): number {
-  const [, number, letter] = SIZE.exec(text) ?? []
-  const unit = letter ? UNITS.find(([name]) => name === letter.toUpperCase())![1] : 1
+  const [, number, sectors, letter] = SIZE.exec(text) ?? []
+  const named = UNITS.find(([name]) => name === letter?.toUpperCase())
+  const unit = sectors === undefined ? (named?.[1] ?? 1) : SECTOR_SIZE
   const size = Number(number ?? Number.NaN) * unit
   if (!Number.isSafeInteger(size)) {
     throw new ThinfsError('BAD_ARGUMENT', `${text || 'nothing'} is not a size; ${SIZE_FORMS}`)

@@ -16,7 +16,7 @@ import {
 } from '../host/index.js'
 import type { MountedAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
-import { PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
+import { EVENTS, type EventsAnswer, PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
 import { adminClient, adminOf, callAdmin, fromResponseError } from './rpc.js'
 import { mustSpeakOurs } from './version.js'
 
@@ -45,6 +45,11 @@ export interface DaemonClient extends MountedAdmin {
   umountForcibly(): Promise<void>
   /** Replaces the engine; resolves when the next one serves. Callers of the mount only wait. */
   restart(): Promise<void>
+  /**
+   * The events after that of an id, or, without one, where those from now on begin.
+   * @param request.waits until there is one
+   */
+  events(request: { after?: number; waits?: boolean }): Promise<EventsAnswer>
   /** Closes the connection. Requests that are not answered yet reject. */
   close(): void
 }
@@ -97,6 +102,10 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
       // The daemon would start a program of another thinfs, which does not serve under it.
       await fits()
       await connection.sendRequest(RESTART).catch(failed)
+    },
+    events: async request => {
+      await fits()
+      return await connection.sendRequest(EVENTS, request).catch(failed)
     },
     close: () => connection.dispose(),
   }

@@ -8,6 +8,7 @@ export {
   spawnEngine,
   spawnTableEngine,
 } from './engine-process.js'
+export { EventLog } from './event-log.js'
 export { DescriptorInbox, sendDescriptors } from './hand-over.js'
 export * from './protocol.js'
 export * from './rpc.js'

@@ -14,11 +14,11 @@
  * and processes that do not speak the same say so. `ping`, `umount` and `umount by force` are
  * understood by all versions: a mount can be ended by whichever thinfs is there.
  */
-import { NotificationType, NotificationType0, RequestType0 } from 'vscode-jsonrpc/node'
+import { NotificationType, NotificationType0, RequestType, RequestType0 } from 'vscode-jsonrpc/node'
 import type { ErrorCode } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { MountedAdmin } from '../volumes/index.js'
+import type { MountedAdmin, PoolStatistics, StatisticsBefore } from '../volumes/index.js'
 
 /** File descriptors that an engine inherits. */
 export const ENGINE_FD = {
@@ -86,6 +86,47 @@ export interface PoolEvent {
 }
 /** Engine to daemon, for each event of a pool that has hooks. */
 export const POOL_EVENT = new NotificationType<PoolEvent>('pool event')
+/** Something that has happened to a mounted pool: docs/MONITORING.md. */
+export interface Happening {
+  /** Ascending, also from one process to the next. */
+  id: number
+  /** Seconds since 1970. */
+  time: number
+  event: string
+  /** The reason of a mode, the sentence of a warning; empty where there is nothing to add. */
+  detail: string
+  mode?: string
+  /** Bytes, as they were then; absent where no engine could tell. */
+  dataUsed?: number
+  dataSize?: number
+  metadataUsed?: number
+  metadataSize?: number
+  writesWaiting?: number
+}
+/** Engine to daemon, for each event. */
+export const HAPPENED = new NotificationType<Omit<Happening, 'id'>>('happened')
+
+export interface EventsAnswer {
+  events: Happening[]
+  /** The id to ask from the next time. */
+  last: number
+  /** The pool was unmounted: no more come. */
+  ended: boolean
+}
+/**
+ * Command to daemon: the events that it keeps after that of an id, or, without one, none: those from
+ * now on begin at `last`.
+ * @param waits whether the answer waits until there is one
+ */
+export const EVENTS = new RequestType<{ after?: number; waits?: boolean }, EventsAnswer, WireError>(
+  'events',
+)
+/** Engine to daemon, when it ends for another engine: its counters. */
+export const COUNTED = new NotificationType<PoolStatistics>('counted')
+/**
+ * Daemon to engine, directly after READY and before any request: the counters of the engine before.
+ */
+export const COUNT_ON = new NotificationType<StatisticsBefore>('count on')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
 /**
@@ -131,21 +172,49 @@ type Request<M extends keyof MountedAdmin> =
 export const ADMIN_REQUESTS: {
   readonly [M in keyof MountedAdmin]: { readonly [F in keyof Required<Request<M>>]: FieldType }
 } = {
-  create: { name: 'string', size: 'number', devId: 'number?' },
+  create: {
+    name: 'string',
+    size: 'number?',
+    devId: 'number?',
+    externalOrigin: 'string?',
+    limit: 'number?',
+    reserve: 'number?',
+  },
   snapshot: { origin: 'string', name: 'string', devId: 'number?' },
   snapshotAll: { origins: 'strings', suffix: 'string' },
   rollback: { name: 'string', snapshot: 'string', keep: 'string?' },
   remove: { names: 'strings' },
+  prune: {
+    name: 'string',
+    except: 'strings',
+    dryRun: 'boolean?',
+    ...{ last: 'number?', hourly: 'number?', daily: 'number?' },
+    ...{ weekly: 'number?', monthly: 'number?', yearly: 'number?' },
+  },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
-  set: { onFull: 'string?', queueTimeout: 'number?' },
+  setVolume: { name: 'string', limit: 'number?', reserve: 'number?' },
+  set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
+  shrink: { data: 'number', dryRun: 'boolean?' },
   list: { exclusive: 'boolean?' },
+  exclusive: { names: 'strings' },
   status: {},
+  statistics: {},
+  blockMap: { cells: 'number' },
   message: { message: 'string' },
   check: { deep: 'boolean?' },
   hold: { names: 'strings', identify: 'string?' },
-  beginVolume: { name: 'string', size: 'number', base: 'string?' },
+  beginVolume: {
+    ...{ name: 'string', size: 'number', base: 'string?' },
+    ...{ content: 'string?', resume: 'number?' },
+  },
+  keepVolume: {
+    ...{ devId: 'number', name: 'string', content: 'string' },
+    ...{ base: 'string?', offset: 'number' },
+  },
+  partials: {},
+  dropPartial: { name: 'string' },
   nameVolume: { devId: 'number', name: 'string', content: 'string?' },
   inject: {
     name: 'string',

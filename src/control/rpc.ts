@@ -19,7 +19,8 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import type { LabAdmin, MountedAdmin, PoolAdmin } from '../volumes/index.js'
-import { ADMIN_REQUESTS, type FieldType, type WireError } from './protocol.js'
+import type { EventLog } from './event-log.js'
+import { ADMIN_REQUESTS, EVENTS, type FieldType, type WireError } from './protocol.js'
 
 /** JSON-RPC leaves the codes from here upwards, to -32000, to applications; ours are in `data`. */
 const APPLICATION_ERROR = -32000
@@ -88,9 +89,28 @@ export function fromResponseError(err: unknown): Error {
       'it ended before it answered: whether the request was carried out is not known, look with thinfs list'
     return new ThinfsError('DAEMON_FAILED', detail, { cause: err })
   }
+  if (err.code === ErrorCodes.MethodNotFound) {
+    const detail = `the pool is served by an older thinfs, which cannot do this: ${err.message}; thinfs umount, then thinfs mount`
+    return new ThinfsError('VERSION_MISMATCH', detail, { cause: err })
+  }
   const data: Partial<WireError> | undefined = err.data
   const code = (data?.code ?? null) as ErrorCode | null
   return fromWire({ message: err.message, code, errno: data?.errno ?? 'EIO' })
+}
+
+/** Answers requests for events, until the connection ends. */
+export function serveEvents(connection: MessageConnection, log: EventLog): void {
+  const ended = new AbortController()
+  connection.onDispose(() => ended.abort())
+  connection.onRequest(EVENTS, request =>
+    answer(() => {
+      const { after, waits } = (request ?? {}) as { after?: unknown; waits?: unknown }
+      if (after !== undefined && !Number.isSafeInteger(after)) {
+        throw new ThinfsError('BAD_ARGUMENT', 'events: after must be a whole number or absent')
+      }
+      return log.after(after as number | undefined, waits === true, ended.signal)
+    }),
+  )
 }
 
 /** A method of any `MountedAdmin`; those without fields are given undefined for `request`. */

@@ -17,6 +17,7 @@ import {
   delegate,
   diesWithItsEngine,
   ENGINE_PROGRAM,
+  EventLog,
   makeRuntimeFolder,
   PING,
   PROTOCOL,
@@ -24,6 +25,7 @@ import {
   refuseToMove,
   type SpawnEngine,
   serveAdmin,
+  serveEvents,
   spawnEngine,
   transportStatus,
   UMOUNT,
@@ -46,7 +48,7 @@ import {
   unmountLazily,
 } from '../host/index.js'
 import { type Logger, reopenLog } from '../log/index.js'
-import type { PoolFiles, PoolStatus } from '../volumes/index.js'
+import type { PoolFiles, PoolStatistics, PoolStatus } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { Hooks } from './hooks.js'
@@ -73,6 +75,7 @@ export class Daemon {
   readonly #log: Logger
   readonly #spawn: SpawnEngine
   readonly #hooks: Hooks
+  readonly #events = new EventLog()
   #supervisor: Supervisor
   /** Path of pool.yaml when the pool was mounted: what the mount table has. */
   #source: string
@@ -129,10 +132,10 @@ export class Daemon {
       THINFS_POOL_NAME: config.pool,
       THINFS_MOUNT_POINT: options.mountPoint,
     }))
-    this.#supervisor = this.#makeSupervisor(null)
+    this.#supervisor = this.#makeSupervisor(null, null)
   }
 
-  #makeSupervisor(negotiated: Negotiated | null): Supervisor {
+  #makeSupervisor(negotiated: Negotiated | null, counted: PoolStatistics | null): Supervisor {
     const start = {
       ...this.#options,
       acceptMetadata: this.#options.acceptMetadata ?? false,
@@ -141,6 +144,7 @@ export class Daemon {
     }
     return new Supervisor({
       negotiated,
+      counted,
       spawnEngine: negotiated =>
         this.#spawn(
           { ...start, negotiated, mountedAt: this.#since },
@@ -149,6 +153,9 @@ export class Daemon {
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
       onEvent: event => this.#hooks.run(event),
+      onHappened: event => this.#events.add(event),
+      onRestarted: why => this.#happened('engine_restarted', why),
+      onTrouble: why => this.#happened('mode', why, 'fail'),
       log: this.#log,
     })
   }
@@ -235,7 +242,8 @@ export class Daemon {
     if (this.#failure === null) return this.#supervisor.restart()
     this.#refusal?.close()
     this.#failure = null
-    this.#supervisor = this.#makeSupervisor(this.#supervisor.negotiated)
+    const { negotiated, counted } = this.#supervisor
+    this.#supervisor = this.#makeSupervisor(negotiated, counted)
     await this.#supervise()
   }
 
@@ -318,7 +326,8 @@ export class Daemon {
     const { file, folder, data, metadata } = this.#config
     const { logFile } = this.#options
     const programs = [process.execPath, ENGINE_PROGRAM]
-    return [folder, file, data.path, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
+    const dataFile = data.nbd ? [] : [data.path]
+    return [folder, file, ...dataFile, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
@@ -337,7 +346,7 @@ export class Daemon {
       this.#fuseFd = handedOver.fuseFd
       this.#since = handedOver.start.mountedAt
       this.#source = handedOver.start.configFile
-      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated)
+      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated, handedOver.counted)
       return handedOver
     }
   }
@@ -372,6 +381,7 @@ export class Daemon {
   #serve(connection: MessageConnection): void {
     const status = () => this.#status()
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
+    serveEvents(connection, this.#events)
     const { mountPoint } = this.#options
     connection.onRequest(PING, () => ({ pid: process.pid, mountPoint, protocol: PROTOCOL }))
     connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
@@ -412,23 +422,22 @@ export class Daemon {
    */
   #fail(failure: Error): void {
     this.#failure = failure
-    const { hooks: command } = this.#config
-    if (command !== undefined) {
-      this.#hooks.run({
-        command,
-        variables: {
-          THINFS_EVENT: 'mode',
-          THINFS_MODE: 'fail',
-          THINFS_DETAIL: failure.message,
-        },
-      })
-    }
+    this.#happened('mode', failure.message, 'fail')
     if (diesWithItsEngine(this.#supervisor.negotiated)) {
       void this.#end()
       return
     }
     // A mount outlives its engine by the connection that is here.
     this.#refusal = new Refusal(this.#fuseFd!, () => void this.#end())
+  }
+
+  /** Tells of an event that no engine can tell of: without the pool's numbers. */
+  #happened(event: string, detail: string, mode?: 'fail'): void {
+    this.#events.add({ time: Date.now() / 1000, event, detail, ...(mode ? { mode } : {}) })
+    const { hooks: command } = this.#config
+    if (command === undefined) return
+    const variables = { THINFS_EVENT: event, THINFS_DETAIL: detail }
+    this.#hooks.run({ command, variables: mode ? { ...variables, THINFS_MODE: mode } : variables })
   }
 
   async #end(): Promise<void> {
@@ -451,6 +460,10 @@ export class Daemon {
       this.#log.error({ err }, 'not cleaned up')
     }
     if (this.#files === null) return
+    if (this.#served) {
+      this.#events.add({ time: Date.now() / 1000, event: 'unmounted', detail: '' })
+    }
+    this.#events.end()
     this.#control?.close()
     removeDaemonFile(this.#files.folder.held)
     this.#files.close()

@@ -4,8 +4,12 @@ import { Message } from 'vscode-jsonrpc/node'
 import { ThinfsError } from '../base/index.js'
 import {
   adminClient,
+  COUNT_ON,
+  COUNTED,
   FAILED,
   fromWire,
+  HAPPENED,
+  type Happening,
   ipcConnection,
   POOL_EVENT,
   type PoolEvent,
@@ -13,10 +17,11 @@ import {
   SERVED,
   STARTED,
   STOP,
+  tell,
   type WireError,
 } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { MountedAdmin } from '../volumes/index.js'
+import type { MountedAdmin, PoolStatistics, StatisticsBefore } from '../volumes/index.js'
 
 /** How an engine ended. */
 export interface EngineEnd {
@@ -39,6 +44,10 @@ export interface EngineEvents {
   served(): void
   /** Something has happened to the pool that a command is to be run for. */
   event(event: PoolEvent): void
+  /** Something has happened to the pool. */
+  happened(event: Omit<Happening, 'id'>): void
+  /** Its counters, as it ends for another engine. */
+  counted(statistics: PoolStatistics): void
   /** Called once, and last. */
   ended(end: EngineEnd): void
 }
@@ -53,6 +62,7 @@ export class EngineProcess {
   #stopping = false
   #reason: Error | null = null
   #stop = async (): Promise<void> => {}
+  #countOn = (_before: StatisticsBefore): void => {}
   readonly #child: ChildProcess
 
   constructor(child: ChildProcess, events: EngineEvents) {
@@ -70,6 +80,11 @@ export class EngineProcess {
     return this.#stop()
   }
 
+  /** Has it go on with the counters of the engine before; once, when it serves. */
+  countOn(before: StatisticsBefore): void {
+    this.#countOn(before)
+  }
+
   /** Ends it at once: what it leaves is what any death leaves. */
   kill(): void {
     this.#child.kill('SIGKILL')
@@ -83,6 +98,7 @@ export class EngineProcess {
       await connection.sendNotification(STOP)
       await closed
     }
+    this.#countOn = before => tell(connection.sendNotification(COUNT_ON, before))
     // Read here as they come: the connection takes one message a turn of the loop, and a process
     // that fails at once has ended by then.
     child.on('message', (message: Message) => {
@@ -102,6 +118,12 @@ export class EngineProcess {
         }
         case SERVED.method:
           this.#events.served()
+          break
+        case HAPPENED.method:
+          this.#events.happened(message.params as Happening)
+          break
+        case COUNTED.method:
+          this.#events.counted(message.params as PoolStatistics)
           break
         case POOL_EVENT.method:
           this.#events.event(message.params as PoolEvent)

@@ -19,12 +19,13 @@ import {
   adminOf,
   callAdmin,
   diesWithItsEngine,
+  type Happening,
   type PoolEvent,
   transportStatus,
 } from '../control/index.js'
 import type { Negotiated } from '../fuse/index.js'
 import type { Logger } from '../log/index.js'
-import type { MountedAdmin } from '../volumes/index.js'
+import type { MountedAdmin, PoolStatistics } from '../volumes/index.js'
 import { Deferred } from './deferred.js'
 import { EngineProcess } from './engine-process.js'
 
@@ -38,9 +39,12 @@ const FORBIDDEN = new Set(['EPERM', 'EACCES', 'EROFS'])
 const REPEATABLE = new Set<keyof MountedAdmin>([
   'list',
   'status',
+  'statistics',
+  'blockMap',
   'check',
   'recordings',
   'extend',
+  'shrink',
   'set',
 ])
 
@@ -49,12 +53,20 @@ export interface SupervisorOptions {
   spawnEngine(negotiated: Negotiated | null): ChildProcess
   /** The outcome of INIT with an engine before the first of these; null for a fresh connection. */
   negotiated: Negotiated | null
+  /** The counters of an engine before the first of these; null when there was none. */
+  counted: PoolStatistics | null
   /** Whether the file system is still mounted: an engine that ends then has died. */
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
   /** Something has happened to the pool that a command is to be run for. */
   onEvent(event: PoolEvent): void
+  /** Something has happened to the pool. */
+  onHappened(event: Omit<Happening, 'id'>): void
+  /** Another engine serves. @param why the one before has ended */
+  onRestarted(why: string): void
+  /** No engine has served for some seconds. @param why of `trouble` */
+  onTrouble(why: string): void
   log: Logger
 }
 
@@ -67,22 +79,33 @@ export class Supervisor {
   #negotiated: Negotiated | null
   /** The engine that was started last, until it ends. */
   #process: EngineProcess | null = null
+  /** The last that is known of the counters; null when nobody has asked. */
+  #counted: PoolStatistics | null
+  /** Engines that have served before this one, those of an earlier daemon included. */
+  #nrServed: number
   /** Deaths without progress in between. */
   #deaths = 0
   #trouble: ThinfsError | null = null
+  /** Why the engine before has ended; null before the first has. */
+  #whyEnded: string | null = null
   /** Starts the next engine, while that waits for its time. */
   #next: (() => void) | null = null
 
   constructor(options: SupervisorOptions) {
     this.#options = options
     this.#negotiated = options.negotiated
+    this.#counted = options.counted
+    const isTakenOver = options.negotiated !== null
+    this.#nrServed = isTakenOver ? (options.counted?.engineRestarts ?? 0) + 1 : 0
     this.admin = adminOf(async (method, request, signal) => {
       for (;;) {
         const engine = this.#engine
         const admin = await engine.promise
         signal?.throwIfAborted()
         try {
-          return await callAdmin(admin, method, request, signal)
+          const answer = await callAdmin(admin, method, request, signal)
+          if (method === 'statistics') this.#counted = answer as PoolStatistics
+          return answer
         } catch (err) {
           if (engine === this.#engine || !REPEATABLE.has(method)) throw err
           // The engine died before it answered.
@@ -141,6 +164,11 @@ export class Supervisor {
     return this.#negotiated
   }
 
+  /** The last that is known of the counters; null when nobody has asked. */
+  get counted(): PoolStatistics | null {
+    return this.#counted
+  }
+
   /** Process id of the engine; 0 while there is none. */
   get enginePid(): number {
     return this.#process?.pid ?? 0
@@ -158,15 +186,25 @@ export class Supervisor {
     }
     const engine = new EngineProcess(child, {
       serves: (negotiated, admin) => {
+        if (this.#nrServed > 0) {
+          engine.countOn({ before: this.#counted, engineRestarts: this.#nrServed })
+        }
+        this.#nrServed++
         this.#serves(negotiated, admin)
+        if (this.#whyEnded !== null) this.#options.onRestarted(this.#whyEnded)
         log.info({ engine: engine.pid }, 'engine serves')
       },
       served: () => {
         this.#deaths = 0
       },
       event: event => this.#options.onEvent(event),
+      happened: event => this.#options.onHappened(event),
+      counted: statistics => {
+        this.#counted = statistics
+      },
       ended: ({ reason, inOrder, stopped, served, isOutside }) => {
         this.#process = null
+        this.#whyEnded = stopped ? 'it was asked to' : reason.message
         if (served) this.#engine = new Deferred()
         if (stopped) this.#launch()
         else if (inOrder && this.#negotiated !== null && !isMounted()) this.#end()
@@ -217,6 +255,7 @@ export class Supervisor {
         errno: errnoOf(reason),
       })
       this.#fail(this.#trouble)
+      if (this.#deaths === DELAYS_MS.length) this.#options.onTrouble(detail)
     }
     const next = (): void => {
       if (this.#next !== next) return

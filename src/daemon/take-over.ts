@@ -2,6 +2,7 @@
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
+  adminClient,
   connectControlSocket,
   controlSocketPath,
   DescriptorInbox,
@@ -11,12 +12,14 @@ import {
   mustSpeakOurs,
   STOP,
 } from '../control/index.js'
-import { PoolFiles } from '../volumes/index.js'
+import { PoolFiles, type PoolStatistics } from '../volumes/index.js'
 
 /** The descriptors of an engine that ended for us; they are ours now. */
 export interface HandedOver {
   fuseFd: number
   files: PoolFiles
+  /** Its counters; null from one that has none. */
+  counted: PoolStatistics | null
   /** The engine's parameters. */
   start: EngineStart
 }
@@ -52,11 +55,14 @@ export async function takeOver(
     }
     const { fuse: fuseFd, ...fds } = inbox.receive()
     const files = PoolFiles.inherit(config, fds, mountOptions.includes('ro'))
+    const counted = await adminClient(connection)
+      .statistics()
+      .catch(() => null)
     // The connection closes with the process.
     const ended = new Promise<void>(resolve => connection.onDispose(resolve))
     await connection.sendNotification(STOP)
     await ended
-    return { fuseFd, files, start }
+    return { fuseFd, files, counted, start }
   } finally {
     inbox.close()
     connection.dispose()

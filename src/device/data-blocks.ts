@@ -15,11 +15,13 @@
  * request makes no object here.
  */
 import {
+  allEnded,
   type Bytes,
   bytes,
   type DataBlock,
   KIB,
   type Later,
+  MIB,
   Slice,
   SYSTEM_CLOCK,
 } from '../base/index.js'
@@ -31,6 +33,12 @@ const PUNCHES_MAX = 64
 const COPIED_AT_ONCE = 256 * KIB
 /** Freed blocks that are looked at in one go: the thread has others to serve. */
 const TAKEN_MAX = 4096
+/** Bytes of a block that are moved in one turn of the thread. */
+const MOVED_AT_ONCE = MIB
+/** The grain in which writes to a block that is being moved are noted, in bytes. */
+const WATCHED_PART = 16 * KIB
+/** A block that others keep writing to is copied again so often before they are kept waiting. */
+const MOVE_ROUNDS = 16
 
 /** The pool, which DataBlocks tells of released blocks. */
 export interface ReleaseListener {
@@ -46,6 +54,14 @@ interface Call {
   end: number
   /** Resolves when it has ended, however it did. */
   ended: Promise<unknown>
+}
+
+/** A block that is being moved, and the parts of it that were written to since they were copied. */
+interface Watch {
+  /** Bytes. */
+  begin: number
+  end: number
+  parts: Set<number>
 }
 
 export class DataBlocks {
@@ -70,8 +86,15 @@ export class DataBlocks {
   #refused: DataBlock[] = []
   /** Blocks that are taken out of `#freed` and not punched yet; those tried again do not count. */
   #nrPunching = 0
+  /** Punches of freed blocks, and their bytes. */
+  readonly counts = { punches: 0, punchedBytes: 0 }
+  #keepsFreed = false
   /** The punches under way; null when there are none. */
   #releasing: Promise<void> | null = null
+  /** Blocks that are being moved; null when there are none. */
+  #watches: Set<Watch> | null = null
+  /** The content of a block that is moved at once. */
+  #moving: Buffer | null = null
 
   constructor(
     store: DataStore,
@@ -129,6 +152,17 @@ export class DataBlocks {
   /** Makes the store longer, at least. */
   grow(size: Bytes): void {
     this.#store.grow(size)
+    this.#written++
+  }
+
+  /** Whether `cut` can make the store shorter. */
+  get canBeCut(): boolean {
+    return this.#store.cut !== undefined
+  }
+
+  /** Makes the store shorter: nothing past `size` is in use, or under way. */
+  cut(size: Bytes): void {
+    this.#store.cut!(size)
     this.#written++
   }
 
@@ -251,6 +285,149 @@ export class DataBlocks {
     return this.#writes.size === 0 ? null : Promise.all([...this.#writes].map(({ ended }) => ended))
   }
 
+  /**
+   * Whether a block is a hole of the store, and so reads as zeros. False where the store cannot say
+   * so at once, or a write is under way on it.
+   */
+  isHole(block: number): boolean {
+    const at = block * this.blockSize
+    if (!this.freeMeansHole || !this.#store.tellsHoles) return false
+    if (this.#isWritten(at, this.blockSize)) return false
+    try {
+      return this.#store.nextData(bytes(at)) >= at + this.blockSize
+    } catch {
+      return false // Whoever reads it hears of that.
+    }
+  }
+
+  // --- moving ---
+
+  /**
+   * Copies a block to a free one, in this turn.
+   * @returns `waits` when something has to be waited for, and nothing was written; `begun` when the
+   *   target may hold anything
+   */
+  moveNow(source: number, target: number): 'moved' | 'waits' | 'begun' {
+    const { blockSize } = this
+    const [from, to] = [source * blockSize, target * blockSize]
+    if (this.#isWritten(from, blockSize) || this.#isWritten(to, blockSize)) return 'waits'
+    const isHole = this.freeMeansHole && this.#store.nextData(bytes(from)) >= from + blockSize
+    if (isHole) return 'moved'
+    if (blockSize > MOVED_AT_ONCE && !this.copiesShare) return 'waits'
+    if (this.copiesShare) {
+      const copying = this.#store.copy(bytes(from), bytes(to), bytes(blockSize))
+      return this.#ends(copying, to, blockSize) === undefined ? 'moved' : 'begun'
+    }
+    this.#moving ??= Buffer.allocUnsafeSlow(blockSize)
+    if (!this.#store.readNow(this.#moving, 0, blockSize, bytes(from))) return 'waits'
+    const writing = this.#writeData(this.#moving, from, to, blockSize)
+    return writing === undefined ? 'moved' : 'begun'
+  }
+
+  /** Writes what was read from `from`, but for holes where the target has them already. */
+  #writeData(content: Buffer, from: number, to: number, length: number): Later<void> {
+    const end = from + length
+    const begun: Promise<void>[] = []
+    const write = (at: number, next: number): void => {
+      const offset = to + at - from
+      const writing = this.write(content, at - from, next - at, offset)
+      if (writing !== undefined) begun.push(writing)
+    }
+    if (!this.freeMeansHole) write(from, end)
+    else {
+      for (let at = this.#store.nextData(bytes(from)); at < end; ) {
+        const hole = bytes(Math.min(this.#store.nextHole(at), end))
+        write(at, hole)
+        at = hole < end ? this.#store.nextData(hole) : hole
+      }
+    }
+    if (begun.length > 0) return allEnded(begun)
+  }
+
+  /**
+   * Copies a block to a free one while others go on writing to it.
+   * @param switchOver called in a turn in which the target holds what the source does
+   * @returns what that has returned
+   */
+  async moveLater<T>(source: number, target: number, switchOver: () => T): Promise<T> {
+    const { blockSize } = this
+    const [begin, to] = [source * blockSize, target * blockSize]
+    const parts = Array.from({ length: Math.ceil(blockSize / WATCHED_PART) }, (_, i) => i)
+    const watch: Watch = { begin, end: begin + blockSize, parts: new Set(parts) }
+    this.#watches ??= new Set()
+    this.#watches.add(watch)
+    try {
+      for (let round = 0; ; round++) {
+        await this.#afterWrites(begin, blockSize)
+        const isLast = round >= MOVE_ROUNDS || watch.parts.size * WATCHED_PART <= MOVED_AT_ONCE
+        const dirty = [...watch.parts].sort((a, b) => a - b)
+        watch.parts.clear()
+        const copying =
+          round === 0
+            ? this.#copyFirst(runsOfParts(dirty, blockSize), begin, to)
+            : this.#copyAgain(runsOfParts(dirty, blockSize), begin, to, isLast)
+        if (copying !== undefined) await copying
+        if (watch.parts.size === 0 && !this.#isWritten(begin, blockSize)) return switchOver()
+      }
+    } finally {
+      this.#watches.delete(watch)
+      if (this.#watches.size === 0) this.#watches = null
+    }
+  }
+
+  /** Copies all of a block, into a hole. */
+  #copyFirst(runs: readonly Run[], from: number, to: number): Later<void> {
+    const { blockSize, freeMeansHole } = this
+    const copying = this.#store.copyLater?.(
+      ...([bytes(from), bytes(to), bytes(blockSize), freeMeansHole] as const),
+    )
+    if (copying === undefined) return this.#copyParts(runs, from, to, freeMeansHole)
+    this.#begin(this.#reads, copying, from, blockSize)
+    return this.#ends(copying, to, blockSize)
+  }
+
+  /** @param now in this turn, where the store can */
+  #copyAgain(runs: readonly Run[], from: number, to: number, now: boolean): Later<void> {
+    for (let i = 0; now && i < runs.length; i++) {
+      const { at, length } = runs[i]!
+      const held = Buffer.allocUnsafe(length)
+      if (!this.#store.readNow(held, 0, length, bytes(from + at))) {
+        return this.#copyParts(runs.slice(i), from, to, false)
+      }
+      const writing = this.write(held, 0, length, to + at)
+      if (writing === undefined) continue
+      return writing.then(() => this.#copyParts(runs.slice(i + 1), from, to, false))
+    }
+    if (!now) return this.#copyParts(runs, from, to, false)
+  }
+
+  /** @param sparse holes stay holes: the target has none but those */
+  async #copyParts(runs: readonly Run[], from: number, to: number, sparse: boolean): Promise<void> {
+    const held = Buffer.allocUnsafeSlow(COPIED_AT_ONCE)
+    const slice = new Slice(SYSTEM_CLOCK)
+    for (const { at, length } of runs) {
+      // A part that is written to meanwhile is copied again.
+      if (!this.#store.readNow(held, 0, length, bytes(from + at))) {
+        await this.readLater(held, 0, length, from + at)
+      }
+      const writing = sparse
+        ? this.#writeData(held, from + at, to + at, length)
+        : this.write(held, 0, length, to + at)
+      if (writing !== undefined) await writing
+      if (slice.isOver) await slice.yield()
+    }
+  }
+
+  #noteWatched(offset: number, length: number): void {
+    for (const { begin, end, parts } of this.#watches!) {
+      const from = Math.max(offset, begin) - begin
+      const to = Math.min(offset + length, end) - begin
+      for (let part = Math.floor(from / WATCHED_PART); part * WATCHED_PART < to; part++) {
+        parts.add(part)
+      }
+    }
+  }
+
   // --- free blocks ---
 
   /** First byte at or after `offset` that is not in a hole; `size` when there is none. */
@@ -267,6 +444,7 @@ export class DataBlocks {
    * Releases blocks that a durable transaction freed, each as soon as nothing is under way on it.
    */
   release(freed: ArrayLike<number>): void {
+    if (this.#keepsFreed) return
     for (let i = 0; i < freed.length; i++) this.#freed.push(freed[i] as DataBlock)
     this.#release()
   }
@@ -277,6 +455,13 @@ export class DataBlocks {
     const refused = this.#refused.sort((a, b) => a - b)
     this.#refused = []
     this.#startPunching(refused)
+  }
+
+  /** Passes nothing more down: freed blocks stay as they are, for good. */
+  keepFreed(): void {
+    this.#keepsFreed = true
+    this.#freed = []
+    this.#refused = []
   }
 
   /** Whether freed blocks will be released, by themselves, when calls that are under way end. */
@@ -361,6 +546,7 @@ export class DataBlocks {
 
   /** Counts a write as in flight until it ends, and as written then. */
   #ends(write: Later<void>, offset: number, length: number): Later<void> {
+    if (this.#watches !== null) this.#noteWatched(offset, length)
     if (write === undefined) {
       this.#written++
       return
@@ -372,7 +558,10 @@ export class DataBlocks {
   #begin(calls: Set<Call>, call: Promise<void>, offset: number, length: number): void {
     const ended = (): void => {
       calls.delete(entry)
-      if (calls === this.#writes) this.#written++
+      if (calls === this.#writes) {
+        this.#written++
+        if (this.#watches !== null) this.#noteWatched(offset, length)
+      }
       this.#release()
     }
     const entry: Call = { ...this.#blocksOf(offset, length), ended: call.then(ended, ended) }
@@ -435,7 +624,7 @@ export class DataBlocks {
   async #punch(runs: DataBlock[][]): Promise<void> {
     let next = 0
     const work = async (): Promise<void> => {
-      while (next < runs.length) {
+      while (next < runs.length && !this.#keepsFreed) {
         const blocks = runs[next++]!
         const offset = bytes(blocks[0]! * this.blockSize)
         try {
@@ -447,6 +636,8 @@ export class DataBlocks {
           if (isFirst) this.#listener.refused(err)
           continue
         }
+        this.counts.punches++
+        this.counts.punchedBytes += blocks.length * this.blockSize
         // A block can be mapped without being written to: the hole has to last before that.
         this.#written++
         this.#nrPunching = Math.max(0, this.#nrPunching - blocks.length)
@@ -455,6 +646,26 @@ export class DataBlocks {
     }
     await Promise.all(Array.from({ length: PUNCHES_MAX }, work))
   }
+}
+
+/** Bytes of a block. */
+interface Run {
+  at: number
+  length: number
+}
+
+/** Parts of a block, ascending, as runs of at most COPIED_AT_ONCE. */
+function runsOfParts(parts: readonly number[], blockSize: number): Run[] {
+  const runs: Run[] = []
+  for (const part of parts) {
+    const at = part * WATCHED_PART
+    const length = Math.min(WATCHED_PART, blockSize - at)
+    const last = runs.at(-1)
+    const isNext = last !== undefined && last.at + last.length === at
+    if (isNext && last.length + length <= COPIED_AT_ONCE) last.length += length
+    else runs.push({ at, length })
+  }
+  return runs
 }
 
 /** Ascending blocks as runs of blocks that follow each other. */

@@ -81,6 +81,17 @@ export class LookupTable implements PageOwner {
     }
   }
 
+  /** Notes that what was in one data block is in another: whoever mapped that maps this. */
+  moved(vblock: number, from: number, to: number): void {
+    const index = Math.floor(vblock / PAGE_ENTRIES)
+    const page = this.#pages.get(index)
+    if (page === undefined) return
+    const at = this.#cache.beginOf(page) + vblock - index * PAGE_ENTRIES
+    const entries = this.#cache.entriesOf(page)
+    const entry = entries[at]!
+    if (entry !== UNMAPPED && dataBlockOf(entry) === from) entries[at] = encode(to, isShared(entry))
+  }
+
   /** Forgets all: after a snapshot, when everything is shared, and after a rollback. */
   clear(): void {
     for (const page of this.#pages.values()) this.#cache.giveBack(page)

@@ -31,13 +31,16 @@ export interface ProvisionerSpace {
   readonly canUnmap: boolean
   /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
   makeRoomToUnmap(): Promise<void>
-  /** Free data blocks that writes can have. */
-  readonly nrWritableDataBlocks: number
+  /** Free data blocks that writes to a device can have. */
+  nrWritableFor(devId: DevId): number
+  /** Whether data blocks are kept for a device: what it maps is not shared one by one. */
+  hasReserve(devId: DevId): boolean
   /**
    * Whether `count` data blocks can be taken now; `withSpace` is the way to wait for them.
+   * @param devId the device that they are for
    * @param discards whether they may be of those that are kept back for the edges of discards
    */
-  canAllocate(count: number, discards: boolean): boolean
+  canAllocate(devId: DevId, count: number, discards: boolean): boolean
   /** Notes that new blocks were written: when the host had no room before, it has now. */
   provisioned(): void
   /** Notes that the host had no room for a write to the data. The pool is as good as full then. */

@@ -44,6 +44,8 @@ export class ThinDevice implements BlockDevice {
    * every call, and every continuation after an await, asks before it uses the id.
    */
   gone = false
+  /** Virtual blocks that it may map at most; Infinity: as many as the pool has. */
+  limit = Number.POSITIVE_INFINITY
   /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
   #endIsClear = false
   #clearing: Promise<void> | null = null
@@ -100,7 +102,7 @@ export class ThinDevice implements BlockDevice {
    * within the device. A promise only when it waits for space, or for the disk to read what a
    * shared block holds; the bytes are copied before.
    * @param requester whose signal ends the wait for space: nothing was written then
-   * @throws NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
+   * @throws VOLUME_FULL, NO_DATA_SPACE, NO_METADATA_SPACE, POOL_READ_ONLY
    */
   write(
     offset: number,
@@ -153,6 +155,11 @@ export class ThinDevice implements BlockDevice {
     return this.discard(offset, length, true, signal)
   }
 
+  /** Whether a write is under way that may change the mapping of a virtual block. */
+  isWriting(vblock: number): boolean {
+    return this.#writes.unfinished.has(vblock, vblock)
+  }
+
   /** Makes everything that was acknowledged before the call durable. */
   flush(): Promise<void> {
     return this.#pool.flush(this.devId)
@@ -183,7 +190,7 @@ export class ThinDevice implements BlockDevice {
   /**
    * Gives every unmapped block of a range a data block, which reads as zeros.
    * @param signal ends a wait for space with its reason; what was given stays
-   * @throws NO_DATA_SPACE before anything is done when there are not enough
+   * @throws VOLUME_FULL, NO_DATA_SPACE before anything is done when there are not enough
    */
   async preallocate(offset: number, length: number, signal?: AbortSignal): Promise<void> {
     this.mustBeWritable()
@@ -192,11 +199,10 @@ export class ThinDevice implements BlockDevice {
     const end = Math.ceil((offset + length) / blockSize)
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
-    if (missing > this.#pool.space.nrWritableDataBlocks) {
-      throw new ThinfsError(
-        'NO_DATA_SPACE',
-        `${missing} blocks are wanted, ${this.#pool.space.nrWritableDataBlocks} are free`,
-      )
+    this.#writes.mustBeWithinLimit(missing)
+    const free = this.#pool.space.nrWritableFor(this.devId)
+    if (missing > free) {
+      throw new ThinfsError('NO_DATA_SPACE', `${missing} blocks are wanted, ${free} are free`)
     }
     for (let vblock = begin; vblock < end; vblock++) {
       this.mustBeHere()
@@ -250,6 +256,9 @@ export class ThinDevice implements BlockDevice {
         await this.#writes.unfinished.ended(vblock, vblock)
       this.mustBeWritable()
       source.mustBeHere()
+      if (!this.sharable || !source.sharable) {
+        throw new ThinfsError('NOT_SUPPORTED', `device ${source.devId}: its blocks are reserved`)
+      }
       if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
       } else if (
@@ -257,6 +266,7 @@ export class ThinDevice implements BlockDevice {
         present.dataBlock !== mapping.dataBlock
       ) {
         // dm-thin takes a mapping for shared when the device's last snapshot is younger.
+        if (this.table.get(vblock) === UNMAPPED) this.#writes.mustBeWithinLimit(1)
         const looksShared =
           mapping.time < metadata.details(source.devId).snapshottedTime &&
           mapping.time < metadata.details(this.devId).snapshottedTime
@@ -268,9 +278,27 @@ export class ThinDevice implements BlockDevice {
     }
   }
 
-  /** Whether `share` can be used: the clock of snapshots has room. */
+  /**
+   * Whether `share` can be used, from it and to it: the clock of snapshots has room, and no reserve
+   * promises blocks for what would be shared.
+   */
   get sharable(): boolean {
-    return this.#pool.metadata.time < LAST_SHARE_TIME
+    return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.hasReserve(this.devId)
+  }
+
+  /** Bytes of a data block. */
+  get blockSize(): number {
+    return this.#blockSize
+  }
+
+  /** Whether all blocks of a range are mapped. */
+  isMapped(offset: number, size: number): boolean {
+    this.mustBeReadable()
+    const last = Math.floor((offset + size - 1) / this.#blockSize)
+    for (let vblock = Math.floor(offset / this.#blockSize); vblock <= last; vblock++) {
+      if (this.table.get(vblock) === UNMAPPED) return false
+    }
+    return true
   }
 
   /** First byte at or after `offset` in a mapped block; `size` when there is none. */

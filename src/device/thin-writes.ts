@@ -4,7 +4,15 @@
  * An attempt that lacks something (space, what a shared block holds, the end of another write of
  * the same block) has taken no block and changed nothing. The next one is made when that is there.
  */
-import { allEnded, assert, isNoSpace, type Later, MAX_IO, type Requester } from '../base/index.js'
+import {
+  allEnded,
+  assert,
+  isNoSpace,
+  type Later,
+  MAX_IO,
+  type Requester,
+  ThinfsError,
+} from '../base/index.js'
 import { dataBlockOf, isShared, UNMAPPED } from './lookup-table.js'
 import type { Provisioner } from './provisioner.js'
 import { UnfinishedWrites } from './unfinished-writes.js'
@@ -26,6 +34,8 @@ export interface WritesOwner extends PlanOwner {
   mustBeReadable(): void
   /** @throws when it was deleted, or no metadata may change */
   mustBeWritable(): void
+  /** Virtual blocks that it may map at most; Infinity: no limit of its own. */
+  readonly limit: number
 }
 
 /**
@@ -44,6 +54,8 @@ export class ThinWrites {
   readonly #device: WritesOwner
   readonly #plan: WritePlan
   readonly #blockSize: number
+  /** Virtual blocks that writes under way are going to map. */
+  #nrMapping = 0
 
   /** @param plan the pool's, which all of its devices share */
   constructor(pool: Provisioner, device: WritesOwner, plan: WritePlan) {
@@ -100,6 +112,20 @@ export class ThinWrites {
       if (outcome !== 'written') left.push({ edge, outcome })
     }
     if (left.length > 0) return this.#zeroLater(left, patience)
+  }
+
+  /**
+   * @param more virtual blocks to be mapped
+   * @throws VOLUME_FULL when the device may not map so many more
+   */
+  mustBeWithinLimit(more: number): void {
+    const { limit, devId } = this.#device
+    if (limit === Number.POSITIVE_INFINITY) return
+    const { mappedBlocks } = this.#pool.metadata.details(devId)
+    if (mappedBlocks + this.#nrMapping + more <= limit) return
+    const mapped = mappedBlocks * this.#blockSize
+    const what = `${mapped} bytes are mapped, the limit is ${limit * this.#blockSize}`
+    throw new ThinfsError('VOLUME_FULL', `device ${devId}: ${what}`)
   }
 
   // --- inside ---
@@ -190,6 +216,7 @@ export class ThinWrites {
     const last = Math.floor((end - 1) / this.#blockSize)
     if (this.unfinished.has(first, last)) return 'in use'
     plan.resolve(this.#device, first, last)
+    if (plan.nrNew > 0) this.mustBeWithinLimit(plan.nrNew)
     // Space comes first: blocks fetched for a write that finds none are fetched anew.
     if (!plan.hasSpace()) return 'no space'
     if (!plan.readKept(offset, end, fetched)) return 'not in memory'
@@ -209,6 +236,7 @@ export class ThinWrites {
     const plan = this.#plan
     plan.resolve(this.#device, vblock, vblock)
     if (!plan.startsUnmapped) return 'written'
+    this.mustBeWithinLimit(plan.nrNew)
     if (!plan.hasSpace()) return 'no space'
     plan.take()
     const end = (vblock + 1) * this.#blockSize
@@ -225,8 +253,33 @@ export class ThinWrites {
     if (plan.startsUnmapped) return 'written'
     if (!plan.hasSpace(true)) return 'no space'
     if (!plan.readKept(from, to, fetched)) return 'not in memory'
+    const target = plan.firstInPlace
+    // One that is a hole already was preallocated: somebody wants it to stay.
+    const mayEmpty = target >= 0 && !this.#pool.blocks.isHole(target)
     plan.take()
-    return this.#zero(plan, from, to)
+    const zeroed = this.#zero(plan, from, to)
+    if (!mayEmpty) return zeroed
+    if (zeroed instanceof Promise) {
+      return zeroed.then(outcome => {
+        this.#unmapIfHole(vblock, target)
+        return outcome
+      })
+    }
+    this.#unmapIfHole(vblock, target)
+    return zeroed
+  }
+
+  /**
+   * Unmaps a block of which parts were discarded, one after the other, when no part is left that has
+   * its space on the host. Nothing is noted of parts: the host's file has the holes.
+   */
+  #unmapIfHole(vblock: number, target: number): void {
+    const { blocks, space, writable } = this.#pool
+    if (!writable || this.#device.gone || this.unfinished.has(vblock, vblock)) return
+    const entry = this.#device.table.get(vblock)
+    if (entry === UNMAPPED || isShared(entry) || dataBlockOf(entry) !== target) return
+    if (!blocks.isHole(target) || !space.hasRoomToUnmap) return
+    this.#pool.unmap(this.#device.devId, vblock, vblock + 1)
   }
 
   /** Makes [from, to) zeros, in a block that the plan has taken. */
@@ -269,10 +322,14 @@ export class ThinWrites {
       if (plan.nrWanted > 0) this.#pool.space.provisioned()
       return 'written'
     }
+    this.#nrMapping += plan.nrNew
     const finished = finish()
-    const end = this.unfinished.begin(plan.first, plan.end - 1, finished)
+    const unfinished = this.unfinished.begin(plan.first, plan.end - 1, finished)
     if (plan.nrWanted > 0) this.#pool.awaitMapping(finished)
-    return finished.finally(end)
+    return finished.finally(() => {
+      this.#nrMapping -= plan.nrNew
+      unfinished()
+    })
   }
 
   /**

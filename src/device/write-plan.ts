@@ -77,6 +77,7 @@ export class WritePlan {
   #first = 0
   #nrBlocks = 0
   #nrWanted = 0
+  #nrNew = 0
 
   /**
    * @param size of the arrays, in virtual blocks
@@ -103,6 +104,7 @@ export class WritePlan {
     plan.#first = this.#first
     plan.#nrBlocks = this.#nrBlocks
     plan.#nrWanted = this.#nrWanted
+    plan.#nrNew = this.#nrNew
     return plan
   }
 
@@ -121,6 +123,11 @@ export class WritePlan {
     return this.#nrWanted
   }
 
+  /** How many virtual blocks it maps that were not mapped. */
+  get nrNew(): number {
+    return this.#nrNew
+  }
+
   /** Data block that the first bytes go to. */
   get firstTarget(): number {
     return this.#targets[0]!
@@ -131,6 +138,11 @@ export class WritePlan {
     return this.#actions[0] === PROVISION
   }
 
+  /** Data block of the first block where that is written in place; else -1. */
+  get firstInPlace(): number {
+    return this.#actions[0]! <= RESTAMP ? this.#targets[0]! : -1
+  }
+
   /** Works out what a write of virtual blocks `first` to `last` does. Changes nothing. */
   resolve(owner: PlanOwner, first: number, last: number): void {
     const { table, devId } = owner
@@ -139,11 +151,13 @@ export class WritePlan {
     this.#first = first
     this.#nrBlocks = last - first + 1
     this.#nrWanted = 0
+    this.#nrNew = 0
     for (let i = 0; i < this.#nrBlocks; i++) {
       const entry = table.get(first + i)
       if (entry === UNMAPPED) {
         this.#actions[i] = PROVISION
         this.#nrWanted++
+        this.#nrNew++
       } else if (!isShared(entry)) {
         this.#actions[i] = IN_PLACE
         this.#targets[i] = dataBlockOf(entry)
@@ -211,7 +225,8 @@ export class WritePlan {
    * @param discards whether they may be of those that are kept back for the edges of discards
    */
   hasSpace(discards = false): boolean {
-    return this.#nrWanted === 0 || this.#pool.space.canAllocate(this.#nrWanted, discards)
+    if (this.#nrWanted === 0) return true
+    return this.#pool.space.canAllocate(this.#owner!.devId, this.#nrWanted, discards)
   }
 
   /**

@@ -12,15 +12,19 @@ import type { MessageConnection } from 'vscode-jsonrpc/node'
 import { heldPath, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import {
+  COUNT_ON,
+  COUNTED,
   type ControlSocket,
   ENGINE_FD,
   type EngineStart,
+  EventLog,
   FAILED,
+  HAPPENED,
+  type Happening,
   ipcConnection,
   joinAdmins,
   mustSpeakOurs,
   POOL_EVENT,
-  type PoolEvent,
   READY,
   SERVED,
   STARTED,
@@ -42,7 +46,7 @@ import {
   PoolFiles,
   type Volumes,
 } from '../volumes/index.js'
-import { HookEvents } from './hook-events.js'
+import { Happenings, variablesOf } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -78,8 +82,9 @@ class Engine {
   /** The outcome of INIT, with this engine or an earlier one. */
   #negotiated: Negotiated | null
   readonly #poolLog: PoolLog
-  /** Null without `hooks` in pool.yaml. */
-  readonly #hooks: HookEvents | null
+  readonly #happenings: Happenings
+  /** Events since there has been no daemon that keeps them. */
+  readonly #ownEvents = new EventLog()
   #volumes: Volumes | null = null
   /** The pool, for commands. */
   #admin: MountedAdmin | null = null
@@ -99,12 +104,7 @@ class Engine {
       this.#log,
       devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
     )
-    const { hooks: command } = this.#config
-    // Without a daemon there is nobody who would run it.
-    const send = (event: PoolEvent): void => {
-      if (process.connected) tell(daemon.sendNotification(POOL_EVENT, event))
-    }
-    this.#hooks = command === undefined ? null : new HookEvents(command, send)
+    this.#happenings = new Happenings(event => this.#happened(event))
     this.#readOnly = start.mountOptions.includes('ro')
     this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
     this.#negotiated = start.negotiated
@@ -114,7 +114,7 @@ class Engine {
   async serve(): Promise<void> {
     const open = await this.#open()
     this.#volumes = open.volumes
-    this.#hooks?.opened(open.volumes.pool)
+    this.#happenings.opened(open.volumes.pool)
     this.#admin = joinAdmins(open.volumes, await this.#openLab(open.volumes))
     const unmounted = new Promise<void>(resolve => {
       this.#session = this.#connect(open.volumes, resolve)
@@ -128,6 +128,7 @@ class Engine {
     // The daemon may have gone while the pool was being opened, which can take long.
     if (process.connected) process.on('disconnect', () => this.#goOnAlone())
     else this.#goOnAlone()
+    this.#daemon.onNotification(COUNT_ON, before => open.volumes.resumeStatistics(before))
     serveAdmin(this.#daemon, this.#admin)
     if (this.#start.negotiated) {
       this.#session!.resend()
@@ -153,8 +154,19 @@ class Engine {
   }
 
   get #events(): PoolEvents {
-    const { events } = this.#poolLog
-    return this.#hooks?.besides(events) ?? events
+    return this.#happenings.besides(this.#poolLog.events)
+  }
+
+  /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
+  #happened(event: Omit<Happening, 'id'>): void {
+    if (!process.connected) {
+      this.#ownEvents.add(event)
+      return
+    }
+    const { hooks: command } = this.#config
+    tell(this.#daemon.sendNotification(HAPPENED, event))
+    if (command === undefined) return
+    tell(this.#daemon.sendNotification(POOL_EVENT, { command, variables: variablesOf(event) }))
   }
 
   #openLab(volumes: Volumes): Promise<Lab> {
@@ -221,6 +233,8 @@ class Engine {
     try {
       await open.close()
     } finally {
+      this.#ownEvents.add({ time: Date.now() / 1000, event: 'unmounted', detail: '' })
+      this.#ownEvents.end()
       const socket = await this.#control
       // A client that waits for the end may mount again at once.
       socket?.close()
@@ -252,7 +266,17 @@ class Engine {
   #stop(): void {
     this.#session?.close()
     // A commit spares the next engine the replay.
-    void this.#commit().then(() => process.exit(0))
+    void this.#commit()
+      .then(() => this.#tellCounters())
+      .catch(() => {})
+      .finally(() => process.exit(0))
+  }
+
+  /** For the next engine, which goes on counting from there. */
+  async #tellCounters(): Promise<void> {
+    const volumes = this.#volumes
+    if (volumes === null || !process.connected) return
+    await this.#daemon.sendNotification(COUNTED, await volumes.statistics())
   }
 
   #goOnAlone(): void {
@@ -262,6 +286,7 @@ class Engine {
       start: { ...this.#start, negotiated: this.#negotiated },
       folder: this.#files.folder.held,
       pool: this.#admin!,
+      events: this.#ownEvents,
       closed: this.#closed,
       stop: () => this.#stop(),
     }).catch(err => {
@@ -312,7 +337,12 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    return { ...config, pool, dataBlockSize }
+    if (config.data.path !== before.data.path && (config.data.nbd ?? before.data.nbd)) {
+      log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
+    }
+    // The cache is that of the export.
+    const { data, cache } = config.data.nbd || before.data.nbd ? before : config
+    return { ...config, pool, dataBlockSize, data, ...(cache && { cache }) }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

@@ -11,6 +11,7 @@ import {
   controlSocketPath,
   delegate,
   type EngineStart,
+  type EventLog,
   HAND_OVER,
   PING,
   PROTOCOL,
@@ -19,6 +20,7 @@ import {
   STOP,
   sendDescriptors,
   serveAdmin,
+  serveEvents,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
@@ -30,6 +32,7 @@ export interface OrphanOptions {
   /** The pool's, as it is held. */
   folder: string
   pool: MountedAdmin
+  events: EventLog
   /** Resolves when the file system was unmounted and the pool is closed. */
   closed: Promise<void>
   /** Ends this process for another engine. */
@@ -41,7 +44,7 @@ export interface OrphanOptions {
  * @throws DAEMON_FAILED when that cannot be made
  */
 export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
-  const { start, folder, pool, closed, stop } = options
+  const { start, folder, pool, events, closed, stop } = options
   const { mountPoint, mountedAt: since } = start
   const status = async (): Promise<PoolStatus> => ({
     ...(await pool.status()),
@@ -56,6 +59,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
   })
   return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {
     serveAdmin(connection, { ...delegate(() => pool), status })
+    serveEvents(connection, events)
     connection.onRequest(PING, () => ({ pid: null, mountPoint, protocol: PROTOCOL }))
     // The client unmounts: this process would wait for itself.
     for (const request of [UMOUNT, UMOUNT_FORCE]) {

@@ -8,6 +8,7 @@ import { constants } from 'node:fs'
 import {
   type Bytes,
   bytes,
+  type Clock,
   type DevId,
   FALLOC_KEEP_SIZE,
   FALLOC_PUNCH_HOLE,
@@ -20,6 +21,7 @@ import {
   MAX_IO,
   MIB,
   NAME_MAX,
+  OPERATION,
   type Requester,
   refused,
   SECTOR_SIZE,
@@ -84,6 +86,7 @@ const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | n
 export class VolumeFs implements FileSystem {
   readonly volumes: Volumes
   readonly #pool: ThinPool
+  readonly #clock: Clock
   readonly #uid: number
   readonly #gid: number
   readonly #users = IdMap.own('uid')
@@ -100,6 +103,7 @@ export class VolumeFs implements FileSystem {
   constructor(volumes: Volumes, owner: { uid: number; gid: number }, mounted: number) {
     this.volumes = volumes
     this.#pool = volumes.pool
+    this.#clock = volumes.pool.clock
     this.#uid = owner.uid
     this.#gid = owner.gid
     this.#mounted = mounted
@@ -207,10 +211,13 @@ export class VolumeFs implements FileSystem {
   }
 
   read(ino: number, offset: number, size: number, target: Buffer, at: number): number {
-    const { device, io } = this.#volume(ino)
-    const length = Math.min(size, device.size - offset)
+    const volume = this.#volume(ino)
+    const length = Math.min(size, volume.device.size - offset)
     if (length <= 0) return 0
-    return io.read(offset, length, target, at) ? length : WAITS
+    const begun = this.#clock.now()
+    if (!volume.io.read(offset, length, target, at)) return WAITS
+    this.#count(volume, OPERATION.read, length, begun)
+    return length
   }
 
   readLater(
@@ -220,9 +227,15 @@ export class VolumeFs implements FileSystem {
     target: Buffer,
     at: number,
   ): Promise<number> {
-    const { device, io } = this.#volume(ino)
-    const length = Math.min(size, device.size - offset)
-    return io.readLater(offset, length, target, at).then(() => length)
+    const volume = this.#volume(ino)
+    const length = Math.min(size, volume.device.size - offset)
+    const begun = this.#clock.now()
+    volume.counters.coldRead()
+    this.volumes.tally.counters.coldRead()
+    return volume.io.readLater(offset, length, target, at).then(() => {
+      this.#count(volume, OPERATION.read, length, begun)
+      return length
+    })
   }
 
   write(
@@ -235,6 +248,7 @@ export class VolumeFs implements FileSystem {
   ): Later<number> {
     const volume = this.#volume(ino)
     if (size === 0) return 0
+    const begun = this.#clock.now()
     const end = offset + size
     const { device } = volume
     if (end > device.size) {
@@ -254,10 +268,12 @@ export class VolumeFs implements FileSystem {
     volume.modified = this.#time()
     if (written === undefined) {
       if (end > device.size) this.#extend(device, end)
+      this.#count(volume, OPERATION.write, size, begun)
       return size
     }
     return volume.track(written).then(() => {
       this.#extend(device, end)
+      this.#count(volume, OPERATION.write, size, begun)
       return size
     })
   }
@@ -294,26 +310,32 @@ export class VolumeFs implements FileSystem {
     if (what !== 0 && what !== FALLOC_PUNCH_HOLE && what !== FALLOC_ZERO_RANGE) {
       throw refused('EOPNOTSUPP', `fallocate mode ${mode}`)
     }
+    if (what === 0 && volume.disk !== device) {
+      throw refused('EOPNOTSUPP', 'preallocation before an external origin')
+    }
     this.#pool.mustBeWritable()
     const inside = (keepsSize ? Math.min(end, device.size) : end) - offset
     if (inside <= 0) return
     volume.modified = this.#time()
+    const begun = this.#clock.now()
     if (end > device.size) await unlessAborted(device.clearPastEnd(), signal)
     if (what === 0) await device.preallocate(offset, inside, signal)
     else if (what === FALLOC_ZERO_RANGE) await volume.io.zero(offset, inside, signal)
     // A discard that waited for space would keep others from giving some back.
     else await volume.io.discard(offset, inside, false, signal)
+    if (what !== 0) this.#count(volume, OPERATION.discard, inside, begun)
     if (!keepsSize) this.#extend(device, end)
   }
 
   lseek(ino: number, offset: number, whence: number): Later<number> {
-    const { device } = this.#volume(ino)
-    if (offset >= device.size) throw refused('ENXIO', 'past the end')
-    if (whence === SEEK_HOLE) return device.nextHole(offset)
+    const { disk } = this.#volume(ino)
+    if (offset >= disk.size) throw refused('ENXIO', 'past the end')
+    if (whence === SEEK_HOLE) return disk.nextHole(offset)
     if (whence !== SEEK_DATA) throw refused('EINVAL', `whence ${whence}`)
-    const data = device.nextData(offset)
-    if (data >= device.size) throw refused('ENXIO', 'no data follows')
-    return data
+    return later(disk.nextData(offset), data => {
+      if (data >= disk.size) throw refused('ENXIO', 'no data follows')
+      return data
+    })
   }
 
   copyFileRange(
@@ -342,7 +364,10 @@ export class VolumeFs implements FileSystem {
     // A layer before the device has to see the bytes.
     const arePlain = from.io === from.device && to.io === to.device
     const alike =
-      arePlain && sourceOffset % blockSize === targetOffset % blockSize && to.device.sharable
+      arePlain &&
+      sourceOffset % blockSize === targetOffset % blockSize &&
+      from.device.sharable &&
+      to.device.sharable
     const most = Math.min(length, alike ? SHARE_MAX : COPY_MAX)
     const left = Math.min(most, from.device.size - sourceOffset)
     if (left <= 0) return 0
@@ -369,9 +394,15 @@ export class VolumeFs implements FileSystem {
     return left
   }
 
-  fsync(ino: number): Promise<void> {
+  async fsync(ino: number): Promise<void> {
     const volume = this.volumes.byDevId(ino - FIRST_VOLUME)
-    return volume ? this.volumes.flush(volume) : this.volumes.commit()
+    if (volume === undefined) {
+      await this.volumes.commit()
+      return
+    }
+    const begun = this.#clock.now()
+    await this.volumes.flush(volume)
+    this.#count(volume, OPERATION.flush, 0, begun)
   }
 
   syncfs(): Promise<void> {
@@ -411,6 +442,13 @@ export class VolumeFs implements FileSystem {
   }
 
   // --- inside ---
+
+  /** Counts a request that began at `begun`, of the pool's clock. */
+  #count(volume: Volume, operation: number, size: number, begun: number): void {
+    const took = this.#clock.now() - begun
+    volume.counters.count(operation, size, took)
+    this.volumes.tally.counters.count(operation, size, took)
+  }
 
   #extend(device: ThinDevice, size: number): void {
     if (size <= device.size) return

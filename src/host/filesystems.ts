@@ -11,17 +11,19 @@ import { type Mount, mountOf } from './mount-table.js'
 import { nameOf, openFiles, otherProcesses } from './proc.js'
 
 /**
- * A folder of each filesystem on the volume, by which it can be frozen: of one in another mount
- * namespace by way of a process there.
+ * A folder of each filesystem on the volume, by which it can be frozen, or trimmed: of one in
+ * another mount namespace by way of a process there.
  * @param volume its name, for messages
  * @param file of the volume in its mount
  * @param folder narrows them down to the filesystem that has this folder
+ * @param done what is to be done with them, for messages
  * @throws NOT_MOUNTED when there is none; BAD_ARGUMENT when `folder` is not in one of them
  */
 export async function findFilesystems(
   volume: string,
   file: { path: string; device: string; ino: number },
   folder: string | null,
+  done: 'frozen' | 'trimmed' = 'frozen',
 ): Promise<string[]> {
   const loops = await listLoops()
   const mounts = loopsOnFile(loops, file).flatMap(({ path }) => mountsOn(path, loops))
@@ -40,7 +42,7 @@ export async function findFilesystems(
   const by =
     users.length === 0
       ? ''
-      : `; what ${users.map(nameOf).join(', ')} does with it cannot be frozen from here`
+      : `; what ${users.map(nameOf).join(', ')} does with it cannot be ${done} from here`
   const detail = `${volume}: no filesystem is mounted from a loop device on it${by}`
   throw new ThinfsError('NOT_MOUNTED', detail)
 }

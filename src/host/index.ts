@@ -43,5 +43,7 @@ export {
   thinfsMountAt,
 } from './mount-table.js'
 export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
+export { copyIn, copyOut, type ImageLayer, imageChain, rangesOf } from './qemu-img.js'
 export { runTool } from './tool.js'
+export { trimFilesystem } from './trim.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

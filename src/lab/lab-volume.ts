@@ -16,9 +16,9 @@ export class LabVolume {
   #records = false
 
   constructor(volume: Volume, volumes: Volumes) {
-    const { device } = volume
+    const { device, disk } = volume
     this.volume = volume
-    this.#disk = new VolumeDisk(device, () => volumes.flushDevice(device.devId))
+    this.#disk = new VolumeDisk(disk, () => volumes.flushDevice(device.devId))
     this.recorder = new Recorder(this.#disk)
     this.injector = new Injector(this.recorder, {
       name: () => volume.name,
@@ -43,6 +43,6 @@ export class LabVolume {
   settle(): void {
     const { volume } = this
     const isIdle = isNone(this.injector.faults) && !this.#records && !this.#disk.readOnly
-    volume.io = isIdle ? volume.device : this.injector
+    volume.io = isIdle ? volume.disk : this.injector
   }
 }

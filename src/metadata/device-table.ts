@@ -5,8 +5,8 @@
 import { type DevId, MAX_DEV_ID, readU64, ThinfsError, writeU64 } from '../base/index.js'
 import { nodeKind } from './blocks/block.js'
 import { BTree } from './btree/btree.js'
-import type { TreeInfo } from './btree/tree.js'
-import { isPathShared } from './btree/walk.js'
+import { readNode, type TreeInfo } from './btree/tree.js'
+import { isPathShared, walk } from './btree/walk.js'
 import { Device, type DeviceDetails, DeviceRefs } from './device.js'
 import { DEVICE_DETAILS } from './format.js'
 
@@ -100,6 +100,33 @@ export class DeviceTable {
     writeU64(this.top.view, this.top.at, tree.writableRoot().nr)
     device.epoch = this.#epoch
     return device
+  }
+
+  /** Metadata block of the root of each device's tree, ascending by id. */
+  forEachRoot(visit: (devId: DevId, root: number) => void): void {
+    walk(
+      this.top.info,
+      readNode(this.top.info, this.top.root),
+      0,
+      Number.POSITIVE_INFINITY,
+      (devId, { view }, at) => visit(devId as DevId, readU64(view, at)),
+    )
+  }
+
+  /**
+   * Notes that the mappings of a device were moved to other data blocks, and where the root of its
+   * tree is since; the reference on that is the device's.
+   */
+  moved(devId: DevId, root: number): void {
+    const { tree } = this.get(devId)
+    this.get(devId).changedIn = this.#epoch
+    this.#mappingChanges++
+    if (tree.root === root) return
+    if (!this.top.insert(devId)) {
+      throw new ThinfsError('METADATA_CORRUPT', `thin device ${devId} is gone from the device tree`)
+    }
+    writeU64(this.top.view, this.top.at, root)
+    tree.root = root
   }
 
   /** Adds a device that is not there; the caller's reference on the root of `tree` goes with it. */

@@ -20,6 +20,7 @@ import { nodeKind } from './blocks/block.js'
 import { BlockCache } from './blocks/block-cache.js'
 import { Transaction } from './blocks/transaction.js'
 import { BTree } from './btree/btree.js'
+import { walkTogether } from './btree/together.js'
 import { readNode, type TreeInfo } from './btree/tree.js'
 import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
 import type { DeviceDetails } from './device.js'
@@ -35,6 +36,7 @@ import {
   writeMapping,
 } from './mapping.js'
 import { MetadataSnapshot } from './metadata-snapshot.js'
+import { Relocation, type Survey } from './relocation.js'
 import { SealedTransaction } from './sealed-transaction.js'
 import { DataSpaceMap } from './space/data-space-map.js'
 import { MetadataSpaceMap } from './space/metadata-space-map.js'
@@ -54,6 +56,7 @@ export class ThinMetadata {
   readonly #mappings: TreeInfo
   readonly #devices: DeviceTable
   readonly #snapshot: MetadataSnapshot
+  readonly #relocation: Relocation
   /** Space map roots and tree roots are those of the last commit; all else is as of now. */
   #superblock: Superblock
   #superblockChanged = false
@@ -88,6 +91,7 @@ export class ThinMetadata {
     const devices = new DeviceTable(this.#mappings)
     this.#devices = devices
     this.#snapshot = new MetadataSnapshot(transaction, this.#metadataMap, this.#mappings, devices)
+    this.#relocation = new Relocation(this.#mappings, devices, this.#dataMap)
     this.#superblock = readSuperblock(store)
     this.#adopt()
   }
@@ -121,6 +125,22 @@ export class ThinMetadata {
   }
   get nrAllocatedDataBlocks(): number {
     return this.#dataMap.nrAllocated
+  }
+  /** Data blocks without an owner, but for those above `dataEnd`. */
+  get nrFreeDataBlocks(): number {
+    return this.#dataMap.nrFree
+  }
+  /** The data block from which on none is allocated: their number, unless it is about to shrink. */
+  get dataEnd(): number {
+    return this.#dataMap.end
+  }
+  /** Data blocks from `dataEnd` on that have owners. */
+  get nrOwnedAboveEnd(): number {
+    return this.#dataMap.nrOwnedAbove
+  }
+  /** The same, with those that were freed and are not released. */
+  get nrTakenAboveEnd(): number {
+    return this.#dataMap.nrTakenAbove
   }
   /** Data blocks that `allocateData` could return now. */
   get nrAllocatableDataBlocks(): number {
@@ -201,6 +221,25 @@ export class ThinMetadata {
   /** @throws BAD_ARGUMENT when that is fewer than there are, or too many */
   growData(nrBlocks: number): void {
     this.#dataMap.grow(nrBlocks)
+    this.#superblockChanged = true
+  }
+
+  /**
+   * Allocates no data block from `end` on; the number of data blocks takes that back. Callers lower
+   * it piece by piece, because it looks at each bitmap in between.
+   */
+  allocateDataBelow(end: number): void {
+    this.#dataMap.allocateBelow(end)
+  }
+
+  /** How many data blocks of [begin, end) have owners: costs a look at each bitmap. */
+  countOwnedData(begin: number, end: number): number {
+    return this.#dataMap.countOwned(begin, end)
+  }
+
+  /** Takes the data blocks from `dataEnd` on away. None of them has an owner, or waits for release. */
+  shrinkData(dataEnd: number): void {
+    this.#dataMap.shrink(dataEnd)
     this.#superblockChanged = true
   }
 
@@ -409,6 +448,31 @@ export class ThinMetadata {
   }
 
   /**
+   * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that nothing
+   * but these devices can reach. Of a leaf that several of them share, those of the first.
+   * @param nr of that device among them
+   */
+  forEachExclusiveTogether(
+    devIds: readonly DevId[],
+    nr: number,
+    begin: number,
+    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
+  ): number {
+    const { tree } = this.#devices.get(devIds[nr]!)
+    // Nothing is a device's alone that the metadata snapshot leads to.
+    const isOwn = (devId: DevId): boolean => !this.#devices.isPathShared(devId)
+    if (!isOwn(devIds[nr]!) || !tree.seek(begin)) return POSITIVE_INFINITY
+    const key = tree.key
+    const own = devIds.filter(isOwn)
+    const roots = own.map(devId => this.#devices.get(devId).tree.root)
+    const at = own.indexOf(devIds[nr]!)
+    return walkTogether(this.#mappings, roots, at, key, (vblock, { view }, place) => {
+      const dataBlock = mappedBlock(view, place)
+      visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
+    })
+  }
+
+  /**
    * Whether something else can reach the data block that a virtual block is mapped to: another
    * device or the metadata snapshot. The time of the mapping, by which dm-thin judges, may say so
    * wrongly.
@@ -425,6 +489,17 @@ export class ThinMetadata {
       (this.#dataMap.count(mappedBlock(tree.view, tree.at)) > 1 ||
         isPathShared(this.#mappings, tree.root, vblock) ||
         this.#devices.isPathShared(devId))
+    )
+  }
+
+  /** Whether a virtual block is mapped to a data block that nothing else leads to now. */
+  isExclusive(devId: DevId, vblock: number): boolean {
+    const { tree } = this.#devices.get(devId)
+    return (
+      tree.search(vblock) &&
+      this.#dataMap.count(mappedBlock(tree.view, tree.at)) === 1 &&
+      !isPathShared(this.#mappings, tree.root, vblock) &&
+      !this.#devices.isPathShared(devId)
     )
   }
 
@@ -469,6 +544,78 @@ export class ThinMetadata {
     const root = this.#root(devId)
     if (this.#devices.isPathShared(devId)) return 0
     return lastSliceBegin(this.#mappings, root, leaves)
+  }
+
+  // --- moving data blocks ---
+
+  /**
+   * Keeps a free data block from being allocated until it is moved to, or `unreserveData`. The next
+   * process does not know of it. @returns -1 when there is none
+   */
+  reserveData(): DataBlock | -1 {
+    return this.#dataMap.reserve() as DataBlock | -1
+  }
+
+  unreserveData(dataBlock: DataBlock): void {
+    this.#dataMap.unreserve(dataBlock)
+  }
+
+  /** From now on `findHigh` goes through all mappings again. */
+  startOverFindingHigh(): void {
+    this.#relocation.startOver()
+  }
+
+  /**
+   * Visits mappings of a device to data blocks from `dataEnd` on. Parts that devices share are
+   * visited once. The visitor must not change the metadata.
+   * @param begin the first virtual block
+   * @param leaves how many to look at
+   * @returns the virtual block to go on from; Infinity at the end
+   */
+  findHigh(
+    devId: DevId,
+    begin: number,
+    leaves: number,
+    visit: (vblock: number, dataBlock: DataBlock) => void,
+  ): number {
+    return this.#relocation.find(devId, begin, { end: this.dataEnd, leaves }, visit)
+  }
+
+  /**
+   * What all devices map virtual blocks to, of the data blocks from `dataEnd` on. Good until the
+   * metadata changes.
+   * @param vblocks ascending
+   */
+  survey(vblocks: readonly number[]): Survey {
+    return this.#relocation.survey(vblocks, this.dataEnd)
+  }
+
+  /** Whether a survey has found all mappings of a data block, so that it can be moved. */
+  isWhole(survey: Survey, dataBlock: DataBlock): boolean {
+    return this.#relocation.isWhole(survey, dataBlock)
+  }
+
+  /** Metadata blocks that moving all data blocks of a survey takes at most. */
+  moveCost(survey: Survey): number {
+    return this.#relocation.cost(survey)
+  }
+
+  /**
+   * Makes everything that maps the data blocks map others instead: of all devices, with their times,
+   * and with nothing shared that was not, or not shared that was.
+   * @param moves data blocks that are whole, to ones that `reserveData` returned
+   */
+  moveData(survey: Survey, moves: ReadonlyMap<DataBlock, DataBlock>): void {
+    this.#relocation.move(survey, moves)
+  }
+
+  /**
+   * Makes a move of the journal again, as far as there are such mappings.
+   * @param from what they map, when they are of one virtual block
+   */
+  moveDataAgain(vblock: number, from: DataBlock, to: DataBlock): void {
+    const survey = this.#relocation.survey([vblock], from)
+    if (survey.found.has(from)) this.#relocation.move(survey, new Map([[from, to]]))
   }
 
   // --- data blocks ---
@@ -519,8 +666,13 @@ export class ThinMetadata {
   }
 
   /** Visits runs [begin, end) of data blocks that have no owner, ascending. */
-  forEachFreeRun(visit: (begin: DataBlock, end: DataBlock) => void): void {
-    this.#dataMap.forEachFreeRun((begin, end) => visit(begin as DataBlock, end as DataBlock))
+  forEachFreeRun(
+    visit: (begin: DataBlock, end: DataBlock) => void,
+    from?: number,
+    to?: number,
+  ): void {
+    const free = (begin: number, end: number): void => visit(begin as DataBlock, end as DataBlock)
+    this.#dataMap.forEachFreeRun(free, from, to)
   }
 
   // --- transactions ---

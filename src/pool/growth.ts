@@ -4,7 +4,7 @@
  *
  * A store is made longer first, and then the space map over it. So a death between the two leaves
  * a store that is longer than the pool, and the next opening, or the next look, goes on from there.
- * Nothing ever becomes smaller.
+ * Data becomes smaller by another way (shrink.ts), and not larger meanwhile.
  */
 import {
   bytes,
@@ -20,6 +20,7 @@ import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import type { Autoextend, AutoextendOptions, PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
+import { shrinkingError } from './shrinking-error.js'
 
 /**
  * Data blocks by which a pool that is served grows in one turn of the thread: 64 bitmaps, which
@@ -47,6 +48,8 @@ export interface GrowthParts {
   reserve(): number
   /** Bytes that the host can still give to free data blocks, and to metadata; null: no question. */
   hostRoom(): { data: number | null; metadata: number | null }
+  /** False while somebody makes the data smaller. */
+  mayGrowData(): boolean
   /** The pool has grown. */
   grown(): void
 }
@@ -125,11 +128,17 @@ export class Growth {
     if (this.toStores(false)) return
     const room = this.#parts.hostRoom()
     const { nrDataBlocks, nrAllocatedDataBlocks, nrMetadataBlocks } = metadata
-    const dataBlocks = this.#wanted('data', {
-      ...{ used: nrAllocatedDataBlocks + wanted, nrBlocks: nrDataBlocks },
-      ...{ path: blocks.path, isDevice: blocks.hostRoom() === null, taken: nrAllocatedDataBlocks },
-      ...{ blockSize: blocks.blockSize, most: MAX_DATA_BLOCKS, room: room.data },
-    })
+    const dataBlocks = !this.#parts.mayGrowData()
+      ? nrDataBlocks
+      : this.#wanted('data', {
+          ...{ used: nrAllocatedDataBlocks + wanted, nrBlocks: nrDataBlocks },
+          ...{
+            path: blocks.path,
+            isDevice: blocks.hostRoom() === null,
+            taken: nrAllocatedDataBlocks,
+          },
+          ...{ blockSize: blocks.blockSize, most: MAX_DATA_BLOCKS, room: room.data },
+        })
     const metadataIsDevice = store.hostRoom?.() === null
     let metadataBlocks = this.#wanted('metadata', {
       used: metadata.nrAllocatedMetadataBlocks + this.#parts.reserve(),
@@ -213,7 +222,8 @@ export class Growth {
     if (growsMetadata) commits.change(() => metadata.growMetadata(metadataWanted))
     const dataWanted = Math.min(Math.floor(blocks.size / blocks.blockSize), MAX_DATA_BLOCKS)
     const { nrDataBlocks } = metadata
-    const growsData = dataWanted > nrDataBlocks && this.#canGrowData(dataWanted)
+    const mayGrow = dataWanted > nrDataBlocks && this.#parts.mayGrowData()
+    const growsData = mayGrow && this.#canGrowData(dataWanted)
     if (growsData) {
       const next = atOnce ? dataWanted : Math.min(dataWanted, nrDataBlocks + PIECE)
       blocks.hasGrown()
@@ -236,9 +246,11 @@ export class Growth {
   async extend(wanted: Extension): Promise<void> {
     const { store, blocks, state, commits } = this.#parts
     state.mustBeWritable()
+    if (!this.#parts.mayGrowData()) throw shrinkingError()
     // Where the host has no room for what was changed already, this is what fails.
     if (commits.stalled) await commits.commit()
     state.mustBeWritable()
+    if (!this.#parts.mayGrowData()) throw shrinkingError()
     blocks.measure()
     store.measure()
     const metadataSize = this.#metadataSize(wanted.metadata)
@@ -375,7 +387,7 @@ const wholeBlocks = (size: number, blockSize: number): number =>
 function mustNotShrink(path: string, size: number, has: number): void {
   if (size >= has) return
   const what = `${path}: ${size} bytes are less than the ${has} that the pool has`
-  throw new ThinfsError('BAD_ARGUMENT', `${what}: a pool does not become smaller`)
+  throw new ThinfsError('BAD_ARGUMENT', `${what}: thinfs shrink makes the data smaller`)
 }
 
 function mustNotExceed(path: string, size: number, most: number): void {

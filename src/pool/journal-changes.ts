@@ -13,15 +13,16 @@ import {
 import { CHANGES, FRAME, writeFrame } from './journal-frames.js'
 
 export const CHANGE = layout('JournalChange', 32, {
-  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 open, 6 close'],
+  kind: [0, 'u32', '1 map, 2 unmap, 3 mark shared, 4 extend, 5 open, 6 close, 7 move'],
   time: [4, 'u32', 'map: time of the mapping'],
-  devId: [8, 'u64', 'thin device'],
+  devId: [8, 'u64', 'thin device; move: virtual block, of all devices'],
   first: [
     16,
     'u64',
-    'map: virtual block; unmap: begin; mark shared: other device; extend: size; open, close: handle',
+    'map: virtual block; unmap: begin; mark shared: other device; extend: size; open, close: handle; ' +
+      'move: data block',
   ],
-  second: [24, 'u64', 'map: data block; unmap: end'],
+  second: [24, 'u64', 'map: data block; unmap: end; move: data block in its place'],
 })
 
 const MAP = 1
@@ -30,6 +31,7 @@ const MARK_SHARED = 3
 const EXTEND = 4
 const OPEN = 5
 const CLOSE = 6
+const MOVE = 7
 
 /** The receiver of replayed changes. */
 export interface ChangeTarget {
@@ -39,6 +41,7 @@ export interface ChangeTarget {
   extend(devId: DevId, size: Bytes): void
   open(devId: DevId, handle: number): void
   close(devId: DevId, handle: number): void
+  move(vblock: VirtualBlock, from: DataBlock, to: DataBlock): void
 }
 
 /** Changes that are noted and not written yet, as the frame that they will be. */
@@ -79,6 +82,10 @@ export class PendingChanges {
 
   close(devId: number, handle: number): void {
     this.#note(CLOSE, 0, devId, handle, 0)
+  }
+
+  move(vblock: number, from: number, to: number): void {
+    this.#note(MOVE, 0, vblock, from, to)
   }
 
   /** A copy of them as a CHANGES frame. */
@@ -129,7 +136,9 @@ export function replay(changes: readonly Buffer[], target: ChangeTarget): void {
       else if (kind === EXTEND) target.extend(devId, first as Bytes)
       else if (kind === OPEN) target.open(devId, first)
       else if (kind === CLOSE) target.close(devId, first)
-      else throw new ThinfsError('POOL_MISMATCH', `change of kind ${kind}, wanted 1 to ${CLOSE}`)
+      else if (kind === MOVE) {
+        target.move(devId as number as VirtualBlock, first as DataBlock, second as DataBlock)
+      } else throw new ThinfsError('POOL_MISMATCH', `change of kind ${kind}, wanted 1 to ${MOVE}`)
     }
   }
 }

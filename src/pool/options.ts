@@ -16,6 +16,19 @@ export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 /** Whether a write that finds no free block waits, for `queueTimeout` at most, or fails at once. */
 export type OnFull = 'queue' | 'error'
 
+/** What a pool does by itself, counted. */
+export interface PoolWork {
+  /** Transactions that became durable. */
+  commits: number
+  /** Milliseconds that writing their metadata took, all together. */
+  commitMs: number
+  /** Runs of freed blocks that were passed down. */
+  punches: number
+  punchedBytes: number
+  /** How often a write has waited for space. */
+  spaceWaits: number
+}
+
 /** Events of a pool, for the process that runs it. Each is called at most once per occurrence. */
 export interface PoolEvents {
   mode(mode: PoolMode, reason: string | null): void
@@ -25,8 +38,11 @@ export interface PoolEvents {
   lowWaterMetadata(free: number): void
   /** Data or metadata was made longer, by a command or by its rule: to so many bytes. */
   extended(part: 'data' | 'metadata', size: number): void
-  /** Something that whoever runs the pool should know before it becomes a failure: a sentence. */
-  warning(what: string): void
+  /**
+   * Something that whoever runs the pool should know before it becomes a failure: a sentence.
+   * `host_low`: the host's disk has less room than the pool is going to want.
+   */
+  warning(what: string, kind?: 'host_low'): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
   needsCheckCleared(): void
   /** A commit took long. */
@@ -90,6 +106,12 @@ export interface PoolOptions {
   lowWaterMark: number | ((nrDataBlocks: number) => number)
   /** Default: nothing grows by itself. */
   autoextend?: AutoextendOptions
+  /**
+   * Called before anything is written that would harm a pool which is another process's by now.
+   * Default: nobody else can have it.
+   * @throws LOCK_LOST; from then on nothing is written
+   */
+  mustHoldLocks?: () => void
   clock: Clock
   events: PoolEvents
 }

@@ -149,6 +149,7 @@ function replayAll(
     throw new ThinfsError('POOL_MISMATCH', `${what}: devices end at ${MAX_DEVICE_SIZE} bytes`)
   }
   let shares = false
+  let movedTo: { from: DataBlock; to: DataBlock } | null = null
   const found = { dataBlock: 0 as DataBlock, time: 0 }
   replay(changes, {
     map(devId, vblock, dataBlock, time) {
@@ -177,6 +178,15 @@ function replayAll(
       if (metadata.hasDevice(devId)) handles?.add(devId, handle)
     },
     close: (devId, handle) => handles?.drop(devId, handle),
+    move(vblock, from, to) {
+      // A block that several virtual blocks were mapped to has a change for each.
+      const isMoved = movedTo !== null && movedTo.from === from && movedTo.to === to
+      if (!isMoved && metadata.dataCount(to) > 0) {
+        throw new ThinfsError('POOL_MISMATCH', `data block ${to} was to be free, and has an owner`)
+      }
+      movedTo = { from, to }
+      metadata.moveDataAgain(vblock, from, to)
+    },
   })
   // A snapshot that was lost may have been why a shared block looked shared.
   if (shares) metadata.markShared([...metadata.deviceIds()])

@@ -24,6 +24,8 @@ export class SpaceQueue {
   #held = 0
   #stopClock: (() => void) | null = null
   #expired = false
+  /** How often something has waited. */
+  #nrWaits = 0
 
   /** @param timeout milliseconds that the first may wait; 0: for ever */
   constructor(clock: Clock, timeout: number) {
@@ -58,6 +60,11 @@ export class SpaceQueue {
     return this.#waiting.filter(waiter => waiter.owner === owner).length
   }
 
+  /** How often something has waited, up to now. */
+  get nrWaits(): number {
+    return this.#nrWaits
+  }
+
   get expired(): boolean {
     return this.#expired
   }
@@ -74,6 +81,7 @@ export class SpaceQueue {
       return Promise.reject(new ThinfsError('NO_DATA_SPACE', 'too many writes wait for space'))
     }
     this.#held += held
+    this.#nrWaits++
     this.#startClock()
     let leave = (): void => {}
     const waited = new Promise<void>((resolve, reject) => {

@@ -6,7 +6,7 @@
  * host's disk. The modes `out_of_data_space` and `out_of_metadata_space` begin and end here. Source
  * of the rules: drivers/md/dm-thin.c.
  */
-import { type Clock, type Later, ThinfsError, unlessAborted } from '../base/index.js'
+import { type Clock, type DevId, type Later, ThinfsError, unlessAborted } from '../base/index.js'
 import {
   type DataBlocks,
   goneError,
@@ -21,6 +21,7 @@ import { HostSpace } from './host-space.js'
 import { LowWater } from './low-water.js'
 import type { OnFull, PoolEvents, PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
+import { Reserves } from './reserves.js'
 import { SpaceQueue } from './space-queue.js'
 
 /** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
@@ -42,6 +43,7 @@ const RELEASE_TIMEOUT = 60_000
 /** The kernel's no_space_timeout, in seconds. */
 const NO_SPACE_TIMEOUT = 60
 const NO_DATA_BLOCKS = 'no free data blocks'
+const RESERVED_BLOCKS = 'what is free is reserved for volumes: thinfs list says for which'
 /** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
 const SECURED_MIN = 256
 /** The same before something is unmapped, which the host's full disk must not prevent. */
@@ -67,6 +69,8 @@ export class Space implements ProvisionerSpace {
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   readonly #growth: Growth
+  /** Blocks that are kept for devices. */
+  readonly reserves: Reserves
   #onFull: OnFull
   #lowWaterMarkOf: PoolOptions['lowWaterMark']
   readonly #lowData: LowWater
@@ -76,6 +80,8 @@ export class Space implements ProvisionerSpace {
   #cancelWatch: (() => void) | null = null
   /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
+  /** Whether the data may become larger: not while somebody makes it smaller. */
+  mayGrowData = true
 
   constructor(
     parts: SpaceParts,
@@ -99,10 +105,12 @@ export class Space implements ProvisionerSpace {
     this.#lowMetadata = new LowWater(free => events.lowWaterMetadata(free))
     this.#queue = new SpaceQueue(clock, 1000 * (options.queueTimeout ?? NO_SPACE_TIMEOUT))
     this.#host = new HostSpace(blocks, store, metadata)
+    this.reserves = new Reserves(metadata, clock, () => this.#spaceCame())
     this.#growth = new Growth({
       ...{ ...parts, clock, events, autoextend },
       reserve: () => Math.max(this.metadataReserve, RESERVE_MIN),
       hostRoom: () => ({ data: this.hostRoomForData, metadata: this.hostRoomForMetadata }),
+      mayGrowData: () => this.mayGrowData,
       grown: () => this.#spaceCame(),
     })
   }
@@ -110,7 +118,7 @@ export class Space implements ProvisionerSpace {
   // --- what there is ---
 
   get nrFreeDataBlocks(): number {
-    return this.#metadata.nrDataBlocks - this.#metadata.nrAllocatedDataBlocks
+    return this.#metadata.nrFreeDataBlocks
   }
 
   get belowLowWater(): boolean {
@@ -128,6 +136,11 @@ export class Space implements ProvisionerSpace {
   /** How many writes wait for space. */
   get writesWaiting(): number {
     return this.#queue.length
+  }
+
+  /** How often a write has waited for space, up to now. */
+  get nrWaits(): number {
+    return this.#queue.nrWaits
   }
 
   /** How many of them are a device's. */
@@ -178,9 +191,75 @@ export class Space implements ProvisionerSpace {
     return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
   }
 
-  /** Free data blocks that writes can have. */
+  /** Free data blocks that writes can have, whichever device they are for. */
   get nrWritableDataBlocks(): number {
-    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve)
+    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve - this.reserves.kept)
+  }
+
+  /** Those that writes to one device can have. */
+  nrWritableFor(devId: DevId): number {
+    const kept = this.reserves.keptFor(devId)
+    if (kept === 0) return this.nrWritableDataBlocks
+    const free = this.nrFreeDataBlocks - (this.reserves.kept - kept)
+    return Math.max(0, Math.min(free, kept), free - this.discardReserve)
+  }
+
+  /** Whether data blocks are kept for a device. */
+  hasReserve(devId: DevId): boolean {
+    return this.reserves.has(devId)
+  }
+
+  /**
+   * Keeps data blocks for a device, as many as it lacks of so many of its own. Called again, it
+   * sets another number.
+   * @param blocks 0: none
+   * @throws NO_DATA_SPACE when the pool has fewer that nobody has or is promised
+   */
+  async reserve(devId: DevId, blocks: number): Promise<void> {
+    const { reserves } = this
+    const before = reserves.blocksOf(devId)
+    if (blocks <= before) {
+      reserves.set(devId, blocks)
+      return
+    }
+    try {
+      // What the device has already is not kept for it.
+      const own = await reserves.ownOf(devId)
+      this.#state.mustBeWritable()
+      this.mustKeep(Math.max(0, blocks - own) - reserves.keptFor(devId))
+      reserves.set(devId, blocks)
+    } finally {
+      if (reserves.blocksOf(devId) === 0) reserves.forget(devId)
+    }
+  }
+
+  /** Percent of the data, and of the metadata, that has to be free for a new volume. */
+  minFree = 0
+
+  /** @throws MIN_FREE_SPACE when less than `minFree` is free */
+  mustHaveMinFree(): void {
+    const { nrDataBlocks, nrMetadataBlocks } = this.#metadata
+    this.#mustHaveMinFree('data', this.nrFreeDataBlocks, nrDataBlocks)
+    this.#mustHaveMinFree('metadata', this.#nrFreeMetadataBlocks, nrMetadataBlocks)
+  }
+
+  #mustHaveMinFree(part: 'data' | 'metadata', free: number, blocks: number): void {
+    if (this.minFree === 0 || 100 * free >= this.minFree * blocks) return
+    const percent = ((100 * free) / blocks).toFixed(2)
+    const what = `${percent}% of the pool's ${part} is free, min_free_space is ${this.minFree}%`
+    const cure = `remove volumes, thinfs extend --${part}, or thinfs set POOL min_free_space=0%`
+    throw new ThinfsError('MIN_FREE_SPACE', `${what}: ${cure}`)
+  }
+
+  /** @throws NO_DATA_SPACE when so many more data blocks cannot be kept */
+  mustKeep(blocks: number): void {
+    if (blocks <= this.nrWritableDataBlocks) return
+    const { blockSize, path } = this.#blocks
+    const wanted = blocks * blockSize
+    const has = this.nrWritableDataBlocks * blockSize
+    const what = `${path}: ${wanted} bytes more would have to be reserved, ${has} are free`
+    const cure = 'thinfs extend --data makes the pool larger'
+    throw new ThinfsError('NO_DATA_SPACE', `${what}: ${cure}`)
   }
 
   /** Metadata blocks kept back so that a commit always has room. */
@@ -223,20 +302,27 @@ export class Space implements ProvisionerSpace {
     this.#queue.timeout = 1000 * seconds
   }
 
-  canAllocate(count: number, discards: boolean): boolean {
+  canAllocate(devId: DevId, count: number, discards: boolean): boolean {
     this.#state.mustBeWritable()
-    this.#growth.taking(count)
+    // What is kept for others is as good as in use.
+    const kept = this.reserves.keptFor(devId)
+    this.#growth.taking(Math.max(0, count - kept) + this.reserves.kept)
     // The kernel's rule: told when a block is wanted while no more than the mark are free.
     this.#lowData.note(this.nrFreeDataBlocks - (count - 1), this.lowWaterMark)
-    const { nrAllocatableDataBlocks } = this.#metadata
-    const available = discards ? nrAllocatableDataBlocks : this.#nrAvailable
+    if (!this.mayGrowData && this.#availableFor(devId, count, discards) < count) this.#giveWay()
+    const available = this.#availableFor(devId, count, discards)
     return available >= count && this.hasMetadataRoom && this.#commits.draining === null
+  }
+
+  /** A write needs the blocks that a smaller pool would not have: they are given out again. */
+  #giveWay(): void {
+    this.#metadata.allocateDataBelow(this.#metadata.nrDataBlocks)
   }
 
   /** Notes the space that the host has: the log has to say so before it is used up. */
   noteHostLow(): void {
     const low = this.#hostLow
-    if (low !== null && !this.#hostLowSeen) this.#events.warning(low)
+    if (low !== null && !this.#hostLowSeen) this.#events.warning(low, 'host_low')
     this.#hostLowSeen = low !== null
   }
 
@@ -261,7 +347,7 @@ export class Space implements ProvisionerSpace {
   /** A commit is durable: it may have given metadata blocks back. */
   committed(): void {
     this.#growth.rearm()
-    this.#growth.taking(0)
+    this.#growth.taking(this.reserves.kept)
     this.#lowMetadata.note(this.#nrFreeMetadataBlocks, this.metadataLowWaterMark)
     if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
     this.noteHostLow()
@@ -270,6 +356,7 @@ export class Space implements ProvisionerSpace {
   /** The pool has failed, or closes: every waiting caller gets the error. */
   end(err: ThinfsError): void {
     this.#cancelWatch?.()
+    this.reserves.end()
     this.#queue.reject(err)
     this.#endReleaseWaits()
   }
@@ -334,6 +421,12 @@ export class Space implements ProvisionerSpace {
         return result
       }
       const isData = this.hasMetadataRoom
+      const { counting } = this.reserves
+      if (isData && counting !== null) {
+        // Until all is counted, too much is kept.
+        await unlessAborted(counting, signal)
+        continue
+      }
       // Freed blocks are released by themselves when reads or punches under way end.
       const { releasing, punching } = this.#blocks
       const comes = releasing || (punching && retries)
@@ -391,7 +484,7 @@ export class Space implements ProvisionerSpace {
   /** Changes the mode. @returns why there is no room */
   #noteFull(isData: boolean): string {
     const why = isData
-      ? (this.#host.dataFull ?? NO_DATA_BLOCKS)
+      ? (this.#host.dataFull ?? this.#whyFull)
       : (this.#metadataFull ?? 'no free metadata blocks')
     this.#state.set(isData ? 'out_of_data_space' : 'out_of_metadata_space', why)
     return why
@@ -460,9 +553,23 @@ export class Space implements ProvisionerSpace {
     return free - metadata.nrAllocatableMetadataBlocks
   }
 
-  /** Data blocks that a write can be given now. */
+  /** Data blocks that a write can be given now, whichever device it is for. */
   get #nrAvailable(): number {
-    return this.#metadata.nrAllocatableDataBlocks - this.discardReserve
+    return this.#metadata.nrAllocatableDataBlocks - this.discardReserve - this.reserves.kept
+  }
+
+  /** The same, for a write of so many to one device: what is kept for others is not its. */
+  #availableFor(devId: DevId, count: number, discards: boolean): number {
+    const { nrAllocatableDataBlocks } = this.#metadata
+    const kept = this.reserves.keptFor(devId)
+    const available = nrAllocatableDataBlocks - (this.reserves.kept - kept)
+    return discards || count <= kept ? available : available - this.discardReserve
+  }
+
+  get #whyFull(): string {
+    const { kept } = this.reserves
+    const hasFree = kept > 0 && this.nrFreeDataBlocks > this.discardReserve
+    return hasFree ? RESERVED_BLOCKS : NO_DATA_BLOCKS
   }
 
   /** Whether a request may change mappings, and a commit still has room afterwards. */
@@ -535,7 +642,7 @@ export class Space implements ProvisionerSpace {
     this.#host.dataCame()
     if (this.#state.mode === 'out_of_data_space' || this.#state.mode === 'out_of_metadata_space') {
       if (this.#nrAvailable <= 0) {
-        if (!this.#blocks.releasing) this.#state.set('out_of_data_space', NO_DATA_BLOCKS)
+        if (!this.#blocks.releasing) this.#state.set('out_of_data_space', this.#whyFull)
         return
       }
       this.#state.set('write', null)

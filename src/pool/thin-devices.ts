@@ -5,7 +5,7 @@
  * until whoever keeps sizes has saved it, and the handles that have it open. Both are in memory and
  * in the journal, for the next process.
  */
-import { type Bytes, type DevId, MIB, Slice, ThinfsError } from '../base/index.js'
+import { type Bytes, type DataBlock, type DevId, MIB, Slice, ThinfsError } from '../base/index.js'
 import {
   goneError,
   type LookupTable,
@@ -79,7 +79,8 @@ export class ThinDevices {
 
   /**
    * Makes a snapshot of a device as it is now. Durable with the next commit.
-   * @throws NO_METADATA_SPACE
+   * @throws NO_METADATA_SPACE; NO_DATA_SPACE when the origin has a reserve, and the pool cannot keep
+   *   as many blocks as that takes once all is shared
    */
   createSnap(devId: DevId, origin: DevId): void {
     this.createSnaps([[devId, origin]])
@@ -107,8 +108,15 @@ export class ThinDevices {
     const { pool, metadata, commits, space } = this.#parts
     pool.mustBeWritable()
     space.mustHaveRoom(hasRoom)
+    if (space.reserves.count > 0) {
+      const origins = new Set(snapshots.map(([, origin]) => origin))
+      space.mustKeep(space.reserves.costOfSharing(origins))
+    }
     commits.change(() => metadata.createSnaps(snapshots))
-    for (const [, origin] of snapshots) this.table(origin)?.clear()
+    for (const [, origin] of snapshots) {
+      this.table(origin)?.clear()
+      space.reserves.shared(origin)
+    }
   }
 
   /**
@@ -152,6 +160,9 @@ export class ThinDevices {
     commits.change(() => metadata.deleteDevice(devId))
     const device = this.#devices.get(devId)
     if (device) this.#forget(device)
+    space.reserves.forget(devId)
+    // What it shared may be one other device's now.
+    space.reserves.recount()
     extended.delete(devId)
     handles.forget(devId)
   }
@@ -171,6 +182,17 @@ export class ThinDevices {
     return this.#devices.get(devId)?.table
   }
 
+  /** Whether a write is under way, to whichever device, that may change the mapping of a virtual block. */
+  isWriting(vblock: number): boolean {
+    for (const device of this.#devices.values()) if (device.isWriting(vblock)) return true
+    return false
+  }
+
+  /** A data block was moved: whoever mapped it there maps another. */
+  moved(vblock: number, from: DataBlock, to: DataBlock): void {
+    for (const { table } of this.#devices.values()) table.moved(vblock, from, to)
+  }
+
   /** Every mapping may look shared from now on. */
   clearTables(): void {
     for (const { table } of this.#devices.values()) table.clear()
@@ -179,6 +201,7 @@ export class ThinDevices {
   /** The metadata is that of the last commit again: devices that it does not have are gone. */
   rolledBack(): void {
     this.clearTables()
+    this.#parts.space.reserves.rolledBack()
     for (const device of this.#devices.values()) {
       if (!this.#parts.metadata.hasDevice(device.devId)) this.#forget(device)
     }

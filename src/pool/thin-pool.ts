@@ -32,9 +32,11 @@ import { CommitPipeline } from './commit-pipeline.js'
 import { Journal } from './journal.js'
 import { OpenHandles } from './open-handles.js'
 import { bringUp } from './opening.js'
-import type { PoolMode, PoolOptions } from './options.js'
+import type { PoolMode, PoolOptions, PoolWork } from './options.js'
 import { PoolState } from './pool-state.js'
 import { mustHold } from './recovery.js'
+import { Shrink } from './shrink.js'
+import { shrinkingError } from './shrinking-error.js'
 import { Space } from './space.js'
 import { DELETE_LEAVES, ThinDevices } from './thin-devices.js'
 
@@ -64,6 +66,8 @@ export class ThinPool implements Provisioner {
   /** Free space, the callers that wait for it, and growth. */
   readonly space: Space
   readonly devices: ThinDevices
+  /** Makes the data smaller. */
+  readonly shrink: Shrink
   /** Facts about devices that the journal alone keeps. */
   readonly #noted = { extended: new Map<DevId, Bytes>(), handles: new OpenHandles() }
   #cancelSizes: (() => void) | null = null
@@ -101,6 +105,7 @@ export class ThinPool implements Provisioner {
         ...this.#noted,
         superblock,
         mustBeOurs: () => this.#mustBeOurs(),
+        mustHoldLocks: options.mustHoldLocks ?? (() => {}),
         clock,
         events,
       },
@@ -115,6 +120,10 @@ export class ThinPool implements Provisioner {
     this.space = new Space({ ...parts, state: this.#state }, options)
     const own = { pool: this, space: this.space, journal: this.#journal }
     this.devices = new ThinDevices({ ...own, metadata, commits, ...this.#noted })
+    this.shrink = new Shrink({
+      ...{ metadata, blocks: this.blocks, journal: this.#journal, commits, state: this.#state },
+      ...{ space: this.space, devices: this.devices, clock },
+    })
   }
 
   /**
@@ -189,7 +198,11 @@ export class ThinPool implements Provisioner {
   async reserveMetadataSnap(): Promise<void> {
     this.mustBeWritable()
     await this.commit()
+    if (this.shrink.progress !== null) throw shrinkingError()
+    const { reserves } = this.space
+    this.space.mustKeep(reserves.costOfSharing(reserves.devices()))
     this.#commits.change(() => this.metadata.reserveMetadataSnap())
+    for (const devId of reserves.devices()) reserves.shared(devId)
     this.devices.clearTables()
     await this.commitOrUndo()
   }
@@ -200,6 +213,7 @@ export class ThinPool implements Provisioner {
     const release = (): boolean =>
       this.#commits.change(() => this.metadata.releaseMetadataSnap(DELETE_LEAVES))
     while (!(await this.unmapInSlices(slice, release)));
+    this.space.reserves.recount()
     await this.commitOrUndo()
   }
 
@@ -207,7 +221,10 @@ export class ThinPool implements Provisioner {
 
   /** Maps a block; the caller's reference on `dataBlock` goes into the mapping. */
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
+    const { reserves } = this.space
+    const gains = reserves.has(devId) && reserves.gains(devId, vblock)
     this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    if (gains) reserves.gained(devId, vblock)
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
 
@@ -223,6 +240,7 @@ export class ThinPool implements Provisioner {
 
   /** Unmaps [begin, end). @returns how many blocks were mapped */
   unmap(devId: DevId, begin: number, end: number): number {
+    if (this.space.reserves.has(devId)) this.space.reserves.unmapping(devId, begin, end)
     const removed = this.#commits.change(() =>
       this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )
@@ -312,6 +330,20 @@ export class ThinPool implements Provisioner {
     this.#state.mustBeReadable()
   }
 
+  /**
+   * As `mustBeWritable`, and looks whether the locks are held: for what is written beside the pool.
+   * @throws LOCK_LOST as well
+   */
+  mustHoldLocks(): void {
+    this.mustBeWritable()
+    try {
+      this.#options.mustHoldLocks?.()
+    } catch (err) {
+      void this.#commits.cutOff(err)
+      throw err
+    }
+  }
+
   /** @throws when no metadata may change */
   mustBeWritable(): void {
     this.#state.mustBeWritable()
@@ -321,6 +353,12 @@ export class ThinPool implements Provisioner {
   ioError(operation: string, error: unknown, devId: DevId, block: number): unknown {
     this.#options.events.ioError(operation, error, { devId, block })
     return error
+  }
+
+  /** What the pool has done since it was opened. */
+  get work(): PoolWork {
+    const { commits, ms: commitMs } = this.#commits.counts
+    return { commits, commitMs, ...this.blocks.counts, spaceWaits: this.space.nrWaits }
   }
 
   get clock(): PoolOptions['clock'] {
@@ -425,9 +463,13 @@ export class ThinPool implements Provisioner {
     if (changes) this.#watchSizes()
   }
 
-  /** @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata */
+  /**
+   * @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata;
+   *   LOCK_LOST
+   */
   #mustBeOurs(): void {
-    const { metadata } = this.#options
+    const { metadata, mustHoldLocks } = this.#options
+    mustHoldLocks?.()
     const { blocks } = this
     blocks.measure()
     metadata.measure()

@@ -7,6 +7,7 @@ import {
   ftruncateSync,
   openSync,
   readFileSync,
+  readlinkSync,
   type Stats,
   statfsSync,
   statSync,
@@ -34,6 +35,7 @@ import {
 } from '../base/index.js'
 import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
+import { clears } from './clearing.js'
 import { ColdReads } from './cold-reads.js'
 import { LateAllocations } from './late-allocations.js'
 import { LateCopies } from './late-copies.js'
@@ -47,6 +49,12 @@ const ZERO_RANGE = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
 
 /**
+ * The same for those whose SEEK_DATA looks at the page cache too. ZFS is not one: it waits for a
+ * transaction group there, or, before 2.2.2, may miss what was just written.
+ */
+const TELLING: readonly number[] = [0xef53, 0x58465342, 0x9123683e, 0x01021994] // ext4, XFS, btrfs, tmpfs
+
+/**
  * Bytes of one pwrite(2). One pwrite may become one folio of the page cache, of up to 2 MiB. ext4
  * goes through the whole folio for every small write into it, and for every flush of that: writing
  * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB.
@@ -55,6 +63,16 @@ const FOLIO = 64 * KIB
 
 /** The extended attribute of a data file that has its label. Source: xattr(7). */
 const LABEL = 'user.thinfs.label'
+
+/**
+ * Ranges to lock: what is before QEMU's bytes, and those of them that forbid others to write, and to
+ * resize. Source: block/file-posix.c, RAW_LOCK_SHARED_BASE; include/block/block-common.h, BLK_PERM_WRITE.
+ */
+const IMAGE_LOCKS: readonly (readonly [offset: number, length: number])[] = [
+  [0, 100],
+  [201, 1],
+  [203, 1],
+]
 
 const fdatasyncLater = promisify(fdatasync)
 const fsyncLater = promisify(fsync)
@@ -68,16 +86,19 @@ const ZEROS = new Uint8Array(MIB)
  */
 export class FileStore implements Store {
   readonly path: string
-  readonly punches: boolean
   readonly copiesShare: boolean
   readonly fd: number
   readonly #readOnly: boolean
   readonly #isDevice: boolean
+  readonly #tellsHoles: boolean
   /**
    * The modes of fallocate that make holes and zeros: the first of each that the system supports.
    */
   readonly #punchModes: number[]
   readonly #zeroModes: number[] = [ZERO_RANGE]
+  /** Whether the modes have been judged, before the first use of any. */
+  #isTried = false
+  #punches: boolean
   readonly #coldReads = new ColdReads()
   readonly #allocations: LateAllocations
   readonly #copies: LateCopies
@@ -102,8 +123,10 @@ export class FileStore implements Store {
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
-    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(heldPath(fd)).type)
-    this.punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
+    const type = this.#isDevice ? 0 : statfsSync(heldPath(fd)).type
+    this.copiesShare = SHARING.includes(type)
+    this.#punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
+    this.#tellsHoles = TELLING.includes(type)
   }
 
   /**
@@ -166,6 +189,14 @@ export class FileStore implements Store {
     return this.#size
   }
 
+  get punches(): boolean {
+    return this.#punches && this.#tried(this.#punchModes).length > 0
+  }
+
+  get tellsHoles(): boolean {
+    return this.#tellsHoles && this.punches
+  }
+
   /**
    * Takes the whole file for this store, or shares it with readers when it is read-only. The lock
    * is that of the open file: it is inherited with the descriptor and lasts until the last copy is
@@ -177,6 +208,21 @@ export class FileStore implements Store {
   lock(): boolean {
     try {
       return native.file_lock(this.fd, !this.#readOnly) && this.#lockBehind()
+    } catch (err) {
+      throw ioError(this.path, 'lock', err)
+    }
+  }
+
+  /**
+   * Keeps writers away from an image that is only read, for as long as the store is open: thinfs by
+   * its lock on the whole file, and QEMU, which says by locks on single bytes what it lets others
+   * do. QEMU as a reader, of an overlay for instance, is welcome.
+   * @returns false when another thinfs has it
+   * @throws IO_ERROR where the file system has no locks
+   */
+  lockAsImage(): boolean {
+    try {
+      return IMAGE_LOCKS.every(([at, length]) => native.file_lock_range(this.fd, false, at, length))
     } catch (err) {
       throw ioError(this.path, 'lock', err)
     }
@@ -270,15 +316,16 @@ export class FileStore implements Store {
   async punchLater(offset: Bytes, length: Bytes): Promise<void> {
     mustHaveRange(this, 'punch', offset, length)
     const { begin, end } = this.#clearable(offset, length)
-    while (this.#punchModes.length > 0 && begin < end) {
-      const mode = this.#punchModes[0]!
+    const modes = this.#tried(this.#punchModes)
+    while (modes.length > 0 && begin < end) {
+      const mode = modes[0]!
       try {
         await this.#allocations.call(mode, begin, end - begin)
         this.#writeZeros(offset, begin)
         this.#writeZeros(end, offset + length)
         return
       } catch (err) {
-        this.#unsupported('punch', this.#punchModes, mode, err)
+        this.#unsupported('punch', modes, mode, err)
       }
     }
     for (let done = 0; done < length; done += MIB) {
@@ -384,6 +431,18 @@ export class FileStore implements Store {
     this.#size = size
   }
 
+  cut(size: Bytes): void {
+    if (size > this.size || this.#isDevice) {
+      throw new ThinfsError('BAD_ARGUMENT', `${this.path}: cannot be cut off at ${size} bytes`)
+    }
+    try {
+      ftruncateSync(this.fd, size)
+    } catch (err) {
+      throw ioError(this.path, `cutting off at ${size} bytes`, err)
+    }
+    this.#size = size
+  }
+
   /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
@@ -417,6 +476,7 @@ export class FileStore implements Store {
   #clear(what: string, modes: number[], offset: Bytes, length: Bytes): void {
     mustHaveRange(this, what, offset, length)
     const { begin, end } = this.#clearable(offset, length)
+    this.#tried(modes)
     while (modes.length > 0 && begin < end) {
       const mode = modes[0]!
       try {
@@ -429,6 +489,19 @@ export class FileStore implements Store {
       }
     }
     this.#writeZeros(offset, offset + length)
+  }
+
+  /** Drops the modes that leave something, unless that is done. @returns `modes` */
+  #tried(modes: number[]): number[] {
+    if (this.#isTried) return modes
+    this.#isTried = true
+    if (this.#isDevice || this.#readOnly) return modes
+    // Wherever the folder has been moved to.
+    const path = readlinkSync(heldPath(this.fd))
+    for (const list of [this.#punchModes, this.#zeroModes]) {
+      if (list.length > 0 && !clears(this.fd, path, list[0]!)) list.shift()
+    }
+    return modes
   }
 
   /**

@@ -17,17 +17,17 @@ const truncateLater = promisify(ftruncate)
 
 /** A volume's file in the mount. The kernel makes the writer wait for the engine. */
 export class FileTarget implements ReceiveTarget {
-  readonly #fd: number
+  readonly fd: number
   #mode = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 
   constructor(path: string) {
-    this.#fd = openSync(path, 'r+')
+    this.fd = openSync(path, 'r+')
   }
 
   async write(offset: number, content: Uint8Array): Promise<void> {
     try {
       for (let done = 0; done < content.length; ) {
-        const part = await writeLater(this.#fd, content, done, content.length - done, offset + done)
+        const part = await writeLater(this.fd, content, done, content.length - done, offset + done)
         done += part.bytesWritten
       }
     } catch (err) {
@@ -37,7 +37,7 @@ export class FileTarget implements ReceiveTarget {
 
   async discard(offset: number, length: number): Promise<void> {
     try {
-      await native.file_allocate_async(this.#fd, this.#mode, Float64Array.of(offset, length))[0]
+      await native.file_allocate_async(this.fd, this.#mode, Float64Array.of(offset, length))[0]
     } catch (err) {
       // A pool that ignores discards writes zeros.
       if (errnoOf(err) !== 'EOPNOTSUPP' || (this.#mode & FALLOC_PUNCH_HOLE) === 0) throw failed(err)
@@ -47,15 +47,15 @@ export class FileTarget implements ReceiveTarget {
   }
 
   resize(size: number): Promise<void> {
-    return truncateLater(this.#fd, size)
+    return truncateLater(this.fd, size)
   }
 
   sync(): Promise<void> {
-    return syncLater(this.#fd)
+    return syncLater(this.fd)
   }
 
   close(): void {
-    closeSync(this.#fd)
+    closeSync(this.fd)
   }
 }
 
@@ -66,6 +66,6 @@ function failed(cause: unknown): ThinfsError {
     const detail = `the new volume: ${(cause as Error).message}`
     return new ThinfsError('IO_ERROR', detail, { cause, errno })
   }
-  const detail = 'the pool is full: nothing stays of the stream; make room, and receive it again'
+  const detail = 'the pool is full: make room, and receive it again'
   return new ThinfsError('NO_DATA_SPACE', detail, { cause, errno })
 }

@@ -29,6 +29,10 @@ export class ThinTarget implements TargetDevice {
     return this.#live.pool.blockSize
   }
 
+  isMapped(offset: number, size: number): boolean {
+    return this.#thin.isMapped(offset, size)
+  }
+
   get gone(): boolean {
     return !this.#live.pool.metadata.hasDevice(this.#devId)
   }

@@ -4,8 +4,10 @@
  * All shapes are plain JSON: they cross the control socket and are what `--json` prints. Sizes are
  * bytes, times are seconds since 1970.
  */
+import type { IoCounts } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import type { PoolMode } from '../pool/index.js'
+import type { PoolMode, PoolWork } from '../pool/index.js'
+import type { Rules } from './retention.js'
 
 export interface VolumeInfo {
   name: string
@@ -19,8 +21,14 @@ export interface VolumeInfo {
    * asked for: counting looks at every mapping.
    */
   exclusive: number | null
+  /** Bytes that it may map at most; null: no limit. */
+  limit: number | null
+  /** Bytes that are kept for it in the pool; null: none. */
+  reserve: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
+  /** Path of the file that it shows where it maps nothing; null for none. */
+  externalOrigin: string | null
   /** Seconds since 1970, null when it is not known (made by another program). */
   created: number | null
   /** Whether a file descriptor or a loop device has it open. False when the pool is not mounted. */
@@ -44,6 +52,11 @@ export interface PoolStatus {
   warnings: string[]
   /** Why it cannot be mounted to be written to; null where it can, or is. */
   refusal: string | null
+  /**
+   * While the data is made smaller: the bytes that it is to have, and those in use past them. `waits`
+   * while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
+   */
+  shrink?: { data: number; left: number; waits: boolean } | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -55,7 +68,11 @@ export interface PoolStatus {
   onFull: PoolConfig['onFull']
   /** Seconds that writes wait for space at most; 0: for ever. */
   queueTimeout: number
+  /** Percent of data, and of metadata, that has to be free for a new volume. */
+  minFreeSpace: number
   volumes: number
+  /** Free data blocks that are kept for volumes with a reserve. */
+  reservedBlocks: number
   /** Where it is mounted, since when and by which processes; null when it is not. */
   mount: {
     mountPoint: string
@@ -73,11 +90,73 @@ export interface PoolStatus {
   dm: { pool: string; volumes: { name: string; line: string }[] }
 }
 
+/** Rules for the space of a volume, in bytes. 0: none. */
+export interface VolumeRules {
+  /** It may map no more. */
+  limit?: number
+  /** The pool keeps what it lacks of so many bytes of its own. */
+  reserve?: number
+}
+
+/** What a mounted pool has done, in counters that begin with the mount and only grow. */
+export interface PoolStatistics {
+  name: string
+  mode: PoolMode
+  /** When they were read: milliseconds since 1970. */
+  time: number
+  /** When they were 0: seconds since 1970. */
+  since: number
+  /** Engines that have taken another's place since then. */
+  engineRestarts: number
+  dataBlockSize: number
+  /** As in `PoolStatus`. */
+  data: { blocks: number; usedBlocks: number; hostFree: number | null }
+  metadata: { blocks: number; usedBlocks: number; hostFree: number | null }
+  lowWaterMarkBlocks: number
+  metadataLowWaterMarkBlocks: number
+  /** Writes that wait for space at the moment. */
+  writesWaiting: number
+  /** Requests for all volumes, those that are gone or have no name included. */
+  io: IoCounts
+  work: PoolWork
+  /** Those that have a name, by name. */
+  volumes: VolumeStatistics[]
+}
+
+export interface VolumeStatistics {
+  name: string
+  devId: number
+  /** Bytes, virtual and mapped. */
+  size: number
+  mapped: number
+  open: boolean
+  /** Null for a volume of which nothing was asked yet. */
+  io: IoCounts | null
+}
+
+/** Who has the data blocks of a pool, in cells of neighbouring blocks. */
+export interface BlockMap {
+  dataBlockSize: number
+  /** Of the pool. */
+  blocks: number
+  blocksPerCell: number
+  /** Of each cell: blocks that are in use. */
+  used: number[]
+  /** Those of them that one volume has for itself; the others are shared, or no named volume's. */
+  exclusive: number[]
+  /** The volume that has the most of those, by its place in `volumes`; -1 for none. */
+  owner: number[]
+  /** Bytes that a volume maps, and that it has for itself. */
+  volumes: { name: string; devId: number; mapped: number; exclusive: number }[]
+}
+
 /** What may be set while a pool is mounted. */
 export interface PoolSettings {
   onFull?: PoolConfig['onFull']
   /** Seconds; 0: for ever. */
   queueTimeout?: number
+  /** Percent. */
+  minFreeSpace?: number
 }
 
 /** What a stream calls the content of a volume, as long as its mappings have the fingerprint. */
@@ -113,6 +192,8 @@ export interface HeldVolume {
   file: string | null
   /** What a stream calls the content; null for one that has no name for it. */
   content: string | null
+  /** Path of its external origin; null for none. */
+  externalOrigin: string | null
 }
 
 /** A volume that has no name yet. */
@@ -122,6 +203,21 @@ export interface NewVolume {
   file: string
   /** The volume that it began as a snapshot of; null for an empty one. */
   base: string | null
+}
+
+/** What came of a stream that was cut short. */
+export interface PartialVolume {
+  /** That it is to have. */
+  name: string
+  size: number
+  /** Bytes of the data blocks mapped. */
+  mapped: number
+  /** What streams call the content that it is to have. */
+  content: string
+  /** The same of what the stream goes on from; null for a full one. */
+  base: string | null
+  /** Bytes of the volume that are there. */
+  offset: number
 }
 
 export interface CheckProblem {
@@ -163,8 +259,12 @@ export interface DataReport {
  * done.
  */
 export interface PoolAdmin {
+  /**
+   * @param request.size bytes; with an external origin that of the file, where it is left out
+   * @param request.externalOrigin path, absolute or from the pool's folder
+   */
   create(
-    request: { name: string; size: number; devId?: number },
+    request: { name: string; size?: number; devId?: number; externalOrigin?: string } & VolumeRules,
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
   snapshot(
@@ -184,6 +284,13 @@ export interface PoolAdmin {
    */
   rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo>
   remove(request: { names: string[] }, signal?: AbortSignal): Promise<void>
+  /**
+   * Removes snapshots of a volume, which are those named `NAME@…`, but for what the rules keep. One
+   * that somebody uses stays, and says so.
+   * @returns all of them, newest first, and snapshots of the volume that have other names
+   * @throws BAD_ARGUMENT without a rule; VOLUME_MISSING for a volume of which there is nothing
+   */
+  prune(request: PruneRequest, signal?: AbortSignal): Promise<PrunedSnapshot[]>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
    * @param request.shrink cut off data past the new end, where there is some
@@ -201,11 +308,41 @@ export interface PoolAdmin {
    * @throws BAD_ARGUMENT for a size that cannot be had; NO_METADATA_SPACE
    */
   extend(request: { data?: number; metadata?: number }): Promise<{ data: number; metadata: number }>
+  /**
+   * Sets rules for the space of a volume; those that are left out stay.
+   * @throws NO_DATA_SPACE for a reserve that the pool cannot give; BAD_ARGUMENT
+   */
+  setVolume(request: { name: string } & VolumeRules): Promise<VolumeInfo>
+  /**
+   * Makes the data of the pool smaller, its file too: moves what is in use above the new end. To ask
+   * again goes on where the last one has ended, whatever has ended it.
+   * @param request.data bytes, rounded up to whole blocks
+   * @param request.dryRun moves nothing
+   * @returns bytes that the data has, or would have, and that were moved, or would be
+   * @throws NO_DATA_SPACE where what is in use does not fit; POOL_SHRINKING, SNAPSHOT_HELD,
+   *   NOT_SUPPORTED, BAD_ARGUMENT
+   */
+  shrink(
+    request: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }>
   /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
   set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
+  /**
+   * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
+   * that nothing but these volumes maps. Approximate where mappings change meanwhile.
+   */
+  exclusive(request: { names: string[] }): Promise<{ bytes: number }>
   status(): Promise<PoolStatus>
+  /** The counters of a mounted pool. Takes a few microseconds for each volume. */
+  statistics(): Promise<PoolStatistics>
+  /**
+   * Who has the data blocks. Looks at all metadata, as `list` does that counts exclusive space.
+   * @param request.cells how many at most, 1 to 65536
+   */
+  blockMap(request: { cells: number }): Promise<BlockMap>
   /** A thin-pool target message in dm-thin's words, as `dmsetup message` takes it. */
   message(request: { message: string }): Promise<void>
   /** @param request.deep reads all data too */
@@ -221,15 +358,58 @@ export interface PoolAdmin {
    * Makes a volume that has no name until `nameVolume`.
    * @param request.name that it is to have
    * @param request.base what streams call the content that it begins with; left out, it is empty
-   * @throws NO_BASE, VOLUME_EXISTS
+   * @param request.content what they call the content that it is to have
+   * @param request.resume goes on with one that was kept, at this byte
+   * @throws NO_BASE; VOLUME_EXISTS, also for one that is kept and does not go on
    */
-  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume>
+  beginVolume(request: {
+    name: string
+    size: number
+    base?: string
+    content?: string
+    resume?: number
+  }): Promise<NewVolume>
+  /**
+   * Makes what is in such a volume durable, and lets it stay, without its name, when its command ends.
+   * @throws VOLUME_MISSING
+   */
+  keepVolume(request: {
+    devId: number
+    name: string
+    content: string
+    base?: string
+    offset: number
+  }): Promise<void>
+  /** Those that are kept. */
+  partials(): Promise<PartialVolume[]>
+  /** Gives the space of one that is kept back. @throws VOLUME_MISSING, VOLUME_BUSY */
+  dropPartial(request: { name: string }): Promise<void>
   /**
    * Makes all of such a volume durable, and gives it its name.
    * @param request.content what streams call its content
    * @throws VOLUME_EXISTS, VOLUME_MISSING
    */
   nameVolume(request: { devId: number; name: string; content?: string }): Promise<void>
+}
+
+/** How many snapshots each rule keeps, see retention.ts. */
+export interface PruneRequest extends Rules {
+  name: string
+  /** Names of snapshots that stay in any case, and that no rule counts. */
+  except: string[]
+  /** Only says what would go. */
+  dryRun?: boolean
+}
+
+/** A snapshot that `prune` has looked at. */
+export interface PrunedSnapshot {
+  name: string
+  /** Seconds since 1970; null when it is not known. */
+  created: number | null
+  /** Why it is kept: rules, or another reason. Empty for one that goes, or went. */
+  kept: string[]
+  /** Why it could not be removed and is still there; null otherwise. */
+  busy: string | null
 }
 
 /** Faults that are injected into the requests for a volume. */

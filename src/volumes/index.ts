@@ -2,6 +2,7 @@
  * Names and sizes: what dm-thin leaves to its user. Volumes of an open pool, and how it is opened.
  */
 export type {
+  BlockMap,
   CheckProblem,
   CheckReport,
   DataReport,
@@ -11,11 +12,17 @@ export type {
   LabAdmin,
   MountedAdmin,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   Recording,
   VolumeInfo,
+  VolumeRules,
+  VolumeStatistics,
 } from './admin.js'
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
@@ -23,5 +30,14 @@ export { initPool } from './init-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
+export {
+  devicesIn,
+  type PoolTraces,
+  replaceMetadata,
+  tracesOf,
+} from './replace-metadata.js'
+export { type RescuedPool, rescuePool } from './rescue-pool.js'
+export { RULES, type Rule } from './retention.js'
+export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'
 export { type Ownership, Volumes } from './volumes.js'

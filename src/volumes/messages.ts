@@ -75,6 +75,7 @@ export class Messages {
     await table.change(new Map([[devId, entry]]), pool.metadata.transactionId)
     volume.entry = entry
     volume.device.size = bytes(entry.size)
+    volumes.showOrigin(volume)
   }
 
   async #create(devId: DevId, create: () => void): Promise<void> {

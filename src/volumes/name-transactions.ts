@@ -5,7 +5,7 @@
  * the file may be one ahead of the pool, as a crash between the two leaves it, and never two.
  */
 import type { ThinPool } from '../pool/index.js'
-import type { Volume } from './volume.js'
+import { followEntry, type Volume } from './volume.js'
 import type { EntryChanges, VolumeTable } from './volume-table.js'
 
 export class NameTransactions {
@@ -41,7 +41,7 @@ export class NameTransactions {
     exchange: string | null = this.#table.exchange,
   ): Promise<void> {
     const pool = this.#pool
-    pool.mustBeWritable()
+    pool.mustHoldLocks()
     // The file may be one ahead of the pool, not two.
     if (pool.stalled) await pool.commit()
     const current = pool.metadata.transactionId
@@ -56,7 +56,10 @@ export class NameTransactions {
     }
     for (const [devId, entry] of changes) {
       const volume = this.#find(devId)
-      if (volume && entry) volume.entry = entry
+      if (volume && entry) {
+        volume.entry = entry
+        followEntry(pool, volume)
+      }
       if (volume) volume.changed = Date.now()
     }
   }
@@ -64,6 +67,7 @@ export class NameTransactions {
   /** Sets the transaction id, to one that may be far ahead, or behind. To be called within `exclusive`. */
   async jump(current: number, next: number): Promise<void> {
     if (next === current || next === current + 1) return this.commit(new Map(), () => {}, next)
+    this.#pool.mustHoldLocks()
     // A crash before the last step must not make the file one that is behind.
     await this.#table.change(new Map(), current, this.#table.exchange, next)
     this.#pool.setTransactionId(current, next)

@@ -6,10 +6,17 @@
  * as mount and device-mapper claim them. All reads and writes go through the very descriptors that
  * hold the locks: where a lock is lost, as on a network file system, so is the way to the file.
  */
-import { constants, existsSync, openSync, statSync } from 'node:fs'
+import { constants, existsSync, fstatSync, openSync, type Stats, statSync } from 'node:fs'
 import { heldPath, ThinfsError } from '../base/index.js'
 import type { Extent, PoolConfig } from '../config/index.js'
-import { FileExtents, FileStore, HeldFolder, removedFile } from '../storage/index.js'
+import {
+  type DataStore,
+  FileExtents,
+  FileStore,
+  HeldFolder,
+  removedFile,
+} from '../storage/index.js'
+import { RemoteData, type RemoteDataOptions } from './remote-data.js'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
@@ -23,19 +30,27 @@ export type PoolStore = FileStore | FileExtents
 
 export class PoolFiles {
   readonly metadata: PoolStore
-  readonly data: PoolStore
+  readonly #data: PoolStore | RemoteData
   readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
+  /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
+  readonly #areOne: boolean
 
   private constructor(
-    { metadata, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
+    {
+      metadata,
+      data,
+      folder,
+    }: { metadata: PoolStore; data: PoolStore | RemoteData; folder: HeldFolder },
     readOnly: boolean,
   ) {
     this.metadata = metadata
-    this.data = data
+    this.#data = data
     this.folder = folder
     this.readOnly = readOnly
+    const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
+    this.#areOne = isSameFile(one, other)
   }
 
   /**
@@ -48,14 +63,18 @@ export class PoolFiles {
     const { path } = config.data
     const as = { readOnly, ofUser: config.ofUser }
     const metadata = partsOf(openStore(config.metadata.path, path, as), config.metadata)
-    let data: PoolStore | null = null
+    let data: PoolStore | RemoteData | null = null
     try {
       const isOne = isSame(path, config.metadata.path)
-      const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
-      data = partsOf(file, config.data)
+      if (config.data.nbd) data = RemoteData.make(config)
+      else {
+        const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
+        data = partsOf(file, config.data)
+      }
       lock(metadata, readOnly)
-      // The lock of another descriptor of the same file would be in the way.
-      if (!isOne) lock(data, readOnly)
+      // The lock of another descriptor of the same file would be in the way. A server sees to its
+      // exports.
+      if (!isOne && !(data instanceof RemoteData)) lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -66,7 +85,7 @@ export class PoolFiles {
   }
 
   /** Those that this process has opened and locked, which are its to close. @throws IO_ERROR */
-  static of(metadata: FileStore, data: FileStore, config: PoolConfig): PoolFiles {
+  static of(metadata: FileStore, data: FileStore | RemoteData, config: PoolConfig): PoolFiles {
     return new PoolFiles({ metadata, data, folder: HeldFolder.open(config.folder) }, false)
   }
 
@@ -77,7 +96,9 @@ export class PoolFiles {
       config.metadata,
     )
     try {
-      const data = partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
+      const data = config.data.nbd
+        ? RemoteData.of(fds.data, config)
+        : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -87,11 +108,27 @@ export class PoolFiles {
   }
 
   /**
+   * The data in a file.
+   * @throws NOT_SUPPORTED where another machine has it
+   */
+  get data(): PoolStore {
+    if (!(this.#data instanceof RemoteData)) return this.#data
+    const detail = `${this.#data.path}: the data is no file here, which this needs`
+    throw new ThinfsError('NOT_SUPPORTED', detail)
+  }
+
+  /** The data, wherever it is: connects where another machine has it. @throws IO_ERROR */
+  async openData(options: Omit<RemoteDataOptions, 'readOnly'>): Promise<DataStore> {
+    if (!(this.#data instanceof RemoteData)) return this.#data
+    return this.#data.open({ ...options, readOnly: this.readOnly })
+  }
+
+  /**
    * Called before the files are given up in order.
    * @throws FILE_REMOVED when one of them has no name any more, saying how to save it
    */
   mustHaveNames(): void {
-    for (const { path, fd, isRemoved } of [this.metadata, this.data]) {
+    for (const { path, fd, isRemoved } of [this.metadata, this.#data]) {
       if (!isRemoved) continue
       const from = `/proc/${process.pid}/fd/${fd}`
       const how = `save it with cp --sparse=always ${from} ELSEWHERE, once nobody writes; --force unmounts all the same`
@@ -99,14 +136,34 @@ export class PoolFiles {
     }
   }
 
+  /**
+   * Takes the locks again, which changes nothing as long as they are held. Where one is lost, the
+   * file system may have let another host have the pool.
+   * @throws LOCK_LOST
+   */
+  mustHoldLocks(): void {
+    const stores = this.#areOne ? [this.metadata] : [this.metadata, this.#data]
+    for (const store of stores) {
+      if (store instanceof RemoteData) continue
+      let cause: unknown
+      try {
+        if (store.lock()) continue
+      } catch (err) {
+        cause = err
+      }
+      const why = cause === undefined ? 'another process has it' : (cause as Error).message
+      throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
+    }
+  }
+
   get descriptors(): PoolDescriptors {
-    return { metadata: this.metadata.fd, data: this.data.fd, folder: this.folder.fd }
+    return { metadata: this.metadata.fd, data: this.#data.fd, folder: this.folder.fd }
   }
 
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
     this.folder.close()
-    this.data.close()
+    this.#data.close()
     this.metadata.close()
   }
 }
@@ -124,6 +181,10 @@ export function mustDiffer({ file, data, metadata }: PoolConfig): void {
 function isSame(...paths: [string, string]): boolean {
   const [one, two] = paths.map(path => statSync(path, { throwIfNoEntry: false }))
   if (one === undefined || two === undefined) return false
+  return isSameFile(one, two)
+}
+
+function isSameFile(one: Stats, two: Stats): boolean {
   const areDevices = one.isBlockDevice() && two.isBlockDevice()
   return areDevices ? one.rdev === two.rdev : one.dev === two.dev && one.ino === two.ino
 }

@@ -52,6 +52,7 @@ export async function statusOf(
     writesWaiting: pool.space.writesWaiting,
     warnings: [...(warnings ?? []), ...pool.removed, ...pool.space.warnings],
     refusal: refusal ?? null,
+    shrink: shrinkOf(pool),
     lowWaterMarkBlocks: pool.space.lowWaterMark,
     belowLowWater: pool.space.belowLowWater,
     belowMetadataLowWater: pool.space.belowMetadataLowWater,
@@ -60,13 +61,24 @@ export async function statusOf(
     discards: pool.discards,
     onFull: pool.space.onFull,
     queueTimeout: pool.space.queueTimeout,
+    minFreeSpace: pool.space.minFree,
     volumes: lines.length,
+    reservedBlocks: pool.space.reserves.kept,
     mount: null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
       volumes: lines,
     },
   }
+}
+
+function shrinkOf({
+  shrink: { progress },
+  blockSize,
+}: ThinPool): NonNullable<PoolStatus['shrink']> | null {
+  if (progress === null) return null
+  const { blocks, left, waits } = progress
+  return { data: blocks * blockSize, left: left * blockSize, waits }
 }
 
 const sectors = (size: number): number => Math.floor(size / SECTOR_SIZE)

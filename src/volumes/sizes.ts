@@ -66,7 +66,7 @@ export class Sizes {
       this.#parts.mustBeThere(volume)
       if (size >= volume.device.size) return await this.#set(volume, size, signal, true)
       mustBeUnused(volume)
-      const beyond = volume.device.nextData(size)
+      const beyond = await volume.disk.nextData(size)
       if (!shrink && beyond < volume.device.size) {
         const what = `${volume.name}: it has data from byte ${beyond} on, which would be lost`
         throw new ThinfsError('HAS_DATA', `${what}; --shrink cuts it off`)
@@ -163,6 +163,12 @@ export class Sizes {
     const { device } = volume
     const before = device.size
     const whole = Math.ceil(size / pool.blockSize) * pool.blockSize
+    const origin = volume.entry.external_origin
+    if (origin !== undefined && size < origin.shown) {
+      // First: what is cut off must not show in its place when this ends in the middle.
+      const entry = { ...volume.entry, external_origin: { ...origin, shown: size } }
+      await names.commit(new Map([[volume.devId, entry]]))
+    }
     const ready =
       size < before ? device.discard(whole, Math.max(before - whole, 0)) : device.clearPastEnd()
     if (ready !== undefined) return { wait: ready, discards: size < before }

@@ -8,7 +8,8 @@ import {
 } from '../base/index.js'
 import { checkVolumeName } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
-import { Volume } from './volume.js'
+import type { ExternalOrigins } from './external-origin.js'
+import { followEntry, Volume } from './volume.js'
 import { type TableDoubt, unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
 
 const NONE: ReadonlySet<DevId> = new Set()
@@ -26,13 +27,15 @@ export class VolumeSet {
   readonly #pool: ThinPool
   readonly #table: VolumeTable
   readonly #maker: Maker
+  readonly #origins: ExternalOrigins
   readonly #byName = new Map<string, Volume>()
   readonly #byDevId = new Map<number, Volume>()
 
-  constructor(pool: ThinPool, table: VolumeTable, maker: Maker) {
+  constructor(pool: ThinPool, table: VolumeTable, maker: Maker, origins: ExternalOrigins) {
     this.#pool = pool
     this.#table = table
     this.#maker = maker
+    this.#origins = origins
   }
 
   /** Those that have a name, in no particular order. */
@@ -127,10 +130,19 @@ export class VolumeSet {
     const entry = this.#table.get(devId) ?? this.#unnamedEntry(devId)
     const device = devices.get(devId, devices.unsavedSizes.get(devId) ?? bytes(entry.size))
     const volume = new Volume(entry, device, details.transactionId + 1)
+    this.showOrigin(volume)
     volume.opens = devices.openCount(devId)
+    followEntry(this.#pool, volume)
     this.#byDevId.set(devId, volume)
     if (!entry.removed) this.#byName.set(entry.name, volume)
     return volume
+  }
+
+  /** Puts a volume before its external origin where its entry has got one. */
+  showOrigin(volume: Volume): void {
+    if (volume.entry.external_origin === undefined) return
+    volume.disk = this.#origins.deviceOf(volume)
+    volume.io = volume.disk
   }
 
   /** The device was deleted. */
@@ -175,9 +187,10 @@ export class VolumeSet {
 
   /** The size is the origin's now: a write that makes the origin longer meanwhile is not in it. */
   snapshotEntry(name: string, devId: number, origin: Volume): VolumeEntry {
-    const { mode, uid, gid } = origin.entry
+    const { mode, uid, gid, external_origin } = origin.entry
     const entry = this.newEntry(name, devId, origin.device.size)
-    return { ...entry, origin: origin.devId, mode, uid, gid }
+    const shows = external_origin && { external_origin }
+    return { ...entry, origin: origin.devId, mode, uid, gid, ...shows }
   }
 
   /** For a device that another program made: as large as what it maps, within what can be. */

@@ -25,6 +25,20 @@ const PART = 256
 /** The name that a device has before it is given one. */
 export const unnamed = (devId: number): string => `${UNNAMED_PREFIX}${devId}`
 
+const externalOriginSchema = z.strictObject({
+  /** Absolute, or from the pool's folder. */
+  path: z.string().min(1),
+  /** Bytes that the file has. */
+  size: z.int().min(1),
+  /** When it was changed last, in nanoseconds since 1970. */
+  modified: z.string().regex(/^\d{1,19}$/),
+  /** Bytes of it that show: those that the volume has had all the time. */
+  shown: z.int().min(0),
+})
+
+/** The external origin of a volume as volumes.json has it. */
+export type ExternalOrigin = z.infer<typeof externalOriginSchema>
+
 const fieldsSchema = z.strictObject({
   name: z.string(),
   dev_id: z.int().min(0).max(MAX_DEV_ID),
@@ -44,6 +58,19 @@ const fieldsSchema = z.strictObject({
    * it holds. Left out of a volume that was never sent or received.
    */
   content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
+  /**
+   * What came of a stream that was cut short, of a volume that has no name yet: its space stays until
+   * the stream goes on. What streams call its content and that of its base, and how many bytes are
+   * there.
+   */
+  partial: z
+    .strictObject({ content: z.guid(), base: z.guid().nullable(), offset: z.int().min(1) })
+    .optional(),
+  /** Bytes that it may map at most, and bytes that are kept for it; left out: none. */
+  limit: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
+  reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
+  /** The file that it shows where it maps nothing. Left out of a volume that shows zeros there. */
+  external_origin: externalOriginSchema.optional(),
 })
 const entrySchema = fieldsSchema.refine(
   ({ name, dev_id }) => name === unnamed(dev_id) || whyNotAName(name) === null,

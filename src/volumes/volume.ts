@@ -1,12 +1,14 @@
-import { ThinfsError } from '../base/index.js'
-import type { BlockDevice, ThinDevice } from '../pool/index.js'
+import { IoCounters, ThinfsError } from '../base/index.js'
+import type { BlockDevice, ThinDevice, ThinPool } from '../pool/index.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** An open volume: a thin device with a name, a size and an owner. */
 export class Volume {
   readonly device: ThinDevice
+  /** What the volume is: the device; with an external origin, the device before that. */
+  disk: BlockDevice
   readonly devId: number
-  /** Where requests for content go: the device, or what somebody has put before it (src/lab). */
+  /** Where requests for content go: the disk, or what somebody has put before it (src/lab). */
   io: BlockDevice
   /**
    * Why nobody may remove the volume or change its size: `it is being recorded`. Null: anybody may.
@@ -14,6 +16,8 @@ export class Volume {
   heldFor: string | null = null
   /** As volumes.json has it, or would: a device that it does not name has one made up. */
   entry: VolumeEntry
+  /** Requests for its content. */
+  readonly counters = new IoCounters()
   /** Descriptors that have it open. */
   opens = 0
   /** Whether a command that was given it without a name has yet to open it. */
@@ -42,6 +46,7 @@ export class Volume {
   constructor(entry: VolumeEntry, device: ThinDevice, generation: number) {
     this.entry = entry
     this.device = device
+    this.disk = device
     this.io = device
     this.devId = entry.dev_id
     this.generation = generation
@@ -71,22 +76,37 @@ export class Volume {
   }
 }
 
+/** Whether the space of a volume goes back: its name is gone, and nobody needs it any more. */
+export const hasToGo = ({ entry, opens }: Volume): boolean =>
+  entry.removed && opens === 0 && entry.partial === undefined
+
+/** Lets the pool follow what the entry of a volume says of its space. */
+export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
+  const { limit, reserve = 0, removed } = entry
+  const { space, blockSize } = pool
+  device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  const isKept = !removed && pool.writable
+  space.reserves.set(device.devId, isKept ? Math.ceil(reserve / blockSize) : 0)
+}
+
 /** @throws VOLUME_BUSY for a volume that somebody holds */
 export function mustNotBeHeld(volume: Volume): void {
   if (volume.heldFor === null) return
   throw new ThinfsError('VOLUME_BUSY', `${volume.name}: ${volume.heldFor}`)
 }
 
-/**
- * @throws VOLUME_BUSY, or `code`, for a volume that is held or open or that a command makes smaller
- */
+/** @throws VOLUME_BUSY, or `code`, for a volume that `whyUsed` has something to say of */
 export function mustBeUnused(
   volume: Volume,
   code: 'VOLUME_BUSY' | 'DEVICE_BUSY' = 'VOLUME_BUSY',
 ): void {
-  if (volume.heldFor !== null) throw new ThinfsError(code, `${volume.name}: ${volume.heldFor}`)
-  if (volume.opens > 0) throw new ThinfsError(code, `${volume.name}: it is open`)
-  if (volume.claim === 'shrink') {
-    throw new ThinfsError(code, `${volume.name}: it is being made smaller`)
-  }
+  const why = whyUsed(volume)
+  if (why !== null) throw new ThinfsError(code, why)
+}
+
+/** Says that a volume is held or open, or that a command makes it smaller; null when none is so. */
+export function whyUsed({ name, heldFor, opens, claim }: Volume): string | null {
+  if (heldFor !== null) return `${name}: ${heldFor}`
+  if (opens > 0) return `${name}: it is open`
+  return claim === 'shrink' ? `${name}: it is being made smaller` : null
 }

@@ -5,28 +5,52 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import { bytes, type DevId, METADATA_BLOCK_SIZE, Slice, ThinfsError } from '../base/index.js'
+import {
+  bytes,
+  type DevId,
+  MAX_DEVICE_SIZE,
+  METADATA_BLOCK_SIZE,
+  Slice,
+  ThinfsError,
+} from '../base/index.js'
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import type { ThinPool } from '../pool/index.js'
+import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type {
+  BlockMap,
   CheckReport,
   Held,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
+  PoolStatistics,
   PoolStatus,
+  PrunedSnapshot,
+  PruneRequest,
   VolumeInfo,
+  VolumeRules,
 } from './admin.js'
-import { HiddenVolumes } from './hidden-volumes.js'
+import { blockMapOf } from './block-map.js'
+import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
+import { type BeginRequest, HiddenVolumes, type KeepRequest } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
+import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
-import { mustBeUnused, mustNotBeHeld, type Volume } from './volume.js'
+import {
+  followEntry,
+  hasToGo,
+  mustBeUnused,
+  mustNotBeHeld,
+  type Volume,
+  whyUsed,
+} from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -44,6 +68,8 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
+  /** Where the paths of external origins count from. */
+  place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
@@ -60,10 +86,32 @@ export interface Ownership {
 }
 
 const REMOVED = { removed: true }
+const NO_RULES: VolumeRules = { limit: 0, reserve: 0 }
+
+/**
+ * An entry with other rules: 0 takes one away, those left out stay.
+ * @throws BAD_ARGUMENT
+ */
+function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
+  { limit: oldLimit = 0, reserve: oldReserve = 0, ...rest }: E,
+  { limit = oldLimit, reserve = oldReserve }: VolumeRules,
+): Omit<E, 'limit' | 'reserve'> & Pick<VolumeEntry, 'limit' | 'reserve'> {
+  for (const [what, value] of Object.entries({ limit, reserve })) {
+    if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
+    throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
+  }
+  if (limit > 0 && reserve > limit) {
+    const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
+    throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
+  }
+  return { ...rest, ...(limit > 0 && { limit }), ...(reserve > 0 && { reserve }) }
+}
 
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
+  /** What has been done, in counters. */
+  readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
@@ -72,20 +120,27 @@ export class Volumes implements PoolAdmin {
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  readonly #origins: ExternalOrigins
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
+  /** Ends what makes the pool smaller. */
+  readonly #closed = new AbortController()
+  #shrinking: Promise<unknown> = Promise.resolve()
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
-    const set = new VolumeSet(pool, table, options)
+    const origins = new ExternalOrigins(options.place)
+    const set = new VolumeSet(pool, table, options, origins)
     const find = (devId: number): Volume | undefined => set.byDevId(devId)
     const names = new NameTransactions(pool, table, find)
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
+    this.tally = new Statistics(options.name, pool, options.now())
     this.#table = table
     this.#set = set
+    this.#origins = origins
     this.#names = names
     this.sizes = new Sizes({
       ...{ pool, table, names, clock: pool.clock, find, onChange },
@@ -120,10 +175,11 @@ export class Volumes implements PoolAdmin {
     table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
-      if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
+      if (hasToGo(volume) && options.pool.writable) {
         void volumes.#reaper.reap(volume)
       }
     }
+    volumes.hidden.takeOver()
     if (options.pool.devices.unsavedSizes.size > 0) volumes.sizes.saveSoon()
     return volumes
   }
@@ -151,7 +207,7 @@ export class Volumes implements PoolAdmin {
   /**
    * @param handle tells this open from all others of the mount
    * @throws VOLUME_MISSING for one whose name is gone and whose space follows it; VOLUME_BUSY while
-   *   a command makes it smaller
+   *   a command makes it smaller; ORIGIN_CHANGED
    */
   opened(volume: Volume, handle: number): void {
     const goes = volume.entry.removed || volume.claim === 'removal'
@@ -159,6 +215,7 @@ export class Volumes implements PoolAdmin {
     if (volume.claim === 'shrink') {
       throw new ThinfsError('VOLUME_BUSY', `${volume.name}: it is being made smaller`)
     }
+    if (volume.entry.external_origin !== undefined) this.#origins.fileOf(volume.entry)
     this.pool.devices.opened(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
     volume.awaited = false
@@ -168,7 +225,7 @@ export class Volumes implements PoolAdmin {
     if (volume.opens === 0) return // sent again: the process that is dead has done it
     this.pool.devices.closed(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
-    if (volume.opens === 0 && volume.entry.removed) void this.#reaper.reap(volume)
+    if (hasToGo(volume)) void this.#reaper.reap(volume)
   }
 
   /** Takes the name away at once; the space follows when nobody has the volume open. */
@@ -190,8 +247,8 @@ export class Volumes implements PoolAdmin {
   }
 
   /** Makes a volume durable, and everything that this depends on. */
-  flush({ device, io }: Volume): Promise<void> {
-    return io === device ? this.flushDevice(device.devId) : io.flush()
+  flush({ device, disk, io }: Volume): Promise<void> {
+    return io === disk ? this.flushDevice(device.devId) : io.flush()
   }
 
   /** As `flush`, whatever stands before the device. */
@@ -219,11 +276,14 @@ export class Volumes implements PoolAdmin {
    * their ids.
    */
   async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size, snapshotOf }] of Object.entries(wanted)) {
+    for (const [name, { id, size: given, snapshotOf, externalOrigin }] of Object.entries(wanted)) {
       const volume = id === undefined ? undefined : this.#set.byDevId(id)
       if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
       const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
-      const entry = { ...volume.entry, name, size, origin }
+      const file = externalOrigin && this.#origins.describe(externalOrigin)
+      const size = given ?? (file ? sizeOn(file) : volume.entry.size)
+      const shows = file && { external_origin: { ...file, shown: Math.min(file.size, size) } }
+      const entry = { ...volume.entry, name, size, origin, ...shows }
       if (this.pool.writable) await this.#adopt(volume, entry)
       else this.#name(volume, volume.name, entry)
     }
@@ -240,30 +300,70 @@ export class Volumes implements PoolAdmin {
       )
       const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
       const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
-      if (volume.snapshotOf === undefined) await this.create({ ...request, size: volume.size })
-      else {
+      const { limit = 0, reserve = 0 } = volume
+      if (volume.snapshotOf === undefined) {
+        const { size, externalOrigin } = volume
+        await this.create({
+          ...request,
+          ...(size !== null && { size }),
+          ...(externalOrigin !== undefined && { externalOrigin }),
+          ...{ limit, reserve },
+        })
+      } else {
         await this.snapshot({ ...request, origin: volume.snapshotOf })
-        await this.resize({ name, size: volume.size, shrink: true })
+        if (volume.size !== null) await this.resize({ name, size: volume.size, shrink: true })
+        if (limit > 0 || reserve > 0) await this.setVolume({ name, limit, reserve })
       }
     }
   }
 
   // --- PoolAdmin ---
 
-  async create(request: { name: string; size: number; devId?: number }): Promise<VolumeInfo> {
-    const volume = await this.make(request.name, request.size, request.devId)
-    return this.#info(volume)
+  async create({
+    name,
+    size,
+    devId,
+    externalOrigin,
+    ...rules
+  }: {
+    name: string
+    size?: number
+    devId?: number
+    externalOrigin?: string
+  } & VolumeRules): Promise<VolumeInfo> {
+    const more = withRules({}, rules)
+    if (externalOrigin === undefined) {
+      if (size === undefined)
+        throw new ThinfsError('BAD_ARGUMENT', `${name}: a volume needs a size`)
+      return this.#info(await this.make(name, size, devId, more))
+    }
+    mustBeFillable(this.pool.blockSize)
+    const origin = this.#origins.describe(externalOrigin)
+    const shown = Math.min(origin.size, size ?? origin.size)
+    const all = { ...more, external_origin: { ...origin, shown } }
+    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, all))
   }
 
-  /** As `create`, with the permission bits and owner of the file. */
-  make(name: string, size: number, wanted?: number, ownership: Ownership = {}): Promise<Volume> {
+  /** As `create`. @param more of the entry: permission bits and owner of the file, rules */
+  make(
+    name: string,
+    size: number,
+    wanted?: number,
+    more: Ownership & Pick<VolumeEntry, 'limit' | 'reserve' | 'external_origin'> = {},
+  ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
       this.#set.mustBeNew(name)
       const devId = this.#set.newDevId(wanted)
-      const entry = { ...this.#set.newEntry(name, devId, size), ...ownership }
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      await this.#names.commit(new Map([[devId, entry]]), () => this.pool.devices.createThin(devId))
+      const entry = { ...this.#set.newEntry(name, devId, size), ...more }
+      const { space, devices } = this.pool
+      space.mustHaveMinFree()
+      if (!space.hasMetadataRoom) await space.makeRoom()
+      await this.#names.commit(new Map([[devId, entry]]), () => {
+        space.mustKeep(Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+        devices.createThin(devId)
+        space.reserves.set(devId, Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+      })
       this.#options.onChange('created', name, devId)
       return this.#set.add(devId)
     })
@@ -283,6 +383,7 @@ export class Volumes implements PoolAdmin {
       this.#set.mustBeNew(request.name)
       const devId = this.#set.newDevId(request.devId)
       const from = origin.devId as DevId
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const entry = this.#set.snapshotEntry(request.name, devId, origin)
       await this.#names.commit(new Map([[devId, entry]]), () => {
@@ -304,6 +405,7 @@ export class Volumes implements PoolAdmin {
         this.#set.mustBeNew(name)
         changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
       })
+      this.pool.space.mustHaveMinFree()
       if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
       const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
       await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
@@ -328,12 +430,18 @@ export class Volumes implements PoolAdmin {
       } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid } = before.entry
+      const { mode, uid, gid, limit = 0, reserve = 0 } = before.entry
+      const kept = keep === undefined ? REMOVED : { name: keep }
+      const entry = this.#set.snapshotEntry(name, devId, to)
       const changes = new Map([
-        [before.devId, { ...before.entry, ...(keep === undefined ? REMOVED : { name: keep }) }],
-        [devId, { ...this.#set.snapshotEntry(name, devId, to), mode, uid, gid }],
+        [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
+        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve })],
       ])
       const replace = (): void => {
+        const had = space.reserves.keptFor(before.devId as DevId)
+        const wanted = space.reserves.blocksOf(before.devId as DevId)
+        // Without `keep` it is given what the old state had, once that is reclaimed.
+        if (keep !== undefined) space.mustKeep(wanted - had)
         if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
         else devices.createSnap(devId, to.devId as DevId)
       }
@@ -350,8 +458,20 @@ export class Volumes implements PoolAdmin {
     return this.hidden.hold(request)
   }
 
-  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume> {
+  beginVolume(request: BeginRequest): Promise<NewVolume> {
     return this.hidden.begin(request)
+  }
+
+  keepVolume(request: KeepRequest): Promise<void> {
+    return this.hidden.keep(request)
+  }
+
+  async partials(): Promise<PartialVolume[]> {
+    return this.hidden.partials()
+  }
+
+  dropPartial(request: { name: string }): Promise<void> {
+    return this.hidden.dropPartial(request)
   }
 
   nameVolume(request: { devId: number; name: string; content?: string }): Promise<void> {
@@ -366,6 +486,25 @@ export class Volumes implements PoolAdmin {
       return found
     })
     await Promise.all(volumes.map(volume => this.#reaper.reap(volume)))
+  }
+
+  async prune(request: PruneRequest): Promise<PrunedSnapshot[]> {
+    const { snapshots, gone } = await this.#names.exclusive(async () => {
+      const infos = Array.from(this.#set.named(), volume => this.#info(volume))
+      const snapshots = judge(infos, request)
+      const gone: Volume[] = []
+      for (const snapshot of snapshots) {
+        if (snapshot.kept.length > 0) continue
+        const volume = this.#set.must(snapshot.name)
+        snapshot.busy = whyUsed(volume)
+        if (snapshot.busy === null) gone.push(volume)
+      }
+      if (request.dryRun === true || gone.length === 0) return { snapshots, gone: [] }
+      await this.#unname(gone)
+      return { snapshots, gone }
+    })
+    await Promise.all(gone.map(volume => this.#reaper.reap(volume)))
+    return snapshots
   }
 
   rename(request: { from: string; to: string }): Promise<VolumeInfo> {
@@ -420,6 +559,22 @@ export class Volumes implements PoolAdmin {
     return this.#info(volume)
   }
 
+  setVolume({ name, ...rules }: { name: string } & VolumeRules): Promise<VolumeInfo> {
+    return this.#names.exclusive(async () => {
+      const volume = this.#set.must(name)
+      const entry = withRules(volume.entry, rules)
+      const { space, blockSize } = this.pool
+      try {
+        await space.reserve(volume.devId as DevId, Math.ceil((entry.reserve ?? 0) / blockSize))
+        await this.#names.commit(new Map([[volume.devId, entry]]))
+      } catch (err) {
+        if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)
+        throw err
+      }
+      return this.#info(volume)
+    })
+  }
+
   async extend(request: { data?: number; metadata?: number }) {
     const { metadata, blockSize, space } = this.pool
     this.#mustNotBeClosing()
@@ -430,7 +585,27 @@ export class Volumes implements PoolAdmin {
     }
   }
 
-  async set({ onFull, queueTimeout }: PoolSettings): Promise<void> {
+  async shrink(
+    { data, dryRun = false }: { data: number; dryRun?: boolean },
+    signal?: AbortSignal,
+  ): Promise<{ data: number; moved: number }> {
+    const { metadata, blockSize, shrink } = this.pool
+    this.#mustNotBeClosing()
+    if (dryRun) {
+      const { blocks, moves } = await shrink.plan(data)
+      return { data: blocks * blockSize, moved: moves * blockSize }
+    }
+    const ends = [this.#closed.signal, ...(signal === undefined ? [] : [signal])]
+    const moving = shrink.run(data, {
+      signal: AbortSignal.any(ends),
+      mayMove: () => !this.hidden.areRead,
+    })
+    this.#shrinking = Promise.allSettled([this.#shrinking, moving])
+    const moves = await moving
+    return { data: metadata.nrDataBlocks * blockSize, moved: moves * blockSize }
+  }
+
+  async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
     const { space } = this.pool
     this.#mustNotBeClosing()
     if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
@@ -439,6 +614,11 @@ export class Volumes implements PoolAdmin {
     if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
       throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
     }
+    if (minFreeSpace !== undefined && !(minFreeSpace >= 0 && minFreeSpace < 100)) {
+      const allowed = 'percent from 0 to 99 are allowed'
+      throw new ThinfsError('BAD_ARGUMENT', `min_free_space ${minFreeSpace}: ${allowed}`)
+    }
+    if (minFreeSpace !== undefined) space.minFree = minFreeSpace
     if (queueTimeout !== undefined) space.queueTimeout = queueTimeout
     if (onFull !== undefined) space.setOnFull(onFull)
   }
@@ -465,8 +645,33 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
-  status(): Promise<PoolStatus> {
-    return statusOf(this.#options, [...this.#set.named()])
+  async exclusive({ names }: { names: string[] }): Promise<{ bytes: number }> {
+    const volumes = [...new Set(names)].map(name => this.#set.must(name))
+    return { bytes: await this.#usage.exclusiveTogether(volumes) }
+  }
+
+  async status(): Promise<PoolStatus> {
+    const status = await statusOf(this.#options, [...this.#set.named()])
+    const unreadable = this.#origins.whatIsOdd(this.#set.named())
+    const partial = this.hidden.partials().map(({ name, mapped }) => {
+      const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
+      return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
+    })
+    return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
+  }
+
+  async statistics(): Promise<PoolStatistics> {
+    return this.tally.of(this.#set.named())
+  }
+
+  blockMap({ cells }: { cells: number }): Promise<BlockMap> {
+    const volumes = [...this.#set.named()]
+    return blockMapOf(this.pool, volumes, cells, () => this.#mustNotBeClosing())
+  }
+
+  /** Goes on with the counters of the engine before. */
+  resumeStatistics(before: StatisticsBefore): void {
+    this.tally.resume(before, devId => this.byDevId(devId))
   }
 
   message({ message }: { message: string }): Promise<void> {
@@ -481,12 +686,15 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     this.sizes.stop()
+    this.#closed.abort(new ThinfsError('NOT_MOUNTED', 'the pool is being closed'))
+    await this.#shrinking
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()
     try {
       if (this.pool.writable) await this.commit()
     } finally {
+      this.#origins.close()
       await this.pool.close()
     }
   }
@@ -510,6 +718,7 @@ export class Volumes implements PoolAdmin {
   #name(volume: Volume, before: string, entry: VolumeEntry): void {
     volume.entry = entry
     volume.device.size = bytes(entry.size)
+    this.#set.showOrigin(volume)
     this.#set.renamed(volume, before)
   }
 
@@ -535,7 +744,10 @@ export class Volumes implements PoolAdmin {
       size: volume.device.size,
       mapped: this.mappedBytes(volume),
       exclusive: null,
+      limit: entry.limit ?? null,
+      reserve: entry.reserve ?? null,
       origin: this.originOf(volume),
+      externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,
       open: volume.opens > 0,
     }

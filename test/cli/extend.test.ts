@@ -172,10 +172,19 @@ t.test('set: on_full and queue_timeout, in pool.yaml', async t => {
   t.match(JSON.parse(await done(t, 'status', pool, '--json')), { onFull: 'error', queueTimeout: 0 })
   t.equal(await done(t, 'set', pool, 'on_full=queue'), '')
   t.match(await done(t, 'status', pool), /^on full +queue, for ever$/m)
+  t.equal(await done(t, 'set', pool, 'min_free_space=99%'), '')
+  t.match(yamlOf(pool), /^min_free_space: 99%$/m)
+  t.match(await done(t, 'status', pool), /^new volumes +while 99% are free$/m)
+  await done(t, 'create', pool, 'a', '--size', '1G')
   const before = yamlOf(pool)
   const cases: [status: number, line: RegExp, ...args: string[]][] = [
     [1, /on_full: wait is not allowed; queue, error \(BAD_CONFIG\)/, 'on_full=wait'],
     [1, /queue_timeout: 1m is not allowed; seconds/, 'queue_timeout=1m'],
+    [1, /min_free_space: 100% is not allowed; a percentage/, 'min_free_space=100%'],
+    [1, /68719476736 bytes more .*, 67108864 are free: .* \(NO_DATA_SPACE\)/, 'a', 'reserve=64G'],
+    [2, /1Q is not a size/, 'a', 'limit=1Q'],
+    [2, /size=1G: allowed are limit, reserve/, 'a', 'size=1G'],
+    [1, /b: no volume has the name/, 'b', 'limit=1G'],
     [2, /spin=0: allowed are on_full, queue_timeout/, 'spin=0'],
     [2, /on_full: allowed are on_full/, 'on_full'],
   ]

@@ -125,12 +125,37 @@ t.test('create, snapshot, rename, resize, remove', async t => {
   t.equal(await done(t, 'resize', pool, 'www', '3G', '--shrink'), 'www: 3G\n')
   await devices(t, pool)
 
-  const removed = JSON.parse(await done(t, 'remove', pool, 'www', 'db', '--json'))
+  const removed = JSON.parse(await done(t, 'remove', pool, 'www', 'db', '--yes', '--json'))
   t.strictSame(removed, { removed: ['www', 'db'] })
   t.strictSame(await devices(t, pool), [5, 78])
   const left = await list(t, pool)
   t.strictSame([...left.keys()].sort(), ['deeper one', 'web-before'])
   t.equal(left.get('web-before')!.origin, null, 'its origin is gone')
+})
+
+t.test('remove asks on a terminal, and without one is refused but for --yes', async t => {
+  const pool = await makePool(t, '--volume', 'a=1G', '--volume', 'b=1G')
+  const names = async () =>
+    (await done(t, 'list', pool, '--noheadings', '-o', 'name')).trimEnd().split('\n')
+  const line = /removing volumes has to be confirmed, .* --yes does it without asking/
+  await refused(t, 2, line, 'remove', pool, 'a')
+  const dry = await done(t, 'remove', pool, 'a', 'b', '--dry-run')
+  t.match(dry, /^a \(1G, 0 mapped, 0 of it .*\) would be removed\nb .*\n$/)
+  await refused(t, 1, /none: no volume has the name/, 'remove', pool, 'none', '--dry-run')
+  t.strictSame(await names(), ['a', 'b'])
+  const asked = (answer: string) => {
+    const command = `exec ${process.execPath} ${PROGRAM} remove ${pool} a`
+    return run('sh', '-c', `echo ${answer} | script -qec '${command}' /dev/null`)
+  }
+  const no = await asked('no')
+  t.equal(no.status, 1)
+  t.match(
+    no.stdout,
+    /Remove a \(1G, 0 mapped\)\? \[y\/N\] [\s\S]*thinfs: nothing was done \(CANCELLED\)/,
+  )
+  t.strictSame(await names(), ['a', 'b'])
+  t.equal((await asked('y')).status, 0)
+  t.strictSame(await names(), ['b'])
 })
 
 t.test('what cannot be done is refused in one line, and changes nothing', async t => {
@@ -142,11 +167,12 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [1, /device id 0 is in use \(DEVICE_EXISTS\)/, 'create', pool, 'x', ...web, '--id', '0'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'snapshot', pool, 'none', 'x'],
     [1, /web: a volume has the name \(VOLUME_EXISTS\)/, 'snapshot', pool, 'web', 'web'],
-    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'remove', pool, 'web', 'none'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'remove', pool, 'web', 'none', '-y'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'rename', pool, 'none', 'x'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '1G'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '+1G'],
     [1, /\(DEVICE_MISSING\)/, 'message', pool, 'delete 9'],
+    [1, /\(DEVICE_MISSING\)/, 'message', pool, '0', 'delete 9'],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'umount', pool],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'attach', pool, 'web'],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'detach', pool, 'web'],
@@ -158,7 +184,9 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [2, /device id is 0 to 16777215/, 'create', pool, 'x', ...web, '--id', '1e3'],
     [2, /'--size <size>' not specified/, 'create', pool, 'x'],
     [2, /-2G is more than the 1G/, 'resize', pool, 'web', '-2G'],
+    [2, /web: a volume needs a size/, 'resize', pool, 'web', '0'],
     [2, /unknown option '--frob'/, 'resize', pool, 'web', '--frob'],
+    [2, /web: it is given twice/, 'init', `${pool}2`, '--volume', 'web=1G', '--volume', 'web=2G'],
     [2, /create_thick: allowed are/, 'message', pool, 'create_thick', '0'],
   ]
   for (const [status, line, ...args] of cases) await refused(t, status, line, ...args)
@@ -298,7 +326,7 @@ t.test('a data.size that is less than the pool has is told, and has no effect', 
   const pool = await makePool(t, '--volume', 'web=1G')
   const file = join(pool, 'pool.yaml')
   writeFileSync(file, readFileSync(file, 'utf8').replace('size: 1G', 'size: 512M'))
-  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: a pool does not become smaller/
+  const told = /pool\.yaml: data\.size is 512M, the pool has 1G: thinfs shrink makes it smaller/
   t.match(JSON.parse(await done(t, 'status', pool, '--json')), {
     data: { blocks: 16384 },
     warnings: [told],

@@ -20,9 +20,10 @@ import {
 const FILE = '/srv/pool/pool.yaml'
 const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 
-const SIZE_FORMS = 'bytes, or a number with K, M, G or T (powers of 1024), as in 64K or 1.5G'
+const SIZE_FORMS =
+  'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, hooks, transport, spin, spin_share, volumes'
+  'pool, data, metadata, cache, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -36,6 +37,7 @@ low_water_mark: 12.5%
 discards: nopassdown
 on_full: error
 queue_timeout: 0
+min_free_space: 12.5%
 hooks: 'echo "$THINFS_EVENT" >> /e'
 transport: uring
 spin: 0
@@ -43,7 +45,7 @@ spin_share: 12.5%
 volumes:
   web: { size: 10G, id: 0 }
   no: { size: 65536 }
-  007: { snapshot_of: no }
+  007: { snapshot_of: no, limit: 2M, reserve: 1M }
   __proto__: { size: 512B, snapshot_of: web, id: 16777215 }
 `
   const { volumes, ...pool } = load(text)
@@ -66,6 +68,7 @@ volumes:
     discards: 'nopassdown',
     onFull: 'error',
     queueTimeout: 0,
+    minFreeSpace: 12.5,
     hooks: 'echo "$THINFS_EVENT" >> /e',
     transport: 'uring',
     spin: 0,
@@ -78,7 +81,9 @@ volumes:
   })
   t.strictSame(Object.keys(volumes).sort(), ['007', '__proto__', 'no', 'web'])
   t.strictSame(volumes.web, { size: 10 * 2 ** 30, id: 0 })
-  t.strictSame(volumes['007'], { size: 65536, snapshotOf: 'no' }, 'as large as its origin')
+  const rules = { limit: 2 ** 21, reserve: 2 ** 20 }
+  const origins = { size: 65536, snapshotOf: 'no', ...rules }
+  t.strictSame(volumes['007'], origins, 'as large as its origin')
 })
 
 t.test('defaults: 64K blocks, files beside pool.yaml, queue, passdown, mark at 20%', async t => {
@@ -127,11 +132,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     [
       'pool: a\ndata: 10G',
-      '2:7: data: 10G is not allowed; a map of path, size, extents, autoextend',
+      '2:7: data: 10G is not allowed; a map of path, nbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata:\n  sise: 10G',
-      '3:3: data.sise is not known; allowed are path, size, extents, autoextend',
+      '3:3: data.sise is not known; allowed are path, nbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata: {autoextend: {threshold: 100%}}',
@@ -194,6 +199,14 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     ['pool: a\ndiscards: yes', '2:11: discards: yes is not allowed; passdown, nopassdown, ignore'],
     [
+      'pool: a\nmin_free_space: 100%',
+      '2:17: min_free_space: 100% is not allowed; a percentage from 0% to 99%, as in 10%',
+    ],
+    [
+      'pool: a\nvolumes:\n  a: {size: 1G, limit: 1M, reserve: 2M}',
+      '3:37: volumes.a.reserve: 2M is not allowed; no more than the limit',
+    ],
+    [
       'pool: a\nqueue_timeout: -1',
       '2:16: queue_timeout: -1 is not allowed; seconds from 0, which is for ever, to 1000000',
     ],
@@ -211,11 +224,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
-      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of',
+      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, external_origin, limit, reserve',
     ],
     [
       'pool: a\nvolumes: {web: 10G}',
-      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve, external_origin',
     ],
     ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
     [
@@ -430,7 +443,8 @@ t.test('every example loads, and all-options.yaml has every key', async t => {
   for (const name of names) t.doesNotThrow(() => loadConfig(join(folder, name)), name)
   t.strictSame(
     Object.keys(parse(readFileSync(join(folder, 'all-options.yaml'), 'utf8'))),
-    KEYS.split(', '),
+    // A cache is for data on another machine: nbd.yaml.
+    KEYS.split(', ').filter(key => key !== 'cache'),
   )
   const ids = loadConfig(join(folder, 'lvm-import.yaml')).volumes
   t.strictSame(ids.home, { size: 200 * 2 ** 30, id: 2 })
@@ -444,10 +458,14 @@ t.test('sizes: powers of 1024 in either case, whole bytes below 2^53', async t =
     ['4k', 4096],
     ['64K', 65536],
     ['64KiB', 65536],
+    ['64KB', 65536],
+    ['40960s', 20 * 2 ** 20],
+    ['1S', 512],
     ['1.5G', 1610612736],
     ['0.5M', 524288],
     ['2T', 2199023255552],
     ['8191T', 8191 * 2 ** 40],
+    ['7P', 7 * 2 ** 50],
   ]
   for (const [text, bytes] of good) t.equal(parseSize(text), bytes, text)
   const bad = [
@@ -460,9 +478,12 @@ t.test('sizes: powers of 1024 in either case, whole bytes below 2^53', async t =
     '1.3K',
     '1.5',
     '10 G',
-    '10KB',
+    '10BK',
+    '10sB',
+    '0.3s',
     '10Q',
     '8192T',
+    '8P',
     '٣',
     '1\n',
   ]
@@ -487,15 +508,15 @@ t.test('sizes for people are short, sizes for files exact', async t => {
     [1610612736, '1.5G'],
     [10 * 2 ** 30, '10G'],
     [1234567890, '1.15G'],
-    [2 ** 50, '1024T'],
+    [2 ** 50, '1P'],
   ]
   for (const [bytes, text] of shown) t.equal(formatSize(bytes), text)
   t.doesNotThrow(() =>
     fc.assert(
       fc.property(fc.maxSafeNat(), bytes => {
         assert.equal(parseSize(exactSize(bytes)), bytes)
-        const [, number, unit] = /^([\d.]+)([BKMGT]?)$/.exec(formatSize(bytes))!
-        const near = Number(number) * 1024 ** 'BKMGT'.indexOf(unit || 'B')
+        const [, number, unit] = /^([\d.]+)([BKMGTP]?)$/.exec(formatSize(bytes))!
+        const near = Number(number) * 1024 ** 'BKMGTP'.indexOf(unit || 'B')
         assert.ok(Math.abs(near - bytes) <= bytes * 0.005, `${formatSize(bytes)} for ${bytes}`)
       }),
     ),
@@ -550,6 +571,29 @@ t.test('the low water mark in blocks never lies below the one asked for', async 
   t.equal(of({ percent: 20 }, 1001), 201)
   t.equal(of({ percent: 0 }, 1000), 0)
   t.equal(of({ bytes: 65537 }, 1000), 2)
+})
+
+t.test('nbd: data on another machine', async t => {
+  const parse = (text: string) => parseConfig(`pool: p\n${text}`, 'pool.yaml', '/srv/pool.yaml')
+  const nbd = 'nbd+unix:///x?socket=/run/s'
+  const config = parse(`data: { nbd: "${nbd}" }\nmetadata: { path: data }`)
+  t.same(config.data, {
+    ...{ path: nbd, size: null },
+    nbd: { text: nbd, socket: { path: '/run/s' }, exportName: 'x', tls: null },
+  })
+  t.same(config.cache, { size: 256 * MIB })
+  t.same(parse(renderConfig(config).replace(/^pool: p$/m, '')), config)
+  const cases: [text: string, message: RegExp][] = [
+    ['data: { nbd: data }', /:2:14: data.nbd: data is not allowed; nbd:\/\/HOST/],
+    [`data: { nbd: "${nbd}", path: data }`, /data.path: data is not allowed; nothing beside nbd/],
+    [`data: { nbd: "${nbd}", size: 1G }`, /data.size: 1G is not allowed; nothing beside nbd/],
+    [`data: { nbd: "${nbd}", autoextend: {} }`, /data.autoextend: a map is not allowed/],
+    [`data: { nbd: "${nbd}" }\ncache: { size: 1M }`, /:3:16: cache.size: 1M .* at least 4M/],
+    ['cache: { size: 8M }', /cache: a map is not allowed; nothing without data.nbd/],
+  ]
+  for (const [text, message] of cases) {
+    t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
+  }
 })
 
 t.test('extents: parts of a file, which do not overlap', async t => {

@@ -18,6 +18,8 @@ class FakeEngine extends EventEmitter {
   readonly pid: number
   /** Requests that came, by method. */
   readonly asked: { id: number; method: string }[] = []
+  /** What else it was told. */
+  readonly told: { method: string; params?: unknown }[] = []
   onAsked = (): void => {}
 
   constructor(pid: number) {
@@ -25,10 +27,12 @@ class FakeEngine extends EventEmitter {
     this.pid = pid
   }
 
-  send(message: { id: number; method: string }, ...rest: unknown[]): void {
-    this.asked.push(message)
+  send(message: { id?: number; method: string }, ...rest: unknown[]): void {
+    const { id } = message
+    if (id === undefined) this.told.push(message)
+    else this.asked.push({ ...message, id })
     ;(rest.at(-1) as (err: Error | null) => void)(null)
-    this.onAsked()
+    if (id !== undefined) this.onAsked()
   }
 
   says(method: string, params?: object): void {
@@ -53,9 +57,11 @@ class FakeEngine extends EventEmitter {
 function supervise() {
   const engines: FakeEngine[] = []
   const waits: { ms: number; then: () => void }[] = []
+  const told: string[] = []
   const state = { mounted: true, spawnFails: null as Error | null }
   const supervisor = new Supervisor({
     negotiated: NEGOTIATED,
+    counted: null,
     spawnEngine() {
       if (state.spawnFails !== null) throw state.spawnFails
       const engine = new FakeEngine(1000 + engines.length)
@@ -65,6 +71,9 @@ function supervise() {
     isMounted: () => state.mounted,
     after: (ms, then) => void waits.push({ ms, then }),
     onEvent: () => {},
+    onHappened: () => {},
+    onRestarted: why => void told.push(why),
+    onTrouble: why => void told.push(why),
     log,
   })
   supervisor.start().catch(() => {})
@@ -74,7 +83,7 @@ function supervise() {
     then()
     return ms
   }
-  return { supervisor, engines, waits, pass, state, last: () => engines.at(-1)! }
+  return { supervisor, engines, waits, pass, state, told, last: () => engines.at(-1)! }
 }
 
 type Death = (engine: FakeEngine) => void
@@ -259,12 +268,46 @@ t.test('nobody is asked in the place of who has gone', async t => {
   t.same(last().asked, [])
 })
 
+t.test(
+  'an engine goes on with the counters of the one before, as far as they are known',
+  async t => {
+    const { supervisor, last, told } = supervise()
+    const countsOn = (): unknown => last().told.find(({ method }) => method === 'count on')?.params
+    const serves = async (): Promise<void> => {
+      last().serves()
+      while (countsOn() === undefined) await new Promise(resolve => setImmediate(resolve))
+      last().says('served')
+    }
+    await serves()
+    t.same(countsOn(), { before: null, engineRestarts: 1 }, 'the daemon took over')
+    last().dies(1)
+    await serves()
+    t.same(countsOn(), { before: null, engineRestarts: 2 }, 'nobody has asked')
+    const asked = new Promise<void>(resolve => {
+      last().onAsked = resolve
+    })
+    const answer = supervisor.admin.statistics()
+    await asked
+    last().answers({ reads: 5 })
+    t.same(await answer, { reads: 5 })
+    last().dies(1)
+    await serves()
+    t.same(countsOn(), { before: { reads: 5 }, engineRestarts: 3 }, 'what was seen last')
+    last().says('counted', { reads: 7 })
+    last().dies(0)
+    await serves()
+    t.same(countsOn(), { before: { reads: 7 }, engineRestarts: 4 }, 'what it said at its end')
+    t.equal(told.length, 3, 'each restart is told of')
+  },
+)
+
 /** A supervisor of real processes; resolves when it waits for the next one. */
 async function spawnOnce(t: Test, attempt: () => ReturnType<typeof spawn>) {
   let spawned = 0
   await new Promise<void>((resolve, reject) => {
     const supervisor = new Supervisor({
       negotiated: NEGOTIATED,
+      counted: null,
       spawnEngine() {
         spawned++
         const child = attempt()
@@ -274,6 +317,9 @@ async function spawnOnce(t: Test, attempt: () => ReturnType<typeof spawn>) {
       isMounted: () => true,
       after: (ms, _then) => (ms === 100 ? resolve() : reject(new Error(`${ms} ms`))),
       onEvent: () => {},
+      onHappened: () => {},
+      onRestarted: () => {},
+      onTrouble: () => {},
       log,
     })
     supervisor.start().catch(reject)

@@ -3,6 +3,7 @@
 import './host/dmsetup.js'
 import './host/events.js'
 import './host/examples.js'
+import './host/kernel-table.js'
 import './host/kill.js'
 import './host/lvm.js'
 import './host/refusals.js'

@@ -40,7 +40,7 @@ function replayed(content: Buffer, nr: number): number[] {
   const other = (): void => void t.fail('nothing else was noted')
   replay(new Journal(new MemoryJournal('boot', content)).read(superblock(nr)).changes, {
     map: (_devId, vblock) => void found.push(vblock),
-    ...{ unmap: other, markShared: other, extend: other, open: other, close: other },
+    ...{ unmap: other, markShared: other, extend: other, open: other, close: other, move: other },
   })
   return found
 }

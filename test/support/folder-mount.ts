@@ -18,18 +18,21 @@ export class FolderMount {
   #fd: number | null
   #server: ChildProcess | null = null
   negotiated: Negotiated | null = null
+  /** What its fallocate(2) says that it clears, and does not. */
+  readonly #lies: string
 
-  private constructor(base: string, transport: Transport, fd: number | null) {
+  private constructor(base: string, transport: Transport, fd: number | null, lies: string) {
     this.folder = join(base, 'folder')
     this.path = join(base, 'mount')
     this.#transport = transport
     this.#fd = fd
+    this.#lies = lies
   }
 
   static async make(
     t: Test,
     transport: Transport,
-    options: { readOnly?: boolean } = {},
+    options: { readOnly?: boolean; lies?: 'zero' | 'objects' } = {},
   ): Promise<FolderMount> {
     const base = mkdtempSync('/dev/shm/thinfs-mount-')
     mkdirSync(join(base, 'folder'))
@@ -40,7 +43,7 @@ export class FolderMount {
       allowOther: false,
       readOnly: options.readOnly ?? false,
     })
-    const mount = new FolderMount(base, transport, fd)
+    const mount = new FolderMount(base, transport, fd, options.lies ?? '')
     t.teardown(async () => {
       if ((await attempt('umount', mount.path)).status !== 0) {
         await attempt('umount', '--lazy', mount.path)
@@ -58,7 +61,10 @@ export class FolderMount {
     const server = fork(
       SERVER,
       [this.#transport.name, this.folder, JSON.stringify(this.negotiated)],
-      { stdio: ['ignore', 'inherit', 'inherit', this.#fd ?? 'ignore', 'ipc'] },
+      {
+        stdio: ['ignore', 'inherit', 'inherit', this.#fd ?? 'ignore', 'ipc'],
+        env: { ...process.env, THINFS_TEST_LIES: this.#lies },
+      },
     )
     this.#server = server
     this.negotiated = (await this.#answer()) as Negotiated

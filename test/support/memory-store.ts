@@ -15,6 +15,7 @@ export class MemoryStore implements Store {
   readonly path: string
   readonly punches: boolean
   readonly copiesShare = false
+  tellsHoles = true
   size: Bytes
   /** What `readNow` answers: false when nothing is to be had without waiting. */
   inMemory = true
@@ -125,6 +126,15 @@ export class MemoryStore implements Store {
     const more = Buffer.alloc(size - this.size)
     this.#image = Buffer.concat([this.#image, more])
     this.#durable = Buffer.concat([this.#durable, more])
+    this.size = size
+  }
+
+  cut(size: Bytes): void {
+    this.#part()
+    this.#image = Buffer.from(this.#image.subarray(0, size))
+    this.#durable = Buffer.from(this.#durable.subarray(0, size))
+    this.#pending = this.#pending.filter(({ offset }) => offset < size)
+    for (const page of this.#data) if (page * PAGE >= size) this.#data.delete(page)
     this.size = size
   }
 

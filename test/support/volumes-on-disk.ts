@@ -33,18 +33,24 @@ export async function openVolumes(
   return { volumes, fs: new VolumeFs(volumes, { uid: 0, gid: 0 }, 0), clock }
 }
 
-/** The volumes of an open pool. @param onChange is told what commands have done */
+/**
+ * The volumes of an open pool.
+ * @param onChange is told what commands have done
+ * @param folder that external origins are in
+ */
 export function openTable(
   pool: ThinPool,
   metadata: Store,
   table: TableFile,
   onChange: (what: string) => void = () => {},
+  folder = '/none',
 ): Volumes {
   return Volumes.open({
     name: 'p',
     pool,
     metadata,
     table,
+    place: { path: folder, held: folder },
     uid: 0,
     gid: 0,
     now: () => 0,

@@ -16,6 +16,12 @@ export interface MetadataCounts {
   allocate(): number
   inc(nr: number): void
   dec(nr: number): void
+  /**
+   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces it.
+   * @returns whether `from` keeps others
+   */
+  pass(from: number, to: number, references: number): boolean
+  count(nr: number): number
   /** Whether the count is above 1. */
   isShared(nr: number): boolean
 }

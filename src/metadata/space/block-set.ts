@@ -8,6 +8,8 @@ export class BlockSet {
   readonly #parts = new Map<number, Uint32Array>()
   #size = 0
   #nrRuns = 0
+  #mark = Number.POSITIVE_INFINITY
+  #nrAbove = 0
 
   get size(): number {
     return this.#size
@@ -16,6 +18,19 @@ export class BlockSet {
   /** How many runs of neighbours the blocks make up. */
   get nrRuns(): number {
     return this.#nrRuns
+  }
+
+  /** Blocks at or above the mark. */
+  get nrAbove(): number {
+    return this.#nrAbove
+  }
+
+  /** Counts blocks at or above `mark` apart from now on. */
+  countFrom(mark: number): void {
+    this.#mark = mark
+    this.#nrAbove = 0
+    if (mark === Number.POSITIVE_INFINITY) return
+    for (const block of this.toArray()) if (block >= mark) this.#nrAbove++
   }
 
   has(block: number): boolean {
@@ -38,6 +53,7 @@ export class BlockSet {
     const bit = block % ENTRIES_PER_BITMAP
     part[bit >>> 5]! |= 1 << (bit & 31)
     this.#size++
+    if (block >= this.#mark) this.#nrAbove++
     this.#nrRuns += 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
   }
 
@@ -48,6 +64,7 @@ export class BlockSet {
     const bit = block % ENTRIES_PER_BITMAP
     part[bit >>> 5]! &= ~(1 << (bit & 31))
     this.#size--
+    if (block >= this.#mark) this.#nrAbove--
     this.#nrRuns -= 1 - Number(this.has(block - 1)) - Number(this.has(block + 1))
     if (this.#size > 0) return
     this.#parts.clear()

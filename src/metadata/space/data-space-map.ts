@@ -3,7 +3,7 @@
  * when they are needed and written back when a transaction ends.
  * Source: drivers/md/persistent-data/dm-space-map-disk.c.
  */
-import { ThinfsError } from '../../base/index.js'
+import { assert, ThinfsError } from '../../base/index.js'
 import { BITMAP_KIND, nodeKind } from '../blocks/block.js'
 import type { Transaction } from '../blocks/transaction.js'
 import { BTree } from '../btree/btree.js'
@@ -63,6 +63,13 @@ export class DataSpaceMap extends SpaceMap {
     this.add(block, -1)
   }
 
+  /** Lets all owners of `from` own `to` instead, which `reserve` has returned. */
+  moveOwners(from: number, to: number, owners: number): void {
+    this.unreserve(to)
+    this.add(to, owners)
+    this.add(from, -owners)
+  }
+
   /** Takes back a block that was allocated and that nothing came to point to: free at once. */
   releaseUnused(block: number): void {
     this.add(block, -1, true)
@@ -100,6 +107,19 @@ export class DataSpaceMap extends SpaceMap {
       this.noteChanged(entry)
     }
     this.extend(nrBlocks)
+  }
+
+  /** Takes the last blocks away, which nobody owns, and the bitmaps that only they had. */
+  shrink(nrBlocks: number): void {
+    assert(this.nrTakenAbove === 0 && nrBlocks === this.end, 'no block past the new end is in use')
+    const nrBitmaps = Math.ceil(nrBlocks / ENTRIES_PER_BITMAP)
+    for (let i = nrBitmaps; i < Math.ceil(this.nrBlocks / ENTRIES_PER_BITMAP); i++) {
+      this.transaction.counts.dec(this.indexEntry(i).blockNr)
+      this.#entries.delete(i)
+    }
+    this.#index.removeRange(nrBitmaps, Number.POSITIVE_INFINITY)
+    this.nrBlocks = nrBlocks
+    this.allocateBelow(nrBlocks)
   }
 
   protected override indexEntry(index: number): IndexEntry {

@@ -14,7 +14,7 @@ import { type IndexEntry, SpaceMap, type SpaceMapRoot } from './space-map.js'
 export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
   #indexBlock = 0
   readonly #entries: IndexEntry[] = []
-  /** Changes to come: a block's number to count it up, its complement to count it down. */
+  /** Changes to come: a block's number and what its count changes by, in turn. */
   readonly #queue: number[] = []
   #queueHead = 0
   #draining = false
@@ -56,18 +56,28 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
         `${this.nrAllocated} of ${this.nrBlocks} metadata blocks have owners, no other is free yet`,
       )
     }
-    this.#apply(block)
+    this.#apply(block, 1)
     return block
   }
 
   inc(block: number): void {
     const cached = this.transaction.cache.peek(block)
     if (cached !== undefined) cached.writable = false
-    this.#apply(block)
+    this.#apply(block, 1)
   }
 
   dec(block: number): void {
-    this.#apply(~block)
+    this.#apply(block, -1)
+  }
+
+  /**
+   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces it.
+   * @returns whether `from` keeps others
+   */
+  pass(from: number, to: number, references: number): boolean {
+    if (references > 1) this.#apply(to, references - 1)
+    this.#apply(from, -references)
+    return this.count(from) > 0
   }
 
   override count(block: number): number {
@@ -118,7 +128,7 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
         noneFreeBefore: 0,
         changed: true,
       })
-      this.#queue.push(bitmap.nr)
+      this.#queue.push(bitmap.nr, 1)
     }
     this.moveCursor(next)
     this.extend(nrBlocks)
@@ -134,17 +144,15 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
     return super.isTaken(block) || this.#pending(block) !== 0
   }
 
-  #apply(change: number): void {
-    this.#queue.push(change)
+  #apply(block: number, delta: number): void {
+    this.#queue.push(block, delta)
     if (!this.#draining) this.#drain()
   }
 
   #drain(): void {
     this.#draining = true
-    for (; this.#queueHead < this.#queue.length; this.#queueHead++) {
-      const change = this.#queue[this.#queueHead]!
-      if (change >= 0) this.add(change, 1)
-      else this.add(~change, -1)
+    for (; this.#queueHead < this.#queue.length; this.#queueHead += 2) {
+      this.add(this.#queue[this.#queueHead]!, this.#queue[this.#queueHead + 1]!)
     }
     this.#queue.length = 0
     this.#queueHead = 0
@@ -154,9 +162,8 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
   /** The sum of queued changes to a count, the one that is being applied included. */
   #pending(block: number): number {
     let delta = 0
-    for (let i = this.#queueHead; i < this.#queue.length; i++) {
-      if (this.#queue[i] === block) delta++
-      else if (this.#queue[i] === ~block) delta--
+    for (let i = this.#queueHead; i < this.#queue.length; i += 2) {
+      if (this.#queue[i] === block) delta += this.#queue[i + 1]!
     }
     return delta
   }

@@ -51,6 +51,12 @@ export abstract class SpaceMap {
   #cursor = 0
   /** Blocks below are taken before those above. */
   #preferredEnd = Number.POSITIVE_INFINITY
+  /** No block from here on is allocated: the map is about to end here. */
+  #end = Number.POSITIVE_INFINITY
+  /** Blocks with owners from there on. */
+  #nrOwnedAbove = 0
+  /** Free blocks that somebody has spoken for in memory. */
+  #reserved = new BlockSet()
   /** Blocks whose count fell to 0 in the running transaction. */
   #freed = new BlockSet()
   /** The same of sealed ones, a set for each, until `release`. */
@@ -76,6 +82,9 @@ export abstract class SpaceMap {
     this.overflow.root = root.refCountRoot
     this.indexChanged = false
     this.#cursor = 0
+    this.#end = Number.POSITIVE_INFINITY
+    this.#nrOwnedAbove = 0
+    this.#reserved = new BlockSet()
     this.#freed = new BlockSet()
     this.#frozen = []
     if (this.#held !== null) this.#held = new BlockSet()
@@ -107,8 +116,83 @@ export abstract class SpaceMap {
 
   /** Blocks that can be allocated now: those without an owner, but not those freed lately. */
   get nrAllocatable(): number {
-    const taken = this.#freed.size + this.nrUnreleased + (this.#held?.size ?? 0)
-    return Math.max(this.nrBlocks - this.nrAllocated - taken, 0)
+    let taken = this.#freed.size - this.#freed.nrAbove + (this.#held?.size ?? 0)
+    for (const { size, nrAbove } of this.#frozen) taken += size - nrAbove
+    return Math.max(this.nrFree - this.#reserved.size - taken, 0)
+  }
+
+  /** Blocks without an owner that are not above the end of allocation. */
+  get nrFree(): number {
+    return this.#last - (this.nrAllocated - this.#nrOwnedAbove)
+  }
+
+  /** Blocks above the end of allocation that have owners. */
+  get nrOwnedAbove(): number {
+    return this.#nrOwnedAbove
+  }
+
+  /** Blocks above the end of allocation that have owners, or were freed and are not released. */
+  get nrTakenAbove(): number {
+    let nr = this.#nrOwnedAbove + this.#freed.nrAbove
+    for (const { nrAbove } of this.#frozen) nr += nrAbove
+    return nr
+  }
+
+  /** The block from which on none is allocated. */
+  get end(): number {
+    return this.#last
+  }
+
+  get #last(): number {
+    return Math.min(this.#end, this.nrBlocks)
+  }
+
+  /**
+   * Allocates no block from `end` on. Looks at the bitmaps from there to the end before, so callers
+   * lower it piece by piece; to raise it to the number of blocks costs nothing.
+   */
+  allocateBelow(end: number): void {
+    if (end >= this.nrBlocks) {
+      this.#end = Number.POSITIVE_INFINITY
+      this.#nrOwnedAbove = 0
+    } else {
+      assert(end <= this.#last, 'the end of allocation is lowered, or taken away')
+      this.#nrOwnedAbove += this.countOwned(end, this.#last)
+      this.#end = end
+    }
+    this.#freed.countFrom(this.#end)
+    for (const set of this.#frozen) set.countFrom(this.#end)
+  }
+
+  /** How many blocks of [begin, end) have owners. */
+  countOwned(begin: number, end: number): number {
+    let count = 0
+    for (let block = begin; block < end; ) {
+      const index = Math.floor(block / ENTRIES_PER_BITMAP)
+      const bitmap = this.#bitmap(this.indexEntry(index))
+      const first = index * ENTRIES_PER_BITMAP
+      const last = Math.min(end - first, ENTRIES_PER_BITMAP)
+      for (let bit = block - first; bit < last; ) {
+        const isWhole = bit % WORD_ENTRIES === 0 && bit + WORD_ENTRIES <= last
+        const isFree = isWhole && bitmap.view.getUint32(wordAt(bit), true) === 0
+        if (!isFree && entryCount(bitmap, bit) > 0) count++
+        bit += isFree ? WORD_ENTRIES : 1
+      }
+      block = first + ENTRIES_PER_BITMAP
+    }
+    return count
+  }
+
+  /** Keeps a free block from being allocated, in memory alone. @returns -1 when there is none */
+  reserve(): number {
+    const block = this.findFree()
+    if (block >= 0) this.#reserved.add(block)
+    return block
+  }
+
+  /** Undoes `reserve`. */
+  unreserve(block: number): void {
+    this.#reserved.delete(block)
   }
 
   /** Ends the transaction. @returns the blocks it freed, ascending */
@@ -125,6 +209,7 @@ export abstract class SpaceMap {
     this.#frozen = this.#frozen.filter(({ size }) => size > 0)
     if (freed.length > 0) this.#frozen.push(this.#freed)
     this.#freed = new BlockSet()
+    this.#freed.countFrom(this.#end)
     this.#disownedFrozen = this.#disowned
     this.#disowned = false
     return freed
@@ -135,9 +220,13 @@ export abstract class SpaceMap {
     this.#disownedFrozen = false
   }
 
-  /** Makes blocks that a durable transaction freed allocatable: these, or all. */
+  /**
+   * Makes blocks that a durable transaction freed, or that were reserved, allocatable: these, or all
+   * that were freed.
+   */
   release(blocks?: ArrayLike<number>): void {
     if (blocks !== undefined) {
+      for (let i = 0; i < blocks.length; i++) this.#reserved.delete(blocks[i]!)
       for (const set of this.#frozen) {
         for (let i = 0; i < blocks.length; i++) set.delete(blocks[i]!)
       }
@@ -178,10 +267,10 @@ export abstract class SpaceMap {
   }
 
   /**
-   * Changes a count by one.
+   * Changes a count.
    * @throws METADATA_CORRUPT when it would fall below 0
    */
-  protected add(block: number, delta: 1 | -1, reusable = false): void {
+  protected add(block: number, delta: number, reusable = false): void {
     this.#checkRange(block)
     const entry = this.indexEntry(Math.floor(block / ENTRIES_PER_BITMAP))
     const bit = block % ENTRIES_PER_BITMAP
@@ -202,11 +291,13 @@ export abstract class SpaceMap {
     if (delta < 0 && count > 0) this.#disowned = true
     if (old === 0) {
       this.nrAllocated++
+      if (block >= this.#end) this.#nrOwnedAbove++
       // The number of free blocks is a hint: other tools may have left it too small.
       entry.nrFree = Math.max(entry.nrFree - 1, 0)
       if (entry.noneFreeBefore === bit) entry.noneFreeBefore = bit + 1
     } else if (count === 0) {
       this.nrAllocated--
+      if (block >= this.#end) this.#nrOwnedAbove--
       entry.nrFree++
       entry.noneFreeBefore = Math.min(entry.noneFreeBefore, bit)
       if (!reusable) this.#freed.add(block)
@@ -234,15 +325,16 @@ export abstract class SpaceMap {
    */
   protected findFree(): number {
     if (this.nrAllocatable === 0) return -1
-    const end = Math.min(this.#preferredEnd, this.nrBlocks)
+    const last = this.#last
+    const end = Math.min(this.#preferredEnd, last)
     const cursor = this.#cursor < end ? this.#cursor : 0
     let block = this.#search(cursor, end)
     if (block < 0) block = this.#search(0, cursor)
-    if (block < 0 && end < this.nrBlocks) block = this.#search(end, this.nrBlocks)
+    if (block < 0 && end < last) block = this.#search(end, last)
     if (block < 0) {
       // The hints in the index hid it.
       this.#recount(0)
-      block = this.#search(0, this.nrBlocks)
+      block = this.#search(0, last)
     }
     if (block >= 0) this.#cursor = block + 1
     return block
@@ -258,12 +350,16 @@ export abstract class SpaceMap {
     this.#cursor = block
   }
 
-  /** @param visit gets runs [begin, end) of blocks without an owner, ascending */
-  forEachFreeRun(visit: (begin: number, end: number) => void): void {
+  /**
+   * @param visit gets runs [begin, end) of blocks without an owner, ascending
+   * @param from the block to begin with, which a bitmap begins with
+   * @param to the block before which to end
+   */
+  forEachFreeRun(visit: (begin: number, end: number) => void, from = 0, to = this.nrBlocks): void {
     let begin = -1
-    for (let first = 0; first < this.nrBlocks; first += ENTRIES_PER_BITMAP) {
+    for (let first = from; first < to; first += ENTRIES_PER_BITMAP) {
       const { view } = this.#bitmap(this.indexEntry(first / ENTRIES_PER_BITMAP))
-      const end = Math.min(this.nrBlocks - first, ENTRIES_PER_BITMAP)
+      const end = Math.min(to - first, ENTRIES_PER_BITMAP)
       for (let bit = 0; bit < end; bit++) {
         const rest = view.getUint32(wordAt(bit), true) >>> ((bit % WORD_ENTRIES) * 2)
         // Most words are all free or all taken: then no block needs a look of its own.
@@ -278,7 +374,7 @@ export abstract class SpaceMap {
         }
       }
     }
-    if (begin >= 0) visit(begin, this.nrBlocks)
+    if (begin >= 0) visit(begin, to)
   }
 
   /**
@@ -303,6 +399,7 @@ export abstract class SpaceMap {
   /** Whether a block that the bitmaps show as free is spoken for all the same. */
   protected isTaken(block: number): boolean {
     if (this.#freed.has(block) || this.#held?.has(block) === true) return true
+    if (this.#reserved.has(block)) return true
     for (const set of this.#frozen) if (set.has(block)) return true
     return false
   }

@@ -1,0 +1,67 @@
+import { closeSync, openSync, renameSync, rmSync } from 'node:fs'
+import { extname, join } from 'node:path'
+import { errnoOf, ioError, ThinfsError } from '../base/index.js'
+import { copyIn } from '../host/index.js'
+import { command, type Output, POOL_HELP, print } from './command.js'
+import { mountOfPool, placeOfPool, withDaemonOf } from './pool.js'
+import { flushMaps } from './snapshot.js'
+
+interface Options extends Output {
+  format?: string
+}
+
+export const exportImage = command(
+  'export',
+  'Make a disk image of a volume: raw, qcow2, or another that qemu-img writes. Holes stay holes.',
+  'thinfs export /srv/pool web@monday web.qcow2',
+)
+  .argument('<POOL>', `${POOL_HELP}; it has to be mounted`)
+  .argument('<NAME>', 'of the volume; of one that is in use, what it holds at this moment')
+  .argument('<FILE>', 'to be made')
+  .option('--format <format>', 'one of qemu-img: raw, qcow2, vmdk … (default: by the ending)')
+  .action(async (pool: string, name: string, file: string, options: Options) => {
+    const format = options.format ?? formatFor(file)
+    const place = placeOfPool(pool)
+    await withDaemonOf(place, async admin => {
+      const { mountPoint } = await mountOfPool(admin, place.file)
+      await flushMaps(admin, place, name)
+      const [held] = (await admin.hold({ names: [name] })).volumes
+      // The snapshot ends with its last descriptor.
+      const fd = openSync(join(mountPoint, held!.file ?? held!.name), 'r')
+      try {
+        await whileNew(file, part => copyIn(fd, part, format))
+      } finally {
+        closeSync(fd)
+      }
+    })
+    print(options, { name, file, format }, '')
+  })
+
+/** Endings of raw images are many. */
+const FORMATS = ['qcow2', 'vmdk', 'vdi', 'vhdx', 'qed']
+
+function formatFor(file: string): string {
+  const ending = extname(file).slice(1).toLowerCase()
+  return FORMATS.includes(ending) ? ending : 'raw'
+}
+
+/**
+ * Makes a file under another name, and gives it its own when it is whole.
+ * @throws BAD_ARGUMENT when the file is there; what `make` throws: nothing is left then
+ */
+async function whileNew(file: string, make: (part: string) => Promise<void>): Promise<void> {
+  const part = `${file}.part`
+  try {
+    closeSync(openSync(file, 'wx'))
+  } catch (err) {
+    if (errnoOf(err) !== 'EEXIST') throw ioError(file, err)
+    throw new ThinfsError('BAD_ARGUMENT', `${file} is there already`, { errno: 'EEXIST' })
+  }
+  try {
+    await make(part)
+    renameSync(part, file)
+  } catch (err) {
+    for (const made of [part, file]) rmSync(made, { force: true })
+    throw err
+  }
+}

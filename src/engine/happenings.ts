@@ -1,0 +1,87 @@
+import { METADATA_BLOCK_SIZE } from '../base/index.js'
+import type { Happening } from '../control/index.js'
+import type { PoolEvents, PoolMode, ThinPool } from '../pool/index.js'
+
+/** Modes that are events of their own; all others are `mode`. */
+const FULL: { readonly [M in PoolMode]?: string } = {
+  out_of_data_space: 'full_data',
+  out_of_metadata_space: 'full_metadata',
+}
+
+/** An event as the engine tells of it; who keeps it gives it an id. */
+type Told = Omit<Happening, 'id'>
+
+/** What happens to a pool, in the words of docs/MONITORING.md. */
+export class Happenings {
+  readonly #tell: (event: Told) => void
+  #pool: ThinPool | null = null
+  /** Events before the pool was open: name and detail. */
+  readonly #early: [name: string, detail: string][] = []
+
+  /** @param tell gives an event to whoever keeps it */
+  constructor(tell: (event: Told) => void) {
+    this.#tell = tell
+  }
+
+  /** The pool is open: from now on its numbers are known. */
+  opened(pool: ThinPool): void {
+    this.#pool = pool
+    for (const [name, detail] of this.#early.splice(0)) this.#happened(name, detail)
+  }
+
+  /** Events that are told of as well as given to another listener. */
+  besides(events: PoolEvents): PoolEvents {
+    return {
+      ...events,
+      mode: (mode, reason) => {
+        events.mode(mode, reason)
+        this.#happened(FULL[mode] ?? 'mode', reason ?? '')
+      },
+      lowWater: free => {
+        events.lowWater(free)
+        this.#happened('low_water_data', '')
+      },
+      lowWaterMetadata: free => {
+        events.lowWaterMetadata(free)
+        this.#happened('low_water_metadata', '')
+      },
+      extended: (part, size) => {
+        events.extended(part, size)
+        this.#happened(`extended_${part}`, '')
+      },
+      warning: (what, kind) => {
+        events.warning(what, kind)
+        this.#happened(kind ?? 'warning', what)
+      },
+    }
+  }
+
+  #happened(event: string, detail: string): void {
+    const pool = this.#pool
+    if (pool === null) {
+      this.#early.push([event, detail])
+      return
+    }
+    const { metadata, mode, blockSize } = pool
+    this.#tell({
+      time: Date.now() / 1000,
+      event,
+      detail,
+      mode,
+      dataUsed: metadata.nrAllocatedDataBlocks * blockSize,
+      dataSize: metadata.nrDataBlocks * blockSize,
+      metadataUsed: metadata.nrAllocatedMetadataBlocks * METADATA_BLOCK_SIZE,
+      metadataSize: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
+      writesWaiting: pool.space.writesWaiting,
+    })
+  }
+}
+
+/** The event as variables for the command of `hooks`: `dataUsed` is THINFS_DATA_USED. */
+export const variablesOf = ({ time: _, ...event }: Told): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(event).map(([key, value]) => [
+      `THINFS_${key.replace(/[A-Z]/g, '_$&').toUpperCase()}`,
+      String(value),
+    ]),
+  )

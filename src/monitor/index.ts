@@ -1,0 +1,22 @@
+/** A mounted pool as people and programs watch it: rates, metrics, a page. */
+import type { PoolStatistics } from '../volumes/index.js'
+
+export { type Listen, listenOf } from './listen.js'
+export {
+  type IoRates,
+  type OperationRates,
+  type PoolRates,
+  ratesOf,
+  type VolumeRates,
+} from './rates.js'
+export { Monitor, type MonitorOptions } from './server.js'
+export { isSort, SORTS, type Sort, type TopOptions, topView } from './top-view.js'
+
+/** The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then. */
+export async function metricsText(
+  pool: string,
+  statistics: PoolStatistics | null,
+): Promise<string> {
+  const metrics = await import('./metrics.js')
+  return metrics.metricsText(pool, statistics)
+}

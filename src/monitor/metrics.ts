@@ -1,0 +1,182 @@
+/** The counters of a pool as Prometheus takes them: docs/MONITORING.md has the names. */
+import { Counter, Gauge, type MetricObject, Registry } from 'prom-client'
+import {
+  LATENCY_BOUNDS,
+  METADATA_BLOCK_SIZE,
+  OPERATIONS,
+  type Operation,
+  type OperationCounts,
+} from '../base/index.js'
+import type { PoolStatistics } from '../volumes/index.js'
+
+const MODES = ['write', 'out_of_data_space', 'out_of_metadata_space', 'read_only', 'fail'] as const
+/** What has bytes. */
+const WITH_BYTES = ['read', 'write', 'discard'] as const satisfies Operation[]
+
+/** Buckets of a pool's histograms in seconds: every octave. */
+const POOL_BOUNDS = LATENCY_BOUNDS.filter(bound => Math.log2(bound) % 1 === 0)
+/** Those of a volume's are four times as wide: a pool may have a thousand volumes. */
+const VOLUME_BOUNDS = LATENCY_BOUNDS.filter(bound => Math.log2(bound) % 2 === 0)
+
+export const CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE
+
+/**
+ * The text of a scrape.
+ * @param pool path of its pool.yaml
+ * @param statistics null while the pool is not mounted, or its daemon does not answer
+ */
+export function metricsText(pool: string, statistics: PoolStatistics | null): Promise<string> {
+  const registry = new Registry()
+  const one = { pool }
+  const gauge = (name: string, help: string, values: [labels: object, value: number][]): void => {
+    const labelNames = Object.keys(values[0]?.[0] ?? {})
+    const metric = new Gauge({ name, help, labelNames, registers: [registry] })
+    for (const [labels, value] of values) metric.set({ ...labels }, value)
+  }
+  const counter = (name: string, help: string, values: [labels: object, value: number][]): void => {
+    const labelNames = Object.keys(values[0]?.[0] ?? {})
+    const metric = new Counter({ name, help, labelNames, registers: [registry] })
+    for (const [labels, value] of values) metric.inc({ ...labels }, value)
+  }
+  const up = statistics === null ? 0 : 1
+  gauge('thinfs_up', 'Whether the pool is mounted and its daemon answers', [[one, up]])
+  if (statistics === null) return registry.metrics()
+  const { data, metadata, dataBlockSize, work, io, volumes } = statistics
+
+  gauge(
+    'thinfs_pool_mode',
+    'The mode of the pool: 1 for the one it is in',
+    MODES.map(mode => [{ ...one, mode }, mode === statistics.mode ? 1 : 0]),
+  )
+  gauge('thinfs_pool_start_time_seconds', 'When the counters were 0, since 1970', [
+    [one, statistics.since],
+  ])
+  const inData = (blocks: number): [object, number][] => [[one, blocks * dataBlockSize]]
+  const inMetadata = (blocks: number): [object, number][] => [[one, blocks * METADATA_BLOCK_SIZE]]
+  gauge('thinfs_pool_data_size_bytes', 'Size of the data', inData(data.blocks))
+  gauge('thinfs_pool_data_used_bytes', 'Data blocks in use', inData(data.usedBlocks))
+  gauge(
+    'thinfs_pool_data_low_water_bytes',
+    'Free space at or below which the pool tells of it',
+    inData(statistics.lowWaterMarkBlocks),
+  )
+  gauge('thinfs_pool_metadata_size_bytes', 'Size of the metadata', inMetadata(metadata.blocks))
+  gauge('thinfs_pool_metadata_used_bytes', 'Metadata in use', inMetadata(metadata.usedBlocks))
+  gauge(
+    'thinfs_pool_metadata_low_water_bytes',
+    'Free metadata at or below which the pool tells of it',
+    inMetadata(statistics.metadataLowWaterMarkBlocks),
+  )
+  const host = Object.entries({ data: data.hostFree, metadata: metadata.hostFree }).flatMap(
+    ([file, free]): [object, number][] => (free === null ? [] : [[{ ...one, file }, free]]),
+  )
+  if (host.length > 0) {
+    gauge('thinfs_pool_host_available_bytes', 'What the host can still give to a file', host)
+  }
+  gauge('thinfs_pool_writes_waiting', 'Writes that wait for space now', [
+    [one, statistics.writesWaiting],
+  ])
+  const counters: [name: string, help: string, value: number][] = [
+    ['space_waits_total', 'Writes that had to wait for space', work.spaceWaits],
+    ['commits_total', 'Transactions that became durable', work.commits],
+    ['commit_seconds_total', 'Time that writing their metadata took', work.commitMs / 1000],
+    ['punches_total', 'Runs of freed blocks that were passed down', work.punches],
+    ['punched_bytes_total', 'Bytes of those', work.punchedBytes],
+    ['cold_reads_total', 'Reads that had to wait for a disk', io.coldReads],
+    ['engine_restarts_total', "Engines that took another's place", statistics.engineRestarts],
+  ]
+  for (const [name, help, value] of counters) {
+    counter(`thinfs_pool_${name}`, help, [[one, value]])
+  }
+  counter(
+    'thinfs_pool_request_bytes_total',
+    'Bytes of requests, by operation',
+    WITH_BYTES.map(operation => [{ ...one, operation }, io[operation].bytes]),
+  )
+  registry.registerMetric(
+    histogram(
+      'thinfs_pool_request_duration_seconds',
+      'How long requests took in the engine, by operation',
+      OPERATIONS.map(operation => [{ ...one, operation }, io[operation]]),
+      POOL_BOUNDS,
+    ),
+  )
+  if (volumes.length === 0) return registry.metrics()
+
+  const each = (value: (volume: (typeof volumes)[number]) => number): [object, number][] =>
+    volumes.map(volume => [{ ...one, volume: volume.name }, value(volume)])
+  gauge(
+    'thinfs_volume_size_bytes',
+    'Virtual size',
+    each(({ size }) => size),
+  )
+  gauge('thinfs_volume_mapped_bytes', 'Bytes of data blocks mapped, shared ones too', [
+    ...each(({ mapped }) => mapped),
+  ])
+  gauge('thinfs_volume_open', 'Whether somebody has the volume open', [
+    ...each(({ open }) => (open ? 1 : 0)),
+  ])
+  const busy = volumes.flatMap(({ name: volume, io }) => (io === null ? [] : [{ volume, io }]))
+  counter('thinfs_volume_cold_reads_total', 'Reads that had to wait for a disk', [
+    ...each(({ io }) => io?.coldReads ?? 0),
+  ])
+  const used = busy.flatMap(({ volume, io }) =>
+    OPERATIONS.filter(operation => io[operation].count > 0).map(operation => {
+      const labels = { ...one, volume, operation }
+      return { labels, operation, counts: io[operation] }
+    }),
+  )
+  if (used.length === 0) return registry.metrics()
+  counter(
+    'thinfs_volume_request_bytes_total',
+    'Bytes of requests, by operation',
+    used
+      .filter(({ operation }) => (WITH_BYTES as readonly string[]).includes(operation))
+      .map(({ labels, counts }) => [labels, counts.bytes]),
+  )
+  registry.registerMetric(
+    histogram(
+      'thinfs_volume_request_duration_seconds',
+      'How long requests took in the engine, by operation',
+      used.map(({ labels, counts }) => [labels, counts]),
+      VOLUME_BOUNDS,
+    ),
+  )
+  return registry.metrics()
+}
+
+/**
+ * A histogram whose observations were made elsewhere: prom-client's own can only observe.
+ * @param bounds microseconds, some of LATENCY_BOUNDS
+ */
+function histogram(
+  name: string,
+  help: string,
+  series: [labels: object, counts: OperationCounts][],
+  bounds: readonly number[],
+): Gauge {
+  const values = series.flatMap(([labels, { count, ms, buckets }]) => [
+    ...bounds.map(bound => ({
+      metricName: `${name}_bucket`,
+      labels: { ...labels, le: bound / 1e6 },
+      value: below(buckets, bound),
+    })),
+    { metricName: `${name}_bucket`, labels: { ...labels, le: '+Inf' }, value: count },
+    { metricName: `${name}_sum`, labels, value: ms / 1000 },
+    { metricName: `${name}_count`, labels, value: count },
+  ])
+  const metric = {
+    name,
+    help,
+    type: 'histogram',
+    aggregator: 'sum',
+    values,
+  } as unknown as MetricObject
+  return { name, get: async () => metric } as unknown as Gauge
+}
+
+/** How many are below a bound, one of LATENCY_BOUNDS. */
+function below(buckets: readonly number[], bound: number): number {
+  const end = LATENCY_BOUNDS.indexOf(bound) + 1
+  return buckets.slice(0, end).reduce((all, one) => all + one, 0)
+}

@@ -1,0 +1,515 @@
+/**
+ * Making a pool smaller: data blocks above the new end are moved to free ones below it.
+ *
+ * From the start no block above the new end is given out. All mappings are gone through in slices,
+ * for those of high blocks. Such a block is copied and everything that maps it is changed in one
+ * turn of the thread (src/metadata/relocation.ts), with a change in the journal, so that there is
+ * no moment at which a write could be lost, or at which a kill or a power cut leaves anything but a
+ * pool with some blocks lower than before. What was moved away is released by the next commit, as
+ * every freed block is. When nothing above the end is in use any more, the space map gets its new
+ * end; when that is durable, the data store is cut off.
+ *
+ * Nothing is kept for the next time: who does it again goes through the mappings again, and finds
+ * fewer high blocks. Writes come first: where one finds no free block below the new end, the shrink
+ * is given up.
+ */
+import {
+  allEnded,
+  assert,
+  bytes,
+  type Clock,
+  type DataBlock,
+  isNoSpace,
+  MIB,
+  Slice,
+  ThinfsError,
+} from '../base/index.js'
+import type { DataBlocks } from '../device/index.js'
+import type { Survey, ThinMetadata } from '../metadata/index.js'
+import type { CommitPipeline } from './commit-pipeline.js'
+import type { Journal } from './journal.js'
+import type { PoolState } from './pool-state.js'
+import { shrinkingError } from './shrinking-error.js'
+import type { Space } from './space.js'
+import type { ThinDevices } from './thin-devices.js'
+
+/** Data blocks whose bitmaps are looked at in one turn: see growth.ts. */
+const PIECE = 64 * 16320
+/** Mappings of high blocks that are collected before their blocks are moved. */
+const WINDOW = 65_536
+/** Leaves of mapping trees that are looked at between two looks at the clock. */
+const PIECE_LEAVES = 4
+/** Data blocks that are moved in one turn, and the bytes in them. */
+const BATCH_BLOCKS = 32
+const BATCH_SIZE = MIB
+/** Bytes that are copied before they are flushed: others' flushes have to write them too. */
+const UNFLUSHED_SIZE = 8 * MIB
+/** Bytes that are freed before a commit gives them back to the host. */
+const FREED_SIZE = 128 * MIB
+/** Times that a block is tried to be moved, before it is left to the next pass. */
+const ATTEMPTS = 4
+/** Passes in a row that move nothing, before there must be something that no mapping explains. */
+const VAIN_PASSES = 8
+/** Commits after which what was freed has to be released. */
+const RELEASE_COMMITS = 8
+/** Milliseconds between looks at whether blocks may be moved again. */
+const HELD_MS = 50
+
+export interface ShrinkParts {
+  metadata: ThinMetadata
+  blocks: DataBlocks
+  journal: Journal
+  commits: CommitPipeline
+  state: PoolState
+  space: Space
+  devices: ThinDevices
+  clock: Clock
+}
+
+export interface ShrinkOptions {
+  signal?: AbortSignal | undefined
+  /** Whether blocks may be moved now: nobody reads the pool's files by himself. */
+  mayMove(): boolean
+}
+
+/** How far a shrink has come, in data blocks. */
+export interface ShrinkProgress {
+  /** Data blocks that the pool is to have. */
+  blocks: number
+  /** Data blocks above that are in use still. */
+  left: number
+  /** Whether it waits until nobody reads the pool's files by himself. */
+  waits: boolean
+}
+
+/** The outcome of an attempt to move blocks. */
+interface Attempt {
+  /** Blocks whose content has to be waited for. */
+  waiting: DataBlock[]
+  /** Blocks of which not all mappings were found. */
+  partial: DataBlock[]
+}
+
+export class Shrink {
+  readonly #parts: ShrinkParts
+  #mayMove: () => boolean = () => true
+  #signal: AbortSignal | undefined
+  /** Data blocks that the pool is to have; null while nobody makes it smaller. */
+  #end: number | null = null
+  #slice: Slice
+  #waits = false
+  /** Bytes copied since the last flush. */
+  #unflushed = 0
+  #moved = 0
+
+  constructor(parts: ShrinkParts) {
+    this.#parts = parts
+    this.#slice = new Slice(parts.clock)
+  }
+
+  /** Null while nobody makes the pool smaller. */
+  get progress(): ShrinkProgress | null {
+    if (this.#end === null) return null
+    const { nrTakenAboveEnd, dataEnd } = this.#parts.metadata
+    const left = dataEnd === this.#end ? nrTakenAboveEnd : 0
+    return { blocks: this.#end, left, waits: this.#waits }
+  }
+
+  /**
+   * How many data blocks would be moved, as of now.
+   * @param size bytes that the data is to have
+   * @throws as `run`
+   */
+  async plan(size: number): Promise<{ blocks: number; moves: number }> {
+    const { metadata, clock, state } = this.#parts
+    const blocks = this.#mustFit(size)
+    const slice = new Slice(clock)
+    let moves = 0
+    for (let at = blocks; at < metadata.nrDataBlocks; at += PIECE) {
+      if (slice.isOver) await slice.yield()
+      state.mustBeReadable()
+      moves += metadata.countOwnedData(at, Math.min(at + PIECE, metadata.nrDataBlocks))
+    }
+    return { blocks, moves }
+  }
+
+  /**
+   * Makes the data of the pool smaller. Ended early, by whatever, it leaves what it has moved where
+   * that is.
+   * @param size bytes, rounded up to whole blocks
+   * @returns data blocks that were moved
+   * @throws NO_DATA_SPACE where what is mapped does not fit, or no more when writes have taken the
+   *   room; SNAPSHOT_HELD; POOL_SHRINKING; BAD_ARGUMENT; NOT_SUPPORTED; NO_METADATA_SPACE; IO_ERROR
+   */
+  async run(size: number, { signal, mayMove }: ShrinkOptions): Promise<number> {
+    const { metadata, commits, state, space } = this.#parts
+    state.mustBeWritable()
+    const blocks = this.#mustFit(size)
+    this.#end = blocks
+    this.#signal = signal
+    this.#mayMove = mayMove
+    this.#moved = 0
+    space.mayGrowData = false
+    try {
+      if (commits.stalled) await commits.commit()
+      state.mustBeWritable()
+      await this.#lower(blocks)
+      await this.#empty()
+      await this.#release()
+      // A write may have taken the end away in the last moment.
+      this.#mustGoOn()
+      commits.change(() => metadata.shrinkData(blocks))
+      await commits.commit()
+      await this.#cutOff(blocks)
+      return this.#moved
+    } finally {
+      this.#giveUp()
+    }
+  }
+
+  // --- the steps ---
+
+  /** @returns whole blocks */
+  #mustFit(size: number): number {
+    const { metadata, blocks, state, space } = this.#parts
+    const { blockSize, path } = blocks
+    state.mustBeReadable()
+    if (this.#end !== null) throw shrinkingError()
+    if (metadata.heldRoot !== 0) {
+      const cure = 'thinfs message POOL release_metadata_snap ends it'
+      const why = 'its readers would find other data in the blocks that it names'
+      throw new ThinfsError('SNAPSHOT_HELD', `a metadata snapshot is held: ${why}; ${cure}`)
+    }
+    if (!blocks.canBeCut) {
+      const what = `${path}: only a pool whose data is a file of its own becomes smaller`
+      throw new ThinfsError('NOT_SUPPORTED', what)
+    }
+    const wanted = Math.ceil(size / blockSize)
+    const has = metadata.nrDataBlocks
+    if (!(wanted > 0) || wanted > has) {
+      const than = wanted > has ? `${has * blockSize} that the pool has` : 'one block'
+      const which = wanted > has ? 'more than the' : 'less than'
+      throw new ThinfsError('BAD_ARGUMENT', `${path}: ${size} bytes are ${which} ${than}`)
+    }
+    const used = metadata.nrAllocatedDataBlocks
+    if (used > wanted) {
+      const both = `${used} data blocks are in use, ${used * blockSize} bytes`
+      const room = `${wanted} blocks, ${wanted * blockSize} bytes, have no room for them`
+      throw new ThinfsError('NO_DATA_SPACE', `${path}: ${both}; ${room}`)
+    }
+    const { kept } = space.reserves
+    if (used + kept > wanted) {
+      const both = `${used * blockSize} bytes are in use, ${kept * blockSize} more are reserved`
+      throw new ThinfsError('NO_DATA_SPACE', `${path}: ${both}: ${wanted * blockSize} are too few`)
+    }
+    return wanted
+  }
+
+  /** Sees to it that no block above the end is given out. */
+  async #lower(end: number): Promise<void> {
+    const { metadata, state } = this.#parts
+    this.#slice = new Slice(this.#parts.clock)
+    for (let at = metadata.nrDataBlocks; at > end; ) {
+      at = Math.max(end, at - PIECE)
+      metadata.allocateDataBelow(at)
+      if (this.#slice.isOver) await this.#slice.yield()
+      state.mustBeWritable()
+      if (metadata.dataEnd !== at) throw this.#noRoom()
+    }
+  }
+
+  /** Moves blocks until none above the end has an owner. */
+  async #empty(): Promise<void> {
+    const { metadata } = this.#parts
+    for (let vain = 0; metadata.nrOwnedAboveEnd > 0; ) {
+      const before = this.#moved
+      const left = metadata.nrOwnedAboveEnd
+      await this.#pass()
+      const isVain = this.#moved === before && metadata.nrOwnedAboveEnd >= left
+      vain = isVain ? vain + 1 : 0
+      if (vain < VAIN_PASSES) continue
+      const what = `${left} data blocks above the new end have owners that no mapping explains`
+      throw new ThinfsError('METADATA_CORRUPT', `${what}: thinfs check`)
+    }
+  }
+
+  /** Goes through all mappings of all devices. */
+  async #pass(): Promise<void> {
+    const { metadata } = this.#parts
+    metadata.startOverFindingHigh()
+    let vblocks: number[] = []
+    let high: DataBlock[] = []
+    for (const devId of [...metadata.deviceIds()]) {
+      for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
+        await this.#turn()
+        // It may have been deleted meanwhile.
+        if (!metadata.hasDevice(devId)) break
+        at = metadata.findHigh(devId, at, PIECE_LEAVES, (vblock, dataBlock) => {
+          vblocks.push(vblock)
+          high.push(dataBlock)
+        })
+        if (vblocks.length < WINDOW) continue
+        await this.#moveAll(vblocks, high)
+        vblocks = []
+        high = []
+      }
+    }
+    await this.#moveAll(vblocks, high)
+  }
+
+  /** Moves the blocks of some mappings. */
+  async #moveAll(vblocks: readonly number[], high: readonly DataBlock[]): Promise<void> {
+    const size = Math.max(1, Math.min(BATCH_BLOCKS, Math.floor(BATCH_SIZE / this.#blockSize)))
+    const partial = new Map<DataBlock, Set<number>>()
+    for (let i = 0; i < vblocks.length; ) {
+      let end = i + 1
+      // Those of one device, near to each other: they are in one leaf, or in two.
+      while (end < vblocks.length && end - i < size && vblocks[end]! > vblocks[end - 1]!) end++
+      for (const block of await this.#moveBatch(vblocks.slice(i, end))) {
+        partial.set(block, new Set())
+      }
+      i = end
+    }
+    // A block that is shared by copy is mapped by several virtual blocks, all of which must be known.
+    if (partial.size === 0) return
+    for (let i = 0; i < high.length; i++) partial.get(high[i]!)?.add(vblocks[i]!)
+    for (const [block, where] of partial) {
+      if (where.size > 1)
+        await this.#moveBatch(
+          [...where].sort((a, b) => a - b),
+          block,
+        )
+    }
+  }
+
+  /**
+   * Moves the blocks that virtual blocks are mapped to.
+   * @param vblocks ascending
+   * @param only this block
+   * @returns those of which it has not found all mappings
+   */
+  async #moveBatch(vblocks: readonly number[], only?: DataBlock): Promise<DataBlock[]> {
+    const { commits, blocks, space } = this.#parts
+    let hasCommitted = false
+    let left: Attempt = { waiting: [], partial: [] }
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      await this.#turn()
+      let tried: Attempt | null
+      try {
+        tried = this.#moveNow(vblocks, only)
+      } catch (err) {
+        if (!isNoSpace(err) || hasCommitted) throw err
+        tried = null
+      }
+      if (tried === null && hasCommitted) return await this.#moveHalves(vblocks, only)
+      if (tried === null) {
+        // The room may come of a commit: in the metadata, below the new end, on the host's disk.
+        await commits.commit()
+        await space.allReleased()
+        await blocks.punched
+        hasCommitted = true
+        continue
+      }
+      left = tried
+      if (left.waiting.length === 0) break
+      await this.#fetch(left.waiting)
+    }
+    for (const block of left.waiting) await this.#moveLater(vblocks, block)
+    return left.partial
+  }
+
+  /** The metadata has no room to move all of them together. */
+  async #moveHalves(vblocks: readonly number[], only?: DataBlock): Promise<DataBlock[]> {
+    const { space } = this.#parts
+    // A block that several virtual blocks are mapped to takes all of them.
+    if (vblocks.length === 1 || only !== undefined) space.mustHaveRoom(false)
+    const half = vblocks.length >> 1
+    const partial = await this.#moveBatch(vblocks.slice(0, half))
+    return [...partial, ...(await this.#moveBatch(vblocks.slice(half)))]
+  }
+
+  /**
+   * Moves what can be moved in this turn.
+   * @returns null when the metadata has no room
+   */
+  #moveNow(vblocks: readonly number[], only: DataBlock | undefined): Attempt | null {
+    const { metadata, blocks } = this.#parts
+    const survey = metadata.survey(vblocks)
+    const attempt: Attempt = { waiting: [], partial: [] }
+    if (!this.#mayMove()) return attempt
+    if (!this.#hasRoom(survey)) return null
+    const moves = new Map<DataBlock, DataBlock>()
+    try {
+      for (const [from, { vblocks: where }] of survey.found) {
+        if (only !== undefined && from !== only) continue
+        if (!metadata.isWhole(survey, from)) attempt.partial.push(from)
+        else if (this.#isBusy(where)) attempt.waiting.push(from)
+        else {
+          const to = this.#reserve()
+          const outcome = this.#copyNow(from, to)
+          if (outcome === 'moved') moves.set(from, to)
+          else attempt.waiting.push(from)
+          if (outcome === 'waits') metadata.unreserveData(to)
+          else if (outcome === 'begun') blocks.release([to])
+        }
+      }
+    } finally {
+      if (moves.size > 0) this.#switch(survey, moves)
+    }
+    return attempt
+  }
+
+  /** Whether a write is under way that may change a mapping of the block. */
+  #isBusy(where: readonly number[]): boolean {
+    return where.some(vblock => this.#parts.devices.isWriting(vblock))
+  }
+
+  #copyNow(from: DataBlock, to: DataBlock): 'moved' | 'waits' | 'begun' {
+    const { blocks } = this.#parts
+    try {
+      return blocks.moveNow(from, to)
+    } catch (err) {
+      blocks.release([to])
+      throw err
+    }
+  }
+
+  /** Brings blocks into memory, and waits for writes to them. */
+  async #fetch(waiting: readonly DataBlock[]): Promise<void> {
+    const { blocks, clock } = this.#parts
+    const size = Math.min(this.#blockSize, BATCH_SIZE)
+    const reads = waiting.map(block =>
+      blocks.readLater(Buffer.allocUnsafe(size), 0, size, block * this.#blockSize),
+    )
+    await allEnded(reads)
+    await clock.yield()
+  }
+
+  /** Moves a block that is large, or that is written to all the time. */
+  async #moveLater(vblocks: readonly number[], from: DataBlock): Promise<void> {
+    const { blocks, metadata } = this.#parts
+    for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+      await this.#turn()
+      const to = this.#reserve()
+      let isMoved = false
+      try {
+        isMoved = await blocks.moveLater(from, to, () => {
+          this.#mustGoOn()
+          if (!this.#mayMove()) return false
+          const survey = metadata.survey(vblocks)
+          if (!metadata.isWhole(survey, from) || !this.#hasRoom(survey)) return false
+          if (this.#isBusy(survey.found.get(from)!.vblocks)) return false
+          this.#switch(survey, new Map([[from, to]]))
+          return true
+        })
+      } finally {
+        if (!isMoved) blocks.release([to])
+      }
+      if (isMoved) return
+    }
+  }
+
+  /** Changes the mappings of blocks whose content was copied in this turn. */
+  #switch(survey: Survey, moves: Map<DataBlock, DataBlock>): void {
+    const { metadata, commits, journal, devices } = this.#parts
+    commits.change(() => metadata.moveData(survey, moves))
+    for (const [from, to] of moves) {
+      for (const vblock of survey.found.get(from)!.vblocks) {
+        journal.pending.move(vblock, from, to)
+        devices.moved(vblock, from, to)
+      }
+    }
+    // A write to the new place is acknowledged without a change of its own.
+    commits.trySettle()
+    this.#moved += moves.size
+    this.#unflushed += moves.size * this.#blockSize
+  }
+
+  /** Waits until everything above the end can be cut off. */
+  async #release(): Promise<void> {
+    const { metadata, commits, blocks, space } = this.#parts
+    for (let n = 0; metadata.nrTakenAboveEnd > 0; n++) {
+      if (n === RELEASE_COMMITS) {
+        const what = `${blocks.path}: ${metadata.nrTakenAboveEnd} blocks that were moved away`
+        throw new ThinfsError('IO_ERROR', `${what} are not released: the log has why`)
+      }
+      await commits.commit()
+      await space.allReleased()
+      await blocks.punched
+      this.#mustGoOn()
+      if (metadata.nrOwnedAboveEnd > 0) await this.#empty()
+    }
+  }
+
+  async #cutOff(nrBlocks: number): Promise<void> {
+    const { blocks } = this.#parts
+    const size = nrBlocks * this.#blockSize
+    assert(this.#parts.metadata.nrDataBlocks === nrBlocks, 'no block of the pool is cut off')
+    blocks.measure()
+    if (blocks.size > size) blocks.cut(bytes(size))
+    await blocks.flushAll()
+  }
+
+  /** Everything as it was, but for what was moved. */
+  #giveUp(): void {
+    const { metadata, space } = this.#parts
+    metadata.allocateDataBelow(metadata.nrDataBlocks)
+    this.#end = null
+    this.#waits = false
+    space.mayGrowData = true
+  }
+
+  // --- between two pieces ---
+
+  /** Lets others have their turn, and waits for what keeps blocks from being moved. */
+  async #turn(): Promise<void> {
+    const { metadata, blocks, commits, clock } = this.#parts
+    if (this.#unflushed >= UNFLUSHED_SIZE) {
+      this.#unflushed = 0
+      await blocks.flush()
+    }
+    if (metadata.nrFreedDataBlocks * this.#blockSize >= FREED_SIZE) {
+      await commits.commit()
+      while (metadata.nrUnreleasedDataBlocks > 0 && blocks.punching) await blocks.punched
+    }
+    if (this.#slice.isOver) await this.#slice.yield()
+    this.#mustGoOn()
+    while (!this.#mayMove()) {
+      this.#waits = true
+      await new Promise<void>(resolve => clock.after(HELD_MS, resolve))
+      this.#mustGoOn()
+    }
+    this.#waits = false
+  }
+
+  /** @throws when the shrink has to end */
+  #mustGoOn(): void {
+    const { metadata, state } = this.#parts
+    this.#signal?.throwIfAborted()
+    state.mustBeWritable()
+    if (metadata.dataEnd !== this.#end) throw this.#noRoom()
+  }
+
+  #noRoom(): ThinfsError {
+    const { metadata, blocks } = this.#parts
+    const used = `${metadata.nrAllocatedDataBlocks} data blocks are in use`
+    const what = `${blocks.path}: writes have taken the room below the new end: ${used}`
+    return new ThinfsError('NO_DATA_SPACE', `${what}; what was moved stays where it is`)
+  }
+
+  #hasRoom(survey: Survey): boolean {
+    const { metadata, space } = this.#parts
+    const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
+    return space.hasMetadataRoom && free > metadata.moveCost(survey)
+  }
+
+  #reserve(): DataBlock {
+    const to = this.#parts.metadata.reserveData()
+    if (to < 0) throw this.#noRoom()
+    return to as DataBlock
+  }
+
+  get #blockSize(): number {
+    return this.#parts.blocks.blockSize
+  }
+}

@@ -1,0 +1,103 @@
+import { IoCounters } from '../base/index.js'
+import type { PoolWork, ThinPool } from '../pool/index.js'
+import type { PoolStatistics } from './admin.js'
+import type { Volume } from './volume.js'
+
+/**
+ * The counters of a mounted pool. An engine that takes another's place goes on from where that was:
+ * counters never go back, so that whoever computes rates needs to know of no engine.
+ */
+export class Statistics {
+  readonly #name: string
+  readonly #pool: ThinPool
+  /** Seconds since 1970: when the counters were 0. */
+  #since: number
+  /** Requests for the volumes, those that are gone included. */
+  readonly counters = new IoCounters()
+  /** What the engines before this one did. */
+  #workBefore: PoolWork = { commits: 0, commitMs: 0, punches: 0, punchedBytes: 0, spaceWaits: 0 }
+  #engineRestarts = 0
+
+  /** @param since seconds since 1970 */
+  constructor(name: string, pool: ThinPool, since: number) {
+    this.#name = name
+    this.#pool = pool
+    this.#since = since
+  }
+
+  /**
+   * Goes on from where the engine before was. A volume that has another name since, or that was made
+   * since, begins at 0.
+   * @param find the volume of a device id
+   */
+  resume(
+    { before, engineRestarts }: StatisticsBefore,
+    find: (devId: number) => Volume | undefined,
+  ): void {
+    this.#engineRestarts = engineRestarts
+    if (before === null) return
+    this.#since = before.since
+    this.#workBefore = before.work
+    this.counters.add(before.io)
+    for (const { devId, name, io } of before.volumes) {
+      const volume = find(devId)
+      if (volume?.name === name && io !== null) volume.counters.add(io)
+    }
+  }
+
+  /** @param volumes those that have a name */
+  of(volumes: Iterable<Volume>): PoolStatistics {
+    const pool = this.#pool
+    const { metadata, space, blockSize } = pool
+    const shown = [...volumes].filter(({ device }) => !device.gone)
+    return {
+      name: this.#name,
+      mode: pool.mode,
+      time: Date.now(),
+      since: this.#since,
+      engineRestarts: this.#engineRestarts,
+      dataBlockSize: blockSize,
+      data: {
+        blocks: metadata.nrDataBlocks,
+        usedBlocks: metadata.nrAllocatedDataBlocks,
+        hostFree: space.hostRoomForData,
+      },
+      metadata: {
+        blocks: metadata.nrMetadataBlocks,
+        usedBlocks: metadata.nrAllocatedMetadataBlocks,
+        hostFree: space.hostRoomForMetadata,
+      },
+      lowWaterMarkBlocks: space.lowWaterMark,
+      metadataLowWaterMarkBlocks: space.metadataLowWaterMark,
+      writesWaiting: space.writesWaiting,
+      io: this.counters.counts,
+      work: sumOf(this.#workBefore, pool.work),
+      volumes: shown
+        .sort((a, b) => (a.name < b.name ? -1 : 1))
+        .map(({ name, devId, device, opens, counters }) => ({
+          name,
+          devId,
+          size: device.size,
+          mapped: metadata.details(device.devId).mappedBlocks * blockSize,
+          open: opens > 0,
+          io: counters.isEmpty ? null : counters.counts,
+        })),
+    }
+  }
+}
+
+/** What an engine is told that takes another's place. */
+export interface StatisticsBefore {
+  /** The last that is known of the counters; null when nothing is. */
+  before: PoolStatistics | null
+  /** How many engines there were before this one. */
+  engineRestarts: number
+}
+
+const sumOf = (one: PoolWork, other: PoolWork): PoolWork => ({
+  commits: one.commits + other.commits,
+  commitMs: Math.round((one.commitMs + other.commitMs) * 1000) / 1000,
+  punches: one.punches + other.punches,
+  punchedBytes: one.punchedBytes + other.punchedBytes,
+  spaceWaits: one.spaceWaits + other.spaceWaits,
+})
