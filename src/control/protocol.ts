@@ -205,7 +205,16 @@ export const ADMIN_REQUESTS: {
   message: { message: 'string' },
   check: { deep: 'boolean?' },
   hold: { names: 'strings', identify: 'string?' },
-  beginVolume: { name: 'string', size: 'number', base: 'string?' },
+  beginVolume: {
+    ...{ name: 'string', size: 'number', base: 'string?' },
+    ...{ content: 'string?', resume: 'number?' },
+  },
+  keepVolume: {
+    ...{ devId: 'number', name: 'string', content: 'string' },
+    ...{ base: 'string?', offset: 'number' },
+  },
+  partials: {},
+  dropPartial: { name: 'string' },
   nameVolume: { devId: 'number', name: 'string', content: 'string?' },
   inject: {
     name: 'string',

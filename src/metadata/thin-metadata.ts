@@ -238,8 +238,8 @@ export class ThinMetadata {
   }
 
   /** Takes the data blocks from `dataEnd` on away. None of them has an owner, or waits for release. */
-  shrinkData(): void {
-    this.#dataMap.shrink(this.dataEnd)
+  shrinkData(dataEnd: number): void {
+    this.#dataMap.shrink(dataEnd)
     this.#superblockChanged = true
   }
 

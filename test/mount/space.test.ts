@@ -80,7 +80,7 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   t.match(kept, { status: 1, stderr: /would have to be reserved/ }, 'what it was would be kept')
   await thinfs('rollback', pool.folder, 'b', 'b@1', '--no-keep')
   t.match((await list(pool)).get('b'), { limit: null, reserve: 2 ** 22 })
-  await thinfs('remove', pool.folder, 'fill')
+  await thinfs('remove', pool.folder, 'fill', '--yes')
   const more = await attemptThinfs('set', pool.folder, 'b', 'reserve=1G')
   t.match(more, { status: 1, stderr: /would have to be reserved.*\(NO_DATA_SPACE\)$/m })
   await thinfs('set', pool.folder, 'b', 'reserve=none')
