@@ -209,7 +209,7 @@ const LOOKING: readonly Activity[] = [
   { name: 'commands', act: server => manyCommands(server), repeated: true },
 ]
 
-const REMOVE: Activity = { name: 'remove', act: command('remove', 'huge') }
+const REMOVE: Activity = { name: 'remove', act: command('remove', 'huge', '--yes') }
 const DISCARD: Activity = {
   name: 'discard',
   async act(server) {
@@ -225,7 +225,7 @@ const RELEASE: Activity = {
   async before(server) {
     await command('message', 'reserve_metadata_snap')(server)
     // Now the metadata snapshot is the last that has its mappings.
-    await command('remove', 'huge')(server)
+    await command('remove', 'huge', '--yes')(server)
   },
   act: command('message', 'release_metadata_snap'),
 }
