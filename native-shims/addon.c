@@ -4,6 +4,7 @@
 NAPI_MODULE_INIT() {
   if (!thinfs_file_exports(env, exports) || !thinfs_fuse_exports(env, exports) ||
       !thinfs_fuse_native_exports(env, exports) ||
+      !thinfs_memory_exports(env, exports) ||
       !thinfs_mount_exports(env, exports) || !thinfs_poll_exports(env, exports) ||
       !thinfs_process_exports(env, exports) || !thinfs_ring_exports(env, exports) ||
       !thinfs_socket_exports(env, exports))

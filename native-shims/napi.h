@@ -49,6 +49,7 @@ bool thinfs_exports(napi_env env, napi_value exports, const thinfs_export *funct
 bool thinfs_file_exports(napi_env env, napi_value exports);
 bool thinfs_fuse_exports(napi_env env, napi_value exports);
 bool thinfs_fuse_native_exports(napi_env env, napi_value exports);
+bool thinfs_memory_exports(napi_env env, napi_value exports);
 bool thinfs_mount_exports(napi_env env, napi_value exports);
 bool thinfs_poll_exports(napi_env env, napi_value exports);
 bool thinfs_process_exports(napi_env env, napi_value exports);

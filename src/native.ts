@@ -152,6 +152,14 @@ export interface Binding {
   /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
   buffer_address(buffer: Uint8Array): number
 
+  /** A descriptor of `size` bytes of memory (memfd_create(2)), closed on exec. It never shrinks. */
+  memory_create(name: string, size: number): number
+  /**
+   * The bytes [offset, offset + length) of such memory, shared with all who map them.
+   * @param offset a multiple of a page
+   */
+  memory_map(fd: number, offset: number, length: number): ArrayBuffer
+
   /** mount(2). */
   mount_attach(source: string, target: string, type: string, flags: number, data: string): void
   /** Two connected unix sockets, closed on exec. */

@@ -63,7 +63,11 @@ const METADATA = '$metadata'
 const DATA = '$data'
 const ORIGIN = '$origin'
 
-function mustSuitKernel({ file, dataBlockSize }: PoolConfig, { refusal }: PoolStatus): void {
+function mustSuitKernel({ file, data, dataBlockSize }: PoolConfig, { refusal }: PoolStatus): void {
+  if (data.nbd) {
+    const detail = `${data.path}: the kernel wants a disk; nbd-client(8) makes one of an export`
+    throw new ThinfsError('NOT_SUPPORTED', detail)
+  }
   if (refusal !== null) throw new ThinfsError('POOL_MISMATCH', refusal)
   if ((dataBlockSize / SECTOR_SIZE) % KERNEL_BLOCK_SECTORS === 0) return
   const what = `${file}: data blocks of ${dataBlockSize} bytes`

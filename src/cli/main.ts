@@ -56,6 +56,7 @@ import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
 import { stats } from './stats.js'
 import { status } from './status.js'
+import { top } from './top.js'
 import { trim } from './trim.js'
 import { umount } from './umount.js'
 import { umountVolume } from './umount-volume.js'
@@ -64,7 +65,7 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, shrink, set],
   ...[list, status, message],
-  ...[stats, events, metrics, serve],
+  ...[stats, top, events, metrics, serve],
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],
   ...[attach, detach, mountVolume, umountVolume],

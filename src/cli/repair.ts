@@ -24,9 +24,10 @@ lost read as zeros: mount with -o ro first, and look. Sound metadata is left as 
       const { isSound, repairMetadata } = await import('../streams/index.js')
       if (isSound(files.metadata)) return null
       const { uuid, transactionId, names } = tracesOf(files)
+      const data = await files.openData(config)
       const facts = {
         dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
-        dataSize: files.data.size,
+        dataSize: data.size,
         ...{ uuid, transactionId },
         devIds: names && new Set(names.keys()),
       }

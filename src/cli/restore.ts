@@ -34,6 +34,7 @@ dump that is older than the pool's data leads to blocks that hold something else
       const { restoreXml } = await import('../streams/index.js')
       if (force !== true) mustBeEmpty(files.metadata.path, devicesIn(files.metadata))
       const { uuid } = tracesOf(files)
+      const data = await files.openData(config)
       const { stream, size } = open(input)
       const progress = new Progress('restoring', size)
       try {
@@ -41,7 +42,7 @@ dump that is older than the pool's data leads to blocks that hold something else
           restoreXml(stream, target, {
             uuid: uuid ?? randomBytes(UUID_SIZE),
             dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
-            nrDataBlocks: Math.floor(files.data.size / config.dataBlockSize),
+            nrDataBlocks: Math.floor(data.size / config.dataBlockSize),
             onProgress: bytes => progress.show(bytes, bytes),
           }),
         )

@@ -24,7 +24,7 @@ import {
 import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
-import type { Autoextend, PoolConfig, VolumeConfig } from './pool-config.js'
+import { type Autoextend, DEFAULTS, type PoolConfig, type VolumeConfig } from './pool-config.js'
 import { POOL_YAML } from './schema.js'
 import { isOwnName, mustBeOf, mustBeTrusted } from './trust.js'
 
@@ -80,7 +80,7 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
     const config = toConfig(file, parsed.data)
     for (const key of ['data', 'metadata'] as const) {
       if (!isOwnFile(config, config[key].path)) continue
-      const found = `${key}.path: ${parsed.data[key].path} is not allowed`
+      const found = `${key}.path: ${parsed.data[key].path ?? DEFAULTS.dataPath} is not allowed`
       throw problem(
         locate(document, [key, 'path']).offset,
         `${found}; a file that thinfs does not write for itself`,
@@ -242,8 +242,9 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     folder,
     pool: yaml.pool,
     data: {
-      path: resolve(folder, yaml.data.path),
+      path: yaml.data.nbd?.text ?? resolve(folder, yaml.data.path ?? DEFAULTS.dataPath),
       size: yaml.data.size ?? null,
+      ...(yaml.data.nbd && { nbd: yaml.data.nbd }),
       ...(yaml.data.extents && { extents: yaml.data.extents }),
       ...toAutoextend(yaml.data.autoextend),
     },
@@ -253,6 +254,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
       ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
       ...toAutoextend(yaml.metadata.autoextend),
     },
+    ...(yaml.data.nbd && { cache: yaml.cache ?? { size: DEFAULTS.cacheSize } }),
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,

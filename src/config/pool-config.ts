@@ -1,5 +1,11 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
-import { KIB, MAX_METADATA_BLOCKS, METADATA_BLOCK_SIZE, MIB } from '../base/index.js'
+import {
+  KIB,
+  MAX_METADATA_BLOCKS,
+  METADATA_BLOCK_SIZE,
+  MIB,
+  type NbdAddress,
+} from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
 export interface PoolPlace {
@@ -16,8 +22,19 @@ export interface PoolPlace {
 export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
-  /** `size` null: as large as the file or device, or its extents. */
-  data: { path: string; size: number | null; extents?: Extent[]; autoextend?: Autoextend }
+  /**
+   * `size` null: as large as the file or device, or its extents. With `nbd` the data is an export,
+   * and `path` its address as it was written.
+   */
+  data: {
+    path: string
+    size: number | null
+    extents?: Extent[]
+    autoextend?: Autoextend
+    nbd?: NbdAddress
+  }
+  /** Memory in front of data that another machine has. */
+  cache?: { size: number }
   /** `size` auto: as much as data of this size and block size can need. */
   metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
   dataBlockSize: number
@@ -89,6 +106,7 @@ export const DEFAULTS = {
   /** LVM's percent; its threshold is 100, which is never: 80 is what Docker's guide sets. */
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
+  cacheSize: 256 * MIB,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',

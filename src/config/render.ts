@@ -11,7 +11,7 @@ import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
 export function renderConfig(config: PoolConfig): string {
-  const { data, metadata, lowWaterMark: mark } = config
+  const { metadata, lowWaterMark: mark } = config
   return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
 # Paths count from this file's folder. thinfs reads this file; thinfs extend writes the sizes below.
 pool: ${scalar(config.pool)}
@@ -19,8 +19,7 @@ pool: ${scalar(config.pool)}
 # Where the volumes' blocks are: a sparse file, or a block device. Free space takes none of the
 # disk's. The size is the most that all volumes together can come to hold.
 data:
-  path: ${scalar(shortPath(config, data.path))}
-${data.extents ? renderExtents(data.extents) : renderSizes(renderDataSize(data.size), data, '1T')}
+${renderData(config)}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
@@ -63,6 +62,17 @@ spin_share: ${config.spinShare}%
 # another program made: its name. All others come and go with thinfs create, snapshot and remove.
 volumes:${renderVolumes(config.volumes)}
 `
+}
+
+function renderData(config: PoolConfig): string {
+  const { data, cache } = config
+  if (data.nbd) {
+    return `  nbd: ${scalar(data.nbd.text)}\ncache: { size: ${exactSize(cache!.size)} }`
+  }
+  const sizes = data.extents
+    ? renderExtents(data.extents)
+    : renderSizes(renderDataSize(data.size), data, '1T')
+  return `  path: ${scalar(shortPath(config, data.path))}\n${sizes}`
 }
 
 /** @param max for the example, where there is no rule */

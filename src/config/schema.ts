@@ -12,6 +12,8 @@ import {
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   MIB,
+  NBD_FORMS,
+  parseNbdAddress,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -29,6 +31,8 @@ import { parseSize, SIZE_FORMS } from './size.js'
 
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
+/** A few requests of each kind. */
+const CACHE_SIZE_MIN = 4 * MIB
 /** More is never used. docs/FORMAT.md */
 const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
@@ -68,6 +72,8 @@ const oneOf = <const T extends readonly string[]>(words: T) =>
   value(words.join(', '), text => words.find(word => word === text) as T[number] | undefined)
 
 const path = value('a path', text => (/^[^\0]+$/.test(text) ? text : undefined))
+
+const nbdAddress = value(NBD_FORMS, text => parseNbdAddress(text))
 
 /** A map with these keys and no others. */
 const map = <S extends z.ZodRawShape>(shape: S) => {
@@ -202,7 +208,8 @@ export const POOL_YAML = map({
     POOL_NAME.test(text) ? text : undefined,
   ),
   data: map({
-    path: path.default(DEFAULTS.dataPath),
+    path: path.optional(),
+    nbd: nbdAddress.optional(),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
     extents: extents.optional(),
     autoextend: autoextend(SIZE_FORMS, n => n > 0),
@@ -220,6 +227,9 @@ export const POOL_YAML = map({
       n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
     ),
   }).prefault({}),
+  cache: map({
+    size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN).default(DEFAULTS.cacheSize),
+  }).optional(),
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
@@ -247,6 +257,14 @@ export const POOL_YAML = map({
   }
   const refuse = (path: string[], message: string) =>
     context.addIssue({ code: 'custom', path, message })
+  const { nbd, path: dataPath = DEFAULTS.dataPath } = pool.data
+  if (nbd !== undefined) {
+    for (const key of ['path', 'size', 'extents', 'autoextend'] as const) {
+      if (pool.data[key] !== undefined) {
+        refuse(['data', key], 'nothing beside nbd: the export has all of that')
+      }
+    }
+  } else if (pool.cache !== undefined) refuse(['cache'], 'nothing without data.nbd')
   for (const key of ['data', 'metadata'] as const) {
     const { extents, size, autoextend } = pool[key]
     if (extents === undefined) continue
@@ -254,15 +272,16 @@ export const POOL_YAML = map({
     if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
     if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
   }
-  if (normalize(pool.data.path) === normalize(pool.metadata.path)) {
+  if (nbd === undefined && normalize(dataPath) === normalize(pool.metadata.path)) {
     const parts = [pool.data.extents, pool.metadata.extents]
     if (parts.includes(undefined)) {
       refuse(['metadata', 'path'], 'a file of its own, not that of the data')
     }
   }
+  const data = { ...pool.data, path: dataPath }
   for (const [key, [one, other]] of Object.entries({
-    data: [pool.data, pool.metadata],
-    metadata: [pool.metadata, pool.data],
+    data: [data, pool.metadata],
+    metadata: [pool.metadata, data],
   } as const)) {
     const others = normalize(one.path) === normalize(other.path) ? (other.extents ?? []) : []
     if (one.extents !== undefined && overlap(one.extents, others)) {

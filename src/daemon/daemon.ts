@@ -326,7 +326,8 @@ export class Daemon {
     const { file, folder, data, metadata } = this.#config
     const { logFile } = this.#options
     const programs = [process.execPath, ENGINE_PROGRAM]
-    return [folder, file, data.path, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
+    const dataFile = data.nbd ? [] : [data.path]
+    return [folder, file, ...dataFile, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */

@@ -337,7 +337,12 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    return { ...config, pool, dataBlockSize }
+    if (config.data.path !== before.data.path && (config.data.nbd ?? before.data.nbd)) {
+      log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
+    }
+    // The cache is that of the export.
+    const { data, cache } = config.data.nbd || before.data.nbd ? before : config
+    return { ...config, pool, dataBlockSize, data, ...(cache && { cache }) }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

@@ -1,9 +1,11 @@
-import { openSync } from 'node:fs'
+import { openSync, readlinkSync } from 'node:fs'
+import { ThinfsError } from '../base/index.js'
 import { FileStore, type Store } from '../storage/index.js'
 
 export interface ServedFiles {
   metadata: Store
-  data: Store
+  /** @throws NOT_SUPPORTED where another machine has it */
+  readonly data: Store
   close(): void
 }
 
@@ -25,12 +27,18 @@ export function openServed(
   }
   const metadata = open(fds.metadata)
   try {
-    const data = open(fds.data)
+    // What is there instead is the cache in front of it.
+    const isHere = !readlinkSync(`/proc/${pid}/fd/${fds.data}`).startsWith('/memfd:')
+    const data = isHere ? open(fds.data) : null
     return {
       metadata,
-      data,
+      get data() {
+        if (data !== null) return data
+        const detail = 'the data of the pool is on another machine, this needs it in a file'
+        throw new ThinfsError('NOT_SUPPORTED', detail)
+      },
       close() {
-        data.close()
+        data?.close()
         metadata.close()
       },
     }

@@ -12,6 +12,7 @@ export type {
   LabAdmin,
   MountedAdmin,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatistics,

@@ -7,6 +7,7 @@ import {
   errnoOf,
   isZero,
   METADATA_BLOCK_SIZE,
+  MIB,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -15,6 +16,7 @@ import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
 import { mustDiffer, PoolFiles } from './pool-files.js'
+import { RemoteData } from './remote-data.js'
 import { signatureOf } from './signatures.js'
 
 /**
@@ -34,6 +36,7 @@ export async function initPool(
   mustDiffer(config)
   const made: string[] = []
   const stores: FileStore[] = []
+  let remote: RemoteData | null = null
   let files: PoolFiles | null = null
   const openNew = (path: string): FileStore => {
     const { store, isNew } = openEmpty(path, force)
@@ -42,13 +45,16 @@ export async function initPool(
     return store
   }
   try {
-    const dataStore = openNew(data.path)
+    const dataStore = data.nbd ? RemoteData.make(config) : openNew(data.path)
+    if (dataStore instanceof RemoteData) remote = dataStore
     const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
     // From here on the locks keep everybody else from making a pool of these files.
     made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
-    growTo(dataStore, data.size, 'data.size')
-    const auto = autoMetadataSize(dataStore.size, config.dataBlockSize)
+    if (!(dataStore instanceof RemoteData)) growTo(dataStore, data.size, 'data.size')
+    const dataSize =
+      dataStore instanceof RemoteData ? await sizeOfEmpty(dataStore, config, force) : dataStore.size
+    const auto = autoMetadataSize(dataSize, config.dataBlockSize)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
     files = PoolFiles.of(metadataStore, dataStore, config)
@@ -61,7 +67,10 @@ export async function initPool(
     throw err
   } finally {
     if (files !== null) files.close()
-    else for (const store of stores) store.close()
+    else {
+      for (const store of stores) store.close()
+      remote?.close()
+    }
   }
 }
 
@@ -91,6 +100,30 @@ function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boo
     store.close()
     throw err
   }
+}
+
+/**
+ * The size of an export that has nothing, or is to be overwritten.
+ * @throws BAD_ARGUMENT for one that holds something; IO_ERROR
+ */
+async function sizeOfEmpty(
+  remote: RemoteData,
+  { dataBlockSize }: PoolConfig,
+  force: boolean,
+): Promise<number> {
+  const store = await remote.open({ dataBlockSize, readOnly: false })
+  if (store.size < dataBlockSize) {
+    const detail = `${remote.path}: ${store.size} bytes, no data block has room there`
+    throw new ThinfsError('BAD_ARGUMENT', detail)
+  }
+  if (force || store.nextData(bytes(0)) === store.size) return store.size
+  // A server that cannot tell of holes: where a file system or a pool begins there is something.
+  const begin = new Uint8Array(Math.min(MIB, store.size))
+  await store.readLater(begin, 0, begin.length, bytes(0))
+  if (store.punches || !isZero(begin)) {
+    throw isThere(remote.path, 'it is not empty; --force overwrites it')
+  }
+  return store.size
 }
 
 /** @throws POOL_IN_USE when another process makes it at the same time */

@@ -26,7 +26,7 @@ import {
   type PoolEvents,
   ThinPool,
 } from '../pool/index.js'
-import { AtomicFile, JournalFile } from '../storage/index.js'
+import { AtomicFile, type DataStore, JournalFile, type Label } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
@@ -72,7 +72,7 @@ export interface OpenPool {
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
   const readOnly = options.readOnly ?? false
   const files = options.files ?? PoolFiles.open(config, readOnly)
-  const { metadata, data } = files
+  const { metadata } = files
   let journal: JournalFile | null = null
   let opened: ThinPool | Volumes | null = null
   const warnings: string[] = []
@@ -87,8 +87,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   try {
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
+    const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
+    const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
-    const odd = readOnly ? checkJournal(files) : []
+    const odd = readOnly ? checkJournal(files, data) : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
@@ -103,7 +105,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       takesOver: options.takesOver ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
       mendsLeaks: options.mendsLeaks ?? false,
-      doubtful: doubtful || (journal.isMissing && isOurs(files)),
+      doubtful: doubtful || (journal.isMissing && isOurs(files, data)),
       dataSize: bytes(dataSize),
       discards: config.discards,
       onFull: config.onFull,
@@ -172,8 +174,8 @@ function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): Autoextend
 }
 
 /** Whether thinfs had the pool before, which then has a journal: no power cut takes its name. */
-const isOurs = ({ metadata, data }: PoolFiles): boolean =>
-  data.readLabel() !== null || ThinMetadata.open(metadata).uuid !== null
+const isOurs = ({ metadata }: PoolFiles, data: DataStore): boolean =>
+  labelOf(data) !== null || ThinMetadata.open(metadata).uuid !== null
 
 /**
  * @returns whether the metadata may be of another pool all the same
@@ -206,8 +208,9 @@ export async function checkPool(
   options: { deep?: boolean; files?: PoolFiles } = {},
 ): Promise<CheckReport> {
   const files = options.files ?? PoolFiles.open(config, true)
-  const { metadata, data } = files
+  const { metadata } = files
   try {
+    const data = await files.openData({ dataBlockSize: config.dataBlockSize })
     const steps = checkFiles({ name: config.pool, metadata, data, table: tableOf(files) })
     let step = steps.next()
     while (!step.done) step = steps.next()
@@ -216,9 +219,9 @@ export async function checkPool(
     if (!isDamaged(report)) {
       const message = lostNames(ThinMetadata.open(metadata), files)
       if (message !== null) report.problems.push({ severity: 'warning', message })
-      report.problems.push(...checkJournal(files), ...(await checkFree(files)))
+      report.problems.push(...checkJournal(files, data), ...(await checkFree(files, data)))
     }
-    return options.deep && !isDamaged(report) ? await checkDeep(files, report) : report
+    return options.deep && !isDamaged(report) ? await checkDeep(files, data, report) : report
   } finally {
     if (options.files === undefined) files.close()
   }
@@ -245,8 +248,8 @@ function largerThanSaid(
   return `${said}: thinfs shrink makes it smaller, data.size counts only where it is larger`
 }
 
-function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> {
-  const { metadata, data } = files
+function checkDeep(files: PoolFiles, data: DataStore, report: CheckReport): Promise<CheckReport> {
+  const { metadata } = files
   const names = new Map<number, string>()
   for (const { dev_id, name } of readTable(tableOf(files))?.volumes ?? []) names.set(dev_id, name)
   return withData(report, {
@@ -261,11 +264,11 @@ function checkDeep(files: PoolFiles, report: CheckReport): Promise<CheckReport> 
 
 const tableOf = ({ folder }: PoolFiles): AtomicFile => new AtomicFile(...folder.file(VOLUMES_FILE))
 
-function checkJournal(files: PoolFiles): CheckProblem[] {
-  const { metadata, data } = files
+function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
+  const { metadata } = files
   try {
     const state = stateOf(files)
-    const label = data.readLabel()
+    const label = labelOf(data)
     if (state.older) throw olderError(metadata.path)
     mustBeLabelled(label, { state, uuid: ThinMetadata.open(metadata).uuid }, data.path)
     if (label === null || !isBehind(state, label)) return []
@@ -279,10 +282,10 @@ function checkJournal(files: PoolFiles): CheckProblem[] {
 }
 
 /** Problems of files that show in free blocks that hold data. */
-async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
-  const { metadata, data } = files
+async function checkFree(files: PoolFiles, data: DataStore): Promise<CheckProblem[]> {
+  const { metadata } = files
   try {
-    if (!mayBeNewer(stateOf(files), data.readLabel())) return []
+    if (!mayBeNewer(stateOf(files), labelOf(data))) return []
     const of = { path: metadata.path, doubt: 'unlabelled' } as const
     await mustHaveHoles(ThinMetadata.open(metadata), data, of)
     return []
@@ -291,6 +294,8 @@ async function checkFree(files: PoolFiles): Promise<CheckProblem[]> {
     return [problemOf(err)]
   }
 }
+
+const labelOf = (data: DataStore): Label | null => data.readLabel?.() ?? null
 
 /** The journal's verdict about the present metadata. */
 function stateOf({ metadata, folder }: PoolFiles): JournalState {

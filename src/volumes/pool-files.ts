@@ -9,7 +9,14 @@
 import { constants, existsSync, fstatSync, openSync, type Stats, statSync } from 'node:fs'
 import { heldPath, ThinfsError } from '../base/index.js'
 import type { Extent, PoolConfig } from '../config/index.js'
-import { FileExtents, FileStore, HeldFolder, removedFile } from '../storage/index.js'
+import {
+  type DataStore,
+  FileExtents,
+  FileStore,
+  HeldFolder,
+  removedFile,
+} from '../storage/index.js'
+import { RemoteData, type RemoteDataOptions } from './remote-data.js'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
@@ -23,7 +30,7 @@ export type PoolStore = FileStore | FileExtents
 
 export class PoolFiles {
   readonly metadata: PoolStore
-  readonly data: PoolStore
+  readonly #data: PoolStore | RemoteData
   readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
@@ -31,11 +38,15 @@ export class PoolFiles {
   readonly #areOne: boolean
 
   private constructor(
-    { metadata, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
+    {
+      metadata,
+      data,
+      folder,
+    }: { metadata: PoolStore; data: PoolStore | RemoteData; folder: HeldFolder },
     readOnly: boolean,
   ) {
     this.metadata = metadata
-    this.data = data
+    this.#data = data
     this.folder = folder
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
@@ -52,14 +63,18 @@ export class PoolFiles {
     const { path } = config.data
     const as = { readOnly, ofUser: config.ofUser }
     const metadata = partsOf(openStore(config.metadata.path, path, as), config.metadata)
-    let data: PoolStore | null = null
+    let data: PoolStore | RemoteData | null = null
     try {
       const isOne = isSame(path, config.metadata.path)
-      const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
-      data = partsOf(file, config.data)
+      if (config.data.nbd) data = RemoteData.make(config)
+      else {
+        const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
+        data = partsOf(file, config.data)
+      }
       lock(metadata, readOnly)
-      // The lock of another descriptor of the same file would be in the way.
-      if (!isOne) lock(data, readOnly)
+      // The lock of another descriptor of the same file would be in the way. A server sees to its
+      // exports.
+      if (!isOne && !(data instanceof RemoteData)) lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -70,7 +85,7 @@ export class PoolFiles {
   }
 
   /** Those that this process has opened and locked, which are its to close. @throws IO_ERROR */
-  static of(metadata: FileStore, data: FileStore, config: PoolConfig): PoolFiles {
+  static of(metadata: FileStore, data: FileStore | RemoteData, config: PoolConfig): PoolFiles {
     return new PoolFiles({ metadata, data, folder: HeldFolder.open(config.folder) }, false)
   }
 
@@ -81,7 +96,9 @@ export class PoolFiles {
       config.metadata,
     )
     try {
-      const data = partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
+      const data = config.data.nbd
+        ? RemoteData.of(fds.data, config)
+        : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -91,11 +108,27 @@ export class PoolFiles {
   }
 
   /**
+   * The data in a file.
+   * @throws NOT_SUPPORTED where another machine has it
+   */
+  get data(): PoolStore {
+    if (!(this.#data instanceof RemoteData)) return this.#data
+    const detail = `${this.#data.path}: the data is no file here, which this needs`
+    throw new ThinfsError('NOT_SUPPORTED', detail)
+  }
+
+  /** The data, wherever it is: connects where another machine has it. @throws IO_ERROR */
+  async openData(options: Omit<RemoteDataOptions, 'readOnly'>): Promise<DataStore> {
+    if (!(this.#data instanceof RemoteData)) return this.#data
+    return this.#data.open({ ...options, readOnly: this.readOnly })
+  }
+
+  /**
    * Called before the files are given up in order.
    * @throws FILE_REMOVED when one of them has no name any more, saying how to save it
    */
   mustHaveNames(): void {
-    for (const { path, fd, isRemoved } of [this.metadata, this.data]) {
+    for (const { path, fd, isRemoved } of [this.metadata, this.#data]) {
       if (!isRemoved) continue
       const from = `/proc/${process.pid}/fd/${fd}`
       const how = `save it with cp --sparse=always ${from} ELSEWHERE, once nobody writes; --force unmounts all the same`
@@ -109,8 +142,9 @@ export class PoolFiles {
    * @throws LOCK_LOST
    */
   mustHoldLocks(): void {
-    const stores = this.#areOne ? [this.metadata] : [this.metadata, this.data]
+    const stores = this.#areOne ? [this.metadata] : [this.metadata, this.#data]
     for (const store of stores) {
+      if (store instanceof RemoteData) continue
       let cause: unknown
       try {
         if (store.lock()) continue
@@ -123,13 +157,13 @@ export class PoolFiles {
   }
 
   get descriptors(): PoolDescriptors {
-    return { metadata: this.metadata.fd, data: this.data.fd, folder: this.folder.fd }
+    return { metadata: this.metadata.fd, data: this.#data.fd, folder: this.folder.fd }
   }
 
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
     this.folder.close()
-    this.data.close()
+    this.#data.close()
     this.metadata.close()
   }
 }

@@ -23,7 +23,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 const SIZE_FORMS =
   'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 const KEYS =
-  'pool, data, metadata, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
+  'pool, data, metadata, cache, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -132,11 +132,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     [
       'pool: a\ndata: 10G',
-      '2:7: data: 10G is not allowed; a map of path, size, extents, autoextend',
+      '2:7: data: 10G is not allowed; a map of path, nbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata:\n  sise: 10G',
-      '3:3: data.sise is not known; allowed are path, size, extents, autoextend',
+      '3:3: data.sise is not known; allowed are path, nbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata: {autoextend: {threshold: 100%}}',
@@ -224,11 +224,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
-      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, limit, reserve',
+      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, external_origin, limit, reserve',
     ],
     [
       'pool: a\nvolumes: {web: 10G}',
-      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve, external_origin',
     ],
     ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
     [
@@ -443,7 +443,8 @@ t.test('every example loads, and all-options.yaml has every key', async t => {
   for (const name of names) t.doesNotThrow(() => loadConfig(join(folder, name)), name)
   t.strictSame(
     Object.keys(parse(readFileSync(join(folder, 'all-options.yaml'), 'utf8'))),
-    KEYS.split(', '),
+    // A cache is for data on another machine: nbd.yaml.
+    KEYS.split(', ').filter(key => key !== 'cache'),
   )
   const ids = loadConfig(join(folder, 'lvm-import.yaml')).volumes
   t.strictSame(ids.home, { size: 200 * 2 ** 30, id: 2 })
@@ -570,6 +571,29 @@ t.test('the low water mark in blocks never lies below the one asked for', async 
   t.equal(of({ percent: 20 }, 1001), 201)
   t.equal(of({ percent: 0 }, 1000), 0)
   t.equal(of({ bytes: 65537 }, 1000), 2)
+})
+
+t.test('nbd: data on another machine', async t => {
+  const parse = (text: string) => parseConfig(`pool: p\n${text}`, 'pool.yaml', '/srv/pool.yaml')
+  const nbd = 'nbd+unix:///x?socket=/run/s'
+  const config = parse(`data: { nbd: "${nbd}" }\nmetadata: { path: data }`)
+  t.same(config.data, {
+    ...{ path: nbd, size: null },
+    nbd: { text: nbd, socket: { path: '/run/s' }, exportName: 'x', tls: null },
+  })
+  t.same(config.cache, { size: 256 * MIB })
+  t.same(parse(renderConfig(config).replace(/^pool: p$/m, '')), config)
+  const cases: [text: string, message: RegExp][] = [
+    ['data: { nbd: data }', /:2:14: data.nbd: data is not allowed; nbd:\/\/HOST/],
+    [`data: { nbd: "${nbd}", path: data }`, /data.path: data is not allowed; nothing beside nbd/],
+    [`data: { nbd: "${nbd}", size: 1G }`, /data.size: 1G is not allowed; nothing beside nbd/],
+    [`data: { nbd: "${nbd}", autoextend: {} }`, /data.autoextend: a map is not allowed/],
+    [`data: { nbd: "${nbd}" }\ncache: { size: 1M }`, /:3:16: cache.size: 1M .* at least 4M/],
+    ['cache: { size: 8M }', /cache: a map is not allowed; nothing without data.nbd/],
+  ]
+  for (const [text, message] of cases) {
+    t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
+  }
 })
 
 t.test('extents: parts of a file, which do not overlap', async t => {

@@ -48,7 +48,10 @@ head -c 3M /dev/urandom | dd of=mnt/web conv=notrunc,fsync status=none`)
   await host.sh('cmp base.img /dev/mapper/p1-ext')
   t.match(await host.sh('dmsetup status p1'), / rw no_discard_passdown error_if_no_space - /)
   await host.sh(endOf(await host.sh('cat script')))
-  t.equal(await host.sh('dmsetup table; losetup -n -O NAME -j pool/data -j base.img'), 'No devices found\n')
+  t.equal(
+    await host.sh('dmsetup table; losetup -n -O NAME -j pool/data -j base.img'),
+    'No devices found\n',
+  )
 
   await t.test('what the kernel would read otherwise is refused', async () => {
     await host.sh(`${THINFS} init small --data-size 64M --block-size 4K`)

@@ -1,0 +1,329 @@
+/** The beginning of a connection: fixed newstyle negotiation, TLS if wanted, and one export. */
+import { readFileSync } from 'node:fs'
+import { connect, isIP, type Socket } from 'node:net'
+import { join } from 'node:path'
+import { connect as connectTls } from 'node:tls'
+import { errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
+import {
+  ALLOCATION_CONTEXT,
+  CLIENT_FLAG,
+  HELLO,
+  INFO,
+  OPTION,
+  OPTION_ERROR,
+  OPTION_ERRORS,
+  OPTION_MAGIC,
+  OPTION_REPLY,
+  OPTION_REPLY_MAGIC,
+  SERVER_FLAG,
+} from './abi.js'
+import { connectionLost, protocolError } from './errors.js'
+
+/** An export, as its server describes it. Bytes. */
+export interface Export {
+  size: number
+  /** EXPORT_FLAG. */
+  flags: number
+  /** Offsets and lengths of requests have to be multiples of it. */
+  minBlock: number
+  /** The largest payload of a request. */
+  maxPayload: number
+  /** Whether replies come in chunks. */
+  structured: boolean
+  /** The id of base:allocation in replies to BLOCK_STATUS; null where the server has none. */
+  allocation: number | null
+}
+
+export interface Negotiated {
+  /** The socket, or TLS on it. Nothing has been read of what follows. */
+  socket: Socket
+  export: Export
+}
+
+/** The server's part of the negotiation may have so many bytes in one reply, and so many replies. */
+const REPLY_MAX = 65_536
+const REPLIES_MAX = 1000
+/** What every server takes where it says nothing else. Source: proto.md, "Block size constraints". */
+const MAX_PAYLOAD = 32 * 1024 * 1024
+const MIN_BLOCK_MAX = 65_536
+
+/**
+ * Connects to a server and chooses the export. Ends the socket when it fails.
+ * @param signal ends the attempt with its reason
+ * @throws IO_ERROR with the errno of the socket, EPROTO, or that of the refusal; NOT_SUPPORTED for
+ *   a server of the oldstyle negotiation
+ */
+export async function negotiate(address: NbdAddress, signal: AbortSignal): Promise<Negotiated> {
+  signal.throwIfAborted()
+  const plain = connect({ ...address.socket, noDelay: true, keepAlive: true })
+  let current: Socket = plain
+  const abort = (): void => {
+    current.destroy(signal.reason)
+    plain.destroy(signal.reason)
+  }
+  signal.addEventListener('abort', abort)
+  try {
+    let dialogue = new Dialogue(plain)
+    await dialogue.hello()
+    if (address.tls !== null) {
+      await dialogue.mustAgree(OPTION.STARTTLS, Buffer.alloc(0), 'TLS')
+      // Whoever sits between could have sent that ahead, to be taken for the server's.
+      if (plain.readableLength > 0) throw protocolError('bytes in plain text before TLS begins')
+      dialogue.end()
+      current = await secure(plain, address.tls)
+      dialogue = new Dialogue(current)
+    }
+    const chosen = await choose(dialogue, address.exportName)
+    dialogue.end()
+    return { socket: current, export: chosen }
+  } catch (err) {
+    // Nobody listens to the sockets any more.
+    for (const socket of [current, plain]) {
+      socket.on('error', () => {})
+      socket.destroy()
+    }
+    if (signal.aborted) throw signal.reason
+    throw err
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
+async function choose(dialogue: Dialogue, name: string): Promise<Export> {
+  const structured = await dialogue.agrees(OPTION.STRUCTURED_REPLY, Buffer.alloc(0))
+  const allocation = structured ? await dialogue.allocationOf(name) : null
+  return { ...(await dialogue.go(name)), structured, allocation }
+}
+
+/** Begins TLS on a socket. @throws IO_ERROR */
+function secure(
+  socket: Socket,
+  { host, certificates }: NonNullable<NbdAddress['tls']>,
+): Promise<Socket> {
+  const optional = (name: string): Buffer | undefined => {
+    try {
+      return readFileSync(join(certificates!, name))
+    } catch (err) {
+      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+      throw err
+    }
+  }
+  return new Promise((resolve, reject) => {
+    const failed = (err: Error): void => {
+      const detail = `TLS: ${err.message}`
+      reject(new ThinfsError('IO_ERROR', detail, { cause: err, errno: 'EACCES' }))
+    }
+    try {
+      const files =
+        certificates === null
+          ? {}
+          : {
+              ca: readFileSync(join(certificates, 'ca-cert.pem')),
+              cert: optional('client-cert.pem'),
+              key: optional('client-key.pem'),
+            }
+      const secured = connectTls({
+        socket,
+        ...files,
+        host,
+        // A name in the message that begins TLS: addresses are not allowed there.
+        ...(isIP(host) === 0 && { servername: host }),
+      })
+      secured.once('error', failed)
+      secured.once('close', () => failed(connectionLost()))
+      secured.once('secureConnect', () => {
+        secured.off('error', failed)
+        secured.removeAllListeners('close')
+        resolve(secured)
+      })
+    } catch (err) {
+      failed(err as Error)
+    }
+  })
+}
+
+/** What client and server say to each other before the first request. */
+class Dialogue {
+  readonly #socket: Socket
+  #error: Error | null = null
+  #wake: () => void = () => {}
+  readonly #readable = (): void => this.#wake()
+  readonly #failed = (err: Error): void => {
+    this.#error ??= connectError(err)
+    this.#wake()
+  }
+  readonly #closed = (): void => {
+    this.#error ??= connectionLost()
+    this.#wake()
+  }
+
+  constructor(socket: Socket) {
+    this.#socket = socket
+    socket.on('readable', this.#readable)
+    socket.on('error', this.#failed)
+    socket.on('end', this.#closed)
+    socket.on('close', this.#closed)
+  }
+
+  /** Gives the socket back: what has come and was not taken is there to be read. */
+  end(): void {
+    this.#socket.off('readable', this.#readable)
+    this.#socket.off('error', this.#failed)
+    this.#socket.off('end', this.#closed)
+    this.#socket.off('close', this.#closed)
+  }
+
+  async hello(): Promise<void> {
+    const hello = await this.#take(18)
+    if (!hello.subarray(0, 8).equals(HELLO.subarray(0, 8))) {
+      throw protocolError('it does not begin with NBDMAGIC')
+    }
+    const flags = hello.readUInt16BE(16)
+    const isNew = hello.subarray(0, 16).equals(HELLO) && (flags & SERVER_FLAG.FIXED_NEWSTYLE) !== 0
+    if (!isNew) {
+      const detail = 'the server speaks another negotiation than fixed newstyle: its NBD is too old'
+      throw new ThinfsError('NOT_SUPPORTED', detail)
+    }
+    const ours = Buffer.alloc(4)
+    const noZeroes = (flags & SERVER_FLAG.NO_ZEROES) !== 0 ? CLIENT_FLAG.NO_ZEROES : 0
+    ours.writeUInt32BE(CLIENT_FLAG.FIXED_NEWSTYLE | noZeroes)
+    this.#socket.write(ours)
+  }
+
+  /** Whether the server agrees to an option that it may do without. */
+  async agrees(option: number, data: Buffer): Promise<boolean> {
+    this.#send(option, data)
+    const { type, body } = await this.#reply(option)
+    if (type === OPTION_REPLY.ACK) return true
+    if (type < OPTION_ERROR) throw protocolError(`reply ${type} to option ${option}`)
+    mustNotWantTls(type, body)
+    return false
+  }
+
+  /** @param what names the option in messages. @throws IO_ERROR when the server does not agree */
+  async mustAgree(option: number, data: Buffer, what: string): Promise<void> {
+    this.#send(option, data)
+    const { type, body } = await this.#reply(option)
+    if (type === OPTION_REPLY.ACK) return
+    if (type < OPTION_ERROR) throw protocolError(`reply ${type} to option ${option}`)
+    throw refusal(what, type, body)
+  }
+
+  /** The id of base:allocation; null where the server does not tell of holes. */
+  async allocationOf(name: string): Promise<number | null> {
+    const query = Buffer.from(ALLOCATION_CONTEXT)
+    const data = Buffer.concat([
+      u32(byteLength(name)),
+      Buffer.from(name),
+      u32(1),
+      u32(query.length),
+    ])
+    this.#send(OPTION.SET_META_CONTEXT, Buffer.concat([data, query]))
+    let id: number | null = null
+    for (let i = 0; i < REPLIES_MAX; i++) {
+      const { type, body } = await this.#reply(OPTION.SET_META_CONTEXT)
+      if (type === OPTION_REPLY.ACK) return id
+      if (type >= OPTION_ERROR) {
+        mustNotWantTls(type, body)
+        return null
+      }
+      if (type !== OPTION_REPLY.META_CONTEXT || body.length < 4) {
+        throw protocolError(`reply ${type} to a question for ${ALLOCATION_CONTEXT}`)
+      }
+      if (body.toString('utf8', 4) === ALLOCATION_CONTEXT) id = body.readUInt32BE(0)
+    }
+    throw protocolError('replies without end')
+  }
+
+  /** Chooses the export. Requests follow. */
+  async go(name: string): Promise<Omit<Export, 'structured' | 'allocation'>> {
+    const wanted = Buffer.alloc(4)
+    wanted.writeUInt16BE(1, 0)
+    wanted.writeUInt16BE(INFO.BLOCK_SIZE, 2)
+    this.#send(OPTION.GO, Buffer.concat([u32(byteLength(name)), Buffer.from(name), wanted]))
+    let [size, flags, minBlock, maxPayload] = [-1, 0, 1, MAX_PAYLOAD]
+    for (let i = 0; i < REPLIES_MAX; i++) {
+      const { type, body } = await this.#reply(OPTION.GO)
+      if (type >= OPTION_ERROR) throw refusal(`the export "${name}"`, type, body)
+      if (type === OPTION_REPLY.ACK) {
+        if (size < 0) throw protocolError('no size of the export')
+        return { size, flags, minBlock, maxPayload }
+      }
+      if (type !== OPTION_REPLY.INFO || body.length < 2) {
+        throw protocolError(`reply ${type} to the choice of an export`)
+      }
+      const what = body.readUInt16BE(0)
+      if (what === INFO.EXPORT) {
+        if (body.length !== 12) throw protocolError(`${body.length} bytes about the export`)
+        size = Number(body.readBigUInt64BE(2))
+        if (!Number.isSafeInteger(size)) throw protocolError(`an export of ${size} bytes`)
+        flags = body.readUInt16BE(10)
+      } else if (what === INFO.BLOCK_SIZE) {
+        if (body.length !== 14) throw protocolError(`${body.length} bytes about block sizes`)
+        minBlock = body.readUInt32BE(2)
+        maxPayload = Math.min(MAX_PAYLOAD, body.readUInt32BE(10))
+        const isPower = minBlock > 0 && (minBlock & (minBlock - 1)) === 0
+        if (!isPower || minBlock > MIN_BLOCK_MAX || maxPayload < minBlock) {
+          throw protocolError(`blocks of ${minBlock} bytes, ${maxPayload} at most`)
+        }
+        maxPayload -= maxPayload % minBlock
+      }
+    }
+    throw protocolError('replies without end')
+  }
+
+  #send(option: number, data: Buffer): void {
+    this.#socket.write(Buffer.concat([OPTION_MAGIC, u32(option), u32(data.length), data]))
+  }
+
+  async #reply(option: number): Promise<{ type: number; body: Buffer }> {
+    const head = await this.#take(20)
+    if (head.readBigUInt64BE(0) !== OPTION_REPLY_MAGIC) throw protocolError('no reply to an option')
+    const about = head.readUInt32BE(8)
+    if (about !== option) throw protocolError(`a reply to option ${about}, not ${option}`)
+    const length = head.readUInt32BE(16)
+    if (length > REPLY_MAX) throw protocolError(`a reply of ${length} bytes to option ${option}`)
+    return { type: head.readUInt32BE(12), body: await this.#take(length) }
+  }
+
+  /** The next bytes. */
+  async #take(length: number): Promise<Buffer> {
+    if (length === 0) return Buffer.alloc(0)
+    for (;;) {
+      const found: Buffer | null = this.#socket.read(length)
+      // At its end a stream gives what there is.
+      if (found !== null && found.length === length) return found
+      if (found !== null) throw connectionLost()
+      if (this.#error !== null) throw this.#error
+      await new Promise<void>(resolve => {
+        this.#wake = resolve
+      })
+    }
+  }
+}
+
+const byteLength = (text: string): number => Buffer.byteLength(text)
+
+function u32(value: number): Buffer {
+  const buffer = Buffer.alloc(4)
+  buffer.writeUInt32BE(value)
+  return buffer
+}
+
+/** A server that wants TLS refuses all other options: what it lacks is not known. */
+function mustNotWantTls(type: number, body: Buffer): void {
+  if (OPTION_ERRORS[type]?.[1] === 'it wants TLS') throw refusal('plain text', type, body)
+}
+
+function refusal(what: string, type: number, body: Buffer): ThinfsError {
+  const [errno, why] = OPTION_ERRORS[type] ?? ['EIO', `error 0x${type.toString(16)}`]
+  const said = body.toString('utf8').slice(0, 200)
+  const detail = `the server refuses ${what}: ${why}${said === '' ? '' : ` (${said})`}`
+  return new ThinfsError('IO_ERROR', detail, { errno })
+}
+
+/** The error of a socket, with its errno. */
+function connectError(err: Error): ThinfsError {
+  if (err instanceof ThinfsError) return err
+  return new ThinfsError('IO_ERROR', err.message, { cause: err, errno: errnoOf(err) })
+}

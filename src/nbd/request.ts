@@ -1,0 +1,76 @@
+/** A request, from its caller to the end, over as many connections as that takes. */
+import type { ThinfsError } from '../base/index.js'
+
+/** A run of bytes with the flags of base:allocation (ALLOCATION). */
+export interface AllocationRun {
+  length: number
+  flags: number
+}
+
+export class Request {
+  readonly command: number
+  readonly flags: number
+  readonly offset: number
+  readonly length: number
+  /** The bytes of a WRITE. */
+  readonly data: Uint8Array | null
+  /** Where the bytes of a READ go. */
+  readonly into: Uint8Array | null
+  /** Milliseconds of the clock by which it has to have ended. */
+  readonly deadline: number
+  readonly #resolve: () => void
+  readonly #reject: (err: Error) => void
+  /** What the server has said of it so far. */
+  error: ThinfsError | null = null
+  runs: AllocationRun[] = []
+  /** The bytes [from, to) of a READ that came, in the order in which they did. */
+  readonly #came: [from: number, to: number][] = []
+
+  constructor(
+    what: Pick<Request, 'command' | 'flags' | 'offset' | 'length' | 'data' | 'into' | 'deadline'>,
+    resolve: () => void,
+    reject: (err: Error) => void,
+  ) {
+    this.command = what.command
+    this.flags = what.flags
+    this.offset = what.offset
+    this.length = what.length
+    this.data = what.data
+    this.into = what.into
+    this.deadline = what.deadline
+    this.#resolve = resolve
+    this.#reject = reject
+  }
+
+  /** Forgets what a connection that ended has said. */
+  restart(): void {
+    this.error = null
+    this.runs = []
+    this.#came.length = 0
+  }
+
+  /** Bytes [from, to), from the request's own begin, have come. */
+  came(from: number, to: number): void {
+    this.#came.push([from, to])
+  }
+
+  /** Whether each byte of a READ came exactly once. */
+  get isWhole(): boolean {
+    let end = 0
+    for (const [from, to] of this.#came.sort(([one], [other]) => one - other)) {
+      if (from !== end) return false
+      end = to
+    }
+    return end === this.length
+  }
+
+  /** The reply is whole. */
+  end(): void {
+    if (this.error === null) this.#resolve()
+    else this.#reject(this.error)
+  }
+
+  fail(err: Error): void {
+    this.#reject(err)
+  }
+}

@@ -1,0 +1,237 @@
+// Goal: what is written to a disk of an NBD server is there, with every server and whatever it can.
+// Method: random requests, many in flight, to nbdkit and qemu-nbd, against a copy in memory.
+import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { KIB, MIB, parseNbdAddress } from '../../src/base/index.js'
+import { NbdDisk } from '../../src/nbd/index.js'
+import { byTcp, makeCertificates, ServerProcess, shortFolder } from '../support/nbd-servers.js'
+import { Random } from '../support/random.js'
+
+const SIZE = 4 * MIB
+const PAGE = 4 * KIB
+
+async function connect(t: Test, ...args: Parameters<typeof NbdDisk.connect>): Promise<NbdDisk> {
+  const disk = await NbdDisk.connect(...args)
+  t.teardown(() => disk.close())
+  return disk
+}
+
+function image(folder: string): string {
+  const path = join(folder, 'image')
+  writeFileSync(path, '')
+  truncateSync(path, SIZE)
+  return path
+}
+
+/** Requests of all kinds, 16 in flight at a time, none of which touch each other. */
+async function mix(t: Test, disk: NbdDisk, random: Random): Promise<Buffer> {
+  const model = Buffer.alloc(SIZE)
+  for (let round = 0; round < 12; round++) {
+    const calls: Promise<void>[] = []
+    for (let i = 0; i < 16; i++) {
+      const pages = SIZE / PAGE / 16
+      const first = random.below(pages)
+      const offset = (i * pages + first) * PAGE
+      const length = (1 + random.below(pages - first)) * PAGE
+      const kind = random.below(4)
+      if (kind === 0) {
+        const into = Buffer.alloc(length, 'before')
+        const wanted = Buffer.from(model.subarray(offset, offset + length))
+        const read = disk.read(into, offset)
+        calls.push(read.then(() => void t.ok(into.equals(wanted), 'what was written')))
+      } else if (kind === 1) {
+        model.fill(0, offset, offset + length)
+        calls.push(disk.zero(offset, length, random.below(2) === 0))
+      } else {
+        const from = Buffer.alloc(length, 1 + random.below(255))
+        from.copy(model, offset)
+        calls.push(disk.write(from, offset, kind === 3))
+      }
+    }
+    await Promise.all(calls)
+    if (round % 4 === 3) await disk.flush()
+  }
+  const whole = Buffer.alloc(SIZE, 'before')
+  await disk.read(whole, 0)
+  t.ok(whole.equals(model), 'all of it')
+  const extents = await disk.extents(0, SIZE)
+  if (extents === null) return model
+  // What is not in an extent reads as zeros; most of what does is in none.
+  let at = 0
+  for (const { offset, length } of [...extents, { offset: SIZE, length: 0 }]) {
+    t.ok(offset >= at && model.subarray(at, offset).every(byte => byte === 0), `hole at ${at}`)
+    at = offset + length
+  }
+  return model
+}
+
+const SERVERS: Record<string, (t: Test, folder: string) => Promise<ServerProcess>> = {
+  'nbdkit memory': (t, folder) => ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`),
+  'nbdkit file': (t, folder) => ServerProcess.nbdkit(t, folder, 'file', image(folder)),
+  'nbdkit without structured replies': (t, folder) =>
+    ServerProcess.nbdkit(t, folder, '--no-sr', 'memory', `${SIZE}`),
+  'nbdkit without zeroing or holes': (t, folder) =>
+    ServerProcess.nbdkit(
+      t,
+      folder,
+      ...['--filter=nozero', '--filter=noextents', 'memory', `${SIZE}`, 'zeromode=none'],
+    ),
+  'nbdkit with blocks of 4 KiB to 64 KiB': (t, folder) =>
+    ServerProcess.nbdkit(
+      t,
+      folder,
+      ...['--filter=blocksize-policy', 'memory', `${SIZE}`, 'blocksize-error-policy=error'],
+      ...['blocksize-minimum=4k', 'blocksize-preferred=4k', 'blocksize-maximum=64k'],
+    ),
+  'nbdkit that answers late': (t, folder) =>
+    ServerProcess.nbdkit(t, folder, '--filter=delay', 'memory', `${SIZE}`, 'wdelay=3ms'),
+  'nbdkit by TCP': (t, folder) => ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`),
+  'qemu-nbd': (t, folder) => ServerProcess.qemuNbd(t, folder, '--format=raw', image(folder)),
+}
+
+for (const [seed, [name, start]] of Object.entries(SERVERS).entries()) {
+  t.test(name, async t => {
+    const folder = shortFolder(t)
+    const server = await start(t, folder)
+    const { address } = server
+    const disk = await connect(t, name.endsWith('TCP') ? await byTcp(t, address) : address)
+    t.equal(disk.size, SIZE)
+    const model = await mix(t, disk, new Random(seed + 1))
+    t.equal(disk.epoch, 1, 'by one connection')
+    if (!name.endsWith('file') && !name.startsWith('qemu')) return
+    disk.close()
+    t.ok(readFileSync(join(folder, 'image')).equals(model), 'and it is in the file')
+  })
+}
+
+t.test(
+  'TLS: the server shows that it is the one that was meant, and so does the client',
+  async t => {
+    const folder = shortFolder(t)
+    makeCertificates(folder)
+    const tls = ['--tls=require', `--tls-certificates=${folder}`, '--tls-verify-peer']
+    const server = await ServerProcess.nbdkit(t, folder, ...tls, 'memory', `${SIZE}`)
+    const { path } = server.address.socket as { path: string }
+    const at = (more: string) => parseNbdAddress(`nbds+unix:///?socket=${path}${more}`)
+    const right = `&tls-certificates=${folder}`
+    const disk = await connect(t, at(right))
+    await mix(t, disk, new Random(9))
+    const denied = { code: 'IO_ERROR', errno: 'EACCES' }
+    await t.rejects(NbdDisk.connect(server.address), { message: /it wants TLS/, errno: 'EPERM' })
+    const misnamed = NbdDisk.connect(at(`${right}&tls-hostname=other`))
+    await t.rejects(misnamed, denied, 'its name')
+    await t.rejects(NbdDisk.connect(at('')), denied, 'an authority that nobody knows')
+    const plain = await ServerProcess.nbdkit(t, shortFolder(t), '--tls=off', 'memory', `${SIZE}`)
+    const { path: other } = plain.address.socket as { path: string }
+    const asked = parseNbdAddress(`nbds+unix:///?socket=${other}${right}`)
+    await t.rejects(
+      NbdDisk.connect(asked),
+      { message: /refuses TLS/ },
+      'never in plain text instead',
+    )
+  },
+)
+
+t.test('an error is that of its request alone', async t => {
+  const args = [
+    '--filter=error',
+    'memory',
+    `${SIZE}`,
+    'error-pwrite=ENOSPC',
+    'error-pwrite-rate=100%',
+  ]
+  const server = await ServerProcess.nbdkit(t, shortFolder(t), ...args)
+  const disk = await connect(t, server.address)
+  const write = disk.write(Buffer.alloc(PAGE, 1), 0)
+  const read = disk.read(Buffer.alloc(PAGE), 0)
+  await t.rejects(write, { code: 'IO_ERROR', errno: 'ENOSPC', message: /^nbd\+unix:.*ENOSPC/ })
+  await read
+  await t.rejects(disk.read(Buffer.alloc(PAGE), SIZE), { code: 'IO_ERROR' }, 'past the end')
+  await disk.flush()
+})
+
+t.test('a server that dies is asked again when it is back', async t => {
+  const folder = shortFolder(t)
+  const path = image(folder)
+  // Reads wait in the server that is killed; the next one has no delay.
+  const args = ['--filter=delay', 'file', path, 'rdelay=600', 'wdelay=0']
+  const first = await ServerProcess.nbdkit(t, folder, ...args)
+  const events: string[] = []
+  const disk = await connect(t, first.address, { onConnection: what => events.push(what) })
+  await disk.write(Buffer.alloc(SIZE, 3), 0)
+  const into = Buffer.alloc(SIZE)
+  const reads = Array.from({ length: 16 }, (_, i) =>
+    disk.read(into.subarray((i * SIZE) / 16, ((i + 1) * SIZE) / 16), (i * SIZE) / 16),
+  )
+  t.equal(disk.nrInFlight, 16)
+  await first.kill()
+  const write = disk.write(Buffer.alloc(PAGE, 4), 0)
+  await ServerProcess.nbdkit(t, folder, 'file', path)
+  await Promise.all([...reads, write])
+  t.ok(into.subarray(PAGE).equals(Buffer.alloc(SIZE - PAGE, 3)))
+  t.equal(disk.epoch, 2, 'whoever flushes knows that this may not cover all writes')
+  await disk.flush()
+  t.ok(readFileSync(path).subarray(0, PAGE).equals(Buffer.alloc(PAGE, 4)))
+  t.match(events, [/the connection is lost/, 'connected again'])
+})
+
+t.test('a server that does not come back, or does not answer, has failed for good', async t => {
+  const folder = shortFolder(t)
+  const gone = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+  const lost = await connect(t, gone.address, { limit: 300 })
+  await gone.kill()
+  const late = { code: 'IO_ERROR', errno: 'ETIMEDOUT' }
+  await t.rejects(lost.read(Buffer.alloc(PAGE), 0), late)
+  await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+  await t.rejects(lost.read(Buffer.alloc(PAGE), 0), late, 'nor is it asked again')
+  await t.rejects(lost.flush(), late)
+
+  const args = ['--filter=delay', 'memory', `${SIZE}`, 'rdelay=600']
+  const slow = await ServerProcess.nbdkit(t, shortFolder(t), ...args)
+  const silent = await connect(t, slow.address, { limit: 300 })
+  await t.rejects(silent.read(Buffer.alloc(PAGE), 0), late)
+  await t.rejects(silent.write(Buffer.alloc(PAGE), 0), late)
+})
+
+t.test('another export under the same name is not written to', async t => {
+  const folder = shortFolder(t)
+  const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+  const disk = await connect(t, first.address)
+  await first.kill()
+  const write = disk.write(Buffer.alloc(PAGE, 4), 0)
+  await ServerProcess.nbdkit(t, folder, 'memory', `${2 * SIZE}`)
+  await t.rejects(write, { errno: 'EPROTO', message: /another export has the name now/ })
+})
+
+t.test('closing says goodbye', async t => {
+  const server = await ServerProcess.nbdkit(t, shortFolder(t), '--filter=exitlast', 'memory', '1M')
+  const disk = await NbdDisk.connect(server.address)
+  disk.close()
+  await server.ended()
+  t.notMatch(server.said, /error/)
+  await t.rejects(disk.read(Buffer.alloc(PAGE), 0), { code: 'IO_ERROR', errno: 'ESHUTDOWN' })
+})
+
+t.test('addresses', async t => {
+  const of = (text: string) => {
+    const { socket, exportName, tls } = parseNbdAddress(text)
+    return [socket, exportName, tls]
+  }
+  t.same(of('nbd://h/'), [{ host: 'h', port: 10809 }, '', null])
+  t.same(of('nbd://[::1]:99/a%20b'), [{ host: '::1', port: 99 }, 'a b', null])
+  t.same(of('nbd+unix:///x?socket=/run/x%2By'), [{ path: '/run/x+y' }, 'x', null])
+  t.same(of('nbds://h/x'), [{ host: 'h', port: 10809 }, 'x', { host: 'h', certificates: null }])
+  for (const [text, why] of [
+    ['http://h/', /is no address/],
+    ['nbd:///x', /has no host/],
+    ['nbd+unix:///x', /has no socket/],
+    ['nbd://h/x?socket=/y', /socket beside the host/],
+    ['nbd://h/x?sockt=/y', /sockt is not known/],
+    ['nbd://u:p@h/x', /user name/],
+    ['nbd://h/x?tls-certificates=/y', /without TLS/],
+    ['nbd://h:99999/', /is no address/],
+  ] as const) {
+    t.throws(() => parseNbdAddress(text), { code: 'BAD_ARGUMENT', message: why })
+  }
+})
