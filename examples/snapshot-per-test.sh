@@ -37,7 +37,7 @@ run() {
   (cd fs && "$@") && echo "$test: passed" || echo "$test: failed"
   umount fs
   thinfs detach pool "$test"
-  thinfs remove pool "$test"
+  thinfs remove --yes pool "$test"
 }
 run deletes sh -c 'rm rows; ! [ -e rows ]'
 run appends sh -c 'echo more >> rows; [ "$(tail -1 rows)" = more ]'

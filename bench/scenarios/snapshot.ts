@@ -80,7 +80,7 @@ async function withSnapshot<T>(
   const before = await usedBlocks(pool)
   await runThinfs('snapshot', pool, 'volume', 'snapshot')
   const result = await use(join(dirname(file), 'snapshot'))
-  await runThinfs('remove', pool, 'snapshot')
+  await runThinfs('remove', pool, 'snapshot', '--yes')
   while ((await usedBlocks(pool)) > before) await setTimeout(POLL_MS)
   return result
 }

@@ -39,6 +39,9 @@ const METADATA_SIZE = 2 * GIB
 /** Of the volumes that are read and written all the time. */
 const SMALL = 64 * MIB
 const LARGE_BLOCK = 16 * MIB
+/** A volume all of whose blocks are past a place in the data. */
+const HIGH = 2 * GIB
+const HIGH_BEGIN = 8 * GIB
 const NR_MANY = 10_000
 const NR_COMMANDS = 1000
 /** What is preallocated, and copied. */
@@ -206,7 +209,7 @@ const LOOKING: readonly Activity[] = [
   { name: 'commands', act: server => manyCommands(server), repeated: true },
 ]
 
-const REMOVE: Activity = { name: 'remove', act: command('remove', 'huge') }
+const REMOVE: Activity = { name: 'remove', act: command('remove', 'huge', '--yes') }
 const DISCARD: Activity = {
   name: 'discard',
   async act(server) {
@@ -222,9 +225,21 @@ const RELEASE: Activity = {
   async before(server) {
     await command('message', 'reserve_metadata_snap')(server)
     // Now the metadata snapshot is the last that has its mappings.
-    await command('remove', 'huge')(server)
+    await command('remove', 'huge', '--yes')(server)
   },
   act: command('message', 'release_metadata_snap'),
+}
+
+/** Moves holes: all of it is work on metadata. */
+const SHRINK: Activity = { name: 'shrink', act: command('shrink', '--data', '1000G') }
+/** Moves data that the page cache has. */
+const SHRINK_DATA: Activity = {
+  name: 'shrink-data',
+  async before(server, { signal }) {
+    await fill(inMount(server, 'high'), signal)
+    await exec('sync', [inMount(server, 'high')])
+  },
+  act: command('shrink', '--data', String(HIGH_BEGIN)),
 }
 
 let made = 0
@@ -413,11 +428,22 @@ const large = restored('large', LARGE_BLOCK, TIB, [
   ...SMALL_ENTRIES,
 ])
 
+const high = restored('high', BLOCK, HIGH_BEGIN + HIGH, [
+  {
+    name: 'high',
+    size: HIGH,
+    runs: Array.from(scattered(HIGH, BLOCK), block => HIGH_BEGIN / BLOCK + block),
+  },
+  ...SMALL_ENTRIES,
+])
+
 const POOLS: readonly Pool[] = [
   { contender: huge('huge'), activities: LOOKING },
   { contender: huge('huge-remove'), activities: [ALONE, REMOVE] },
   { contender: huge('huge-discard'), activities: [ALONE, DISCARD] },
   { contender: huge('huge-release'), activities: [ALONE, RELEASE] },
+  { contender: huge('huge-shrink'), activities: [ALONE, SHRINK] },
+  { contender: high, activities: [ALONE, SHRINK_DATA] },
   { contender: many, activities: [ALONE, ...MANY] },
   { contender: large, activities: [ALONE, BREAK_SHARING] },
 ]

@@ -43,6 +43,7 @@ export function poolOfDocker(folder: string): FoundPool | null {
     metadata: { path: metadata, extents: null },
     data: { path: data, extents: null },
     discards: 'passdown',
+    dataBlockSize: null,
     transactionId: null,
     ...{ volumes, notes },
   }

@@ -18,6 +18,8 @@ export interface FoundPool {
   volumes: Record<string, VolumeConfig>
   /** Its program's treatment of discards. */
   discards: PoolConfig['discards']
+  /** Bytes; null where its program has not noted it. */
+  dataBlockSize: number | null
   /** The transaction id that its program has noted; null where that is not known. */
   transactionId: number | null
   /** Warnings for the person who adopts it, such as of volumes that are left out: sentences. */

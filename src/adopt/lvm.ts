@@ -67,6 +67,7 @@ class Group {
         data: this.#placeOf(text(segment, 'pool', name)),
         volumes: this.#thinOf(name, notes),
         discards: discardsOf(segment),
+        dataBlockSize: number(segment, 'chunk_size', name) * SECTOR_SIZE,
         transactionId: number(segment, 'transaction_id', name),
         notes,
       })

@@ -25,8 +25,8 @@ export const adopt = command(
   .action(async (source: string, folder: string, options: Options) => {
     const file = join(resolve(folder), 'pool.yaml')
     if (existsSync(file)) throw new ThinfsError('BAD_ARGUMENT', `${file} is there already`)
-    const { findPools } = await import('../adopt/index.js')
-    const found = choose(source, await findPools(source), options.pool)
+    const { choosePool, findPools } = await import('../adopt/index.js')
+    const found = choosePool(source, await findPools(source), options.pool)
     const described = configOf(file, found)
     const { readExistingPool } = await import('../volumes/index.js')
     const pool = readExistingPool(described)
@@ -43,17 +43,6 @@ export const adopt = command(
         `To look at it, with nothing changed: thinfs mount -o ro ${folder} MOUNTPOINT`,
     )
   })
-
-function choose(source: string, pools: FoundPool[], wanted: string | undefined): FoundPool {
-  const names = pools.map(({ name }) => name).join(', ')
-  if (wanted === undefined) {
-    if (pools.length === 1) return pools[0]!
-    throw new ThinfsError('BAD_ARGUMENT', `${source}: --pool has to say which one: ${names}`)
-  }
-  const found = pools.find(({ name }) => name === wanted || name.endsWith(`/${wanted}`))
-  if (found !== undefined) return found
-  throw new ThinfsError('NOT_A_POOL', `${source}: has no pool ${wanted}; there is ${names}`)
-}
 
 /** As far as its program describes it. */
 function configOf(

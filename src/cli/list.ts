@@ -1,5 +1,5 @@
 import { volumeMissing } from '../base/index.js'
-import type { VolumeInfo } from '../volumes/index.js'
+import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { type Columns, chosen, ordered, sizesIn } from './columns.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withPool } from './pool.js'
@@ -43,7 +43,10 @@ export const list = command(
 )
   .argument('<POOL>', POOL_HELP)
   .argument('[NAME...]', 'of volumes; * and ? stand for any characters, and for one')
-  .option('--exclusive', 'count what removing each would give back: a look at every mapping')
+  .option(
+    '--exclusive',
+    'count what removing each would give back, and all those named: a look at every mapping',
+  )
   .option('-o, --columns <list>', `of ${Object.keys(COLUMNS).join(', ')}; +exclusive adds it`)
   .option('--sort <columns>', 'as in size,name; -size: the largest first (default: name)')
   .option('--noheadings', 'without the first line')
@@ -53,9 +56,13 @@ export const list = command(
     const { table } = await import('./table.js')
     const size = sizesIn(options.units)
     const exclusive = options.exclusive === true || (options.columns ?? '').includes('exclusive')
-    const all = await withPool(pool, 'read', admin => admin.list({ exclusive }))
+    const { all, found, together } = await withPool(pool, 'read', async admin => {
+      const all = await admin.list({ exclusive })
+      const found = named(all, patterns)
+      const counts = options.exclusive === true && patterns.length > 0
+      return { all, found, together: counts ? await togetherOf(admin, found) : null }
+    })
     const columns = chosen(COLUMNS, usual(all), options.columns)
-    const found = named(all, patterns)
     const sorted = options.sort === undefined ? found : ordered(COLUMNS, found, options.sort)
     const shown = options.tree ? asTree(sorted) : sorted.map(volume => ({ volume, branch: '' }))
     const rows = shown.map(({ volume, branch }) =>
@@ -63,7 +70,12 @@ export const list = command(
     )
     const heads = options.noheadings ? [] : [columns.map(name => COLUMNS[name]!.head)]
     const numbers = columns.flatMap((name, i) => (COLUMNS[name]!.isNumber ? i : []))
-    print(options, sorted, table([...heads, ...rows], numbers))
+    const text = table([...heads, ...rows], numbers)
+    if (together === null) print(options, sorted, text)
+    else {
+      const last = `removing all of these gives back ${size(together)}`
+      print(options, { volumes: sorted, together }, `${text}\n${last}`)
+    }
   })
 
 function sized(
@@ -75,6 +87,11 @@ function sized(
     return bytes === null ? '-' : size(bytes)
   }
   return { head, isNumber: true, value, text }
+}
+
+/** Bytes that removing all of some volumes gives back. */
+async function togetherOf(admin: PoolAdmin, volumes: readonly VolumeInfo[]): Promise<number> {
+  return (await admin.exclusive({ names: volumes.map(({ name }) => name) })).bytes
 }
 
 /** The columns of who asks for none: most pools have no limits and no reserves. */

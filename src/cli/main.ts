@@ -42,6 +42,7 @@ import { remove } from './remove.js'
 import { rename } from './rename.js'
 import { repair } from './repair.js'
 import { replay } from './replay.js'
+import { rescue } from './rescue.js'
 import { resize } from './resize.js'
 import { restart } from './restart.js'
 import { restore } from './restore.js'
@@ -55,6 +56,7 @@ import { shrink } from './shrink.js'
 import { snapshot } from './snapshot.js'
 import { stats } from './stats.js'
 import { status } from './status.js'
+import { top } from './top.js'
 import { trim } from './trim.js'
 import { umount } from './umount.js'
 import { umountVolume } from './umount-volume.js'
@@ -63,11 +65,11 @@ const COMMANDS = [
   ...[init, adopt, mount, umount, restart],
   ...[create, snapshot, rollback, remove, prune, rename, resize, trim, extend, shrink, set],
   ...[list, status, message],
-  ...[stats, events, metrics, serve],
+  ...[stats, top, events, metrics, serve],
   ...[send, receive, importImage, exportImage],
   ...[delta, map, rmap, dump, table],
   ...[attach, detach, mountVolume, umountVolume],
-  ...[check, repair, restore],
+  ...[check, repair, restore, rescue],
   ...[runWithPool, record, replay, inject],
   ...[attached, dm, doctor],
   ...[pools, completion],

@@ -1,16 +1,56 @@
+import { volumeMissing } from '../base/index.js'
+import { formatSize } from '../config/index.js'
+import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
+import { confirm, mustBeAbleToAsk } from './confirm.js'
 import { namingHolders, withPool } from './pool.js'
+
+interface Options extends Output {
+  yes?: true
+  dryRun?: true
+}
 
 export const remove = command(
   'remove',
   'Remove volumes. What no other volume shares becomes free space.',
-  'thinfs remove /srv/pool web-before-upgrade',
+  'thinfs remove /srv/pool web-before-upgrade --yes',
 )
   .argument('<POOL>', POOL_HELP)
   .argument('<NAME...>', 'of the volumes')
-  .action(async (pool: string, names: string[], output: Output) => {
+  .option('-y, --yes', 'without asking; needed where there is no terminal')
+  .option('-n, --dry-run', 'show what would be removed, and what each would give back')
+  .action(async (pool: string, names: string[], { yes, dryRun, ...output }: Options) => {
+    if (dryRun) {
+      const volumes = await withPool(pool, 'read', admin => find(admin, names, true))
+      const lines = volumes.map(volume => `${describe(volume)} would be removed`)
+      return print(output, { removed: [], wouldRemove: volumes }, lines.join('\n'))
+    }
+    if (!yes) {
+      mustBeAbleToAsk('removing volumes')
+      const volumes = await withPool(pool, 'read', admin => find(admin, names, false))
+      await confirm(`Remove ${volumes.map(describe).join(', ')}?`)
+    }
     await withPool(pool, 'write', (admin, { file }) =>
       namingHolders(admin, file, names, () => admin.remove({ names })),
     )
     print(output, { removed: names }, '')
   })
+
+/** @throws VOLUME_MISSING */
+async function find(admin: PoolAdmin, names: string[], exclusive: boolean): Promise<VolumeInfo[]> {
+  const volumes = await admin.list({ exclusive })
+  return names.map(name => {
+    const found = volumes.find(volume => volume.name === name)
+    if (found === undefined) throw volumeMissing(name)
+    return found
+  })
+}
+
+function describe({ name, size, mapped, exclusive, open }: VolumeInfo): string {
+  const parts = [
+    ...[formatSize(size), `${formatSize(mapped)} mapped`],
+    ...(exclusive === null ? [] : [`${formatSize(exclusive)} of it shared with no other volume`]),
+    ...(open ? ['in use'] : []),
+  ]
+  return `${name} (${parts.join(', ')})`
+}

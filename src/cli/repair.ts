@@ -1,6 +1,6 @@
 import { SECTOR_SIZE } from '../base/index.js'
-import type { RepairReport } from '../streams/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
+import { lostLines } from './lost.js'
 import { Progress } from './progress.js'
 import { noteDoubts, withUnmounted } from './unmounted.js'
 
@@ -27,7 +27,7 @@ lost read as zeros: mount with -o ro first, and look. Sound metadata is left as 
       const data = await files.openData(config)
       const facts = {
         dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
-        nrDataBlocks: Math.floor(data.size / config.dataBlockSize),
+        dataSize: data.size,
         ...{ uuid, transactionId },
         devIds: names && new Set(names.keys()),
       }
@@ -45,34 +45,8 @@ lost read as zeros: mount with -o ro first, and look. Sound metadata is left as 
       return print(output, { repaired: false }, 'it is sound: nothing is changed')
     const { names, ...report } = result
     await noteDoubts(pool)
-    print(output, { repaired: true, ...report }, describe(report, names ?? new Map()).join('\n'))
+    const { devices, mappedBlocks, kept } = report
+    const saved = `${devices} devices, ${mappedBlocks} mappings saved; the damaged metadata is ${kept}`
+    const lines = [...lostLines(report, names ?? new Map()), saved]
+    print(output, { repaired: true, ...report }, lines.join('\n'))
   })
-
-function describe(
-  report: RepairReport & { kept: string },
-  names: ReadonlyMap<number, string>,
-): string[] {
-  const { superblock, searched, transactionId, devices, mappedBlocks, kept } = report
-  const nameOf = (devId: number): string => names.get(devId) ?? `device ${devId}`
-  const lines: string[] = []
-  if (superblock !== null) lines.push(`the superblock was damaged: ${superblock}`)
-  if (searched) {
-    lines.push(
-      `the trees were found by a search, as of transaction ${transactionId}: the last changes may be missing`,
-    )
-  }
-  for (const { begin, end, why } of report.lostDevices) {
-    lines.push(`lost: devices ${rangeOf(begin, end)}, if there were any: ${why}`)
-  }
-  for (const { devId, begin, end, why } of report.lost) {
-    lines.push(`lost: ${nameOf(devId)}: mappings of blocks ${rangeOf(begin, end)}: ${why}`)
-  }
-  for (const devId of report.withoutDetails) {
-    lines.push(`${nameOf(devId)}: when it was made is not known any more`)
-  }
-  lines.push(`${devices} devices, ${mappedBlocks} mappings saved; the damaged metadata is ${kept}`)
-  return lines
-}
-
-const rangeOf = (begin: number, end: number): string =>
-  end === Number.POSITIVE_INFINITY ? `from ${begin}` : `${begin} to ${end - 1}`

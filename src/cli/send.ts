@@ -2,6 +2,7 @@ import { write as writeFile } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { errnoOf, ThinfsError } from '../base/index.js'
+import type { ResumePoint } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
 import { command, type Output, POOL_HELP } from './command.js'
 import { withHeld } from './held.js'
@@ -9,6 +10,7 @@ import { Progress } from './progress.js'
 
 interface Options extends Output {
   from?: string
+  resume?: string
   compress: boolean
 }
 
@@ -24,6 +26,7 @@ export const send = command(
   .argument('<POOL>', POOL_HELP)
   .argument('<SNAPSHOT>', 'to send; of a volume that is in use, what it holds at this moment')
   .option('--from <older>', 'send what differs from this one, which was sent or received before')
+  .option('--resume <token>', 'go on where thinfs receive --token says that a stream was cut short')
   .option('--no-compress', 'do not compress by zstd')
   .addHelpText(
     'after',
@@ -31,10 +34,13 @@ export const send = command(
 What is in use is found in the metadata: what differs is read, and nothing else; holes are not sent.
 With --from, the receiver must have OLDER as it was sent, and OLDER must not have changed since: a
 volume that was written to is refused (NO_BASE), here and there. With --json the summary goes to
-standard error. Nothing of a stream can be taken up again: after a failure send it anew.`,
+standard error. A stream that was cut short goes on with --resume, the same SNAPSHOT and the same
+--from, where thinfs receive had --resume as well; else send it anew.`,
   )
   .action(async (pool: string, name: string, options: Options) => {
     const { from, compress, json } = options
+    const { parseToken, sendTo } = await import('../streams/index.js')
+    const point = options.resume === undefined ? null : parseToken(options.resume)
     const names = from === undefined ? [name] : [name, from]
     const request = { names, identify: name }
     await withHeld(pool, 'write', request, async held => {
@@ -42,12 +48,13 @@ standard error. Nothing of a stream can be taken up again: after a failure send 
       const [volume, older] = held.volumes as [HeldVolume, HeldVolume | undefined]
       mustBeWhole(volume)
       if (older !== undefined && older.content === null) throw noBase(older)
-      const { sendTo } = await import('../streams/index.js')
+      if (point !== null) mustGoOn(point, volume, older)
       const { metadata, data, dataBlockSize: blockSize } = held
       const source = {
         ...{ metadata, data, blockSize },
         ...volume,
         base: older === undefined ? null : { ...older, content: older.content! },
+        resume: point?.offset ?? 0,
       }
       const progress = new Progress(`sending ${volume.name}`, volume.size)
       let bytes = 0
@@ -70,6 +77,17 @@ function mustNotBeTerminal(): void {
   if (!process.stdout.isTTY) return
   const what = 'the stream is not for a terminal: send it to a file, or to another command'
   throw new ThinfsError('BAD_ARGUMENT', what)
+}
+
+/** @throws NO_BASE for a volume that is not what the first part was of; BAD_ARGUMENT for its base */
+function mustGoOn(point: ResumePoint, volume: HeldVolume, older: HeldVolume | undefined): void {
+  if (volume.content !== point.content) {
+    const what = `${volume.name}: it is not what the token is of, or has changed since`
+    throw new ThinfsError('NO_BASE', `${what}; give the stream up (thinfs receive --abort)`)
+  }
+  if ((older?.content ?? null) === point.base) return
+  const wanted = point.base === null ? 'was without --from' : 'went on from another --from'
+  throw new ThinfsError('BAD_ARGUMENT', `--resume: the stream that was cut short ${wanted}`)
 }
 
 /** A stream has what a volume maps, and would leave out what shows from below. */

@@ -1,4 +1,6 @@
 import { once } from 'node:events'
+import { ThinfsError } from '../base/index.js'
+import type { PoolPlace } from '../config/index.js'
 import { connectDaemon } from '../control/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool } from './pool.js'
@@ -26,6 +28,7 @@ need; it goes on while the pool is not mounted. docs/MONITORING.md has the rest.
   )
   .action(async (pool: string, { listen, ...output }: Options) => {
     const place = placeOfPool(pool)
+    await mustBeServable(place)
     const { listenOf, Monitor } = await import('../monitor/index.js')
     const monitor = await Monitor.start({
       pool: place.file,
@@ -40,3 +43,18 @@ need; it goes on while the pool is not mounted. docs/MONITORING.md has the rest.
     ended.abort()
     await monitor.close()
   })
+
+/**
+ * A pool that is not mounted, or whose engine fails, may be better later.
+ * @throws NOT_TRUSTED, VERSION_MISMATCH for what stays as it is
+ */
+async function mustBeServable(place: PoolPlace): Promise<void> {
+  const daemon = await connectDaemon(place)
+  try {
+    await daemon?.statistics()
+  } catch (err) {
+    if (err instanceof ThinfsError && err.code === 'VERSION_MISMATCH') throw err
+  } finally {
+    daemon?.close()
+  }
+}

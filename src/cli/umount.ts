@@ -4,6 +4,7 @@ import { serverOf } from '../daemon/index.js'
 import { clearAbove, unmountDead } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
+import { removeRescued } from './rescue-folder.js'
 
 interface UmountOptions {
   force?: true
@@ -59,5 +60,6 @@ export async function umountPool(
     if (ended.length === 0) throw err
     process.stderr.write(`thinfs: nobody served ${ended.join(', ')} any more\n`)
   }
+  removeRescued(place.folder)
   return place.file
 }

@@ -285,6 +285,21 @@ export class DataBlocks {
     return this.#writes.size === 0 ? null : Promise.all([...this.#writes].map(({ ended }) => ended))
   }
 
+  /**
+   * Whether a block is a hole of the store, and so reads as zeros. False where the store cannot say
+   * so at once, or a write is under way on it.
+   */
+  isHole(block: number): boolean {
+    const at = block * this.blockSize
+    if (!this.freeMeansHole || !this.#store.tellsHoles) return false
+    if (this.#isWritten(at, this.blockSize)) return false
+    try {
+      return this.#store.nextData(bytes(at)) >= at + this.blockSize
+    } catch {
+      return false // Whoever reads it hears of that.
+    }
+  }
+
   // --- moving ---
 
   /**

@@ -253,8 +253,33 @@ export class ThinWrites {
     if (plan.startsUnmapped) return 'written'
     if (!plan.hasSpace(true)) return 'no space'
     if (!plan.readKept(from, to, fetched)) return 'not in memory'
+    const target = plan.firstInPlace
+    // One that is a hole already was preallocated: somebody wants it to stay.
+    const mayEmpty = target >= 0 && !this.#pool.blocks.isHole(target)
     plan.take()
-    return this.#zero(plan, from, to)
+    const zeroed = this.#zero(plan, from, to)
+    if (!mayEmpty) return zeroed
+    if (zeroed instanceof Promise) {
+      return zeroed.then(outcome => {
+        this.#unmapIfHole(vblock, target)
+        return outcome
+      })
+    }
+    this.#unmapIfHole(vblock, target)
+    return zeroed
+  }
+
+  /**
+   * Unmaps a block of which parts were discarded, one after the other, when no part is left that has
+   * its space on the host. Nothing is noted of parts: the host's file has the holes.
+   */
+  #unmapIfHole(vblock: number, target: number): void {
+    const { blocks, space, writable } = this.#pool
+    if (!writable || this.#device.gone || this.unfinished.has(vblock, vblock)) return
+    const entry = this.#device.table.get(vblock)
+    if (entry === UNMAPPED || isShared(entry) || dataBlockOf(entry) !== target) return
+    if (!blocks.isHole(target) || !space.hasRoomToUnmap) return
+    this.#pool.unmap(this.#device.devId, vblock, vblock + 1)
   }
 
   /** Makes [from, to) zeros, in a block that the plan has taken. */

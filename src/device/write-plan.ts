@@ -138,6 +138,11 @@ export class WritePlan {
     return this.#actions[0] === PROVISION
   }
 
+  /** Data block of the first block where that is written in place; else -1. */
+  get firstInPlace(): number {
+    return this.#actions[0]! <= RESTAMP ? this.#targets[0]! : -1
+  }
+
   /** Works out what a write of virtual blocks `first` to `last` does. Changes nothing. */
   resolve(owner: PlanOwner, first: number, last: number): void {
     const { table, devId } = owner

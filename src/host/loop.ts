@@ -56,9 +56,12 @@ export async function attachLoop(
   if (partitions) flags.push('--partscan')
   if (sectorSize !== undefined) flags.push(`--sector-size=${sectorSize}`)
   const making = runToolWithin(limitMs, 'losetup', ...flags, '--find', '--show', file)
-  const device = await making.catch((err: unknown) => {
+  const device = await making.catch(async (err: unknown) => {
     const errno = errnoOfLoops()
-    throw errno === null ? err : noLoops(file, errno, err)
+    if (errno !== null) throw noLoops(file, errno, err)
+    if (!/read-only loop device exists/.test((err as Error).message)) throw err
+    const there = (await listLoops()).find(({ backingFile }) => backingFile === file)
+    throw isOtherwise(file, there?.path ?? 'a loop device', ['cannot be written to'])
   })
   const sys = `/sys/class/block/${basename(device)}`
   const found = read(`${sys}/queue/logical_block_size`).trimEnd()
@@ -67,9 +70,13 @@ export async function attachLoop(
     partitions && read(`${sys}/loop/partscan`) !== '1\n' && 'has no partitions',
     sectorSize !== undefined && found !== String(sectorSize) && `has sectors of ${found} bytes`,
   ].filter(what => typeof what === 'string')
-  if (wrong.length === 0) return device
-  const what = `${file}: ${device} is on it and ${wrong.join(', and ')}`
-  throw new ThinfsError('VOLUME_BUSY', `${what}; thinfs detach takes it away`)
+  if (wrong.length > 0) throw isOtherwise(file, device, wrong)
+  return device
+}
+
+function isOtherwise(file: string, device: string, how: readonly string[]): ThinfsError {
+  const what = `${file}: ${device} is on it and ${how.join(', and ')}`
+  return new ThinfsError('VOLUME_BUSY', `${what}; thinfs detach takes it away`)
 }
 
 /**

@@ -16,7 +16,9 @@ export {
   type OnRepairProgress,
   type PoolFacts,
   type RepairReport,
+  type RescueReport,
   repairMetadata,
+  rescueMetadata,
 } from './repair/index.js'
 export type { SealedTransaction } from './sealed-transaction.js'
 export { ThinMetadata } from './thin-metadata.js'

@@ -20,6 +20,7 @@ import { nodeKind } from './blocks/block.js'
 import { BlockCache } from './blocks/block-cache.js'
 import { Transaction } from './blocks/transaction.js'
 import { BTree } from './btree/btree.js'
+import { walkTogether } from './btree/together.js'
 import { readNode, type TreeInfo } from './btree/tree.js'
 import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
 import type { DeviceDetails } from './device.js'
@@ -237,8 +238,8 @@ export class ThinMetadata {
   }
 
   /** Takes the data blocks from `dataEnd` on away. None of them has an owner, or waits for release. */
-  shrinkData(): void {
-    this.#dataMap.shrink(this.dataEnd)
+  shrinkData(dataEnd: number): void {
+    this.#dataMap.shrink(dataEnd)
     this.#superblockChanged = true
   }
 
@@ -442,6 +443,31 @@ export class ThinMetadata {
     if (this.#devices.isPathShared(devId)) return POSITIVE_INFINITY
     return walkExclusive(this.#mappings, root, begin, { leaves }, (vblock, { view }, at) => {
       const dataBlock = mappedBlock(view, at)
+      visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
+    })
+  }
+
+  /**
+   * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that nothing
+   * but these devices can reach. Of a leaf that several of them share, those of the first.
+   * @param nr of that device among them
+   */
+  forEachExclusiveTogether(
+    devIds: readonly DevId[],
+    nr: number,
+    begin: number,
+    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
+  ): number {
+    const { tree } = this.#devices.get(devIds[nr]!)
+    // Nothing is a device's alone that the metadata snapshot leads to.
+    const isOwn = (devId: DevId): boolean => !this.#devices.isPathShared(devId)
+    if (!isOwn(devIds[nr]!) || !tree.seek(begin)) return POSITIVE_INFINITY
+    const key = tree.key
+    const own = devIds.filter(isOwn)
+    const roots = own.map(devId => this.#devices.get(devId).tree.root)
+    const at = own.indexOf(devIds[nr]!)
+    return walkTogether(this.#mappings, roots, at, key, (vblock, { view }, place) => {
+      const dataBlock = mappedBlock(view, place)
       visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
     })
   }

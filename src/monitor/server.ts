@@ -158,15 +158,14 @@ export class Monitor {
 
   async #state(): Promise<object> {
     const watch = this.#watch
-    const found = await watch.ask(async pool => ({
-      status: await pool.status(),
-      volumes: await pool.list({}),
-    }))
+    // A daemon whose engines fail has a status and no more.
+    const status = await watch.ask(pool => pool.status())
+    const volumes = status === null ? null : await watch.ask(pool => pool.list({}))
     const { history, events, rates } = watch
     return {
       pool: this.#pool,
-      status: found?.status ?? null,
-      volumes: found?.volumes ?? [],
+      status,
+      volumes: volumes ?? [],
       ...{ rates, history: history.samples, events },
     }
   }

@@ -15,6 +15,7 @@
  */
 import {
   allEnded,
+  assert,
   bytes,
   type Clock,
   type DataBlock,
@@ -155,7 +156,9 @@ export class Shrink {
       await this.#lower(blocks)
       await this.#empty()
       await this.#release()
-      commits.change(() => metadata.shrinkData())
+      // A write may have taken the end away in the last moment.
+      this.#mustGoOn()
+      commits.change(() => metadata.shrinkData(blocks))
       await commits.commit()
       await this.#cutOff(blocks)
       return this.#moved
@@ -441,6 +444,7 @@ export class Shrink {
   async #cutOff(nrBlocks: number): Promise<void> {
     const { blocks } = this.#parts
     const size = nrBlocks * this.#blockSize
+    assert(this.#parts.metadata.nrDataBlocks === nrBlocks, 'no block of the pool is cut off')
     blocks.measure()
     if (blocks.size > size) blocks.cut(bytes(size))
     await blocks.flushAll()

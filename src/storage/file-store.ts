@@ -49,6 +49,12 @@ const ZERO_RANGE = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
 const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
 
 /**
+ * The same for those whose SEEK_DATA looks at the page cache too. ZFS is not one: it waits for a
+ * transaction group there, or, before 2.2.2, may miss what was just written.
+ */
+const TELLING: readonly number[] = [0xef53, 0x58465342, 0x9123683e, 0x01021994] // ext4, XFS, btrfs, tmpfs
+
+/**
  * Bytes of one pwrite(2). One pwrite may become one folio of the page cache, of up to 2 MiB. ext4
  * goes through the whole folio for every small write into it, and for every flush of that: writing
  * 4 KiB took 24 µs into folios of 1 MiB, 4 µs into those of 64 KiB.
@@ -84,6 +90,7 @@ export class FileStore implements Store {
   readonly fd: number
   readonly #readOnly: boolean
   readonly #isDevice: boolean
+  readonly #tellsHoles: boolean
   /**
    * The modes of fallocate that make holes and zeros: the first of each that the system supports.
    */
@@ -116,8 +123,10 @@ export class FileStore implements Store {
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
     this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
-    this.copiesShare = !this.#isDevice && SHARING.includes(statfsSync(heldPath(fd)).type)
+    const type = this.#isDevice ? 0 : statfsSync(heldPath(fd)).type
+    this.copiesShare = SHARING.includes(type)
     this.#punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
+    this.#tellsHoles = TELLING.includes(type)
   }
 
   /**
@@ -182,6 +191,10 @@ export class FileStore implements Store {
 
   get punches(): boolean {
     return this.#punches && this.#tried(this.#punchModes).length > 0
+  }
+
+  get tellsHoles(): boolean {
+    return this.#tellsHoles && this.punches
   }
 
   /**

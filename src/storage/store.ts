@@ -72,6 +72,11 @@ export interface DataStore {
   nextData(offset: Bytes): Bytes
   /** First byte at or after `offset` that is in a hole; `size` when there is none. */
   nextHole(offset: Bytes): Bytes
+  /**
+   * Whether `nextData` knows of each write that has ended, and answers without waiting for a disk.
+   * Left out: no.
+   */
+  readonly tellsHoles?: boolean
   /** fdatasync: resolves when every write that ended before the call is durable. */
   sync(): Promise<void>
   /** The label; null where there is none, or none that is ours. */

@@ -30,6 +30,7 @@ interface StreamRecord {
 }
 
 const DIGEST_SIZE = 32
+const NOTHING = new Uint8Array(0)
 
 /** Reads a stream, and believes nothing of it that it has not checked. */
 export class StreamReader {
@@ -47,6 +48,7 @@ export class StreamReader {
   private constructor(input: ByteReader, header: StreamHeader) {
     this.#input = input
     this.header = header
+    this.#offset = header.resume
   }
 
   /** Reads as far as the header. @throws BAD_STREAM */
@@ -56,7 +58,7 @@ export class StreamReader {
     if (!magic.equals(MAGIC)) throw bad('it does not begin as a stream of thinfs send does')
     const { kind, payload } = await nextRecord(reader)
     const header = kind === KIND.header ? parseHeader(payload) : null
-    if (header === null) throw bad('its header is none of version 1')
+    if (header === null) throw bad('its header is none of version 1 or 2')
     return new StreamReader(reader, header)
   }
 
@@ -67,6 +69,14 @@ export class StreamReader {
       const digest = this.#input.digest()
       const { kind, encoding, offset, length, payload } = await nextRecord(this.#input)
       if (kind === KIND.end) return await this.#mustEnd(digest, offset, payload)
+      if (kind === KIND.checkpoint) {
+        if (!payload.equals(digest) || offset !== this.#offset || length !== 0) {
+          throw bad(`record ${this.#records}: what came before it is not what was sent`)
+        }
+        this.#records++
+        yield { kind, offset, length, content: NOTHING }
+        continue
+      }
       const isData = kind === KIND.data && length <= MAX_DATA
       const isHole = kind === KIND.discard && payload.length === 0
       const isInPlace = length > 0 && offset >= this.#offset && offset + length <= size
@@ -99,15 +109,18 @@ export class StreamReader {
 /**
  * Puts all of a stream into a volume, which holds what the stream goes on from.
  * @param onProgress is told of the bytes of the volume that are behind, and of those read
- * @throws BAD_STREAM: then what is in the volume is good for nothing
+ * @param onCheckpoint is told when so many bytes of the volume are as the stream has them
+ * @throws BAD_STREAM: then what came after the last checkpoint is good for nothing
  */
 export async function receiveInto(
   target: ReceiveTarget,
   reader: StreamReader,
   onProgress: (offset: number, read: number) => void,
+  onCheckpoint: (offset: number) => Promise<void> = async () => {},
 ): Promise<void> {
   for await (const { kind, offset, length, content } of reader.records()) {
-    if (kind === KIND.data) await target.write(offset, content)
+    if (kind === KIND.checkpoint) await onCheckpoint(offset)
+    else if (kind === KIND.data) await target.write(offset, content)
     else await target.discard(offset, length)
     onProgress(offset + length, reader.read)
   }

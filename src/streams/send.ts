@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto'
-import { bytes } from '../base/index.js'
+import { bytes, ThinfsError } from '../base/index.js'
 import { MetadataView } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import {
+  CHECKPOINT_PERIOD,
   encodeHead,
   KIND,
   MAGIC,
@@ -28,6 +29,8 @@ export interface SendSource {
   content: string | null
   /** The volume that the stream goes on from. */
   base: { name: string; size: number; root: number; content: string } | null
+  /** Bytes of the volume that the receiver has already. */
+  resume: number
 }
 
 /** Neighbouring blocks of the volume, at most MAX_DATA bytes: data, or what became a hole. */
@@ -44,22 +47,30 @@ interface Piece {
  * @param write resolves when more can be taken
  * @param options.compress by zstd
  * @param options.onProgress is told of the bytes of the volume that are behind, and of those sent
- * @throws METADATA_CORRUPT, IO_ERROR, and what `write` throws
+ * @param options.checkpointPeriod bytes of the stream from one checkpoint to the next
+ * @throws BAD_ARGUMENT when `source.resume` is none of its checkpoints; METADATA_CORRUPT, IO_ERROR,
+ *   and what `write` throws
  */
 export async function sendTo(
   source: SendSource,
   write: (chunk: Uint8Array) => Promise<void>,
-  options: { compress: boolean; onProgress: (offset: number, sent: number) => void },
+  options: {
+    compress: boolean
+    onProgress: (offset: number, sent: number) => void
+    checkpointPeriod?: number
+  },
 ): Promise<void> {
   const codec = options.compress ? await loadZstd() : null
   const out = new RecordWriter(write, codec)
-  const { name, size, content, base } = source
+  const { name, size, content, base, resume } = source
   const header: StreamHeader = {
-    ...{ version: 1, name, size, content },
+    ...{ version: resume > 0 ? 2 : 1, name, size, content, resume },
     base: base && { name: base.name, content: base.content },
   }
   await out.begin(header)
   const pieces = piecesOf(source)
+  const period = options.checkpointPeriod ?? CHECKPOINT_PERIOD
+  let checkpoint = period
   // One piece is read while the one before it is written.
   let reading = readNext(pieces, source.data)
   for (;;) {
@@ -70,6 +81,10 @@ export async function sendTo(
     const { offset, length } = next.piece
     if (next.content === null) await out.discard(offset, length)
     else await out.data(offset, next.content)
+    if (out.sent >= checkpoint) {
+      await out.checkpoint(offset + length)
+      checkpoint = out.sent + period
+    }
     options.onProgress(offset + length, out.sent)
   }
   await out.end()
@@ -93,21 +108,35 @@ async function readNext(
   return { piece, content }
 }
 
-/** What has to be sent, ascending. */
+/** What has to be sent, ascending. A block larger than a record is more than one piece. */
 function* piecesOf(source: SendSource): Generator<Piece> {
+  const { resume } = source
+  for (const piece of allPiecesOf(source, Math.floor(resume / source.blockSize))) {
+    if (piece.offset + piece.length <= resume) continue
+    if (piece.offset < resume) throw notACheckpoint(resume)
+    yield piece
+  }
+}
+
+const notACheckpoint = (offset: number): ThinfsError =>
+  new ThinfsError('BAD_ARGUMENT', `byte ${offset}: a stream of this volume cannot go on there`)
+
+/** @param first block that matters */
+function* allPiecesOf(source: SendSource, first: number): Generator<Piece> {
   const { metadata, root, base, blockSize, size } = source
   const view = new MetadataView(metadata)
   const end = Math.ceil(size / blockSize)
-  if (base === null) return yield* piecesIn(source, view, null, { begin: 0, end })
+  if (first >= end) return
+  if (base === null) return yield* piecesIn(source, view, null, { begin: first, end })
   // What is past the end of the base came to nobody with it, whatever its tree has there.
   const common = base.size < size ? Math.floor(base.size / blockSize) : end
-  if (common > 0) yield* piecesIn(source, view, base.root, { begin: 0, end: common })
+  if (common > first) yield* piecesIn(source, view, base.root, { begin: first, end: common })
   if (common === end) return
   const offset = common * blockSize
-  if (base.size > offset && !isMapped(view, root, common)) {
+  if (first <= common && base.size > offset && !isMapped(view, root, common)) {
     yield { offset, length: Math.min(blockSize, size - offset), parts: null }
   }
-  yield* piecesIn(source, view, null, { begin: common, end })
+  yield* piecesIn(source, view, null, { begin: Math.max(common, first), end })
 }
 
 function isMapped(view: MetadataView, root: number, vblock: number): boolean {
@@ -191,6 +220,12 @@ class RecordWriter {
 
   async discard(offset: number, length: number): Promise<void> {
     await this.#record({ kind: KIND.discard, encoding: PLAIN, offset, length }, EMPTY)
+  }
+
+  /** @param offset bytes of the volume that are behind */
+  async checkpoint(offset: number): Promise<void> {
+    const head = { kind: KIND.checkpoint, encoding: PLAIN, offset, length: 0 }
+    await this.#record(head, this.#hash.copy().digest())
   }
 
   async end(): Promise<void> {

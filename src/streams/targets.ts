@@ -66,6 +66,6 @@ function failed(cause: unknown): ThinfsError {
     const detail = `the new volume: ${(cause as Error).message}`
     return new ThinfsError('IO_ERROR', detail, { cause, errno })
   }
-  const detail = 'the pool is full: nothing stays of the stream; make room, and receive it again'
+  const detail = 'the pool is full: make room, and receive it again'
   return new ThinfsError('NO_DATA_SPACE', detail, { cause, errno })
 }

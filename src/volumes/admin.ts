@@ -205,6 +205,21 @@ export interface NewVolume {
   base: string | null
 }
 
+/** What came of a stream that was cut short. */
+export interface PartialVolume {
+  /** That it is to have. */
+  name: string
+  size: number
+  /** Bytes of the data blocks mapped. */
+  mapped: number
+  /** What streams call the content that it is to have. */
+  content: string
+  /** The same of what the stream goes on from; null for a full one. */
+  base: string | null
+  /** Bytes of the volume that are there. */
+  offset: number
+}
+
 export interface CheckProblem {
   severity: 'error' | 'warning'
   /** One sentence, names block numbers, found and wanted. */
@@ -315,6 +330,11 @@ export interface PoolAdmin {
   set(request: PoolSettings): Promise<void>
   /** @param request.exclusive counts what each volume has for itself */
   list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
+  /**
+   * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
+   * that nothing but these volumes maps. Approximate where mappings change meanwhile.
+   */
+  exclusive(request: { names: string[] }): Promise<{ bytes: number }>
   status(): Promise<PoolStatus>
   /** The counters of a mounted pool. Takes a few microseconds for each volume. */
   statistics(): Promise<PoolStatistics>
@@ -338,9 +358,32 @@ export interface PoolAdmin {
    * Makes a volume that has no name until `nameVolume`.
    * @param request.name that it is to have
    * @param request.base what streams call the content that it begins with; left out, it is empty
-   * @throws NO_BASE, VOLUME_EXISTS
+   * @param request.content what they call the content that it is to have
+   * @param request.resume goes on with one that was kept, at this byte
+   * @throws NO_BASE; VOLUME_EXISTS, also for one that is kept and does not go on
    */
-  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume>
+  beginVolume(request: {
+    name: string
+    size: number
+    base?: string
+    content?: string
+    resume?: number
+  }): Promise<NewVolume>
+  /**
+   * Makes what is in such a volume durable, and lets it stay, without its name, when its command ends.
+   * @throws VOLUME_MISSING
+   */
+  keepVolume(request: {
+    devId: number
+    name: string
+    content: string
+    base?: string
+    offset: number
+  }): Promise<void>
+  /** Those that are kept. */
+  partials(): Promise<PartialVolume[]>
+  /** Gives the space of one that is kept back. @throws VOLUME_MISSING, VOLUME_BUSY */
+  dropPartial(request: { name: string }): Promise<void>
   /**
    * Makes all of such a volume durable, and gives it its name.
    * @param request.content what streams call its content

@@ -1,11 +1,18 @@
 import { randomUUID } from 'node:crypto'
 import { type DevId, MAX_DEVICE_SIZE, ThinfsError, volumeMissing } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
-import type { Held, HeldVolume, NewVolume, VolumeContent } from './admin.js'
+import type {
+  Held,
+  HeldVolume,
+  NewVolume,
+  PartialVolume,
+  PoolAdmin,
+  VolumeContent,
+} from './admin.js'
 import type { NameTransactions } from './name-transactions.js'
 import type { Reaper } from './reaper.js'
 import type { Sizes } from './sizes.js'
-import type { Volume } from './volume.js'
+import { hasToGo, type Volume } from './volume.js'
 import type { VolumeSet } from './volume-set.js'
 import type { VolumeEntry } from './volume-table.js'
 
@@ -15,6 +22,9 @@ const OPEN_PERIOD = 60_000
 /** The name of the file for a device that is awaited. No volume can have it. */
 const FILE = /^\.thinfs-(\d+)$/
 const fileOf = (devId: number): string => `.thinfs-${devId}`
+
+export type BeginRequest = Parameters<PoolAdmin['beginVolume']>[0]
+export type KeepRequest = Parameters<PoolAdmin['keepVolume']>[0]
 
 export interface HiddenVolumesParts {
   pool: ThinPool
@@ -171,9 +181,15 @@ export class HiddenVolumes {
   }
 
   /** See `PoolAdmin.beginVolume`. */
-  begin({ name, size, base }: { name: string; size: number; base?: string }): Promise<NewVolume> {
+  begin({ name, size, base, content, resume }: BeginRequest): Promise<NewVolume> {
     return this.#parts.names.exclusive(async () => {
       const { pool, names, volumes } = this.#parts
+      const kept = this.#kept(name)
+      if (resume !== undefined) return this.#resume(name, kept, { content, offset: resume })
+      if (kept !== undefined) {
+        const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives it up`
+        throw new ThinfsError('VOLUME_EXISTS', `${name}: a part of a stream is kept; ${how}`)
+      }
       if (size < 0 || size > MAX_DEVICE_SIZE) {
         throw new ThinfsError('BAD_ARGUMENT', `size ${size}: up to ${MAX_DEVICE_SIZE} is allowed`)
       }
@@ -194,6 +210,85 @@ export class HiddenVolumes {
       this.#await(volumes.add(devId))
       return { devId, file: fileOf(devId), base: origin?.name ?? null }
     })
+  }
+
+  /** @throws NO_BASE for a stream that does not go on where the last one was cut short */
+  #resume(
+    name: string,
+    volume: Volume | undefined,
+    at: { content: string | undefined; offset: number },
+  ): NewVolume {
+    const { pool, volumes } = this.#parts
+    pool.mustBeWritable()
+    const partial = volume?.entry.partial
+    const fits = partial?.content === at.content && partial?.offset === at.offset
+    if (volume === undefined || !fits) {
+      const found =
+        partial === undefined ? 'none is kept' : `what is kept ends at ${partial.offset}`
+      const how = 'send it with the token of thinfs receive --token'
+      const what = `${name}: the stream goes on at byte ${at.offset} of one that was cut short`
+      throw new ThinfsError('NO_BASE', `${what}, and ${found}, or is of another; ${how}`)
+    }
+    if (volume.opens > 0 || volume.awaited) {
+      throw new ThinfsError('VOLUME_BUSY', `${name}: it is being received`)
+    }
+    this.#await(volume)
+    const origin = volume.entry.origin === null ? undefined : volumes.byDevId(volume.entry.origin)
+    return { devId: volume.devId, file: fileOf(volume.devId), base: origin?.name ?? null }
+  }
+
+  /** One that is kept for a stream to go on. */
+  #kept(name: string): Volume | undefined {
+    return [...this.#parts.volumes.all()].find(
+      ({ entry }) => entry.partial !== undefined && entry.name === name,
+    )
+  }
+
+  /** See `PoolAdmin.partials`. */
+  partials(): PartialVolume[] {
+    const { pool, volumes } = this.#parts
+    const kept = [...volumes.all()].filter(({ entry }) => entry.partial !== undefined)
+    return kept.map(({ entry, devId, device }) => ({
+      name: entry.name,
+      size: device.size,
+      mapped: pool.metadata.details(devId as DevId).mappedBlocks * pool.blockSize,
+      ...entry.partial!,
+    }))
+  }
+
+  /** See `PoolAdmin.keepVolume`. */
+  async keep({ devId, name, content, base, offset }: KeepRequest): Promise<void> {
+    await this.#parts.sizes.commit()
+    await this.#parts.names.exclusive(async () => {
+      const volume = this.#mustBeHidden(devId, name)
+      const partial = { content, base: base ?? null, offset }
+      const entry = { ...volume.entry, size: volume.device.size, partial }
+      await this.#parts.names.commit(new Map([[devId, entry]]))
+    })
+  }
+
+  /** See `PoolAdmin.dropPartial`. */
+  async dropPartial({ name }: { name: string }): Promise<void> {
+    const volume = await this.#parts.names.exclusive(async () => {
+      const volume = this.#kept(name)
+      if (volume === undefined) {
+        throw new ThinfsError('VOLUME_MISSING', `${name}: no part of a stream is kept for it`)
+      }
+      if (volume.opens > 0 || volume.awaited) {
+        throw new ThinfsError('VOLUME_BUSY', `${name}: it is being received`)
+      }
+      const { partial: _, ...entry } = volume.entry
+      await this.#parts.names.commit(new Map([[volume.devId, entry]]))
+      return volume
+    })
+    await this.#parts.reaper.reap(volume)
+  }
+
+  /** @throws VOLUME_MISSING for a device that is no volume without the name */
+  #mustBeHidden(devId: number, name: string): Volume {
+    const volume = this.#parts.volumes.byDevId(devId)
+    if (!volume?.entry.removed || volume.entry.name !== name) throw volumeMissing(name)
+    return volume
   }
 
   /** @throws NO_BASE */
@@ -222,11 +317,11 @@ export class HiddenVolumes {
     await this.#parts.sizes.commit()
     await this.#parts.names.exclusive(async () => {
       const { pool, names, volumes, onChange } = this.#parts
-      const volume = volumes.byDevId(devId)
-      if (!volume?.entry.removed || volume.entry.name !== name) throw volumeMissing(name)
+      const volume = this.#mustBeHidden(devId, name)
       volumes.mustBeNew(name)
       const state = pool.metadata.fingerprint(devId as DevId)
-      const entry = { ...volume.entry, size: volume.device.size, removed: false }
+      const { partial: _, ...received } = volume.entry
+      const entry = { ...received, size: volume.device.size, removed: false }
       const named = content === undefined ? entry : { ...entry, content: { id: content, state } }
       await names.commit(new Map([[devId, named]]), () => {
         // From here on a write, in place as well, changes the fingerprint.
@@ -242,7 +337,7 @@ export class HiddenVolumes {
     const volume = this.#parts.volumes.byDevId(devId)
     if (!volume?.entry.removed || volume.opens > 0) return
     volume.awaited = false
-    await this.#parts.reaper.reap(volume)
+    if (hasToGo(volume)) await this.#parts.reaper.reap(volume)
   }
 
   #await(volume: Volume): void {

@@ -12,6 +12,7 @@ export type {
   LabAdmin,
   MountedAdmin,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatistics,
@@ -35,6 +36,7 @@ export {
   replaceMetadata,
   tracesOf,
 } from './replace-metadata.js'
+export { type RescuedPool, rescuePool } from './rescue-pool.js'
 export { RULES, type Rule } from './retention.js'
 export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'

@@ -6,6 +6,25 @@ import type { Volume } from './volume.js'
 /** Leaves of a mapping tree that are counted between two looks at the clock. */
 const PIECE_LEAVES = 1
 
+/** Data blocks whose counters are made at once: 16 KiB. */
+const COUNTERS = 4096
+
+/** A number for each data block, from 0: four bytes for those near the ones that were counted. */
+class Counters {
+  readonly #parts = new Map<number, Uint32Array>()
+
+  /** @returns how often it was called for a block */
+  add(block: number): number {
+    const nr = Math.floor(block / COUNTERS)
+    let part = this.#parts.get(nr)
+    if (part === undefined) {
+      part = new Uint32Array(COUNTERS)
+      this.#parts.set(nr, part)
+    }
+    return ++part[block - nr * COUNTERS]!
+  }
+}
+
 interface Count {
   bytes: Promise<number>
   /** `mappingChanges` when counting began. */
@@ -41,6 +60,32 @@ export class Usage {
       if (this.#counts.get(volume) === count) this.#counts.delete(volume)
     })
     return bytes
+  }
+
+  /**
+   * As `exclusiveBytes`, of the blocks that only these volumes map, one or several of them: what
+   * removing all of them gives back.
+   * @throws DEVICE_MISSING when one is removed meanwhile
+   */
+  async exclusiveTogether(volumes: readonly Volume[]): Promise<number> {
+    const { metadata, clock, blockSize } = this.#pool
+    const devIds = volumes.map(({ device }) => device.devId)
+    const slice = new Slice(clock)
+    const shared = new Counters()
+    let blocks = 0
+    const visit = (_vblock: number, dataBlock: DataBlock, count: number): void => {
+      // Each mapping in the volumes' own leaves is one owner.
+      if (count === 1 || shared.add(dataBlock) === count) blocks++
+    }
+    for (const nr of devIds.keys()) {
+      for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
+        this.#mustGoOn()
+        this.#pool.mustBeReadable()
+        at = metadata.forEachExclusiveTogether(devIds, nr, at, visit)
+        if (slice.isOver) await slice.yield()
+      }
+    }
+    return blocks * blockSize
   }
 
   async #count({ device: { devId } }: Volume): Promise<number> {

@@ -58,6 +58,14 @@ const fieldsSchema = z.strictObject({
    * it holds. Left out of a volume that was never sent or received.
    */
   content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
+  /**
+   * What came of a stream that was cut short, of a volume that has no name yet: its space stays until
+   * the stream goes on. What streams call its content and that of its base, and how many bytes are
+   * there.
+   */
+  partial: z
+    .strictObject({ content: z.guid(), base: z.guid().nullable(), offset: z.int().min(1) })
+    .optional(),
   /** Bytes that it may map at most, and bytes that are kept for it; left out: none. */
   limit: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
   reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),

@@ -76,6 +76,10 @@ export class Volume {
   }
 }
 
+/** Whether the space of a volume goes back: its name is gone, and nobody needs it any more. */
+export const hasToGo = ({ entry, opens }: Volume): boolean =>
+  entry.removed && opens === 0 && entry.partial === undefined
+
 /** Lets the pool follow what the entry of a volume says of its space. */
 export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
   const { limit, reserve = 0, removed } = entry

@@ -21,6 +21,7 @@ import type {
   CheckReport,
   Held,
   NewVolume,
+  PartialVolume,
   PoolAdmin,
   PoolSettings,
   PoolStatistics,
@@ -32,7 +33,7 @@ import type {
 } from './admin.js'
 import { blockMapOf } from './block-map.js'
 import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
-import { HiddenVolumes } from './hidden-volumes.js'
+import { type BeginRequest, HiddenVolumes, type KeepRequest } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
 import { PoolCheck } from './pool-check.js'
@@ -42,7 +43,14 @@ import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
 import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
-import { followEntry, mustBeUnused, mustNotBeHeld, type Volume, whyUsed } from './volume.js'
+import {
+  followEntry,
+  hasToGo,
+  mustBeUnused,
+  mustNotBeHeld,
+  type Volume,
+  whyUsed,
+} from './volume.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
 import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
 
@@ -167,7 +175,7 @@ export class Volumes implements PoolAdmin {
     table.adapt(entry => whatIsTrueOf(entry, options.pool, table.doubt))
     for (const devId of metadata.deviceIds()) volumes.#set.add(devId)
     for (const volume of volumes.#set.all()) {
-      if (volume.entry.removed && volume.opens === 0 && options.pool.writable) {
+      if (hasToGo(volume) && options.pool.writable) {
         void volumes.#reaper.reap(volume)
       }
     }
@@ -217,7 +225,7 @@ export class Volumes implements PoolAdmin {
     if (volume.opens === 0) return // sent again: the process that is dead has done it
     this.pool.devices.closed(volume.device.devId, handle)
     volume.opens = this.pool.devices.openCount(volume.device.devId)
-    if (volume.opens === 0 && volume.entry.removed) void this.#reaper.reap(volume)
+    if (hasToGo(volume)) void this.#reaper.reap(volume)
   }
 
   /** Takes the name away at once; the space follows when nobody has the volume open. */
@@ -325,7 +333,9 @@ export class Volumes implements PoolAdmin {
   } & VolumeRules): Promise<VolumeInfo> {
     const more = withRules({}, rules)
     if (externalOrigin === undefined) {
-      return this.#info(await this.make(name, size ?? 0, devId, more))
+      if (size === undefined)
+        throw new ThinfsError('BAD_ARGUMENT', `${name}: a volume needs a size`)
+      return this.#info(await this.make(name, size, devId, more))
     }
     mustBeFillable(this.pool.blockSize)
     const origin = this.#origins.describe(externalOrigin)
@@ -448,8 +458,20 @@ export class Volumes implements PoolAdmin {
     return this.hidden.hold(request)
   }
 
-  beginVolume(request: { name: string; size: number; base?: string }): Promise<NewVolume> {
+  beginVolume(request: BeginRequest): Promise<NewVolume> {
     return this.hidden.begin(request)
+  }
+
+  keepVolume(request: KeepRequest): Promise<void> {
+    return this.hidden.keep(request)
+  }
+
+  async partials(): Promise<PartialVolume[]> {
+    return this.hidden.partials()
+  }
+
+  dropPartial(request: { name: string }): Promise<void> {
+    return this.hidden.dropPartial(request)
   }
 
   nameVolume(request: { devId: number; name: string; content?: string }): Promise<void> {
@@ -623,10 +645,19 @@ export class Volumes implements PoolAdmin {
     return infos
   }
 
+  async exclusive({ names }: { names: string[] }): Promise<{ bytes: number }> {
+    const volumes = [...new Set(names)].map(name => this.#set.must(name))
+    return { bytes: await this.#usage.exclusiveTogether(volumes) }
+  }
+
   async status(): Promise<PoolStatus> {
     const status = await statusOf(this.#options, [...this.#set.named()])
     const unreadable = this.#origins.whatIsOdd(this.#set.named())
-    return { ...status, warnings: [...status.warnings, ...unreadable] }
+    const partial = this.hidden.partials().map(({ name, mapped }) => {
+      const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
+      return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
+    })
+    return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
   }
 
   async statistics(): Promise<PoolStatistics> {

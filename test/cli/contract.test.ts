@@ -1,5 +1,15 @@
 import t from 'tap'
-import { done, PROGRAM, refused, run, thinfs } from './command-line.js'
+import {
+  done,
+  mustBeDone,
+  mustBeRefused,
+  type Outcome,
+  PROGRAM,
+  refused,
+  run,
+  thinfs,
+  thinfsAll,
+} from './command-line.js'
 
 /** Each command with arguments that are right but for the pool, which is not there. */
 const COMMANDS = {
@@ -11,7 +21,7 @@ const COMMANDS = {
   create: ['/none', 'web', '--size', '1G'],
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
-  remove: ['/none', 'web'],
+  remove: ['/none', 'web', '--yes'],
   prune: ['/none', 'web', '--keep-last', '3'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
@@ -23,6 +33,7 @@ const COMMANDS = {
   status: ['/none'],
   message: ['/none', 'create_thin', '0'],
   stats: ['/none'],
+  top: ['/none'],
   events: ['/none'],
   metrics: ['/none'],
   serve: ['/none'],
@@ -42,6 +53,7 @@ const COMMANDS = {
   check: ['/none'],
   repair: ['/none'],
   restore: ['/none'],
+  rescue: ['/none', '/'],
   run: null, // makes a pool
   record: ['/none', 'web'],
   replay: ['/none', 'web', '--each-flush', 'true'],
@@ -58,27 +70,40 @@ t.test('help lists the commands, and knows its version', async t => {
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)
 })
 
-for (const [name, args] of Object.entries(COMMANDS)) {
-  t.test(`thinfs ${name}`, async t => {
-    const help = await done(t, name, '--help')
-    t.match(help, /^ {2}--json /m)
-    t.match(help, new RegExp(`^Example:\\n  \\$ .*thinfs ${name} `, 'm'))
-    const see = `; see thinfs ${name} --help \\(BAD_ARGUMENT\\)\\n$`
-    const unknown = [name, ...(args ?? ['/none']), '--frobnicate']
-    await refused(t, 2, new RegExp(`unknown option '--frobnicate'${see}`), ...unknown)
-    const missing = new RegExp(`(missing required argument|required option) .*${see}`)
-    await refused(t, 2, missing, name)
-    if (args === null) return
-    // As a shell makes it of a variable that is not set.
-    await refused(t, 2, /: [A-Z]+ is empty \(BAD_ARGUMENT\)\n$/, name, '', ...args.slice(1))
-    await refused(t, 1, /^thinfs: \/none: .* \(NOT_A_POOL\)\n$/, name, ...args)
-    const { status, stdout, stderr } = await thinfs(name, ...args, '--json')
-    t.same({ status, stdout }, { status: 1, stdout: '' })
-    t.match(JSON.parse(stderr), {
-      error: { code: 'NOT_A_POOL', errno: 'ENOENT', message: /^\/none: / },
+t.test('every command has help, and refuses what is wrong in one line', async t => {
+  const lines: string[][] = []
+  const checks: ((outcome: Outcome, line: string[]) => void)[] = []
+  const expect = (line: string[], check: (typeof checks)[number]): void => {
+    lines.push(line)
+    checks.push(check)
+  }
+  for (const [name, args] of Object.entries(COMMANDS)) {
+    const refuses = (status: number, stderr: RegExp, ...line: string[]): void =>
+      expect([name, ...line], (outcome, line) => mustBeRefused(t, outcome, status, stderr, line))
+    expect([name, '--help'], (outcome, line) => {
+      const help = mustBeDone(t, outcome, line)
+      t.match(help, /^ {2}--json /m, name)
+      t.match(help, new RegExp(`^Example:\\n  \\$ .*thinfs ${name} `, 'm'))
     })
-  })
-}
+    const see = `; see thinfs ${name} --help \\(BAD_ARGUMENT\\)\\n$`
+    const unknown = new RegExp(`unknown option '--frobnicate'${see}`)
+    refuses(2, unknown, ...(args ?? ['/none']), '--frobnicate')
+    refuses(2, new RegExp(`(missing required argument|required option) .*${see}`))
+    if (args === null) continue
+    // As a shell makes it of a variable that is not set.
+    refuses(2, /: [A-Z]+ is empty \(BAD_ARGUMENT\)\n$/, '', ...args.slice(1))
+    refuses(1, /^thinfs: \/none: .* \(NOT_A_POOL\)\n$/, ...args)
+    expect([name, ...args, '--json'], ({ status, stdout, stderr }, line) => {
+      t.same({ status, stdout }, { status: 1, stdout: '' }, line.join(' '))
+      t.match(JSON.parse(stderr), {
+        error: { code: 'NOT_A_POOL', errno: 'ENOENT', message: /^\/none: / },
+      })
+    })
+  }
+  const outcomes = await thinfsAll(lines)
+  t.equal(outcomes.length, lines.length)
+  for (const [i, outcome] of outcomes.entries()) checks[i]!(outcome, lines[i]!)
+})
 
 t.test('an unknown command is refused with the one it looks like', async t => {
   const line =

@@ -107,7 +107,7 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
 
   await refused(t, 1, `web: ${device} is mounted at ${fs} (VOLUME_BUSY)`, 'detach', mnt, 'web')
   await refused(t, 1, `held by ${device} (mounted at ${fs}) (MOUNT_BUSY)`, 'umount', mnt)
-  await refused(t, 1, /web: it is open, by .* \(VOLUME_BUSY\)/, 'remove', mnt, 'web')
+  await refused(t, 1, /web: it is open, by .* \(VOLUME_BUSY\)/, 'remove', mnt, 'web', '--yes')
   await refused(t, 1, `at ${mnt} (POOL_IN_USE)`, 'mount', pool, fs)
   await must(t, 'umount', fs)
   t.strictSame(JSON.parse(await done(t, 'detach', mnt, 'web', '--json')), { detached: [device] })

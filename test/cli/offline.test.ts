@@ -125,12 +125,37 @@ t.test('create, snapshot, rename, resize, remove', async t => {
   t.equal(await done(t, 'resize', pool, 'www', '3G', '--shrink'), 'www: 3G\n')
   await devices(t, pool)
 
-  const removed = JSON.parse(await done(t, 'remove', pool, 'www', 'db', '--json'))
+  const removed = JSON.parse(await done(t, 'remove', pool, 'www', 'db', '--yes', '--json'))
   t.strictSame(removed, { removed: ['www', 'db'] })
   t.strictSame(await devices(t, pool), [5, 78])
   const left = await list(t, pool)
   t.strictSame([...left.keys()].sort(), ['deeper one', 'web-before'])
   t.equal(left.get('web-before')!.origin, null, 'its origin is gone')
+})
+
+t.test('remove asks on a terminal, and without one is refused but for --yes', async t => {
+  const pool = await makePool(t, '--volume', 'a=1G', '--volume', 'b=1G')
+  const names = async () =>
+    (await done(t, 'list', pool, '--noheadings', '-o', 'name')).trimEnd().split('\n')
+  const line = /removing volumes has to be confirmed, .* --yes does it without asking/
+  await refused(t, 2, line, 'remove', pool, 'a')
+  const dry = await done(t, 'remove', pool, 'a', 'b', '--dry-run')
+  t.match(dry, /^a \(1G, 0 mapped, 0 of it .*\) would be removed\nb .*\n$/)
+  await refused(t, 1, /none: no volume has the name/, 'remove', pool, 'none', '--dry-run')
+  t.strictSame(await names(), ['a', 'b'])
+  const asked = (answer: string) => {
+    const command = `exec ${process.execPath} ${PROGRAM} remove ${pool} a`
+    return run('sh', '-c', `echo ${answer} | script -qec '${command}' /dev/null`)
+  }
+  const no = await asked('no')
+  t.equal(no.status, 1)
+  t.match(
+    no.stdout,
+    /Remove a \(1G, 0 mapped\)\? \[y\/N\] [\s\S]*thinfs: nothing was done \(CANCELLED\)/,
+  )
+  t.strictSame(await names(), ['a', 'b'])
+  t.equal((await asked('y')).status, 0)
+  t.strictSame(await names(), ['b'])
 })
 
 t.test('what cannot be done is refused in one line, and changes nothing', async t => {
@@ -142,7 +167,7 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [1, /device id 0 is in use \(DEVICE_EXISTS\)/, 'create', pool, 'x', ...web, '--id', '0'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'snapshot', pool, 'none', 'x'],
     [1, /web: a volume has the name \(VOLUME_EXISTS\)/, 'snapshot', pool, 'web', 'web'],
-    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'remove', pool, 'web', 'none'],
+    [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'remove', pool, 'web', 'none', '-y'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'rename', pool, 'none', 'x'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '1G'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '+1G'],

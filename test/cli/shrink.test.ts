@@ -54,7 +54,7 @@ t.test('what is in use moves, and pool.yaml and the file are as large as it says
     await volumes.snapshot({ origin: 'a', name: 'before' })
     await volumes.find('a')!.device.write(3 * MIB, MIB, changed, 3 * MIB)
   })
-  await done(t, 'remove', pool, 'low')
+  await done(t, 'remove', pool, 'low', '--yes')
   const size = () => statSync(join(pool, 'data')).size
   const yamlNow = () => readFileSync(join(pool, 'pool.yaml'), 'utf8')
   const plan = await done(t, 'shrink', pool, '--data', '-76M', '--dry-run', '--json')

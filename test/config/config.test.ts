@@ -224,11 +224,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ['pool: a\non_full: wait', '2:10: on_full: wait is not allowed; queue, error'],
     [
       'pool: a\nvolumes: [web]',
-      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, limit, reserve',
+      '2:10: volumes: a list is not allowed; a map from names to size, id, snapshot_of, external_origin, limit, reserve',
     ],
     [
       'pool: a\nvolumes: {web: 10G}',
-      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve',
+      '2:16: volumes.web: 10G is not allowed; a map of size, id, snapshot_of, limit, reserve, external_origin',
     ],
     ['pool: a\nvolumes:\n  web: {}', `3:8: volumes.web.size: is missing; ${SIZE_FORMS}`],
     [

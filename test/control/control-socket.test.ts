@@ -213,9 +213,9 @@ t.test('a request of the wrong shape does not reach the pool', async t => {
     ).path,
   )
   const cases: [method: string, params: unknown, message: string][] = [
-    ['create', { name: 'web' }, 'create: size must be a whole number'],
-    ['create', { name: 'web', size: 1.5 }, 'create: size must be a whole number'],
-    ['create', { name: 'web', size: 2 ** 60 }, 'create: size must be a whole number'],
+    ['resize', { name: 'web' }, 'resize: size must be a whole number'],
+    ['resize', { name: 'web', size: 1.5 }, 'resize: size must be a whole number'],
+    ['create', { name: 'web', size: 2 ** 60 }, 'create: size must be a whole number or absent'],
     ['create', { name: ['web'], size: 1 }, 'create: name must be a string'],
     [
       'create',

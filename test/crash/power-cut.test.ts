@@ -33,9 +33,10 @@ let states = 0
 let bytesVerified = 0
 
 /** Power cuts of a workload, and of the openings that follow them. */
-async function cutPower(seed: number): Promise<void> {
+/** @returns how many shrinks it has ended */
+async function cutPower(seed: number, shrinks = false): Promise<number> {
   const random = new Random(seed)
-  const workload = new VolumesWorkload(random)
+  const workload = new VolumesWorkload(random, { shrinks })
   await workload.run(STEPS)
   const { disk, model } = workload
   bytesVerified += workload.bytesVerified
@@ -45,6 +46,7 @@ async function cutPower(seed: number): Promise<void> {
     const where = `SEED=${seed}, power cut after ${events} events: ${state.luck}`
     await verifyState(state, model.window(events), random, where, 2)
   }
+  return workload.shrunk
 }
 
 /** Numbers of events after which to cut: half of them anywhere, half at each kind of event as often. */
@@ -156,6 +158,12 @@ t.test('what was flushed is there after a power cut, and nothing of others', asy
     })
   }
   tally(t, { 'power-cut states checked': states, 'bytes verified': bytesVerified })
+})
+
+t.test('nor is anything lost of a pool that becomes smaller meanwhile', async t => {
+  let shrunk = 0
+  for (const seed of SEEDS.slice(0, 2 * EFFORT)) shrunk += await cutPower(seed, true)
+  t.ok(shrunk > 0, `${shrunk} shrinks have come to their end`)
 })
 
 // Disks write sectors as a whole, and the superblock has no copy. One that did not is to be named.

@@ -215,7 +215,7 @@ t.test('thinfs replay: each state, checked by a program', needs('/dev/fuse'), as
   t.equal(await pool.sh('ls'), 'web\nweb@record', 'what was made for it is gone')
 
   await pool.umount()
-  await thinfs('remove', pool.folder, 'web@record')
+  await thinfs('remove', pool.folder, 'web@record', '--yes')
   await pool.mount()
   t.match(await replay('--to', '1', 'true'), {
     status: 1,

@@ -5,7 +5,7 @@
  */
 import fc from 'fast-check'
 import t from 'tap'
-import { METADATA_BLOCK_SIZE, ThinfsError } from '../../src/base/index.js'
+import { METADATA_BLOCK_SIZE, SECTOR_SIZE, ThinfsError } from '../../src/base/index.js'
 import {
   checkMetadata,
   type PoolFacts,
@@ -31,7 +31,7 @@ const storeOf = (image: Buffer): MemoryStore => new MemoryStore(image.length, { 
 function factsOf(wanted: ThinDump): PoolFacts {
   return {
     dataBlockSectors: wanted.dataBlockSize,
-    nrDataBlocks: wanted.nrDataBlocks,
+    dataSize: wanted.nrDataBlocks * wanted.dataBlockSize * SECTOR_SIZE,
     uuid: null,
     transactionId: wanted.transaction,
     devIds: new Set(wanted.devices.keys()),

@@ -70,13 +70,13 @@ const taken = async (pool: MountedPool): Promise<number> =>
 /** What people do about a full disk. */
 const REMEDIES: Record<string, (t: Test, pool: MountedPool) => Promise<void>> = {
   'remove a volume': async (_t, pool) => {
-    await thinfs('remove', pool.folder, 'b')
+    await thinfs('remove', pool.folder, 'b', '--yes')
   },
   'rm a volume': async (_t, pool) => {
     await pool.sh('rm c')
   },
   'remove a snapshot': async (_t, pool) => {
-    await thinfs('remove', pool.folder, 'a@1')
+    await thinfs('remove', pool.folder, 'a@1', '--yes')
   },
   trim: async (_t, pool) => {
     await pool.sh('fallocate -p -o 0 -l 4M b; sync b')
@@ -126,14 +126,14 @@ for (const name of Object.keys(HOSTS)) {
     await pool.killEngine()
     await same(pool)
     await pool.umount()
-    await thinfs('remove', pool.folder, 'b')
+    await thinfs('remove', pool.folder, 'b', '--yes')
     t.notMatch(await thinfs('list', pool.folder), /^b /m)
     await fill(pool, name)
     await pool.mount()
     await fill(pool, name)
     await pool.sh('rm c')
     await fill(pool, name)
-    await thinfs('remove', pool.folder, 'a@1')
+    await thinfs('remove', pool.folder, 'a@1', '--yes')
     await pool.killEngine()
     await same(pool)
     await pool.close(t)

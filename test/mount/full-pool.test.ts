@@ -211,7 +211,7 @@ print('full')`
   await thinfs('message', pool.folder, 'delete 4')
   await thinfs('snapshot', pool.folder, 'a', 'again')
   const others = (await pool.sh("ls | grep '^t' || true")).split('\n').filter(Boolean)
-  await thinfs('remove', pool.folder, 'first', 's1', 'again', 'a', ...others)
+  await thinfs('remove', '--yes', pool.folder, 'first', 's1', 'again', 'a', ...others)
   await until(async () => (await usedBlocks(pool)) === 0)
   t.equal((await pool.status()).mode, 'write')
   await pool.close(t)

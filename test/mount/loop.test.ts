@@ -170,7 +170,7 @@ t.test('snapshots of a mounted filesystem', onLoop, async t => {
     await pool.detach(name)
   }
   await pool.remount()
-  await thinfs('remove', pool.folder, 'monday')
+  await thinfs('remove', pool.folder, 'monday', '--yes')
   for (const name of ['disk', 'tuesday']) {
     await run('e2fsck', '-fn', await pool.attach(name))
     await show(name)

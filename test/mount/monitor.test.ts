@@ -144,6 +144,44 @@ t.test(
   },
 )
 
+/** Runs `thinfs top` on a terminal that becomes narrower, and presses keys. */
+const ON_A_TERMINAL = `
+import fcntl, os, pty, struct, sys, termios
+def size(columns): fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))
+pid, fd = pty.fork()
+if pid == 0: os.execv(sys.argv[1], sys.argv[1:])
+size(100)
+seen = b''
+def until(wanted):
+    global seen
+    while wanted not in seen:
+        seen += os.read(fd, 65536)
+    seen = seen[seen.index(wanted) + len(wanted):]
+until(b'VOLUME')
+until(b'[b bytes]')
+os.write(fd, b'n')
+until(b'[n name]')
+size(40)
+until(b'q quit   sort: [n name]  r reads  w writ' + bytes([27]) + b'[H')
+os.write(fd, b'q')
+until(bytes([27]) + b'[?1049l')
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+`
+
+t.test('top: on a terminal, and into a pipe', needs('/dev/fuse'), async t => {
+  const yaml = 'data: { size: 16M }\nvolumes: { web: { size: 8M }, db: { size: 1M } }'
+  const pool = await MountedPool.make(t, yaml)
+  const args = [PROGRAM, 'top', pool.folder, '--delay', '0.1']
+  t.equal(await run('python3', '-c', ON_A_TERMINAL, process.execPath, ...args), '0')
+  t.match(await run(process.execPath, ...args), /^test: mode write, .*\nVOLUME .*\ndb .*\nweb /s)
+  const lines = (await run(process.execPath, ...args, '-n', '2', '--json')).split('\n')
+  t.match(
+    lines.map(line => JSON.parse(line)),
+    [{ name: 'test' }, { name: 'test', volumes: [{ name: 'db' }, { name: 'web' }] }],
+  )
+  await pool.close(t)
+})
+
 t.test('events: whoever follows hears what hooks hear', needs('/dev/fuse'), async t => {
   const yaml = `data: { size: 16M }
 volumes: { fill: { size: 1G } }

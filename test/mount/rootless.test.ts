@@ -19,7 +19,7 @@ thinfs snapshot pool web snap
 thinfs resize pool a 12M
 thinfs rename pool a c
 thinfs message pool "create_thin 9"
-thinfs remove pool b
+thinfs remove pool b --yes
 mv mnt/snap mnt/copy
 cp --sparse=always mnt/web mnt/web2
 chmod 640 mnt/web2

@@ -23,7 +23,7 @@ t.test('while it is read and written, and the engine is killed', needs('/dev/fus
   const twin = await load<{ steps: number }>(pool, 'twin', ...files, 20_261_128, STOP)
   await thinfs('snapshot', pool.folder, 'still', 'snapshot')
   await thinfs('snapshot', pool.folder, 'a', 'old')
-  await thinfs('remove', pool.folder, 'low')
+  await thinfs('remove', pool.folder, 'low', '--yes')
   const used = async (): Promise<number> => (await pool.status()).data.usedBlocks
   await until(async () => (await used()) < 1500)
 

@@ -1,5 +1,6 @@
 // Goal: who takes how much of a pool is as the rules of its volumes have it, and what programs and df see
 // of that. Method: pools of a few MiB, filled through the mount.
+import { dirname, join } from 'node:path'
 import t from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'
 import { fill, usedBlocks } from '../support/full-pool.js'
@@ -8,11 +9,14 @@ import {
   attemptThinfs,
   MountedPool,
   needs,
+  run,
+  sh,
   thinfs,
   until,
 } from '../support/mounted-pool.js'
 
 const onMount = needs('/dev/fuse')
+const onLoop = needs('/dev/fuse', '/dev/loop-control')
 
 async function list(pool: MountedPool): Promise<Map<string, VolumeInfo>> {
   const volumes: VolumeInfo[] = JSON.parse(await thinfs('list', pool.folder, '--json'))
@@ -31,6 +35,14 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   t.equal((await list(pool)).get('a')!.mapped, 2 ** 21)
   await thinfs('snapshot', pool.folder, 'a', 'a@1')
   t.match(await dd('a', 'count=32'), { status: 0 }, 'what is mapped is written, shared or not')
+  await thinfs('snapshot', pool.folder, 'a', 'a@2')
+  const exclusive = await thinfs('list', pool.folder, '--exclusive', 'a', 'a@2')
+  t.match(exclusive, /^a .* 2M +[\d.]+ +0 /m)
+  t.match(exclusive, /^removing all of these gives back 2M$/m)
+  const json = await thinfs('list', pool.folder, '--exclusive', '--json', 'a', 'a@1', 'a@2')
+  t.match(JSON.parse(json), { together: 2 ** 22, volumes: { length: 3 } })
+  const missing = await attemptThinfs('list', pool.folder, '--exclusive', 'z')
+  t.match(missing, { status: 1, stderr: /z: no volume has the name \(VOLUME_MISSING\)$/m })
   await pool.sh('fallocate -p -o 0 -l 64K a')
   t.match(await dd('a', 'count=1', 'seek=500'), { status: 0 }, 'what was discarded counts no more')
   t.match(await dd('a', 'count=1', 'seek=501'), refused)
@@ -68,7 +80,7 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   t.match(kept, { status: 1, stderr: /would have to be reserved/ }, 'what it was would be kept')
   await thinfs('rollback', pool.folder, 'b', 'b@1', '--no-keep')
   t.match((await list(pool)).get('b'), { limit: null, reserve: 2 ** 22 })
-  await thinfs('remove', pool.folder, 'fill')
+  await thinfs('remove', pool.folder, 'fill', '--yes')
   const more = await attemptThinfs('set', pool.folder, 'b', 'reserve=1G')
   t.match(more, { status: 1, stderr: /would have to be reserved.*\(NO_DATA_SPACE\)$/m })
   await thinfs('set', pool.folder, 'b', 'reserve=none')
@@ -76,5 +88,40 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   const created = ['create', pool.folder, 'c', '--size', '1G', '--limit', '3M', '--reserve', '2M']
   await thinfs(...created)
   t.match((await list(pool)).get('c'), { limit: 3 * 2 ** 20, reserve: 2 ** 21 })
+  await pool.close(t)
+})
+
+t.test('discards smaller than a block add up, on ext4', onLoop, async t => {
+  const yaml = 'data: { size: 16M }\nvolumes: { a: { size: 64M } }'
+  const pool = await MountedPool.make(t, yaml, async file => {
+    const folder = dirname(file)
+    const base = dirname(folder)
+    await sh(base, 'truncate -s 64M disk; mkfs.ext4 -q -m 0 disk; cp pool/pool.yaml .')
+    const disk = await run('losetup', '--find', '--show', join(base, 'disk'))
+    t.teardown(async () => {
+      await attempt('umount', '--lazy', folder)
+      await attempt('losetup', '--detach', disk)
+    })
+    await run('mount', disk, folder)
+    await sh(base, 'mv pool.yaml pool/; chmod 600 pool/pool.yaml; chmod 700 pool')
+    await thinfs('init', file)
+  })
+  await sh(pool.plain, 'head -c 256K /dev/urandom > a')
+  await pool.sh('dd if=../plain/a of=a conv=notrunc,fsync status=none')
+  t.equal(await usedBlocks(pool), 4)
+  // Those of each block in an order of its own, but for one piece of the last.
+  const punch = (pieces: string) =>
+    `for i in ${pieces}; do fallocate -p -o $((i * 4096)) -l 4096 a; done; sync a`
+  const first = `$(seq 0 2 63)`
+  await pool.sh(punch(first))
+  t.equal(await usedBlocks(pool), 4)
+  await pool.killEngine()
+  const rest = '$(seq 61 -2 1)'
+  await pool.sh(punch(rest))
+  await until(async () => (await usedBlocks(pool)) === 1)
+  await sh(pool.plain, `${punch(first)}; ${punch(rest)}`)
+  await pool.sh('cmp -n 262144 a ../plain/a')
+  await pool.sh('fallocate -p -o 258048 -l 4096 a; sync a')
+  await until(async () => (await usedBlocks(pool)) === 0)
   await pool.close(t)
 })

@@ -121,6 +121,7 @@ interface Entry {
   name: string
   dev_id: number
   removed: boolean
+  partial?: object
 }
 
 /** What volumes.json has. */
@@ -194,4 +195,58 @@ t.test('receive is killed, and so is the engine under it', needs('/dev/fuse'), a
   await pool.mount()
   await until(async () => (await used(pool)) === 0)
   await pool.close(t)
+})
+
+t.test('a stream that is cut short goes on where it was kept', needs('/dev/fuse'), async t => {
+  const from = await MountedPool.make(t, YAML)
+  const to = await MountedPool.make(t, EMPTY)
+  const { plain } = from
+  const [here, there] = [from.folder, to.folder]
+  await from.sh(`head -c 50000000 /dev/urandom > web
+    ${THINFS} send ${here} web --no-compress > ${plain}/stream`)
+  const stream = readFileSync(join(plain, 'stream'))
+  const part = stream.subarray(0, 45_000_000)
+
+  const killed = begin(t, 'receive', there, 'copy', '--resume')
+  killed.stdin!.write(part)
+  await until(async () => (await used(to)) > 600 && entries(to).some(({ partial }) => partial))
+  killed.kill('SIGKILL')
+  await once(killed, 'close')
+  t.match((await to.status()).warnings, [
+    /^copy: \d+ bytes of a stream .* are kept; thinfs receive/,
+  ])
+  t.equal(await to.sh('ls -A'), '', 'it has no name yet')
+  t.strictSame(JSON.parse(await thinfs('list', there, '--json')), [])
+  const again = await attempt('sh', '-c', `${THINFS} receive ${there} copy < ${plain}/stream`)
+  t.match(again, {
+    status: 1,
+    stderr: /copy: a part of a stream is kept; .*--abort.*VOLUME_EXISTS/,
+  })
+  await to.umount()
+  const token = await thinfs('receive', there, 'copy', '--token')
+  const { offset } = JSON.parse(await thinfs('receive', there, 'copy', '--token', '--json'))
+  t.ok(offset >= 32 * 2 ** 20)
+  t.match((await attemptThinfs('send', here, 'web', '--resume', 'x')).stderr, /BAD_ARGUMENT/)
+
+  // The rest is cut short, too: into files, and then it goes on in the mount.
+  const cut = `${THINFS} send ${here} web --resume ${token} | head -c 5000000 | ${THINFS} receive ${there} copy`
+  t.match(
+    (await attempt('sh', '-c', cut)).stderr,
+    new RegExp(`kept: thinfs send --resume ${token} `),
+  )
+  await to.mount()
+  await pipe(`${here} web --resume ${token}`, `${there} copy`)
+  t.equal(await sha(join(to.path, 'copy')), await sha(join(from.path, 'web')))
+  t.match((await attemptThinfs('receive', there, 'copy', '--token')).stderr, /VOLUME_MISSING/)
+  t.strictSame((await to.status()).warnings, [])
+
+  const given = `head -c 45000000 ${plain}/stream | ${THINFS} receive ${there} other --resume`
+  t.match((await attempt('sh', '-c', given)).stderr, /are kept: thinfs send --resume .*BAD_STREAM/)
+  const before = await used(to)
+  await until(async () => (await attemptThinfs('receive', there, 'other', '--abort')).status === 0)
+  t.ok((await used(to)) < before)
+  await from.sh('printf x | dd of=web conv=notrunc status=none; sync web')
+  const other = await attemptThinfs('send', here, 'web', '--resume', token)
+  t.match(other, { status: 1, stdout: '', stderr: /has changed since.*NO_BASE/ })
+  await to.close(t)
 })

@@ -345,6 +345,20 @@ t.test('what comes first, and what is refused', async t => {
     await pool.close()
     t.equal(thinCheck(memory.metadata.image).status, 0)
   })
+  await t.test('the same when nothing has to be moved any more', async t => {
+    const memory = formatted({ blockSectors: 8, dataBlocks: 400 })
+    const { pool } = await openFiles(memory)
+    const size = bytes(150 * BLOCK)
+    await device(pool, 0, size).write(0, BLOCK, filled(BLOCK, 1), 0)
+    await pool.commit()
+    const shrinking = pool.shrink.run(100 * BLOCK, ALWAYS)
+    shrinking.catch(() => {})
+    await device(pool, 0, size).write(0, 120 * BLOCK, filled(120 * BLOCK, 3), 0)
+    await t.rejects(shrinking, { code: 'NO_DATA_SPACE' })
+    t.same([pool.metadata.nrDataBlocks, memory.data.size], [400, 400 * BLOCK])
+    await pool.close()
+    t.equal(thinCheck(memory.metadata.image).status, 0)
+  })
   await t.test('what others do meanwhile, and its end', async t => {
     const { memory, pool, shrinking, stop } = await halfDone()
     const shrinks = { code: 'POOL_SHRINKING' }

@@ -9,7 +9,7 @@ import { KIB } from '../../src/base/index.js'
 import { StreamReader, sendTo } from '../../src/streams/index.js'
 import { receiveInto } from '../../src/streams/receive.js'
 import type { Volumes } from '../../src/volumes/index.js'
-import { formatted, openFiles } from '../support/memory-pool.js'
+import { formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { Random } from '../support/random.js'
 import { openTable } from '../support/volumes-on-disk.js'
 
@@ -28,10 +28,16 @@ class MemoryTable {
 async function openPool(blockSectors: number) {
   const dataBlocks = (128 * 128) / blockSectors
   const files = formatted({ blockSectors, dataBlocks, metadataBlocks: 256 })
-  const { pool } = await openFiles(files)
-  const volumes = openTable(pool, files.metadata, new MemoryTable())
-  return { ...files, volumes }
+  return await open(files, new MemoryTable())
 }
+
+async function open(files: MemoryFiles, table: MemoryTable) {
+  const { pool } = await openFiles(files)
+  return { ...files, table, volumes: openTable(pool, files.metadata, table) }
+}
+
+/** As the next process finds the pool. */
+const restarted = ({ table, ...files }: OpenPool): Promise<OpenPool> => open(killed(files), table)
 
 type OpenPool = Awaited<ReturnType<typeof openPool>>
 
@@ -47,14 +53,16 @@ async function send(
   { volumes, metadata, data }: OpenPool,
   names: string[],
   compress = false,
+  { resume = 0, checkpointPeriod = 2 ** 30 } = {},
 ): Promise<Buffer> {
   const held = await volumes.hold({ names, identify: names[0]! })
   const [volume, older] = held.volumes
   const chunks: Uint8Array[] = []
-  const source = { metadata, data, blockSize: held.dataBlockSize, ...volume! }
+  const source = { metadata, data, blockSize: held.dataBlockSize, ...volume!, resume }
   const base = older === undefined ? null : { ...older, content: older.content! }
   await sendTo({ ...source, base }, async chunk => void chunks.push(Buffer.from(chunk)), {
     compress,
+    checkpointPeriod,
     onProgress() {},
   })
   for (const { file } of held.volumes) await volumes.hidden.drop(volumes.hidden.find(file!)!.devId)
@@ -75,11 +83,13 @@ async function receive(
   { volumes }: OpenPool,
   name: string,
   stream: Buffer,
+  keeps = false,
 ): Promise<string | null> {
   const reader = await StreamReader.open(inPieces(stream))
-  const { size, base, content } = reader.header
+  const { size, base, content, resume } = reader.header
   const from = base === null ? {} : { base: base.content }
-  const volume = await volumes.beginVolume({ name, size, ...from })
+  const at = resume > 0 ? { resume, content: content! } : {}
+  const volume = await volumes.beginVolume({ name, size, ...from, ...at })
   try {
     const hidden = volumes.byDevId(volume.devId)!
     await volumes.sizes.set(hidden, size)
@@ -89,7 +99,15 @@ async function receive(
         device.write(offset, content.length, Buffer.from(content), 0),
       discard: (offset: number, length: number) => device.discard(offset, length, false),
     }
-    await receiveInto(target, reader, () => {})
+    await receiveInto(
+      target,
+      reader,
+      () => {},
+      async offset => {
+        const { devId } = volume
+        if (keeps) await volumes.keepVolume({ devId, name, content: content!, ...from, offset })
+      },
+    )
     const id = content === null ? {} : { content }
     await volumes.nameVolume({ devId: volume.devId, name, ...id })
     return volume.base
@@ -192,9 +210,9 @@ t.test('what a base maps past its end is not with the receiver, and is sent', as
   const write = async (chunk: Uint8Array) => void chunks.push(Buffer.from(chunk))
   const options = { compress: false, onProgress() {} }
   const older = { ...one!, size: 200 * KIB, content: one!.content! }
-  await sendTo({ ...older, metadata, data, base: null }, write, options)
+  await sendTo({ ...older, metadata, data, base: null, resume: 0 }, write, options)
   await receive(there, 'one', Buffer.concat(chunks.splice(0)))
-  await sendTo({ ...web!, metadata, data, content: null, base: older }, write, options)
+  await sendTo({ ...web!, metadata, data, content: null, base: older, resume: 0 }, write, options)
   await receive(there, 'web', Buffer.concat(chunks))
   t.equal(digestOf(there.volumes, 'web'), digestOf(volumes, 'web'))
   for (const pool of [here, there]) await pool.volumes.close()
@@ -268,3 +286,93 @@ function recordsOf(stream: Buffer): Buffer[] {
   }
   return parts
 }
+
+t.test('a stream that is cut short, again and again, goes on where it was kept', async t => {
+  let resumed = 0
+  for (let seed = 1; seed <= 3; seed++) {
+    const random = new Random(100 + seed)
+    const here = await openPool(random.of([8, 128, 384, 4096]))
+    let there = await openPool(random.of([8, 128, 256]))
+    await here.volumes.create({ name: 'web', size: 2048 * KIB })
+    let older: string | null = null
+    for (const name of ['web@1', 'web@2']) {
+      for (let i = 0; i < 4; i++) await change(here.volumes, 'web', random)
+      await here.volumes.snapshot({ origin: 'web', name })
+      const names: string[] = older === null ? [name] : [name, older]
+      const compress = random.chance(0.3)
+      let resume = 0
+      for (let tries = 0; ; tries++) {
+        const options = { resume, checkpointPeriod: random.between(1, 200 * KIB) }
+        const stream: Buffer = await send(here, names, compress, options)
+        if (tries > 3) {
+          await receive(there, name, stream, true)
+          break
+        }
+        const cut = stream.subarray(0, random.between(1, stream.length - 1))
+        await t.rejects(receive(there, name, cut, true), { code: 'BAD_STREAM' })
+        if (random.chance(0.5)) there = await restarted(there)
+        const [kept] = await there.volumes.partials()
+        t.equal(there.volumes.find(name), undefined, 'no volume before it is whole')
+        if (resume > 0) t.ok(kept!.offset >= resume, 'nothing that was kept is lost')
+        resume = kept?.offset ?? 0
+        if (kept === undefined) continue
+        if (resumed++ % 4 > 0) continue
+        const { partial } = there.volumes.byDevId(devIdOf(there, name))!.entry
+        t.equal(partial?.base ?? null, older && here.volumes.find(older)!.entry.content!.id)
+        await t.rejects(receive(there, name, await send(here, names)), { code: 'VOLUME_EXISTS' })
+        const wrong = await send(here, names, false, { ...options, resume })
+        await t.rejects(receive(there, 'other', wrong), { code: 'NO_BASE' })
+      }
+      t.equal(digestOf(there.volumes, name), digestOf(here.volumes, name), `seed ${seed}: ${name}`)
+      t.strictSame(await there.volumes.partials(), [])
+      older = name
+    }
+    // What went in in parts is as good a base as any.
+    await change(here.volumes, 'web', random)
+    await receive(there, 'web', await send(here, ['web', 'web@2']))
+    t.equal(digestOf(there.volumes, 'web'), digestOf(here.volumes, 'web'))
+    for (const { volumes } of [here, there]) {
+      t.same((await volumes.check()).problems, [], `seed ${seed}: sound`)
+      await volumes.close()
+    }
+  }
+  t.ok(resumed > 4, `${resumed} went on`)
+})
+
+/** The device that is kept for a name. */
+const devIdOf = ({ volumes }: OpenPool, name: string): number =>
+  [...volumes.pool.metadata.deviceIds()].find(devId => {
+    const { entry } = volumes.byDevId(devId)!
+    return entry.name === name && entry.partial !== undefined
+  })!
+
+t.test('a part that is kept goes when it is given up; a point that is none is refused', async t => {
+  const here = await openPool(128)
+  const there = await openPool(128)
+  await here.volumes.create({ name: 'web', size: 2048 * KIB })
+  const { device } = here.volumes.find('web')!
+  await device.write(0, 1024 * KIB, Buffer.alloc(1024 * KIB, 7), 0)
+  await device.discard(128 * KIB, 64 * KIB)
+  await here.volumes.commit()
+  const options = { checkpointPeriod: 1 }
+  const stream = await send(here, ['web'], false, options)
+  await t.rejects(receive(there, 'web', stream.subarray(0, -40), true), { code: 'BAD_STREAM' })
+  const [kept] = await there.volumes.partials()
+  t.match(kept, { name: 'web', size: 2048 * KIB, offset: 1024 * KIB, base: null })
+  t.match((await there.volumes.status()).warnings, [/^web: \d+ bytes of a stream .* are kept/])
+  await t.rejects(there.volumes.dropPartial({ name: 'none' }), { code: 'VOLUME_MISSING' })
+  await there.volumes.dropPartial({ name: 'web' })
+  t.strictSame(await there.volumes.partials(), [])
+  t.equal(there.volumes.pool.metadata.deviceIds().next().done, true, 'no device')
+  await t.rejects(receive(there, 'web', await send(here, ['web'], false, { resume: 1024 * KIB })), {
+    code: 'NO_BASE',
+    message: /none is kept/,
+  })
+  await t.rejects(send(here, ['web'], false, { resume: 100 }), { code: 'BAD_ARGUMENT' })
+  // A checkpoint that lacks a record before it, each of which is whole.
+  const records = recordsOf(stream)
+  const without = Buffer.concat([...records.slice(0, 2), ...records.slice(3)])
+  await t.rejects(receive(there, 'web', without, true), { code: 'BAD_STREAM' })
+  t.strictSame(await there.volumes.partials(), [])
+  for (const { volumes } of [here, there]) await volumes.close()
+})

@@ -15,6 +15,7 @@ export class MemoryStore implements Store {
   readonly path: string
   readonly punches: boolean
   readonly copiesShare = false
+  tellsHoles = true
   size: Bytes
   /** What `readNow` answers: false when nothing is to be had without waiting. */
   inMemory = true

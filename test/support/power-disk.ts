@@ -22,6 +22,7 @@ export type PowerEvent =
   | { kind: 'write'; file: BlockFile; offset: number; content: Buffer }
   | { kind: 'punch'; file: BlockFile; offset: number; length: number }
   | { kind: 'grow'; file: BlockFile; size: number }
+  | { kind: 'cut'; file: BlockFile; size: number }
   | { kind: 'append'; file: 'journal'; content: Buffer }
   | { kind: 'replace'; file: 'journal'; content: Buffer }
   | { kind: 'replace'; file: 'table'; content: string }
@@ -67,6 +68,11 @@ export class SparseImage {
     const pages = new Uint8Array(Math.ceil(size / PAGE))
     pages.set(this.pages)
     this.pages = pages
+  }
+
+  cut(size: number): void {
+    this.bytes = Buffer.from(this.bytes.subarray(0, size))
+    this.pages = this.pages.slice(0, Math.ceil(size / PAGE))
   }
 }
 
@@ -236,6 +242,7 @@ export class PowerDisk {
     if (event.kind === 'write') now[event.file].write(event.content, event.offset)
     else if (event.kind === 'punch') now[event.file].punch(event.offset, event.length)
     else if (event.kind === 'grow') now[event.file].grow(event.size)
+    else if (event.kind === 'cut') now[event.file].cut(event.size)
     else if (event.kind === 'label') now.label = event.label
     else if (event.kind === 'append') now.journal = Buffer.concat([now.journal, event.content])
     else if (event.kind === 'replace' && event.file === 'journal') now.journal = event.content
@@ -343,6 +350,11 @@ export class PowerStore implements Store {
 
   grow(size: Bytes): void {
     this.#record({ kind: 'grow', file: this.#file, size })
+    this.size = size
+  }
+
+  cut(size: Bytes): void {
+    this.#record({ kind: 'cut', file: this.#file, size })
     this.size = size
   }
 

@@ -2,8 +2,8 @@
  * What the disk of a PowerDisk may hold after a power cut.
  *
  * What a flush that has ended covers is there. Of what was written later each sector of 512 bytes may
- * be there or not, whatever came before or after it; a file that was made larger may be as short as
- * before. A small file that was replaced is the old one or the new one; the new one is complete only
+ * be there or not, whatever came before or after it; a file that was made larger, or cut off, may
+ * have the length of before. A small file that was replaced is the old one or the new one; the new one is complete only
  * if it was flushed first, which is done for volumes.json and not for the journal. The label of the data is
  * any that it was given since one was flushed.
  */
@@ -187,6 +187,8 @@ function apply(image: SparseImage, event: BlockEvent, part?: Kept): void {
   const keeps = (sector: number): boolean => part?.keeps(sector) ?? true
   if (event.kind === 'grow') {
     if (keeps(0)) image.grow(event.size)
+  } else if (event.kind === 'cut') {
+    if (keeps(0)) image.cut(event.size)
   } else if (event.kind === 'write' || event.kind === 'punch') {
     const length = event.kind === 'write' ? event.content.length : event.length
     const end = Math.min(event.offset + length, image.bytes.length)

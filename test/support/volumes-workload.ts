@@ -26,7 +26,9 @@ const KEEP_SIZE = 1
 const PUNCH_HOLE = 3
 const ZERO_RANGE = 16
 /** What an operation may be refused with, in part done; a removal in the background moves the id on. */
-const REFUSED = new Set(['NO_DATA_SPACE', 'NO_METADATA_SPACE', 'TRANSACTION_MISMATCH'])
+const REFUSED = new Set([
+  ...['NO_DATA_SPACE', 'NO_METADATA_SPACE', 'TRANSACTION_MISMATCH', 'POOL_SHRINKING'],
+])
 
 /** Operations and how often they come. */
 const WEIGHTS = {
@@ -49,12 +51,21 @@ const WEIGHTS = {
   reopen: 1,
   reboot: 1,
   kill: 2,
+  shrinkLater: 0,
 } as const
 type Kind = keyof typeof WEIGHTS
 const LIFECYCLE: ReadonlySet<Kind> = new Set(['reopen', 'reboot', 'kill'])
-const KINDS = (Object.keys(WEIGHTS) as Kind[]).flatMap(kind =>
-  Array.from({ length: WEIGHTS[kind] }, () => kind),
-)
+const kindsOf = (weights: Record<Kind, number>): Kind[] =>
+  (Object.keys(weights) as Kind[]).flatMap(kind =>
+    Array.from({ length: weights[kind] }, () => kind),
+  )
+const KINDS = kindsOf(WEIGHTS)
+const KINDS_WITH_SHRINKS = kindsOf({ ...WEIGHTS, shrinkLater: 5 })
+/** What a shrink may end with, which nobody waits for. */
+const SHRINK_ENDS = new Set([
+  ...REFUSED,
+  ...['POOL_SHRINKING', 'SNAPSHOT_HELD', 'BAD_ARGUMENT', 'NOT_MOUNTED'],
+])
 
 export class VolumesWorkload {
   readonly disk: PowerDisk
@@ -62,6 +73,9 @@ export class VolumesWorkload {
   kills = 0
   bytesVerified = 0
   readonly #random: Random
+  readonly #kinds: readonly Kind[]
+  /** Shrinks that came to their end. */
+  shrunk = 0
   #requests = 0
   #handles!: Handles
   #opened!: Opened
@@ -72,8 +86,10 @@ export class VolumesWorkload {
   /** A flush that nobody waits for. */
   #flushing: Promise<void> = Promise.resolve()
 
-  constructor(random: Random) {
+  /** @param shrinks whether the data is made smaller, too, while all else goes on */
+  constructor(random: Random, { shrinks = false }: { shrinks?: boolean } = {}) {
     this.#random = random
+    this.#kinds = shrinks ? KINDS_WITH_SHRINKS : KINDS
     const metadata = new MemoryStore(METADATA_BLOCKS * 4096)
     ThinMetadata.format(metadata, { dataBlockSectors: BLOCK_SECTORS })
     const start = {
@@ -91,7 +107,7 @@ export class VolumesWorkload {
     await this.#open()
     await this.#step('create')
     for (let i = 0; i < steps; i++) {
-      await this.#step(this.#random.of(KINDS))
+      await this.#step(this.#random.of(this.#kinds))
       if (i % 10 === 0) this.#verify()
     }
     await this.#flushing
@@ -199,8 +215,8 @@ export class VolumesWorkload {
   async #kill(): Promise<void> {
     this.disk.kill(this.#random.between(1, 40))
     for (let i = 0; i < 8 && this.#handles.alive(); i++) {
-      let kind = this.#random.of(KINDS)
-      while (LIFECYCLE.has(kind)) kind = this.#random.of(KINDS)
+      let kind = this.#random.of(this.#kinds)
+      while (LIFECYCLE.has(kind)) kind = this.#random.of(this.#kinds)
       await this.#step(kind)
     }
     if (this.#handles.alive()) this.disk.kill()
@@ -363,6 +379,22 @@ export class VolumesWorkload {
         },
       )
       this.#flushing = Promise.all([this.#flushing, flushed]).then(() => {})
+      this.#flushing.catch(() => {})
+    },
+    shrinkLater: async () => {
+      const { volumes } = this.#opened
+      const handles = this.#handles
+      const { nrDataBlocks, nrAllocatedDataBlocks } = volumes.pool.metadata
+      const blocks = this.#random.between(Math.max(1, nrAllocatedDataBlocks), nrDataBlocks)
+      const shrunk = volumes.shrink({ data: blocks * BLOCK }).then(
+        () => {
+          this.shrunk++
+        },
+        err => {
+          if (handles.alive() && !SHRINK_ENDS.has(err.code)) throw err
+        },
+      )
+      this.#flushing = Promise.all([this.#flushing, shrunk]).then(() => {})
       this.#flushing.catch(() => {})
     },
     tick: async () => {

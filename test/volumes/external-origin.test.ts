@@ -206,6 +206,7 @@ t.test('a file that is another one is refused, and all is well when it is back',
     message: /none: no such file/,
   })
   await t.rejects(volumes.create({ name: 'x', externalOrigin: folder }), { code: 'BAD_ARGUMENT' })
+  await t.rejects(volumes.create({ name: 'x' }), { code: 'BAD_ARGUMENT' })
   await volumes.create({ name: 'web', externalOrigin: path })
   await volumes.snapshot({ origin: 'web', name: 'web@1' })
   await volumes.message({ message: 'create_snap 7 0' })

@@ -1,5 +1,6 @@
 // Goal: what rules of space refuse, and what they must not refuse. Method: a pool in memory, filled block by
 // block; the numbers are those of the metadata.
+import fc from 'fast-check'
 import t from 'tap'
 import { ThinMetadata } from '../../src/metadata/index.js'
 import { MemoryStore } from '../support/memory-store.js'
@@ -7,16 +8,17 @@ import { PowerDisk, SparseImage } from '../support/power-disk.js'
 import { Random } from '../support/random.js'
 import { openVolumes, reaped } from '../support/volumes-on-disk.js'
 
+/** More of them take longer and find more: RUNS=1000. */
+const RUNS = Number(process.env.RUNS ?? 40)
 const BLOCK = 4096
-const DATA_BLOCKS = 100
 
-function madePool() {
+function madePool(dataBlocks: number) {
   const metadata = new MemoryStore(256 * 4096)
   ThinMetadata.format(metadata, { dataBlockSectors: BLOCK / 512 })
   const disk = new PowerDisk(
     {
       metadata: new SparseImage(metadata.image),
-      data: SparseImage.ofHoles(DATA_BLOCKS * BLOCK),
+      data: SparseImage.ofHoles(dataBlocks * BLOCK),
       journal: Buffer.alloc(0),
       table: null,
       label: null,
@@ -35,7 +37,7 @@ const fill = (blocks: number): [number, number, Buffer, number] => [
 ]
 
 t.test('no volume is made while less is free than is to be', async t => {
-  const opened = await madePool()
+  const opened = await madePool(100)
   const { volumes } = opened
   const { space } = volumes.pool
   const size = 200 * BLOCK
@@ -74,4 +76,56 @@ t.test('no volume is made while less is free than is to be', async t => {
   await volumes.set({ minFreeSpace: 0 })
   await volumes.create({ name: 'd', size })
   await volumes.close()
+})
+
+t.test('what several volumes have together is what removing them gives back', async () => {
+  const letters = ['a', 'b', 'c', 'd', 'e']
+  const size = 4000 * BLOCK
+  const step = fc.record({
+    kind: fc.constantFrom('write', 'write', 'discard', 'snapshot', 'copy', 'remove'),
+    one: fc.nat(4),
+    other: fc.nat(4),
+    // Few blocks near each other, and far ones: trees of one leaf, and of several.
+    at: fc.oneof(fc.nat(40), fc.nat(3900)),
+    count: fc.integer({ min: 1, max: 90 }),
+  })
+  const steps = fc.array(step, { minLength: 3, maxLength: 25 })
+  const chosen = fc.subarray(letters, { minLength: 1 })
+  await fc.assert(
+    fc.asyncProperty(steps, chosen, fc.boolean(), async (steps, chosen, holds) => {
+      const opened = await madePool(4000)
+      const { volumes } = opened
+      const { pool } = volumes
+      await volumes.create({ name: 'a', size })
+      await volumes.find('a')!.device.write(...fill(250))
+      for (const { kind, one, other, at, count } of steps) {
+        const volume = volumes.find(letters[one]!)
+        const name = letters[other]!
+        const target = volumes.find(name)
+        if (volume === undefined) continue
+        const place = [at * BLOCK, Math.min(count, 4000 - at) * BLOCK] as const
+        if (kind === 'write') await volume.device.write(...place, Buffer.alloc(place[1], one), 0)
+        if (kind === 'discard') await volume.device.discard(...place)
+        if (kind === 'snapshot' && target === undefined) {
+          await volumes.snapshot({ origin: volume.name, name })
+        }
+        if (kind === 'copy' && target !== undefined) {
+          await target.device.share(volume.device, 0, place[0], Math.min(place[1], 64 * BLOCK))
+        }
+        if (kind === 'remove' && volumes.count > 1) await volumes.remove({ names: [volume.name] })
+        await reaped(opened)
+      }
+      if (holds) await pool.reserveMetadataSnap()
+      const names = chosen.filter(name => volumes.find(name) !== undefined)
+      if (names.length === 0) return
+      const { bytes } = await volumes.exclusive({ names })
+      const before = pool.metadata.nrAllocatedDataBlocks
+      await volumes.remove({ names })
+      await reaped(opened)
+      const freed = (before - pool.metadata.nrAllocatedDataBlocks) * BLOCK
+      if (bytes !== freed) throw new Error(`${bytes} bytes were counted, ${freed} are free`)
+      await volumes.close()
+    }),
+    { numRuns: RUNS },
+  )
 })

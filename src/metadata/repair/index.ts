@@ -1,8 +1,8 @@
 /** What can be saved of damaged metadata. */
-export {
-  type LostMappings,
-  type OnRepairProgress,
-  type PoolFacts,
-  type RepairReport,
-  repairMetadata,
-} from './repair.js'
+export type {
+  LostMappings,
+  OnRepairProgress,
+  PoolFacts,
+  RepairReport,
+} from './damaged.js'
+export { type RescueReport, repairMetadata, rescueMetadata } from './repair.js'

@@ -88,8 +88,8 @@ class Search {
   /** Leaves whose values could be blocks, and those. */
   readonly #maybeTop: number[] = []
   readonly #leafEntries: Uint16Array
-  /** Entries below internal nodes; NaN where some cannot be read. */
-  readonly #entries = new Map<number, number>()
+  /** What is below internal nodes. */
+  readonly #entries = new Map<number, Below>()
 
   constructor(nodes: SoundNodes) {
     this.#nodes = nodes
@@ -206,19 +206,19 @@ class Search {
         b.root - a.root,
     )
     let best: [Top, Details] | null = null
-    let fewest = Number.POSITIVE_INFINITY
+    let fewest: Difference = { devices: Number.POSITIVE_INFINITY, blocks: 0 }
     for (const one of paired) {
       const [first] = paired
       // Trees of another time are others': damage is nearer than those.
       if (one.ids !== first!.ids || one.time !== first!.time) break
       if (one.transaction !== first!.transaction) break
       for (const top of byIds.get(one.ids)!.sort((a, b) => b.root - a.root)) {
-        const differing = this.#differing(top, one, fewest)
-        if (differing >= fewest) continue
-        fewest = differing
+        const difference = this.#difference(top, one)
+        if (!isLess(difference, fewest)) continue
+        fewest = difference
         best = [top, one]
       }
-      if (fewest === 0) break
+      if (fewest.devices === 0) break
     }
     if (best === null) {
       // Without any details: the mappings of most devices, where the block is the last.
@@ -228,31 +228,53 @@ class Search {
     return found(best[0], best[1].details)
   }
 
-  /** Devices of which the mappings are not as many as the details say. @param limit where to end */
-  #differing(top: Top, { details }: Details, limit: number): number {
-    let differing = 0
+  /** By how much the mappings are others than the details say: what cannot be read may be those. */
+  #difference(top: Top, { details }: Details): Difference {
+    const difference = { devices: 0, blocks: 0 }
     for (const [devId, root] of top.roots) {
-      if (this.#entriesBelow(root) !== details.get(devId)!.mappedBlocks) differing++
-      if (differing >= limit) break
+      const { mappedBlocks } = details.get(devId)!
+      const { entries, isWhole } = this.#below(root)
+      if (isWhole ? entries !== mappedBlocks : entries > mappedBlocks) difference.devices++
+      else difference.blocks += mappedBlocks - entries
     }
-    return differing
+    return difference
   }
 
-  #entriesBelow(nr: number, depth = 0): number {
+  /** The entries below a node that can be read, and whether all can. */
+  #below(nr: number, depth = 0): Below {
     const children = this.#internal.get(nr)
     if (children === undefined) {
-      return this.#kind[nr] === MAPPINGS ? this.#leafEntries[nr]! : Number.NaN
+      const isWhole = this.#kind[nr] === MAPPINGS
+      return { entries: isWhole ? this.#leafEntries[nr]! : 0, isWhole }
     }
-    let entries = this.#entries.get(nr)
-    if (entries === undefined) {
-      entries = 0
-      if (depth > MAX_DEPTH) entries = Number.NaN
-      else for (const child of children) entries += this.#entriesBelow(child, depth + 1)
-      this.#entries.set(nr, entries)
+    const known = this.#entries.get(nr)
+    if (known !== undefined) return known
+    const below = { entries: 0, isWhole: depth <= MAX_DEPTH }
+    // Once for each node: a cycle finds it here.
+    this.#entries.set(nr, below)
+    for (const child of depth <= MAX_DEPTH ? children : []) {
+      const { entries, isWhole } = this.#below(child, depth + 1)
+      below.entries += entries
+      below.isWhole &&= isWhole
     }
-    return entries
+    return below
   }
 }
+
+interface Below {
+  entries: number
+  isWhole: boolean
+}
+
+interface Difference {
+  /** Devices that have others. */
+  devices: number
+  /** Mappings that are missing. */
+  blocks: number
+}
+
+const isLess = (one: Difference, other: Difference): boolean =>
+  one.devices < other.devices || (one.devices === other.devices && one.blocks < other.blocks)
 
 interface Top {
   root: number

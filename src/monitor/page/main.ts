@@ -35,6 +35,7 @@ const map = new BlockMapView()
 let volumes: VolumeInfo[] = []
 let blockMap: BlockMap | null = null
 let rates: PoolRates | null = null
+let status: PoolStatus | null = null
 let lastEvent = 0
 
 async function get<T>(path: string): Promise<T> {
@@ -50,7 +51,7 @@ function notice(text: string | null): void {
 
 async function loadState(): Promise<void> {
   const state = await get<State>('api/state')
-  const { status } = state
+  status = state.status
   say('name', status?.name ?? 'thinfs')
   document.title = status === null ? 'thinfs' : `${status.name} – thinfs`
   say('where', status?.mount ? `${state.pool} at ${status.mount.mountPoint}` : state.pool)
@@ -64,7 +65,7 @@ async function loadState(): Promise<void> {
   )
   charts.add(state.history)
   for (const event of state.events) happened(event)
-  showRates(state.rates, status === null)
+  showRates(state.rates)
 }
 
 async function loadMap(): Promise<void> {
@@ -73,12 +74,12 @@ async function loadMap(): Promise<void> {
   showVolumes()
 }
 
-function showRates(now: PoolRates | null, isGone = now === null): void {
+function showRates(now: PoolRates | null): void {
   rates = now
-  const mode = isGone ? 'not mounted' : (now?.mode ?? 'looking')
+  const mode = now?.mode ?? status?.mode ?? 'not mounted'
   const badge = byId('mode')
   say('mode', mode)
-  badge.className = `badge ${mode === 'write' ? 'good' : mode === 'looking' ? '' : 'bad'}`
+  badge.className = `badge ${mode === 'write' ? 'good' : 'bad'}`
   if (now === null) return
   const { used, size, metadataUsed, metadataSize, io, usedPerSecond } = now
   showFill('data', used, size)

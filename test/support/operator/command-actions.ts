@@ -80,7 +80,7 @@ async function remove(
 ): Promise<boolean | null> {
   const { poolArg, world } = operator
   return operator.change({
-    args: ['remove', poolArg, ...volumes.map(({ name }) => name)],
+    args: ['remove', '--yes', poolArg, ...volumes.map(({ name }) => name)],
     volumes,
     done: () => {
       for (const volume of volumes) world.model.remove(volume)
@@ -314,7 +314,7 @@ async function nonsense(operator: Operator): Promise<void> {
       ['rename', poolArg, 'nobody', free],
       ['resize', poolArg, 'nobody', '1M'],
       ['resize', poolArg, name, '1.5.2M'],
-      ['remove', poolArg, 'nobody'],
+      ['remove', '--yes', poolArg, 'nobody'],
       ['message', poolArg, 'create_thin'],
       ['message', poolArg, 'create_thin 99999999'],
       ['message', poolArg, `create_snap ${operator.newDevId()} 16700000`],
