@@ -708,7 +708,10 @@ export class RemoteStore implements DataStore {
     let sent = 0
     let next = 0
     const work = async (): Promise<void> => {
-      while (next < slots.length) sent += await this.#send(slots[next++]!)
+      while (next < slots.length) {
+        const size = await this.#send(slots[next++]!)
+        sent += size
+      }
     }
     const works = Array.from({ length: Math.min(DEPTH, slots.length) }, work)
     await allEnded([...works, ...before])

@@ -56,7 +56,7 @@ volumes:
   await both('fallocate --punch-hole --offset 1M --length 12M web')
   await both("printf 'more' | dd of=web bs=1 seek=20000000 conv=notrunc,fsync status=none")
   await same('what was written beside a snapshot')
-  await thinfs('remove', pool.folder, 'before')
+  await thinfs('remove', pool.folder, 'before', '--yes')
   await run('sync', '--file-system', web)
   await until(() => statSync(image).blocks * 512 < 14 * MIB)
 
