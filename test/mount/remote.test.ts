@@ -56,13 +56,25 @@ volumes:
   await both('fallocate --punch-hole --offset 1M --length 12M web')
   await both("printf 'more' | dd of=web bs=1 seek=20000000 conv=notrunc,fsync status=none")
   await same('what was written beside a snapshot')
-  await thinfs('remove', pool.folder, 'before')
+  await thinfs('remove', pool.folder, 'before', '--yes')
   await run('sync', '--file-system', web)
   await until(() => statSync(image).blocks * 512 < 14 * MIB)
 
   await both(`dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`)
   await pool.killEngine()
   await same('what nobody had flushed when the engine was killed')
+
+  process.kill((await pool.status()).mount!.pid!, 'SIGKILL')
+  // In between nobody answers.
+  await until(() =>
+    pool.status().then(
+      ({ mount }) => mount!.pid === null,
+      () => false,
+    ),
+  )
+  await both(`dd if=${random} of=web bs=64K count=30 seek=60 conv=notrunc status=none`)
+  await pool.mount()
+  await same('what nobody had flushed when another daemon took over')
 
   await server.kill()
   const writing = both(
