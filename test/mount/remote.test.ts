@@ -64,6 +64,18 @@ volumes:
   await pool.killEngine()
   await same('what nobody had flushed when the engine was killed')
 
+  process.kill((await pool.status()).mount!.pid!, 'SIGKILL')
+  // In between nobody answers.
+  await until(() =>
+    pool.status().then(
+      ({ mount }) => mount!.pid === null,
+      () => false,
+    ),
+  )
+  await both(`dd if=${random} of=web bs=64K count=30 seek=60 conv=notrunc status=none`)
+  await pool.mount()
+  await same('what nobody had flushed when another daemon took over')
+
   await server.kill()
   const writing = both(
     'dd if=/dev/zero of=web bs=4K count=900 seek=11 conv=notrunc,fsync status=none',
