@@ -91,6 +91,11 @@ export class NbdDisk {
     return this.#can(EXPORT_FLAG.READ_ONLY)
   }
 
+  /** Whether the server makes zeros by itself; else they are sent. */
+  get makesHoles(): boolean {
+    return this.#can(EXPORT_FLAG.SEND_WRITE_ZEROES)
+  }
+
   /** Whether the server lets several clients write, and a flush of one covers all. */
   get isShared(): boolean {
     return this.#can(EXPORT_FLAG.CAN_MULTI_CONN)
