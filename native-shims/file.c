@@ -8,9 +8,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/xattr.h>
 #include <unistd.h>
+
+#ifndef RWF_NOWAIT
+/* musl before 1.2.5 lacks both. The kernel takes the offset in two halves, of which one is enough. */
+#define RWF_NOWAIT 8
+#define preadv2(fd, vectors, count, offset, flags) \
+  syscall(SYS_preadv2, (long)(fd), vectors, (long)(count), (long)(offset), 0L, (long)(flags))
+#endif
 
 /* file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends before. */
 static napi_value file_read(napi_env env, napi_callback_info info) {
@@ -59,6 +67,8 @@ static napi_value file_read_now(napi_env env, napi_callback_info info) {
   do {
     got = preadv2(fd, &vector, 1, offset, RWF_NOWAIT);
   } while (got < 0 && errno == EINTR);
+  /* As glibc has it of a kernel without the call. */
+  if (got < 0 && errno == ENOSYS) errno = EOPNOTSUPP;
   if (got < 0 && errno != EAGAIN) return thinfs_throw(env, errno, "preadv2");
   return thinfs_boolean(env, got == (ssize_t)vector.iov_len);
 }

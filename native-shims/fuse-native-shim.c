@@ -403,7 +403,11 @@ static napi_value fuse_native_bind(napi_env env, napi_callback_info info) {
       {"fuse_session_process", "FUSE_2.4", &libfuse.session_process},
   };
   for (size_t i = 0; i < sizeof symbols / sizeof *symbols; i++) {
+#ifdef __GLIBC__
     void *found = dlvsym(library, symbols[i].name, symbols[i].version);
+#else
+    void *found = dlsym(library, symbols[i].name);
+#endif
     if (found == NULL) return refuse(env, dlerror());
     memcpy(symbols[i].to, &found, sizeof found);
   }

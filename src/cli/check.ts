@@ -1,10 +1,13 @@
 import { ThinfsError } from '../base/index.js'
-import type { CheckReport } from '../volumes/index.js'
+import type { CheckReport, Mended } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { withDaemonOr } from './pool.js'
+import { withUnmounted } from './unmounted.js'
 
 interface Options extends Output {
   deep?: true
+  repairLeaks?: true
+  clearNeedsCheck?: true
 }
 
 export const check = command(
@@ -14,7 +17,18 @@ export const check = command(
 )
   .argument('<POOL>', POOL_HELP)
   .option('--deep', 'read every mapped block too, and see that free ones are holes')
-  .action(async (pool: string, { deep, ...output }: Options) => {
+  .option('--repair-leaks', 'of an unmounted pool in which nothing else is wrong: give leaks back')
+  .option('--clear-needs-check', 'of an unmounted pool in which nothing is wrong: clear the flag')
+  .addHelpText(
+    'after',
+    `
+As thin_check --auto-repair and --clear-needs-check-flag, the former clears the flag as well. What a
+check finds afterwards is printed last. Damage is for thinfs repair.`,
+  )
+  .action(async (pool: string, options: Options) => {
+    const { deep, repairLeaks, clearNeedsCheck, ...output } = options
+    const mended =
+      repairLeaks || clearNeedsCheck ? await mend(pool, { leaks: repairLeaks === true }) : null
     const report = await withDaemonOr(
       pool,
       'read',
@@ -23,7 +37,8 @@ export const check = command(
       async (config, files) =>
         (await import('../volumes/index.js')).checkPool(config, { deep: deep === true, files }),
     )
-    print(output, report, describe(report))
+    const text = [...(mended === null ? [] : [mendedLine(mended)]), describe(report)].join('\n')
+    print(output, mended === null ? report : { ...report, mended }, text)
     const errors = report.problems.filter(({ severity }) => severity === 'error')
     if (errors.length > 0) {
       const what = errors.length === 1 ? 'an error' : `${errors.length} errors`
@@ -33,6 +48,18 @@ export const check = command(
       throw new ThinfsError(code, `${pool}: the check found ${what}`)
     }
   })
+
+function mend(pool: string, what: { leaks: boolean }): Promise<Mended> {
+  return withUnmounted(pool, async (config, files) => {
+    const { mendPool } = await import('../volumes/index.js')
+    return await mendPool(config, files, what)
+  })
+}
+
+function mendedLine({ dataLeaks, metadataLeaks, needsCheck }: Mended): string {
+  const flag = needsCheck ? 'needs_check cleared' : 'needs_check was not set'
+  return `${dataLeaks} data blocks and ${metadataLeaks} metadata blocks given back, ${flag}`
+}
 
 function describe(report: CheckReport): string {
   const lines = report.problems.map(({ severity, message }) => `${severity}: ${message}`)

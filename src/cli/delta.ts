@@ -4,7 +4,6 @@ import type { Change } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
 import { command, type Output, POOL_HELP } from './command.js'
 import { type HeldVolumes, withHeld } from './held.js'
-import { printAll } from './output.js'
 
 interface Options extends Output {
   format: string
@@ -38,12 +37,12 @@ those that they map to different blocks of the pool. Of a mounted pool that is a
       const [one, other] = held.volumes as [HeldVolume, HeldVolume]
       const changes = (all: boolean): Iterable<Change> =>
         changesBetween(held.metadata, [one.root, other.root], all)
-      if (json) return await printAll(jsonOf(held, changes(false)))
-      if (format === 'table') return await printAll(tableOf(held, changes(false)))
+      if (json) return await held.print(jsonOf(held, changes(false)))
+      if (format === 'table') return await held.print(tableOf(held, changes(false)))
       const { time, transactionId, dataBlockSize, dataBlocks } = held
       const head = { time, transactionId, dataBlocks, dataBlockSize: dataBlockSize / SECTOR_SIZE }
       const devices = { left: one.devId, right: other.devId }
-      await printAll(deltaXml({ ...head, ...devices }, changes(true)))
+      await held.print(deltaXml({ ...head, ...devices }, changes(true)))
     })
   })
 

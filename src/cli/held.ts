@@ -1,12 +1,15 @@
 /** Volumes that a command reads as they are at one moment, by the pool's own files. */
 import { closeSync, openSync } from 'node:fs'
+import { open } from 'node:fs/promises'
 import { join } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { errnoOf, ThinfsError, volumeMissing } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import { ENGINE_FD } from '../control/index.js'
-import type { ServedFiles } from '../streams/index.js'
-import type { Held, PoolAdmin } from '../volumes/index.js'
-import { mountOfPool, withDaemonOr } from './pool.js'
+import type { Committed, ServedFiles } from '../streams/index.js'
+import type { Held, HeldVolume, PoolAdmin, VolumeInfo } from '../volumes/index.js'
+import { printAll } from './output.js'
+import { mountOfPool, volumeFile, withDaemonOr } from './pool.js'
 import { flushMaps } from './snapshot.js'
 
 /** How often a mounted pool's files are looked for: an engine may end, and another take its place. */
@@ -15,7 +18,13 @@ const TRIES = 5
 export interface HeldVolumes extends Held {
   metadata: ServedFiles['metadata']
   data: ServedFiles['data']
+  /** Prints what was found, once it is sure. */
+  print(texts: Iterable<string>): Promise<void>
 }
+
+/** How often a pool is looked at whose commits come in between, and the milliseconds until then. */
+const COMMIT_TRIES = 20
+const COMMIT_PAUSE = 50
 
 /**
  * Calls `use` while nothing changes of the volumes. In a mounted pool that can be written to they are
@@ -32,14 +41,23 @@ export function withHeld<T>(
   return withDaemonOr(
     reference,
     access,
-    (admin, place) => whileServed(admin, place, request, use),
+    async (admin, place) => {
+      try {
+        return await whileServed(admin, place, request, use)
+      } catch (err) {
+        const isFull = err instanceof ThinfsError && err.code === 'NO_METADATA_SPACE'
+        if (!isFull || access === 'write') throw err
+        return await asCommitted(admin, place, request.names, { use, full: err })
+      }
+    },
     async (config, files) => {
       const { openPool } = await import('../volumes/index.js')
       const { volumes, close } = await openPool(config, { readOnly: access === 'read', files })
       try {
         const held = await volumes.hold(request)
         try {
-          return await use({ ...held, metadata: files.metadata, data: files.data })
+          const { metadata, data } = files
+          return await use({ ...held, metadata, data, print: printAll })
         } finally {
           for (const { file } of held.volumes) {
             const volume = file === null ? undefined : volumes.hidden.find(file)
@@ -69,7 +87,7 @@ async function whileServed<T>(
     }
     const files = await openServedOf(admin, place)
     try {
-      return await use({ ...held, metadata: files.metadata, data: files.data })
+      return await use({ ...held, metadata: files.metadata, data: files.data, print: printAll })
     } finally {
       files.close()
     }
@@ -77,6 +95,84 @@ async function whileServed<T>(
     for (const fd of fds) closeSync(fd)
   }
 }
+
+/**
+ * Calls `use` with volumes as of the last commit, where there is no room for snapshots of them. What
+ * it prints counts when no commit has come meanwhile; else it is called again.
+ * @throws NO_METADATA_SPACE when commits come all the time
+ */
+async function asCommitted<T>(
+  admin: PoolAdmin,
+  place: PoolPlace,
+  names: readonly string[],
+  { use, full }: { use: (held: HeldVolumes) => Promise<T>; full: ThinfsError },
+): Promise<T> {
+  const { committedOf } = await import('../streams/index.js')
+  for (const name of names) await commitBy(admin, place, name)
+  const files = await openServedOf(admin, place)
+  try {
+    for (let tries = 0; tries < COMMIT_TRIES; tries++) {
+      const volumes = await admin.list()
+      const texts: string[] = []
+      let isLast = (): boolean => false
+      try {
+        const committed = committedOf(files.metadata)
+        isLast = committed.isLast
+        const result = await use({
+          ...committed,
+          ...{ metadata: files.metadata, data: files.data },
+          volumes: names.map(name => committedVolume(name, volumes, committed)),
+          async print(all) {
+            for (const text of all) texts.push(text)
+          },
+        })
+        if (isLast()) {
+          await printAll(texts)
+          return result
+        }
+      } catch (err) {
+        // What a commit has overwritten looks damaged.
+        if (isLast()) throw err
+      }
+      await sleep(COMMIT_PAUSE)
+    }
+    throw full
+  } finally {
+    files.close()
+  }
+}
+
+/** Has the pool commit what it knows of a volume. */
+async function commitBy(admin: PoolAdmin, place: PoolPlace, name: string): Promise<void> {
+  const named = (await admin.list()).find(volume => isMeant(volume, name))
+  const { path } = await volumeFile(admin, place.file, named?.name ?? name)
+  const file = await open(path, 'r')
+  try {
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+}
+
+function committedVolume(
+  name: string,
+  volumes: readonly VolumeInfo[],
+  { devices, dataBlockSize }: Committed,
+): HeldVolume {
+  const found = volumes.find(volume => isMeant(volume, name))
+  const device = found && devices.get(found.devId)
+  if (device === undefined) throw volumeMissing(name)
+  const { devId, size, externalOrigin } = found!
+  return {
+    ...{ name: found!.name, devId, size, externalOrigin },
+    ...{ mapped: device.mappedBlocks * dataBlockSize, root: device.root },
+    ...{ file: null, content: null },
+  }
+}
+
+/** A name, or the number of a device. */
+const isMeant = ({ name, devId }: VolumeInfo, wanted: string): boolean =>
+  name === wanted || String(devId) === wanted
 
 /** The files of a mounted pool, as its engine has them open. @throws IO_ERROR */
 export async function openServedOf(admin: PoolAdmin, place: PoolPlace): Promise<ServedFiles> {

@@ -46,7 +46,7 @@ interface Activation {
   metadata: Place
   data: Place
   pool: { name: string; line: string }
-  volumes: { volume: string; name: string; line: string }[]
+  volumes: { volume: string; name: string; line: string; externalOrigin: string | null }[]
   /** What to know, a sentence each. */
   notes: string[]
 }
@@ -61,6 +61,7 @@ interface Place {
 /** Stand for the devices in the lines. */
 const METADATA = '$metadata'
 const DATA = '$data'
+const ORIGIN = '$origin'
 
 function mustSuitKernel({ file, data, dataBlockSize }: PoolConfig, { refusal }: PoolStatus): void {
   if (data.nbd) {
@@ -77,10 +78,11 @@ function activationOf(config: PoolConfig, status: PoolStatus, list: VolumeInfo[]
   const name = config.pool
   const volumes = list
     .filter(({ size }) => size > 0)
-    .map(({ name: volume, devId, size }) => ({
-      volume,
-      name: deviceName(name, volume, devId),
-      line: `0 ${size / SECTOR_SIZE} thin /dev/mapper/${name} ${devId}`,
+    .map(({ name: volume, devId, size, externalOrigin }) => ({
+      ...{ volume, name: deviceName(name, volume, devId), externalOrigin },
+      line:
+        `0 ${size / SECTOR_SIZE} thin /dev/mapper/${name} ${devId}` +
+        (externalOrigin === null ? '' : ` ${ORIGIN}`),
     }))
   return {
     mountPoint: status.mount?.mountPoint ?? null,
@@ -146,9 +148,14 @@ function scriptOf({ mountPoint, metadata, data, pool, volumes, notes }: Activati
   const mapped = parts.flatMap(({ mapped }) => mapped ?? [])
   const devices = [...volumes, pool].map(({ name }) => quoted(name))
   const loops = [...disks.values()].filter(({ isDevice }) => !isDevice)
+  const origins = [...new Set(volumes.flatMap(({ externalOrigin: path }) => path ?? []))].map(
+    path => ({ path }),
+  )
   const ends = [
     ...[['dmsetup', 'remove', ...devices, ...mapped].join(' ')],
-    ...loops.map(({ path }) => `losetup --detach $(losetup -n -O NAME -j ${quoted(path)})`),
+    ...[...loops, ...origins].map(
+      ({ path }) => `losetup --detach $(losetup -n -O NAME -j ${quoted(path)})`,
+    ),
   ]
   const lines = [
     ...notes.map(comment),
@@ -160,8 +167,15 @@ function scriptOf({ mountPoint, metadata, data, pool, volumes, notes }: Activati
     ...parts.flatMap(({ lines }) => lines),
     create(pool),
     ...volumes.flatMap(device => {
-      const isOther = device.name !== `${pool.name}-${device.volume}`
-      return isOther ? [comment(`the volume ${device.volume}:`), create(device)] : [create(device)]
+      const { volume, externalOrigin: origin } = device
+      const isOther = device.name !== `${pool.name}-${volume}`
+      return [
+        ...(isOther ? [comment(`the volume ${volume}:`)] : []),
+        ...(origin === null
+          ? []
+          : [`origin=$(losetup --find --show --read-only ${quoted(origin)})`]),
+        create(device),
+      ]
     }),
     comment(`To end it: ${ends.join('; ')}`),
   ]

@@ -3,7 +3,6 @@ import type { MappedRun } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
 import { command, type Output, POOL_HELP } from './command.js'
 import { withHeld } from './held.js'
-import { printAll } from './output.js'
 
 export const map = command(
   'map',
@@ -27,7 +26,7 @@ one moment. With --json in bytes.`,
       const text = json
         ? jsonOf(volume, held.dataBlockSize, runs)
         : tableOf(held.dataBlockSize, runs)
-      await printAll(text)
+      await held.print(text)
     })
   })
 

@@ -56,6 +56,16 @@ interface Call {
   ended: Promise<unknown>
 }
 
+/** A copy of a block, off the thread, while others may write to the block. */
+export interface BlockCopy {
+  /** Resolves when it has ended. */
+  readonly copied: Promise<void>
+  /** Whether nobody has written to the block since it began: it may be moved in this turn. */
+  isSame(): boolean
+  /** Ends watching. */
+  end(): void
+}
+
 /** A block that is being moved, and the parts of it that were written to since they were copied. */
 interface Watch {
   /** Bytes. */
@@ -344,6 +354,41 @@ export class DataBlocks {
     if (begun.length > 0) return allEnded(begun)
   }
 
+  /** Whether `beginCopy` can be used, and is better than `moveNow`: it stops nobody. */
+  get copiesLater(): boolean {
+    return this.#store.copyLater !== undefined && !this.copiesShare
+  }
+
+  /** Begins to copy a block to a free one, off the thread. */
+  beginCopy(source: number, target: number): BlockCopy {
+    const { blockSize, freeMeansHole } = this
+    const [from, to] = [source * blockSize, target * blockSize]
+    const watch = this.#beginWatch(from, [])
+    const copied = this.#store.copyLater!(
+      ...([bytes(from), bytes(to), bytes(blockSize), freeMeansHole] as const),
+    )
+    this.#begin(this.#reads, copied, from, blockSize)
+    this.#begin(this.#writes, copied, to, blockSize)
+    return {
+      copied,
+      isSame: () => watch.parts.size === 0 && !this.#isWritten(from, blockSize),
+      end: () => this.#endWatch(watch),
+    }
+  }
+
+  /** @param parts that count as written to */
+  #beginWatch(begin: number, parts: Iterable<number>): Watch {
+    const watch = { begin, end: begin + this.blockSize, parts: new Set(parts) }
+    this.#watches ??= new Set()
+    this.#watches.add(watch)
+    return watch
+  }
+
+  #endWatch(watch: Watch): void {
+    this.#watches?.delete(watch)
+    if (this.#watches?.size === 0) this.#watches = null
+  }
+
   /**
    * Copies a block to a free one while others go on writing to it.
    * @param switchOver called in a turn in which the target holds what the source does
@@ -353,9 +398,7 @@ export class DataBlocks {
     const { blockSize } = this
     const [begin, to] = [source * blockSize, target * blockSize]
     const parts = Array.from({ length: Math.ceil(blockSize / WATCHED_PART) }, (_, i) => i)
-    const watch: Watch = { begin, end: begin + blockSize, parts: new Set(parts) }
-    this.#watches ??= new Set()
-    this.#watches.add(watch)
+    const watch = this.#beginWatch(begin, parts)
     try {
       for (let round = 0; ; round++) {
         await this.#afterWrites(begin, blockSize)
@@ -370,8 +413,7 @@ export class DataBlocks {
         if (watch.parts.size === 0 && !this.#isWritten(begin, blockSize)) return switchOver()
       }
     } finally {
-      this.#watches.delete(watch)
-      if (this.#watches.size === 0) this.#watches = null
+      this.#endWatch(watch)
     }
   }
 

@@ -665,6 +665,25 @@ export class ThinMetadata {
     this.#dataMap.dec(dataBlock)
   }
 
+  /**
+   * Takes owners from blocks that are counted more often than they have some, as a check of the
+   * store has found; nothing has changed since the last commit.
+   * @param used blocks of each map that are counted, which the superblock may have otherwise
+   */
+  mendLeaks(
+    leaks: readonly { map: 'data' | 'metadata'; block: number; excess: number }[],
+    used: { data: number; metadata: number },
+  ): void {
+    assert(!this.changed, 'leaks are mended right after a commit')
+    this.#dataMap.nrAllocated = used.data
+    this.#metadataMap.nrAllocated = used.metadata
+    this.#superblockChanged = true
+    for (const { map, block, excess } of leaks) {
+      const counts = map === 'data' ? this.#dataMap : this.#metadataMap
+      for (let i = 0; i < excess; i++) counts.dec(block)
+    }
+  }
+
   /** Visits runs [begin, end) of data blocks that have no owner, ascending. */
   forEachFreeRun(
     visit: (begin: DataBlock, end: DataBlock) => void,

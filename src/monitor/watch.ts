@@ -24,8 +24,12 @@ const LIVE_PERIOD = 1000
 const IDLE_PERIOD = 10_000
 /** Milliseconds after which a pool that is not mounted is looked for again. */
 const RETRY = 1000
-/** Milliseconds for which a map of the blocks is good: counting costs the engine something. */
+/**
+ * Milliseconds for which a map of the blocks is good, and at least so many times as long as counting
+ * took: it costs the engine something.
+ */
 const MAP_AGE = 15_000
+const MAP_AGE_FACTOR = 20
 /** Events that are kept, as many as the daemon keeps. */
 const EVENTS_KEPT = 256
 /** Cells of the map. */
@@ -46,7 +50,7 @@ export class Watch {
   #connecting: Promise<WatchedPool | null> | null = null
   #before: PoolStatistics | null = null
   #rates: PoolRates | null = null
-  #map: { made: number; map: Promise<BlockMap> } | null = null
+  #map: { begun: number; goodFor: number; map: Promise<BlockMap> } | null = null
   #isLive = false
   #wake = new AbortController()
   readonly #end = new AbortController()
@@ -95,12 +99,17 @@ export class Watch {
   /** Who has the blocks, at most MAP_AGE ago. */
   async blockMap(): Promise<BlockMap | null> {
     const now = Date.now()
-    if (this.#map === null || now - this.#map.made > MAP_AGE) {
+    if (this.#map === null || now - this.#map.begun > this.#map.goodFor) {
       const map = this.ask(pool => pool.blockMap({ cells: CELLS })).then(map => {
         if (map === null) throw new Error('not mounted')
         return map
       })
-      this.#map = { made: now, map }
+      const counted = { begun: now, goodFor: Number.POSITIVE_INFINITY, map }
+      const ended = (): void => {
+        counted.goodFor = Math.max(MAP_AGE, MAP_AGE_FACTOR * (Date.now() - now))
+      }
+      map.then(ended, ended)
+      this.#map = counted
     }
     const { map } = this.#map
     return map.catch(() => {

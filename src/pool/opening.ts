@@ -117,8 +117,10 @@ function checkAll({ metadata, state }: OpeningParts, options: PoolOptions): void
     return
   }
   const { problems } = checkMetadata(options.metadata)
-  if (problems.length > 0) {
-    state.set('read_only', `needs_check is set: ${problems[0]!.message}`)
+  const mends = options.mendsLeaks === true
+  const problem = problems.find(({ severity }) => severity === 'error' || !mends)
+  if (problem !== undefined) {
+    state.set('read_only', `needs_check is set: ${problem.message}`)
     return
   }
   metadata.clearNeedsCheck()

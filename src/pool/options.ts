@@ -91,6 +91,8 @@ export interface PoolOptions {
   takesOver?: boolean
   /** Opens metadata that may be an older copy, and punches what is free according to it. */
   acceptMetadata?: boolean
+  /** Leaks do not keep needs_check from being cleared: the caller mends them. */
+  mendsLeaks?: boolean
   /**
    * Nothing says that the metadata is that of the data: it is opened only where nothing is punched
    * by it.

@@ -24,7 +24,7 @@ import {
   Slice,
   ThinfsError,
 } from '../base/index.js'
-import type { DataBlocks } from '../device/index.js'
+import type { BlockCopy, DataBlocks } from '../device/index.js'
 import type { Survey, ThinMetadata } from '../metadata/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import type { Journal } from './journal.js'
@@ -296,7 +296,9 @@ export class Shrink {
       await this.#turn()
       let tried: Attempt | null
       try {
-        tried = this.#moveNow(vblocks, only)
+        tried = blocks.copiesLater
+          ? await this.#moveTogether(vblocks, only)
+          : this.#moveNow(vblocks, only)
       } catch (err) {
         if (!isNoSpace(err) || hasCommitted) throw err
         tried = null
@@ -359,6 +361,52 @@ export class Shrink {
     return attempt
   }
 
+  /**
+   * Copies blocks off the thread, and moves those that nobody has written to meanwhile.
+   * @returns null when the metadata has no room
+   */
+  async #moveTogether(
+    vblocks: readonly number[],
+    only: DataBlock | undefined,
+  ): Promise<Attempt | null> {
+    const { metadata, blocks } = this.#parts
+    const survey = metadata.survey(vblocks)
+    const attempt: Attempt = { waiting: [], partial: [] }
+    if (!this.#mayMove()) return attempt
+    if (!this.#hasRoom(survey)) return null
+    const copies = new Map<DataBlock, { to: DataBlock; copy: BlockCopy }>()
+    const moves = new Map<DataBlock, DataBlock>()
+    try {
+      for (const [from, { vblocks: where }] of survey.found) {
+        if (only !== undefined && from !== only) continue
+        if (!metadata.isWhole(survey, from)) attempt.partial.push(from)
+        else if (this.#isBusy(where)) attempt.waiting.push(from)
+        else {
+          const to = this.#reserve()
+          copies.set(from, { to, copy: blocks.beginCopy(from, to) })
+        }
+      }
+      await allEnded([...copies.values()].map(({ copy }) => copy.copied))
+      this.#mustGoOn()
+      if (!this.#mayMove()) return attempt
+      const now = metadata.survey(vblocks)
+      if (!this.#hasRoom(now)) return null
+      for (const [from, { to, copy }] of copies) {
+        const found = now.found.get(from)
+        const isWhole = found !== undefined && metadata.isWhole(now, from)
+        if (isWhole && copy.isSame() && !this.#isBusy(found.vblocks)) moves.set(from, to)
+        else if (isWhole) attempt.waiting.push(from)
+      }
+      if (moves.size > 0) this.#switch(now, moves)
+      return attempt
+    } finally {
+      for (const [from, { to, copy }] of copies) {
+        copy.end()
+        if (!moves.has(from)) blocks.release([to])
+      }
+    }
+  }
+
   /** Whether a write is under way that may change a mapping of the block. */
   #isBusy(where: readonly number[]): boolean {
     return where.some(vblock => this.#parts.devices.isWriting(vblock))
@@ -377,6 +425,7 @@ export class Shrink {
   /** Brings blocks into memory, and waits for writes to them. */
   async #fetch(waiting: readonly DataBlock[]): Promise<void> {
     const { blocks, clock } = this.#parts
+    if (blocks.copiesLater) return await clock.yield()
     const size = Math.min(this.#blockSize, BATCH_SIZE)
     const reads = waiting.map(block =>
       blocks.readLater(Buffer.allocUnsafe(size), 0, size, block * this.#blockSize),
@@ -422,7 +471,8 @@ export class Shrink {
     // A write to the new place is acknowledged without a change of its own.
     commits.trySettle()
     this.#moved += moves.size
-    this.#unflushed += moves.size * this.#blockSize
+    // What is copied off the thread waits for the disk itself.
+    if (!this.#parts.blocks.copiesLater) this.#unflushed += moves.size * this.#blockSize
   }
 
   /** Waits until everything above the end can be cut off. */

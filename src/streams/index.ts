@@ -2,6 +2,7 @@
 
 export type { MappedRun } from '../metadata/index.js'
 export { type Change, type ChangeKind, changesBetween } from './changes.js'
+export { type Committed, committedOf } from './committed.js'
 export { deltaXml } from './delta-xml.js'
 export { dumpJson, dumpXml, heldRootOf, mappedRuns } from './dump.js'
 export type { StreamHeader } from './format.js'

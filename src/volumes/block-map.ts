@@ -45,11 +45,10 @@ export async function blockMapOf(
   )
   for (let begin = 0; begin < nrBlocks; begin += PIECE_BLOCKS) {
     await goOn()
-    metadata.forEachFreeRun(
-      (from, to) => takeRun(used, blocksPerCell, from, to),
-      begin,
-      Math.min(begin + PIECE_BLOCKS, nrBlocks),
-    )
+    // It may have become smaller meanwhile.
+    const end = Math.min(begin + PIECE_BLOCKS, nrBlocks, metadata.nrDataBlocks)
+    if (begin >= end) break
+    metadata.forEachFreeRun((from, to) => takeRun(used, blocksPerCell, from, to), begin, end)
   }
 
   const exclusive = new Uint32Array(nrCells)

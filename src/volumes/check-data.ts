@@ -29,8 +29,8 @@ export interface DataCheck {
 export async function checkData(check: DataCheck): Promise<[DataReport, CheckProblem[]]> {
   const { metadata, data, freeMeansHole, pause } = check
   const blockSize = metadata.dataBlockSectors * SECTOR_SIZE
-  const wanted = metadata.nrDataBlocks * blockSize
-  const end = Math.min(data.size, wanted)
+  // The pool may become smaller meanwhile.
+  const endNow = (): number => Math.min(data.size, metadata.nrDataBlocks * blockSize)
   const buffer = Buffer.allocUnsafe(MIB)
   const unreadable = new Map<number, string>()
   const stray = new Runs()
@@ -39,7 +39,8 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
 
   async function look(block: number, from: number, length: number): Promise<void> {
     const isMapped = metadata.dataCount(block as DataBlock) > 0
-    const isFree = (): boolean => freeMeansHole && metadata.isDataFree(block as DataBlock)
+    const isFree = (): boolean =>
+      freeMeansHole && block < metadata.nrDataBlocks && metadata.isDataFree(block as DataBlock)
     if (!isMapped && !isFree()) return
     try {
       if (!data.readNow(buffer, 0, length, bytes(from))) {
@@ -55,16 +56,16 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
     if (!isMapped && isFree()) (isZero(buffer, length) ? idle : stray).add(block)
   }
 
-  for (let at: number = data.nextData(bytes(0)); at < end; ) {
-    const hole = Math.min(data.nextHole(bytes(at)), end)
+  for (let at: number = data.nextData(bytes(0)); at < endNow(); ) {
+    const hole = Math.min(data.nextHole(bytes(at)), endNow())
     const stop = Math.min(hole, at + MIB)
-    while (at < stop) {
+    while (at < Math.min(stop, endNow())) {
       const block = Math.floor(at / blockSize)
       const length = Math.min((block + 1) * blockSize, stop) - at
       await look(block, at, length)
       at += length
     }
-    if (at === hole) at = data.nextData(bytes(at))
+    if (at === hole && at < endNow()) at = data.nextData(bytes(at))
     await pause()
   }
 

@@ -27,6 +27,7 @@ export type {
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool } from './init-pool.js'
+export { type Mended, mendPool } from './mend-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'

@@ -46,6 +46,8 @@ export interface OpenOptions {
   makeVolumes?: boolean
   /** Take metadata that may be an older copy, or not that of volumes.json, as it is. */
   acceptMetadata?: boolean
+  /** See `PoolOptions`. */
+  mendsLeaks?: boolean
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
   /** Called with what is odd, but no reason to refuse the pool. */
@@ -102,6 +104,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       readOnly,
       takesOver: options.takesOver ?? false,
       acceptMetadata: options.acceptMetadata ?? false,
+      mendsLeaks: options.mendsLeaks ?? false,
       doubtful: doubtful || (journal.isMissing && isOurs(files, data)),
       dataSize: bytes(dataSize),
       discards: config.discards,

@@ -19,6 +19,9 @@ t.test('the bundled fuse-native has its addon and libfuse', async t => {
   const prebuilt = 'node_modules/fuse-native/prebuilds/linux-x64'
   for (const name of ['node.napi.node', 'libfuse.so']) t.ok(paths.has(`${prebuilt}/${name}`), name)
   t.ok(paths.has('bin/thinfs.js'))
+  t.ok(paths.has('native-shims/build.mjs'))
+  // An addon for the machine that made the package would be taken for one that was built here.
+  t.notOk(paths.has('native-shims/build/thinfs.node'))
 })
 
 t.test('its copy in the package runs no script', async t => {

@@ -15,7 +15,9 @@ const ROOT = resolve(import.meta.dirname, '../..')
  */
 const PAGES_OF_ROOT = [
   'README.md',
-  ...['TOUR', 'CONTAINERS', 'BACKUP', 'ROLLBACK', 'MIGRATION'].map(name => `docs/${name}.md`),
+  ...['TOUR', 'CONTAINERS', 'BACKUP', 'ROLLBACK', 'MIGRATION', 'HOSTS'].map(
+    name => `docs/${name}.md`,
+  ),
 ]
 
 interface Page {

@@ -1,7 +1,7 @@
 // Goal: a full pool is emptied with what people have for that, fstrim and rm, whatever snapshots share and
 // whoever waits; and growing it wakes those who wait. Method: pools of a few MiB, filled through the mount,
 // ext4 on a loop device above; e2fsck and checksums judge.
-import { existsSync, readFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { fill, KILLED_WRITER, killedWriter, usedBlocks } from '../support/full-pool.js'
@@ -204,6 +204,12 @@ print('full')`
   }
   t.equal(await python(pool.base, program), 'full')
   t.equal((await pool.status()).mode, 'out_of_metadata_space')
+  const delta = await thinfs('delta', pool.folder, 'a', 's1', '--format', 'xml')
+  copyFileSync(pool.metadata, join(pool.base, 'copy'))
+  const [left, right] = /left="(\d+)" right="(\d+)"/.exec(delta)!.slice(1) as [string, string]
+  const tool = ['--thin1', left, '--thin2', right, join(pool.base, 'copy')]
+  t.equal(delta, await run('thin_delta', ...tool), 'differences are found without any room')
+  t.match(await thinfs('map', pool.folder, 'a'), / blocks of 64K mapped, in /)
   await thinfs('rename', pool.folder, 's0', 'first')
   await pool.sh('fallocate -p -o 0 -l 512G a; truncate -s 1G s1; rm s2 t0 t1 t2 t3')
   // As in the kernel, messages are refused until a commit has brought room.

@@ -14,6 +14,7 @@ import {
   openFiles,
   staleFreeBlocks,
 } from '../support/memory-pool.js'
+import type { MemoryStore } from '../support/memory-store.js'
 import { Random } from '../support/random.js'
 import { filled, turn } from '../support/thin-devices.js'
 import { type ThinDump, thinCheck, thinDump } from '../support/thin-tools.js'
@@ -231,6 +232,19 @@ interface Left {
   where: string
 }
 
+/** Makes a store copy in turns to come, half a block at a time. */
+function copyLater(data: MemoryStore, random: Random): void {
+  Object.assign(data, {
+    async copyLater(source: number, target: number, length: number): Promise<void> {
+      const half = length / 2
+      for (const at of random.chance(0.5) ? [0, half] : [half, 0]) {
+        for (let turns = random.below(3); turns > 0; turns--) await turn()
+        data.copy(bytes(source + at), bytes(target + at), bytes(half))
+      }
+    },
+  })
+}
+
 /** What a process that dies, or a machine, leaves at moments of a shrink. */
 function watch(
   files: MemoryFiles,
@@ -387,6 +401,7 @@ t.test('whatever goes on, and whenever it is killed or the power is cut', async 
   for (let seed = 1; seed <= 4; seed++) {
     const random = new Random(seed)
     const memory = formatted({ blockSectors: 8, dataBlocks: 400, metadataBlocks: 256 })
+    if (seed % 2 === 0) copyLater(memory.data, random)
     const { pool, clock } = await openFiles(memory)
     const workload = new Workload(pool, random, 40)
     await workload.fill()

@@ -30,7 +30,7 @@ import { BlockMap } from './block-map.js'
 import { DataCounts } from './data-counts.js'
 import { DeviceChecker } from './devices.js'
 import { type MetadataProblem, Problems } from './problems.js'
-import { SpaceMapChecker } from './space-maps.js'
+import { type OnLeak, SpaceMapChecker } from './space-maps.js'
 import type { Steps } from './steps.js'
 import { TreeChecker } from './trees.js'
 
@@ -51,9 +51,12 @@ export interface MetadataReport {
   usedMetadataBlocks: number
 }
 
-/** Checks the whole of the metadata in `store`, which must not change meanwhile. Writes nothing. */
-export function checkMetadata(store: Store): MetadataReport {
-  const steps = checkMetadataInSteps(store)
+/**
+ * Checks the whole of the metadata in `store`, which must not change meanwhile. Writes nothing.
+ * @param onLeak is told of each leak, of those that are not listed as well
+ */
+export function checkMetadata(store: Store, onLeak: OnLeak | null = null): MetadataReport {
+  const steps = new Checker(store, onLeak).run()
   for (;;) {
     const step = steps.next()
     if (step.done) return step.value
@@ -65,7 +68,7 @@ export function checkMetadata(store: Store): MetadataReport {
  * step reads the superblock; what that leads to must not change until the last.
  */
 export function checkMetadataInSteps(store: Store): Steps<MetadataReport> {
-  return new Checker(store).run()
+  return new Checker(store, null).run()
 }
 
 type Superblock = ReturnType<typeof SUPERBLOCK.read>
@@ -77,10 +80,10 @@ class Checker {
   readonly #maps: SpaceMapChecker
   readonly #devices: DeviceChecker
 
-  constructor(store: Store) {
+  constructor(store: Store, onLeak: OnLeak | null) {
     this.#blocks = new BlockMap(store, this.#problems)
     const trees = new TreeChecker(this.#blocks, this.#problems)
-    this.#maps = new SpaceMapChecker(this.#blocks, trees, this.#dataCounts, this.#problems)
+    this.#maps = new SpaceMapChecker(this.#blocks, trees, this.#dataCounts, this.#problems, onLeak)
     this.#devices = new DeviceChecker(this.#blocks, trees, this.#dataCounts, this.#problems)
   }
 

@@ -18,13 +18,24 @@ import type { Tree, TreeChecker } from './trees.js'
 type SpaceMapRoot = ReturnType<typeof SPACE_MAP_ROOT.read>
 type MapName = 'metadata' | 'data'
 
+/** Is told of each block that is counted more often than it has owners, where all owners are known. */
+export type OnLeak = (map: MapName, block: number, excess: number) => void
+
 export class SpaceMapChecker {
   readonly #blocks: BlockMap
   readonly #trees: TreeChecker
   readonly #dataCounts: DataCounts
   readonly #problems: Problems
+  readonly #onLeak: OnLeak | null
 
-  constructor(blocks: BlockMap, trees: TreeChecker, dataCounts: DataCounts, problems: Problems) {
+  constructor(
+    blocks: BlockMap,
+    trees: TreeChecker,
+    dataCounts: DataCounts,
+    problems: Problems,
+    onLeak: OnLeak | null,
+  ) {
+    this.#onLeak = onLeak
     this.#blocks = blocks
     this.#trees = trees
     this.#dataCounts = dataCounts
@@ -167,6 +178,7 @@ export class SpaceMapChecker {
         // Without its tree a count above 2 is not known.
         if (count !== wanted && (count < 3 || overflow || wanted < 3)) {
           differences.add(block, count, wanted)
+          if (count > wanted && !problems.incomplete) this.#onLeak?.(map, block, count - wanted)
         }
       }
       stray(end)

@@ -25,7 +25,10 @@ discards: nopassdown
 on_full: error
 volumes: { web: { size: 64M }, "a b": { size: 1M, id: 7 } }
 END
-${THINFS} init pool/pool.yaml && ${THINFS} mount pool mnt
+${THINFS} init pool/pool.yaml
+head -c 1M /dev/urandom > base.img
+${THINFS} create pool ext --external-origin base.img --id 9
+${THINFS} mount pool mnt
 head -c 3M /dev/urandom | dd of=mnt/web conv=notrunc,fsync status=none`)
   const sum = await host.sh('sha256sum < mnt/web')
   const mounted = await host.sh(`${THINFS} table pool`)
@@ -36,14 +39,19 @@ head -c 3M /dev/urandom | dd of=mnt/web conv=notrunc,fsync status=none`)
     numbersOut(await host.sh('dmsetup table')),
     [
       'p1: 0 2097152 thin-pool 7:N 7:N 128 1024 2 no_discard_passdown error_if_no_space ',
+      'p1-ext: 0 2048 thin 7:N 9 7:N',
       'p1-thin-7: 0 2048 thin 7:N 7',
       'p1-web: 0 131072 thin 7:N 0\n',
     ].join('\n'),
   )
   t.equal(await host.sh('sha256sum < /dev/mapper/p1-web'), sum)
+  await host.sh('cmp base.img /dev/mapper/p1-ext')
   t.match(await host.sh('dmsetup status p1'), / rw no_discard_passdown error_if_no_space - /)
   await host.sh(endOf(await host.sh('cat script')))
-  t.equal(await host.sh('dmsetup table; losetup -n -O NAME -j pool/data'), 'No devices found\n')
+  t.equal(
+    await host.sh('dmsetup table; losetup -n -O NAME -j pool/data -j base.img'),
+    'No devices found\n',
+  )
 
   await t.test('what the kernel would read otherwise is refused', async () => {
     await host.sh(`${THINFS} init small --data-size 64M --block-size 4K`)
