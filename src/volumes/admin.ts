@@ -59,6 +59,8 @@ export interface PoolStatus {
    * while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
    */
   shrink?: { data: number; left: number; waits: boolean } | null
+  /** While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell. */
+  check?: CheckProgress | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -222,6 +224,14 @@ export interface PartialVolume {
   base: string | null
   /** Bytes of the volume that are there. */
   offset: number
+}
+
+/** How far a check has come: blocks of metadata, then with `deep` bytes of data. */
+export interface CheckProgress {
+  part: 'metadata' | 'data'
+  done: number
+  /** An estimate: `done` may get larger. */
+  all: number
 }
 
 export interface CheckProblem {

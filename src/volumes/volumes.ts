@@ -666,7 +666,8 @@ export class Volumes implements PoolAdmin {
       const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
       return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
     })
-    return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
+    const warnings = [...status.warnings, ...unreadable, ...partial]
+    return { ...status, check: this.#check.progress, warnings }
   }
 
   async statistics(): Promise<PoolStatistics> {
