@@ -507,7 +507,7 @@ t.test('trees of three levels, filled and emptied in random order', async t => {
   for (let round = 0; round < 4; round++) {
     pair.write(
       id,
-      Array.from({ length: 12_000 }, () => next()),
+      Array.from({ length: 16_000 }, () => next()),
     )
     await pair.commit()
   }
