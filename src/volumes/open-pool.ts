@@ -94,9 +94,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
-    // The mount began with the size in pool.yaml. It may have become smaller since.
-    const isBegun = readOnly || options.takesOver === true
-    const dataSize = isBegun ? data.size : Math.max(data.size, config.data.size ?? 0)
+    const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
       data,
