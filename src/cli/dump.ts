@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { command, type Output, POOL_HELP } from './command.js'
+import { type Output, poolCommand } from './command.js'
 import { withMetadata } from './metadata-file.js'
 import { printAll } from './output.js'
 
@@ -8,12 +8,11 @@ interface Options extends Output {
   format: string
 }
 
-export const dump = command(
+export const dump = poolCommand(
   'dump',
   'Print the metadata as XML, as thin_dump does: devices and mappings.',
   'thinfs dump /srv/pool > metadata.xml',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('-m, --metadata-snap', 'the metadata snapshot that is held, as thin_dump -m')
   .option('--format <format>', 'xml; or json, which --json stands for', 'xml')
   .addHelpText(

@@ -1,8 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
-import { exactSize, formatSize, type PoolConfig, parseSize } from '../config/index.js'
+import { exactSize, formatSize, formatSizes, type PoolConfig, parseSize } from '../config/index.js'
 import type { Change, PoolAdmin, PoolStatus } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { configOf, withPool } from './pool.js'
 import { Progress } from './progress.js'
 
@@ -15,13 +15,12 @@ interface Options extends Output {
 const SHOW_PERIOD = 500
 const LOOK_PERIOD = 5000
 
-export const shrink = command(
+export const shrink = poolCommand(
   'shrink',
   `Make the data of a pool smaller, mounted or not, and say so in its pool.yaml. What is in use past the
 new end moves below it, while the volumes are used; interrupted or killed, the same command goes on.`,
   'thinfs shrink /srv/pool --data 20G',
 )
-  .argument('<POOL>', POOL_HELP)
   .requiredOption(
     '--data <size>',
     'what all volumes together can hold, as in 20G; -50G is relative',
@@ -41,10 +40,10 @@ new end moves below it, while the volumes are used; interrupted or killed, the s
       await changePoolYaml(file, changeOf(config, data))
       return { before, after: data, moved }
     })
-    const sizes = `data: ${formatSize(after)}`
+    const [has, had] = formatSizes(after, before)
     const text = options.dryRun
-      ? `${sizes}, it is ${formatSize(before)}; ${formatSize(moved)} would be moved`
-      : `${sizes}, it was ${formatSize(before)}; ${formatSize(moved)} moved`
+      ? `data: ${has}, it is ${had}; ${formatSize(moved)} would be moved`
+      : `data: ${has}, it was ${had}; ${formatSize(moved)} moved`
     print(options, { before: { data: before }, after: { data: after }, moved }, text)
   })
 
