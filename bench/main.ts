@@ -20,6 +20,7 @@ import { disk } from './scenarios/disk.js'
 import { dm } from './scenarios/dm.js'
 import { fsync } from './scenarios/fsync.js'
 import { loop } from './scenarios/loop.js'
+import { metadata } from './scenarios/metadata.js'
 import { mkfs } from './scenarios/mkfs.js'
 import { provision } from './scenarios/provision.js'
 import { snapshot } from './scenarios/snapshot.js'
@@ -43,6 +44,7 @@ const SCENARIOS: readonly Scenario[] = [
   dm,
   cost,
   stalls,
+  metadata,
 ]
 
 const USAGE = `usage: npm run bench -- [--rounds N] [--seconds N] [--quick] [--only NAME]...
@@ -76,6 +78,7 @@ function parseSettings(signal: AbortSignal): { settings: Settings; scenarios: Sc
     settings: {
       rounds: number(values.rounds, values.quick ? 1 : 5),
       seconds: number(values.seconds, values.quick ? 1 : 3),
+      quick: values.quick,
       signal,
       wants: cell => only?.some(name => cell === name || cell.startsWith(`${name}/`)) ?? true,
     },

@@ -6,6 +6,8 @@ export interface Settings {
   rounds: number
   /** For how long each time, where a load has no end of its own. */
   seconds: number
+  /** Only to show that it works: what takes minutes to make may be smaller. */
+  quick: boolean
   /** Aborted when the bench has to end. */
   signal: AbortSignal
   /** Whether a cell is wanted. */

@@ -1,15 +1,6 @@
 import { execFile } from 'node:child_process'
 import { once } from 'node:events'
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  rmSync,
-  writeFileSync,
-  writeSync,
-} from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { dirname, join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'
@@ -19,23 +10,13 @@ import { servingPid } from '../engine.js'
 import { fill, type Load, measure } from '../fio.js'
 import { fsyncLatencyDuring, readLatencyDuring } from '../latency.js'
 import { printRows } from '../report.js'
+import { BLOCK, type Entry, makeRestored, restoreMetadata, scattered } from '../restored-pool.js'
 import { atMost, type Cell, type Goal, type Scenario, type Settings } from '../scenario.js'
-import {
-  type Contender,
-  mountPlan,
-  runThinfs,
-  type Server,
-  sparseFile,
-  withServers,
-} from '../servers.js'
+import { type Contender, mountPlan, runThinfs, type Server, withServers } from '../servers.js'
 
 const exec = promisify(execFile)
 
-const BLOCK = 64 * KIB
-/** Blocks of a run in the data file: no two runs follow each other there. */
-const RUN_BLOCKS = 8
 const HUGE = TIB
-const METADATA_SIZE = 2 * GIB
 /** Of the volumes that are read and written all the time. */
 const SMALL = 64 * MIB
 const LARGE_BLOCK = 16 * MIB
@@ -314,13 +295,6 @@ async function manyCommands(server: Server): Promise<void> {
 
 // --- the pools ---
 
-interface Entry {
-  name: string
-  size: number
-  /** Data block of each run; none: nothing is mapped. */
-  runs?: Iterable<number>
-}
-
 /** A pool of which thin_restore makes the metadata, once for all that have its name. */
 function restored(
   name: string,
@@ -331,81 +305,13 @@ function restored(
   return {
     name,
     async prepare(folder) {
-      const place = join(folder, 'pool')
-      mkdirSync(place)
-      sparseFile(join(place, 'data'), dataSize)
-      const metadata = join(place, 'metadata')
+      const shape = { blockSize, dataSize, entries }
       const template = join(dirname(folder), `${name.split('-')[0]}.metadata`)
-      if (!existsSync(template)) {
-        sparseFile(template, METADATA_SIZE)
-        const xml = join(folder, 'metadata.xml')
-        writeXml(xml, blockSize, dataSize / blockSize, entries)
-        await exec('thin_restore', ['--quiet', '-i', xml, '-o', template])
-        rmSync(xml)
-      }
-      await exec('cp', ['--sparse=always', template, metadata])
-      writeFileSync(
-        join(place, 'pool.yaml'),
-        `pool: stalls\ndata_block_size: ${blockSize}\nmetadata: {size: ${METADATA_SIZE}}\n`,
-      )
-      writeFileSync(join(place, 'volumes.json'), volumesJson(entries))
+      if (!existsSync(template)) await restoreMetadata(template, shape)
+      await makeRestored(join(folder, 'pool'), template, shape)
       return mountPlan(folder)
     },
   }
-}
-
-function writeXml(
-  path: string,
-  blockSize: number,
-  nrBlocks: number,
-  entries: readonly Entry[],
-): void {
-  const file = openSync(path, 'w')
-  writeSync(
-    file,
-    `<superblock uuid="" time="0" transaction="0" version="2" data_block_size="${blockSize / SECTOR_SIZE}" nr_data_blocks="${nrBlocks}">\n`,
-  )
-  entries.forEach(({ runs = [] }, devId) => {
-    let lines: string[] = []
-    let begin = 0
-    const flush = (): void => {
-      writeSync(file, lines.join(''))
-      lines = []
-    }
-    const mapped = [...runs]
-    lines.push(
-      `<device dev_id="${devId}" mapped_blocks="${mapped.length * RUN_BLOCKS}" transaction="0" creation_time="0" snap_time="0">\n`,
-    )
-    for (const data of mapped) {
-      lines.push(
-        `<range_mapping origin_begin="${begin}" data_begin="${data}" length="${RUN_BLOCKS}" time="0"/>\n`,
-      )
-      begin += RUN_BLOCKS
-      if (lines.length >= 65536) flush()
-    }
-    lines.push('</device>\n')
-    flush()
-  })
-  writeSync(file, '</superblock>\n')
-  closeSync(file)
-}
-
-function volumesJson(entries: readonly Entry[]): string {
-  const volumes = entries.map(({ name, size }, devId) => ({
-    ...{ name, dev_id: devId, size, origin: null, created: 0 },
-    ...{ mode: 0o600, uid: process.getuid!(), gid: process.getgid!(), removed: false },
-  }))
-  return JSON.stringify({
-    ...{ version: 1, pool: 'stalls', transaction_id: 0 },
-    ...{ volumes, undo: [], exchange: null },
-  })
-}
-
-/** Runs that fill `size` bytes, in an order that has no two neighbours next to each other. */
-function* scattered(size: number, blockSize: number): Iterable<number> {
-  const nr = size / blockSize / RUN_BLOCKS
-  const step = Math.floor(nr * 0.618) | 1
-  for (let i = 0, at = 0; i < nr; i++, at = (at + step) % nr) yield at * RUN_BLOCKS
 }
 
 const SMALL_ENTRIES: readonly Entry[] = [

@@ -1,7 +1,9 @@
 import { ThinfsError } from '../base/index.js'
-import type { CheckReport, Mended } from '../volumes/index.js'
+import type { PoolConfig } from '../config/index.js'
+import type { CheckProgress, CheckReport, Mended, PoolAdmin, PoolFiles } from '../volumes/index.js'
 import { type Output, poolCommand, print } from './command.js'
 import { withDaemonOr } from './pool.js'
+import { lookingEvery, PERIOD, Progress } from './progress.js'
 import { withUnmounted } from './unmounted.js'
 
 interface Options extends Output {
@@ -31,10 +33,9 @@ check finds afterwards is printed last. Damage is for thinfs repair.`,
     const report = await withDaemonOr(
       pool,
       'read',
-      admin => admin.check({ deep: deep === true }),
+      admin => checkServed(admin, deep === true),
       // Not by opening the pool: damage may be what keeps it from being opened.
-      async (config, files) =>
-        (await import('../volumes/index.js')).checkPool(config, { deep: deep === true, files }),
+      (config, files) => checkUnserved(config, files, deep === true),
     )
     const text = [...(mended === null ? [] : [mendedLine(mended)]), describe(report)].join('\n')
     print(output, mended === null ? report : { ...report, mended }, text)
@@ -47,6 +48,48 @@ check finds afterwards is printed last. Damage is for thinfs repair.`,
       throw new ThinfsError(code, `${pool}: the check found ${what}`)
     }
   })
+
+/** Checks a mounted pool, and shows on a terminal how far that has come. */
+export function checkServed(
+  admin: Pick<PoolAdmin, 'check' | 'status'>,
+  deep: boolean,
+): Promise<CheckReport> {
+  const act = (): Promise<CheckReport> => admin.check({ deep })
+  if (!process.stderr.isTTY) return act()
+  return showing(show => {
+    const look = async (): Promise<void> => {
+      const { check } = await admin.status()
+      if (check) show(check)
+    }
+    return lookingEvery(PERIOD, look, act)
+  })
+}
+
+/** The same for a pool that nobody serves. */
+async function checkUnserved(
+  config: PoolConfig,
+  files: PoolFiles,
+  deep: boolean,
+): Promise<CheckReport> {
+  const { checkPool } = await import('../volumes/index.js')
+  return await showing(onProgress => checkPool(config, { deep, files, onProgress }))
+}
+
+/** Calls `act`, which is given what shows progress. */
+async function showing<T>(
+  act: (show: (progress: CheckProgress) => void) => Promise<T>,
+): Promise<T> {
+  const progress = {
+    metadata: new Progress('checking metadata', 1),
+    data: new Progress('checking data', 1),
+  }
+  try {
+    return await act(({ part, done, all }) => progress[part].show(done / all))
+  } finally {
+    progress.metadata.end()
+    progress.data.end()
+  }
+}
 
 function mend(pool: string, what: { leaks: boolean }): Promise<Mended> {
   return withUnmounted(pool, async (config, files) => {

@@ -2,11 +2,14 @@ import { ThinfsError } from '../base/index.js'
 import { type Output, poolCommand } from './command.js'
 import { withMetadata } from './metadata-file.js'
 import { printAll } from './output.js'
+import { Progress } from './progress.js'
 
 interface Options extends Output {
   metadataSnap?: boolean
   format: string
 }
+
+const FORMATS = ['xml', 'human', 'json']
 
 export const dump = poolCommand(
   'dump',
@@ -14,7 +17,7 @@ export const dump = poolCommand(
   'thinfs dump /srv/pool > metadata.xml',
 )
   .option('-m, --metadata-snap', 'the metadata snapshot that is held, as thin_dump -m')
-  .option('--format <format>', 'xml; or json, which --json stands for', 'xml')
+  .option('--format <format>', "xml; human, thin_dump's human_readable; or json, as --json", 'xml')
   .addHelpText(
     'after',
     `
@@ -24,10 +27,21 @@ The metadata of a mounted pool changes all the time; a metadata snapshot of it d
   $ thinfs message /srv/pool release_metadata_snap`,
   )
   .action(async (pool: string, { metadataSnap = false, format, json }: Options) => {
-    if (format !== 'xml' && format !== 'json') {
-      throw new ThinfsError('BAD_ARGUMENT', `--format ${format}: xml or json is possible`)
+    if (!FORMATS.includes(format) || (json && format === 'human')) {
+      const what = json ? '--json is a format of its own' : 'xml, human or json is possible'
+      throw new ThinfsError('BAD_ARGUMENT', `--format ${format}: ${what}`)
     }
-    const { dumpXml, dumpJson } = await import('../streams/index.js')
-    const text = json || format === 'json' ? dumpJson : dumpXml
-    await withMetadata(pool, metadataSnap, (metadata, held) => printAll(text(metadata, held)))
+    const { dumpHuman, dumpJson, dumpXml } = await import('../streams/index.js')
+    const text = json || format === 'json' ? dumpJson : format === 'human' ? dumpHuman : dumpXml
+    const progress = new Progress('dumping', 1)
+    const show = (done: number, all: number): void => progress.show(done / all)
+    // On a terminal the dump itself shows how far it has come.
+    const onProgress = process.stdout.isTTY ? null : show
+    try {
+      await withMetadata(pool, metadataSnap, (metadata, held) =>
+        printAll(text(metadata, held, onProgress)),
+      )
+    } finally {
+      progress.end()
+    }
   })

@@ -27,6 +27,7 @@ const COLUMNS: Columns<VolumeInfo> = {
   exclusive: sized('EXCLUSIVE', ({ exclusive }) => exclusive),
   limit: sized('LIMIT', ({ limit }) => limit),
   reserve: sized('RESERVE', ({ reserve }) => reserve),
+  on_full: { head: 'ON_FULL', value: ({ onFull }) => onFull, text: ({ onFull }) => onFull ?? '-' },
   origin: { head: 'ORIGIN', value: originOf, text: row => originOf(row) ?? '-' },
   created: {
     head: 'CREATED',
@@ -93,10 +94,11 @@ async function togetherOf(admin: PoolAdmin, volumes: readonly VolumeInfo[]): Pro
   return (await admin.exclusive({ names: volumes.map(({ name }) => name) })).bytes
 }
 
-/** The columns of who asks for none: most pools have no limits and no reserves. */
+/** The columns of who asks for none: most volumes have no rules of their own. */
 function usual(volumes: readonly VolumeInfo[]): string[] {
   const isUnused = (name: string): boolean =>
-    (name === 'limit' || name === 'reserve') && volumes.every(volume => !volume[name])
+    ['limit', 'reserve', 'on_full'].includes(name) &&
+    volumes.every(volume => !COLUMNS[name]!.value(volume))
   return Object.keys(COLUMNS).filter(name => !isUnused(name))
 }
 

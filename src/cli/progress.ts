@@ -1,13 +1,43 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import { formatSize } from '../config/index.js'
 
 /** Milliseconds from one line to the next. */
-const PERIOD = 500
+export const PERIOD = 500
 
-/** How far a command has come, on a terminal; nowhere else. */
+/**
+ * Calls `act`, and `look` every `period` milliseconds until that ends. What it cannot see it does not
+ * show: `act` itself tells of failures.
+ */
+export async function lookingEvery<T>(
+  period: number,
+  look: (ended: AbortSignal) => Promise<void>,
+  act: () => Promise<T>,
+): Promise<T> {
+  const ended = new AbortController()
+  const { signal } = ended
+  const looks = async (): Promise<void> => {
+    for (;;) {
+      await sleep(period, undefined, { signal })
+      await look(signal)
+    }
+  }
+  const looking = looks().catch(() => {})
+  try {
+    return await act()
+  } finally {
+    ended.abort()
+    await looking
+  }
+}
+
+/** Milliseconds that a command may take without a line. */
+const PATIENCE = 1000
+
+/** How far a command has come that takes more than a second, on a terminal; nowhere else. */
 export class Progress {
   readonly #what: string
   readonly #size: number | null
-  #next = 0
+  #next = performance.now() + PATIENCE
   #isShown = false
 
   /** @param size of what there is to do; null where nobody knows */
@@ -27,7 +57,9 @@ export class Progress {
     this.#isShown = true
     const parts = bytes === undefined ? [] : [formatSize(bytes)]
     if (this.#size !== null) {
-      parts.unshift(`${this.#size === 0 ? 100 : Math.floor((done / this.#size) * 100)}%`)
+      parts.unshift(
+        `${this.#size === 0 ? 100 : Math.min(Math.floor((done / this.#size) * 100), 100)}%`,
+      )
     }
     process.stderr.write(`\r\x1b[K${this.#what}: ${parts.join(', ')}`)
   }

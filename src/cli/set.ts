@@ -15,21 +15,23 @@ const KEYS: Record<string, (text: string) => PoolSettings> = {
 const RULES: Record<string, (text: string) => VolumeRules> = {
   limit: text => ({ limit: sizeOf(text) }),
   reserve: text => ({ reserve: sizeOf(text) }),
+  on_full: text => ({ onFull: (text === 'none' ? 'pool' : text) as PoolConfig['onFull'] }),
 }
 
 export const set = poolCommand(
   'set',
   `Set how a pool, or one of its volumes, uses space, at once where it is mounted. Of a pool, and in
 its pool.yaml: on_full, queue_timeout, min_free_space. Writes that wait for space fail with on_full=error, and
-begin to wait anew with on_full=queue. Of a volume: limit, the most that it may map, and reserve, what
-the pool keeps for it.`,
+begin to wait anew with on_full=queue. Of a volume: limit, the most that it may map, reserve, what the
+pool keeps for it, and on_full, for this volume alone.`,
   'thinfs set /srv/pool web limit=5G reserve=1G',
 )
   .usage('[options] <POOL> [VOLUME] <KEY=VALUE...>')
   .argument(
     '<KEY=VALUE...>',
     `of the pool: on_full=queue, on_full=error; queue_timeout=60: seconds, 0 for ever;
-min_free_space=10%: else no volume is made; after the name of a volume: limit=5G, limit=none; reserve=1G, reserve=none`,
+min_free_space=10%: else no volume is made; after the name of a volume: limit=5G, limit=none; reserve=1G, reserve=none;
+on_full=error, on_full=none: as the pool`,
   )
   .action(async (pool: string, words: string[], output: Output) => {
     const [first, ...rest] = words as [string, ...string[]]
@@ -78,9 +80,10 @@ async function setVolume(
   print(output, volume, describe(volume))
 }
 
-function describe({ name, mapped, limit, reserve }: VolumeInfo): string {
+function describe({ name, mapped, limit, reserve, onFull }: VolumeInfo): string {
   const size = (bytes: number | null): string => (bytes === null ? 'none' : formatSize(bytes))
-  return `${name}: limit ${size(limit)}, reserve ${size(reserve)}, ${formatSize(mapped)} mapped`
+  const full = onFull === null ? '' : `, on full: ${onFull}`
+  return `${name}: limit ${size(limit)}, reserve ${size(reserve)}${full}, ${formatSize(mapped)} mapped`
 }
 
 const sizeOf = (text: string): number => (text === 'none' ? 0 : parseSize(text))

@@ -1,18 +1,16 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'
 import { exactSize, formatSize, formatSizes, type PoolConfig, parseSize } from '../config/index.js'
 import type { Change, PoolAdmin, PoolStatus } from '../volumes/index.js'
 import { type Output, poolCommand, print } from './command.js'
 import { configOf, withPool } from './pool.js'
-import { Progress } from './progress.js'
+import { lookingEvery, PERIOD, Progress } from './progress.js'
 
 interface Options extends Output {
   data: string
   dryRun?: true
 }
 
-/** Milliseconds between looks at how far it is: on a terminal, and to say that it waits. */
-const SHOW_PERIOD = 500
+/** Milliseconds between looks at whether it waits, where no terminal shows how far it is. */
 const LOOK_PERIOD = 5000
 
 export const shrink = poolCommand(
@@ -65,31 +63,22 @@ function wantedOf(text: string, has: number): number {
 /** Calls `act`, and shows on a terminal how far it is, and anywhere what it waits for. */
 async function showing<T>(admin: PoolAdmin, size: number, act: () => Promise<T>): Promise<T> {
   const progress = new Progress('moving', size)
-  const ended = new AbortController()
-  const { signal } = ended
-  const look = async (): Promise<void> => {
-    let waited = false
-    for (;;) {
-      await sleep(process.stderr.isTTY ? SHOW_PERIOD : LOOK_PERIOD, undefined, { signal })
-      const { shrink } = await admin.status()
-      if (!shrink || signal.aborted) continue
-      const done = Math.max(0, size - shrink.left)
-      progress.show(done, done)
-      if (shrink.waits && !waited) {
-        process.stderr.write(
-          'thinfs: this waits until thinfs send, delta or map, which read the pool, has ended\n',
-        )
-      }
-      waited = shrink.waits
+  let waited = false
+  const look = async (ended: AbortSignal): Promise<void> => {
+    const { shrink } = await admin.status()
+    if (!shrink || ended.aborted) return
+    const done = Math.max(0, size - shrink.left)
+    progress.show(done, done)
+    if (shrink.waits && !waited) {
+      process.stderr.write(
+        'thinfs: this waits until thinfs send, delta or map, which read the pool, has ended\n',
+      )
     }
+    waited = shrink.waits
   }
-  // What it cannot see it does not show: the shrink itself tells of failures.
-  const looking = look().catch(() => {})
   try {
-    return await act()
+    return await lookingEvery(process.stderr.isTTY ? PERIOD : LOOK_PERIOD, look, act)
   } finally {
-    ended.abort()
-    await looking
     progress.end()
   }
 }

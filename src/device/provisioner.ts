@@ -19,6 +19,8 @@ export interface SpaceOwner {
   readonly devId: DevId
   /** True once the device was deleted. */
   readonly gone: boolean
+  /** What it does when the pool is full, whatever the pool does; null: as the pool. */
+  readonly onFull: 'queue' | 'error' | null
 }
 
 /** The pool's space as a device asks for it: free blocks, and waiting for them. */

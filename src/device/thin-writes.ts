@@ -36,6 +36,8 @@ export interface WritesOwner extends PlanOwner {
   mustBeWritable(): void
   /** Virtual blocks that it may map at most; Infinity: no limit of its own. */
   readonly limit: number
+  /** See `SpaceOwner`. */
+  readonly onFull: 'queue' | 'error' | null
 }
 
 /**

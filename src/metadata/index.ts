@@ -5,6 +5,7 @@ export {
   checkMetadataInSteps,
   type MetadataProblem,
   type MetadataReport,
+  type OnCheckProgress,
 } from './check/index.js'
 export type { DeviceDetails } from './device.js'
 export * from './format.js'

@@ -41,6 +41,8 @@ export class MetadataView {
   readonly #store: Store
   readonly #transaction: Transaction
   readonly #mappings: TreeInfo
+  readonly #tops: TreeInfo
+  readonly #details: TreeInfo
 
   /** @param store in which nothing changes of what is looked at */
   constructor(store: Store) {
@@ -48,6 +50,9 @@ export class MetadataView {
     this.#store = store
     this.#transaction = transaction
     this.#mappings = { transaction, kind: nodeKind('mapping', 8), refs: null }
+    this.#tops = { transaction, kind: nodeKind('device', 8), refs: null }
+    const kind = nodeKind('device details', DEVICE_DETAILS.size)
+    this.#details = { transaction, kind, refs: null }
   }
 
   /**
@@ -61,10 +66,8 @@ export class MetadataView {
 
   /** The devices that a superblock leads to, ascending. @throws METADATA_CORRUPT */
   *devices({ mappingRoot, detailsRoot }: Superblock): Generator<ViewedDevice> {
-    const transaction = this.#transaction
-    const top = new BTree({ transaction, kind: nodeKind('device', 8), refs: null }, mappingRoot)
-    const kind = nodeKind('device details', DEVICE_DETAILS.size)
-    const details = new BTree({ transaction, kind, refs: null }, detailsRoot)
+    const top = new BTree(this.#tops, mappingRoot)
+    const details = new BTree(this.#details, detailsRoot)
     for (let devId = 0; top.seek(devId); devId++) {
       devId = top.key
       if (devId > MAX_DEV_ID || !details.search(devId)) {

@@ -5,11 +5,11 @@
  * each has a time limit over all of that. Once a request has missed it, or the server does not keep
  * to the protocol, the disk has failed for good: nobody knows which writes will still land.
  */
-import { allEnded, type Bytes, type NbdAddress, ThinfsError } from '../base/index.js'
+import { allEnded, type Bytes, errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
 import { Connection } from './connection.js'
 import { isFinal } from './errors.js'
-import { type Export, negotiate } from './handshake.js'
+import { type Export, type Negotiated, negotiate } from './handshake.js'
 import { Request } from './request.js'
 
 /** Milliseconds that a request may take, connections included. */
@@ -17,6 +17,9 @@ const LIMIT = 30_000
 /** Milliseconds between two attempts to connect: the first, and the most. */
 const PAUSE = 20
 const PAUSE_MAX = 1000
+/** How often a server that closes the first connection is tried again, and after how long. */
+const BUSY_TRIES = 25
+const BUSY_PAUSE = 200
 /** Bytes of one request without a payload. */
 const SPAN_MAX = 1024 * 1024 * 1024
 /** Zeros are sent where the server cannot make them: bytes at a time. */
@@ -61,7 +64,7 @@ export class NbdDisk {
   static async connect(address: NbdAddress, options: NbdOptions = {}): Promise<NbdDisk> {
     const signal = AbortSignal.timeout(options.limit ?? LIMIT)
     try {
-      const negotiated = await negotiate(address, signal)
+      const negotiated = await negotiateWhenFree(address, signal)
       const disk = new NbdDisk(address, negotiated.export, options)
       disk.#use(negotiated)
       return disk
@@ -89,6 +92,11 @@ export class NbdDisk {
 
   get isReadOnly(): boolean {
     return this.#can(EXPORT_FLAG.READ_ONLY)
+  }
+
+  /** Whether the server makes zeros by itself; else they are sent. */
+  get makesHoles(): boolean {
+    return this.#can(EXPORT_FLAG.SEND_WRITE_ZEROES)
   }
 
   /** Whether the server lets several clients write, and a flush of one covers all. */
@@ -279,7 +287,7 @@ export class NbdDisk {
     this.#timer = null
   }
 
-  #use(negotiated: Awaited<ReturnType<typeof negotiate>>): void {
+  #use(negotiated: Negotiated): void {
     this.epoch++
     this.#connection = new Connection(negotiated, {
       find: cookie => this.#requests.get(cookie),
@@ -349,6 +357,21 @@ export class NbdDisk {
     const requests = [...this.#requests.values()]
     this.#requests.clear()
     for (const request of requests) request.fail(err)
+  }
+}
+
+/**
+ * As `negotiate`. A server that takes one client at a time may not have noticed yet that the one
+ * before has gone: it closes the connection.
+ */
+async function negotiateWhenFree(address: NbdAddress, signal: AbortSignal): Promise<Negotiated> {
+  for (let left = BUSY_TRIES; ; left--) {
+    try {
+      return await negotiate(address, signal)
+    } catch (err) {
+      if (left === 0 || errnoOf(err) !== 'ECONNRESET') throw err
+      await new Promise(resolve => setTimeout(resolve, BUSY_PAUSE))
+    }
   }
 }
 

@@ -286,11 +286,19 @@ export class Space implements ProvisionerSpace {
    */
   setOnFull(onFull: OnFull): void {
     this.#onFull = onFull
+    this.#startOver(onFull)
+  }
+
+  /** The same for one device; null: as the pool. */
+  setOnFullOf(device: { onFull: OnFull | null }, onFull: OnFull | null): void {
+    if (device.onFull === onFull) return
+    device.onFull = onFull
+    this.#startOver(onFull ?? this.#onFull)
+  }
+
+  #startOver(onFull: OnFull): void {
     if (onFull === 'queue') this.#queue.wake()
-    else {
-      const what = `${this.#blocks.path}: ${NO_DATA_BLOCKS}`
-      this.#queue.reject(new ThinfsError('NO_DATA_SPACE', what))
-    }
+    else this.#queue.retry()
   }
 
   /** Seconds that callers wait for space at most; 0: for ever. */
@@ -437,7 +445,7 @@ export class Space implements ProvisionerSpace {
       }
       const why = this.#noteFull(isData)
       // It may have been set while this one tried.
-      const queues = mayQueue && this.#onFull === 'queue'
+      const queues = mayQueue && (device.onFull ?? this.#onFull) === 'queue'
       if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
         const path = isData ? this.#blocks.path : this.#store.path
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)

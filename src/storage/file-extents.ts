@@ -35,6 +35,11 @@ export class FileExtents extends ExtentStore {
     return this.#file.lock()
   }
 
+  /** See `FileStore.holdsLock`. */
+  holdsLock(): boolean {
+    return this.#file.holdsLock()
+  }
+
   /** A label would be that of the file, of which others have parts. */
   readLabel(): null {
     return null

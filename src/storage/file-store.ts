@@ -214,6 +214,24 @@ export class FileStore implements Store {
   }
 
   /**
+   * Whether the store has the lock that `lock`, here or in the process that it inherits its
+   * descriptor from, has taken. A file system may have given it to another meanwhile: then it is
+   * taken again where it is free. The file behind a loop device is asked about only where it was
+   * opened here: its lock is that of another description, which is not inherited.
+   * @returns false when another has it
+   * @throws IO_ERROR where the file system has no locks
+   */
+  holdsLock(): boolean {
+    try {
+      const isExclusive = !this.#readOnly
+      if (!native.file_lock(this.fd, isExclusive)) return false
+      return this.#behind === null || native.file_lock(this.#behind, isExclusive)
+    } catch (err) {
+      throw ioError(this.path, 'lock', err)
+    }
+  }
+
+  /**
    * Keeps writers away from an image that is only read, for as long as the store is open: thinfs by
    * its lock on the whole file, and QEMU, which says by locks on single bytes what it lets others
    * do. QEMU as a reader, of an overlay for instance, is welcome.

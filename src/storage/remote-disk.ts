@@ -17,6 +17,8 @@ export interface RemoteDisk {
    * Goes up when the disk may have lost what was written and not flushed: with each connection.
    */
   readonly epoch: number
+  /** Whether `zero` is more than a write of zeros: `extents` tells of a hole then, as a rule. */
+  readonly makesHoles: boolean
   /** Fills `into`. */
   read(into: Uint8Array, offset: number): Promise<void>
   /** Writes `from`, which may change meanwhile: then any mix of both is written. */

@@ -137,7 +137,9 @@ export class RemoteStore implements DataStore {
     )
     this.path = disk.path
     this.size = sizeOf(disk)
-    this.punches = extents !== null
+    // A server that never tells of a hole would have free blocks read, to see whether they are zeros.
+    const tells = extents !== null && !(extents.length === 1 && extents[0]!.length >= this.size)
+    this.punches = disk.makesHoles && tells
     this.#disk = disk
     this.#memory = memory
     this.#granule = granule

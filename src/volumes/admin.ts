@@ -25,6 +25,8 @@ export interface VolumeInfo {
   limit: number | null
   /** Bytes that are kept for it in the pool; null: none. */
   reserve: number | null
+  /** What its writes do when the pool is full; null: as the pool. */
+  onFull: PoolConfig['onFull'] | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
   /** Path of the file that it shows where it maps nothing; null for none. */
@@ -57,6 +59,8 @@ export interface PoolStatus {
    * while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
    */
   shrink?: { data: number; left: number; waits: boolean } | null
+  /** While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell. */
+  check?: CheckProgress | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -90,12 +94,14 @@ export interface PoolStatus {
   dm: { pool: string; volumes: { name: string; line: string }[] }
 }
 
-/** Rules for the space of a volume, in bytes. 0: none. */
+/** Rules for the space of a volume. Sizes are bytes, 0: none. */
 export interface VolumeRules {
   /** It may map no more. */
   limit?: number
   /** The pool keeps what it lacks of so many bytes of its own. */
   reserve?: number
+  /** Whether its writes wait or fail when the pool is full; `pool`: as the pool's settings say. */
+  onFull?: PoolConfig['onFull'] | 'pool'
 }
 
 /** What a mounted pool has done, in counters that begin with the mount and only grow. */
@@ -218,6 +224,14 @@ export interface PartialVolume {
   base: string | null
   /** Bytes of the volume that are there. */
   offset: number
+}
+
+/** How far a check has come: blocks of metadata, then with `deep` bytes of data. */
+export interface CheckProgress {
+  part: 'metadata' | 'data'
+  done: number
+  /** An estimate: `done` may get larger. */
+  all: number
 }
 
 export interface CheckProblem {

@@ -24,6 +24,8 @@ export interface DataCheck {
   nameOf(devId: number): string
   /** Lets others have their turn; throws to end the check. */
   pause(): Promise<void>
+  /** Is told of the bytes of data that were read so far. */
+  onProgress?: ((readBytes: number) => void) | null
 }
 
 export async function checkData(check: DataCheck): Promise<[DataReport, CheckProblem[]]> {
@@ -66,6 +68,7 @@ export async function checkData(check: DataCheck): Promise<[DataReport, CheckPro
       at += length
     }
     if (at === hole && at < endNow()) at = data.nextData(bytes(at))
+    check.onProgress?.(readBytes)
     await pause()
   }
 

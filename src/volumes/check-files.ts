@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { checkMetadataInSteps } from '../metadata/index.js'
+import { checkMetadataInSteps, type OnCheckProgress } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CheckProblem, CheckReport } from './admin.js'
 import { checkData, type DataCheck } from './check-data.js'
@@ -21,9 +21,12 @@ export interface CheckedFiles {
  * the data, in steps of some milliseconds. The first reads superblock and volumes.json; what the
  * superblock leads to must not change until the last.
  */
-export function* checkFiles(files: CheckedFiles): Generator<void, CheckReport, void> {
+export function* checkFiles(
+  files: CheckedFiles,
+  onProgress: OnCheckProgress | null = null,
+): Generator<void, CheckReport, void> {
   const { name, metadata, data, table: file } = files
-  const steps = checkMetadataInSteps(metadata)
+  const steps = checkMetadataInSteps(metadata, onProgress)
   let step = steps.next()
   const table = tryRead(file)
   for (; !step.done; step = steps.next()) yield

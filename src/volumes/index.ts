@@ -4,6 +4,7 @@
 export type {
   BlockMap,
   CheckProblem,
+  CheckProgress,
   CheckReport,
   DataReport,
   Held,

@@ -200,10 +200,10 @@ async function sizeOfEmpty(
     throw new ThinfsError('BAD_ARGUMENT', detail)
   }
   if (force || store.nextData(bytes(0)) === store.size) return store.size
-  // A server that cannot tell of holes: where a file system or a pool begins there is something.
+  // Of a server that cannot tell of holes: where a file system or a pool begins there is something.
   const begin = new Uint8Array(Math.min(MIB, store.size))
   await store.readLater(begin, 0, begin.length, bytes(0))
-  if (store.punches || !isZero(begin)) {
+  if (store.nextHole(bytes(0)) < store.size || !isZero(begin)) {
     throw isThere(remote.path, 'it is not empty; --force overwrites it')
   }
   return store.size

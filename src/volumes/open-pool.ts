@@ -27,7 +27,7 @@ import {
   ThinPool,
 } from '../pool/index.js'
 import { AtomicFile, type DataStore, JournalFile, type Label } from '../storage/index.js'
-import type { CheckProblem, CheckReport } from './admin.js'
+import type { CheckProblem, CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
@@ -94,9 +94,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
     journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
-    // The mount began with the size in pool.yaml. It may have become smaller since.
-    const isBegun = readOnly || options.takesOver === true
-    const dataSize = isBegun ? data.size : Math.max(data.size, config.data.size ?? 0)
+    const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
       data,
@@ -205,13 +203,21 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
  */
 export async function checkPool(
   config: PoolConfig,
-  options: { deep?: boolean; files?: PoolFiles } = {},
+  options: {
+    deep?: boolean
+    files?: PoolFiles
+    onProgress?: (progress: CheckProgress) => void
+  } = {},
 ): Promise<CheckReport> {
+  const { onProgress } = options
   const files = options.files ?? PoolFiles.open(config, true)
   const { metadata } = files
   try {
     const data = await files.openData({ dataBlockSize: config.dataBlockSize })
-    const steps = checkFiles({ name: config.pool, metadata, data, table: tableOf(files) })
+    const steps = checkFiles(
+      { name: config.pool, metadata, data, table: tableOf(files) },
+      onProgress ? (done, all) => onProgress({ part: 'metadata', done, all }) : null,
+    )
     let step = steps.next()
     while (!step.done) step = steps.next()
     const report = step.value
@@ -221,7 +227,10 @@ export async function checkPool(
       if (message !== null) report.problems.push({ severity: 'warning', message })
       report.problems.push(...checkJournal(files, data), ...(await checkFree(files, data)))
     }
-    return options.deep && !isDamaged(report) ? await checkDeep(files, data, report) : report
+    if (!options.deep || isDamaged(report)) return report
+    const all = Math.max(report.usedDataBlocks, 1) * config.dataBlockSize
+    const onRead = onProgress ? (done: number) => onProgress({ part: 'data', done, all }) : null
+    return await checkDeep(files, data, report, onRead)
   } finally {
     if (options.files === undefined) files.close()
   }
@@ -249,7 +258,12 @@ function largerThanSaid(
   return `${said}: thinfs shrink makes it smaller, data.size counts only where it is larger`
 }
 
-function checkDeep(files: PoolFiles, data: DataStore, report: CheckReport): Promise<CheckReport> {
+function checkDeep(
+  files: PoolFiles,
+  data: DataStore,
+  report: CheckReport,
+  onProgress: ((readBytes: number) => void) | null,
+): Promise<CheckReport> {
   const { metadata } = files
   const names = new Map<number, string>()
   for (const { dev_id, name } of readTable(tableOf(files))?.volumes ?? []) names.set(dev_id, name)
@@ -260,6 +274,7 @@ function checkDeep(files: PoolFiles, data: DataStore, report: CheckReport): Prom
     freeMeansHole: stateOf(files).clean,
     nameOf: devId => names.get(devId) ?? `device ${devId}`,
     pause: async () => {},
+    onProgress,
   })
 }
 

@@ -1,6 +1,6 @@
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { CheckReport } from './admin.js'
+import type { CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, withData } from './check-files.js'
 import type { NameTransactions } from './name-transactions.js'
 import type { TableFile } from './volume-table.js'
@@ -22,6 +22,8 @@ export interface PoolCheckParts {
 export class PoolCheck {
   readonly #parts: PoolCheckParts
   #last: Promise<unknown> = Promise.resolve()
+  /** How far the check is that is under way; null without one. */
+  progress: CheckProgress | null = null
 
   constructor(parts: PoolCheckParts) {
     this.#parts = parts
@@ -34,7 +36,11 @@ export class PoolCheck {
 
   /** @param deep reads all data too */
   run(deep: boolean): Promise<CheckReport> {
-    const check = this.#last.then(() => this.#run(deep))
+    const check = this.#last
+      .then(() => this.#run(deep))
+      .finally(() => {
+        this.progress = null
+      })
     this.#last = check.catch(() => {})
     return check
   }
@@ -42,7 +48,9 @@ export class PoolCheck {
   async #run(deep: boolean): Promise<CheckReport> {
     const { name, pool, metadata: store, table, names, nameOf } = this.#parts
     const { metadata, blocks: data } = pool
-    const steps = checkFiles({ name, metadata: store, data, table })
+    const steps = checkFiles({ name, metadata: store, data, table }, (done, all) => {
+      this.progress = { part: 'metadata', done, all }
+    })
     const held = await names.exclusive(async () => {
       if (pool.writable) await pool.commit()
       const held = metadata.holdBlocks()
@@ -62,12 +70,16 @@ export class PoolCheck {
       held.release()
     }
     if (!deep || isDamaged(report)) return report
+    const all = Math.max(report.usedDataBlocks, 1) * pool.blockSize
     return await withData(report, {
       metadata,
       data,
       freeMeansHole: data.freeMeansHole && pool.writable,
       nameOf,
       pause: () => this.#turnOfOthers(),
+      onProgress: done => {
+        this.progress = { part: 'data', done, all }
+      },
     })
   }
 

@@ -147,7 +147,7 @@ export class PoolFiles {
       if (store instanceof RemoteData) continue
       let cause: unknown
       try {
-        if (store.lock()) continue
+        if (store.holdsLock()) continue
       } catch (err) {
         cause = err
       }

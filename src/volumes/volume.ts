@@ -82,9 +82,10 @@ export const hasToGo = ({ entry, opens }: Volume): boolean =>
 
 /** Lets the pool follow what the entry of a volume says of its space. */
 export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
-  const { limit, reserve = 0, removed } = entry
+  const { limit, reserve = 0, removed, on_full: onFull = null } = entry
   const { space, blockSize } = pool
   device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  space.setOnFullOf(device, onFull)
   const isKept = !removed && pool.writable
   space.reserves.set(device.devId, isKept ? Math.ceil(reserve / blockSize) : 0)
 }

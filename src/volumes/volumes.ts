@@ -86,16 +86,17 @@ export interface Ownership {
 }
 
 const REMOVED = { removed: true }
-const NO_RULES: VolumeRules = { limit: 0, reserve: 0 }
+const NO_RULES: VolumeRules = { limit: 0, reserve: 0, onFull: 'pool' }
+type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full'>
 
 /**
- * An entry with other rules: 0 takes one away, those left out stay.
+ * An entry with other rules: 0 and `pool` take one away, those left out stay.
  * @throws BAD_ARGUMENT
  */
-function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
-  { limit: oldLimit = 0, reserve: oldReserve = 0, ...rest }: E,
-  { limit = oldLimit, reserve = oldReserve }: VolumeRules,
-): Omit<E, 'limit' | 'reserve'> & Pick<VolumeEntry, 'limit' | 'reserve'> {
+function withRules<E extends RulesOfEntry>(
+  { limit: oldLimit = 0, reserve: oldReserve = 0, on_full: oldOnFull, ...rest }: E,
+  { limit = oldLimit, reserve = oldReserve, onFull = oldOnFull ?? 'pool' }: VolumeRules,
+): Omit<E, keyof RulesOfEntry> & RulesOfEntry {
   for (const [what, value] of Object.entries({ limit, reserve })) {
     if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
     throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
@@ -104,7 +105,15 @@ function withRules<E extends Pick<VolumeEntry, 'limit' | 'reserve'>>(
     const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
     throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
   }
-  return { ...rest, ...(limit > 0 && { limit }), ...(reserve > 0 && { reserve }) }
+  if (onFull !== 'pool' && onFull !== 'queue' && onFull !== 'error') {
+    throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue, error and none are allowed`)
+  }
+  return {
+    ...rest,
+    ...(limit > 0 && { limit }),
+    ...(reserve > 0 && { reserve }),
+    ...(onFull !== 'pool' && { on_full: onFull }),
+  }
 }
 
 export class Volumes implements PoolAdmin {
@@ -349,7 +358,7 @@ export class Volumes implements PoolAdmin {
     name: string,
     size: number,
     wanted?: number,
-    more: Ownership & Pick<VolumeEntry, 'limit' | 'reserve' | 'external_origin'> = {},
+    more: Ownership & RulesOfEntry & Pick<VolumeEntry, 'external_origin'> = {},
   ): Promise<Volume> {
     return this.#names.exclusive(async () => {
       checkSize(size)
@@ -430,12 +439,12 @@ export class Volumes implements PoolAdmin {
       } else if (!space.hasMetadataRoom) await space.makeRoom()
       mustBeUnused(before)
       const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid, limit = 0, reserve = 0 } = before.entry
+      const { mode, uid, gid, limit = 0, reserve = 0, on_full: onFull = 'pool' } = before.entry
       const kept = keep === undefined ? REMOVED : { name: keep }
       const entry = this.#set.snapshotEntry(name, devId, to)
       const changes = new Map([
         [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
-        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve })],
+        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve, onFull })],
       ])
       const replace = (): void => {
         const had = space.reserves.keptFor(before.devId as DevId)
@@ -662,7 +671,8 @@ export class Volumes implements PoolAdmin {
       const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
       return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
     })
-    return { ...status, warnings: [...status.warnings, ...unreadable, ...partial] }
+    const warnings = [...status.warnings, ...unreadable, ...partial]
+    return { ...status, check: this.#check.progress, warnings }
   }
 
   async statistics(): Promise<PoolStatistics> {
@@ -751,6 +761,7 @@ export class Volumes implements PoolAdmin {
       exclusive: null,
       limit: entry.limit ?? null,
       reserve: entry.reserve ?? null,
+      onFull: entry.on_full ?? null,
       origin: this.originOf(volume),
       externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,

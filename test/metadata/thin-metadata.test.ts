@@ -495,7 +495,7 @@ t.test('random operations, compared with plain maps', async t => {
         if (!t.passing()) throw new Error('see above')
       },
     ),
-    { numRuns: 40 },
+    { numRuns: 30 },
   )
 })
 
@@ -507,7 +507,7 @@ t.test('trees of three levels, filled and emptied in random order', async t => {
   for (let round = 0; round < 4; round++) {
     pair.write(
       id,
-      Array.from({ length: 20_000 }, () => next()),
+      Array.from({ length: 16_000 }, () => next()),
     )
     await pair.commit()
   }

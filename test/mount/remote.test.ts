@@ -24,7 +24,8 @@ t.test('a pool with its data on an NBD server', needs('/dev/fuse'), async t => {
   const image = join(folder, 'image')
   writeFileSync(image, '')
   truncateSync(image, SIZE)
-  const serve = (): Promise<ServerProcess> => ServerProcess.nbdkit(t, folder, 'file', image)
+  const serve = (): Promise<ServerProcess> =>
+    ServerProcess.nbdkit(t, folder, '--filter=limit', 'file', image, 'limit=1')
   let server = await serve()
   const yaml = `data: { nbd: "${server.address.text}" }
 metadata: { size: 4M }

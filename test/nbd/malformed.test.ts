@@ -18,7 +18,8 @@ import {
 
 const PAGE = 4 * KIB
 const NONE = Buffer.alloc(0)
-const LIMIT = 10_000
+/** Milliseconds that nothing here takes. */
+const LIMIT = 60_000
 
 async function connect(t: Test, script: Script): Promise<NbdDisk> {
   const disk = await NbdDisk.connect(await fakeServer(t, script), { limit: LIMIT })

@@ -47,9 +47,10 @@ export class ServerProcess {
   static qemuNbd(t: Test, folder: string, ...args: string[]): Promise<ServerProcess> {
     const socket = join(folder, 'socket')
     rmSync(socket, { force: true })
-    const own = ['--persistent', '--socket', socket, '--export-name', 'disk']
+    const ready = join(folder, 'pid')
+    const own = ['--persistent', '--socket', socket, '--export-name', 'disk', '--pid-file', ready]
     const address = parseNbdAddress(`nbd+unix:///disk?socket=${socket}`)
-    return ServerProcess.#start(t, 'qemu-nbd', [...own, ...args], { address, ready: socket })
+    return ServerProcess.#start(t, 'qemu-nbd', [...own, ...args], { address, ready })
   }
 
   static async #start(

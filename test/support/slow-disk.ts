@@ -24,6 +24,7 @@ export interface DiskState {
 
 export class SlowDisk implements RemoteDisk {
   readonly path = 'slow'
+  readonly makesHoles = true
   epoch = 1
   /** The share of calls that fail. */
   failing = 0

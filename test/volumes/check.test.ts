@@ -7,7 +7,13 @@ import t, { type Test } from 'tap'
 import { bytes, ThinfsError } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkData } from '../../src/volumes/check-data.js'
-import { type CheckReport, checkPool, openPool, type Volumes } from '../../src/volumes/index.js'
+import {
+  type CheckProgress,
+  type CheckReport,
+  checkPool,
+  openPool,
+  type Volumes,
+} from '../../src/volumes/index.js'
 import { devId, formatted, openFiles } from '../support/memory-pool.js'
 import { filesLeft, makePool } from '../support/pool-files.js'
 import { thinDump } from '../support/thin-tools.js'
@@ -121,6 +127,7 @@ t.test('a pool in use goes on, and gives no false alarm', async t => {
   for (let n = 0; n < 200; n++) await volumes.create({ name: `v${n}`, size: 512 })
   let checking = true
   let requests = 0
+  const seen = new Set<string>()
   const use = async (t: Test): Promise<void> => {
     const { device } = volumes.find('web')!
     const content = Buffer.alloc(BLOCK)
@@ -133,6 +140,8 @@ t.test('a pool in use goes on, and gives no false alarm', async t => {
       if (n % 50 === 10) await volumes.snapshot({ origin: 'web', name: `s${n}` })
       if (n % 50 === 40) await volumes.remove({ names: [`s${n - 30}`] })
       requests++
+      const { check } = await volumes.status()
+      if (check) seen.add(check.part)
       await new Promise(resolve => setImmediate(resolve))
     }
     t.pass()
@@ -147,13 +156,23 @@ t.test('a pool in use goes on, and gives no false alarm', async t => {
   checking = false
   await using
   t.ok(most > 4, `${most} requests were served while one check went on`)
+  t.strictSame([...seen].sort(), ['data', 'metadata'], 'the status says how far it is')
+  t.equal((await volumes.status()).check, null)
   const both = await Promise.all([volumes.check({ deep: true }), volumes.check({})])
   for (const report of both) t.same(report.problems, [])
   const late = volumes.check({ deep: true })
   const ended = t.rejects(late, { code: 'NOT_MOUNTED' })
   await close()
   await ended
-  t.same(messages(await checkPool(config, { deep: true })), [])
+  const progress: CheckProgress[] = []
+  const onProgress = (step: CheckProgress): unknown => progress.push(step)
+  t.same(messages(await checkPool(config, { deep: true, onProgress })), [])
+  for (const part of ['metadata', 'data']) {
+    const steps = progress.filter(step => step.part === part)
+    t.ok(steps.every(({ done }, i) => i === 0 || done >= steps[i - 1]!.done))
+    const { done, all } = steps.at(-1)!
+    t.ok(done > all * 0.9 && done < all * 1.1, `${part}: ${done} of ${all}`)
+  }
 })
 
 t.test('metadata from before one change that was durable is told of, and refused', async t => {

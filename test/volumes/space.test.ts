@@ -36,6 +36,44 @@ const fill = (blocks: number): [number, number, Buffer, number] => [
   0,
 ]
 
+t.test('a volume may wait where others fail, and fail where others wait', async t => {
+  const opened = await madePool(20)
+  const { volumes } = opened
+  await volumes.set({ onFull: 'queue' })
+  const size = 40 * BLOCK
+  for (const name of ['waits', 'fails', 'late', 'other']) await volumes.create({ name, size })
+  const write = (name: string, blocks: number) => volumes.find(name)!.device.write(...fill(blocks))
+  const { space } = volumes.pool
+  await write('other', space.nrFreeDataBlocks)
+  const full = { code: 'NO_DATA_SPACE', errno: 'ENOSPC' }
+  const bad = volumes.setVolume({ name: 'fails', onFull: 'wait' as 'queue' })
+  await t.rejects(bad, {
+    code: 'BAD_ARGUMENT',
+    message: 'on_full wait: queue, error and none are allowed',
+  })
+  t.match(await volumes.setVolume({ name: 'fails', onFull: 'error' }), { onFull: 'error' })
+  await t.rejects(Promise.resolve(write('fails', 1)), full, 'where the pool lets others wait')
+  await volumes.setVolume({ name: 'waits', onFull: 'queue' })
+  const ended: string[] = []
+  const waits = (name: string) =>
+    Promise.resolve(write(name, 1)).then(
+      () => ended.push(`${name} was written`),
+      ({ code }) => ended.push(`${name}: ${code}`),
+    )
+  const all = [waits('waits'), waits('late')]
+  for (let turns = 0; space.writesWaiting < 2 && turns < 10_000; turns++) {
+    await new Promise(resolve => setImmediate(resolve))
+  }
+  t.equal(space.writesWaiting, 2)
+  await volumes.set({ onFull: 'error' })
+  await all[1]
+  t.same(ended, ['late: NO_DATA_SPACE'])
+  await volumes.remove({ names: ['other'] })
+  await all[0]
+  t.same(ended.slice(1), ['waits was written'])
+  t.match(await volumes.setVolume({ name: 'waits', onFull: 'pool' }), { onFull: null })
+})
+
 t.test('no volume is made while less is free than is to be', async t => {
   const opened = await madePool(100)
   const { volumes } = opened

@@ -44,6 +44,9 @@ export const BROKEN = 0x80
 /** The checker is reading its subtree: meeting it again is a cycle. */
 export const OPEN = 0xff
 
+/** Progress of a check, by metadata blocks that were read. */
+export type OnCheckProgress = (done: number, all: number) => void
+
 export class BlockMap {
   /** The block that was read last by whoever needs no more than one at a time. */
   readonly scratch = new Node()
@@ -59,10 +62,20 @@ export class BlockMap {
   #role = new Uint8Array(0)
   readonly #store: Store
   readonly #problems: Problems
+  readonly #onProgress: OnCheckProgress | null
+  #nrLoaded = 0
+  #nrToLoad: number
 
-  constructor(store: Store, problems: Problems) {
+  constructor(store: Store, problems: Problems, onProgress: OnCheckProgress | null) {
     this.#store = store
     this.#problems = problems
+    this.#onProgress = onProgress
+    this.#nrToLoad = Math.floor(store.size / METADATA_BLOCK_SIZE)
+  }
+
+  /** Tells how many blocks the check will read, as far as the superblock can tell. */
+  expect(nrBlocks: number): void {
+    this.#nrToLoad = nrBlocks
   }
 
   /** Makes room for the blocks that the metadata's own space map has. */
@@ -148,5 +161,6 @@ export class BlockMap {
   /** Reads a block that `read` found sound. */
   load(target: Node, block: number): void {
     this.#store.read(target.buffer, 0, METADATA_BLOCK_SIZE, bytes(block * METADATA_BLOCK_SIZE))
+    this.#onProgress?.(++this.#nrLoaded, this.#nrToLoad)
   }
 }

@@ -14,6 +14,7 @@
 import { SECTOR_SIZE } from '../../base/index.js'
 import type { Store } from '../../storage/index.js'
 import {
+  ENTRIES_PER_BITMAP,
   MAX_DATA_BLOCKS,
   MAX_TIME,
   METADATA_BLOCK_SECTORS,
@@ -26,7 +27,7 @@ import {
   UUID_SIZE,
   uuidText,
 } from '../format.js'
-import { BlockMap } from './block-map.js'
+import { BlockMap, type OnCheckProgress } from './block-map.js'
 import { DataCounts } from './data-counts.js'
 import { DeviceChecker } from './devices.js'
 import { type MetadataProblem, Problems } from './problems.js'
@@ -56,7 +57,7 @@ export interface MetadataReport {
  * @param onLeak is told of each leak, of those that are not listed as well
  */
 export function checkMetadata(store: Store, onLeak: OnLeak | null = null): MetadataReport {
-  const steps = new Checker(store, onLeak).run()
+  const steps = new Checker(store, onLeak, null).run()
   for (;;) {
     const step = steps.next()
     if (step.done) return step.value
@@ -66,9 +67,13 @@ export function checkMetadata(store: Store, onLeak: OnLeak | null = null): Metad
 /**
  * The same in steps of some milliseconds, so that others have their turn between them. The first
  * step reads the superblock; what that leads to must not change until the last.
+ * @param onProgress is told of each metadata block that was read
  */
-export function checkMetadataInSteps(store: Store): Steps<MetadataReport> {
-  return new Checker(store, null).run()
+export function checkMetadataInSteps(
+  store: Store,
+  onProgress: OnCheckProgress | null = null,
+): Steps<MetadataReport> {
+  return new Checker(store, null, onProgress).run()
 }
 
 type Superblock = ReturnType<typeof SUPERBLOCK.read>
@@ -80,8 +85,8 @@ class Checker {
   readonly #maps: SpaceMapChecker
   readonly #devices: DeviceChecker
 
-  constructor(store: Store, onLeak: OnLeak | null) {
-    this.#blocks = new BlockMap(store, this.#problems)
+  constructor(store: Store, onLeak: OnLeak | null, onProgress: OnCheckProgress | null) {
+    this.#blocks = new BlockMap(store, this.#problems, onProgress)
     const trees = new TreeChecker(this.#blocks, this.#problems)
     this.#maps = new SpaceMapChecker(this.#blocks, trees, this.#dataCounts, this.#problems, onLeak)
     this.#devices = new DeviceChecker(this.#blocks, trees, this.#dataCounts, this.#problems)
@@ -124,6 +129,9 @@ class Checker {
 
     const maps = this.#maps
     const { nrBlocks } = this.#blocks
+    // All that is in use is read, and the bitmaps are read again.
+    const nrBitmaps = [metadata, data].map(map => Math.ceil(map.nrBlocks / ENTRIES_PER_BITMAP))
+    this.#blocks.expect(Math.min(metadata.nrAllocated, nrBlocks) + nrBitmaps[0]! + nrBitmaps[1]!)
     const bitmaps = maps.readIndexBlock(metadata)
     const metadataOverflow = yield* maps.visitOverflow('metadata', metadata.refCountRoot, nrBlocks)
     const dataOverflow = yield* maps.visitOverflow('data', data.refCountRoot, data.nrBlocks)
