@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { FoundPool } from '../adopt/index.js'
 import { ThinfsError } from '../base/index.js'
-import { formatSize, newConfig, type PoolConfig, poolNameOf } from '../config/index.js'
+import { formatSize, formatSizes, newConfig, type PoolConfig, poolNameOf } from '../config/index.js'
 import type { ExistingPool } from '../volumes/index.js'
 import { command, type Output, print } from './command.js'
 import { writeNewConfig } from './new-pool-yaml.js'
@@ -89,8 +89,8 @@ function inPool(found: FoundPool, pool: ExistingPool): Pick<FoundPool, 'volumes'
     notes.push(`${found.name}: transaction ${both}: names may not be those of the volumes`)
   }
   if (pool.dataFound < pool.dataSize) {
-    const missing = `${formatSize(pool.dataFound)} are there, of ${formatSize(pool.dataSize)}`
-    notes.push(`${found.name}: the data is too short: ${missing}`)
+    const [has, wanted] = formatSizes(pool.dataFound, pool.dataSize)
+    notes.push(`${found.name}: the data is too short: ${has} are there, of ${wanted}`)
   }
   return { volumes, notes }
 }

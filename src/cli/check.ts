@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { CheckProgress, CheckReport, Mended, PoolAdmin, PoolFiles } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withDaemonOr } from './pool.js'
 import { lookingEvery, PERIOD, Progress } from './progress.js'
 import { withUnmounted } from './unmounted.js'
@@ -12,12 +12,11 @@ interface Options extends Output {
   clearNeedsCheck?: true
 }
 
-export const check = command(
+export const check = poolCommand(
   'check',
   "Check the pool's metadata and volumes.json, with --deep its data; exit 1 on damage.",
   'thinfs check /srv/pool',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('--deep', 'read every mapped block too, and see that free ones are holes')
   .option('--repair-leaks', 'of an unmounted pool in which nothing else is wrong: give leaks back')
   .option('--clear-needs-check', 'of an unmounted pool in which nothing is wrong: clear the flag')

@@ -4,7 +4,7 @@ import { ThinfsError } from '../base/index.js'
 import { formatSize, parseSize } from '../config/index.js'
 import { isOn, listLoops, mountOf, mountsOn } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { deviceId } from './device-id.js'
 import { mountOfPool, withPool } from './pool.js'
 
@@ -16,12 +16,11 @@ interface Options extends Output {
   reserve?: string
 }
 
-export const create = command(
+export const create = poolCommand(
   'create',
   'Make a thin volume. It takes no space until it is written to.',
   'thinfs create /srv/pool web --size 10G',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the new volume: its file in the mount')
   .option('--size <size>', 'virtual size: a multiple of 512 bytes')
   .option(

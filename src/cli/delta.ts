@@ -2,7 +2,7 @@ import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { formatSize } from '../config/index.js'
 import type { Change } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
-import { command, type Output, POOL_HELP } from './command.js'
+import { type Output, poolCommand } from './command.js'
 import { type HeldVolumes, withHeld } from './held.js'
 
 interface Options extends Output {
@@ -11,12 +11,11 @@ interface Options extends Output {
 
 const FORMATS = ['table', 'xml']
 
-export const delta = command(
+export const delta = poolCommand(
   'delta',
   'List the blocks by which two volumes differ, as thin_delta does. No data is read.',
   'thinfs delta /srv/pool web@monday web@tuesday',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<LEFT>', 'a volume, or the number of its device')
   .argument('<RIGHT>', 'another one')
   .option('--format <format>', "table; or xml as thin_delta's, with what is the same", 'table')

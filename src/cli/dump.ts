@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { command, type Output, POOL_HELP } from './command.js'
+import { type Output, poolCommand } from './command.js'
 import { withMetadata } from './metadata-file.js'
 import { printAll } from './output.js'
 import { Progress } from './progress.js'
@@ -11,12 +11,11 @@ interface Options extends Output {
 
 const FORMATS = ['xml', 'human', 'json']
 
-export const dump = command(
+export const dump = poolCommand(
   'dump',
   'Print the metadata as XML, as thin_dump does: devices and mappings.',
   'thinfs dump /srv/pool > metadata.xml',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('-m, --metadata-snap', 'the metadata snapshot that is held, as thin_dump -m')
   .option('--format <format>', "xml; human, thin_dump's human_readable; or json, as --json", 'xml')
   .addHelpText(

@@ -1,8 +1,8 @@
 import { METADATA_BLOCK_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { autoMetadataSize, exactSize, formatSize, parseSize } from '../config/index.js'
+import { autoMetadataSize, exactSize, formatSize, formatSizes, parseSize } from '../config/index.js'
 import type { Change, PoolStatus } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { noteSmallHost } from './host-room.js'
 import { configOf, withPool } from './pool.js'
 
@@ -17,13 +17,12 @@ interface Sizes {
   metadata: number
 }
 
-export const extend = command(
+export const extend = poolCommand(
   'extend',
   `Make a pool larger, mounted or not, and say so in its pool.yaml. Writes that wait for space go on.
 Without sizes: as large as pool.yaml says, and its block devices have become.`,
   'thinfs extend /srv/pool --data +50G',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('--data <size>', 'what all volumes together can hold, as in 100G; +50G is relative')
   .option('--metadata <size>', 'up to 15.88G, as in 1G; +64M is relative')
   .action(async (pool: string, options: Options) => {
@@ -54,8 +53,8 @@ Without sizes: as large as pool.yaml says, and its block devices have become.`,
   })
 
 function line(what: string, before: number, after: number): string {
-  const was = after === before ? 'as it was' : `it was ${formatSize(before)}`
-  return `${what}: ${formatSize(after)}, ${was}`
+  const [has, had] = formatSizes(after, before)
+  return `${what}: ${has}, ${after === before ? 'as it was' : `it was ${had}`}`
 }
 
 const sizesOf = ({ data, metadata, dataBlockSize }: PoolStatus): Sizes => ({

@@ -41,6 +41,8 @@ export function usageLineOf(text: string, program: string, asJson: boolean): str
     .trim()
     .replace(/^error: /, '')
     .replace(/\s*\n\s*/g, ' ')
+    // The text of an argument's own check is a sentence.
+    .replace(/\.$/, '')
   return lineOf(new ThinfsError('BAD_ARGUMENT', `${what}; see ${program} --help`), asJson)
 }
 

@@ -8,6 +8,7 @@ import type { PoolPlace } from '../config/index.js'
 import { ENGINE_FD } from '../control/index.js'
 import type { Committed, ServedFiles } from '../streams/index.js'
 import type { Held, HeldVolume, PoolAdmin, VolumeInfo } from '../volumes/index.js'
+import { suggestingName } from './did-you-mean.js'
 import { printAll } from './output.js'
 import { mountOfPool, volumeFile, withDaemonOr } from './pool.js'
 import { flushMaps } from './snapshot.js'
@@ -43,7 +44,7 @@ export function withHeld<T>(
     access,
     async (admin, place) => {
       try {
-        return await whileServed(admin, place, request, use)
+        return await suggestingName(admin, () => whileServed(admin, place, request, use))
       } catch (err) {
         const isFull = err instanceof ThinfsError && err.code === 'NO_METADATA_SPACE'
         if (!isFull || access === 'write') throw err
@@ -54,7 +55,7 @@ export function withHeld<T>(
       const { openPool } = await import('../volumes/index.js')
       const { volumes, close } = await openPool(config, { readOnly: access === 'read', files })
       try {
-        const held = await volumes.hold(request)
+        const held = await suggestingName(volumes, () => volumes.hold(request))
         try {
           const { metadata, data } = files
           return await use({ ...held, metadata, data, print: printAll })

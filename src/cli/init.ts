@@ -4,7 +4,7 @@ import { ThinfsError } from '../base/index.js'
 import { formatSize, newConfig, type PoolConfig, parseSize, poolNameOf } from '../config/index.js'
 import { command, type Output, print } from './command.js'
 import { noteSmallHost } from './host-room.js'
-import { writeNewConfig } from './new-pool-yaml.js'
+import { checkedConfig, writeNewConfig } from './new-pool-yaml.js'
 import { collect, volumesOf } from './volume-option.js'
 
 interface Options extends Output {
@@ -13,6 +13,7 @@ interface Options extends Output {
   blockSize?: string
   volume?: string[]
   force?: true
+  dryRun?: true
 }
 
 const DATA_SIZE = '100G'
@@ -28,11 +29,13 @@ export const init = command(
   .option('--block-size <size>', 'unit of provisioning, sharing and discard (default 64K)')
   .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
   .option('--force', 'overwrite what the files or devices hold; not those in use')
+  .option('-n, --dry-run', 'show what would be made, and what is there, and make nothing')
   .action(async (target: string, options: Options) => {
     const file = isFolder(target) ? join(target, 'pool.yaml') : target
     const isNew = !existsSync(file)
-    if (isNew) await writeConfig(file, options)
-    else refuseOptions(file, options)
+    if (!isNew) refuseOptions(file, options)
+    if (options.dryRun) return await showPlan(file, isNew, options)
+    if (isNew) await writeNewConfig(configFrom(file, options))
     const config = await makePool(file, options.force ?? false).catch(err => {
       if (isNew) rmSync(file)
       throw err
@@ -51,6 +54,21 @@ export const init = command(
     )
   })
 
+async function showPlan(file: string, isNew: boolean, options: Options): Promise<void> {
+  const { loadConfig } = await import('../config/index.js')
+  const config = isNew ? await checkedConfig(configFrom(file, options)) : loadConfig(file)
+  const { planPool } = await import('../volumes/index.js')
+  const planned = await planPool(config, { force: options.force ?? false })
+  const yaml = { path: config.file, size: null, isNew, holds: null }
+  const files = isNew ? [yaml, ...planned] : planned
+  const lines = files.map(({ path, size, isNew, holds }) => {
+    const what = isNew ? 'would be made' : 'is there and would be used'
+    const has = holds === null ? '' : `; overwritten would be ${holds}`
+    return `${path}: ${what}${size === null ? '' : `, ${formatSize(size)}`}${has}`
+  })
+  print(options, { config, files }, lines.join('\n'))
+}
+
 async function makePool(file: string, force: boolean): Promise<PoolConfig> {
   const { loadConfig } = await import('../config/index.js')
   const { initPool } = await import('../volumes/index.js')
@@ -64,23 +82,21 @@ function isFolder(target: string): boolean {
   return stat ? stat.isDirectory() : !/\.ya?ml$/.test(target)
 }
 
-/** Writes a pool.yaml made of the options, after the check that it passes when it is read. */
-async function writeConfig(file: string, options: Options): Promise<void> {
+function configFrom(file: string, options: Options): PoolConfig {
   const path = resolve(file)
   const folder = dirname(path)
   const { metadataSize = 'auto' } = options
-  const config = newConfig(path, {
+  return newConfig(path, {
     pool: poolNameOf(basename(folder)),
     dataSize: parseSize(options.dataSize ?? DATA_SIZE),
     metadataSize: metadataSize === 'auto' ? 'auto' : parseSize(metadataSize),
     ...(options.blockSize && { dataBlockSize: parseSize(options.blockSize) }),
     volumes: volumesOf(options.volume),
   })
-  await writeNewConfig(config)
 }
 
 function refuseOptions(file: string, options: Options): void {
-  const { json: _, force: __, ...described } = options
+  const { json: _, force: __, dryRun: ___, ...described } = options
   if (Object.keys(described).length === 0) return
   throw new ThinfsError('BAD_ARGUMENT', `${file} is there: what it says counts, not options`)
 }

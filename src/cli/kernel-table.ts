@@ -3,7 +3,7 @@ import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { Extent, PoolConfig } from '../config/index.js'
 import { DEFAULTS } from '../config/index.js'
 import type { PoolStatus, VolumeInfo } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { configOf, withPool } from './pool.js'
 
 /** Sectors of the smallest data block that the kernel takes; it takes multiples of it alone. */
@@ -13,13 +13,12 @@ const NAME_BYTES = 127
 /** What libdevmapper writes into /dev/mapper as it is. */
 const PLAIN_NAME = /^[0-9A-Za-z#+\-.:=@_]+$/
 
-export const table = command(
+export const table = poolCommand(
   'table',
   `Print the commands that activate an unmounted pool in the kernel: losetup, and dmsetup with a
 thin-pool line, and a thin line for each volume.`,
   'thinfs table /srv/pool | sudo sh -e',
 )
-  .argument('<POOL>', POOL_HELP)
   .addHelpText(
     'after',
     `

@@ -1,7 +1,7 @@
 import { volumeMissing } from '../base/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { type Columns, chosen, ordered, sizesIn } from './columns.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withPool } from './pool.js'
 
 interface Options extends Output {
@@ -37,12 +37,11 @@ const COLUMNS: Columns<VolumeInfo> = {
   open: { head: 'OPEN', value: ({ open }) => `${open}`, text: ({ open }) => (open ? 'yes' : 'no') },
 }
 
-export const list = command(
+export const list = poolCommand(
   'list',
   'List the volumes: size, space mapped, origin, and when each was made.',
   "thinfs list /srv/pool 'web*' -o name,mapped --sort -mapped",
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('[NAME...]', 'of volumes; * and ? stand for any characters, and for one')
   .option(
     '--exclusive',

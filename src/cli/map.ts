@@ -1,15 +1,14 @@
 import { formatSize } from '../config/index.js'
 import type { MappedRun } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
-import { command, type Output, POOL_HELP } from './command.js'
+import { type Output, poolCommand } from './command.js'
 import { withHeld } from './held.js'
 
-export const map = command(
+export const map = poolCommand(
   'map',
   'List where the blocks of a volume are in the data file, as filefrag -v does for a file.',
   'thinfs map /srv/pool web',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<VOLUME>', 'or the number of its device')
   .addHelpText(
     'after',

@@ -1,12 +1,11 @@
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withPool } from './pool.js'
 
-export const message = command(
+export const message = poolCommand(
   'message',
   'Send a thin-pool target message, in the words of dmsetup message.',
   'thinfs message /srv/pool "create_snap 1 0"',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument(
     '<MESSAGE...>',
     'create_thin ID, create_snap ID ORIGIN, delete ID, set_transaction_id OLD NEW, ' +

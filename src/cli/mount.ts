@@ -3,7 +3,7 @@ import type { PoolPlace } from '../config/index.js'
 import { connectDaemon } from '../control/index.js'
 import { mountOptionsOf, startDaemon } from '../daemon/index.js'
 import { adviceFor } from './advice.js'
-import { command, type Output, print } from './command.js'
+import { command, DEFAULT_WAIT, type Output, print, seconds, WAIT_HELP } from './command.js'
 import { configOf, tellingWhoIsStopped } from './pool.js'
 
 type Options = Output & MountPoolOptions
@@ -26,6 +26,7 @@ export const mount = command(
     '--accept-metadata',
     'serve the metadata as it is, though it may be an older copy: what it calls free is discarded',
   )
+  .option('--wait <seconds>', WAIT_HELP, seconds, DEFAULT_WAIT)
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
   .action(async (pool: string, mountPoint: string, options: Options) => {
@@ -38,6 +39,8 @@ export interface MountPoolOptions {
   foreground?: true
   options: string[]
   acceptMetadata?: true
+  /** Seconds to wait for a command that has the pool. */
+  wait?: number
   logLevel: string
   logFile?: string
   /** Check the options and pool.yaml, and mount nothing. */
@@ -62,6 +65,7 @@ export async function mountPool(
     mountOptions,
     foreground: options.foreground ?? false,
     acceptMetadata: options.acceptMetadata ?? false,
+    wait: options.wait ?? DEFAULT_WAIT,
     logLevel: options.logLevel,
     ...(options.logFile !== undefined && { logFile: options.logFile }),
   }

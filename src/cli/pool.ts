@@ -1,12 +1,21 @@
 /** The pool that a command names: by way of its daemon, or by its files when it is not mounted. */
 import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { errnoOf, ThinfsError, volumeMissing } from '../base/index.js'
 import { type PoolConfig, type PoolPlace, placeOf } from '../config/index.js'
 import { connectDaemon, type DaemonClient } from '../control/index.js'
-import { findPool, lockPool, type Server, serverOf, whoIsStopped } from '../daemon/index.js'
+import {
+  findPool,
+  lockPool,
+  PoolHeld,
+  type Server,
+  serverOf,
+  whoIsStopped,
+} from '../daemon/index.js'
 import { findFileHolders, type Mount, nameOf, thinfsMountAt } from '../host/index.js'
 import type { PoolAdmin, PoolFiles } from '../volumes/index.js'
+import { suggestingName } from './did-you-mean.js'
 
 /**
  * Calls `use` with the pool open.
@@ -19,19 +28,33 @@ export async function withPool<T>(
   access: 'read' | 'write',
   use: (admin: PoolAdmin, place: PoolPlace) => Promise<T>,
 ): Promise<T> {
-  return withDaemonOr(reference, access, use, async (config, files) => {
+  const useAdmin = (admin: PoolAdmin, place: PoolPlace): Promise<T> =>
+    suggestingName(admin, () => use(admin, place))
+  return withDaemonOr(reference, access, useAdmin, async (config, files) => {
     const { openPool } = await import('../volumes/index.js')
     const pool = await openPool(config, { readOnly: access === 'read', files })
     try {
-      return await use(pool.volumes, config)
+      return await useAdmin(pool.volumes, config)
     } finally {
       await pool.close()
     }
   })
 }
 
+/** Milliseconds between two tries to lock a pool: so many, and up to as many more. */
+const LOCK_PERIOD = 50
+
+/** Milliseconds that this command waits for others at most. */
+let waitMs = 10_000
+
+/** @param seconds how long the command waits at most for another one that has the pool */
+export function setWait(seconds: number): void {
+  waitMs = 1000 * seconds
+}
+
 /**
- * Calls `use` when a daemon serves the pool, else `useFiles` with the pool locked.
+ * Calls `use` when a daemon serves the pool, else `useFiles` with the pool locked. Where another
+ * command has it, this one waits for its turn (`setWait`); a mount may have the pool by then.
  * @throws NOT_A_POOL, BAD_CONFIG, POOL_IN_USE, and what the two throw
  */
 export async function withDaemonOr<T>(
@@ -41,22 +64,49 @@ export async function withDaemonOr<T>(
   useFiles: (config: PoolConfig, files: PoolFiles) => Promise<T>,
 ): Promise<T> {
   const reads = access === 'read'
-  const place = placeOf(findPool(reference), { reads })
-  // A copy of another user's pool is read from its files, even if a daemon listens beside it.
-  const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
-  if (daemon) {
-    try {
-      return await tellingWhoIsStopped(place, () => use(daemon, place))
-    } finally {
-      daemon.close()
+  const began = performance.now()
+  /** What is in the way, and since when. */
+  let holder = { message: '', since: began }
+  let told = false
+  for (;;) {
+    const place = placeOf(findPool(reference), { reads })
+    // A copy of another user's pool is read from its files, even if a daemon listens beside it.
+    const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
+    if (daemon) {
+      try {
+        return await tellingWhoIsStopped(place, () => use(daemon, place))
+      } finally {
+        daemon.close()
+      }
     }
+    // Whoever had the pool may have changed its pool.yaml.
+    const config = await configOf(reference, reads)
+    const files = filesOrHolder(config, reads)
+    if (!(files instanceof PoolHeld)) {
+      try {
+        return await useFiles(config, files)
+      } finally {
+        files.close()
+      }
+    }
+    const now = performance.now()
+    if (files.message !== holder.message) holder = { message: files.message, since: now }
+    if (now - began >= waitMs || now - holder.since >= files.patienceMs) throw files
+    if (now - began >= PATIENCE && !told) {
+      process.stderr.write(`thinfs: waiting: ${files.message}\n`)
+      told = true
+    }
+    await sleep(LOCK_PERIOD * (1 + Math.random()))
   }
-  const config = await configOf(reference, reads)
-  const files = lockPool(config, reads)
+}
+
+/** @throws NOT_A_POOL */
+function filesOrHolder(config: PoolConfig, reads: boolean): PoolFiles | PoolHeld {
   try {
-    return await useFiles(config, files)
-  } finally {
-    files.close()
+    return lockPool(config, reads)
+  } catch (err) {
+    if (err instanceof PoolHeld) return err
+    throw err
   }
 }
 
@@ -77,7 +127,7 @@ export async function withDaemonOf(
     return tellingWhoIsStopped(place, () => useServer(server))
   }
   try {
-    await tellingWhoIsStopped(place, () => use(daemon))
+    await tellingWhoIsStopped(place, () => suggestingName(daemon, () => use(daemon)))
   } finally {
     daemon.close()
   }

@@ -1,7 +1,7 @@
 import { InvalidArgumentError } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import type { PrunedSnapshot } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { localTime } from './list.js'
 import { configOf, holdersOf, withPool } from './pool.js'
 
@@ -15,12 +15,11 @@ interface Options extends Output {
   dryRun?: true
 }
 
-export const prune = command(
+export const prune = poolCommand(
   'prune',
   'Remove old snapshots of a volume, but for those that the rules keep.',
   'thinfs prune /srv/pool web --keep-last 3 --keep-daily 7 --keep-weekly 4 --dry-run',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'the volume, which stays; its snapshots are the volumes named NAME@…')
   .option('--keep-last <n>', 'keep the last N snapshots', count)
   .option('--keep-hourly <n>', 'for the last N hours that have one, keep the newest of each', count)

@@ -3,7 +3,7 @@ import { ThinfsError } from '../base/index.js'
 import { formatSize, type PoolConfig, type PoolPlace } from '../config/index.js'
 import type { FileTarget, ReceiveTarget, StreamHeader, StreamReader } from '../streams/index.js'
 import type { NewVolume, PoolAdmin, PoolFiles } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { mountOfPool, withDaemonOr, withPool } from './pool.js'
 import { Progress } from './progress.js'
 
@@ -13,12 +13,11 @@ interface Options extends Output {
   abort?: true
 }
 
-export const receive = command(
+export const receive = poolCommand(
   'receive',
   'Make a volume of what thinfs send wrote, from standard input.',
   'thinfs receive /srv/pool web@monday < web@monday.stream',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<NAME>', 'of the new volume')
   .option('--resume', 'keep what came where the stream is cut short: it can go on there')
   .option('--token', 'print what thinfs send --resume needs to go on; receives nothing')

@@ -1,7 +1,7 @@
 import { volumeMissing } from '../base/index.js'
-import { formatSize } from '../config/index.js'
+import { formatSizes } from '../config/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { confirm, mustBeAbleToAsk } from './confirm.js'
 import { namingHolders, withPool } from './pool.js'
 
@@ -10,12 +10,11 @@ interface Options extends Output {
   dryRun?: true
 }
 
-export const remove = command(
+export const remove = poolCommand(
   'remove',
   'Remove volumes. What no other volume shares becomes free space.',
   'thinfs remove /srv/pool web-before-upgrade --yes',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<NAME...>', 'of the volumes')
   .option('-y, --yes', 'without asking; needed where there is no terminal')
   .option('-n, --dry-run', 'show what would be removed, and what each would give back')
@@ -47,9 +46,10 @@ async function find(admin: PoolAdmin, names: string[], exclusive: boolean): Prom
 }
 
 function describe({ name, size, mapped, exclusive, open }: VolumeInfo): string {
+  const [has, maps, own] = formatSizes(size, mapped, exclusive ?? 0)
   const parts = [
-    ...[formatSize(size), `${formatSize(mapped)} mapped`],
-    ...(exclusive === null ? [] : [`${formatSize(exclusive)} of it shared with no other volume`]),
+    ...[has, `${maps} mapped`],
+    ...(exclusive === null ? [] : [`${own} of it shared with no other volume`]),
     ...(open ? ['in use'] : []),
   ]
   return `${name} (${parts.join(', ')})`

@@ -1,12 +1,11 @@
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { namingHolders, withPool } from './pool.js'
 
-export const rename = command(
+export const rename = poolCommand(
   'rename',
   'Give a volume another name.',
   'thinfs rename /srv/pool web web-old',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<OLD>', 'its name now')
   .argument('<NEW>', 'its new name')
   .action(async (pool: string, from: string, to: string, output: Output) => {

@@ -1,16 +1,15 @@
 import { SECTOR_SIZE } from '../base/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { lostLines } from './lost.js'
 import { Progress } from './progress.js'
 import { noteDoubts, withUnmounted } from './unmounted.js'
 
-export const repair = command(
+export const repair = poolCommand(
   'repair',
   `Make new metadata of what can be read of an unmounted pool's, as thin_repair does, and name what is
 lost. The damaged metadata is kept in a file beside it.`,
   'thinfs repair /srv/pool',
 )
-  .argument('<POOL>', POOL_HELP)
   .addHelpText(
     'after',
     `

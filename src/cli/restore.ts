@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { createReadStream, existsSync, statSync } from 'node:fs'
 import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { Progress } from './progress.js'
 import { noteDoubts, withUnmounted } from './unmounted.js'
 
@@ -12,13 +12,12 @@ interface Options extends Output {
 
 const UUID_SIZE = 16
 
-export const restore = command(
+export const restore = poolCommand(
   'restore',
   `Make the metadata of an unmounted pool from a dump, as thin_restore does. The metadata that the pool
 has is kept in a file beside it.`,
   'thinfs restore /srv/pool -i metadata.xml',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('-i, --input <file>', 'the XML of thinfs dump or thin_dump; default: standard input')
   .option('--force', 'also where the pool has devices')
   .addHelpText(

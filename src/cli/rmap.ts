@@ -1,17 +1,16 @@
 import { ThinfsError } from '../base/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withMetadata } from './metadata-file.js'
 
 interface Options extends Output {
   metadataSnap?: boolean
 }
 
-export const rmap = command(
+export const rmap = poolCommand(
   'rmap',
   'Tell which devices map data blocks, as thin_rmap does: all mappings are read.',
   'thinfs rmap /srv/pool 5..45',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<BEGIN..END>', 'data blocks, the last one not included', rangeOf)
   .option('-m, --metadata-snap', 'in the metadata snapshot, of a mounted pool too')
   .addHelpText(

@@ -1,4 +1,4 @@
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { namingHolders, withPool } from './pool.js'
 
 interface Options extends Output {
@@ -6,12 +6,11 @@ interface Options extends Output {
   keep?: string | false
 }
 
-export const rollback = command(
+export const rollback = poolCommand(
   'rollback',
   'Give a volume the content of a snapshot again, at once.',
   'thinfs rollback /srv/pool web web-before-upgrade',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<VOLUME>', 'which nobody has open')
   .argument('<SNAPSHOT>', 'any volume of the pool; it stays as it is')
   .option('--keep <name>', 'name for what the volume was (default: VOLUME@before-rollback-TIME)')

@@ -4,7 +4,7 @@ import { promisify } from 'node:util'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import type { ResumePoint } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
-import { command, type Output, POOL_HELP } from './command.js'
+import { type Output, poolCommand } from './command.js'
 import { withHeld } from './held.js'
 import { Progress } from './progress.js'
 
@@ -18,12 +18,11 @@ const STDOUT = 1
 /** Milliseconds after which a pipe that is full, and does not wait itself, is tried again. */
 const FULL_PERIOD = 10
 
-export const send = command(
+export const send = poolCommand(
   'send',
   'Write a snapshot, or what it has changed since an older one, to standard output.',
   'thinfs send /srv/pool web@tuesday --from web@monday | ssh host thinfs receive /srv/pool web@tuesday',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<SNAPSHOT>', 'to send; of a volume that is in use, what it holds at this moment')
   .option('--from <older>', 'send what differs from this one, which was sent or received before')
   .option('--resume <token>', 'go on where thinfs receive --token says that a stream was cut short')

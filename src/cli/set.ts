@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import { formatSize, type PoolConfig, parseSize } from '../config/index.js'
 import type { Change, PoolSettings, VolumeInfo, VolumeRules } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withDaemonOr, withPool } from './pool.js'
 
 /** Keys of pool.yaml that may be set, and what their text is there. */
@@ -18,7 +18,7 @@ const RULES: Record<string, (text: string) => VolumeRules> = {
   on_full: text => ({ onFull: (text === 'none' ? 'pool' : text) as PoolConfig['onFull'] }),
 }
 
-export const set = command(
+export const set = poolCommand(
   'set',
   `Set how a pool, or one of its volumes, uses space, at once where it is mounted. Of a pool, and in
 its pool.yaml: on_full, queue_timeout, min_free_space. Writes that wait for space fail with on_full=error, and
@@ -27,7 +27,6 @@ pool keeps for it, and on_full, for this volume alone.`,
   'thinfs set /srv/pool web limit=5G reserve=1G',
 )
   .usage('[options] <POOL> [VOLUME] <KEY=VALUE...>')
-  .argument('<POOL>', POOL_HELP)
   .argument(
     '<KEY=VALUE...>',
     `of the pool: on_full=queue, on_full=error; queue_timeout=60: seconds, 0 for ever;

@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
-import { exactSize, formatSize, type PoolConfig, parseSize } from '../config/index.js'
+import { exactSize, formatSize, formatSizes, type PoolConfig, parseSize } from '../config/index.js'
 import type { Change, PoolAdmin, PoolStatus } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { configOf, withPool } from './pool.js'
 import { lookingEvery, PERIOD, Progress } from './progress.js'
 
@@ -13,13 +13,12 @@ interface Options extends Output {
 /** Milliseconds between looks at whether it waits, where no terminal shows how far it is. */
 const LOOK_PERIOD = 5000
 
-export const shrink = command(
+export const shrink = poolCommand(
   'shrink',
   `Make the data of a pool smaller, mounted or not, and say so in its pool.yaml. What is in use past the
 new end moves below it, while the volumes are used; interrupted or killed, the same command goes on.`,
   'thinfs shrink /srv/pool --data 20G',
 )
-  .argument('<POOL>', POOL_HELP)
   .requiredOption(
     '--data <size>',
     'what all volumes together can hold, as in 20G; -50G is relative',
@@ -39,10 +38,10 @@ new end moves below it, while the volumes are used; interrupted or killed, the s
       await changePoolYaml(file, changeOf(config, data))
       return { before, after: data, moved }
     })
-    const sizes = `data: ${formatSize(after)}`
+    const [has, had] = formatSizes(after, before)
     const text = options.dryRun
-      ? `${sizes}, it is ${formatSize(before)}; ${formatSize(moved)} would be moved`
-      : `${sizes}, it was ${formatSize(before)}; ${formatSize(moved)} moved`
+      ? `data: ${has}, it is ${had}; ${formatSize(moved)} would be moved`
+      : `data: ${has}, it was ${had}; ${formatSize(moved)} moved`
     print(options, { before: { data: before }, after: { data: after }, moved }, text)
   })
 

@@ -8,7 +8,7 @@ import { ThinfsError } from '../base/index.js'
 import { formatSize, type PoolPlace } from '../config/index.js'
 import { findFilesystems, whileFrozen } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { deviceId } from './device-id.js'
 import { volumeFile, withPool } from './pool.js'
 
@@ -18,12 +18,11 @@ interface Options extends Output {
   suffix?: string
 }
 
-export const snapshot = command(
+export const snapshot = poolCommand(
   'snapshot',
   'Make a writable snapshot of a volume, at once, whatever its size.',
   'thinfs snapshot /srv/pool web web-before-upgrade --freeze /var/www',
 )
-  .argument('<POOL>', POOL_HELP)
   .argument('<ORIGIN>', 'the volume to take a snapshot of')
   .argument('[NAME...]', 'of the new volume; with --suffix, more volumes to take one of')
   .option('--id <number>', 'device id, 0 to 16777215 (default: the next one)', deviceId)

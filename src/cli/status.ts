@@ -1,20 +1,19 @@
 import { METADATA_BLOCK_SIZE } from '../base/index.js'
-import { formatSize } from '../config/index.js'
+import { formatSize, formatSizes } from '../config/index.js'
 import type { PoolStatus } from '../volumes/index.js'
 import { adviceFor } from './advice.js'
-import { command, type Output, POOL_HELP, print } from './command.js'
+import { type Output, poolCommand, print } from './command.js'
 import { withPool } from './pool.js'
 
 interface Options extends Output {
   dm?: true
 }
 
-export const status = command(
+export const status = poolCommand(
   'status',
   'Show how a pool is: its mode, the space it has, where it is mounted.',
   'thinfs status /srv/pool --dm',
 )
-  .argument('<POOL>', POOL_HELP)
   .option('--dm', "the kernel's own status lines, as dmsetup status prints them, field by field")
   .action(async (pool: string, options: Options) => {
     const { table } = await import('./table.js')
@@ -84,8 +83,10 @@ function metadataLowWater({
 }
 
 /** @param free as the mark, in blocks */
-const lowWater = (mark: number, free: number, blockSize: number, isReached: boolean): string =>
-  `${formatSize(mark * blockSize)}, ${isReached ? 'reached: ' : ''}${formatSize(free * blockSize)} free`
+function lowWater(mark: number, free: number, blockSize: number, isReached: boolean): string {
+  const [at, left] = formatSizes(mark * blockSize, free * blockSize)
+  return `${at}, ${isReached ? 'reached: ' : ''}${left} free`
+}
 
 /** A daemon of an earlier thinfs does not tell. */
 const reserved = ({ reservedBlocks = 0, dataBlockSize }: Partial<PoolStatus>): string[][] =>
@@ -131,7 +132,8 @@ function usage(
   blockSize: number,
 ): string {
   const percent = blocks === 0 ? '-' : ((usedBlocks / blocks) * 100).toFixed(2)
-  return `${formatSize(usedBlocks * blockSize)} of ${formatSize(blocks * blockSize)} (${percent}%)`
+  const [used, has] = formatSizes(usedBlocks * blockSize, blocks * blockSize)
+  return `${used} of ${has} (${percent}%)`
 }
 
 /** Meaning of the fields of a status line. Linux, Documentation/admin-guide/device-mapper. */

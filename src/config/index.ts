@@ -16,4 +16,4 @@ export {
   type VolumeConfig,
 } from './pool-config.js'
 export * from './render.js'
-export { exactSize, formatSize, parseSize } from './size.js'
+export { exactSize, formatSize, formatSizes, parseSize } from './size.js'

@@ -42,6 +42,16 @@ export function formatSize(bytes: number): string {
   return `${Math.round((bytes / unit) * 100) / 100}${name}`
 }
 
+/** Sizes that are compared: to the byte where two that differ would look alike. */
+export function formatSizes<T extends number[]>(...sizes: T): { [I in keyof T]: string } {
+  const texts = sizes.map(formatSize)
+  const isAlike = (at: number): boolean =>
+    texts.some((text, i) => text === texts[at] && sizes[i] !== sizes[at])
+  return sizes.map((size, at) => (isAlike(at) ? exactSize(size) : texts[at])) as {
+    [I in keyof T]: string
+  }
+}
+
 /** A size that reads back to the byte: in the largest unit that divides it. */
 export function exactSize(bytes: number): string {
   const [name, unit] = UNITS.find(([, unit]) => bytes >= unit && bytes % unit === 0) ?? ['', 1]

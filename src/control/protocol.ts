@@ -194,6 +194,7 @@ export const ADMIN_REQUESTS: {
   },
   rename: { from: 'string', to: 'string' },
   resize: { name: 'string', size: 'number', shrink: 'boolean?' },
+  mappedPast: { name: 'string', size: 'number' },
   setVolume: { name: 'string', limit: 'number?', reserve: 'number?', onFull: 'string?' },
   set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },

@@ -6,8 +6,9 @@
  * engine that only it can start.
  */
 import { closeSync } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
-import { ThinfsError } from '../base/index.js'
+import { ThinfsError, unlessAborted } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   answerDone,
@@ -53,9 +54,12 @@ import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { Hooks } from './hooks.js'
 import { mountOptionsOf } from './mount-options.js'
-import { lockPool } from './pool-lock.js'
+import { lockPool, PoolHeld } from './pool-lock.js'
 import { Supervisor } from './supervisor.js'
 import { type HandedOver, takeOver } from './take-over.js'
+
+/** Milliseconds between two tries to lock the pool. */
+const LOCK_PERIOD = 100
 
 export interface DaemonOptions {
   mountPoint: string
@@ -64,6 +68,8 @@ export interface DaemonOptions {
   foreground: boolean
   /** Take metadata that may be an older copy as it is. */
   acceptMetadata?: boolean
+  /** Seconds to wait for a command that has the pool; default 0. */
+  wait?: number
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
@@ -277,7 +283,7 @@ export class Daemon {
   async #mount(signal: AbortSignal | undefined): Promise<void> {
     const { file } = this.#config
     const { mountPoint, mountOptions } = this.#options
-    const handedOver = await this.#lock()
+    const handedOver = await this.#lock(signal)
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
       mustNotCover(mountPoint, this.#needed)
@@ -331,23 +337,30 @@ export class Daemon {
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
-  async #lock(): Promise<HandedOver | null> {
-    const { mountPoint, mountOptions } = this.#options
-    try {
-      const readOnly = mountOptions.includes('ro')
-      this.#files = lockPool(this.#config, readOnly)
-      // Readers share the lock, but not the socket of a mount.
-      if (readOnly) await this.#mustBeAlone()
-      return null
-    } catch (err) {
-      const handedOver = await takeOver(this.#config, mountPoint, mountOptions)
-      if (handedOver === null) throw err
-      this.#files = handedOver.files
-      this.#fuseFd = handedOver.fuseFd
-      this.#since = handedOver.start.mountedAt
-      this.#source = handedOver.start.configFile
-      this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated, handedOver.counted)
-      return handedOver
+  async #lock(signal: AbortSignal | undefined): Promise<HandedOver | null> {
+    const { mountPoint, mountOptions, wait = 0 } = this.#options
+    const deadline = performance.now() + 1000 * wait
+    for (;;) {
+      try {
+        const readOnly = mountOptions.includes('ro')
+        this.#files = lockPool(this.#config, readOnly)
+        // Readers share the lock, but not the socket of a mount.
+        if (readOnly) await this.#mustBeAlone()
+        return null
+      } catch (err) {
+        const handedOver = await takeOver(this.#config, mountPoint, mountOptions)
+        if (handedOver !== null) {
+          this.#files = handedOver.files
+          this.#fuseFd = handedOver.fuseFd
+          this.#since = handedOver.start.mountedAt
+          this.#source = handedOver.start.configFile
+          this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated, handedOver.counted)
+          return handedOver
+        }
+        const isBrief = err instanceof PoolHeld && err.patienceMs === Number.POSITIVE_INFINITY
+        if (!isBrief || performance.now() >= deadline) throw err
+      }
+      await unlessAborted(sleep(LOCK_PERIOD), signal)
     }
   }
 

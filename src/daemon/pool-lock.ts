@@ -4,55 +4,108 @@
  * ended, so a daemon that is killed does not give away a pool whose engine still serves.
  */
 import { readFileSync, readlinkSync, statSync } from 'node:fs'
+import { basename } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { list, otherProcesses } from '../host/index.js'
+import { list, otherProcesses, read, thinfsMountAt } from '../host/index.js'
 import { PoolFiles } from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
+
+/** Milliseconds that a mount takes at most from where it is seen until it can be asked. */
+const MOUNTING_MS = 2000
+
+/** Another process has the pool. */
+export class PoolHeld extends ThinfsError {
+  /**
+   * Milliseconds for which it is worth to try again. Infinity for who lets go of it by himself: a
+   * command, a mount that begins or ends, somebody who cannot be seen. 0 for another program, and
+   * the mount of another pool.
+   */
+  readonly patienceMs: number
+
+  constructor(detail: string, patienceMs: number, cause: unknown) {
+    super('POOL_IN_USE', detail, { cause })
+    this.patienceMs = patienceMs
+  }
+}
 
 /**
  * @param readOnly shares the pool with others that only read it
  * @returns the files, whose closing gives up the locks where no other process has inherited them
- * @throws NOT_A_POOL when one cannot be opened; POOL_IN_USE naming who has it
+ * @throws NOT_A_POOL when one cannot be opened; POOL_IN_USE, a `PoolHeld`, naming who has it
  */
 export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
   try {
     return PoolFiles.open(config, readOnly)
   } catch (err) {
-    // For a device that is mounted, or part of another, the message already says who uses it.
     if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
-    const who = owner(config)
-    if (who === null) throw err
+    const owner = ownerOf(config)
+    // For a device that is mounted, or part of another, the message already says who uses it.
+    if (owner === null) throw new PoolHeld(err.message, Number.POSITIVE_INFINITY, err)
     const path = [config.metadata.path, config.data.path].find(path => err.message.startsWith(path))
     const what = path === config.metadata.path ? config.file : path
-    throw new ThinfsError('POOL_IN_USE', `${what} is served by ${who}`, { cause: err })
+    throw new PoolHeld(`${what} is ${owner.how}`, owner.patienceMs, err)
   }
 }
 
-/** The process that has the pool's data or metadata open, for people; null when none is seen. */
-function owner(config: PoolConfig): string | null {
+interface Owner {
+  /** For people: `served by process 12 at /mnt`. */
+  how: string
+  patienceMs: number
+}
+
+/** The process that has the pool's data or metadata open; null when none is seen. */
+function ownerOf(config: PoolConfig): Owner | null {
   const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
   const files = identitiesOf([config.metadata.path, config.data.path])
   // A process that was killed keeps its number until its parent has noticed, but no files; then
   // another process may get the number. In the foreground any program may be the daemon.
   if (daemon !== null && hasOpen(daemon.pid, files)) {
-    return `process ${daemon.pid} at ${daemon.mountPoint}`
+    const { pid, mountPoint } = daemon
+    return {
+      how: `served by process ${pid} at ${mountPoint}`,
+      patienceMs: patienceWith(mountPoint, MOUNTING_MS),
+    }
   }
-  const engine = processWith(files)
-  if (daemon !== null && (engine === null || engine.configFile === config.file)) {
-    const { mountPoint } = daemon
-    return `an engine whose daemon has died; thinfs mount at ${mountPoint} takes it over`
+  const holders = otherProcesses()
+    .filter(pid => hasOpen(pid, files))
+    .map(pid => ({ pid, server: startOf(pid), command: commandOf(pid) }))
+  // Who only reads the files, as cp does, has no lock.
+  const holder =
+    holders.find(({ server }) => server !== null) ??
+    holders.find(({ command }) => command !== null) ??
+    holders[0]
+  if (holder === undefined) return null
+  const { pid, server, command } = holder
+  if (server === null) {
+    const name = command ?? read(`/proc/${pid}/comm`).trimEnd()
+    const how = `in use by process ${pid} (${name})`
+    return { how, patienceMs: command === null ? 0 : Number.POSITIVE_INFINITY }
   }
-  if (engine === null) return null
-  return engine.configFile === null
-    ? `process ${engine.pid}`
-    : `process ${engine.pid}, which has the pool ${engine.configFile}`
+  const isOwn = server.configFile === config.file
+  const how =
+    daemon !== null && isOwn
+      ? `an engine whose daemon has died; thinfs mount at ${daemon.mountPoint} takes it over`
+      : `process ${pid}, which has the pool ${server.configFile}`
+  return {
+    how: `served by ${how}`,
+    patienceMs: patienceWith(server.mountPoint, isOwn ? MOUNTING_MS : 0),
+  }
 }
 
-/** Another process that has one of these files open, and the pool.yaml that it was started with. */
-function processWith(files: Identity[]): { pid: number; configFile: string | null } | null {
-  const pid = otherProcesses().find(pid => hasOpen(pid, files))
-  return pid === undefined ? null : { pid, configFile: startOf(pid)?.configFile ?? null }
+/** @param mounted what it is once the server has mounted the pool */
+const patienceWith = (mountPoint: string, mounted: number): number =>
+  thinfsMountAt(mountPoint) === null ? Number.POSITIVE_INFINITY : mounted
+
+/** The names that thinfs is run by: its program, the link to it, mount(8)'s helpers. */
+const PROGRAMS = /^(thinfs(\.js)?|u?mount\.(fuse\.)?thinfs)$/
+
+/** `thinfs create` for a process that runs it; null for another one. */
+function commandOf(pid: number): string | null {
+  const [, ...words] = read(`/proc/${pid}/cmdline`).split('\0')
+  const at = words.findIndex(word => !word.startsWith('-')) // Node's own options come before.
+  if (at < 0 || !PROGRAMS.test(basename(words[at]!))) return null
+  return `thinfs ${words[at + 1]}`
 }
 
 /** False for a process that has ended, or is another user's. */

@@ -23,6 +23,8 @@ export interface StartOptions {
   foreground: boolean
   /** Take metadata that may be an older copy as it is. */
   acceptMetadata?: boolean
+  /** Seconds to wait for a command that has the pool; default 0. */
+  wait?: number
   /** One of LOG_LEVELS. */
   logLevel: string
   /** Default: `thinfs.log` in the pool's folder, or stderr in the foreground. */

@@ -216,6 +216,27 @@ export class ThinDevice implements BlockDevice {
     }
   }
 
+  /** Bytes of mapped blocks between `offset` and the end of the device. */
+  async mappedFrom(offset: number): Promise<number> {
+    const { size } = this
+    const blockSize = this.#blockSize
+    const end = Math.ceil(size / blockSize)
+    const slice = new Slice(this.#pool.clock)
+    let mapped = 0
+    const visit = (vblock: number): void => {
+      const begin = vblock * blockSize
+      mapped += Math.min(begin + blockSize, size) - Math.max(begin, offset)
+    }
+    for (let at = Math.floor(offset / blockSize); at < end; ) {
+      this.mustBeReadable()
+      const next = this.#nextMapped(at, end)
+      at = Math.min(next + PIECE_BLOCKS, end)
+      this.#pool.metadata.forEachMapping(this.devId, next, at, visit)
+      if (slice.isOver) await slice.yield()
+    }
+    return mapped
+  }
+
   /** How many virtual blocks of [begin, end) are mapped, piece by piece. */
   async #countMapped(begin: number, end: number, slice: Slice): Promise<number> {
     let count = 0

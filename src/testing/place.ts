@@ -3,7 +3,7 @@ import { closeSync, ftruncateSync, openSync, realpathSync, rmSync, statfsSync } 
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf, FALLOC_KEEP_SIZE, FALLOC_PUNCH_HOLE, MIB, ThinfsError } from '../base/index.js'
-import { formatSize } from '../config/index.js'
+import { formatSize, formatSizes } from '../config/index.js'
 import { native } from '../native.js'
 
 export interface Place {
@@ -56,7 +56,10 @@ function whyNot(folder: string, wanted: number): string | null {
   try {
     if (statfsSync(folder).type !== TMPFS_MAGIC) return 'is not in memory'
     const left = room(folder)
-    if (left < wanted) return `has ${formatSize(left)} left, wanted ${formatSize(wanted)}`
+    if (left < wanted) {
+      const [has, want] = formatSizes(left, wanted)
+      return `has ${has} left, wanted ${want}`
+    }
     return canPunch(folder) ? null : 'has no files with holes'
   } catch (err) {
     return `cannot be used (${errnoOf(err)})`

@@ -315,6 +315,12 @@ export interface PoolAdmin {
     signal?: AbortSignal,
   ): Promise<VolumeInfo>
   /**
+   * Counts what a volume has past a byte: what `resize` to that size would cut off.
+   * @returns bytes of the blocks that are mapped there
+   * @throws VOLUME_MISSING, BAD_ARGUMENT for a size that no volume can have
+   */
+  mappedPast(request: { name: string; size: number }): Promise<{ bytes: number }>
+  /**
    * Makes the pool larger, its files too; what was made longer already counts as well. To ask twice
    * changes nothing.
    * @param request bytes; what is left out becomes as large as its file or device is

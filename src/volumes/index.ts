@@ -27,7 +27,7 @@ export type {
 } from './admin.js'
 export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
-export { initPool } from './init-pool.js'
+export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'

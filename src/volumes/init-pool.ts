@@ -1,6 +1,6 @@
 /** Making the files of a new pool. Files that hold something are refused, as mkfs refuses them. */
 import { randomBytes } from 'node:crypto'
-import { existsSync, rmSync, statSync } from 'node:fs'
+import { existsSync, rmSync, type Stats, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import {
   bytes,
@@ -53,7 +53,9 @@ export async function initPool(
     made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
     if (!(dataStore instanceof RemoteData)) growTo(dataStore, data.size, 'data.size')
     const dataSize =
-      dataStore instanceof RemoteData ? await sizeOfEmpty(dataStore, config, force) : dataStore.size
+      dataStore instanceof RemoteData
+        ? await sizeOfEmpty(dataStore, config, { force, readOnly: false })
+        : dataStore.size
     const auto = autoMetadataSize(dataSize, config.dataBlockSize)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
@@ -74,6 +76,80 @@ export async function initPool(
   }
 }
 
+/** A file or device that `initPool` would make or take. */
+export interface PlannedFile {
+  path: string
+  /** Bytes; null for one that has none yet. */
+  size: number | null
+  isNew: boolean
+  /** What is there and would be overwritten, for people; null for nothing. */
+  holds: string | null
+}
+
+/**
+ * What `initPool` would make and overwrite. Changes nothing.
+ * @throws as `initPool`, as far as that can be known
+ */
+export async function planPool(
+  config: PoolConfig,
+  { force = false }: { force?: boolean } = {},
+): Promise<PlannedFile[]> {
+  const { data, metadata, folder, dataBlockSize } = config
+  mustDiffer(config)
+  const dataFile = data.nbd
+    ? await planRemote(config, force)
+    : planFile(data.path, { size: data.size, key: 'data.size', force })
+  const auto = autoMetadataSize(dataFile.size!, dataBlockSize)
+  const size = metadata.size === 'auto' ? auto : metadata.size
+  const metadataFile = planFile(metadata.path, { size, key: 'metadata.size', force })
+  const volumesFile = join(folder, VOLUMES_FILE)
+  if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
+  const journal = join(folder, JOURNAL_FILE)
+  return [
+    dataFile,
+    metadataFile,
+    // One is written with the first volume.
+    ...(Object.keys(config.volumes).length === 0
+      ? []
+      : [{ path: volumesFile, size: null, isNew: true, holds: null }]),
+    { path: journal, size: null, isNew: !existsSync(journal), holds: null },
+  ]
+}
+
+function planFile(
+  path: string,
+  { size, key, force }: { size: number | null; key: string; force: boolean },
+): PlannedFile {
+  const stat = statSync(path, { throwIfNoEntry: false })
+  if (stat === undefined) {
+    mustBeNoDevice(path)
+    mustHaveSize(path, 0, size, key)
+    return { path, size: size!, isNew: true, holds: null }
+  }
+  const store = FileStore.open(path, { readOnly: true })
+  try {
+    if (!store.lock()) throw new ThinfsError('POOL_IN_USE', `${path}: another process has it`)
+    const holds = contentOf(store, stat)
+    if (!force && holds !== null) throw isNotEmpty(path, holds)
+    mustHaveSize(path, store.size, size, key)
+    if (!force && key === 'metadata.size' && store.size > 0) mustBeUnformatted(store)
+    const grown = stat.isBlockDevice() ? store.size : Math.max(size ?? 0, store.size)
+    return { path, size: grown, isNew: false, holds }
+  } finally {
+    store.close()
+  }
+}
+
+async function planRemote(config: PoolConfig, force: boolean): Promise<PlannedFile> {
+  const remote = RemoteData.make(config)
+  try {
+    const size = await sizeOfEmpty(remote, config, { force, readOnly: true })
+    return { path: remote.path, size, isNew: false, holds: null }
+  } finally {
+    remote.close()
+  }
+}
+
 /**
  * A store that is new, empty, or to be overwritten; and that nobody else has.
  * @returns also whether this process made the file
@@ -81,25 +157,32 @@ export async function initPool(
 function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boolean } {
   const stat = statSync(path, { throwIfNoEntry: false })
   if (stat === undefined) {
-    if (isAmongDevices(path)) {
-      throw new ThinfsError('NOT_A_POOL', `${path}: no such device`, { errno: 'ENOENT' })
-    }
+    mustBeNoDevice(path)
     return { store: lockedNew(path), isNew: true }
   }
   const store = FileStore.open(path)
   try {
     if (!store.lock()) throw new ThinfsError('POOL_IN_USE', `${path}: another process has it`)
-    if (force || (stat.isFile() && store.nextData(bytes(0)) === store.size)) {
-      return { store, isNew: false }
-    }
-    const found = signatureOf(path)
-    if (found === null && stat.isBlockDevice()) return { store, isNew: false }
-    const what = found ?? "data; where that is a pool's, write its pool.yaml and mount it"
-    throw isThere(path, `it is not empty: it has ${what}; --force overwrites it`)
+    const holds = force ? null : contentOf(store, stat)
+    if (holds !== null) throw isNotEmpty(path, holds)
+    return { store, isNew: false }
   } catch (err) {
     store.close()
     throw err
   }
+}
+
+/** What a file or device holds, for people; null for what may be taken. */
+function contentOf(store: FileStore, stat: Stats): string | null {
+  if (stat.isFile() && store.nextData(bytes(0)) === store.size) return null
+  const found = signatureOf(store.path)
+  if (found === null && stat.isBlockDevice()) return null
+  return found ?? 'data'
+}
+
+function isNotEmpty(path: string, holds: string): ThinfsError {
+  const cure = holds === 'data' ? "where that is a pool's, write its pool.yaml and mount it; " : ''
+  return isThere(path, `it is not empty: it has ${holds}; ${cure}--force overwrites it`)
 }
 
 /**
@@ -109,9 +192,9 @@ function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boo
 async function sizeOfEmpty(
   remote: RemoteData,
   { dataBlockSize }: PoolConfig,
-  force: boolean,
+  { force, readOnly }: { force: boolean; readOnly: boolean },
 ): Promise<number> {
-  const store = await remote.open({ dataBlockSize, readOnly: false })
+  const store = await remote.open({ dataBlockSize, readOnly })
   if (store.size < dataBlockSize) {
     const detail = `${remote.path}: ${store.size} bytes, no data block has room there`
     throw new ThinfsError('BAD_ARGUMENT', detail)
@@ -142,6 +225,12 @@ function lockedNew(path: string): FileStore {
   throw new ThinfsError('POOL_IN_USE', `${path}: another process is making it`)
 }
 
+/** @throws NOT_A_POOL for a device that is not there */
+function mustBeNoDevice(path: string): void {
+  if (!isAmongDevices(path)) return
+  throw new ThinfsError('NOT_A_POOL', `${path}: no such device`, { errno: 'ENOENT' })
+}
+
 /** Whether a file made at `path` would be one where the system has its devices. */
 function isAmongDevices(path: string): boolean {
   if (!path.startsWith('/dev/')) return false
@@ -151,27 +240,34 @@ function isAmongDevices(path: string): boolean {
 
 /** @param size what pool.yaml says; null says nothing */
 function growTo(store: FileStore, size: number | null, key: string): void {
-  if (size === null && store.size === 0) {
-    throw new ThinfsError('BAD_CONFIG', `${store.path}: a new file needs a size (${key})`)
-  }
+  mustHaveSize(store.path, store.size, size, key)
   const isDevice = statSync(store.path).isBlockDevice()
   if (size === null || size <= store.size || isDevice) return
   store.grow(bytes(size))
 }
 
+function mustHaveSize(path: string, has: number, size: number | null, key: string): void {
+  if (size !== null || has > 0) return
+  throw new ThinfsError('BAD_CONFIG', `${path}: a new file needs a size (${key})`)
+}
+
 async function format(store: FileStore, config: PoolConfig, force: boolean): Promise<void> {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   if (force) store.write(superblock, 0, superblock.length, bytes(0))
-  store.read(superblock, 0, superblock.length, bytes(0))
-  // The kernel's rule: only a block of zeros is unformatted.
-  if (!isZero(superblock)) {
-    throw isThere(store.path, 'its first 4 KiB are not zeros; --force overwrites them')
-  }
+  mustBeUnformatted(store)
   ThinMetadata.format(store, {
     dataBlockSectors: config.dataBlockSize / SECTOR_SIZE,
     uuid: randomBytes(UUID_SIZE),
   })
   await store.sync()
+}
+
+/** The kernel's rule: only a block of zeros is unformatted. @throws BAD_ARGUMENT */
+function mustBeUnformatted(store: FileStore): void {
+  const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
+  store.read(superblock, 0, superblock.length, bytes(0))
+  if (isZero(superblock)) return
+  throw isThere(store.path, 'its first 4 KiB are not zeros; --force overwrites them')
 }
 
 const isThere = (path: string, what: string): ThinfsError =>

@@ -8,7 +8,7 @@ import {
 } from '../base/index.js'
 import {
   autoMetadataSize,
-  formatSize,
+  formatSizes,
   lowWaterMarkBlocks,
   type PoolConfig,
 } from '../config/index.js'
@@ -253,7 +253,8 @@ function largerThanSaid(
 ): string | null {
   const size = metadata.nrDataBlocks * blockSize
   if (data.size === null || data.size >= size || data.autoextend) return null
-  const said = `${file}: data.size is ${formatSize(data.size)}, the pool has ${formatSize(size)}`
+  const [wanted, has] = formatSizes(data.size, size)
+  const said = `${file}: data.size is ${wanted}, the pool has ${has}`
   return `${said}: thinfs shrink makes it smaller, data.size counts only where it is larger`
 }
 

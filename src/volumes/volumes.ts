@@ -568,6 +568,11 @@ export class Volumes implements PoolAdmin {
     return this.#info(volume)
   }
 
+  async mappedPast({ name, size }: { name: string; size: number }): Promise<{ bytes: number }> {
+    checkSize(size)
+    return { bytes: await this.#set.must(name).device.mappedFrom(size) }
+  }
+
   setVolume({ name, ...rules }: { name: string } & VolumeRules): Promise<VolumeInfo> {
     return this.#names.exclusive(async () => {
       const volume = this.#set.must(name)

@@ -42,6 +42,29 @@ async function must(t: Test, program: string, ...args: string[]): Promise<string
   return stdout
 }
 
+t.test('resize --dry-run counts what is mapped past the new end', async t => {
+  const { pool, mnt } = await mountedPool(t)
+  const plan = async (size: string) =>
+    JSON.parse(await done(t, 'resize', pool, 'web', size, '--dry-run', '--json'))
+  const mapped = async (): Promise<number> =>
+    JSON.parse(await done(t, 'list', pool, '--json'))[0].mapped
+  // Three blocks of 64 KiB.
+  for (const at of [0, 1, 100]) {
+    const to = ['bs=64K', 'count=1', `seek=${at}`, 'conv=notrunc,fsync', 'status=none']
+    await must(t, 'dd', 'if=/dev/urandom', `of=${join(mnt, 'web')}`, ...to)
+  }
+  t.match(await plan('96K'), { volume: { name: 'web' }, size: 98304, wouldLose: 98304 })
+  t.match(await plan('-60M'), { size: 4 * 2 ** 20, wouldLose: 65536 })
+  t.match(await plan('+1M'), { size: 65 * 2 ** 20, wouldLose: 0 })
+  await done(t, 'umount', pool)
+  const lost = '64K mapped past the new end would be lost\n'
+  t.equal(await done(t, 'resize', pool, 'web', '1M', '-n'), `web: 1M, it is 64M; ${lost}`)
+  await refused(t, 2, /size 1000: /, 'resize', pool, 'web', '1000', '--dry-run')
+  t.equal(await mapped(), 3 * 65536)
+  await done(t, 'resize', pool, 'web', '1M', '--shrink')
+  t.equal(await mapped(), 2 * 65536, 'so much was lost')
+})
+
 const needsRecovery = async (t: Test, volume: string): Promise<boolean> =>
   /^Filesystem features:.* needs_recovery/m.test(await must(t, 'dumpe2fs', '-h', volume))
 
@@ -62,7 +85,7 @@ t.test('a volume as a disk: attach, snapshot, detach, umount', async t => {
   const outside = join(folder, 'outside')
   await writeFile(outside, Buffer.alloc(65536))
   for (const name of ['none', '../outside', '.', '..', outside, `${mnt}/web`, './web']) {
-    const line = `thinfs: ${name}: no volume has the name (VOLUME_MISSING)`
+    const line = `thinfs: ${name}: no volume has the name`
     await refused(t, 1, line, 'attach', pool, name)
     await refused(t, 1, line, 'detach', pool, name)
     await refused(t, 1, line, 'snapshot', pool, name, 'x')

@@ -43,6 +43,39 @@ t.test('init makes sparse files, and a pool.yaml that it reads the same again', 
   await refused(t, 2, /pool\.yaml is there/, 'init', pool, '--data-size', '1G')
 })
 
+t.test('init --dry-run says what would be made, and makes nothing', async t => {
+  const folder = t.testdir({})
+  const pool = join(folder, 'pool')
+  const options = ['--data-size', '1G', '--volume', 'a=1G']
+  const dry = await done(t, 'init', pool, ...options, '--dry-run')
+  t.strictSame(dry.split('\n'), [
+    `${pool}/pool.yaml: would be made`,
+    `${pool}/data: would be made, 1G`,
+    `${pool}/metadata: would be made, 16M`,
+    `${pool}/volumes.json: would be made`,
+    `${pool}/journal: would be made`,
+    '',
+  ])
+  t.notOk(existsSync(pool))
+  await refused(t, 2, /metadata\.size: 1M is not/, 'init', pool, '--metadata-size', '1M', '-n')
+  await done(t, 'init', pool, ...options)
+  t.equal(statSync(join(pool, 'metadata')).size, 2 ** 24)
+  await refused(t, 1, /metadata: it is not empty.*--force/, 'init', pool, '--dry-run')
+  await refused(t, 1, /volumes\.json: it is there already/, 'init', pool, '-n', '--force')
+
+  const image = join(folder, 'image')
+  t.match(await run('truncate', '-s', '8M', image), { status: 0 })
+  t.match(await run('mkfs.ext4', '-q', image), { status: 0 })
+  const before = readFileSync(image)
+  const file = join(folder, 'pool.yaml')
+  writeFileSync(file, `pool: p\ndata: { path: ${image} }\n`)
+  const ext4 = 'a signature of ext4 at byte 1080'
+  await refused(t, 1, `${image}: it is not empty: it has ${ext4}`, 'init', file, '--dry-run')
+  const { files } = JSON.parse(await done(t, 'init', file, '--dry-run', '--force', '--json'))
+  t.strictSame(files[0], { path: image, size: 8 * 2 ** 20, isNew: false, holds: ext4 })
+  t.ok(readFileSync(image).equals(before))
+})
+
 t.test('init follows a pool.yaml that is there', async t => {
   const folder = t.testdir({
     'ci.yaml':
@@ -171,6 +204,8 @@ t.test('what cannot be done is refused in one line, and changes nothing', async 
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'rename', pool, 'none', 'x'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '1G'],
     [1, /none: no volume has the name \(VOLUME_MISSING\)/, 'resize', pool, 'none', '+1G'],
+    [1, /wb: no volume has the name; did you mean web\? \(V/, 'rename', pool, 'wb', 'c'],
+    [1, /weeb: .*; did you mean web\? \(V/, 'map', pool, 'weeb'],
     [1, /\(DEVICE_MISSING\)/, 'message', pool, 'delete 9'],
     [1, /\(DEVICE_MISSING\)/, 'message', pool, '0', 'delete 9'],
     [1, /the pool is not mounted; .* \(NOT_MOUNTED\)/, 'umount', pool],

@@ -9,6 +9,7 @@ import {
   checkVolumeName,
   exactSize,
   formatSize,
+  formatSizes,
   loadConfig,
   lowWaterMarkBlocks,
   type PoolConfig,
@@ -623,4 +624,11 @@ t.test('extents: parts of a file, which do not overlap', async t => {
   ]
   for (const [text, message] of cases)
     t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
+})
+
+t.test('sizes that are compared are told apart', async t => {
+  const GIB = 1024 * MIB
+  t.strictSame(formatSizes(GIB, 2 * GIB), ['1G', '2G'])
+  t.strictSame(formatSizes(GIB, GIB), ['1G', '1G'])
+  t.strictSame(formatSizes(100 * GIB, 100 * GIB - 65536, 0), ['100G', '104857536K', '0'])
 })

@@ -1,0 +1,38 @@
+import { ThinfsError } from '../base/index.js'
+import type { PoolAdmin } from '../volumes/index.js'
+
+/** Letters that may be wrong, added or missing at most: as the parser has it for commands. */
+const MAX_DISTANCE = 3
+
+/** Calls `act`; where no volume has the name that it is about, the error says which one is near. */
+export async function suggestingName<T>(
+  admin: Pick<PoolAdmin, 'list'>,
+  act: () => Promise<T>,
+): Promise<T> {
+  try {
+    return await act()
+  } catch (err) {
+    if (!(err instanceof ThinfsError && err.code === 'VOLUME_MISSING')) throw err
+    const name = /^(.+): no volume has the name$/.exec(err.message)?.[1]
+    const near = name === undefined ? undefined : await nearestName(admin, name)
+    if (near === undefined) throw err
+    const message = `${err.message}; did you mean ${near}?`
+    throw new ThinfsError(err.code, message, { cause: err, errno: err.errno })
+  }
+}
+
+async function nearestName(
+  admin: Pick<PoolAdmin, 'list'>,
+  name: string,
+): Promise<string | undefined> {
+  // Of a short name every other one would be near.
+  const maxDistance = Math.min(MAX_DISTANCE, Math.floor(name.length / 2))
+  if (maxDistance === 0) return undefined
+  const { closestMatch } = await import('leven')
+  const volumes = await admin.list().catch(() => [])
+  return closestMatch(
+    name,
+    volumes.map(volume => volume.name),
+    { maxDistance },
+  )
+}
