@@ -93,7 +93,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const odd = readOnly ? checkJournal(files, data) : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
-    journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
+    const { cacheId } = files
+    journal = readOnly ? JournalFile.read(...path, cacheId) : JournalFile.open(...path, cacheId)
     // The mount began with the size in pool.yaml. It may have become smaller since.
     const isBegun = readOnly || options.takesOver === true
     const dataSize = isBegun ? data.size : Math.max(data.size, config.data.size ?? 0)
@@ -298,10 +299,10 @@ async function checkFree(files: PoolFiles, data: DataStore): Promise<CheckProble
 const labelOf = (data: DataStore): Label | null => data.readLabel?.() ?? null
 
 /** The journal's verdict about the present metadata. */
-function stateOf({ metadata, folder }: PoolFiles): JournalState {
+function stateOf({ metadata, folder, cacheId }: PoolFiles): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
-  const journal = JournalFile.read(...folder.file(JOURNAL_FILE))
+  const journal = JournalFile.read(...folder.file(JOURNAL_FILE), cacheId)
   try {
     return new Journal(journal).read(superblock)
   } finally {
