@@ -48,6 +48,8 @@ export interface OpenOptions {
   acceptMetadata?: boolean
   /** See `PoolOptions`. */
   mendsLeaks?: boolean
+  /** Where it is mounted: what is below is hidden. */
+  mountPoint?: string
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
   /** Called with what is odd, but no reason to refuse the pool. */
@@ -129,7 +131,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
-      place: { path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
+      place: {
+        ...{ path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
+        mountPoint: options.mountPoint,
+      },
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
