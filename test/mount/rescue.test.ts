@@ -2,7 +2,15 @@
 // rest, never anything else, and nothing of the pool changes. Method: a leaf, then the superblock too,
 // is overwritten; files are read block by block, and the kernel's sums of LVM's volumes are compared.
 import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
@@ -59,6 +67,8 @@ t.test('a pool', needs('/dev/fuse'), async t => {
   }
   put('web', web)
   put('db', db)
+  // A pool's folder has what its owner puts there, whatever the name.
+  writeFileSync(join(pool.folder, 'rescued'), 'notes')
   await pool.umount()
   const leaves = leavesOf(readFileSync(pool.metadata), 0)
   t.ok(leaves.length >= 3)
