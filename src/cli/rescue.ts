@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import { newConfig, type PoolConfig, poolNameOf } from '../config/index.js'
@@ -8,7 +8,7 @@ import { lostLines } from './lost.js'
 import { writeNewConfig } from './new-pool-yaml.js'
 import { configOf } from './pool.js'
 import { Progress } from './progress.js'
-import { RESCUED } from './rescue-folder.js'
+import { makeRescueFolder, RESCUED } from './rescue-folder.js'
 
 interface Options extends Output {
   pool?: string
@@ -35,7 +35,7 @@ is served from a copy of the metadata in a folder below /var/tmp, which thinfs u
     mustBeFolder(mountPoint)
     const { config: from, dataBlockSize } = await poolOf(source, pool)
     const { rescuePool } = await import('../volumes/index.js')
-    const folder = mkdtempSync('/var/tmp/thinfs-rescue-')
+    const folder = makeRescueFolder()
     try {
       const progress = new Progress('reading', 1)
       const { config, report, names } = await rescuePool(from, folder, dataBlockSize, (done, all) =>
