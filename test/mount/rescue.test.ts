@@ -118,3 +118,20 @@ t.test("LVM's disk, without the superblock of its pool", needs('/dev/fuse'), asy
   }
   await thinfs('umount', pool.path)
 })
+
+t.test('a pool whose folder has something called rescued', needs('/dev/fuse'), async t => {
+  const pool = await MountedPool.make(t, 'data: { size: 16M }\nvolumes: { web: { size: 1M } }')
+  writeFileSync(join(pool.folder, 'rescued'), 'by hand')
+  const before = readdirSync(pool.folder)
+  for (const name of ['rescued', 'pool.yaml', 'metadata', 'volumes.json', 'thinfs.log']) {
+    t.ok(before.includes(name), name)
+  }
+  await pool.umount()
+  const gone = before.filter(name => !readdirSync(pool.folder).includes(name))
+  t.strictSame(
+    gone.sort(),
+    ['control.sock', 'daemon.json', 'journal'].filter(n => gone.includes(n)),
+  )
+  t.equal(readFileSync(join(pool.folder, 'rescued'), 'utf8'), 'by hand')
+  await pool.close(t)
+})
