@@ -78,5 +78,9 @@ function open(input: string | undefined) {
   if (!existsSync(input)) {
     throw new ThinfsError('BAD_ARGUMENT', `${input}: no such file`, { errno: 'ENOENT' })
   }
-  return { stream: createReadStream(input), size: statSync(input).size }
+  const stat = statSync(input)
+  if (stat.isDirectory()) {
+    throw new ThinfsError('BAD_ARGUMENT', `${input}: is a folder, not a dump`, { errno: 'EISDIR' })
+  }
+  return { stream: createReadStream(input), size: stat.size }
 }

@@ -91,6 +91,7 @@ t.test('restore: what is refused changes nothing', async t => {
     same(t)
   }
   await refused(t, 1, /none: no such file/, 'restore', pool, '-i', join(pool, 'none'), '--force')
+  await refused(t, 1, /pool: is a folder/, 'restore', pool, '-i', pool, '--force')
   const files = PoolFiles.open(loadConfig(join(pool, 'pool.yaml')))
   try {
     await refused(t, 1, /\(POOL_IN_USE\)/, 'restore', pool, '-i', file, '--force')
