@@ -1,4 +1,4 @@
-import { closeSync, openSync, renameSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, linkSync, openSync, renameSync, rmSync } from 'node:fs'
 import { extname, join } from 'node:path'
 import { errnoOf, ioError, ThinfsError } from '../base/index.js'
 import { copyIn } from '../host/index.js'
@@ -47,21 +47,39 @@ function formatFor(file: string): string {
 
 /**
  * Makes a file under another name, and gives it its own when it is whole.
- * @throws BAD_ARGUMENT when the file is there; what `make` throws: nothing is left then
+ * @throws BAD_ARGUMENT when a file of one of these names is there; what `make` throws: nothing is
+ *   left then
  */
 async function whileNew(file: string, make: (part: string) => Promise<void>): Promise<void> {
   const part = `${file}.part`
+  if (existsSync(file)) throw isThere(file)
   try {
-    closeSync(openSync(file, 'wx'))
+    // Exclusively: what somebody else has there, a link for instance, is not written to.
+    closeSync(openSync(part, 'wx'))
   } catch (err) {
-    if (errnoOf(err) !== 'EEXIST') throw ioError(file, err)
-    throw new ThinfsError('BAD_ARGUMENT', `${file} is there already`, { errno: 'EEXIST' })
+    if (errnoOf(err) !== 'EEXIST') throw ioError(part, err)
+    throw isThere(part, '; an export makes it, or one that was killed has left it')
   }
   try {
     await make(part)
-    renameSync(part, file)
-  } catch (err) {
-    for (const made of [part, file]) rmSync(made, { force: true })
-    throw err
+    giveName(part, file)
+  } finally {
+    rmSync(part, { force: true })
   }
 }
+
+/** As rename(2), but for a file that somebody else has made meanwhile. @throws BAD_ARGUMENT */
+function giveName(part: string, file: string): void {
+  try {
+    linkSync(part, file)
+  } catch (err) {
+    if (existsSync(file)) throw isThere(file)
+    if (!['EPERM', 'EOPNOTSUPP', 'ENOSYS', 'EMLINK'].includes(errnoOf(err)))
+      throw ioError(file, err)
+    // A filesystem without links, as FAT.
+    renameSync(part, file)
+  }
+}
+
+const isThere = (file: string, why = ''): ThinfsError =>
+  new ThinfsError('BAD_ARGUMENT', `${file} is there already${why}`, { errno: 'EEXIST' })

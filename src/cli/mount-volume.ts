@@ -6,7 +6,9 @@ import {
   listLoops,
   loopsOnFile,
   mountsOn,
+  nameOf,
   runTool,
+  writersOf,
 } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { splitOptions } from './mount.js'
@@ -28,6 +30,7 @@ export const mountVolume = command(
   .action(async (pool: string, name: string, folder: string, options: Options) => {
     const readOnly = options.options.includes('ro')
     const file = await withPool(pool, 'read', (admin, place) => volumeFile(admin, place.file, name))
+    if (!readOnly) mustNotBeWritten(name, file.path)
     const isNew = loopsOnFile(await listLoops(), file).length === 0
     const device = await attachLoop(file.path, { readOnly })
     try {
@@ -35,7 +38,10 @@ export const mountVolume = command(
       const type = await typeOf(name, device)
       // What is mounted is being changed, and fsck would spoil it.
       const isMounted = mountsOn(device, await listLoops()).length > 0
-      if (!readOnly && !isMounted) await mend(name, device, type)
+      if (!readOnly && !isMounted) {
+        mustNotBeWritten(name, device)
+        await mend(name, device, type)
+      }
       const list = options.options.length === 0 ? [] : ['-o', options.options.join(',')]
       await runTool('mount', '-t', type, ...list, '--', device, folder)
       print(options, { device, type, folder }, '')
@@ -45,11 +51,29 @@ export const mountVolume = command(
     }
   })
 
-/** @throws BAD_ARGUMENT when it has no filesystem, saying what it has */
+/** A virtual machine, for instance: fsck and the kernel would work against it. @throws VOLUME_BUSY */
+function mustNotBeWritten(name: string, path: string): void {
+  const writers = writersOf(path)
+  if (writers.length === 0) return
+  const who = writers.map(nameOf).join(', ')
+  throw new ThinfsError('VOLUME_BUSY', `${name}: ${who} has it open to write to it`)
+}
+
+/** What blkid ends with. Source: blkid(8), "RETURN CODE". */
+const BLKID = { nothing: 2, several: 8 } as const
+
+/** @throws BAD_ARGUMENT when it has no filesystem, saying what it has; TOOL_FAILED */
 async function typeOf(name: string, device: string): Promise<string> {
   const probe = ['--probe', '--output', 'export', device]
-  // Its status for nothing found is that of a failure.
-  const found = await runTool('blkid', ...probe).catch(() => '')
+  const found = await runTool('blkid', ...probe).catch((err: ThinfsError) => {
+    const { code } = err.cause as { code?: unknown }
+    if (code === BLKID.nothing) return ''
+    if (code !== BLKID.several) throw err
+    const how = 'wipefs, with the path of the volume, lists them, and takes away what is not so'
+    throw new ThinfsError('BAD_ARGUMENT', `${name}: it has signs of several filesystems; ${how}`, {
+      errno: 'ENODATA',
+    })
+  })
   const value = (key: string) => new RegExp(`^${key}=(.*)$`, 'm').exec(found)?.[1]
   const type = value('TYPE')
   if (type !== undefined && value('USAGE') === 'filesystem') return type
@@ -67,6 +91,8 @@ async function typeOf(name: string, device: string): Promise<string> {
  * Bits of fsck's status by which the filesystem is in order now. Source: fsck(8), "EXIT STATUS".
  */
 const MENDED = 1 | 2
+/** The same when it could not check at all: its program is not there, for instance. */
+const NOT_CHECKED = 8
 
 /** @throws TOOL_FAILED when a person has to decide */
 async function mend(name: string, device: string, type: string): Promise<void> {
@@ -79,7 +105,8 @@ async function mend(name: string, device: string, type: string): Promise<void> {
       return
     }
     // Filesystems that check themselves when they are mounted have no such program.
-    if (/fsck\.\S+.*not found|No such file/i.test(`${(err as Error).message}${stdout}`)) return
+    const said = `${(err as Error).message}${stdout}`
+    if (code === NOT_CHECKED && /fsck\.\S+.*not found|No such file/i.test(said)) return
     const how = `fsck ${device} asks what to do`
     throw new ThinfsError('TOOL_FAILED', `${name}: ${(err as Error).message}; ${how}`, {
       cause: err,

@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, statSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import { newConfig, type PoolConfig, poolNameOf } from '../config/index.js'
@@ -8,7 +8,7 @@ import { lostLines } from './lost.js'
 import { writeNewConfig } from './new-pool-yaml.js'
 import { configOf } from './pool.js'
 import { Progress } from './progress.js'
-import { RESCUED } from './rescue-folder.js'
+import { markRescued } from './rescue-folder.js'
 
 interface Options extends Output {
   pool?: string
@@ -42,7 +42,7 @@ is served from a copy of the metadata in a folder below /var/tmp, which thinfs u
         progress.show(done / all),
       ).finally(() => progress.end())
       await writeNewConfig(config)
-      writeFileSync(join(folder, RESCUED), '')
+      markRescued(folder)
       await startDaemon(config, {
         mountPoint,
         mountOptions: ['ro'],

@@ -106,6 +106,10 @@ async function onScreen(looks: Looks, most: number, view: typeof topView): Promi
   const { stdin, stdout } = process
   const { isSort, SORTS } = await import('../monitor/index.js')
   const ended = new AbortController()
+  // A look at a pool whose processes were stopped does not end.
+  const aborted = new Promise<null>(resolve =>
+    ended.signal.addEventListener('abort', () => resolve(null)),
+  )
   let sort: Sort = 'b'
   let reversed = false
   let rates: PoolRates | null = null
@@ -145,8 +149,11 @@ async function onScreen(looks: Looks, most: number, view: typeof topView): Promi
   try {
     draw()
     for (let i = 0; i < most && !ended.signal.aborted; i++) {
-      const next = await looks.next(ended.signal)
-      if (ended.signal.aborted) break
+      const looking = looks.next(ended.signal)
+      // Nobody listens to one that ends later.
+      looking.catch(() => {})
+      const next = await Promise.race([looking, aborted])
+      if (next === null) break
       rates = next
       draw()
     }

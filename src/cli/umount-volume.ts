@@ -3,6 +3,7 @@ import {
   detachLoop,
   forgetLoopNames,
   isAttached,
+  isStillAttached,
   listLoops,
   loopsOnFile,
   unmountFilesystem,
@@ -24,10 +25,11 @@ export const umountVolume = command(
       throw new ThinfsError('NOT_MOUNTED', `${name}: no loop device is attached to it`)
     }
     const folders: string[] = []
-    for (const { path, backingFile } of devices) {
-      folders.push(...(await unmountFilesystem(path)))
-      if (isAttached(path, backingFile)) await detachLoop(path, `${name}: `)
-      forgetLoopNames(path)
+    for (const device of devices) {
+      const { path } = device
+      folders.push(...(await unmountFilesystem(device)))
+      if (isStillAttached(device)) await detachLoop(path, `${name}: `)
+      if (!isAttached(path)) forgetLoopNames(path)
     }
     print(output, { folders, detached: devices.map(({ path }) => path) }, '')
   })

@@ -1,7 +1,7 @@
 import { ThinfsError } from '../base/index.js'
 import { umountUnasked } from '../control/index.js'
-import { serverOf } from '../daemon/index.js'
-import { clearAbove, unmountDead } from '../host/index.js'
+import { serverOf, strayMountAt } from '../daemon/index.js'
+import { clearAbove, unmount as unmountAt, unmountDead } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 import { removeRescued } from './rescue-folder.js'
@@ -40,6 +40,12 @@ export async function umountPool(
   pool: string,
   { force, recursive }: UmountOptions,
 ): Promise<string> {
+  const stray = strayMountAt(pool)
+  if (stray !== null) {
+    process.chdir('/')
+    await unmountAt(stray.mountPoint)
+    return stray.source
+  }
   const place = placeOfPool(pool)
   // This process must not hold the mount that it stands in.
   process.chdir('/')

@@ -7,11 +7,13 @@ import {
   type Mount,
   openFiles,
   otherProcesses,
+  parseMountInfo,
+  read,
   readMounts,
   removedFiles,
   thinfsMountAt,
 } from '../host/index.js'
-import { readDaemonFile } from './daemon-file.js'
+import { type DaemonRecord, readDaemonFile } from './daemon-file.js'
 import { serversOf, startOf } from './pool-lock.js'
 
 /**
@@ -50,9 +52,14 @@ export function findPool(reference: string): string {
  * @throws NOT_A_POOL when its server lives and the file is gone; FILE_REMOVED when the mount alone
  *   keeps the pool's other files as well, saying how to save them
  */
-function servedFrom({ mountPoint, source }: Mount): string {
-  const daemon = readDaemonFile(dirname(source))
-  if (daemon !== null && openFiles(daemon.pid).includes(dirname(source))) return source
+function servedFrom(mount: Mount): string {
+  const { mountPoint, source } = mount
+  const daemon = livingDaemonOf(mount)
+  if (daemon !== null && isStray(mount, daemon)) {
+    const what = `the pool ${source} is mounted at ${daemon.mountPoint}; another mount has its name`
+    throw new ThinfsError('NOT_A_POOL', `${what}: thinfs umount ${mountPoint} ends that one alone`)
+  }
+  if (daemon !== null) return source
   const file = basename(source)
   const servers = otherProcesses().filter(pid => {
     const start = startOf(pid)
@@ -73,6 +80,34 @@ function servedFrom({ mountPoint, source }: Mount): string {
     throw new ThinfsError('FILE_REMOVED', `${what}, and so were its files; ${cure}`)
   }
   throw new ThinfsError('NOT_A_POOL', `${what}; put it back, or end the mount: ${end}`)
+}
+
+/** The daemon of the pool that a mount has the name of. */
+function livingDaemonOf({ source }: Mount): DaemonRecord | null {
+  const daemon = readDaemonFile(dirname(source))
+  const lives = daemon !== null && openFiles(daemon.pid).includes(dirname(source))
+  return lives ? daemon : null
+}
+
+/**
+ * Whether a mount is not that of the daemon: it is left of one that has died, or a user has given
+ * his own the pool's name.
+ */
+function isStray({ device, source }: Mount, { pid, mountPoint }: DaemonRecord): boolean {
+  const served = parseMountInfo(read(`/proc/${pid}/mountinfo`)).findLast(
+    mount =>
+      mount.type === MOUNT_TYPE && mount.source === source && mount.mountPoint === mountPoint,
+  )
+  return served !== undefined && served.device !== device
+}
+
+/** The mount at a path, where it has the name of a pool that is mounted elsewhere; or null. */
+export function strayMountAt(reference: string): Mount | null {
+  const path = resolve(reference)
+  if (!existsSync(dirname(path))) return null
+  const mount = thinfsMountAt(join(realpathSync(dirname(path)), basename(path)))
+  const daemon = mount === null ? null : livingDaemonOf(mount)
+  return daemon !== null && isStray(mount!, daemon) ? mount : null
 }
 
 const howToSave = ([was, descriptor]: [string, string]): string =>

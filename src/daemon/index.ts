@@ -1,5 +1,5 @@
 /** The process that mounts a pool, keeps an engine serving it, and answers commands. */
-export { findPool, type Server, serverOf } from './find-pool.js'
+export { findPool, type Server, serverOf, strayMountAt } from './find-pool.js'
 export { mountOptionsOf } from './mount-options.js'
 export { lockPool, PoolHeld, serversOf } from './pool-lock.js'
 export { type StartOptions, startDaemon } from './start.js'

@@ -138,8 +138,9 @@ class Engine {
   }
 
   #open(): Promise<OpenPool> {
-    const { negotiated, acceptMetadata } = this.#start
+    const { negotiated, acceptMetadata, mountPoint } = this.#start
     return openPool(this.#config, {
+      mountPoint,
       readOnly: this.#readOnly,
       files: this.#files,
       acceptMetadata,

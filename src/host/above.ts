@@ -1,9 +1,10 @@
 /** What stands on a filesystem: loop devices on its files, and filesystems on those. */
 import { ThinfsError } from '../base/index.js'
-import { mountsOn } from './device-users.js'
+import { type AttachedLoop, isStillAttached, mountsOn } from './device-users.js'
 import { isOn, processesWithin } from './holders.js'
-import { detachLoop, isAttached, listLoops } from './loop.js'
-import { type Mount, readMounts } from './mount-table.js'
+import { detachLoop, isAttached, type LoopDevice, listLoops } from './loop.js'
+import { forgetLoopNames } from './loop-names.js'
+import { type Mount, mountOver, readMounts, readNamespaces } from './mount-table.js'
 import { nameOf } from './proc.js'
 import { runTool } from './tool.js'
 
@@ -13,10 +14,22 @@ import { runTool } from './tool.js'
  * @throws VOLUME_BUSY naming what is in use: that is left as it is, and so is all that is below it
  */
 export async function clearAbove(mount: Mount): Promise<void> {
-  for (const { path, backingFile } of (await listLoops()).filter(loop => isOn(loop, mount))) {
-    await unmountFilesystem(path)
+  const loops = await listLoops()
+  const own = readNamespaces().filter(({ isOwn }) => isOwn)
+  const mounts = own.flatMap(({ mounts }) => mounts)
+  const lastMount = ({ path }: LoopDevice): number =>
+    Math.max(-1, ...mountsOn(path, loops, own).map(({ mount }) => mounts.indexOf(mount)))
+  // What was mounted last may be over another.
+  const above = loops
+    .filter(loop => isOn(loop, mount))
+    .map(loop => ({ ...loop, at: lastMount(loop) }))
+    .sort((a, b) => b.at - a.at)
+  for (const loop of above) {
+    const { path } = loop
+    await unmountFilesystem(loop)
     // A device that mount(8) has made goes with its mount.
-    if (isAttached(path, backingFile)) await detachLoop(path)
+    if (isStillAttached(loop)) await detachLoop(path)
+    if (!isAttached(path)) forgetLoopNames(path)
   }
 }
 
@@ -26,18 +39,34 @@ export async function clearAbove(mount: Mount): Promise<void> {
  * @returns where it was mounted
  * @throws VOLUME_BUSY naming who uses it
  */
-export async function unmountFilesystem(device: string): Promise<string[]> {
+export async function unmountFilesystem(device: AttachedLoop): Promise<string[]> {
   const places: string[] = []
   for (;;) {
-    const own = mountsOn(device, await listLoops()).filter(({ namespace }) => namespace.isOwn)
+    const loops = await listLoops()
+    if (!isStillAttached(device)) return places
+    const own = mountsOn(device.path, loops).filter(({ namespace }) => namespace.isOwn)
     const last = own.at(-1)?.mount
     if (last === undefined) return places
+    mustBeOnTop(last)
     // Frozen it would stop what is unmounted above it for ever. What is not frozen is refused.
     await runTool('fsfreeze', '--unfreeze', '--', last.mountPoint).catch(() => {})
     await clearAbove(last)
+    // Whoever has mounted something over it meanwhile is asked as well.
+    mustBeOnTop(last)
     await unmountOne(last)
     places.push(last.mountPoint)
   }
+}
+
+/**
+ * An unmount goes by the path, and would take what is mounted over it.
+ * @throws VOLUME_BUSY naming that
+ */
+function mustBeOnTop(mount: Mount): void {
+  const over = mountOver(mount)
+  if (over === null) return
+  const what = `${mount.mountPoint}: a ${over.type} is mounted over it`
+  throw new ThinfsError('VOLUME_BUSY', `${what}: umount ${over.mountPoint} first`)
 }
 
 async function unmountOne({ id, mountPoint }: Mount): Promise<void> {

@@ -2,7 +2,7 @@
 import { stat } from 'node:fs/promises'
 import { basename } from 'node:path'
 import { errnoOf, inTime } from '../base/index.js'
-import { namesOfUsers, openersOf, usersOf } from './device-users.js'
+import { loopNamed, namesOfUsers, openersOf, usersOf } from './device-users.js'
 import { isOn } from './holders.js'
 import { detachLoop, isAttached, type LoopDevice, listLoops } from './loop.js'
 import { forgetLoopNames, namesOfLoop } from './loop-names.js'
@@ -18,6 +18,8 @@ export interface AttachedVolume {
   pool: string | null
   /** The volume's name when it was attached, or since it was renamed in the mount. */
   volume: string
+  /** See `AttachedLoop`. */
+  attachment: string
   /** Paths of the names that the device has. */
   names: string[]
   readOnly: boolean
@@ -39,13 +41,17 @@ export async function attachedVolumes(pool: string | null): Promise<AttachedVolu
   const found: AttachedVolume[] = []
   for (const loop of loops) {
     const mount = mounts.find(mount => isOn(loop, mount))
-    const stale = mount === undefined ? await isLeftBehind(loop) : await isDeadMount(mount)
+    const stale =
+      mount === undefined
+        ? await isLeftBehind(loop)
+        : (await isDeadMount(mount)) && (await isUnreadable(loop.path))
     if (mount === undefined && !stale) continue
     if (pool !== null && mount?.source !== pool) continue
     found.push({
       device: loop.path,
       pool: mount?.source ?? null,
       volume: basename(loop.backingFile),
+      attachment: loop.attachment,
       names: namesOfLoop(loop.path),
       readOnly: read(`/sys/block/${basename(loop.path)}/ro`) === '1\n',
       stale,
@@ -84,7 +90,14 @@ async function isLeftBehind({ path, backingId, backingFile }: LoopDevice): Promi
     ),
     null,
   )
-  if (errno !== 'ENOENT') return false
+  return errno === 'ENOENT' && (await isUnreadable(path))
+}
+
+/**
+ * Whether reads of a device fail: what is at the path of its mount may be another one, in another
+ * namespace or below a dead one, and serve it.
+ */
+async function isUnreadable(path: string): Promise<boolean> {
   const reading = ['iflag=direct', 'bs=4096', 'count=1', 'status=none', 'of=/dev/null']
   try {
     await runToolWithin(LOOK_MS, 'dd', `if=${path}`, ...reading)
@@ -102,15 +115,18 @@ export async function detachStale(
   volumes: readonly AttachedVolume[],
 ): Promise<{ detached: string[]; kept: string[] }> {
   const [detached, kept]: string[][] = [[], []]
-  for (const { device, stale, users } of volumes) {
+  for (const { device, attachment, stale, users } of volumes) {
     if (!stale) continue
     if (users.length > 0) {
       kept!.push(`${device} is ${namesOfUsers(users)}`)
       continue
     }
     try {
-      if (isAttached(device)) await detachLoop(device)
-      forgetLoopNames(device)
+      // Somebody else may have detached it since, and another have its number.
+      const isSame = loopNamed(basename(device)).attachment === attachment
+      if (!isSame || !(await isUnreadable(device))) continue
+      await detachLoop(device)
+      if (!isAttached(device)) forgetLoopNames(device)
       detached!.push(device)
     } catch (err) {
       kept!.push((err as Error).message)

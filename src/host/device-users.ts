@@ -26,14 +26,32 @@ export interface AttachedLoop {
    * was removed.
    */
   backingFile: string
+  /**
+   * Tells this attachment from later ones of the same number; '' on a kernel before 5.15. Source:
+   * Documentation/ABI/stable/sysfs-block, `diskseq`.
+   */
+  attachment: string
 }
 
 /** All loop devices that are attached to something. */
 export const attachedLoops = (): AttachedLoop[] =>
   list('/sys/block')
     .filter(name => name.startsWith('loop'))
-    .map(name => ({ path: `/dev/${name}`, backingFile: backingFileOf(name) }))
+    .map(loopNamed)
     .filter(({ backingFile }) => backingFile !== '')
+
+/** A loop device as it is now; without a backing file it is attached to nothing. */
+export const loopNamed = (name: string): AttachedLoop => ({
+  path: `/dev/${name}`,
+  backingFile: backingFileOf(name),
+  attachment: read(`/sys/block/${name}/diskseq`).trimEnd(),
+})
+
+/** Whether a device is still attached as it was: somebody else may have its number by now. */
+export function isStillAttached({ path, attachment }: AttachedLoop): boolean {
+  const now = loopNamed(basename(path))
+  return now.backingFile !== '' && now.attachment === attachment
+}
 
 /**
  * Of the loop device of that name; a device without a file has no such entry, and '' is answered.
@@ -70,8 +88,9 @@ export function mountsOn(
   const names = stackOn(path, loops)
   const numbers = names.map(name => read(`/sys/class/block/${name}/dev`).trimEnd())
   // The mounts of btrfs have a device number of their own, and the device as their source.
-  const isOn = ({ device, source }: Mount): boolean =>
-    numbers.includes(device) || names.some(name => source === `/dev/${name}`)
+  // Of other types anybody may say what the source is, and keep root from detaching a device.
+  const isOn = ({ device, source, type }: Mount): boolean =>
+    numbers.includes(device) || (type === 'btrfs' && names.some(name => source === `/dev/${name}`))
   return namespaces.flatMap(namespace =>
     namespace.mounts.filter(isOn).map(mount => ({ mount, namespace })),
   )

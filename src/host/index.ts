@@ -5,6 +5,7 @@ export { connectionAborter, hasEnded } from './connection.js'
 export {
   type AttachedLoop,
   attachedLoops,
+  isStillAttached,
   kernelPathOf,
   mountsOn,
   usersOf,
@@ -38,11 +39,20 @@ export {
   MOUNT_TYPE,
   type Mount,
   mountOf,
+  parseMountInfo,
   readMounts,
   readNamespaces,
   thinfsMountAt,
 } from './mount-table.js'
-export { list, nameOf, openFiles, otherProcesses, read, removedFiles } from './proc.js'
+export {
+  list,
+  nameOf,
+  openFiles,
+  otherProcesses,
+  read,
+  removedFiles,
+  writersOf,
+} from './proc.js'
 export { copyIn, copyOut, type ImageLayer, imageChain, rangesOf } from './qemu-img.js'
 export { runTool } from './tool.js'
 export { trimFilesystem } from './trim.js'

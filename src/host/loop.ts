@@ -7,6 +7,8 @@ import {
   type AttachedLoop,
   attachedLoops,
   backingFileOf,
+  isStillAttached,
+  loopNamed,
   namesOfUsers,
   openersOf,
   usersOf,
@@ -132,14 +134,16 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
  */
 export async function detachLoop(path: string, label = ''): Promise<void> {
+  const loop = loopNamed(basename(path))
   let held = usersOf(path)
   if (held.length === 0) held = await openersAfterGrace(path)
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
   }
+  if (loop.backingFile !== '' && !isStillAttached(loop)) return
   await runToolWithin(LOSETUP_MS, 'losetup', '--detach', path)
   const deadline = Date.now() + GRACE_MS
-  while (isAttached(path)) {
+  while (isStillAttached(loop)) {
     if (Date.now() > deadline) {
       const by = [...usersOf(path), ...openersOf(path).map(openBy)]
       const who = by.length === 0 ? 'in use by what /proc does not show' : namesOfUsers(by)
@@ -160,11 +164,8 @@ async function openersAfterGrace(path: string): Promise<string[]> {
 
 const openBy = (pid: number): string => `open by ${nameOf(pid)}`
 
-/** @param file that it was on; without it, to any */
-export function isAttached(path: string, file?: string): boolean {
-  const backing = backingFileOf(basename(path))
-  return file === undefined ? backing !== '' : backing === file
-}
+/** Whether it is attached, to whatever. */
+export const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
 
 /** All attached loop devices. */
 export async function listLoops(): Promise<LoopDevice[]> {

@@ -27,15 +27,29 @@ const REMOVED = / \(deleted\)$/
 
 /** Files that a process can write to and that have no name any more. */
 export function removedFiles(pid: number): { descriptor: string; was: string }[] {
-  const files = list(`/proc/${pid}/fd`).map(fd => {
-    const descriptor = `/proc/${pid}/fd/${fd}`
-    const flags = /^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? '0'
-    const isWritten = (Number.parseInt(flags, 8) & constants.O_RDWR) !== 0
-    return { descriptor, was: readLink(descriptor), isWritten }
-  })
-  return files
-    .filter(({ was, isWritten }) => isWritten && REMOVED.test(was) && !was.startsWith('/memfd:'))
+  return list(`/proc/${pid}/fd`)
+    .map(fd => ({
+      fd,
+      descriptor: `/proc/${pid}/fd/${fd}`,
+      was: readLink(`/proc/${pid}/fd/${fd}`),
+    }))
+    .filter(({ was }) => REMOVED.test(was) && !was.startsWith('/memfd:'))
+    .filter(({ fd }) => mayWrite(pid, fd))
     .map(({ descriptor, was }) => ({ descriptor, was: was.replace(REMOVED, '') }))
+}
+
+/** The other processes that have a file open and can write to it. */
+export const writersOf = (path: string): number[] =>
+  otherProcesses().filter(pid =>
+    list(`/proc/${pid}/fd`).some(
+      fd => readLink(`/proc/${pid}/fd/${fd}`) === path && mayWrite(pid, fd),
+    ),
+  )
+
+/** Whether a process can write by a descriptor of its. */
+function mayWrite(pid: number, fd: string): boolean {
+  const flags = /^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? '0'
+  return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0
 }
 
 function attempt<T>(look: () => T): T | null {

@@ -1,7 +1,7 @@
 /** qemu-img(1), which knows the formats of disk images. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { text } from 'node:stream/consumers'
 import { errnoOf, ThinfsError } from '../base/index.js'
@@ -49,7 +49,8 @@ export async function qemuImg(args: readonly string[], fd?: number): Promise<str
 /**
  * An image and the files that it is an overlay of, the oldest first.
  * @param format that of `path`; null: qemu-img looks
- * @throws TOOL_FAILED; BAD_ARGUMENT for a chain that leads to something else than a file
+ * @throws TOOL_FAILED; BAD_ARGUMENT for a chain that leads to something else than a file, or for an
+ *   image without its content
  */
 export async function imageChain(path: string, format: string | null): Promise<ImageLayer[]> {
   const as = format === null ? [] : ['-f', format]
@@ -57,11 +58,17 @@ export async function imageChain(path: string, format: string | null): Promise<I
   const layers = JSON.parse(info) as Record<string, unknown>[]
   return layers.reverse().map(layer => {
     const name = String(layer.filename)
-    if (!existsSync(name)) {
-      throw new ThinfsError(
-        'BAD_ARGUMENT',
-        `${path}: it is an overlay of ${name}, which is no file`,
-      )
+    const isNamed = name === resolve(path)
+    // A disk that a person names is one to be read, one that an image names is not.
+    if (!isNamed && !statSync(name, { throwIfNoEntry: false })?.isFile()) {
+      const what = `${path}: it is an overlay of ${name}, which is no file`
+      throw new ThinfsError('BAD_ARGUMENT', what)
+    }
+    const dataFile = (layer['format-specific'] as FormatSpecific | undefined)?.data?.['data-file']
+    if (dataFile !== undefined) {
+      const what = `${name}: its content is in another file, ${dataFile}`
+      const how = 'qemu-img convert makes one image of both'
+      throw new ThinfsError('BAD_ARGUMENT', `${what}; ${how}`)
     }
     return {
       path: resolve(name),
@@ -69,6 +76,11 @@ export async function imageChain(path: string, format: string | null): Promise<I
       size: Number(layer['virtual-size']),
     }
   })
+}
+
+interface FormatSpecific {
+  /** Of qcow2: the file that has the content, where that is another one. */
+  data?: { 'data-file'?: string }
 }
 
 interface MapEntry {
@@ -107,5 +119,7 @@ export async function copyOut(layer: ImageLayer, isOverlay: boolean, fd: number)
  * @throws TOOL_FAILED
  */
 export async function copyIn(fd: number, path: string, format: string): Promise<void> {
-  await qemuImg(['convert', '-t', 'writeback', '-f', 'raw', '-O', format, PASSED, path], fd)
+  // An absolute path is neither an option nor what qemu-img takes for a protocol, as `web:1.img`.
+  const target = resolve(path)
+  await qemuImg(['convert', '-t', 'writeback', '-f', 'raw', '-O', format, PASSED, target], fd)
 }

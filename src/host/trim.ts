@@ -1,5 +1,5 @@
 /** fstrim(8), of a filesystem in another mount namespace as well. */
-import { close, open } from 'node:fs'
+import { close, constants, open } from 'node:fs'
 import { promisify } from 'node:util'
 import { errnoOf, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
@@ -23,7 +23,8 @@ export async function trimFilesystem(folder: string): Promise<number> {
   const range = Buffer.alloc(FSTRIM_RANGE_SIZE)
   range.fill(0xff, AT_LEN, AT_LEN + 8)
   try {
-    const fd = await openLater(folder, 'r')
+    // In another namespace anything may be there: opening a pipe would not end.
+    const fd = await openLater(folder, constants.O_RDONLY | constants.O_DIRECTORY)
     try {
       await native.file_ioctl_async(fd, FITRIM, range)
     } finally {

@@ -6,7 +6,7 @@
  * name is refused.
  */
 import { once } from 'node:events'
-import { readFileSync, rmSync } from 'node:fs'
+import { lstatSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
 import { createRequire } from 'node:module'
 import { type AddressInfo, connect } from 'node:net'
@@ -113,7 +113,9 @@ export class Monitor {
       await once(this.#server, 'listening')
     } catch (err) {
       const errno = errnoOf(err)
-      const why = errno === 'EADDRINUSE' ? 'somebody listens there already' : errno
+      const isFile = 'path' in listen && !isSocket(listen.path)
+      const inUse = isFile ? 'is no socket' : 'somebody listens there already'
+      const why = errno === 'EADDRINUSE' ? inUse : errno
       throw new ThinfsError('IO_ERROR', `${where}: ${why}`, { cause: err, errno })
     }
   }
@@ -212,8 +214,13 @@ function respond(
 const respondJson = (response: ServerResponse, value: unknown): void =>
   respond(response, 200, 'application/json', JSON.stringify(value))
 
+const isSocket = (path: string): boolean =>
+  lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true
+
 /** Removes a socket on which nobody listens, as a killed process leaves it. */
 async function removeDeadSocket(path: string): Promise<void> {
+  // connect(2) refuses a file of another kind with the same errno.
+  if (!isSocket(path)) return
   const socket = connect(path)
   try {
     await once(socket, 'connect')

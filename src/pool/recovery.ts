@@ -61,7 +61,7 @@ export function mustHold(
 }
 
 /** The data as far as it is looked at: of a pool that is being opened, or a store. */
-type DataToRead = Pick<DataStore, 'nextData' | 'nextHole' | 'readNow' | 'readLater'>
+type DataToRead = Pick<DataStore, 'size' | 'nextData' | 'nextHole' | 'readNow' | 'readLater'>
 
 /** More free blocks that hold something are not counted. */
 const MAX_COUNTED = 1000
@@ -226,7 +226,7 @@ export async function mustHaveHoles(
   blocks: DataToRead,
   { path, doubt }: { path: string; doubt: keyof typeof DOUBTS },
 ): Promise<void> {
-  const count = await countHolding(metadata, blocks)
+  const count = await countHolding(metadata, blocks, doubt === 'foreign')
   if (count === 0) return
   const most = count > MAX_COUNTED ? `more than ${MAX_COUNTED}` : `${count}`
   const which = count === 1 ? 'a data block' : `${most} data blocks`
@@ -249,11 +249,19 @@ export const mayBeNewer = ({ clean }: JournalState, label: Label | null): boolea
 /**
  * How many free blocks hold data. Blocks of zeros do not count: a copy has them in the place of
  * holes. Stops counting above MAX_COUNTED.
+ * @param pastEnd counts those behind the end of the pool, too: it becomes as large as its data
  */
-async function countHolding(metadata: ThinMetadata, blocks: DataToRead): Promise<number> {
+async function countHolding(
+  metadata: ThinMetadata,
+  blocks: DataToRead,
+  pastEnd: boolean,
+): Promise<number> {
   const ranges: [from: number, to: number][] = []
-  forEachFreeData(metadata, blocks, (from, to) => ranges.push([from, to]))
+  const add = (from: number, to: number): unknown => ranges.push([from, to])
+  forEachFreeData(metadata, blocks, add)
   const blockSize = blockSizeOf(metadata)
+  const end = metadata.nrDataBlocks * blockSize
+  if (pastEnd) forEachData(blocks, end, blocks.size - (blocks.size % blockSize), add)
   const buffer = Buffer.allocUnsafe(Math.min(blockSize, MIB))
   let count = 0
   let last = -1
@@ -295,15 +303,24 @@ function forEachFreeData(
   use: (from: Bytes, to: Bytes) => void,
 ): void {
   const blockSize = blockSizeOf(metadata)
-  metadata.forEachFreeRun((first, last) => {
-    const end = last * blockSize
-    let from = blocks.nextData(bytes(first * blockSize))
-    while (from < end) {
-      const to = bytes(Math.min(blocks.nextHole(from), end))
-      use(from, to)
-      from = to < end ? blocks.nextData(to) : to
-    }
-  })
+  metadata.forEachFreeRun((first, last) =>
+    forEachData(blocks, first * blockSize, last * blockSize, use),
+  )
+}
+
+/** The same of [begin, end). */
+function forEachData(
+  blocks: DataToRead,
+  begin: number,
+  end: number,
+  use: (from: Bytes, to: Bytes) => void,
+): void {
+  if (begin >= end) return
+  for (let from = blocks.nextData(bytes(begin)); from < end; ) {
+    const to = bytes(Math.min(blocks.nextHole(from), end))
+    use(from, to)
+    from = to < end ? blocks.nextData(to) : to
+  }
 }
 
 const blockSizeOf = (metadata: ThinMetadata): number => metadata.dataBlockSectors * SECTOR_SIZE

@@ -156,8 +156,9 @@ export class Shrink {
       await this.#lower(blocks)
       await this.#empty()
       await this.#release()
-      // A write may have taken the end away in the last moment.
+      // A write may have taken the end away in the last moment, or something be kept by now.
       this.#mustGoOn()
+      if (metadata.nrFreeDataBlocks < space.reserves.kept) throw this.#noRoom()
       commits.change(() => metadata.shrinkData(blocks))
       await commits.commit()
       await this.#cutOff(blocks)
@@ -220,13 +221,15 @@ export class Shrink {
 
   /** Moves blocks until none above the end has an owner. */
   async #empty(): Promise<void> {
-    const { metadata } = this.#parts
+    const { metadata, commits } = this.#parts
     for (let vain = 0; metadata.nrOwnedAboveEnd > 0; ) {
       const before = this.#moved
       const left = metadata.nrOwnedAboveEnd
       await this.#pass()
       const isVain = this.#moved === before && metadata.nrOwnedAboveEnd >= left
       vain = isVain ? vain + 1 : 0
+      // What a write has taken has no mapping until it is filled: a commit waits for that.
+      if (isVain) await commits.commit()
       if (vain < VAIN_PASSES) continue
       const what = `${left} data blocks above the new end have owners that no mapping explains`
       throw new ThinfsError('METADATA_CORRUPT', `${what}: thinfs check`)
@@ -542,7 +545,9 @@ export class Shrink {
 
   #noRoom(): ThinfsError {
     const { metadata, blocks } = this.#parts
-    const used = `${metadata.nrAllocatedDataBlocks} data blocks are in use`
+    const { kept } = this.#parts.space.reserves
+    const reserved = kept > 0 ? `, ${kept} more are reserved` : ''
+    const used = `${metadata.nrAllocatedDataBlocks} data blocks are in use${reserved}`
     const what = `${blocks.path}: writes have taken the room below the new end: ${used}`
     return new ThinfsError('NO_DATA_SPACE', `${what}; what was moved stays where it is`)
   }
@@ -554,7 +559,9 @@ export class Shrink {
   }
 
   #reserve(): DataBlock {
-    const to = this.#parts.metadata.reserveData()
+    const { metadata, space } = this.#parts
+    // What is kept for volumes is as good as in use.
+    const to = metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.reserveData() : -1
     if (to < 0) throw this.#noRoom()
     return to as DataBlock
   }

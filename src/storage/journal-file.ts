@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto'
 import {
   closeSync,
   constants,
@@ -33,36 +34,37 @@ const APPENDING = constants.O_RDWR | constants.O_APPEND
  */
 export class JournalFile {
   readonly path: string
-  /** Identifies the running boot of the machine. */
+  /** Identifies the running boot of the machine, or what else writes of data last as long as. */
   readonly bootId: string
   /** -1: there is no such file; a reader treats that as an empty one. */
   #fd: number
   readonly #at: string
 
-  private constructor(path: string, at: string, fd: number) {
+  private constructor(path: string, at: string, fd: number, cache: string | null) {
     this.path = path
     this.#at = at
     this.#fd = fd
-    this.bootId = bootId()
+    this.bootId = cache === null ? bootId() : lifeOf(cache)
   }
 
   /**
    * Opens `path`, which is no link. A missing one reads as an empty one; the first change makes it.
    * @param at where system calls find it
+   * @param cache what has the writes of data that nobody has flushed; null: the page cache
    * @throws POOL_MISMATCH when it is no journal, IO_ERROR
    */
-  static open(path: string, at = path): JournalFile {
-    return JournalFile.#open(path, at, APPENDING)
+  static open(path: string, at = path, cache: string | null = null): JournalFile {
+    return JournalFile.#open(path, at, APPENDING, cache)
   }
 
   /** Opens `path` to be read. @throws as `open` */
-  static read(path: string, at = path): JournalFile {
-    return JournalFile.#open(path, at, constants.O_RDONLY | constants.O_NONBLOCK)
+  static read(path: string, at = path, cache: string | null = null): JournalFile {
+    return JournalFile.#open(path, at, constants.O_RDONLY | constants.O_NONBLOCK, cache)
   }
 
-  static #open(path: string, at: string, flags: number): JournalFile {
+  static #open(path: string, at: string, flags: number, cache: string | null): JournalFile {
     const isThere = statSync(at, { throwIfNoEntry: false }) !== undefined
-    return new JournalFile(path, at, isThere ? openJournal(path, at, flags) : -1)
+    return new JournalFile(path, at, isThere ? openJournal(path, at, flags) : -1, cache)
   }
 
   /** Whether there is no such file, which a power cut does not leave where there was one. */
@@ -153,6 +155,10 @@ export class JournalFile {
 
 /** Identifies the running boot of the machine. Source: proc(5), random/boot_id. */
 export const bootId = (): string => readFileSync('/proc/sys/kernel/random/boot_id', 'latin1').trim()
+
+/** Identifies a cache that ends before the boot does, in as many characters. */
+const lifeOf = (cache: string): string =>
+  createHash('sha256').update(`${bootId()} ${cache}`).digest('hex').slice(0, 36)
 
 /** @throws POOL_MISMATCH, IO_ERROR */
 function openJournal(path: string, at: string, flags: number): number {

@@ -15,6 +15,8 @@ import type { ExternalOrigin, VolumeEntry } from './volume-table.js'
 export interface OriginPlace {
   path: string
   held: string
+  /** Where the pool is mounted: the process that serves it would wait for itself there. */
+  mountPoint?: string | undefined
   /** The user whose files they have to be, where the pool is another user's copy. */
   ofUser?: number | undefined
 }
@@ -118,8 +120,15 @@ export class ExternalOrigins {
     return file
   }
 
+  /** @throws ORIGIN_CHANGED for a path that the pool's own mount hides */
   #heldPath(path: string): string {
-    return isAbsolute(path) ? path : join(this.#place.held, path)
+    const { mountPoint, held } = this.#place
+    const shown = this.#shownPath(path)
+    if (mountPoint !== undefined && `${shown}/`.startsWith(`${mountPoint}/`)) {
+      const what = `external origin ${shown}: hidden by the mount at ${mountPoint}`
+      throw new ThinfsError('ORIGIN_CHANGED', `${what}: mount the pool elsewhere, or move the file`)
+    }
+    return isAbsolute(path) ? path : join(held, path)
   }
 
   #shownPath(path: string): string {

@@ -185,7 +185,7 @@ export class HiddenVolumes {
     return this.#parts.names.exclusive(async () => {
       const { pool, names, volumes } = this.#parts
       const kept = this.#kept(name)
-      if (resume !== undefined) return this.#resume(name, kept, { content, offset: resume })
+      if (resume !== undefined) return this.#resume(name, kept, { content, base, offset: resume })
       if (kept !== undefined) {
         const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives it up`
         throw new ThinfsError('VOLUME_EXISTS', `${name}: a part of a stream is kept; ${how}`)
@@ -216,12 +216,15 @@ export class HiddenVolumes {
   #resume(
     name: string,
     volume: Volume | undefined,
-    at: { content: string | undefined; offset: number },
+    at: { content: string | undefined; base: string | undefined; offset: number },
   ): NewVolume {
     const { pool, volumes } = this.#parts
     pool.mustBeWritable()
     const partial = volume?.entry.partial
-    const fits = partial?.content === at.content && partial?.offset === at.offset
+    const fits =
+      partial?.content === at.content &&
+      partial?.base === (at.base ?? null) &&
+      partial?.offset === at.offset
     if (volume === undefined || !fits) {
       const found =
         partial === undefined ? 'none is kept' : `what is kept ends at ${partial.offset}`

@@ -48,6 +48,8 @@ export interface OpenOptions {
   acceptMetadata?: boolean
   /** See `PoolOptions`. */
   mendsLeaks?: boolean
+  /** Where it is mounted: what is below is hidden. */
+  mountPoint?: string
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
   /** Called with what is odd, but no reason to refuse the pool. */
@@ -93,7 +95,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const odd = readOnly ? checkJournal(files, data) : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     const path = files.folder.file(JOURNAL_FILE)
-    journal = readOnly ? JournalFile.read(...path) : JournalFile.open(...path)
+    const { cacheId } = files
+    journal = readOnly ? JournalFile.read(...path, cacheId) : JournalFile.open(...path, cacheId)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
@@ -126,7 +129,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       pool,
       metadata,
       table,
-      place: { path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
+      place: {
+        ...{ path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
+        mountPoint: options.mountPoint,
+      },
       warnings,
       refusal: odd.find(({ severity }) => severity === 'error')?.message ?? null,
       uid: IdMap.own('uid').outside(process.getuid!()),
@@ -314,10 +320,10 @@ async function checkFree(files: PoolFiles, data: DataStore): Promise<CheckProble
 const labelOf = (data: DataStore): Label | null => data.readLabel?.() ?? null
 
 /** The journal's verdict about the present metadata. */
-function stateOf({ metadata, folder }: PoolFiles): JournalState {
+function stateOf({ metadata, folder, cacheId }: PoolFiles): JournalState {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
-  const journal = JournalFile.read(...folder.file(JOURNAL_FILE))
+  const journal = JournalFile.read(...folder.file(JOURNAL_FILE), cacheId)
   try {
     return new Journal(journal).read(superblock)
   } finally {

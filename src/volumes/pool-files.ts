@@ -117,6 +117,14 @@ export class PoolFiles {
     throw new ThinfsError('NOT_SUPPORTED', detail)
   }
 
+  /**
+   * Identifies the cache before data on another machine, which ends with its mount. Null where the
+   * page cache has the writes that nobody has flushed.
+   */
+  get cacheId(): string | null {
+    return this.#data instanceof RemoteData ? this.#data.cacheId : null
+  }
+
   /** The data, wherever it is: connects where another machine has it. @throws IO_ERROR */
   async openData(options: Omit<RemoteDataOptions, 'readOnly'>): Promise<DataStore> {
     if (!(this.#data instanceof RemoteData)) return this.#data

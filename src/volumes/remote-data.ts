@@ -3,7 +3,7 @@
  * cache is memory that this process and those that inherit its descriptor have; the connection is
  * that of the process which opens the pool.
  */
-import { closeSync } from 'node:fs'
+import { closeSync, fstatSync } from 'node:fs'
 import { type NbdAddress, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { CacheMemory, RemoteStore } from '../storage/index.js'
@@ -24,6 +24,11 @@ export class RemoteData {
   readonly path: string
   /** The descriptor of the cache. */
   readonly fd: number
+  /**
+   * Tells the cache from all others of this boot: what a journal says of writes that nobody has
+   * flushed is true of this one alone.
+   */
+  readonly cacheId: string
   readonly isRemoved = false
   readonly #address: NbdAddress
   #store: RemoteStore | null = null
@@ -32,6 +37,8 @@ export class RemoteData {
     this.#address = address
     this.path = address.text
     this.fd = fd
+    const { dev, ino } = fstatSync(fd)
+    this.cacheId = `${dev} ${ino}`
   }
 
   /** With a cache of its own, which is empty. */

@@ -17,7 +17,7 @@ import { bytes, ioError, isZero, METADATA_BLOCK_SIZE, MIB, ThinfsError } from '.
 import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { checkMetadata, ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { AtomicFile, FileStore, type Store, syncFolder } from '../storage/index.js'
-import { VOLUMES_FILE } from './open-pool.js'
+import { JOURNAL_FILE, VOLUMES_FILE } from './open-pool.js'
 import type { PoolFiles, PoolStore } from './pool-files.js'
 import { readTable } from './volume-table.js'
 
@@ -31,7 +31,7 @@ import { readTable } from './volume-table.js'
  */
 export async function replaceMetadata<T>(
   config: PoolConfig,
-  { metadata: old, data }: Pick<PoolFiles, 'metadata' | 'data'>,
+  { metadata: old, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
   build: (target: Store) => Promise<T>,
 ): Promise<{ result: T; kept: string }> {
   const path = realpathSync(config.metadata.path)
@@ -47,6 +47,7 @@ export async function replaceMetadata<T>(
     const result = await build(store)
     mustBeSound(store)
     const kept = isFile ? await exchange(store, path) : await overwrite(store, old, base)
+    await setJournalAside(folder.file(JOURNAL_FILE))
     return { result, kept }
   } finally {
     store.close()
@@ -106,6 +107,20 @@ async function overwrite(store: FileStore, device: PoolStore, base: string): Pro
     throw new ThinfsError('IO_ERROR', what, { cause: err })
   }
   return kept
+}
+
+/**
+ * Gives the journal, which is that of the old metadata, another name. Without one the next opening
+ * looks whether blocks hold data that the new metadata calls free.
+ */
+async function setJournalAside([path, held]: [path: string, held: string]): Promise<void> {
+  try {
+    if (!existsSync(held)) return
+    renameSync(held, freeName(held))
+    await syncFolder(held)
+  } catch (err) {
+    throw ioError(path, err)
+  }
 }
 
 /** Copies what a store holds from `begin` on, but for its holes; the target is as large. */

@@ -1,6 +1,6 @@
 /** A pool to be read whose metadata may be damaged: others that are made of it, beside the data. */
 import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import {
   bytes,
   MAX_METADATA_BLOCKS,
@@ -63,7 +63,8 @@ export async function rescuePool(
     }
     const volumes = [...report.ends].map(([devId, end]): VolumeEntry => {
       const size = end * report.dataBlockSize
-      return entries.get(devId) ?? entryOf(devId, unnamed(devId), size)
+      const entry = entries.get(devId) ?? entryOf(devId, unnamed(devId), size)
+      return { ...entry, ...originOf(entry, files.folder.path) }
     })
     writeTable(folder, config.pool, report.transactionId, volumes)
     const names = new Map(volumes.map(({ dev_id, name }) => [dev_id, name]))
@@ -94,6 +95,10 @@ const entryOf = (devId: number, name: string, size: number): VolumeEntry => ({
   ...{ name, dev_id: devId, size, origin: null, created: null },
   ...{ mode: 0o600, uid: process.geteuid!(), gid: process.getegid!(), removed: false },
 })
+
+/** Where the external origin is, whatever folder its path counts from. */
+const originOf = ({ external_origin: origin }: VolumeEntry, folder: string) =>
+  origin && { external_origin: { ...origin, path: resolve(folder, origin.path) } }
 
 function writeTable(
   folder: string,

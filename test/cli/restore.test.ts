@@ -13,7 +13,7 @@ import {
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { loadConfig } from '../../src/config/index.js'
-import { PoolFiles } from '../../src/volumes/index.js'
+import { openPool, PoolFiles } from '../../src/volumes/index.js'
 import { done, refused, run, thinfs } from './command-line.js'
 
 /** A pool with a volume and a snapshot of it, and its dump. */
@@ -110,6 +110,31 @@ t.test('restore: a dump older than the names is put in place, and what to do is 
   const { status, stderr } = await thinfs('restore', pool, '-i', file, '--force')
   t.equal(status, 0)
   t.match(stderr, /^thinfs: before it is mounted to be written to: .*the metadata is older/m)
+})
+
+t.test('restore: what a dump of another pool does not know is not discarded', async t => {
+  const { pool, metadata } = await makePool(t)
+  const config = loadConfig(join(pool, 'pool.yaml'))
+  const content = Buffer.alloc(4096, 'content')
+  const open = await openPool(config)
+  await open.volumes.find('web')!.device.write(0, 4096, content, 0)
+  await open.close()
+  // One that has seen more than this one.
+  const file = join(pool, 'dump.xml')
+  const sizes = 'version="2" data_block_size="128" nr_data_blocks="16384"'
+  writeFileSync(
+    file,
+    `<superblock uuid="" time="9" transaction="900" flags="0" ${sizes}></superblock>`,
+  )
+  t.equal((await thinfs('restore', pool, '-i', file, '--force')).status, 0)
+  const lost = /data block that it calls free hold data.*\(POOL_MISMATCH\)/
+  await refused(t, 1, lost, 'create', pool, 'more', '--size', '1G')
+  copyFileSync(`${metadata}.old`, metadata)
+  const again = await openPool(config)
+  const found = Buffer.alloc(4096)
+  again.volumes.find('web')!.device.read(0, 4096, found, 0)
+  await again.close()
+  t.ok(found.equals(content), 'the old one put back')
 })
 
 t.test('repair', async t => {

@@ -3,7 +3,7 @@
 // requests as a browser and as Prometheus send them, and promtool.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -182,6 +182,10 @@ t.test("a socket is its owner's; one that is left over is replaced, one in use i
   const monitor = await started(t, { path })
   t.equal(statSync(path).mode & 0o777, 0o600)
   t.match(await ask(monitor, '/metrics'), { status: 200, body: /^thinfs_up\{pool=".*"\} 1$/m })
+  const file = join(folder, 'file')
+  writeFileSync(file, 'kept')
+  await t.rejects(started(t, { path: file }), { code: 'IO_ERROR', message: /file: is no socket/ })
+  t.equal(readFileSync(file, 'utf8'), 'kept')
 })
 
 t.test('a pool that is not mounted is no failure', async t => {

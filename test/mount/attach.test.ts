@@ -1,5 +1,7 @@
 // Goal: a volume's loop device is as it was asked for, has a name that stays, and nobody has to know which
 // it is to mount what is on it. Method: sfdisk, blockdev, mkfs, debugfs, mount and losetup say what is so.
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import {
   existsSync,
   mkdirSync,
@@ -76,8 +78,9 @@ t.test('attach: partitions, sectors, names', onLoop, async t => {
   const taken = await thinfs('attach', pool.folder, 'web', '--name', name)
   const busy = `${taken}: it is the name of ${readlinkSync(taken)}, which is attached`
   await refused(t, busy, 'attach', pool.folder, 'a b', '--read-only', '--name', name)
-  await pool.detach('web')
   await pool.detach('a b')
+  await thinfs('umount', pool.folder, '--recursive')
+  t.notOk(existsSync(taken), 'another device may have the number next')
   await pool.close(t)
 })
 
@@ -90,6 +93,21 @@ t.test('mount-volume, umount-volume', onLoop, async t => {
   t.strictSame(loopsWithin(pool.base), [], 'what failed leaves no device')
 
   await run('mkfs.ext4', '-q', '-F', join(pool.path, 'web'))
+  // Signs of squashfs, in the part of ext4 that is nobody's.
+  const sign = (text: string, at: number): Promise<string> =>
+    sh(pool.path, `printf '${text}' | dd of=web bs=1 seek=${at} conv=notrunc status=none`)
+  await sign('hsqs', 0)
+  await sign('\\4', 28)
+  await refused(t, /^thinfs: web: it has signs of several filesystems; wipefs/, ...mount)
+  await sign('\\0\\0\\0\\0', 0)
+  const writer = spawn('sh', ['-c', 'exec sleep 1000 3<>web'], { cwd: pool.path })
+  t.teardown(() => writer.kill('SIGKILL'))
+  await until(() => readFileSync(`/proc/${writer.pid}/comm`, 'utf8') === 'sleep\n')
+  const by = `web: process ${writer.pid} (sleep) has it open to write to it (VOLUME_BUSY)`
+  await refused(t, by, ...mount)
+  writer.kill('SIGKILL')
+  await once(writer, 'close')
+  t.strictSame(loopsWithin(pool.base), [])
   await thinfs(...mount, '-o', 'discard,noatime')
   t.match(await run('findmnt', '-no', 'OPTIONS', at), /noatime.*discard/)
   writeFileSync(join(at, 'file'), 'kept')
@@ -145,6 +163,35 @@ t.test('what a mount that is gone leaves behind', onLoop, async t => {
   t.strictSame(await detachStale(await own()), { detached: [db], kept: [] })
   await pool.detach('db')
   await pool.close(t)
+})
+
+t.test('a mount that is dead does not pass for one that lives', onLoop, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const device = await pool.attach('web')
+  const dead = await MountedPool.make(t, YAML)
+  for (const pid of dead.processes()) process.kill(pid, 'SIGKILL')
+  await until(() => dead.processes().length === 0)
+  // At the place of the other pool's mount is now the dead one.
+  await run('mount', '--bind', dead.path, pool.path)
+  const own = (await attachedVolumes(null)).filter(volume => volume.device === device)
+  t.match(own, [{ stale: false, users: [] }])
+  await run('umount', '--internal-only', pool.path)
+  // Nor does a number that is another's by now.
+  const before = own.map(volume => ({ ...volume, stale: true, attachment: '0' }))
+  t.strictSame(await detachStale(before), { detached: [], kept: [] })
+  // What anybody may call his mount keeps no device.
+  await run('mount', '-t', 'tmpfs', device, pool.plain)
+  await pool.detach('web')
+  await run('umount', pool.plain)
+
+  await thinfs('mount', dead.folder, dead.plain)
+  const name = `${dead.folder}/pool.yaml is mounted at ${dead.plain}; another mount has its name`
+  await refused(t, name, 'status', dead.path)
+  await thinfs('umount', dead.path)
+  t.notOk(dead.isMounted)
+  t.equal(await sh(dead.plain, 'ls'), 'db\nweb', 'the pool is where it was')
+  await thinfs('umount', dead.plain)
+  for (const one of [pool, dead]) await one.close(t)
 })
 
 t.test('a losetup that hangs is not waited for without limit', onLoop, async t => {

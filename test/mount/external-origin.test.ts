@@ -99,3 +99,14 @@ t.test('as a copy of its base', needs('/dev/fuse', '/dev/loop-control'), async t
   await pool.sh('head -c 1 disk > /dev/null')
   await pool.close(t)
 })
+
+t.test('a base that the mount hides', needs('/dev/fuse'), async t => {
+  const pool = await MountedPool.prepare(t, YAML, file => thinfs('init', file))
+  const base = join(pool.path, 'base.img')
+  writeFileSync(base, Buffer.alloc(65536, 'base'))
+  await thinfs('create', pool.folder, 'web', '--external-origin', base)
+  await pool.mount()
+  t.match(await pool.failure('cat web'), /Input\/output error/)
+  t.match((await pool.status()).warnings, [/base\.img: hidden by the mount at /])
+  await pool.umount()
+})

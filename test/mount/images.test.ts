@@ -15,6 +15,7 @@ import {
   thinfs,
 } from '../support/mounted-pool.js'
 
+const PROGRAM = join(import.meta.dirname, '../../bin/thinfs.js')
 const MIB = 1024 * 1024
 
 /** A chain of three, of which each overlay has data, zeros over data, and its own size. */
@@ -89,6 +90,32 @@ t.test('a chain becomes snapshots, and images come out again', needs('/dev/fuse'
     [['export', folder, 'web', image('x'), '--format', 'none'], /qemu-img: .*none.*TOOL_FAILED/],
   ] as const) {
     t.match((await attemptThinfs(...args)).stderr, line)
+  }
+  await sh(
+    plain,
+    `for file in a:b.img -x.img; do
+      ${process.execPath} ${PROGRAM} export ${folder} web@golden -- $file
+      cmp ${path}/web@golden ./$file
+    done`,
+  )
+  // What somebody has where an image is made is neither overwritten nor followed.
+  await sh(plain, 'echo precious > file; ln -s file x.img.part; ln -s nowhere y.img')
+  const part = await attemptThinfs('export', folder, 'web', image('x.img'))
+  t.match(part, { status: 1, stderr: /x.img.part is there already; .*BAD_ARGUMENT/ })
+  t.match(await attemptThinfs('export', folder, 'web', image('y.img')), { status: 1 })
+  t.equal(await sh(plain, 'cat file; readlink x.img.part'), 'precious\nfile')
+  for (const name of ['nowhere', 'x.img', 'y.img.part']) t.notOk(existsSync(image(name)), name)
+  // An image that leads elsewhere for its content, or to a device.
+  await sh(
+    plain,
+    `qemu-img create -q -f qcow2 -o data_file=data.raw,data_file_raw=on leads.qcow2 1M
+    qemu-img create -q -u -f qcow2 -b /dev/zero -F raw device.qcow2 1M`,
+  )
+  for (const [name, line] of [
+    ['leads.qcow2', /its content is in another file, .*data.raw.*BAD_ARGUMENT/],
+    ['device.qcow2', /TOOL_FAILED|an overlay of \/dev\/zero, which is no file/],
+  ] as const) {
+    t.match((await attemptThinfs('import', folder, image(name), 'x')).stderr, line)
   }
   // A guest's disk that passes for an overlay.
   await thinfs('import', folder, image('top.qcow2'), 'bytes', '--format', 'raw')

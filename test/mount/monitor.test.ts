@@ -168,11 +168,41 @@ until(bytes([27]) + b'[?1049l')
 print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 `
 
+/** Runs `thinfs top`, stops the processes of the pool, and wants to go. */
+const WITH_A_STOPPED_POOL = `
+import fcntl, os, pty, signal, struct, sys, termios, time
+pids = [int(pid) for pid in sys.argv[1].split(',')]
+pid, fd = pty.fork()
+if pid == 0: os.execv(sys.argv[2], sys.argv[2:])
+fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 100, 0, 0))
+seen = b''
+while b'VOLUME' not in seen: seen += os.read(fd, 65536)
+for one in pids: os.kill(one, signal.SIGSTOP)
+# Two looks later it waits for an answer.
+time.sleep(0.5)
+os.write(fd, b'q')
+signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+signal.alarm(20)
+while True:
+    try:
+        if os.read(fd, 65536) == b'': break
+    except OSError: break
+status = os.waitpid(pid, 0)[1]
+for one in pids: os.kill(one, signal.SIGCONT)
+print(os.waitstatus_to_exitcode(status))
+`
+
 t.test('top: on a terminal, and into a pipe', needs('/dev/fuse'), async t => {
   const yaml = 'data: { size: 16M }\nvolumes: { web: { size: 8M }, db: { size: 1M } }'
   const pool = await MountedPool.make(t, yaml)
   const args = [PROGRAM, 'top', pool.folder, '--delay', '0.1']
   t.equal(await run('python3', '-c', ON_A_TERMINAL, process.execPath, ...args), '0')
+  const stopped = ['-c', WITH_A_STOPPED_POOL, pool.processes().join()]
+  t.equal(
+    await run('python3', ...stopped, process.execPath, ...args),
+    '0',
+    'q ends it all the same',
+  )
   t.match(await run(process.execPath, ...args), /^test: mode write, .*\nVOLUME .*\ndb .*\nweb /s)
   const lines = (await run(process.execPath, ...args, '-n', '2', '--json')).split('\n')
   t.match(

@@ -2,7 +2,15 @@
 // rest, never anything else, and nothing of the pool changes. Method: a leaf, then the superblock too,
 // is overwritten; files are read block by block, and the kernel's sums of LVM's volumes are compared.
 import { randomBytes } from 'node:crypto'
-import { closeSync, openSync, readdirSync, readFileSync, readSync, writeSync } from 'node:fs'
+import {
+  closeSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
@@ -59,6 +67,8 @@ t.test('a pool', needs('/dev/fuse'), async t => {
   }
   put('web', web)
   put('db', db)
+  // A pool's folder has what its owner puts there, whatever the name.
+  writeFileSync(join(pool.folder, 'rescued'), 'notes')
   await pool.umount()
   const leaves = leavesOf(readFileSync(pool.metadata), 0)
   t.ok(leaves.length >= 3)
@@ -107,4 +117,21 @@ t.test("LVM's disk, without the superblock of its pool", needs('/dev/fuse'), asy
     t.equal((await run('sha256sum', join(pool.path, name!))).split(' ')[0], sum, name)
   }
   await thinfs('umount', pool.path)
+})
+
+t.test('a pool whose folder has something called rescued', needs('/dev/fuse'), async t => {
+  const pool = await MountedPool.make(t, 'data: { size: 16M }\nvolumes: { web: { size: 1M } }')
+  writeFileSync(join(pool.folder, 'rescued'), 'by hand')
+  const before = readdirSync(pool.folder)
+  for (const name of ['rescued', 'pool.yaml', 'metadata', 'volumes.json', 'thinfs.log']) {
+    t.ok(before.includes(name), name)
+  }
+  await pool.umount()
+  const gone = before.filter(name => !readdirSync(pool.folder).includes(name))
+  t.strictSame(
+    gone.sort(),
+    ['control.sock', 'daemon.json', 'journal'].filter(n => gone.includes(n)),
+  )
+  t.equal(readFileSync(join(pool.folder, 'rescued'), 'utf8'), 'by hand')
+  await pool.close(t)
 })

@@ -4,8 +4,11 @@
  * blocks come back to the host.
  */
 import { spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import t from 'tap'
+import { trimFilesystem } from '../../src/host/index.js'
 import {
   attemptThinfs,
   MountedPool,
@@ -67,6 +70,13 @@ t.test('what is in use stays, and is named', needs('/dev/fuse', '/dev/loop-contr
   await pool.umount()
   t.match(await thinfs('prune', folder, 'web', '--keep-yearly', '1', '--dry-run'), /web@3 .*yearly/)
   await pool.close(t)
+})
+
+t.test('what is no folder is not opened', needs('/dev/fuse'), async t => {
+  const folder = mkdtempSync(join(tmpdir(), 'thinfs-trim-'))
+  t.teardown(() => rmSync(folder, { recursive: true }))
+  await sh(folder, 'mkfifo pipe')
+  await t.rejects(trimFilesystem(join(folder, 'pipe')), { code: 'TOOL_FAILED', errno: 'ENOTDIR' })
 })
 
 t.test(

@@ -71,6 +71,29 @@ t.test(
   },
 )
 
+t.test('what somebody has mounted over a filesystem is left, and named', onLoop, async t => {
+  const { pool, at } = await withFilesystem(t)
+  await run('mount', '-t', 'tmpfs', 'thinfs-test', at)
+  await sh(at, 'echo precious > file')
+  for (const args of [
+    ['umount', pool.folder, '--recursive'],
+    ['umount-volume', pool.folder, 'web'],
+  ]) {
+    const { status, stderr } = await attemptThinfs(...args)
+    const line = `thinfs: ${at}: a tmpfs is mounted over it: umount ${at} first (VOLUME_BUSY)\n`
+    t.same({ status, stderr }, { status: 1, stderr: line })
+  }
+  t.equal(await sh(at, 'cat file'), 'precious')
+  await run('umount', at)
+  // One on another of the pool's volumes is the pool's as well.
+  const device = await pool.attach('db')
+  await run('mkfs.ext4', '-q', device)
+  await run('mount', device, at)
+  await thinfs('umount', pool.folder, '--recursive')
+  t.strictSame(loopsWithin(pool.base), [])
+  await pool.close(t)
+})
+
 t.test('what is in use stays, and is named; SIGKILL costs nothing of it', onLoop, async t => {
   const { pool, at } = await withFilesystem(t)
   await sh(at, 'echo kept > file; sync -f file')

@@ -75,6 +75,21 @@ for (const end of ['closed', 'killed'] as const) {
   })
 }
 
+for (const end of ['closed', 'killed'] as const) {
+  t.test(`metadata from before the pool was extended, and it was ${end}`, async t => {
+    const files = formatted({ blockSectors: 8, dataBlocks: 4, metadataBlocks: 64 })
+    await write(files, 0, 4, 'closed')
+    const old = { ...files, metadata: storeOf(files.metadata.image, 'metadata') }
+    const journal = files.journal.copy()
+    files.data.grow(bytes(8 * BLOCK))
+    await write(files, 4, 4, end)
+    // All that was written since is behind the end that the old one knows.
+    await refused(t, { ...old, journal: files.journal.copy() })
+    await refused(t, { ...old, journal })
+    t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 0, 'the right one put back')
+  })
+}
+
 /** A change of which devices there are, as Volumes makes it: with the next transaction id. */
 async function restructure(pool: ThinPool, act: () => void): Promise<void> {
   const { transactionId } = pool.metadata

@@ -373,6 +373,50 @@ t.test('what comes first, and what is refused', async t => {
     await pool.close()
     t.equal(thinCheck(memory.metadata.image).status, 0)
   })
+  await t.test('a reserve that is set meanwhile', async t => {
+    const { memory, pool, left, shrinking, goOn } = await halfDone()
+    device(pool, 1)
+    const free = pool.space.nrWritableDataBlocks
+    t.ok(left > 10 && free > left, `${free} blocks are free, ${left} are left to be moved`)
+    await pool.space.reserve(devId(1), free - 10)
+    goOn()
+    await t.rejects(shrinking, { code: 'NO_DATA_SPACE', message: /more are reserved/ })
+    const { kept } = pool.space.reserves
+    t.ok(pool.space.nrFreeDataBlocks >= kept, `${kept} blocks can be kept`)
+    await pool.close()
+    t.equal(thinCheck(memory.metadata.image).status, 0)
+  })
+  await t.test('a write that takes its time', async t => {
+    const memory = formatted({ blockSectors: 8, dataBlocks: 400 })
+    const { pool } = await openFiles(memory)
+    const filler = bytes(120 * BLOCK)
+    await device(pool, 9, filler).preallocate(0, filler)
+    const one = device(pool, 0)
+    await pool.devices.empty(device(pool, 9, filler), () => false)
+    pool.devices.delete(devId(9))
+    await pool.commit()
+    let goOn = (): void => {}
+    const gate = new Promise<void>(resolve => {
+      goOn = resolve
+    })
+    const write = memory.data.write.bind(memory.data)
+    const late = (...args: Parameters<typeof write>): Promise<void> =>
+      gate.then(() => write(...args))
+    Object.assign(memory.data, { write: late })
+    const writing = one.write(0, BLOCK, filled(BLOCK, 5), 0)
+    Object.assign(memory.data, { write })
+    const shrinking = pool.shrink.run(100 * BLOCK, ALWAYS)
+    shrinking.catch(() => {})
+    for (let i = 0; i < 100; i++) await turn()
+    goOn()
+    await writing
+    t.equal(await shrinking, 1)
+    const found = Buffer.alloc(BLOCK)
+    one.read(0, BLOCK, found, 0)
+    t.ok(found.equals(filled(BLOCK, 5)))
+    await pool.close()
+    t.equal(thinCheck(memory.metadata.image).status, 0)
+  })
   await t.test('what others do meanwhile, and its end', async t => {
     const { memory, pool, shrinking, stop } = await halfDone()
     const shrinks = { code: 'POOL_SHRINKING' }

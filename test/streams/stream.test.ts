@@ -322,6 +322,9 @@ t.test('a stream that is cut short, again and again, goes on where it was kept',
         await t.rejects(receive(there, name, await send(here, names)), { code: 'VOLUME_EXISTS' })
         const wrong = await send(here, names, false, { ...options, resume })
         await t.rejects(receive(there, 'other', wrong), { code: 'NO_BASE' })
+        if (older === null) continue
+        const onOther = await send(here, [name], false, { ...options, resume })
+        await t.rejects(receive(there, name, onOther), { code: 'NO_BASE' }, 'another base')
       }
       t.equal(digestOf(there.volumes, name), digestOf(here.volumes, name), `seed ${seed}: ${name}`)
       t.strictSame(await there.volumes.partials(), [])

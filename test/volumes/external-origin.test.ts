@@ -5,6 +5,7 @@
  */
 import {
   closeSync,
+  mkdirSync,
   openSync,
   readFileSync,
   rmSync,
@@ -23,8 +24,9 @@ import {
   SEEK_HOLE,
 } from '../../src/base/index.js'
 import { VolumeFs } from '../../src/fs/index.js'
-import type { Volumes } from '../../src/volumes/index.js'
+import { openPool, rescuePool, type Volumes } from '../../src/volumes/index.js'
 import { formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
+import { makePool } from '../support/pool-files.js'
 import { Random } from '../support/random.js'
 import { openTable } from '../support/volumes-on-disk.js'
 
@@ -237,4 +239,20 @@ t.test('a file that is another one is refused, and all is well when it is back',
   await fs.open(ino, 2, 1)
   t.equal((await read(fs, ino, 0, BASE_SIZE)).equals(base), true)
   await volumes.close()
+})
+
+t.test('a rescue shows it where it is', async t => {
+  const config = await makePool(t.testdir())
+  const content = baseIn(config.folder)
+  const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'v', externalOrigin: join(config.folder, 'base.img') })
+  await close()
+  const folder = join(config.folder, 'rescued')
+  mkdirSync(folder)
+  const rescued = await rescuePool(config, folder, BLOCK, () => {})
+  const after = await openPool(rescued.config, { readOnly: true, acceptMetadata: true })
+  const found = Buffer.alloc(BASE_SIZE)
+  await after.volumes.find('v')!.io.readLater(0, BASE_SIZE, found, 0)
+  await after.close()
+  t.ok(found.equals(content))
 })

@@ -1,6 +1,13 @@
 // Goal: an export becomes a pool's data where that loses nothing, and where the server can do what a
 // pool needs; else it is refused before anything is written. Method: nbdkit with an image, and its filters.
-import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  cpSync,
+  existsSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { MIB } from '../../src/base/index.js'
@@ -81,3 +88,29 @@ for (const [name, args] of [
     await again.close()
   })
 }
+
+t.test('daemon and engine are killed, and the cache is gone with them', async t => {
+  const { config, image } = await served(t, '')
+  await initPool(config)
+  const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'v', size: 4 * MIB })
+  const { io } = volumes.find('v')!
+  const content = Buffer.alloc(MIB, 'content')
+  await io.write(0, MIB, content, 0)
+  await volumes.snapshot({ origin: 'v', name: 'before' })
+  // It goes to another block, with the rest of the one that is shared; nobody flushes that.
+  await io.write(4096, 4096, Buffer.alloc(4096, 'lost'), 0)
+  await volumes.pool.settle()
+  const left = shortFolder(t)
+  copyFileSync(image, join(left, 'image'))
+  cpSync(config.folder, join(left, 'pool'), { recursive: true })
+  await close()
+
+  const { address } = await ServerProcess.nbdkit(t, left, 'file', join(left, 'image'))
+  const after = await openPool(over(poolConfig(join(left, 'pool')), address))
+  const found = Buffer.alloc(MIB)
+  await after.volumes.find('v')!.io.readLater(0, MIB, found, 0)
+  await after.close()
+  content.copy(found, 4096, 4096, 8192)
+  t.ok(found.equals(content), 'what was flushed is there')
+})
