@@ -25,7 +25,7 @@ export const openFiles = (pid: number): string[] =>
 /** The mark of a file without a name, in the target of a descriptor. Source: proc_pid_fd(5). */
 const REMOVED = / \(deleted\)$/
 
-/** Files that a process can write to and that have no name any more. */
+/** Files that a process can read and write and that have no name any more: no log is among them. */
 export function removedFiles(pid: number): { descriptor: string; was: string }[] {
   return list(`/proc/${pid}/fd`)
     .map(fd => ({
@@ -34,7 +34,7 @@ export function removedFiles(pid: number): { descriptor: string; was: string }[]
       was: readLink(`/proc/${pid}/fd/${fd}`),
     }))
     .filter(({ was }) => REMOVED.test(was) && !was.startsWith('/memfd:'))
-    .filter(({ fd }) => mayWrite(pid, fd))
+    .filter(({ fd }) => (flagsOf(pid, fd) & constants.O_RDWR) !== 0)
     .map(({ descriptor, was }) => ({ descriptor, was: was.replace(REMOVED, '') }))
 }
 
@@ -42,15 +42,15 @@ export function removedFiles(pid: number): { descriptor: string; was: string }[]
 export const writersOf = (path: string): number[] =>
   otherProcesses().filter(pid =>
     list(`/proc/${pid}/fd`).some(
-      fd => readLink(`/proc/${pid}/fd/${fd}`) === path && mayWrite(pid, fd),
+      fd =>
+        readLink(`/proc/${pid}/fd/${fd}`) === path &&
+        (flagsOf(pid, fd) & (constants.O_WRONLY | constants.O_RDWR)) !== 0,
     ),
   )
 
-/** Whether a process can write by a descriptor of its. */
-function mayWrite(pid: number, fd: string): boolean {
-  const flags = /^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? '0'
-  return (Number.parseInt(flags, 8) & (constants.O_WRONLY | constants.O_RDWR)) !== 0
-}
+/** The flags of open(2) of a descriptor of a process. */
+const flagsOf = (pid: number, fd: string): number =>
+  Number.parseInt(/^flags:\s*([0-7]+)$/m.exec(read(`/proc/${pid}/fdinfo/${fd}`))?.[1] ?? '0', 8)
 
 function attempt<T>(look: () => T): T | null {
   try {
