@@ -3,13 +3,12 @@ import type { PoolStatus } from '../volumes/index.js'
 
 /** In one sentence, with the commands; null for a pool that is as it should be. */
 export function adviceFor(status: PoolStatus): string | null {
-  const { mode, reason, needsCheck, metadata, mount } = status
+  const { mode, reason, needsCheck, mount } = status
   const pool = mount?.mountPoint ?? 'POOL'
   const unmount = mount ? `thinfs umount ${pool}; ` : ''
   if (needsCheck) {
-    // thin_repair writes into a file that is there, and large enough.
-    const repair = `cp ${metadata.path} REPAIRED; thin_repair -i ${metadata.path} -o REPAIRED, and put REPAIRED in its place`
-    return `${unmount}thin_check ${metadata.path}; if that finds damage, ${repair}; then thinfs mount, which clears the flag`
+    const repair = 'thinfs repair POOL, which keeps the damaged metadata'
+    return `${unmount}thinfs check POOL; if that finds damage, ${repair}; then thinfs mount, which clears the flag`
   }
   switch (mode) {
     case 'out_of_data_space':

@@ -129,6 +129,8 @@ export function commandLine(asJson = false): Command {
   const program = settingsOf(new Command('thinfs'), 'thinfs', asJson)
     .description('Thin volumes as files: dm-thin without device-mapper.')
     .version(version)
+    // Else lvcreate's `-V 10G` behind a command would print the version, and succeed.
+    .enablePositionalOptions()
     .helpCommand('help [COMMAND]', 'Show the help of a command.')
     .addHelpText(
       'after',

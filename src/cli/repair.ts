@@ -46,6 +46,9 @@ lost read as zeros: mount with -o ro first, and look. Sound metadata is left as 
     await noteDoubts(pool)
     const { devices, mappedBlocks, kept } = report
     const saved = `${devices} devices, ${mappedBlocks} mappings saved; the damaged metadata is ${kept}`
-    const lines = [...lostLines(report, names ?? new Map()), saved]
+    const lost = lostLines(report, names ?? new Map())
+    const next =
+      'look with thinfs mount -o ro; thinfs mount --accept-metadata then takes it as it is'
+    const lines = [...lost, saved, ...(lost.length > 0 ? [next] : [])]
     print(output, { repaired: true, ...report }, lines.join('\n'))
   })

@@ -1,6 +1,14 @@
 /** Whether a pool can be mounted by the user who asks, and for whom. */
 import { execFile } from 'node:child_process'
-import { closeSync, constants, mkdtempSync, openSync, rmdirSync, statSync } from 'node:fs'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  rmdirSync,
+  statSync,
+} from 'node:fs'
 import { homedir, tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
@@ -71,6 +79,10 @@ function whyNoDevice(errno: string): { found: string | null; mend: string | null
  */
 export async function tryMount(hasNamespaces: boolean): Promise<Finding> {
   const check = 'mount'
+  if (!isRoot() && !existsSync('/etc/mtab')) {
+    const why = 'by fusermount3: it unmounts nothing where /etc/mtab is missing'
+    return fail(check, why, asRoot('ln -s /proc/self/mounts /etc/mtab'))
+  }
   const folder = mkdtempSync(join(tmpdir(), 'thinfs-doctor-'))
   try {
     const name = 'thinfs-doctor'

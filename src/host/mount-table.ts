@@ -62,17 +62,23 @@ export function mountOf(path: string, mounts: Mount[] = readMounts()): Mount | n
 export function mountOver(mount: Mount, mounts: Mount[] = readMounts()): Mount | null {
   if (!mounts.some(({ id }) => id === mount.id)) return null
   const ids = new Set(mounts.map(({ id }) => id))
-  let found = mounts.find(({ parentId }) => !ids.has(parentId))
-  for (let next = found; next !== undefined; next = nextOnTheWay(found!, mount, mounts))
+  const top = mounts.find(({ parentId }) => !ids.has(parentId))
+  if (top === undefined) return null
+  // A changed root that is no mount point has no line; what is mounted in it has it as its parent.
+  let found = top.mountPoint === '/' ? top : undefined
+  for (let from = found?.id ?? top.parentId; ; from = found.id) {
+    const next = nextOnTheWay(from, mount, mounts)
+    if (next === undefined) break
     found = next
+  }
   return found === undefined || found.id === mount.id ? null : found
 }
 
-/** The mount in `from` that a path lookup of `to` comes to first. */
-function nextOnTheWay(from: Mount, to: Mount, mounts: Mount[]): Mount | undefined {
+/** The mount in the one with id `from` that a path lookup of `to` comes to first. */
+function nextOnTheWay(from: number, to: Mount, mounts: Mount[]): Mount | undefined {
   const next = mounts.filter(
     ({ id, parentId, mountPoint }) =>
-      parentId === from.id && id !== parentId && isWithin(mountPoint, to.mountPoint),
+      parentId === from && id !== parentId && isWithin(mountPoint, to.mountPoint),
   )
   const shortest = Math.min(...next.map(({ mountPoint }) => mountPoint.length))
   return next.findLast(({ mountPoint }) => mountPoint.length === shortest)

@@ -129,6 +129,8 @@ t.test('help X is the help of X, and an unknown X is one line', async t => {
 t.test('a misspelt option is named, though one that is needed is missing', async t => {
   const line = "unknown option '--sise'"
   await refused(t, 2, line, 'create', '/none', 'web', '--sise', '1G')
+  // As lvcreate has it: it must not be taken for the question which version this is.
+  await refused(t, 2, "unknown option '-V'", 'create', '/none', 'web', '-V', '1G')
 })
 
 t.test('a command line that is wrong is JSON, too, when that was asked for', async t => {

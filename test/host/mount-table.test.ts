@@ -56,6 +56,15 @@ t.test('the mount that hides another is over it, or over a folder above it', asy
   t.equal(over('4 2 0:4 / /x/y/w rw - d d rw', 2), null, 'below it')
   t.equal(over('4 1 0:4 / /x rw - d d rw', 2), 4, 'above it')
   t.equal(over('4 1 0:4 / /x rw - d d rw', 3), null, 'elsewhere')
+  // In a root that is no mount point, which has no line.
+  const inRoot = ['5 1 0:5 / /proc rw - p p rw', '6 1 0:6 / /mnt/thin rw - f f rw']
+  const changed = (...more: string[]) => {
+    const mounts = parseMountInfo([...inRoot, ...more].join('\n'))
+    return mountOver(mounts.find(({ id }) => id === 6)!, mounts)?.id ?? null
+  }
+  t.equal(changed(), null)
+  t.equal(changed('7 1 0:7 / /mnt rw - g g rw'), 7)
+  t.equal(changed('7 6 0:7 / /mnt/thin rw - g g rw'), 7)
   t.equal(mountOver({ ...readMounts()[0]!, id: -1 }), null, 'one that has gone')
   await under(t)
 })
