@@ -39,97 +39,106 @@ class DumpProgress {
   }
 }
 
+/** How the parts of a dump are written. */
+interface Format {
+  head(superblock: ReturnType<MetadataView['superblock']>): string
+  device(device: ViewedDevice, isFirst: boolean): string
+  run(run: MappedRun, isFirst: boolean): string
+  deviceEnd: string
+  end: string
+}
+
+const XML: Format = {
+  head: ({ time, transactionId, flags, dataBlockSectors, dataSpaceMap }) =>
+    `<superblock uuid="" time="${time}" transaction="${transactionId}" flags="${flags}" ` +
+    `version="${SUPERBLOCK_VERSION}" data_block_size="${dataBlockSectors}" ` +
+    `nr_data_blocks="${dataSpaceMap.nrBlocks}">\n`,
+  device: ({ devId, details }) =>
+    `  <device dev_id="${devId}" mapped_blocks="${details.mappedBlocks}" ` +
+    `transaction="${details.transactionId}" creation_time="${details.creationTime}" ` +
+    `snap_time="${details.snapshottedTime}">\n`,
+  run: ({ begin, dataBegin, length, time }) =>
+    length === 1
+      ? `    <single_mapping origin_block="${begin}" data_block="${dataBegin}" time="${time}"/>\n`
+      : `    <range_mapping origin_begin="${begin}" data_begin="${dataBegin}" ` +
+        `length="${length}" time="${time}"/>\n`,
+  deviceEnd: '  </device>\n',
+  end: '</superblock>\n',
+}
+
+const HUMAN: Format = {
+  head: ({ time, transactionId, flags, dataBlockSectors, dataSpaceMap }) =>
+    `begin superblock: "", ${time}, ${transactionId}, ${flags}, ${SUPERBLOCK_VERSION}, ` +
+    `${dataBlockSectors}, ${dataSpaceMap.nrBlocks}\n`,
+  device: ({ devId, details }) =>
+    `device: ${devId}\nmapped_blocks: ${details.mappedBlocks}\n` +
+    `transaction: ${details.transactionId}\ncreation time: ${details.creationTime}\n` +
+    `snap time: ${details.snapshottedTime}\n`,
+  // The last block of a range is part of it.
+  run: ({ begin, dataBegin, length, time }) =>
+    length === 1
+      ? `    ${begin} -> ${dataBegin}, ${time}\n`
+      : `    (${begin}..${begin + length - 1}) -> ` +
+        `(${dataBegin}..${dataBegin + length - 1}), ${time}\n`,
+  deviceEnd: '\n',
+  end: 'end superblock\n',
+}
+
+const JSON_FORMAT: Format = {
+  head({ time, transactionId, flags, dataBlockSectors, dataSpaceMap }) {
+    const head = {
+      ...{ time, transactionId, flags, version: SUPERBLOCK_VERSION, dataBlockSectors },
+      nrDataBlocks: dataSpaceMap.nrBlocks,
+    }
+    return `${JSON.stringify(head).slice(0, -1)},"devices":[`
+  },
+  device({ devId, details }, isFirst) {
+    const device = JSON.stringify({ devId, ...details }).slice(0, -1)
+    return `${isFirst ? '' : ','}\n${device},"mappings":[`
+  },
+  run: (run, isFirst) => `${isFirst ? '\n' : ',\n'}${JSON.stringify(run)}`,
+  deviceEnd: ']}',
+  end: ']}\n',
+}
+
 /**
- * Metadata as the text that thin_dump prints, line by line.
+ * Metadata as text, line by line.
  * @param held the block of the metadata snapshot that is to be dumped; null for the metadata itself
  * @throws METADATA_CORRUPT in the middle, where it is damaged
  */
-export function* dumpXml(
+type Dump = (
   metadata: Store,
   held: number | null,
-  onProgress: OnDumpProgress | null = null,
-): Generator<string> {
-  const view = new MetadataView(metadata)
-  const superblock = view.superblock(held)
-  const progress = new DumpProgress(view.devices(superblock), onProgress)
-  const { time, transactionId, flags, dataBlockSectors, dataSpaceMap } = superblock
-  yield `<superblock uuid="" time="${time}" transaction="${transactionId}" flags="${flags}" ` +
-    `version="${SUPERBLOCK_VERSION}" data_block_size="${dataBlockSectors}" ` +
-    `nr_data_blocks="${dataSpaceMap.nrBlocks}">\n`
-  for (const { devId, root, details } of view.devices(superblock)) {
-    yield `  <device dev_id="${devId}" mapped_blocks="${details.mappedBlocks}" ` +
-      `transaction="${details.transactionId}" creation_time="${details.creationTime}" ` +
-      `snap_time="${details.snapshottedTime}">\n`
-    for (const { begin, dataBegin, length, time } of view.runs(root)) {
-      yield length === 1
-        ? `    <single_mapping origin_block="${begin}" data_block="${dataBegin}" time="${time}"/>\n`
-        : `    <range_mapping origin_begin="${begin}" data_begin="${dataBegin}" ` +
-          `length="${length}" time="${time}"/>\n`
-      progress.add(length)
-    }
-    yield '  </device>\n'
-  }
-  yield '</superblock>\n'
-}
+  onProgress?: OnDumpProgress | null,
+) => Generator<string>
 
-/** The same as thin_dump prints it for people: `-f human_readable`. */
-export function* dumpHuman(
-  metadata: Store,
-  held: number | null,
-  onProgress: OnDumpProgress | null = null,
-): Generator<string> {
-  const view = new MetadataView(metadata)
-  const superblock = view.superblock(held)
-  const progress = new DumpProgress(view.devices(superblock), onProgress)
-  const { time, transactionId, flags, dataBlockSectors, dataSpaceMap } = superblock
-  yield `begin superblock: "", ${time}, ${transactionId}, ${flags}, ${SUPERBLOCK_VERSION}, ` +
-    `${dataBlockSectors}, ${dataSpaceMap.nrBlocks}\n`
-  for (const { devId, root, details } of view.devices(superblock)) {
-    yield `device: ${devId}\nmapped_blocks: ${details.mappedBlocks}\n` +
-      `transaction: ${details.transactionId}\ncreation time: ${details.creationTime}\n` +
-      `snap time: ${details.snapshottedTime}\n`
-    for (const { begin, dataBegin, length, time } of view.runs(root)) {
-      // The last block of a range is part of it.
-      yield length === 1
-        ? `    ${begin} -> ${dataBegin}, ${time}\n`
-        : `    (${begin}..${begin + length - 1}) -> ` +
-          `(${dataBegin}..${dataBegin + length - 1}), ${time}\n`
-      progress.add(length)
+const dumpAs = (format: Format): Dump =>
+  function* (metadata, held, onProgress = null) {
+    const view = new MetadataView(metadata)
+    const superblock = view.superblock(held)
+    const progress = new DumpProgress(view.devices(superblock), onProgress)
+    yield format.head(superblock)
+    let isFirstDevice = true
+    for (const device of view.devices(superblock)) {
+      yield format.device(device, isFirstDevice)
+      isFirstDevice = false
+      let isFirstRun = true
+      for (const run of view.runs(device.root)) {
+        yield format.run(run, isFirstRun)
+        isFirstRun = false
+        progress.add(run.length)
+      }
+      yield format.deviceEnd
     }
-    yield '\n'
+    yield format.end
   }
-  yield 'end superblock\n'
-}
 
-/** The same as JSON: sizes are in data blocks, as there. */
-export function* dumpJson(
-  metadata: Store,
-  held: number | null,
-  onProgress: OnDumpProgress | null = null,
-): Generator<string> {
-  const view = new MetadataView(metadata)
-  const superblock = view.superblock(held)
-  const progress = new DumpProgress(view.devices(superblock), onProgress)
-  const { time, transactionId, flags, dataBlockSectors, dataSpaceMap } = superblock
-  const head = {
-    ...{ time, transactionId, flags, version: SUPERBLOCK_VERSION, dataBlockSectors },
-    nrDataBlocks: dataSpaceMap.nrBlocks,
-  }
-  yield `${JSON.stringify(head).slice(0, -1)},"devices":[`
-  let isFirst = true
-  for (const { devId, root, details } of view.devices(superblock)) {
-    yield `${isFirst ? '' : ','}\n${JSON.stringify({ devId, ...details }).slice(0, -1)},"mappings":[`
-    isFirst = false
-    let separator = '\n'
-    for (const run of view.runs(root)) {
-      yield `${separator}${JSON.stringify(run)}`
-      separator = ',\n'
-      progress.add(run.length)
-    }
-    yield ']}'
-  }
-  yield ']}\n'
-}
+/** As thin_dump prints it. */
+export const dumpXml = dumpAs(XML)
+/** As thin_dump prints it for people: `-f human_readable`. */
+export const dumpHuman = dumpAs(HUMAN)
+/** As JSON: sizes are in data blocks, as there. */
+export const dumpJson = dumpAs(JSON_FORMAT)
 
 /** The runs of a mapping tree, ascending. @throws METADATA_CORRUPT */
 export const mappedRuns = (metadata: Store, root: number): Generator<MappedRun> =>
