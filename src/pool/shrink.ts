@@ -345,18 +345,13 @@ export class Shrink {
     if (!this.#hasRoom(survey)) return null
     const moves = new Map<DataBlock, DataBlock>()
     try {
-      for (const [from, { vblocks: where }] of survey.found) {
-        if (only !== undefined && from !== only) continue
-        if (!metadata.isWhole(survey, from)) attempt.partial.push(from)
-        else if (this.#isBusy(where)) attempt.waiting.push(from)
-        else {
-          const to = this.#reserve()
-          const outcome = this.#copyNow(from, to)
-          if (outcome === 'moved') moves.set(from, to)
-          else attempt.waiting.push(from)
-          if (outcome === 'waits') metadata.unreserveData(to)
-          else if (outcome === 'begun') blocks.release([to])
-        }
+      for (const from of this.#movable(survey, only, attempt)) {
+        const to = this.#reserve()
+        const outcome = this.#copyNow(from, to)
+        if (outcome === 'moved') moves.set(from, to)
+        else attempt.waiting.push(from)
+        if (outcome === 'waits') metadata.unreserveData(to)
+        else if (outcome === 'begun') blocks.release([to])
       }
     } finally {
       if (moves.size > 0) this.#switch(survey, moves)
@@ -380,14 +375,9 @@ export class Shrink {
     const copies = new Map<DataBlock, { to: DataBlock; copy: BlockCopy }>()
     const moves = new Map<DataBlock, DataBlock>()
     try {
-      for (const [from, { vblocks: where }] of survey.found) {
-        if (only !== undefined && from !== only) continue
-        if (!metadata.isWhole(survey, from)) attempt.partial.push(from)
-        else if (this.#isBusy(where)) attempt.waiting.push(from)
-        else {
-          const to = this.#reserve()
-          copies.set(from, { to, copy: blocks.beginCopy(from, to) })
-        }
+      for (const from of this.#movable(survey, only, attempt)) {
+        const to = this.#reserve()
+        copies.set(from, { to, copy: blocks.beginCopy(from, to) })
       }
       await allEnded([...copies.values()].map(({ copy }) => copy.copied))
       this.#mustGoOn()
@@ -407,6 +397,20 @@ export class Shrink {
         copy.end()
         if (!moves.has(from)) blocks.release([to])
       }
+    }
+  }
+
+  /** The blocks of a survey that can be moved in this turn; `attempt` notes the others. */
+  *#movable(
+    survey: Survey,
+    only: DataBlock | undefined,
+    attempt: Attempt,
+  ): Generator<DataBlock, void> {
+    for (const [from, { vblocks }] of survey.found) {
+      if (only !== undefined && from !== only) continue
+      if (!this.#parts.metadata.isWhole(survey, from)) attempt.partial.push(from)
+      else if (this.#isBusy(vblocks)) attempt.waiting.push(from)
+      else yield from
     }
   }
 
@@ -474,7 +478,7 @@ export class Shrink {
     // A write to the new place is acknowledged without a change of its own.
     commits.trySettle()
     this.#moved += moves.size
-    // What is copied off the thread waits for the disk itself.
+    // A copy off the thread waits for the disk itself.
     if (!this.#parts.blocks.copiesLater) this.#unflushed += moves.size * this.#blockSize
   }
 
@@ -560,7 +564,7 @@ export class Shrink {
 
   #reserve(): DataBlock {
     const { metadata, space } = this.#parts
-    // What is kept for volumes is as good as in use.
+    // Space that is kept for volumes is as good as in use.
     const to = metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.reserveData() : -1
     if (to < 0) throw this.#noRoom()
     return to as DataBlock
