@@ -1,5 +1,5 @@
 import { InvalidArgumentError } from 'commander'
-import { attachLoop, detachLoop, forgetLoopNames, listLoops, nameLoop } from '../host/index.js'
+import { attachLoop, detachLoop, nameLoop } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { volumeFile, withPool } from './pool.js'
 
@@ -31,19 +31,16 @@ export const attach = command(
       file: await volumeFile(admin, place.file, volume),
       of: (await admin.status()).name,
     }))
-    const before = (await listLoops()).map(({ path }) => path)
-    const device = await attachLoop(file.path, {
+    const { device, isNew } = await attachLoop(file.path, {
       ...(readOnly && { readOnly }),
       ...(partscan && { partitions: partscan }),
       ...(sectorSize !== undefined && { sectorSize }),
     })
-    // A number that comes again may have had the names of another device.
-    if (!before.includes(device)) forgetLoopNames(device)
     let path = device
     try {
       if (name !== undefined) path = nameLoop(of, name, device)
     } catch (err) {
-      if (!before.includes(device)) await detachLoop(device)
+      if (isNew) await detachLoop(device)
       throw err
     }
     print(options, { device, ...(name !== undefined && { name: path }) }, path)

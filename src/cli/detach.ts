@@ -1,12 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import {
-  detachLoop,
-  forgetLoopNames,
-  isAttached,
-  isOn,
-  listLoops,
-  loopsOnFile,
-} from '../host/index.js'
+import { detachLoop, isOn, listLoops, loopsOnFile } from '../host/index.js'
 import type { PoolAdmin } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { mountOfPool, volumeFile, withPool } from './pool.js'
@@ -26,7 +19,6 @@ export const detach = command(
     )
     for (const device of devices) {
       await detachLoop(device, device === name ? '' : `${name}: `)
-      if (!isAttached(device)) forgetLoopNames(device)
     }
     print(output, { detached: devices }, '')
   })

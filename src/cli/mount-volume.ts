@@ -2,9 +2,7 @@ import { ThinfsError } from '../base/index.js'
 import {
   attachLoop,
   detachLoop,
-  forgetLoopNames,
   listLoops,
-  loopsOnFile,
   mountsOn,
   nameOf,
   runTool,
@@ -31,12 +29,10 @@ export const mountVolume = command(
     const readOnly = options.options.includes('ro')
     const file = await withPool(pool, 'read', (admin, place) => volumeFile(admin, place.file, name))
     if (!readOnly) mustNotBeWritten(name, file.path)
-    const isNew = loopsOnFile(await listLoops(), file).length === 0
-    const device = await attachLoop(file.path, { readOnly })
+    const { device, isNew } = await attachLoop(file.path, { readOnly })
     try {
-      if (isNew) forgetLoopNames(device)
       const type = await typeOf(name, device)
-      // What is mounted is being changed, and fsck would spoil it.
+      // A mounted filesystem is being changed, and fsck would spoil it.
       const isMounted = mountsOn(device, await listLoops()).length > 0
       if (!readOnly && !isMounted) {
         mustNotBeWritten(name, device)
@@ -59,7 +55,7 @@ function mustNotBeWritten(name: string, path: string): void {
   throw new ThinfsError('VOLUME_BUSY', `${name}: ${who} has it open to write to it`)
 }
 
-/** What blkid ends with. Source: blkid(8), "RETURN CODE". */
+/** Exit statuses of blkid. Source: blkid(8), "RETURN CODE". */
 const BLKID = { nothing: 2, several: 8 } as const
 
 /** @throws BAD_ARGUMENT when it has no filesystem, saying what it has; TOOL_FAILED */

@@ -1,5 +1,4 @@
-import { setTimeout as sleep } from 'node:timers/promises'
-import { METADATA_BLOCK_SIZE } from '../base/index.js'
+import { inTime, METADATA_BLOCK_SIZE } from '../base/index.js'
 import { formatSize, placeOf } from '../config/index.js'
 import { connectDaemon } from '../control/index.js'
 import { findPool, whoIsStopped } from '../daemon/index.js'
@@ -30,7 +29,7 @@ export const pools = command(
   'thinfs pools',
 ).action(async (output: Output) => {
   const { table } = await import('./table.js')
-  // What is mounted over another is what a lookup finds.
+  // A lookup finds the mount that is over the others.
   const mounts = readMounts().filter(({ type }) => type === MOUNT_TYPE)
   const seen = mounts.filter(({ id, mountPoint }) => thinfsMountAt(mountPoint)?.id === id)
   const found = await Promise.all(seen.map(ask))
@@ -61,12 +60,8 @@ async function ask({ mountPoint, source }: Mount): Promise<MountedPool> {
     if (ofUser !== undefined) return unknown(`it is of user ${ofUser}`)
     const daemon = await connectDaemon(place)
     if (daemon === null) return unknown('nobody answers for it')
-    const answer = daemon.status()
-    // Where it comes too late nobody listens any more.
-    answer.catch(() => {})
-    const gaveUp = new AbortController()
     try {
-      const status = await Promise.race([answer, sleep(PATIENCE, null, gaveUp)])
+      const status = await inTime(PATIENCE, daemon.status(), null)
       if (status === null) return unknown(whoIsStopped(folder) ?? 'its daemon does not answer')
       const { name, mode, volumes, data, metadata, dataBlockSize } = status
       const space = ({ usedBlocks, blocks }: typeof data, blockSize: number) => ({
@@ -79,7 +74,6 @@ async function ask({ mountPoint, source }: Mount): Promise<MountedPool> {
         metadata: space(metadata, METADATA_BLOCK_SIZE),
       }
     } finally {
-      gaveUp.abort()
       daemon.close()
     }
   } catch (err) {

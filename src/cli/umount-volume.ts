@@ -1,13 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import {
-  detachLoop,
-  forgetLoopNames,
-  isAttached,
-  isStillAttached,
-  listLoops,
-  loopsOnFile,
-  unmountFilesystem,
-} from '../host/index.js'
+import { listLoops, loopsOnFile, takeAway } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { volumeFile, withPool } from './pool.js'
 
@@ -25,11 +17,6 @@ export const umountVolume = command(
       throw new ThinfsError('NOT_MOUNTED', `${name}: no loop device is attached to it`)
     }
     const folders: string[] = []
-    for (const device of devices) {
-      const { path } = device
-      folders.push(...(await unmountFilesystem(device)))
-      if (isStillAttached(device)) await detachLoop(path, `${name}: `)
-      if (!isAttached(path)) forgetLoopNames(path)
-    }
+    for (const device of devices) folders.push(...(await takeAway(device, `${name}: `)))
     print(output, { folders, detached: devices.map(({ path }) => path) }, '')
   })

@@ -2,8 +2,8 @@
 import { ThinfsError } from '../base/index.js'
 import { type AttachedLoop, isStillAttached, mountsOn } from './device-users.js'
 import { isOn, processesWithin } from './holders.js'
-import { detachLoop, isAttached, type LoopDevice, listLoops } from './loop.js'
-import { forgetLoopNames } from './loop-names.js'
+import { detachLoop, type LoopDevice, listLoops } from './loop.js'
+import { forgetDetached } from './loop-names.js'
 import { type Mount, mountOver, readMounts, readNamespaces } from './mount-table.js'
 import { nameOf } from './proc.js'
 import { runTool } from './tool.js'
@@ -19,18 +19,26 @@ export async function clearAbove(mount: Mount): Promise<void> {
   const mounts = own.flatMap(({ mounts }) => mounts)
   const lastMount = ({ path }: LoopDevice): number =>
     Math.max(-1, ...mountsOn(path, loops, own).map(({ mount }) => mounts.indexOf(mount)))
-  // What was mounted last may be over another.
+  // The last mount may be over another.
   const above = loops
     .filter(loop => isOn(loop, mount))
     .map(loop => ({ ...loop, at: lastMount(loop) }))
     .sort((a, b) => b.at - a.at)
-  for (const loop of above) {
-    const { path } = loop
-    await unmountFilesystem(loop)
-    // A device that mount(8) has made goes with its mount.
-    if (isStillAttached(loop)) await detachLoop(path)
-    if (!isAttached(path)) forgetLoopNames(path)
-  }
+  for (const loop of above) await takeAway(loop)
+}
+
+/**
+ * Unmounts what is mounted from a loop device, see `unmountFilesystem`, and detaches it.
+ * @param label begins the messages
+ * @returns where it was mounted
+ * @throws VOLUME_BUSY naming who uses it
+ */
+export async function takeAway(loop: AttachedLoop, label = ''): Promise<string[]> {
+  const places = await unmountFilesystem(loop)
+  if (isStillAttached(loop)) await detachLoop(loop.path, label)
+  // A device that mount(8) has made goes with its mount.
+  else forgetDetached(loop.path)
+  return places
 }
 
 /**
@@ -39,7 +47,7 @@ export async function clearAbove(mount: Mount): Promise<void> {
  * @returns where it was mounted
  * @throws VOLUME_BUSY naming who uses it
  */
-export async function unmountFilesystem(device: AttachedLoop): Promise<string[]> {
+async function unmountFilesystem(device: AttachedLoop): Promise<string[]> {
   const places: string[] = []
   for (;;) {
     const loops = await listLoops()
@@ -51,7 +59,7 @@ export async function unmountFilesystem(device: AttachedLoop): Promise<string[]>
     // Frozen it would stop what is unmounted above it for ever. What is not frozen is refused.
     await runTool('fsfreeze', '--unfreeze', '--', last.mountPoint).catch(() => {})
     await clearAbove(last)
-    // Whoever has mounted something over it meanwhile is asked as well.
+    // Somebody may have mounted something over it meanwhile.
     mustBeOnTop(last)
     await unmountOne(last)
     places.push(last.mountPoint)

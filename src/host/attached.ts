@@ -4,8 +4,8 @@ import { basename } from 'node:path'
 import { errnoOf, inTime } from '../base/index.js'
 import { loopNamed, namesOfUsers, openersOf, usersOf } from './device-users.js'
 import { isOn } from './holders.js'
-import { detachLoop, isAttached, type LoopDevice, listLoops } from './loop.js'
-import { forgetLoopNames, namesOfLoop } from './loop-names.js'
+import { detachLoop, type LoopDevice, listLoops } from './loop.js'
+import { namesOfLoop } from './loop-names.js'
 import { isDead } from './mount-point.js'
 import { MOUNT_TYPE, type Mount, readNamespaces } from './mount-table.js'
 import { nameOf, read } from './proc.js'
@@ -64,16 +64,18 @@ export async function attachedVolumes(pool: string | null): Promise<AttachedVolu
   return found
 }
 
-async function isDeadMount({ mountPoint }: Mount): Promise<boolean> {
-  const outcome = await inTime(
-    LOOK_MS,
-    stat(mountPoint).then(
-      () => null,
-      (err: unknown) => err,
-    ),
-    null,
+/** The error that a look at a path ends with, in time; null otherwise. */
+function errorAt(path: string): Promise<unknown> {
+  const look = stat(path).then(
+    () => null,
+    (err: unknown) => err,
   )
-  return outcome !== null && isDead(outcome)
+  return inTime(LOOK_MS, look, null)
+}
+
+async function isDeadMount({ mountPoint }: Mount): Promise<boolean> {
+  const err = await errorAt(mountPoint)
+  return err !== null && isDead(err)
 }
 
 /**
@@ -82,15 +84,8 @@ async function isDeadMount({ mountPoint }: Mount): Promise<boolean> {
  */
 async function isLeftBehind({ path, backingId, backingFile }: LoopDevice): Promise<boolean> {
   if (backingId !== null) return false
-  const errno = await inTime(
-    LOOK_MS,
-    stat(backingFile).then(
-      () => null,
-      (err: unknown) => errnoOf(err),
-    ),
-    null,
-  )
-  return errno === 'ENOENT' && (await isUnreadable(path))
+  const err = await errorAt(backingFile)
+  return err !== null && errnoOf(err) === 'ENOENT' && (await isUnreadable(path))
 }
 
 /**
@@ -126,7 +121,6 @@ export async function detachStale(
       const isSame = loopNamed(basename(device)).attachment === attachment
       if (!isSame || !(await isUnreadable(device))) continue
       await detachLoop(device)
-      if (!isAttached(device)) forgetLoopNames(device)
       detached!.push(device)
     } catch (err) {
       kept!.push((err as Error).message)

@@ -1,5 +1,5 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
-export { clearAbove, unmountFilesystem } from './above.js'
+export { clearAbove, takeAway } from './above.js'
 export { type AttachedVolume, attachedVolumes, detachStale } from './attached.js'
 export { connectionAborter, hasEnded } from './connection.js'
 export {
@@ -17,13 +17,12 @@ export {
   attachLoop,
   detachLoop,
   errnoOfLoops,
-  isAttached,
   type LoopDevice,
   type LoopOptions,
   listLoops,
   reattachLoop,
 } from './loop.js'
-export { forgetLoopNames, nameLoop } from './loop-names.js'
+export { nameLoop } from './loop-names.js'
 export {
   canonicalMountPoint,
   mustNotBeHidden,

@@ -3,9 +3,9 @@
  * /dev: a name there that udev did not make is a device that systemd waits for in vain.
  */
 import { mkdirSync, renameSync, rmdirSync, rmSync, symlinkSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
-import { isAttached } from './loop.js'
+import { backingFileOf } from './device-users.js'
 import { list, readLink } from './proc.js'
 
 const FOLDER = '/run/thinfs'
@@ -35,7 +35,15 @@ export const namesOfLoop = (device: string): string[] =>
     .flatMap(pool => list(join(FOLDER, pool)).map(name => join(FOLDER, pool, name)))
     .filter(path => readLink(path) === device)
 
-/** Takes the names of a device away that is detached. */
+/** Whether it is attached, to whatever. */
+const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
+
+/** Takes the names of a device away, unless it is attached: then they are its. */
+export function forgetDetached(device: string): void {
+  if (!isAttached(device)) forgetLoopNames(device)
+}
+
+/** Takes the names of a device away: they are of one that had the number before. */
 export function forgetLoopNames(device: string): void {
   for (const path of namesOfLoop(device)) {
     rmSync(path, { force: true })

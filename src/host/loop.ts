@@ -13,6 +13,7 @@ import {
   openersOf,
   usersOf,
 } from './device-users.js'
+import { forgetDetached, forgetLoopNames } from './loop-names.js'
 import { nameOf, read } from './proc.js'
 import { runTool, runToolWithin } from './tool.js'
 
@@ -31,7 +32,7 @@ const POLL_MS = 50
 /** How long a loop device that was detached for a moment may be somebody else's. */
 const REATTACH_MS = 30_000
 
-/** What a loop device is to be like. */
+/** The properties that a loop device is to have. */
 export interface LoopOptions {
   readOnly?: boolean
   /** The kernel looks for a partition table, and makes devices of what is in it. */
@@ -44,7 +45,7 @@ export interface LoopOptions {
  * Attaches a loop device to `file`, or finds the one that is: two on one file would not see each
  * other's caches.
  * @param limitMs how long losetup(8) may take: it waits for the file's server
- * @returns the device, such as `/dev/loop0`
+ * @returns the device, such as `/dev/loop0`, and whether it was attached now; then it has no name
  * @throws TOOL_FAILED; VOLUME_BUSY when the one that is there is not as it is wanted; NOT_SUPPORTED
  *   where this user cannot make any, with what there is instead
  */
@@ -52,11 +53,12 @@ export async function attachLoop(
   file: string,
   { readOnly = false, partitions = false, sectorSize }: LoopOptions = {},
   limitMs = LOSETUP_MS,
-): Promise<string> {
+): Promise<{ device: string; isNew: boolean }> {
   const flags = ['--direct-io=on', '--nooverlap']
   if (readOnly) flags.push('--read-only')
   if (partitions) flags.push('--partscan')
   if (sectorSize !== undefined) flags.push(`--sector-size=${sectorSize}`)
+  const before = attachedLoops().map(({ path }) => path)
   const making = runToolWithin(limitMs, 'losetup', ...flags, '--find', '--show', file)
   const device = await making.catch(async (err: unknown) => {
     const errno = errnoOfLoops()
@@ -73,7 +75,10 @@ export async function attachLoop(
     sectorSize !== undefined && found !== String(sectorSize) && `has sectors of ${found} bytes`,
   ].filter(what => typeof what === 'string')
   if (wrong.length > 0) throw isOtherwise(file, device, wrong)
-  return device
+  const isNew = !before.includes(device)
+  // A number that comes again may have had the names of another device.
+  if (isNew) forgetLoopNames(device)
+  return { device, isNew }
 }
 
 function isOtherwise(file: string, device: string, how: readonly string[]): ThinfsError {
@@ -128,7 +133,7 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
 }
 
 /**
- * Detaches the device. Where somebody still uses it the kernel detaches it later and reports
+ * Detaches the device, and takes its names away. Where somebody still uses it the kernel detaches it later and reports
  * success, so this looks for users before and after.
  * @param label begins the messages
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
@@ -140,7 +145,10 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)
   }
-  if (loop.backingFile !== '' && !isStillAttached(loop)) return
+  if (loop.backingFile !== '' && !isStillAttached(loop)) {
+    forgetDetached(path)
+    return
+  }
   await runToolWithin(LOSETUP_MS, 'losetup', '--detach', path)
   const deadline = Date.now() + GRACE_MS
   while (isStillAttached(loop)) {
@@ -151,6 +159,7 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
     }
     await setTimeout(POLL_MS)
   }
+  forgetDetached(path)
 }
 
 async function openersAfterGrace(path: string): Promise<string[]> {
@@ -163,9 +172,6 @@ async function openersAfterGrace(path: string): Promise<string[]> {
 }
 
 const openBy = (pid: number): string => `open by ${nameOf(pid)}`
-
-/** Whether it is attached, to whatever. */
-export const isAttached = (path: string): boolean => backingFileOf(basename(path)) !== ''
 
 /** All attached loop devices. */
 export async function listLoops(): Promise<LoopDevice[]> {

@@ -18,33 +18,32 @@ export const otherProcesses = (): number[] =>
 export const nameOf = (pid: number): string =>
   `process ${pid} (${read(`/proc/${pid}/comm`).trimEnd()})`
 
+/** A process's descriptors, by the paths of their links, and what those lead to. */
+const descriptorsOf = (pid: number): { fd: string; descriptor: string; target: string }[] =>
+  list(`/proc/${pid}/fd`).map(fd => {
+    const descriptor = `/proc/${pid}/fd/${fd}`
+    return { fd, descriptor, target: readLink(descriptor) }
+  })
+
 /** The targets of a process's descriptors. */
-export const openFiles = (pid: number): string[] =>
-  list(`/proc/${pid}/fd`).map(fd => readLink(`/proc/${pid}/fd/${fd}`))
+export const openFiles = (pid: number): string[] => descriptorsOf(pid).map(({ target }) => target)
 
 /** The mark of a file without a name, in the target of a descriptor. Source: proc_pid_fd(5). */
 const REMOVED = / \(deleted\)$/
 
 /** Files that a process can read and write and that have no name any more: no log is among them. */
-export function removedFiles(pid: number): { descriptor: string; was: string }[] {
-  return list(`/proc/${pid}/fd`)
-    .map(fd => ({
-      fd,
-      descriptor: `/proc/${pid}/fd/${fd}`,
-      was: readLink(`/proc/${pid}/fd/${fd}`),
-    }))
-    .filter(({ was }) => REMOVED.test(was) && !was.startsWith('/memfd:'))
+export const removedFiles = (pid: number): { descriptor: string; was: string }[] =>
+  descriptorsOf(pid)
+    .filter(({ target }) => REMOVED.test(target) && !target.startsWith('/memfd:'))
     .filter(({ fd }) => (flagsOf(pid, fd) & constants.O_RDWR) !== 0)
-    .map(({ descriptor, was }) => ({ descriptor, was: was.replace(REMOVED, '') }))
-}
+    .map(({ descriptor, target }) => ({ descriptor, was: target.replace(REMOVED, '') }))
 
 /** The other processes that have a file open and can write to it. */
 export const writersOf = (path: string): number[] =>
   otherProcesses().filter(pid =>
-    list(`/proc/${pid}/fd`).some(
-      fd =>
-        readLink(`/proc/${pid}/fd/${fd}`) === path &&
-        (flagsOf(pid, fd) & (constants.O_WRONLY | constants.O_RDWR)) !== 0,
+    descriptorsOf(pid).some(
+      ({ fd, target }) =>
+        target === path && (flagsOf(pid, fd) & (constants.O_WRONLY | constants.O_RDWR)) !== 0,
     ),
   )
 

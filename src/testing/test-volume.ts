@@ -113,7 +113,7 @@ export class TestVolume {
   attach(): Promise<string> {
     return this.#alone(async () => {
       await this.info()
-      this.#device ??= await attachLoop(this.path)
+      this.#device ??= (await attachLoop(this.path)).device
       this.#isAttached = true
       return this.#device
     })
@@ -157,7 +157,7 @@ export class TestVolume {
     if (mapped === 0) await runTool('mkfs.ext4', '-q', '-F', this.#device ?? this.path)
     await mkdir(folder, { recursive: true })
     try {
-      this.#device ??= await attachLoop(this.path)
+      this.#device ??= (await attachLoop(this.path)).device
     } catch (err) {
       const why = (err as Error).message
       await mountFile(this.path, folder).catch(also => {
