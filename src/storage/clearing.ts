@@ -20,9 +20,7 @@ import {
 import { dirname, join } from 'node:path'
 import { FALLOC_KEEP_SIZE, heldPath, KIB } from '../base/index.js'
 import { native } from '../native.js'
-
-/** Numbers of statfs(2): ext2 to ext4, XFS, btrfs, tmpfs. Source: linux/magic.h. */
-const BELIEVED: readonly number[] = [0xef53, 0x58465342, 0x9123683e, 0x01021994]
+import { CLEARING } from './file-systems.js'
 
 const SIZE = 1024 * KIB
 /** Byte ranges that are cleared: small and large, at pages and anywhere. None touch each other. */
@@ -44,7 +42,7 @@ const PATTERN = 0xa5
  */
 export function clears(fd: number, path: string, mode: number): boolean {
   const { type } = statfsSync(heldPath(fd))
-  if (BELIEVED.includes(type)) return true
+  if (CLEARING.includes(type)) return true
   const { O_RDWR, O_CREAT, O_EXCL, O_NOFOLLOW } = constants
   const trial = join(dirname(path), `.thinfs-trial-${randomBytes(8).toString('hex')}`)
   let file: number

@@ -37,22 +37,22 @@ import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
 import { clears } from './clearing.js'
 import { ColdReads } from './cold-reads.js'
+import { SHARING, TELLING } from './file-systems.js'
 import { LateAllocations } from './late-allocations.js'
 import { LateCopies } from './late-copies.js'
-import { type HostRoom, type Label, mustCopy, mustHaveRange, SCRATCH, type Store } from './store.js'
+import {
+  type HostRoom,
+  ioError,
+  type Label,
+  mustCopy,
+  mustHaveRange,
+  SCRATCH,
+  type Store,
+} from './store.js'
 
 /** Modes that leave the length as it is. */
 const PUNCH_HOLE = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 const ZERO_RANGE = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
-
-/** Numbers of statfs(2) for file systems on which files can share blocks. Source: linux/magic.h. */
-const SHARING: readonly number[] = [0x58465342, 0x9123683e] // XFS, btrfs
-
-/**
- * The same for those whose SEEK_DATA looks at the page cache too. ZFS is not one: it waits for a
- * transaction group there, or, before 2.2.2, may miss what was just written.
- */
-const TELLING: readonly number[] = [0xef53, 0x58465342, 0x9123683e, 0x01021994] // ext4, XFS, btrfs, tmpfs
 
 /**
  * Bytes of one pwrite(2). One pwrite may become one folio of the page cache, of up to 2 MiB. ext4
@@ -580,15 +580,6 @@ function openOf(uid: number, path: string): number {
   } finally {
     closeSync(held)
   }
-}
-
-function ioError(path: string, what: string, cause: unknown): ThinfsError {
-  const errno = errnoOf(cause)
-  return new ThinfsError('IO_ERROR', `${path}: ${what}: ${(cause as Error).message}`, {
-    cause,
-    // Not an errno: the file ended before the store did.
-    errno: errno === 'EOF' ? 'EIO' : errno,
-  })
 }
 
 /** The regular file that a loop device shows, by its device number; null for any other device. */

@@ -14,7 +14,6 @@ import {
   type Bytes,
   bytes,
   type Clock,
-  errnoOf,
   type Later,
   MIB,
   PAGE_SIZE,
@@ -24,7 +23,7 @@ import {
 import { ALL_PAGES, CacheMemory, FREE, SLOT, SLOT_PAGES, ZEROED_MAX } from './cache-memory.js'
 import { DataMap } from './data-map.js'
 import type { RemoteDisk } from './remote-disk.js'
-import { type DataStore, mustCopy, mustHaveRange } from './store.js'
+import { type DataStore, ioError, mustCopy, mustHaveRange } from './store.js'
 
 /** Slots that are written back at a time. */
 const DEPTH = 32
@@ -68,7 +67,7 @@ export class RemoteStore implements DataStore {
   /** By the number of 64 KiB of the disk: the slot that has it. */
   readonly #slots = new Map<number, number>()
   readonly #free: number[] = []
-  /** Where the search for a slot to be reused goes on. */
+  /** The slot from which the search for one to be reused goes on. */
   #hand = 0
   /** By slot: whether it was used since the search came by. */
   readonly #recent: Uint8Array
@@ -160,7 +159,7 @@ export class RemoteStore implements DataStore {
     for (let slot = nrSlots - 1; slot >= 0; slot--) {
       const block = blocks[slot]!
       if (block === FREE) {
-        // Whoever began to fill it was killed.
+        // The process that began to fill it was killed.
         valid[slot] = dirty[slot] = pending[slot] = 0
         this.#free.push(slot)
         continue
@@ -474,7 +473,7 @@ export class RemoteStore implements DataStore {
     }
     for (let page = begin; page < to; page += PAGE_SIZE) {
       const [first, end] = [Math.max(from, page), Math.min(to, page + PAGE_SIZE)]
-      // What was written meanwhile is newer.
+      // Bytes that were written meanwhile are newer.
       if (this.#has(first, end)) this.#copyOut(buffer, at + (first - from), first, end)
       else buffer.set(content.subarray(first - begin, end - begin), at + (first - from))
     }
@@ -539,7 +538,7 @@ export class RemoteStore implements DataStore {
       this.#draining = null
     })
     this.#draining = draining
-    // Who waits is told; what failed is dirty still, for the next flush to try.
+    // The waiters are told; the pages that failed are still dirty, and the next flush tries them.
     draining.catch(() => {})
   }
 
@@ -555,7 +554,7 @@ export class RemoteStore implements DataStore {
     if (calls.length > 0) return allEnded(calls)
   }
 
-  /** Has the disk zero a range of whole granules. */
+  /** Makes the disk zero a range of whole granules. */
   #clear(begin: number, end: number): Promise<void> {
     const zone: Zone = { begin, end, ended: Promise.resolve() }
     this.#zones.add(zone)
@@ -584,7 +583,7 @@ export class RemoteStore implements DataStore {
       throw ioError(this.path, `zeroing ${end - begin} bytes at ${begin}`, err)
     } finally {
       this.#zeroing.delete(zeroing)
-      // Where it failed it may have been done all the same, and be lost again.
+      // A call that failed may have been carried out all the same, and be lost again.
       this.#zeroed.add(place)
     }
     this.#data.remove(begin, end - begin)
@@ -837,10 +836,4 @@ function forEachRun(pages: number, use: (first: number, end: number) => void): v
     use(first, end)
     first = end
   }
-}
-
-function ioError(path: string, what: string, cause: unknown): ThinfsError {
-  if (cause instanceof ThinfsError && cause.message.startsWith(path)) return cause
-  const detail = `${path}: ${what}: ${(cause as Error).message}`
-  return new ThinfsError('IO_ERROR', detail, { cause, errno: errnoOf(cause) })
 }

@@ -5,7 +5,7 @@
  * memory answers: a server whose store is the page cache would lose more by waiting for a thread
  * than by the call itself. Calls that wait for a device are asynchronous: `readLater`, `sync`.
  */
-import { assert, type Bytes, type Later, MIB, ThinfsError } from '../base/index.js'
+import { assert, type Bytes, errnoOf, type Later, MIB, ThinfsError } from '../base/index.js'
 
 /** Space of the file system below a store, in bytes. */
 export interface HostRoom {
@@ -128,6 +128,17 @@ export const SCRATCH = new Uint8Array(MIB)
 /** The sentence about a store whose file somebody has removed. */
 export const removedFile = (path: string): string =>
   `${path}: was removed, or another file was put in its place; what the pool has there ends with the mount`
+
+/** The failure of a call on a store, unless `cause` is one of that store already. */
+export function ioError(path: string, what: string, cause: unknown): ThinfsError {
+  if (cause instanceof ThinfsError && cause.message.startsWith(path)) return cause
+  const errno = errnoOf(cause)
+  return new ThinfsError('IO_ERROR', `${path}: ${what}: ${(cause as Error).message}`, {
+    cause,
+    // Not an errno: the file ended before the store did.
+    errno: errno === 'EOF' ? 'EIO' : errno,
+  })
+}
 
 /**
  * A store calls it before it touches a range. Only a bug makes a range that is none. A range past
