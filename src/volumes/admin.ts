@@ -25,7 +25,7 @@ export interface VolumeInfo {
   limit: number | null
   /** Bytes that are kept for it in the pool; null: none. */
   reserve: number | null
-  /** What its writes do when the pool is full; null: as the pool. */
+  /** Whether its writes wait or fail when the pool is full; null: as the pool. */
   onFull: PoolConfig['onFull'] | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
@@ -104,7 +104,7 @@ export interface VolumeRules {
   onFull?: PoolConfig['onFull'] | 'pool'
 }
 
-/** What a mounted pool has done, in counters that begin with the mount and only grow. */
+/** The work of a mounted pool, in counters that begin with the mount and only grow. */
 export interface PoolStatistics {
   name: string
   mode: PoolMode
@@ -211,7 +211,7 @@ export interface NewVolume {
   base: string | null
 }
 
-/** What came of a stream that was cut short. */
+/** The part of a stream that came before it was cut short. */
 export interface PartialVolume {
   /** That it is to have. */
   name: string

@@ -15,7 +15,7 @@ import type { ExternalOrigin, VolumeEntry } from './volume-table.js'
 export interface OriginPlace {
   path: string
   held: string
-  /** Where the pool is mounted: the process that serves it would wait for itself there. */
+  /** The pool's mount point: the process that serves it would wait for itself there. */
   mountPoint?: string | undefined
   /** The user whose files they have to be, where the pool is another user's copy. */
   ofUser?: number | undefined
@@ -46,13 +46,13 @@ export class ExternalOrigins {
     }
     this.#file(path, stat)
     const size = Number(stat.size)
-    // What is in the pool's folder goes with it.
+    // A file in the pool's folder goes with that folder.
     const isWithin = path.startsWith(`${this.#place.path}/`)
     const kept = isWithin ? path.slice(this.#place.path.length + 1) : path
     return { path: kept, size, modified: String(stat.mtimeNs), shown: size }
   }
 
-  /** What requests for a volume with an external origin go to. */
+  /** The device that takes the requests for a volume with an external origin. */
   deviceOf(volume: Volume): WithOrigin {
     return new WithOrigin(volume.device, new FileOrigin(volume, this))
   }

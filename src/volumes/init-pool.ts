@@ -172,7 +172,7 @@ function openEmpty(path: string, force: boolean): { store: FileStore; isNew: boo
   }
 }
 
-/** What a file or device holds, for people; null for what may be taken. */
+/** The content of a file or device, for people; null if it may be taken. */
 function contentOf(store: FileStore, stat: Stats): string | null {
   if (stat.isFile() && store.nextData(bytes(0)) === store.size) return null
   const found = signatureOf(store.path)

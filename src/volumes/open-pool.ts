@@ -48,7 +48,7 @@ export interface OpenOptions {
   acceptMetadata?: boolean
   /** See `PoolOptions`. */
   mendsLeaks?: boolean
-  /** Where it is mounted: what is below is hidden. */
+  /** Its mount point, which hides what is below. */
   mountPoint?: string
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles

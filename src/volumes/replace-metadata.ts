@@ -158,7 +158,7 @@ export function devicesIn(store: Store): number | null {
   }
 }
 
-/** What a pool's other files say of it, where its metadata says nothing. */
+/** The facts that a pool's other files tell where its metadata tells nothing. */
 export interface PoolTraces {
   /** 16 bytes; null where no file has it. */
   uuid: Buffer | null

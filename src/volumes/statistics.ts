@@ -14,7 +14,7 @@ export class Statistics {
   #since: number
   /** Requests for the volumes, those that are gone included. */
   readonly counters = new IoCounters()
-  /** What the engines before this one did. */
+  /** The counts of the engines before this one. */
   #workBefore: PoolWork = { commits: 0, commitMs: 0, punches: 0, punchedBytes: 0, spaceWaits: 0 }
   #engineRestarts = 0
 
@@ -86,7 +86,7 @@ export class Statistics {
   }
 }
 
-/** What an engine is told that takes another's place. */
+/** The facts that an engine needs to take another's place. */
 export interface StatisticsBefore {
   /** The last that is known of the counters; null when nothing is. */
   before: PoolStatistics | null

@@ -69,7 +69,7 @@ const fieldsSchema = z.strictObject({
   /** Bytes that it may map at most, and bytes that are kept for it; left out: none. */
   limit: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
   reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
-  /** What its writes do when the pool is full; left out: as the pool. */
+  /** Whether its writes wait or fail when the pool is full; left out: as the pool. */
   on_full: z.enum(['queue', 'error']).optional(),
   /** The file that it shows where it maps nothing. Left out of a volume that shows zeros there. */
   external_origin: externalOriginSchema.optional(),

@@ -5,7 +5,7 @@ import type { VolumeEntry } from './volume-table.js'
 /** An open volume: a thin device with a name, a size and an owner. */
 export class Volume {
   readonly device: ThinDevice
-  /** What the volume is: the device; with an external origin, the device before that. */
+  /** The volume's device; with an external origin, the one that stands before it. */
   disk: BlockDevice
   readonly devId: number
   /** Where requests for content go: the disk, or what somebody has put before it (src/lab). */
@@ -80,14 +80,20 @@ export class Volume {
 export const hasToGo = ({ entry, opens }: Volume): boolean =>
   entry.removed && opens === 0 && entry.partial === undefined
 
+/** Data blocks that a pool keeps for a volume with such an entry. */
+export const reserveOf = (
+  { blockSize }: ThinPool,
+  { reserve = 0 }: Pick<VolumeEntry, 'reserve'>,
+): number => Math.ceil(reserve / blockSize)
+
 /** Lets the pool follow what the entry of a volume says of its space. */
 export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
-  const { limit, reserve = 0, removed, on_full: onFull = null } = entry
+  const { limit, removed, on_full: onFull = null } = entry
   const { space, blockSize } = pool
   device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
   space.setOnFullOf(device, onFull)
   const isKept = !removed && pool.writable
-  space.reserves.set(device.devId, isKept ? Math.ceil(reserve / blockSize) : 0)
+  space.reserves.set(device.devId, isKept ? reserveOf(pool, entry) : 0)
 }
 
 /** @throws VOLUME_BUSY for a volume that somebody holds */

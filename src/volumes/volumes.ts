@@ -48,6 +48,7 @@ import {
   hasToGo,
   mustBeUnused,
   mustNotBeHeld,
+  reserveOf,
   type Volume,
   whyUsed,
 } from './volume.js'
@@ -68,7 +69,7 @@ export interface VolumesOptions {
   now: () => number
   /** Tells of a volume that was made, removed, renamed or resized. */
   onChange: (what: string, volume: string, devId: number) => void
-  /** Where the paths of external origins count from. */
+  /** The folder that the paths of external origins count from. */
   place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
@@ -119,7 +120,7 @@ function withRules<E extends RulesOfEntry>(
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
-  /** What has been done, in counters. */
+  /** Counters of the work that was done. */
   readonly tally: Statistics
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
@@ -369,9 +370,10 @@ export class Volumes implements PoolAdmin {
       space.mustHaveMinFree()
       if (!space.hasMetadataRoom) await space.makeRoom()
       await this.#names.commit(new Map([[devId, entry]]), () => {
-        space.mustKeep(Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+        const kept = reserveOf(this.pool, entry)
+        space.mustKeep(kept)
         devices.createThin(devId)
-        space.reserves.set(devId, Math.ceil((entry.reserve ?? 0) / this.pool.blockSize))
+        space.reserves.set(devId, kept)
       })
       this.#options.onChange('created', name, devId)
       return this.#set.add(devId)
@@ -577,9 +579,8 @@ export class Volumes implements PoolAdmin {
     return this.#names.exclusive(async () => {
       const volume = this.#set.must(name)
       const entry = withRules(volume.entry, rules)
-      const { space, blockSize } = this.pool
       try {
-        await space.reserve(volume.devId as DevId, Math.ceil((entry.reserve ?? 0) / blockSize))
+        await this.pool.space.reserve(volume.devId as DevId, reserveOf(this.pool, entry))
         await this.#names.commit(new Map([[volume.devId, entry]]))
       } catch (err) {
         if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)
