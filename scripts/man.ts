@@ -51,7 +51,7 @@ const header = (title: string, section: number, name: string, what: string): str
 .Nm ${name}
 .Nd ${what.replace(/\.$/, '')}`
 
-/** What help has behind its lists, in paragraphs; the example is a section of its own. */
+/** The paragraphs that follow the lists of a help text; its example is a section of its own. */
 function afterHelp(command: Command): { paragraphs: string[]; example: string } {
   let printed = ''
   command.configureOutput({ writeOut: part => (printed += part) }).outputHelp()
@@ -176,7 +176,7 @@ function keysOf(type: Type, path: string): { path: string; allowed: string }[] {
   return path === '' ? below : [{ path, allowed: '' }, ...below]
 }
 
-/** What the comments of a new pool.yaml say of each key, and the text of the key there. */
+/** The comment that a new pool.yaml has for each key, and the text of the key there. */
 function commentsOf(yaml: string): Map<string, { said: string; shown: string }> {
   const blocks = yaml.split('\n\n').map(block => {
     const lines = block.split('\n')

@@ -227,7 +227,7 @@ async function differences(config: PoolConfig, size: number, settings: Settings)
         sent += length
       }
       await sendTo(source, take, { compress: true, onProgress: () => {} })
-      // What was written cannot be compressed.
+      // Random bytes cannot be compressed.
       mustBe(NR_CHANGED, Math.floor(sent / BLOCK))
     },
     [...THINFS, 'send', folder, 'newer', '--from', 'older'],

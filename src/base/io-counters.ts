@@ -5,7 +5,7 @@
  * The counts as plain objects are for whoever asks, now and then.
  */
 
-/** What is counted, and where it is in the array of `IoCounters`. */
+/** The operations that are counted, and the place of each in the array of `IoCounters`. */
 export const OPERATION = { read: 0, write: 1, discard: 2, flush: 3 } as const
 export type Operation = keyof typeof OPERATION
 export const OPERATIONS = Object.keys(OPERATION) as Operation[]
@@ -114,7 +114,7 @@ export class IoCounters {
   }
 }
 
-/** What was counted between two moments. Where a counter went back, all of `after` is new. */
+/** The counts between two moments. If a counter went back, all of `after` is new. */
 export function countsBetween(before: IoCounts, after: IoCounts): IoCounts {
   const isBack = OPERATIONS.some(operation => after[operation].count < before[operation].count)
   if (isBack) return after

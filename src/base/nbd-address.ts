@@ -1,6 +1,6 @@
 import { ThinfsError } from './errors.js'
 
-/** Where an export is. */
+/** The address of an export. */
 export interface NbdAddress {
   /** As it was written; for messages. */
   text: string

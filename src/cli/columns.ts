@@ -5,7 +5,7 @@ import { formatSize } from '../config/index.js'
 export interface Column<T> {
   head: string
   isNumber?: true
-  /** What rows are sorted by; null, where there is nothing, comes first. */
+  /** The value that rows are sorted by; null, for none, comes first. */
   value: (row: T) => string | number | null
   text: (row: T, size: (bytes: number) => string) => string
 }

@@ -6,13 +6,13 @@
  */
 import type { Argument, Command, Option } from 'commander'
 
-/** What a shell has to know of a command. */
+/** The facts about a command that a shell needs. */
 interface Described {
   name: string
   description: string
   options: Option[]
   args: readonly Argument[]
-  /** Where its arguments are names of volumes that there are; the pool is at 1. */
+  /** The positions of its arguments that name existing volumes; the pool is at 1. */
   volumesAt: number[]
 }
 

@@ -132,7 +132,7 @@ async function asCommitted<T>(
           return result
         }
       } catch (err) {
-        // What a commit has overwritten looks damaged.
+        // A block that a commit has overwritten looks damaged.
         if (isLast()) throw err
       }
       await sleep(COMMIT_PAUSE)
@@ -143,7 +143,7 @@ async function asCommitted<T>(
   }
 }
 
-/** Has the pool commit what it knows of a volume. */
+/** Makes the pool commit what it knows of a volume. */
 async function commitBy(admin: PoolAdmin, place: PoolPlace, name: string): Promise<void> {
   const named = (await admin.list()).find(volume => isMeant(volume, name))
   const { path } = await volumeFile(admin, place.file, named?.name ?? name)

@@ -10,7 +10,7 @@ import { configOf, withPool } from './pool.js'
 const KERNEL_BLOCK_SECTORS = 128
 /** Bytes that a device-mapper name has at most. Source: DM_NAME_LEN of linux/dm-ioctl.h. */
 const NAME_BYTES = 127
-/** What libdevmapper writes into /dev/mapper as it is. */
+/** The characters that libdevmapper writes into /dev/mapper unchanged. */
 const PLAIN_NAME = /^[0-9A-Za-z#+\-.:=@_]+$/
 
 export const table = poolCommand(
@@ -40,7 +40,7 @@ new blocks with zeros: skip_block_zeroing would show what removed volumes held.`
 
 /** What the kernel is asked to make. */
 interface Activation {
-  /** Where the pool is mounted, null where it is not. */
+  /** The pool's mount point; null if it is not mounted. */
   mountPoint: string | null
   metadata: Place
   data: Place

@@ -65,7 +65,7 @@ export async function withDaemonOr<T>(
 ): Promise<T> {
   const reads = access === 'read'
   const began = performance.now()
-  /** What is in the way, and since when. */
+  /** The process that is in the way, and since when. */
   let holder = { message: '', since: began }
   let told = false
   for (;;) {
@@ -79,7 +79,7 @@ export async function withDaemonOr<T>(
         daemon.close()
       }
     }
-    // Whoever had the pool may have changed its pool.yaml.
+    // The process that had the pool may have changed its pool.yaml.
     const config = await configOf(reference, reads)
     const files = filesOrHolder(config, reads)
     if (!(files instanceof PoolHeld)) {

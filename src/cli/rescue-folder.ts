@@ -1,7 +1,7 @@
 import { readFileSync, realpathSync, rmdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 
-/** What a rescue has in a folder of its own: a pool.yaml, and what goes with it. */
+/** The files that a rescue has in a folder of its own: a pool.yaml, and what goes with it. */
 const FILES = ['pool.yaml', 'metadata', 'volumes.json', 'thinfs.log']
 /**
  * Says that an unmount may take these away. It has the path of the folder: in no other folder, a

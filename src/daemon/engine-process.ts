@@ -80,7 +80,7 @@ export class EngineProcess {
     return this.#stop()
   }
 
-  /** Has it go on with the counters of the engine before; once, when it serves. */
+  /** Makes it go on with the counters of the engine before; once, when it serves. */
   countOn(before: StatisticsBefore): void {
     this.#countOn(before)
   }

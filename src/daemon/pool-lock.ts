@@ -70,7 +70,7 @@ function ownerOf(config: PoolConfig): Owner | null {
   const holders = otherProcesses()
     .filter(pid => hasOpen(pid, files))
     .map(pid => ({ pid, server: startOf(pid), command: commandOf(pid) }))
-  // Who only reads the files, as cp does, has no lock.
+  // A process that only reads the files, as cp does, has no lock.
   const holder =
     holders.find(({ server }) => server !== null) ??
     holders.find(({ command }) => command !== null) ??

@@ -19,7 +19,7 @@ export interface SpaceOwner {
   readonly devId: DevId
   /** True once the device was deleted. */
   readonly gone: boolean
-  /** What it does when the pool is full, whatever the pool does; null: as the pool. */
+  /** The device's own answer to a full pool; null: the pool's. */
   readonly onFull: 'queue' | 'error' | null
 }
 

@@ -46,7 +46,7 @@ export class ThinDevice implements BlockDevice {
   gone = false
   /** Virtual blocks that it may map at most; Infinity: as many as the pool has. */
   limit = Number.POSITIVE_INFINITY
-  /** What its writes do when the pool is full; null: as the pool. `Space.setOnFullOf` sets it. */
+  /** Whether its writes wait or fail when the pool is full; null: as the pool. `Space` sets it. */
   onFull: 'queue' | 'error' | null = null
   /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
   #endIsClear = false

@@ -11,7 +11,7 @@ const FULL: { readonly [M in PoolMode]?: string } = {
 /** An event as the engine tells of it; who keeps it gives it an id. */
 type Told = Omit<Happening, 'id'>
 
-/** What happens to a pool, in the words of docs/MONITORING.md. */
+/** The events of a pool, in the words of docs/MONITORING.md. */
 export class Happenings {
   readonly #tell: (event: Told) => void
   #pool: ThinPool | null = null

@@ -1,4 +1,4 @@
-/** What a pool did between two moments, from the counters of both. */
+/** The work of a pool between two moments, from the counters of both. */
 import {
   countsBetween,
   countsTogether,

@@ -83,7 +83,7 @@ export class Monitor {
     this.#running = this.#watch.run()
   }
 
-  /** Where it is found: a URL, or the path of its socket. */
+  /** Its address: a URL, or the path of its socket. */
   get address(): string {
     if ('path' in this.#listen) return `unix:${this.#listen.path}`
     const { address, family, port } = this.#server.address() as AddressInfo

@@ -1,4 +1,4 @@
-/** What `thinfs top` shows, as lines of text: it knows of no terminal. */
+/** The view of `thinfs top` as lines of text: it knows of no terminal. */
 import { countText, durationText, latencyText, sizeText, timeText } from './page/words.js'
 import type { IoRates, PoolRates, VolumeRates } from './rates.js'
 

@@ -96,7 +96,7 @@ export class Watch {
     }
   }
 
-  /** Who has the blocks, at most MAP_AGE ago. */
+  /** The owners of the blocks, at most MAP_AGE ago. */
   async blockMap(): Promise<BlockMap | null> {
     const now = Date.now()
     if (this.#map === null || now - this.#map.begun > this.#map.goodFor) {

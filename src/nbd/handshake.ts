@@ -43,7 +43,7 @@ export interface Negotiated {
 /** The server's part of the negotiation may have so many bytes in one reply, and so many replies. */
 const REPLY_MAX = 65_536
 const REPLIES_MAX = 1000
-/** What every server takes where it says nothing else. Source: proto.md, "Block size constraints". */
+/** The block sizes of a server that tells none. Source: proto.md, "Block size constraints". */
 const MAX_PAYLOAD = 32 * 1024 * 1024
 const MIN_BLOCK_MAX = 65_536
 
@@ -142,7 +142,7 @@ function secure(
   })
 }
 
-/** What client and server say to each other before the first request. */
+/** The messages of client and server before the first request. */
 class Dialogue {
   readonly #socket: Socket
   #error: Error | null = null

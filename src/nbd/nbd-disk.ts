@@ -268,7 +268,7 @@ export class NbdDisk {
     return request
   }
 
-  /** Has a timer run as long as requests are in flight. */
+  /** Keeps a timer running as long as requests are in flight. */
   #watch(): void {
     if (this.#timer !== null) return
     const period = Math.max(10, Math.min(1000, this.#limit / 10))

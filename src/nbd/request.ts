@@ -14,7 +14,7 @@ export class Request {
   readonly length: number
   /** The bytes of a WRITE. */
   readonly data: Uint8Array | null
-  /** Where the bytes of a READ go. */
+  /** The buffer for the bytes of a READ. */
   readonly into: Uint8Array | null
   /** Milliseconds of the clock by which it has to have ended. */
   readonly deadline: number

@@ -16,7 +16,7 @@ export type Discards = 'passdown' | 'nopassdown' | 'ignore'
 /** Whether a write that finds no free block waits, for `queueTimeout` at most, or fails at once. */
 export type OnFull = 'queue' | 'error'
 
-/** What a pool does by itself, counted. */
+/** Counters of the work that a pool does by itself. */
 export interface PoolWork {
   /** Transactions that became durable. */
   commits: number

@@ -223,7 +223,7 @@ export class Space implements ProvisionerSpace {
       return
     }
     try {
-      // What the device has already is not kept for it.
+      // Blocks that the device has already are not kept for it.
       const own = await reserves.ownOf(devId)
       this.#state.mustBeWritable()
       this.mustKeep(Math.max(0, blocks - own) - reserves.keptFor(devId))
@@ -312,7 +312,7 @@ export class Space implements ProvisionerSpace {
 
   canAllocate(devId: DevId, count: number, discards: boolean): boolean {
     this.#state.mustBeWritable()
-    // What is kept for others is as good as in use.
+    // Space that is kept for others is as good as in use.
     const kept = this.reserves.keptFor(devId)
     this.#growth.taking(Math.max(0, count - kept) + this.reserves.kept)
     // The kernel's rule: told when a block is wanted while no more than the mark are free.

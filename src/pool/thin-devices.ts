@@ -161,7 +161,7 @@ export class ThinDevices {
     const device = this.#devices.get(devId)
     if (device) this.#forget(device)
     space.reserves.forget(devId)
-    // What it shared may be one other device's now.
+    // Blocks that it shared may be one other device's now.
     space.reserves.recount()
     extended.delete(devId)
     handles.forget(devId)

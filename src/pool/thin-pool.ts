@@ -355,7 +355,7 @@ export class ThinPool implements Provisioner {
     return error
   }
 
-  /** What the pool has done since it was opened. */
+  /** The work of the pool since it was opened. */
   get work(): PoolWork {
     const { commits, ms: commitMs } = this.#commits.counts
     return { commits, commitMs, ...this.blocks.counts, spaceWaits: this.space.nrWaits }

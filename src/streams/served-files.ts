@@ -27,7 +27,7 @@ export function openServed(
   }
   const metadata = open(fds.metadata)
   try {
-    // What is there instead is the cache in front of it.
+    // The cache in front of it stands in its place.
     const isHere = !readlinkSync(`/proc/${pid}/fd/${fds.data}`).startsWith('/memfd:')
     const data = isHere ? open(fds.data) : null
     return {

@@ -68,7 +68,7 @@ async function mix(t: Test, disk: NbdDisk, random: Random): Promise<Buffer> {
   t.ok(whole.equals(model), 'all of it')
   const extents = await disk.extents(0, SIZE)
   if (extents === null) return model
-  // What is not in an extent reads as zeros; most of what does is in none.
+  // Bytes in no extent read as zeros; most bytes are in none.
   let at = 0
   for (const { offset, length } of [...extents, { offset: SIZE, length: 0 }]) {
     t.ok(offset >= at && model.subarray(at, offset).every(byte => byte === 0), `hole at ${at}`)

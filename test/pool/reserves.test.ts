@@ -75,7 +75,7 @@ class Model {
     return Math.max(0, device.reserve - this.own(device))
   }
 
-  /** What is kept for all, or for all but one. */
+  /** The blocks that are kept for all, or for all but one. */
   keptForAll(but?: Device): number {
     const others = [...this.devices.values()].filter(device => device !== but)
     return others.reduce((sum, device) => sum + this.kept(device), 0)

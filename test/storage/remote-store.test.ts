@@ -73,7 +73,7 @@ class Harness {
     this.store = await this.#stepping(opening)
   }
 
-  /** Has the disk answer until a promise ends. */
+  /** Makes the disk answer until a promise ends. */
   async #stepping<T>(promise: Promise<T>): Promise<T> {
     let ended = false
     const end = (): void => {

@@ -37,7 +37,7 @@ export interface PoolFacts {
 
 /** What was found of damaged metadata, and what was lost of it. */
 export interface RepairReport {
-  /** What is wrong with the superblock; null where it was used as it is. */
+  /** The damage of the superblock; null if it was used as it is. */
   superblock: string | null
   /** Whether the trees were found by a search of all blocks. */
   searched: boolean
@@ -184,7 +184,7 @@ function superblockOf(source: Store): { superblock: Superblock | null; problem: 
   try {
     return { superblock: readSuperblock(source), problem: null }
   } catch (err) {
-    // What something newer wrote is not damaged.
+    // Metadata that a newer program wrote is not damaged.
     if (!(err instanceof ThinfsError) || err.code === 'METADATA_UNSUPPORTED') throw err
     return { superblock: readAnyway(source), problem: err.message }
   }

@@ -1,4 +1,4 @@
-/** What can be saved of damaged metadata. */
+/** The part of damaged metadata that can be saved. */
 export type {
   LostMappings,
   OnRepairProgress,

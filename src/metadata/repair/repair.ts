@@ -80,7 +80,7 @@ interface CopierParts {
   damaged: DamagedMetadata
   target: Store
   onProgress: OnRepairProgress
-  /** What lost blocks are mapped to; null: to nothing. */
+  /** The data block that lost blocks are mapped to; null: none. */
   lostBlock: DataBlock | null
 }
 

@@ -23,7 +23,7 @@ export interface FoundDevices {
   lostDetails: LostRange[]
 }
 
-/** What is below two roots, as far as it can be read. */
+/** The nodes below two roots, as far as they can be read. */
 export function devicesOf(
   nodes: SoundNodes,
   mappingRoot: number,
@@ -88,7 +88,7 @@ class Search {
   /** Leaves whose values could be blocks, and those. */
   readonly #maybeTop: number[] = []
   readonly #leafEntries: Uint16Array
-  /** What is below internal nodes. */
+  /** The nodes below internal ones. */
   readonly #entries = new Map<number, Below>()
 
   constructor(nodes: SoundNodes) {

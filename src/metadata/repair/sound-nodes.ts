@@ -13,7 +13,7 @@ export interface LostRange {
   begin: number
   /** May be Infinity. */
   end: number
-  /** What is wrong with the block that leads to them. */
+  /** The damage of the block that leads to them. */
   why: string
 }
 

@@ -60,7 +60,7 @@ export function timeText(time: number, from?: number): string {
 /** A node of the tree of snapshots. */
 export interface Twig<V> {
   volume: V
-  /** What is drawn before its name. */
+  /** The branch that is drawn before its name. */
   prefix: string
 }
 
@@ -106,7 +106,7 @@ export function treeOf<V extends { name: string; origin: string | null }>(
   return rows
 }
 
-/** What a cell of the map is mostly. */
+/** The kind of most blocks of a cell of the map. */
 export type CellKind = 'free' | 'shared' | number
 
 /** The map of the blocks, as the server sends it. */
