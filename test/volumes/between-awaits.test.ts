@@ -238,10 +238,13 @@ t.test('a pool that is full', async t => {
     const behind = new AbortController()
     const second = volumes.resize({ name: 's', size: 6 * BLOCK }, behind.signal)
     await turn()
+    const ended = Promise.all([
+      t.rejects(growing, { code: 'CANCELLED' }),
+      t.rejects(second, { code: 'CANCELLED' }, 'nor is one that waited for its turn'),
+    ])
     behind.abort(cancelled())
     caller.abort(cancelled())
-    await t.rejects(growing, { code: 'CANCELLED' })
-    await t.rejects(second, { code: 'CANCELLED' }, 'nor is one that waited for its turn')
+    await ended
     await grow()
     const { device } = volumes.find('s')!
     t.equal(device.size, END)
