@@ -1,13 +1,20 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
 export { AtomicFile, replaceFile, syncFolder } from './atomic-file.js'
-export { CacheMemory } from './cache-memory.js'
+export { DataMap } from './data-map.js'
 export { ExtentStore, type StorePart } from './extent-store.js'
 export { FileExtents } from './file-extents.js'
 export { FileStore } from './file-store.js'
 export { HeldFolder } from './held-folder.js'
 export { bootId, JournalFile } from './journal-file.js'
-export type { RemoteDisk } from './remote-disk.js'
-export { RemoteStore } from './remote-store.js'
 export { idOf, SharedFiles } from './shared-files.js'
-export { type DataStore, type HostRoom, type Label, removedFile, type Store } from './store.js'
+export {
+  type DataStore,
+  type HostRoom,
+  ioError,
+  type Label,
+  mustCopy,
+  mustHaveRange,
+  removedFile,
+  type Store,
+} from './store.js'
 export { StripedStore } from './striped-store.js'

@@ -6,7 +6,7 @@
 import { closeSync, fstatSync } from 'node:fs'
 import { type NbdAddress, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { CacheMemory, RemoteStore } from '../storage/index.js'
+import { CacheMemory, RemoteStore } from '../remote/index.js'
 
 /** Bytes that the server gives back at least: the most that a slot of the cache has. */
 const GRANULE_MAX = 64 * 1024

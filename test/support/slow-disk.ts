@@ -3,7 +3,7 @@
  * the disk takes some of what no flush has covered.
  */
 import { ThinfsError } from '../../src/base/index.js'
-import type { RemoteDisk } from '../../src/storage/index.js'
+import type { RemoteDisk } from '../../src/remote/index.js'
 import type { Random } from './random.js'
 
 const PAGE = 4096

@@ -20,10 +20,9 @@ import {
   SYSTEM_CLOCK,
   ThinfsError,
 } from '../base/index.js'
+import { DataMap, type DataStore, ioError, mustCopy, mustHaveRange } from '../storage/index.js'
 import { ALL_PAGES, CacheMemory, FREE, SLOT, SLOT_PAGES, ZEROED_MAX } from './cache-memory.js'
-import { DataMap } from './data-map.js'
 import type { RemoteDisk } from './remote-disk.js'
-import { type DataStore, ioError, mustCopy, mustHaveRange } from './store.js'
 
 /** Slots that are written back at a time. */
 const DEPTH = 32

@@ -7,7 +7,7 @@ import { closeSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { bytes, KIB, type Later, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { native } from '../../src/native.js'
-import { CacheMemory, RemoteStore } from '../../src/storage/index.js'
+import { CacheMemory, RemoteStore } from '../../src/remote/index.js'
 import { Random } from '../support/random.js'
 import { SlowDisk } from '../support/slow-disk.js'
 
