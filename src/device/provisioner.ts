@@ -5,14 +5,13 @@
  * what returns a promise may find the device gone, or the pool read-only, when it resolves.
  */
 import type { Bytes, Clock, DataBlock, DevId, Later, Slice, VirtualBlock } from '../base/index.js'
-import type { ThinMetadata } from '../metadata/index.js'
+import type { Mappings, ThinMetadata } from '../metadata/index.js'
 import type { DataBlocks } from './data-blocks.js'
 
-/** The mappings of all devices, to be read. */
-export type Mappings = Pick<
-  ThinMetadata,
-  'details' | 'find' | 'forEachMapping' | 'isReallyShared' | 'mappedUntil' | 'next' | 'time'
->
+/** The metadata, to be read: `Provisioner` changes it. */
+export interface DeviceMetadata extends Pick<ThinMetadata, 'details' | 'time'> {
+  readonly mappings: Pick<Mappings, 'find' | 'forEach' | 'isReallyShared' | 'mappedUntil' | 'next'>
+}
 
 /** On whose behalf space is waited for: the wait ends when it is deleted. */
 export interface SpaceOwner {
@@ -69,7 +68,7 @@ export interface ProvisionerSpace {
 
 export interface Provisioner {
   readonly blocks: DataBlocks
-  readonly metadata: Mappings
+  readonly metadata: DeviceMetadata
   readonly space: ProvisionerSpace
   readonly clock: Clock
 

@@ -231,7 +231,7 @@ export class ThinDevice implements BlockDevice {
       this.mustBeReadable()
       const next = this.#nextMapped(at, end)
       at = Math.min(next + PIECE_BLOCKS, end)
-      this.#pool.metadata.forEachMapping(this.devId, next, at, visit)
+      this.#pool.metadata.mappings.forEach(this.devId, next, at, visit)
       if (slice.isOver) await slice.yield()
     }
     return mapped
@@ -243,7 +243,7 @@ export class ThinDevice implements BlockDevice {
     for (let at = begin; at < end; at += PIECE_BLOCKS) {
       this.mustBeReadable()
       const until = Math.min(at + PIECE_BLOCKS, end)
-      this.#pool.metadata.forEachMapping(this.devId, at, until, () => {
+      this.#pool.metadata.mappings.forEach(this.devId, at, until, () => {
         count++
       })
       if (slice.isOver) await slice.yield()
@@ -282,10 +282,10 @@ export class ThinDevice implements BlockDevice {
       if (!this.sharable || !source.sharable) {
         throw new ThinfsError('NOT_SUPPORTED', `device ${source.devId}: its blocks are reserved`)
       }
-      if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
+      if (!metadata.mappings.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
       } else if (
-        !metadata.find(this.devId, vblock, present) ||
+        !metadata.mappings.find(this.devId, vblock, present) ||
         present.dataBlock !== mapping.dataBlock
       ) {
         // dm-thin takes a mapping for shared when the device's last snapshot is younger.
@@ -329,7 +329,7 @@ export class ThinDevice implements BlockDevice {
     this.mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
-    const next = this.#pool.metadata.next(this.devId, vblock, mapping)
+    const next = this.#pool.metadata.mappings.next(this.devId, vblock, mapping)
     if (next < 0) return this.size
     return Math.min(Math.max(offset, next * this.#blockSize), this.size)
   }
@@ -344,7 +344,7 @@ export class ThinDevice implements BlockDevice {
     for (let at = Math.floor(offset / this.#blockSize); at * this.#blockSize < this.size; ) {
       this.mustBeReadable()
       const piece = at + PIECE_BLOCKS
-      at = metadata.mappedUntil(this.devId, at, piece)
+      at = metadata.mappings.mappedUntil(this.devId, at, piece)
       if (at < piece) return Math.min(Math.max(offset, at * this.#blockSize), this.size)
       if (slice.isOver) await slice.yield()
     }
@@ -438,7 +438,7 @@ export class ThinDevice implements BlockDevice {
   #nextMapped(begin: number, last: number): number {
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     if (begin >= last) return last
-    const next = this.#pool.metadata.next(this.devId, begin, mapping)
+    const next = this.#pool.metadata.mappings.next(this.devId, begin, mapping)
     return next < 0 ? last : Math.min(next, last)
   }
 

@@ -162,7 +162,7 @@ export class WritePlan {
         this.#actions[i] = IN_PLACE
         this.#targets[i] = dataBlockOf(entry)
       } else if (
-        this.#pool.metadata.isReallyShared(devId, first + i) ||
+        this.#pool.metadata.mappings.isReallyShared(devId, first + i) ||
         (restamps && this.#pool.blocks.isRead(dataBlockOf(entry)))
       ) {
         this.#actions[i] = UNSHARE
@@ -314,7 +314,7 @@ export class WritePlan {
         writable &&
         space.hasMetadataRoom &&
         !this.#owner!.gone &&
-        !metadata.isReallyShared(this.#owner!.devId, this.#first + i)
+        !metadata.mappings.isReallyShared(this.#owner!.devId, this.#first + i)
       if (!isFree) this.#actions[i] = IN_PLACE
     }
   }

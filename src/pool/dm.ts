@@ -103,7 +103,7 @@ export function thinStatus(pool: ThinPool, devId: DevId): string {
   const sectors = pool.blockSize / SECTOR_SIZE
   try {
     const mapped = pool.metadata.details(devId).mappedBlocks * sectors
-    const highest = pool.metadata.highestMapped(devId)
+    const highest = pool.metadata.mappings.highestMapped(devId)
     return `${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
   } catch (err) {
     if (err instanceof ThinfsError) return 'Error'

@@ -15,8 +15,6 @@ import type { ThinMetadata } from '../metadata/index.js'
 /** Leaves of a mapping tree that are counted between two looks at the clock. */
 const PIECE_LEAVES = 1
 
-type Mappings = Pick<ThinMetadata, 'forEachExclusive' | 'hasDevice' | 'isExclusive'>
-
 /** A device's reserve. */
 interface Reserve {
   devId: DevId
@@ -32,7 +30,7 @@ interface Reserve {
 const keptFor = ({ blocks, own }: Reserve): number => Math.max(0, blocks - own)
 
 export class Reserves {
-  readonly #metadata: Mappings
+  readonly #metadata: ThinMetadata
   readonly #clock: Clock
   readonly #freed: () => void
   readonly #all = new Map<DevId, Reserve>()
@@ -41,7 +39,7 @@ export class Reserves {
   #counting: Promise<void> | null = null
 
   /** @param freed is told when less may be kept than before */
-  constructor(metadata: Mappings, clock: Clock, freed: () => void) {
+  constructor(metadata: ThinMetadata, clock: Clock, freed: () => void) {
     this.#metadata = metadata
     this.#clock = clock
     this.#freed = freed
@@ -177,7 +175,7 @@ export class Reserves {
 
   /** Whether mapping a virtual block anew gives a device one more block of its own. */
   gains(devId: DevId, vblock: number): boolean {
-    return !this.#metadata.isExclusive(devId, vblock)
+    return !this.#metadata.mappings.isExclusive(devId, vblock)
   }
 
   /** A virtual block was mapped for which `gains` was true before. */
@@ -200,7 +198,7 @@ export class Reserves {
       if (vblock < reserve.at) lostCounted++
     }
     for (let at = begin; at < end; ) {
-      at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+      at = this.#metadata.mappings.forEachExclusive(devId, at, PIECE_LEAVES, visit)
     }
     reserve.counted = Math.max(0, reserve.counted - lostCounted)
     this.#setOwn(reserve, Math.max(0, reserve.own - lost))
@@ -247,7 +245,7 @@ export class Reserves {
       if (count === 1) reserve.counted++
     }
     const { devId, at } = reserve
-    reserve.at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+    reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, PIECE_LEAVES, visit)
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
   }
 }

@@ -239,7 +239,7 @@ export class Shrink {
   /** Goes through all mappings of all devices. */
   async #pass(): Promise<void> {
     const { metadata } = this.#parts
-    metadata.startOverFindingHigh()
+    metadata.relocation.startOver()
     let vblocks: number[] = []
     let high: DataBlock[] = []
     for (const devId of [...metadata.deviceIds()]) {
@@ -247,7 +247,7 @@ export class Shrink {
         await this.#turn()
         // It may have been deleted meanwhile.
         if (!metadata.hasDevice(devId)) break
-        at = metadata.findHigh(devId, at, PIECE_LEAVES, (vblock, dataBlock) => {
+        at = metadata.relocation.find(devId, at, PIECE_LEAVES, (vblock, dataBlock) => {
           vblocks.push(vblock)
           high.push(dataBlock)
         })
@@ -339,7 +339,7 @@ export class Shrink {
    */
   #moveNow(vblocks: readonly number[], only: DataBlock | undefined): Attempt | null {
     const { metadata, blocks } = this.#parts
-    const survey = metadata.survey(vblocks)
+    const survey = metadata.relocation.survey(vblocks)
     const attempt: Attempt = { waiting: [], partial: [] }
     if (!this.#mayMove()) return attempt
     if (!this.#hasRoom(survey)) return null
@@ -350,7 +350,7 @@ export class Shrink {
         const outcome = this.#copyNow(from, to)
         if (outcome === 'moved') moves.set(from, to)
         else attempt.waiting.push(from)
-        if (outcome === 'waits') metadata.unreserveData(to)
+        if (outcome === 'waits') metadata.relocation.unreserve(to)
         else if (outcome === 'begun') blocks.release([to])
       }
     } finally {
@@ -368,7 +368,7 @@ export class Shrink {
     only: DataBlock | undefined,
   ): Promise<Attempt | null> {
     const { metadata, blocks } = this.#parts
-    const survey = metadata.survey(vblocks)
+    const survey = metadata.relocation.survey(vblocks)
     const attempt: Attempt = { waiting: [], partial: [] }
     if (!this.#mayMove()) return attempt
     if (!this.#hasRoom(survey)) return null
@@ -382,11 +382,11 @@ export class Shrink {
       await allEnded([...copies.values()].map(({ copy }) => copy.copied))
       this.#mustGoOn()
       if (!this.#mayMove()) return attempt
-      const now = metadata.survey(vblocks)
+      const now = metadata.relocation.survey(vblocks)
       if (!this.#hasRoom(now)) return null
       for (const [from, { to, copy }] of copies) {
         const found = now.found.get(from)
-        const isWhole = found !== undefined && metadata.isWhole(now, from)
+        const isWhole = found !== undefined && metadata.relocation.isWhole(now, from)
         if (isWhole && copy.isSame() && !this.#isBusy(found.vblocks)) moves.set(from, to)
         else if (isWhole) attempt.waiting.push(from)
       }
@@ -408,7 +408,7 @@ export class Shrink {
   ): Generator<DataBlock, void> {
     for (const [from, { vblocks }] of survey.found) {
       if (only !== undefined && from !== only) continue
-      if (!this.#parts.metadata.isWhole(survey, from)) attempt.partial.push(from)
+      if (!this.#parts.metadata.relocation.isWhole(survey, from)) attempt.partial.push(from)
       else if (this.#isBusy(vblocks)) attempt.waiting.push(from)
       else yield from
     }
@@ -452,8 +452,8 @@ export class Shrink {
         isMoved = await blocks.moveLater(from, to, () => {
           this.#mustGoOn()
           if (!this.#mayMove()) return false
-          const survey = metadata.survey(vblocks)
-          if (!metadata.isWhole(survey, from) || !this.#hasRoom(survey)) return false
+          const survey = metadata.relocation.survey(vblocks)
+          if (!metadata.relocation.isWhole(survey, from) || !this.#hasRoom(survey)) return false
           if (this.#isBusy(survey.found.get(from)!.vblocks)) return false
           this.#switch(survey, new Map([[from, to]]))
           return true
@@ -468,7 +468,7 @@ export class Shrink {
   /** Changes the mappings of blocks whose content was copied in this turn. */
   #switch(survey: Survey, moves: Map<DataBlock, DataBlock>): void {
     const { metadata, commits, journal, devices } = this.#parts
-    commits.change(() => metadata.moveData(survey, moves))
+    commits.change(() => metadata.relocation.move(survey, moves))
     for (const [from, to] of moves) {
       for (const vblock of survey.found.get(from)!.vblocks) {
         journal.pending.move(vblock, from, to)
@@ -559,13 +559,14 @@ export class Shrink {
   #hasRoom(survey: Survey): boolean {
     const { metadata, space } = this.#parts
     const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
-    return space.hasMetadataRoom && free > metadata.moveCost(survey)
+    return space.hasMetadataRoom && free > metadata.relocation.cost(survey)
   }
 
   #reserve(): DataBlock {
     const { metadata, space } = this.#parts
     // Space that is kept for volumes is as good as in use.
-    const to = metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.reserveData() : -1
+    const to =
+      metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.relocation.reserve() : -1
     if (to < 0) throw this.#noRoom()
     return to as DataBlock
   }

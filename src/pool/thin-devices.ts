@@ -134,7 +134,7 @@ export class ThinDevices {
     const piece = (): boolean | null => {
       if (stop()) return null
       if (device.gone) throw goneError(devId)
-      const begin = metadata.sliceBegin(devId, DELETE_LEAVES)
+      const begin = metadata.mappings.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       if (pool.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`

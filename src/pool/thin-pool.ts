@@ -223,7 +223,7 @@ export class ThinPool implements Provisioner {
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
     const { reserves } = this.space
     const gains = reserves.has(devId) && reserves.gains(devId, vblock)
-    this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    this.#commits.change(() => this.metadata.mappings.insert(devId, vblock, dataBlock, time))
     if (gains) reserves.gained(devId, vblock)
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
@@ -233,7 +233,7 @@ export class ThinPool implements Provisioner {
     this.#commits.change(() => {
       this.metadata.details(devId) // nothing is counted for a device that is not there
       this.metadata.incData(dataBlock)
-      this.metadata.insert(devId, vblock, dataBlock, time)
+      this.metadata.mappings.insert(devId, vblock, dataBlock, time)
     })
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
@@ -242,7 +242,7 @@ export class ThinPool implements Provisioner {
   unmap(devId: DevId, begin: number, end: number): number {
     if (this.space.reserves.has(devId)) this.space.reserves.unmapping(devId, begin, end)
     const removed = this.#commits.change(() =>
-      this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
+      this.metadata.mappings.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )
     if (removed > 0) this.#journal.pending.unmap(devId, begin, end)
     this.devices.table(devId)?.unmap(begin, end)

@@ -68,7 +68,7 @@ export async function blockMapOf(
       await goOn()
       // It may be removed meanwhile.
       if (volume.device.gone) break
-      at = metadata.forEachExclusive(volume.device.devId, at, PIECE_LEAVES, visit)
+      at = metadata.mappings.forEachExclusive(volume.device.devId, at, PIECE_LEAVES, visit)
     }
     if (volume.device.gone) continue
     for (let cell = 0; cell < nrCells; cell++) {

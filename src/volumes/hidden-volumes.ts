@@ -133,7 +133,7 @@ export class HiddenVolumes {
       const { mode, uid, gid } = volumes.newEntry(origin.name, devId, entry.size)
       changes.set(devId, { ...entry, mode, uid, gid, removed: true })
       if (identify !== undefined && volumes.mustBe(identify) === origin) {
-        const state = pool.metadata.fingerprint(origin.devId as DevId)
+        const state = pool.metadata.mappings.fingerprint(origin.devId as DevId)
         const content = this.#contentOf(origin) ?? { id: randomUUID(), state }
         if (content !== origin.entry.content)
           changes.set(origin.devId, { ...origin.entry, content })
@@ -160,13 +160,13 @@ export class HiddenVolumes {
   #heldAs(origin: Volume, devId: DevId, given: VolumeContent | null): HeldVolume {
     const { metadata, blockSize } = this.#parts.pool
     const content = given ?? origin.entry.content ?? null
-    const isSo = content?.state === metadata.fingerprint(origin.devId as DevId)
+    const isSo = content?.state === metadata.mappings.fingerprint(origin.devId as DevId)
     return {
       name: origin.name,
       devId: origin.devId,
       size: origin.device.size,
       mapped: metadata.details(devId).mappedBlocks * blockSize,
-      root: metadata.rootOf(devId),
+      root: metadata.mappings.rootOf(devId),
       file: devId === origin.devId ? null : fileOf(devId),
       content: content !== null && isSo ? content.id : null,
       externalOrigin: origin.entry.external_origin?.path ?? null,
@@ -177,7 +177,9 @@ export class HiddenVolumes {
   #contentOf({ devId, entry }: Volume): VolumeContent | null {
     const { content } = entry
     if (content === undefined) return null
-    return content.state === this.#parts.pool.metadata.fingerprint(devId as DevId) ? content : null
+    return content.state === this.#parts.pool.metadata.mappings.fingerprint(devId as DevId)
+      ? content
+      : null
   }
 
   /** See `PoolAdmin.beginVolume`. */
@@ -322,7 +324,7 @@ export class HiddenVolumes {
       const { pool, names, volumes, onChange } = this.#parts
       const volume = this.#mustBeHidden(devId, name)
       volumes.mustBeNew(name)
-      const state = pool.metadata.fingerprint(devId as DevId)
+      const state = pool.metadata.mappings.fingerprint(devId as DevId)
       const { partial: _, ...received } = volume.entry
       const entry = { ...received, size: volume.device.size, removed: false }
       const named = content === undefined ? entry : { ...entry, content: { id: content, state } }

@@ -81,7 +81,7 @@ export class Usage {
       for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
         this.#mustGoOn()
         this.#pool.mustBeReadable()
-        at = metadata.forEachExclusiveTogether(devIds, nr, at, visit)
+        at = metadata.mappings.forEachExclusiveTogether(devIds, nr, at, visit)
         if (slice.isOver) await slice.yield()
       }
     }
@@ -98,7 +98,7 @@ export class Usage {
     for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
       this.#mustGoOn()
       this.#pool.mustBeReadable()
-      at = metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+      at = metadata.mappings.forEachExclusive(devId, at, PIECE_LEAVES, visit)
       if (slice.isOver) await slice.yield()
     }
     return blocks * blockSize

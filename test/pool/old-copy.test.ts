@@ -432,7 +432,7 @@ t.test('another program that went on is no doubt where it shows', async t => {
     const { files } = await twoMoments('closed')
     const metadata = ThinMetadata.open(files.metadata)
     act(metadata)
-    metadata.removeRange(DEV, 0, 2)
+    metadata.mappings.removeRange(DEV, 0, 2)
     await metadata.seal()!.write()
     const { pool } = await openFiles(files)
     t.equal(pool.mode, 'write')
@@ -442,7 +442,7 @@ t.test('another program that went on is no doubt where it shows', async t => {
 t.test('needs_check, which is set when the journal may not be written, is no doubt', async t => {
   const { files } = await twoMoments('killed')
   const metadata = ThinMetadata.open(files.metadata)
-  metadata.removeRange(DEV, 0, 2)
+  metadata.mappings.removeRange(DEV, 0, 2)
   metadata.setNeedsCheck()
   await metadata.seal()!.write()
   const { pool } = await openFiles(files)

@@ -161,10 +161,11 @@ t.test('status lines are what dmsetup prints', async t => {
     await first.volumes.create({ name: 'b', size: MIB })
     await first.close()
     const { volumes, close } = await openPool(config)
-    const { highestMapped } = volumes.pool.metadata
-    volumes.pool.metadata.highestMapped = devId => {
+    const { mappings } = volumes.pool.metadata
+    const { highestMapped } = mappings
+    mappings.highestMapped = devId => {
       if (devId === 0) throw new ThinfsError('METADATA_CORRUPT', 'a node')
-      return highestMapped.call(volumes.pool.metadata, devId)
+      return highestMapped.call(mappings, devId)
     }
     t.same(
       (await lines(volumes)).volumes.map(({ line }) => line),
