@@ -82,23 +82,21 @@ export class Mappings {
   }
 
   /**
-   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach.
-   * The visitor must not change the metadata, nor visit mappings.
-   * @param leaves how many to visit at most
-   * @param visit gets the data block's count too: when it is 1, the block is the device's alone
+   * Visits mappings from `begin` on, ascending, to data blocks that are the device's alone: those in
+   * one leaf, so that others have their turn between two calls. The visitor must not change the
+   * metadata, nor visit mappings.
    * @returns the virtual block to go on from; Infinity at the end
    */
   forEachExclusive(
     devId: DevId,
     begin: number,
-    leaves: number,
-    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
+    visit: (vblock: number, dataBlock: DataBlock) => void,
   ): number {
     const root = this.#root(devId)
     if (this.#devices.isPathShared(devId)) return POSITIVE_INFINITY
-    return walkExclusive(this.#info, root, begin, { leaves }, (vblock, { view }, at) => {
+    return walkExclusive(this.#info, root, begin, { leaves: 1 }, (vblock, { view }, at) => {
       const dataBlock = mappedBlock(view, at)
-      visit(vblock, dataBlock, this.#data.count(dataBlock))
+      if (this.#data.count(dataBlock) === 1) visit(vblock, dataBlock)
     })
   }
 
@@ -106,6 +104,7 @@ export class Mappings {
    * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that nothing
    * but these devices can reach. Of a leaf that several of them share, those of the first.
    * @param nr of that device among them
+   * @param visit gets the data block's count too: each mapping in such a leaf is one owner
    */
   forEachExclusiveTogether(
     devIds: readonly DevId[],

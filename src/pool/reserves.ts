@@ -9,11 +9,8 @@
  * of its mappings are counted as they happen. Where another device stops sharing, the count is too
  * low until blocks are counted anew, in slices: after a device was deleted, and at opening.
  */
-import { type Clock, type DataBlock, type DevId, Slice } from '../base/index.js'
+import { type Clock, type DevId, Slice } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
-
-/** Leaves of a mapping tree that are counted between two looks at the clock. */
-const PIECE_LEAVES = 1
 
 /** A device's reserve. */
 interface Reserve {
@@ -192,13 +189,13 @@ export class Reserves {
     if (reserve === undefined) return
     let lost = 0
     let lostCounted = 0
-    const visit = (vblock: number, _dataBlock: DataBlock, count: number): void => {
-      if (count !== 1 || vblock >= end) return
+    const visit = (vblock: number): void => {
+      if (vblock >= end) return
       lost++
       if (vblock < reserve.at) lostCounted++
     }
     for (let at = begin; at < end; ) {
-      at = this.#metadata.mappings.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+      at = this.#metadata.mappings.forEachExclusive(devId, at, visit)
     }
     reserve.counted = Math.max(0, reserve.counted - lostCounted)
     this.#setOwn(reserve, Math.max(0, reserve.own - lost))
@@ -241,11 +238,10 @@ export class Reserves {
   }
 
   #countPiece(reserve: Reserve): void {
-    const visit = (_vblock: number, _dataBlock: DataBlock, count: number): void => {
-      if (count === 1) reserve.counted++
-    }
     const { devId, at } = reserve
-    reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+    reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, () => {
+      reserve.counted++
+    })
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
   }
 }

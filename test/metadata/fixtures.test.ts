@@ -347,7 +347,7 @@ t.test('trees that are no trees end in an error', async t => {
     m => m.mappings.next(id, 5, out),
     m => m.mappings.highestMapped(id),
     m => m.mappings.forEach(id, 0, ALL, () => {}),
-    m => m.mappings.forEachExclusive(id, 0, ALL, () => {}),
+    m => m.mappings.forEachExclusive(id, 0, () => {}),
     m => m.mappings.mappedUntil(id, 5, ALL),
     m => m.mappings.isReallyShared(id, 5),
     m => m.mappings.insert(id, 5, m.allocateData() as DataBlock, m.time),

@@ -335,9 +335,7 @@ class Pair {
       if (metadata.mappings.next(devId, next, this.#mapping) !== -1) wrong++
       const exclusive: number[] = []
       for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
-        at = metadata.mappings.forEachExclusive(devId, at, 1, (vblock, _, count) => {
-          if (count === 1) exclusive.push(vblock)
-        })
+        at = metadata.mappings.forEachExclusive(devId, at, vblock => exclusive.push(vblock))
       }
       if (metadata.mappings.mappedUntil(devId, next, next + 9) !== next) wrong++
       const alone = wanted.filter(([, { dataBlock }]) => counts.get(dataBlock) === 1)
