@@ -74,9 +74,9 @@ const EXCLUSIVE = 'user.thinfs.exclusive_bytes'
 /** The facts about a volume that `user.thinfs.*` shows. */
 const XATTRS: Record<string, (fs: VolumeFs, volume: Volume) => Later<string> | null> = {
   'user.thinfs.dev_id': (_fs, { devId }) => String(devId),
-  'user.thinfs.origin': (fs, volume) => fs.volumes.originOf(volume),
-  'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.mappedBytes(volume)),
-  [EXCLUSIVE]: (fs, volume) => fs.volumes.exclusiveBytes(volume).then(String),
+  'user.thinfs.origin': (fs, volume) => fs.volumes.infos.originOf(volume),
+  'user.thinfs.mapped_bytes': (fs, volume) => String(fs.volumes.infos.mappedBytes(volume)),
+  [EXCLUSIVE]: (fs, volume) => fs.volumes.usage.exclusiveBytes(volume).then(String),
   'user.thinfs.created': (_fs, { entry }) =>
     entry.created === null ? null : new Date(entry.created * 1000).toISOString(),
   'user.thinfs.creation_time': (fs, volume) => String(fs.details(volume).creationTime),
@@ -170,12 +170,12 @@ export class VolumeFs implements FileSystem {
     // Group and others get a volume only by chmod: it is a disk.
     const [uid, gid] = [this.#users.outside(caller.uid), this.#groups.outside(caller.gid)]
     const ownership = { mode: mode & 0o600, uid, gid }
-    return this.#attributes(await this.volumes.make(name, 0, undefined, ownership))
+    return this.#attributes(await this.volumes.newVolumes.make(name, 0, undefined, ownership))
   }
 
   unlink(parent: number, name: string): Promise<void> {
     this.#mustBeRoot(parent)
-    return this.volumes.unlink(name)
+    return this.volumes.namespace.unlink(name)
   }
 
   async rename(
@@ -191,7 +191,7 @@ export class VolumeFs implements FileSystem {
     if ((flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE)) !== 0) throw refused('EINVAL', 'flags')
     const exchange = flags & RENAME_EXCHANGE ? `${this.#mounted}:${request}` : null
     if (flags & RENAME_NOREPLACE) await this.volumes.rename({ from: name, to: newName })
-    else await this.volumes.renameOver(name, newName, exchange)
+    else await this.volumes.namespace.renameOver(name, newName, exchange)
   }
 
   // --- content ---
@@ -492,7 +492,7 @@ export class VolumeFs implements FileSystem {
       ino: inodeOf(volume.devId),
       generation: volume.generation,
       size: device.size,
-      blocks: this.volumes.mappedBytes(volume) / SECTOR_SIZE,
+      blocks: this.volumes.infos.mappedBytes(volume) / SECTOR_SIZE,
       mode: S_IFREG | entry.mode,
       nlink: entry.removed && !volume.awaited ? 0 : 1,
       uid: this.#users.inside(entry.uid),

@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { type DevId, MAX_DEVICE_SIZE, ThinfsError, volumeMissing } from '../base/index.js'
-import type { ThinPool } from '../pool/index.js'
 import type {
   Held,
   HeldVolume,
@@ -9,11 +8,9 @@ import type {
   PoolAdmin,
   VolumeContent,
 } from './admin.js'
-import type { NameTransactions } from './name-transactions.js'
-import type { Reaper } from './reaper.js'
+import type { NameParts } from './namespace.js'
 import type { Sizes } from './sizes.js'
 import { hasToGo, type Volume } from './volume.js'
-import type { VolumeSet } from './volume-set.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** Milliseconds in which a command has to open a file that it was given. */
@@ -26,15 +23,6 @@ const fileOf = (devId: number): string => `.thinfs-${devId}`
 export type BeginRequest = Parameters<PoolAdmin['beginVolume']>[0]
 export type KeepRequest = Parameters<PoolAdmin['keepVolume']>[0]
 
-export interface HiddenVolumesParts {
-  pool: ThinPool
-  names: NameTransactions
-  volumes: VolumeSet
-  sizes: Sizes
-  reaper: Reaper
-  onChange(what: string, volume: string, devId: number): void
-}
-
 /**
  * Volumes that a command has for itself: what it reads at one moment, and what it fills before that
  * gets its name.
@@ -44,14 +32,16 @@ export interface HiddenVolumesParts {
  * with the next opening of the pool. The command opens it by a name that no list shows.
  */
 export class HiddenVolumes {
-  readonly #parts: HiddenVolumesParts
+  readonly #parts: NameParts
+  readonly #sizes: Sizes
   /** Those that a command may read by the pool's own files: as long as they are open or awaited. */
   readonly #held = new Set<number>()
   /** Calls of `hold` that are under way. */
   #nrHolding = 0
 
-  constructor(parts: HiddenVolumesParts) {
+  constructor(parts: NameParts, sizes: Sizes) {
     this.#parts = parts
+    this.#sizes = sizes
   }
 
   /** The volume behind a name that a command was given, as long as it has not opened it. */
@@ -263,7 +253,7 @@ export class HiddenVolumes {
 
   /** See `PoolAdmin.keepVolume`. */
   async keep({ devId, name, content, base, offset }: KeepRequest): Promise<void> {
-    await this.#parts.sizes.commit()
+    await this.#sizes.commit()
     await this.#parts.names.exclusive(async () => {
       const volume = this.#mustBeHidden(devId, name)
       const partial = { content, base: base ?? null, offset }
@@ -319,7 +309,7 @@ export class HiddenVolumes {
     content?: string
   }): Promise<void> {
     // Its size, and all that is in it.
-    await this.#parts.sizes.commit()
+    await this.#sizes.commit()
     await this.#parts.names.exclusive(async () => {
       const { pool, names, volumes, onChange } = this.#parts
       const volume = this.#mustBeHidden(devId, name)

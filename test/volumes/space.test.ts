@@ -88,7 +88,7 @@ t.test('no volume is made while less is free than is to be', async t => {
   t.equal(space.nrFreeDataBlocks, 9)
   const refused = { code: 'MIN_FREE_SPACE', errno: 'ENOSPC', message: /^9\.00% of the pool's data/ }
   await t.rejects(volumes.create({ name: 'c', size }), refused)
-  await t.rejects(volumes.make('c', 0), refused)
+  await t.rejects(volumes.newVolumes.make('c', 0), refused)
   await t.rejects(volumes.snapshot({ origin: 'web', name: 'c' }), refused)
   await t.rejects(volumes.snapshotAll({ origins: ['web'], suffix: '@c' }), refused)
   await t.rejects(volumes.beginVolume({ name: 'c', size }), refused)
