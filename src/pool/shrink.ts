@@ -299,7 +299,7 @@ export class Shrink {
       await this.#turn()
       let tried: Attempt | null
       try {
-        tried = blocks.copiesLater
+        tried = blocks.moves.canBegin
           ? await this.#moveTogether(vblocks, only)
           : this.#moveNow(vblocks, only)
       } catch (err) {
@@ -311,7 +311,7 @@ export class Shrink {
         // The room may come of a commit: in the metadata, below the new end, on the host's disk.
         await commits.commit()
         await space.allReleased()
-        await blocks.punched
+        await blocks.freed.punched
         hasCommitted = true
         continue
       }
@@ -351,7 +351,7 @@ export class Shrink {
         if (outcome === 'moved') moves.set(from, to)
         else attempt.waiting.push(from)
         if (outcome === 'waits') metadata.relocation.unreserve(to)
-        else if (outcome === 'begun') blocks.release([to])
+        else if (outcome === 'begun') blocks.freed.release([to])
       }
     } finally {
       if (moves.size > 0) this.#switch(survey, moves)
@@ -377,7 +377,7 @@ export class Shrink {
     try {
       for (const from of this.#movable(survey, only, attempt)) {
         const to = this.#reserve()
-        copies.set(from, { to, copy: blocks.beginCopy(from, to) })
+        copies.set(from, { to, copy: blocks.moves.begin(from, to) })
       }
       await allEnded([...copies.values()].map(({ copy }) => copy.copied))
       this.#mustGoOn()
@@ -395,7 +395,7 @@ export class Shrink {
     } finally {
       for (const [from, { to, copy }] of copies) {
         copy.end()
-        if (!moves.has(from)) blocks.release([to])
+        if (!moves.has(from)) blocks.freed.release([to])
       }
     }
   }
@@ -422,9 +422,9 @@ export class Shrink {
   #copyNow(from: DataBlock, to: DataBlock): 'moved' | 'waits' | 'begun' {
     const { blocks } = this.#parts
     try {
-      return blocks.moveNow(from, to)
+      return blocks.moves.now(from, to)
     } catch (err) {
-      blocks.release([to])
+      blocks.freed.release([to])
       throw err
     }
   }
@@ -432,7 +432,7 @@ export class Shrink {
   /** Brings blocks into memory, and waits for writes to them. */
   async #fetch(waiting: readonly DataBlock[]): Promise<void> {
     const { blocks, clock } = this.#parts
-    if (blocks.copiesLater) return await clock.yield()
+    if (blocks.moves.canBegin) return await clock.yield()
     const size = Math.min(this.#blockSize, BATCH_SIZE)
     const reads = waiting.map(block =>
       blocks.readLater(Buffer.allocUnsafe(size), 0, size, block * this.#blockSize),
@@ -449,7 +449,7 @@ export class Shrink {
       const to = this.#reserve()
       let isMoved = false
       try {
-        isMoved = await blocks.moveLater(from, to, () => {
+        isMoved = await blocks.moves.later(from, to, () => {
           this.#mustGoOn()
           if (!this.#mayMove()) return false
           const survey = metadata.relocation.survey(vblocks)
@@ -459,7 +459,7 @@ export class Shrink {
           return true
         })
       } finally {
-        if (!isMoved) blocks.release([to])
+        if (!isMoved) blocks.freed.release([to])
       }
       if (isMoved) return
     }
@@ -479,7 +479,7 @@ export class Shrink {
     commits.trySettle()
     this.#moved += moves.size
     // A copy off the thread waits for the disk itself.
-    if (!this.#parts.blocks.copiesLater) this.#unflushed += moves.size * this.#blockSize
+    if (!this.#parts.blocks.moves.canBegin) this.#unflushed += moves.size * this.#blockSize
   }
 
   /** Waits until everything above the end can be cut off. */
@@ -492,7 +492,7 @@ export class Shrink {
       }
       await commits.commit()
       await space.allReleased()
-      await blocks.punched
+      await blocks.freed.punched
       this.#mustGoOn()
       if (metadata.nrOwnedAboveEnd > 0) await this.#empty()
     }
@@ -527,7 +527,8 @@ export class Shrink {
     }
     if (metadata.nrFreedDataBlocks * this.#blockSize >= FREED_SIZE) {
       await commits.commit()
-      while (metadata.nrUnreleasedDataBlocks > 0 && blocks.punching) await blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > 0 && blocks.freed.punching)
+        await blocks.freed.punched
     }
     if (this.#slice.isOver) await this.#slice.yield()
     this.#mustGoOn()

@@ -436,7 +436,7 @@ export class Space implements ProvisionerSpace {
         continue
       }
       // Freed blocks are released by themselves when reads or punches under way end.
-      const { releasing, punching } = this.#blocks
+      const { releasing, punching } = this.#blocks.freed
       const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
         retries = false
@@ -457,7 +457,7 @@ export class Space implements ProvisionerSpace {
 
   /** Resolves when what was freed and committed can be given out again, or that takes too long. */
   async allReleased(): Promise<void> {
-    while (this.#blocks.releasing) if (!(await this.#nextRelease())) return
+    while (this.#blocks.freed.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
@@ -555,7 +555,7 @@ export class Space implements ProvisionerSpace {
     const metadata = this.#metadata
     if (this.hasMetadataRoom) {
       const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
-      return frozen - this.#blocks.nrReleasing
+      return frozen - this.#blocks.freed.nrReleasing
     }
     const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
     return free - metadata.nrAllocatableMetadataBlocks
@@ -650,7 +650,7 @@ export class Space implements ProvisionerSpace {
     this.#host.dataCame()
     if (this.#state.mode === 'out_of_data_space' || this.#state.mode === 'out_of_metadata_space') {
       if (this.#nrAvailable <= 0) {
-        if (!this.#blocks.releasing) this.#state.set('out_of_data_space', this.#whyFull)
+        if (!this.#blocks.freed.releasing) this.#state.set('out_of_data_space', this.#whyFull)
         return
       }
       this.#state.set('write', null)

@@ -176,8 +176,8 @@ export class ThinPool implements Provisioner {
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
       // Back-pressure: a caller that frees faster than the disk punches waits, and nobody else.
-      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.punching) {
-        await this.blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.freed.punching) {
+        await this.blocks.freed.punched
       }
     }
     if (slice.isOver) await slice.yield()
@@ -358,7 +358,7 @@ export class ThinPool implements Provisioner {
   /** The work of the pool since it was opened. */
   get work(): PoolWork {
     const { commits, ms: commitMs } = this.#commits.counts
-    return { commits, commitMs, ...this.blocks.counts, spaceWaits: this.space.nrWaits }
+    return { commits, commitMs, ...this.blocks.freed.counts, spaceWaits: this.space.nrWaits }
   }
 
   get clock(): PoolOptions['clock'] {
