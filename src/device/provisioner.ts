@@ -24,18 +24,24 @@ export interface SpaceOwner {
 
 /** The pool's space as a device asks for it: free blocks, and waiting for them. */
 export interface ProvisionerSpace {
-  /** Whether a request may change mappings, and a commit still has room afterwards. */
-  readonly hasMetadataRoom: boolean
-  /** The same for unmapping, which takes blocks before it gives more back. */
-  readonly hasRoomToUnmap: boolean
-  /** The same, of the metadata alone: the host need not have room for it in reserve. */
-  readonly canUnmap: boolean
-  /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
-  makeRoomToUnmap(): Promise<void>
-  /** Free data blocks that writes to a device can have. */
-  nrWritableFor(devId: DevId): number
-  /** Whether data blocks are kept for a device: what it maps is not shared one by one. */
-  hasReserve(devId: DevId): boolean
+  readonly metadata: {
+    /** Whether a request may change mappings, and a commit still has room afterwards. */
+    readonly hasRoom: boolean
+    /** The same for unmapping, which takes blocks before it gives more back. */
+    readonly hasRoomToUnmap: boolean
+    /** The same, of the metadata alone: the host need not have room for it in reserve. */
+    readonly canUnmap: boolean
+    /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
+    makeRoomToUnmap(): Promise<void>
+  }
+  readonly data: {
+    /** Free data blocks that writes to a device can have. */
+    nrWritableFor(devId: DevId): number
+  }
+  readonly reserves: {
+    /** Whether data blocks are kept for a device: what it maps is not shared one by one. */
+    has(devId: DevId): boolean
+  }
   /**
    * Whether `count` data blocks can be taken now; `withSpace` is the way to wait for them.
    * @param devId the device that they are for

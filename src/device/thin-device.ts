@@ -143,10 +143,10 @@ export class ThinDevice implements BlockDevice {
   discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
     this.mustBeWritable()
     const patience = { waits, signal }
-    if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
-    const hasRoom = this.#pool.space.makeRoomToUnmap()
+    if (this.#pool.space.metadata.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
+    const hasRoom = this.#pool.space.metadata.makeRoomToUnmap()
     return hasRoom.then(() =>
-      this.#pool.space.canUnmap
+      this.#pool.space.metadata.canUnmap
         ? this.#discardNow(offset, length, patience)
         : this.discard(offset, length, waits, signal),
     )
@@ -202,7 +202,7 @@ export class ThinDevice implements BlockDevice {
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
     this.#writes.mustBeWithinLimit(missing)
-    const free = this.#pool.space.nrWritableFor(this.devId)
+    const free = this.#pool.space.data.nrWritableFor(this.devId)
     if (missing > free) {
       throw new ThinfsError('NO_DATA_SPACE', `${missing} blocks are wanted, ${free} are free`)
     }
@@ -272,7 +272,7 @@ export class ThinDevice implements BlockDevice {
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
-      const room = (): true | null => this.#pool.space.hasMetadataRoom || null
+      const room = (): true | null => this.#pool.space.metadata.hasRoom || null
       const vblock = (base + i) as VirtualBlock
       if (!room()) await this.#pool.space.withSpace(this, 0, room, signal)
       while (this.#writes.unfinished.has(vblock, vblock))
@@ -306,7 +306,7 @@ export class ThinDevice implements BlockDevice {
    * promises blocks for what would be shared.
    */
   get sharable(): boolean {
-    return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.hasReserve(this.devId)
+    return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.reserves.has(this.devId)
   }
 
   /** Bytes of a data block. */

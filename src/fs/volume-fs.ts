@@ -113,13 +113,13 @@ export class VolumeFs implements FileSystem {
 
   statfs(): FileSystemStatistics {
     const { blockSize, space } = this.#pool
-    const host = Math.floor((space.hostRoomForData ?? Number.MAX_SAFE_INTEGER) / blockSize)
+    const host = Math.floor((space.data.hostRoom ?? Number.MAX_SAFE_INTEGER) / blockSize)
     return {
       blockSize,
       blocks: this.#pool.metadata.nrDataBlocks,
-      blocksFree: this.#pool.space.nrFreeDataBlocks,
+      blocksFree: this.#pool.space.data.nrFree,
       // No more than the host can give.
-      blocksAvailable: Math.min(this.#pool.space.nrWritableDataBlocks, host),
+      blocksAvailable: Math.min(this.#pool.space.data.nrWritable, host),
       files: MAX_DEV_ID + 2,
       filesFree: MAX_DEV_ID + 1 - this.volumes.count,
       nameMax: NAME_MAX,

@@ -66,7 +66,7 @@ function devIdOf(text: string): DevId {
 export function usedMetadataBlocks(pool: ThinPool): number {
   const { nrMetadataBlocks, nrAllocatedMetadataBlocks } = pool.metadata
   const free = nrMetadataBlocks - nrAllocatedMetadataBlocks
-  return nrMetadataBlocks - Math.max(0, free - pool.space.metadataReserve)
+  return nrMetadataBlocks - Math.max(0, free - pool.space.metadata.reserve)
 }
 
 /**
@@ -92,7 +92,7 @@ export function poolStatus(pool: ThinPool): string {
     discard,
     `${pool.space.onFull}_if_no_space`,
     metadata.needsCheck ? 'needs_check' : '-',
-    pool.space.metadataLowWaterMark,
+    pool.space.metadata.lowWaterMark,
     '',
   ].join(' ')
 }

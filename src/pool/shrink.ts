@@ -327,7 +327,7 @@ export class Shrink {
   async #moveHalves(vblocks: readonly number[], only?: DataBlock): Promise<DataBlock[]> {
     const { space } = this.#parts
     // A block that several virtual blocks are mapped to takes all of them.
-    if (vblocks.length === 1 || only !== undefined) space.mustHaveRoom(false)
+    if (vblocks.length === 1 || only !== undefined) space.metadata.mustHaveRoom(false)
     const half = vblocks.length >> 1
     const partial = await this.#moveBatch(vblocks.slice(0, half))
     return [...partial, ...(await this.#moveBatch(vblocks.slice(half)))]
@@ -559,8 +559,8 @@ export class Shrink {
 
   #hasRoom(survey: Survey): boolean {
     const { metadata, space } = this.#parts
-    const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
-    return space.hasMetadataRoom && free > metadata.relocation.cost(survey)
+    const free = metadata.nrAllocatableMetadataBlocks - space.metadata.reserve
+    return space.metadata.hasRoom && free > metadata.relocation.cost(survey)
   }
 
   #reserve(): DataBlock {

@@ -181,9 +181,9 @@ export class ThinPool implements Provisioner {
       }
     }
     if (slice.isOver) await slice.yield()
-    if (!this.space.hasRoomToUnmap) {
-      do await this.space.makeRoomToUnmap()
-      while (!this.space.canUnmap)
+    if (!this.space.metadata.hasRoomToUnmap) {
+      do await this.space.metadata.makeRoomToUnmap()
+      while (!this.space.metadata.canUnmap)
     }
     this.mustBeWritable()
     return unmap()
@@ -200,7 +200,7 @@ export class ThinPool implements Provisioner {
     await this.commit()
     if (this.shrink.progress !== null) throw shrinkingError()
     const { reserves } = this.space
-    this.space.mustKeep(reserves.costOfSharing(reserves.devices()))
+    this.space.data.mustKeep(reserves.costOfSharing(reserves.devices()))
     this.#commits.change(() => this.metadata.reserveMetadataSnap())
     for (const devId of reserves.devices()) reserves.shared(devId)
     this.devices.clearTables()

@@ -112,7 +112,7 @@ export class HiddenVolumes {
 
   async #snapshots(origins: Volume[], { identify }: { identify?: string }): Promise<HeldVolume[]> {
     const { pool, names, volumes } = this.#parts
-    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+    if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
     // What is in the trees then gets no other place with the next commit.
     await pool.commit()
     const ids = volumes.newDevIds(origins.length)
@@ -189,7 +189,7 @@ export class HiddenVolumes {
       pool.mustBeWritable()
       pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
-      if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+      if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
       const devId = volumes.newDevId(undefined)
       const entry = volumes.newEntry(name, devId, size)
       const { mode, uid, gid } = entry

@@ -69,7 +69,7 @@ export class Messages {
 
   async #create(devId: DevId, create: () => void): Promise<void> {
     const { pool, table, volumes } = this.#parts
-    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+    if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
     if (!pool.metadata.hasDevice(devId)) {
       // The file may have a name for an earlier device, which another program deleted.
       await table.change(new Map([[devId, null]]), pool.metadata.transactionId)

@@ -65,10 +65,10 @@ export class NewVolumes {
       const entry = { ...volumes.newEntry(name, devId, size), ...more }
       const { space, devices } = pool
       space.mustHaveMinFree()
-      if (!space.hasMetadataRoom) await space.makeRoom()
+      if (!space.metadata.hasRoom) await space.metadata.makeRoom()
       await names.commit(new Map([[devId, entry]]), () => {
         const kept = reserveOf(pool, entry)
-        space.mustKeep(kept)
+        space.data.mustKeep(kept)
         devices.createThin(devId)
         space.reserves.set(devId, kept)
       })

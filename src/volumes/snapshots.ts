@@ -29,7 +29,7 @@ export class Snapshots {
       const devId = volumes.newDevId(request.devId)
       const from = origin.devId as DevId
       pool.space.mustHaveMinFree()
-      if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+      if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
       const entry = volumes.snapshotEntry(request.name, devId, origin)
       await names.commit(new Map([[devId, entry]]), () => {
         pool.devices.createSnap(devId, from)
@@ -53,7 +53,7 @@ export class Snapshots {
         changes.set(ids[i]!, volumes.snapshotEntry(name, ids[i]!, origin))
       })
       pool.space.mustHaveMinFree()
-      if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+      if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
       const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
       await names.commit(changes, () => pool.devices.createSnaps(snapshots))
       return origins.map((origin, i) => {
@@ -75,8 +75,8 @@ export class Snapshots {
       if (keep !== undefined) volumes.mustBeNew(keep)
       const { space, devices } = pool
       if (keep === undefined) {
-        if (!space.hasRoomToReplace) await space.makeRoomToUnmap()
-      } else if (!space.hasMetadataRoom) await space.makeRoom()
+        if (!space.metadata.hasRoomToReplace) await space.metadata.makeRoomToUnmap()
+      } else if (!space.metadata.hasRoom) await space.metadata.makeRoom()
       mustBeUnused(before)
       const devId = volumes.newDevId(undefined)
       const { mode, uid, gid, limit = 0, reserve = 0, on_full: onFull = 'pool' } = before.entry
@@ -90,7 +90,7 @@ export class Snapshots {
         const had = space.reserves.keptFor(before.devId as DevId)
         const wanted = space.reserves.blocksOf(before.devId as DevId)
         // Without `keep` it is given what the old state had, once that is reclaimed.
-        if (keep !== undefined) space.mustKeep(wanted - had)
+        if (keep !== undefined) space.data.mustKeep(wanted - had)
         if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
         else devices.createSnap(devId, to.devId as DevId)
       }

@@ -324,7 +324,7 @@ export class Volumes implements PoolAdmin {
       const volume = this.#set.must(name)
       const entry = withRules(volume.entry, rules)
       try {
-        await this.pool.space.reserve(volume.devId as DevId, reserveOf(this.pool, entry))
+        await this.pool.space.data.reserve(volume.devId as DevId, reserveOf(this.pool, entry))
         await this.#names.commit(new Map([[volume.devId, entry]]))
       } catch (err) {
         if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)

@@ -510,8 +510,8 @@ t.test('what is not in memory', async t => {
     store.data.read = () => {
       throw failure('EIO')
     }
-    const { nrFreeDataBlocks } = pool.space
+    const { nrFree } = pool.space.data
     await t.rejects(device.write(0, 512, filled(512, 2), 0) as Promise<void>, { code: 'EIO' })
-    t.equal(pool.space.nrFreeDataBlocks, nrFreeDataBlocks, 'no block was taken')
+    t.equal(pool.space.data.nrFree, nrFree, 'no block was taken')
   })
 })

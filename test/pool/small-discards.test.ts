@@ -44,7 +44,7 @@ t.test('discards smaller than a block add up', async t => {
   t.equal(byteAt(again, BLOCK), 1, 'the neighbour is there')
   await next.commit()
   await next.space.allReleased()
-  t.equal(next.space.nrFreeDataBlocks, 15)
+  t.equal(next.space.data.nrFree, 15)
   t.same(staleFreeBlocks(next, left.data), [])
   await next.close()
 })
