@@ -316,7 +316,7 @@ export class CommitPipeline {
     // Only holes that were flushed are there after a power cut.
     if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
-    const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
+    const clean = blocks.freeMeansHole && !blocks.freed.hasRefused && !this.#punchesFree
     try {
       if (clean && extended.size === 0) return this.#endJournal()
       // A size that could not be saved in volumes.json stays in the journal.
@@ -374,7 +374,7 @@ export class CommitPipeline {
         await this.#clearFree()
         this.#listener.committed()
       }
-      if (writable) blocks.retry()
+      if (writable) blocks.freed.retry()
     } catch (err) {
       if (this.#stalled !== null && state.writable && !undoes) {
         this.#stall(err)
@@ -403,7 +403,7 @@ export class CommitPipeline {
     this.trySettle()
     const clearing = this.#clearFree()
     if (clearing !== undefined) await clearing
-    this.#parts.blocks.release(sealed.freed)
+    this.#parts.blocks.freed.release(sealed.freed)
     if (this.#parts.metadata.changed) this.commitSoon()
     this.#listener.committed()
   }
@@ -540,7 +540,7 @@ export class CommitPipeline {
   /** Another process may have the pool: nothing is written any more, and nothing can be read. */
   #giveUp(reason: string): void {
     this.#parts.state.set('fail', reason)
-    this.#parts.blocks.keepFreed()
+    this.#parts.blocks.freed.keep()
     this.#stalled = null
   }
 }

@@ -100,7 +100,7 @@ export async function bringUp(
       errno: errnoOf(err),
     })
   }
-  space.noteHostLow()
+  space.data.noteHostLow()
   return true
 }
 

@@ -201,7 +201,7 @@ export class VolumeSet {
 
 /** Bytes up to the end of the last block that a device maps. */
 function mappedEnd({ metadata, blockSize }: ThinPool, devId: DevId): number {
-  return Math.min((metadata.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
+  return Math.min((metadata.mappings.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
 }
 
 /**
