@@ -1,6 +1,8 @@
 /**
  * Time, and how the work of one thread is shared out: requests first, long work in slices.
  */
+// The global of that name is looked up by a getter each time, and requests ask for the time.
+import { performance } from 'node:perf_hooks'
 
 /** Time, injected so that tests own it. */
 export interface Clock {

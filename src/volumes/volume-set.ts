@@ -1,6 +1,7 @@
 import {
   bytes,
   type DevId,
+  IoCounters,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   ThinfsError,
@@ -28,6 +29,8 @@ export class VolumeSet {
   readonly #table: VolumeTable
   readonly #maker: Maker
   readonly #origins: ExternalOrigins
+  /** Requests for volumes that are gone. */
+  readonly counted = new IoCounters()
   readonly #byName = new Map<string, Volume>()
   readonly #byDevId = new Map<number, Volume>()
 
@@ -148,6 +151,7 @@ export class VolumeSet {
   /** The device was deleted. */
   drop(volume: Volume): void {
     this.#byDevId.delete(volume.devId)
+    this.counted.addAll(volume.counters)
   }
 
   /** The name that a volume has now takes the place of the one `before`. */

@@ -73,8 +73,7 @@ export interface VolumesOptions {
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
-  /** Counters of the work that was done. */
-  readonly tally: Statistics
+  readonly #statistics: Statistics
   readonly infos: VolumeInfos
   /** The exclusive space of volumes. */
   readonly usage: Usage
@@ -105,7 +104,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
-    this.tally = new Statistics(options.name, pool, options.now())
+    this.#statistics = new Statistics(options.name, pool, set, options.now())
     this.#table = table
     this.#set = set
     this.#origins = origins
@@ -391,7 +390,7 @@ export class Volumes implements PoolAdmin {
   }
 
   async statistics(): Promise<PoolStatistics> {
-    return this.tally.of(this.#set.named())
+    return this.#statistics.now
   }
 
   blockMap({ cells }: { cells: number }): Promise<BlockMap> {
@@ -401,7 +400,7 @@ export class Volumes implements PoolAdmin {
 
   /** Goes on with the counters of the engine before. */
   resumeStatistics(before: StatisticsBefore): void {
-    this.tally.resume(before, devId => this.byDevId(devId))
+    this.#statistics.resume(before)
   }
 
   message({ message }: { message: string }): Promise<void> {
