@@ -28,7 +28,7 @@ import { type Edge, PATIENT, type Patience, ThinWrites } from './thin-writes.js'
 import type { WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
-const PIECE_BLOCKS = 1024
+const PIECE_BLOCKS = 256
 /** The end of a range of virtual blocks that ends nowhere. */
 const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
