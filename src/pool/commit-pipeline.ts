@@ -413,7 +413,8 @@ export class CommitPipeline {
     // The flush of the data may have taken long.
     this.#parts.mustHoldLocks()
     try {
-      await sealed.write(new Slice(this.#parts.clock))
+      // Flushes wait for it, and so it does not take turns with a removal.
+      await sealed.write(new Slice(this.#parts.clock, true))
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
