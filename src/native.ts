@@ -149,7 +149,7 @@ export interface Binding {
   ring_calm(ring: RingHandle): void
   /** Frees the ring; its ArrayBuffers are empty afterwards. Reads into memory have completed. */
   ring_close(ring: RingHandle): void
-  /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
+  /** The address of the bytes of `buffer`, as long as it lives: those of a Buffer do not move. */
   buffer_address(buffer: Uint8Array): number
 
   /** A descriptor of `size` bytes of memory (memfd_create(2)), closed on exec. It never shrinks. */

@@ -1,7 +1,7 @@
 /**
  * Counters of requests, and histograms of how long they took.
  *
- * To count is a few additions to a typed array, without an allocation: it happens for every request.
+ * Counting takes a few additions to a typed array and no allocation: it happens for every request.
  * The counts as plain objects are for whoever asks, now and then.
  */
 

@@ -225,8 +225,8 @@ export class Volumes implements PoolAdmin {
 
   /**
    * Puts the id of the metadata into volumes.json where that has another one: the metadata was
-   * accepted, or there was nothing to lose by it. Where that is not possible now, the next change
-   * does it.
+   * accepted, or there was nothing to lose by it. If that is not possible now, the next change does
+   * it.
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
