@@ -63,7 +63,7 @@ const DATA = '$data'
 const ORIGIN = '$origin'
 
 function mustSuitKernel({ file, data, dataBlockSize }: PoolConfig, { refusal }: PoolStatus): void {
-  if (data.nbd) {
+  if (data.remote) {
     const detail = `${data.path}: the kernel wants a disk; nbd-client(8) makes one of an export`
     throw new ThinfsError('NOT_SUPPORTED', detail)
   }
