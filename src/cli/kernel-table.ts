@@ -38,7 +38,7 @@ new blocks with zeros: skip_block_zeroing would show what removed volumes held.`
     print(output, activation, scriptOf(activation).join('\n'))
   })
 
-/** What the kernel is asked to make. */
+/** The devices that the kernel is asked to make. */
 interface Activation {
   /** The pool's mount point; null if it is not mounted. */
   mountPoint: string | null
@@ -46,7 +46,7 @@ interface Activation {
   data: Place
   pool: { name: string; line: string }
   volumes: { volume: string; name: string; line: string; externalOrigin: string | null }[]
-  /** What to know, a sentence each. */
+  /** Warnings for the user, a sentence each. */
   notes: string[]
 }
 

@@ -29,6 +29,7 @@ export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
+export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export {
   addressesOf,
@@ -51,4 +52,4 @@ export { type RescuedPool, rescuePool } from './rescue-pool.js'
 export { RULES, type Rule } from './retention.js'
 export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'
-export { type Ownership, Volumes } from './volumes.js'
+export { Volumes } from './volumes.js'

@@ -162,12 +162,12 @@ export interface PlannedFile {
   /** Bytes; null for one that has none yet. */
   size: number | null
   isNew: boolean
-  /** What is there and would be overwritten, for people; null for nothing. */
+  /** The content that is there and would be overwritten, for people; null for none. */
   holds: string | null
 }
 
 /**
- * What `initPool` would make and overwrite. Changes nothing.
+ * The files that `initPool` would make and overwrite. Changes nothing.
  * @throws as `initPool`, as far as that can be known
  */
 export async function planPool(
