@@ -8,6 +8,7 @@ export { HeldFolder } from './held-folder.js'
 export { bootId, JournalFile } from './journal-file.js'
 export { idOf, SharedFiles } from './shared-files.js'
 export {
+  type CacheCounts,
   type DataStore,
   type HostRoom,
   ioError,
