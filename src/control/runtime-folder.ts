@@ -21,9 +21,9 @@ const SHARED: ReadonlySet<number> = new Set([
 ])
 
 /**
- * Where sockets, log and daemon.json of a mounted pool are, which are this machine's alone: in its
- * folder; or, where that is on a read-only file system, or on one that other machines may have, in
- * a folder of its own below /run, which may not be there.
+ * The folder of a mounted pool's sockets, log and daemon.json, which are this machine's alone: the
+ * pool's own, or, if that is on a read-only file system, or on one that other machines may have,
+ * one below /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {

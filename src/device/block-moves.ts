@@ -46,7 +46,7 @@ export function noteWrite(watches: Iterable<Watch>, offset: number, length: numb
   }
 }
 
-/** What moving asks of the owner of the blocks. Offsets and lengths are bytes of the store. */
+/** The part of the blocks' owner that moving needs. Offsets and lengths are bytes of the store. */
 export interface BlockMovesParts {
   store: DataStore
   /** Bytes. */

@@ -33,7 +33,7 @@ export interface FreedBlocksParts {
   /** Whether freed blocks are punched. */
   freeMeansHole: boolean
   listener: ReleaseListener
-  /** What is under way now. */
+  /** The blocks that calls are under way on now. */
   busy(): BusyBlocks[]
   /** A hole was made, which the next flush has to cover. */
   punched(): void

@@ -382,7 +382,7 @@ export class ThinDevice implements BlockDevice {
       if (!isZero(found)) await this.#writes.zero([[end, end + edge]], PATIENT)
     }
     await this.#discardRest(begin, ALL, [], PATIENT)
-    // Where the device was cut off meanwhile, that end has yet to be cleared.
+    // If the device was cut off meanwhile, the new end has yet to be cleared.
     if (this.size === end) this.#endIsClear = true
     else await this.#clearPastEnd()
   }

@@ -345,7 +345,7 @@ export class WritePlan {
     return this.#nrBlocks === 1 && before + behind > 0 && this.#isKept(0)
   }
 
-  /** Where in #kept a block begins. */
+  /** The byte of #kept at which a block begins. */
   #keptAt(i: number): number {
     return i === 0 ? 0 : this.#blockSize
   }

@@ -1,4 +1,7 @@
-/** What stat(2) says of the files of a mount: of each volume, and of the folder that they are in. */
+/**
+ * The attributes that stat(2) shows of a mount's files: of each volume, and of the folder that they
+ * are in.
+ */
 import { constants } from 'node:fs'
 import { SECTOR_SIZE } from '../base/index.js'
 import type { Attributes } from '../fuse/index.js'

@@ -1,4 +1,4 @@
-/** Where a volume may end. */
+/** The limits on where a volume may end. */
 import { MAX_DEVICE_SIZE, refused, type ThinfsError } from '../base/index.js'
 import type { Volume } from '../volumes/index.js'
 

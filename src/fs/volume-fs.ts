@@ -205,7 +205,6 @@ export class VolumeFs implements FileSystem {
     const length = Math.min(size, volume.device.size - offset)
     const begun = this.#clock.now()
     volume.counters.coldRead()
-    this.volumes.tally.counters.coldRead()
     return volume.io.readLater(offset, length, target, at).then(() => {
       this.#count(volume, OPERATION.read, length, begun)
       return length
@@ -370,7 +369,6 @@ export class VolumeFs implements FileSystem {
   #count(volume: Volume, operation: number, size: number, begun: number): void {
     const took = this.#clock.now() - begun
     volume.counters.count(operation, size, took)
-    this.volumes.tally.counters.count(operation, size, took)
   }
 
   #extend(device: ThinDevice, size: number): void {

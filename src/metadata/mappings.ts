@@ -190,9 +190,9 @@ export class Mappings {
   }
 
   /**
-   * Where the last slice of a device begins: `removeRange(devId, begin, Infinity)` touches at most
-   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that: shared parts of the
-   * tree cost it nothing.
+   * The beginning of a device's last slice: `removeRange(devId, begin, Infinity)` from there
+   * touches at most `leaves` leaves. 0 when `deleteDevice` would do no more work than that: shared
+   * parts of the tree cost it nothing.
    */
   sliceBegin(devId: DevId, leaves: number): number {
     const root = this.#root(devId)

@@ -47,7 +47,7 @@ export class ThinMetadata {
   readonly #info: TreeInfo
   readonly #devices: DeviceTable
   readonly #snapshot: MetadataSnapshot
-  /** Which data block each virtual block of each device is in. */
+  /** The data block of each virtual block of each device. */
   readonly mappings: Mappings
   /** Moves data blocks: everything that maps one is made to map another. */
   readonly relocation: Relocation
@@ -260,7 +260,7 @@ export class ThinMetadata {
   }
 
   /**
-   * Releases the metadata snapshot, or a part of it. To be called until nothing is left.
+   * Releases the metadata snapshot, or a part of it. Callers repeat it until nothing is left.
    * @param leaves of mapping trees to visit at most; default: all
    * @returns whether nothing is left
    * @throws SNAPSHOT_NOT_HELD

@@ -9,10 +9,10 @@
  * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for
  * that.
  *
- * A commit fails in one of two ways. Where the metadata's file system is full, the sealed
- * transaction stalls and is tried again. After any other failure the pool does as the kernel after
- * a failed metadata operation: it goes back to the last commit, read-only
- * (metadata_operation_failed in drivers/md/dm-thin.c).
+ * A commit fails in one of two ways. If the metadata's file system is full, the sealed transaction
+ * stalls and is tried again. After any other failure the pool does as the kernel after a failed
+ * metadata operation: it goes back to the last commit, read-only (metadata_operation_failed in
+ * drivers/md/dm-thin.c).
  */
 import {
   assert,
@@ -329,7 +329,7 @@ export class CommitPipeline {
     }
   }
 
-  /** Where the host has no room for that, the next opening punches what are holes already. */
+  /** If the host has no room for that, the next opening punches holes that are there already. */
   #endJournal(): void {
     try {
       this.#parts.journal.end(this.#superblock)
@@ -413,7 +413,8 @@ export class CommitPipeline {
     // The flush of the data may have taken long.
     this.#parts.mustHoldLocks()
     try {
-      await sealed.write(new Slice(this.#parts.clock))
+      // Flushes wait for it, and so it does not take turns with a removal.
+      await sealed.write(new Slice(this.#parts.clock, true))
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err

@@ -166,7 +166,10 @@ export class DataRoom {
     return host.availableForData(metadata.nrAllocatedDataBlocks * blocks.blockSize)
   }
 
-  /** That the host can give less than the low water mark, and less than is free; null otherwise. */
+  /**
+   * A sentence that the host can give less than the low water mark, and less than is free; null
+   * otherwise.
+   */
   get hostLow(): string | null {
     const room = this.hostRoom
     if (room === null) return null

@@ -141,7 +141,7 @@ export class MetadataRoom {
    */
   async makeRoomToUnmap(): Promise<void> {
     const { metadata, commits } = this.#parts
-    // What others have unmapped since the commit takes another one.
+    // Blocks that others have unmapped since the commit take another one.
     do await commits.commit()
     while (!this.canUnmap && metadata.changed && !commits.stalled)
     this.mustHaveRoom(this.canUnmap)

@@ -29,7 +29,7 @@ import type { OpenHandles } from './open-handles.js'
  *
  * It checks only metadata that another program may have written. Metadata that thinfs wrote was
  * fresh once or has passed this check, and the journal, which outlives the engine and mostly a
- * power cut, names its superblock. Where a power cut took the journal the check is made again: it
+ * power cut, names its superblock. If a power cut took the journal the check is made again: it
  * reads every metadata block in use once.
  * @throws METADATA_CORRUPT
  */

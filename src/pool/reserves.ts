@@ -6,7 +6,7 @@
  * shared, and so the pool has to keep the whole reserve again, as ZFS does for a refreservation.
  *
  * The count of a device's own blocks is never too high, so that never too little is kept. Changes
- * of its mappings are counted as they happen. Where another device stops sharing, the count is too
+ * of its mappings are counted as they happen. When another device stops sharing, the count is too
  * low until blocks are counted anew, in slices: after a device was deleted, and at opening.
  */
 import { type Clock, type DevId, Slice } from '../base/index.js'
@@ -92,7 +92,7 @@ export class Reserves {
   }
 
   /**
-   * Sets a device's reserve. To set the same again changes nothing.
+   * Sets a device's reserve. Setting the same again changes nothing.
    * @param blocks 0: none
    */
   set(devId: DevId, blocks: number): void {

@@ -5,9 +5,9 @@
  * for those of high blocks. Such a block is copied and everything that maps it is changed in one
  * turn of the thread (src/metadata/relocation.ts), with a change in the journal, so that there is
  * no moment at which a write could be lost, or at which a kill or a power cut leaves anything but a
- * pool with some blocks lower than before. What was moved away is released by the next commit, as
- * every freed block is. When nothing above the end is in use any more, the space map gets its new
- * end; when that is durable, the data store is cut off.
+ * pool with some blocks lower than before. The next commit releases a block that was moved away, as
+ * every freed block. When nothing above the end is in use any more, the space map gets its new end;
+ * when that is durable, the data store is cut off.
  *
  * Nothing is kept for the next time: who does it again goes through the mappings again, and finds
  * fewer high blocks. Writes come first: where one finds no free block below the new end, the shrink
@@ -228,7 +228,7 @@ export class Shrink {
       await this.#pass()
       const isVain = this.#moved === before && metadata.nrOwnedAboveEnd >= left
       vain = isVain ? vain + 1 : 0
-      // What a write has taken has no mapping until it is filled: a commit waits for that.
+      // A block that a write has taken has no mapping until it is filled: a commit waits for that.
       if (isVain) await commits.commit()
       if (vain < VAIN_PASSES) continue
       const what = `${left} data blocks above the new end have owners that no mapping explains`

@@ -20,7 +20,7 @@ import { DataRoom } from './data-room.js'
 import { type Extension, Growth, type GrowthParts } from './growth.js'
 import { HostSpace } from './host-space.js'
 import { MetadataRoom } from './metadata-room.js'
-import type { OnFull, PoolEvents, PoolOptions } from './options.js'
+import type { OnFull, PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { Reserves } from './reserves.js'
 import { SpaceQueue } from './space-queue.js'
@@ -41,7 +41,6 @@ export class Space implements ProvisionerSpace {
   readonly #commits: CommitPipeline
   readonly #state: PoolState
   readonly #clock: Clock
-  readonly #events: PoolEvents
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   readonly #growth: Growth
@@ -73,7 +72,6 @@ export class Space implements ProvisionerSpace {
     this.#commits = commits
     this.#state = state
     this.#clock = clock
-    this.#events = events
     this.#onFull = options.onFull
     this.#queue = new SpaceQueue(clock, 1000 * (options.queueTimeout ?? NO_SPACE_TIMEOUT))
     this.#host = new HostSpace(blocks, store, metadata)
@@ -151,8 +149,8 @@ export class Space implements ProvisionerSpace {
   }
 
   /**
-   * What a full pool does from now on. Callers that wait for space try again, with all of their
-   * time before them, or fail.
+   * Sets the answer of a full pool to writes from now on. Callers that wait for space try again,
+   * with all of their time before them, or fail.
    */
   setOnFull(onFull: OnFull): void {
     this.#onFull = onFull
@@ -368,7 +366,9 @@ export class Space implements ProvisionerSpace {
     return this.#growth.toStores(true)
   }
 
-  /** Makes the pool larger, and its files; see `Growth`. Who waits for space goes on at once. */
+  /**
+   * Makes the pool larger, and its files; see `Growth`. Callers that wait for space go on at once.
+   */
   extend(wanted: Extension): Promise<void> {
     return this.#growth.extend(wanted)
   }

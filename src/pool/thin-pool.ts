@@ -61,7 +61,7 @@ export class ThinPool implements Provisioner {
   readonly #journal: Journal
   readonly #commits: CommitPipeline
   #nrRemoved = 0
-  /** Where the superblock is read to, to be looked at. */
+  /** The bytes of the superblock when it is looked at. */
   readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   /** Free space, the callers that wait for it, and growth. */
   readonly space: Space
@@ -129,7 +129,7 @@ export class ThinPool implements Provisioner {
   /**
    * Opens a pool: replays what a dead process of this boot left in the journal, grows the pool to
    * its files' sizes, and makes every free data block a hole unless the last shutdown was orderly.
-   * Where needs_check is set, or another program wrote the metadata, all of it is checked before.
+   * If needs_check is set, or another program wrote the metadata, all of it is checked before.
    * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED, POOL_MISMATCH
    */
   static async open(options: PoolOptions): Promise<ThinPool> {
@@ -421,7 +421,7 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * As `commit`, for one device. Where all changes of the device are durable, the data alone is
+   * As `commit`, for one device. If all changes of the device are durable, the data alone is
    * flushed: changes of others need no commit (the kernel's bio_triggers_commit).
    */
   flush(devId: DevId): Promise<void> {

@@ -1,4 +1,4 @@
-/** Who has the data blocks of a pool, summed up: for a picture, whatever the size of the pool. */
+/** The owners of a pool's data blocks, summed up: for a picture, whatever the size of the pool. */
 import { type DataBlock, Slice, ThinfsError } from '../base/index.js'
 import { ENTRIES_PER_BITMAP } from '../metadata/index.js'
 import type { ThinPool } from '../pool/index.js'

@@ -113,7 +113,7 @@ export class HiddenVolumes {
   async #snapshots(origins: Volume[], { identify }: { identify?: string }): Promise<HeldVolume[]> {
     const { pool, names, volumes } = this.#parts
     if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
-    // What is in the trees then gets no other place with the next commit.
+    // Nodes that are in the trees then get no other place with the next commit.
     await pool.commit()
     const ids = volumes.newDevIds(origins.length)
     const changes = new Map<number, VolumeEntry>()
@@ -163,7 +163,9 @@ export class HiddenVolumes {
     }
   }
 
-  /** What a stream calls the content of a volume; null when it has changed since, or never had it. */
+  /**
+   * The name of a volume's content in streams; null when it has changed since, or never had one.
+   */
   #contentOf({ devId, entry }: Volume): VolumeContent | null {
     const { content } = entry
     if (content === undefined) return null

@@ -23,9 +23,9 @@ class Counters {
 }
 
 /**
- * Visits the data blocks that only this volume maps. Looks at all mappings in parts of the tree that
- * are not shared: seconds for terabytes, during which requests run. Where mappings change meanwhile
- * the result is approximate.
+ * Visits the data blocks that only this volume maps. Looks at all mappings in parts of the tree
+ * that are not shared: seconds for terabytes, during which requests run. If mappings change
+ * meanwhile the result is approximate.
  * @param mustGoOn throws when the work has to end
  * @throws DEVICE_MISSING when the volume is removed meanwhile
  */

@@ -73,8 +73,7 @@ export interface VolumesOptions {
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
-  /** Counters of the work that was done. */
-  readonly tally: Statistics
+  readonly #statistics: Statistics
   readonly infos: VolumeInfos
   /** The exclusive space of volumes. */
   readonly usage: Usage
@@ -105,7 +104,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
-    this.tally = new Statistics(options.name, pool, options.now())
+    this.#statistics = new Statistics(options.name, pool, set, options.now())
     this.#table = table
     this.#set = set
     this.#origins = origins
@@ -226,8 +225,8 @@ export class Volumes implements PoolAdmin {
 
   /**
    * Puts the id of the metadata into volumes.json where that has another one: the metadata was
-   * accepted, or there was nothing to lose by it. Where that is not possible now, the next change
-   * does it.
+   * accepted, or there was nothing to lose by it. If that is not possible now, the next change does
+   * it.
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
@@ -391,7 +390,7 @@ export class Volumes implements PoolAdmin {
   }
 
   async statistics(): Promise<PoolStatistics> {
-    return this.tally.of(this.#set.named())
+    return this.#statistics.now
   }
 
   blockMap({ cells }: { cells: number }): Promise<BlockMap> {
@@ -401,7 +400,7 @@ export class Volumes implements PoolAdmin {
 
   /** Goes on with the counters of the engine before. */
   resumeStatistics(before: StatisticsBefore): void {
-    this.tally.resume(before, devId => this.byDevId(devId))
+    this.#statistics.resume(before)
   }
 
   message({ message }: { message: string }): Promise<void> {
