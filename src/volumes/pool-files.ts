@@ -90,16 +90,19 @@ export class PoolFiles {
     return new PoolFiles({ metadata, data, folder: HeldFolder.open(config.folder) }, false)
   }
 
-  /** Those that another process has opened and locked, by their inherited descriptors. */
+  /**
+   * Those that another process has opened and locked, by their inherited descriptors.
+   * @throws LOCK_LOST where the file system knows one of them no more
+   */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
     const metadata = partsOf(
-      FileStore.of(fds.metadata, config.metadata.path, { readOnly }),
+      inheritStore(fds.metadata, config.metadata.path, readOnly),
       config.metadata,
     )
     try {
       const data = config.data.remote
         ? RemoteData.of(fds.data, config)
-        : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
+        : partsOf(inheritStore(fds.data, config.data.path, readOnly), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
       return new PoolFiles({ metadata, data, folder }, readOnly)
     } catch (err) {
@@ -160,8 +163,7 @@ export class PoolFiles {
       } catch (err) {
         cause = err
       }
-      const why = cause === undefined ? 'another process has it' : (cause as Error).message
-      throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
+      throw lockLost(store.path, cause)
     }
   }
 
@@ -217,6 +219,21 @@ function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): F
     ? `, though ${other} is there: put it back, from where it was moved or from a copy`
     : '; thinfs init makes it'
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file${cure}`, { errno: 'ENOENT' })
+}
+
+/** @throws LOCK_LOST where the file system knows the descriptor no more, as GlusterFS */
+function inheritStore(fd: number, path: string, readOnly: boolean): FileStore {
+  try {
+    return FileStore.of(fd, path, { readOnly })
+  } catch (err) {
+    throw lockLost(path, err)
+  }
+}
+
+/** @param cause undefined: another process has it */
+function lockLost(path: string, cause?: unknown): ThinfsError {
+  const why = cause === undefined ? 'another process has it' : (cause as Error).message
+  return new ThinfsError('LOCK_LOST', `${path}: the lock is lost: ${why}`, { cause })
 }
 
 /** The same file by another descriptor: a device is claimed once. */
