@@ -9,7 +9,7 @@
  * of its mappings are counted as they happen. Where another device stops sharing, the count is too
  * low until blocks are counted anew, in slices: after a device was deleted, and at opening.
  */
-import { type Clock, type DataBlock, type DevId, Slice } from '../base/index.js'
+import { type Clock, type DataBlock, type DevId, Slice, ThinfsError } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
 
 /** Leaves of a mapping tree that are counted between two looks at the clock. */
@@ -215,12 +215,12 @@ export class Reserves {
   }
 
   #startCounting(): void {
-    this.#counting ??= this.#count()
-      .catch(() => {}) // Whoever reads that part of the metadata hears of it.
-      .finally(() => {
-        this.#counting = null
-        if (this.#all.size > 0) this.#freed()
-      })
+    this.#counting ??= this.#count().finally(() => {
+      this.#counting = null
+      // One that was asked for as this one ended found it under way.
+      if (this.#uncounted() !== null) this.#startCounting()
+      if (this.#all.size > 0) this.#freed()
+    })
   }
 
   async #count(): Promise<void> {
@@ -247,7 +247,13 @@ export class Reserves {
       if (count === 1) reserve.counted++
     }
     const { devId, at } = reserve
-    reserve.at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+    try {
+      reserve.at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+    } catch (err) {
+      if (!(err instanceof ThinfsError)) throw err
+      // Whoever reads that part of the metadata hears of it. Too much is kept for this device.
+      reserve.at = Number.POSITIVE_INFINITY
+    }
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
   }
 }

@@ -1,5 +1,5 @@
 /** The exclusive space of volumes, counted in slices and cached until mappings change. */
-import { type DataBlock, Slice } from '../base/index.js'
+import { type DataBlock, Slice, ThinfsError } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Volume } from './volume.js'
 
@@ -69,7 +69,8 @@ export class Usage {
    */
   async exclusiveTogether(volumes: readonly Volume[]): Promise<number> {
     const { metadata, clock, blockSize } = this.#pool
-    const devIds = volumes.map(({ device }) => device.devId)
+    const devices = volumes.map(({ device }) => device)
+    const devIds = devices.map(({ devId }) => devId)
     const slice = new Slice(clock)
     const shared = new Counters()
     let blocks = 0
@@ -81,6 +82,7 @@ export class Usage {
       for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
         this.#mustGoOn()
         this.#pool.mustBeReadable()
+        for (const device of devices) mustBeThere(device)
         at = metadata.forEachExclusiveTogether(devIds, nr, at, visit)
         if (slice.isOver) await slice.yield()
       }
@@ -88,7 +90,8 @@ export class Usage {
     return blocks * blockSize
   }
 
-  async #count({ device: { devId } }: Volume): Promise<number> {
+  async #count({ device }: Volume): Promise<number> {
+    const { devId } = device
     const { metadata, clock, blockSize } = this.#pool
     const slice = new Slice(clock)
     let blocks = 0
@@ -98,9 +101,15 @@ export class Usage {
     for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
       this.#mustGoOn()
       this.#pool.mustBeReadable()
+      mustBeThere(device)
       at = metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
       if (slice.isOver) await slice.yield()
     }
     return blocks * blockSize
   }
+}
+
+/** Another may have the number of one that was deleted meanwhile. @throws DEVICE_MISSING */
+function mustBeThere({ devId, gone }: Volume['device']): void {
+  if (gone) throw new ThinfsError('DEVICE_MISSING', `device ${devId}`)
 }
