@@ -7,6 +7,7 @@ import { CHANGE } from '../../src/pool/journal-changes.js'
 import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
 import { RECORD_ENTRY } from '../../src/replay/index.js'
 import { RECORD_HEAD } from '../../src/streams/format.js'
+import { SIGN, TENANT } from '../../src/tenancy/record.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
@@ -29,6 +30,8 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     IDENTITY,
     RECORD_ENTRY,
     RECORD_HEAD,
+    TENANT,
+    SIGN,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

@@ -11,7 +11,11 @@ import { openTable } from '../support/volumes-on-disk.js'
 async function engine() {
   const memory = files(16)
   const { pool } = await openFiles(memory)
-  const volumes = openTable(pool, memory.metadata, { read: () => null, replace: async () => {} })
+  const volumes = openTable(pool, memory.metadata, {
+    path: 'volumes.json',
+    read: () => null,
+    replace: async () => {},
+  })
   const fs = new VolumeFs(volumes, { uid: 0, gid: 0 }, 0)
   const make = async (name: string): Promise<number> => {
     const { devId } = await volumes.newVolumes.make(name, 2 * BLOCK)
