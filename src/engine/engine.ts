@@ -20,17 +20,16 @@ import {
   EventLog,
   FAILED,
   HAPPENED,
-  type Happening,
   ipcConnection,
   joinAdmins,
   moreEngineFds,
   mustSpeakOurs,
-  POOL_EVENT,
   READY,
   SERVED,
   STARTED,
   STOP,
   serveAdmin,
+  type Told,
   tell,
   toWire,
   wantedTransport,
@@ -51,7 +50,7 @@ import {
   PoolFiles,
   type Volumes,
 } from '../volumes/index.js'
-import { Happenings, variablesOf } from './happenings.js'
+import { Happenings } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -93,6 +92,8 @@ class Engine {
   /** Events since there has been no daemon that keeps them. */
   readonly #ownEvents = new EventLog()
   #volumes: Volumes | null = null
+  /** Whether an event has told of damaged metadata. */
+  #damageTold = false
   /** The pool, for commands. */
   #admin: MountedAdmin | null = null
   #session: Session | null = null
@@ -107,11 +108,10 @@ class Engine {
     this.#daemon = daemon
     this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
-    this.#poolLog = new PoolLog(
-      this.#log,
-      devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
-    )
-    this.#happenings = new Happenings(event => this.#happened(event))
+    const nameOf = (devId: number): string =>
+      this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`
+    this.#poolLog = new PoolLog(this.#log, nameOf)
+    this.#happenings = new Happenings(event => this.#happened(event), nameOf)
     this.#readOnly = start.mountOptions.includes('ro')
     const fds = { ...ENGINE_FD, more: moreEngineFds(nrMoreDescriptors(this.#config)) }
     this.#files = PoolFiles.inherit(this.#config, fds, this.#readOnly)
@@ -178,15 +178,21 @@ class Engine {
   }
 
   /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
-  #happened(event: Omit<Happening, 'id'>): void {
+  #happened(event: Told): void {
     if (!process.connected) {
       this.#ownEvents.add(event)
       return
     }
-    const { hooks: command } = this.#config
-    tell(this.#daemon.sendNotification(HAPPENED, event))
-    if (command === undefined) return
-    tell(this.#daemon.sendNotification(POOL_EVENT, { command, variables: variablesOf(event) }))
+    const { hooks: command = null } = this.#config
+    tell(this.#daemon.sendNotification(HAPPENED, { event, command }))
+  }
+
+  /** Once: `thinfs status` goes on saying so. */
+  #tellOfDamage(): void {
+    const { metadata } = this.#volumes!.pool
+    if (this.#damageTold || metadata.damage === null) return
+    this.#damageTold = true
+    this.#events.warning(`${this.#files.metadata.path}: damaged: ${metadata.damage}`)
   }
 
   #openLab(volumes: Volumes): Promise<Lab> {
@@ -233,7 +239,10 @@ class Engine {
         this.#log.fatal({ err }, 'stopped')
         process.exit(1)
       },
-      onError: (operation, ino, err) => this.#poolLog.requestFailed(operation, ino, err),
+      onError: (operation, ino, err) => {
+        this.#poolLog.requestFailed(operation, ino, err)
+        this.#tellOfDamage()
+      },
     })
   }
 

@@ -208,16 +208,19 @@ export class PoolFiles {
     return new PoolFiles(config, { metadata, data, folder, more: locks }, false)
   }
 
-  /** Those that another process has opened and locked, by their inherited descriptors. */
+  /**
+   * Those that another process has opened and locked, by their inherited descriptors.
+   * @throws LOCK_LOST where the file system knows one of them no more
+   */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
     const { path, remote } = config.metadata
     const metadata = remote
       ? RemoteMetadata.of(fds.metadata, remote)
-      : partsOf(FileStore.of(fds.metadata, path, { readOnly }), config.metadata)
+      : partsOf(inheritStore(fds.metadata, path, readOnly), config.metadata)
     try {
       const data = config.data.remote
         ? RemoteData.of(fds.data, config)
-        : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
+        : partsOf(inheritStore(fds.data, config.data.path, readOnly), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
       return new PoolFiles(config, { metadata, data, folder, more: fds.more }, readOnly)
     } catch (err) {
@@ -331,8 +334,7 @@ export class PoolFiles {
       } catch (err) {
         cause = err
       }
-      const why = cause === undefined ? 'another process has it' : (cause as Error).message
-      throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
+      throw lockLost(store.path, cause)
     }
   }
 
@@ -384,6 +386,21 @@ function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): F
     ? `, though ${other} is there: put it back, from where it was moved or from a copy`
     : '; thinfs init makes it'
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file${cure}`, { errno: 'ENOENT' })
+}
+
+/** @throws LOCK_LOST where the file system knows the descriptor no more, as GlusterFS */
+function inheritStore(fd: number, path: string, readOnly: boolean): FileStore {
+  try {
+    return FileStore.of(fd, path, { readOnly })
+  } catch (err) {
+    throw lockLost(path, err)
+  }
+}
+
+/** @param cause undefined: another process has it */
+function lockLost(path: string, cause?: unknown): ThinfsError {
+  const why = cause === undefined ? 'another process has it' : (cause as Error).message
+  return new ThinfsError('LOCK_LOST', `${path}: the lock is lost: ${why}`, { cause })
 }
 
 /** The same file by another descriptor: a device is claimed once. */
