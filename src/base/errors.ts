@@ -21,6 +21,7 @@ export const ERRORS = {
   POOL_FAILED: { errno: 'EIO', what: 'the pool has failed' },
   POOL_SHRINKING: { errno: 'EBUSY', what: 'the pool is being made smaller' },
   LOCK_LOST: { errno: 'EIO', what: 'the lock on the pool is lost' },
+  FENCED: { errno: 'EIO', what: 'another host has the pool, or may have it' },
   POOL_IN_USE: { errno: 'EBUSY', what: 'another process has the pool' },
   NOT_A_POOL: { errno: 'EINVAL', what: 'no pool is there' },
   NOT_TRUSTED: { errno: 'EPERM', what: 'others could have changed what the pool is' },
@@ -119,6 +120,10 @@ export function errnoOf(err: unknown): string {
   const code = (err as NodeJS.ErrnoException | null)?.code
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
+
+/** Whether an error says that the pool may be another process's by now, so that nothing is written. */
+export const isLost = (err: unknown): err is ThinfsError =>
+  err instanceof ThinfsError && (err.code === 'LOCK_LOST' || err.code === 'FENCED')
 
 /** The error of a system call on a file. */
 export const ioError = (path: string, cause: unknown): ThinfsError =>

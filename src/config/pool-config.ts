@@ -1,10 +1,12 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
 import {
+  CEPH_DEFAULTS,
+  type CephAccess,
   KIB,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   MIB,
-  type NbdAddress,
+  type RemoteAddress,
 } from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
@@ -23,20 +25,38 @@ export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
   /**
-   * `size` null: as large as the file or device, or its extents. With `nbd` the data is an export,
-   * and `path` its address as it was written.
+   * `size` null: as large as the file or device, or its extents. With `remote` another machine has
+   * the data, and `path` is the text of its address.
    */
   data: {
     path: string
     size: number | null
     extents?: Extent[]
     autoextend?: Autoextend
-    nbd?: NbdAddress
+    remote?: RemoteAddress
   }
-  /** Memory in front of data that another machine has. */
-  cache?: { size: number }
-  /** `size` auto: as much as data of this size and block size can need. */
-  metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
+  /**
+   * `size` auto: as much as data of this size and block size can need; with `remote`, all that is
+   * there.
+   */
+  metadata: {
+    path: string
+    size: number | 'auto'
+    extents?: Extent[]
+    autoextend?: Autoextend
+    remote?: RemoteAddress
+  }
+  /** Names, sizes, and who has the pool: there with, and only with, metadata on another machine. */
+  state?: { path: string; remote: RemoteAddress }
+  /** The Ceph cluster that images are of. */
+  ceph?: CephAccess
+  /**
+   * Memory in front of data that another machine has, and the bytes of it that are acknowledged and
+   * not sent at most; left out: half of it.
+   */
+  cache?: { size: number; dirty?: number }
+  /** How the storage keeps a host away that has lost the pool. */
+  tenancy?: TenancyConfig
   dataBlockSize: number
   lowWaterMark: LowWaterMark
   /** Whether a discard frees the host's space too, only the pool's, or is refused. */
@@ -59,6 +79,20 @@ export interface PoolConfig extends PoolPlace {
   spinShare: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
+}
+
+export interface TenancyConfig {
+  /** Whether the file system refuses writes of a host that has lost its locks. */
+  locks: (typeof LOCKS)[number]
+  /** What keeps the old host from writing: exit status 0 says that it cannot any more. */
+  fence?: FenceConfig
+}
+
+export interface FenceConfig {
+  /** A program and its arguments, in which FENCE_WORDS stand for what is known. */
+  command: string[]
+  /** Seconds that it may take. */
+  timeout: number
 }
 
 /** A part of a file that is the pool's, one of several behind each other. Bytes. */
@@ -97,6 +131,9 @@ export type LowWaterMark = { bytes: number } | { percent: number }
 
 export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
+export const LOCKS = ['enforced', 'advisory'] as const
+/** What stands for itself in braces in the command of `fence`: of the host that has the pool. */
+export const FENCE_WORDS = ['host', 'address', 'pool'] as const
 export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 
 /** Values of keys that pool.yaml may leave out. */
@@ -107,6 +144,9 @@ export const DEFAULTS = {
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   cacheSize: 256 * MIB,
+  ceph: CEPH_DEFAULTS,
+  locks: 'advisory',
+  fenceTimeout: 60,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',

@@ -9,10 +9,10 @@
  * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for
  * that.
  *
- * A commit fails in one of two ways. Where the metadata's file system is full, the sealed
- * transaction stalls and is tried again. After any other failure the pool does as the kernel after
- * a failed metadata operation: it goes back to the last commit, read-only
- * (metadata_operation_failed in drivers/md/dm-thin.c).
+ * A commit fails in one of two ways. If the metadata's file system is full, the sealed transaction
+ * stalls and is tried again. After any other failure the pool does as the kernel after a failed
+ * metadata operation: it goes back to the last commit, read-only (metadata_operation_failed in
+ * drivers/md/dm-thin.c).
  */
 import {
   assert,
@@ -316,7 +316,7 @@ export class CommitPipeline {
     // Only holes that were flushed are there after a power cut.
     if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
-    const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
+    const clean = blocks.freeMeansHole && !blocks.freed.hasRefused && !this.#punchesFree
     try {
       if (clean && extended.size === 0) return this.#endJournal()
       // A size that could not be saved in volumes.json stays in the journal.
@@ -329,7 +329,7 @@ export class CommitPipeline {
     }
   }
 
-  /** Where the host has no room for that, the next opening punches what are holes already. */
+  /** If the host has no room for that, the next opening punches holes that are there already. */
   #endJournal(): void {
     try {
       this.#parts.journal.end(this.#superblock)
@@ -374,7 +374,7 @@ export class CommitPipeline {
         await this.#clearFree()
         this.#listener.committed()
       }
-      if (writable) blocks.retry()
+      if (writable) blocks.freed.retry()
     } catch (err) {
       if (this.#stalled !== null && state.writable && !undoes) {
         this.#stall(err)
@@ -403,7 +403,7 @@ export class CommitPipeline {
     this.trySettle()
     const clearing = this.#clearFree()
     if (clearing !== undefined) await clearing
-    this.#parts.blocks.release(sealed.freed)
+    this.#parts.blocks.freed.release(sealed.freed)
     if (this.#parts.metadata.changed) this.commitSoon()
     this.#listener.committed()
   }
@@ -413,7 +413,8 @@ export class CommitPipeline {
     // The flush of the data may have taken long.
     this.#parts.mustHoldLocks()
     try {
-      await sealed.write(new Slice(this.#parts.clock))
+      // Flushes wait for it, and so it does not take turns with a removal.
+      await sealed.write(new Slice(this.#parts.clock, true))
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
@@ -540,7 +541,7 @@ export class CommitPipeline {
   /** Another process may have the pool: nothing is written any more, and nothing can be read. */
   #giveUp(reason: string): void {
     this.#parts.state.set('fail', reason)
-    this.#parts.blocks.keepFreed()
+    this.#parts.blocks.freed.keep()
     this.#stalled = null
   }
 }

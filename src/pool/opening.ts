@@ -67,9 +67,9 @@ export async function bringUp(
   else if (!known) mustBeSound(store, checkMetadata(store).problems)
   // Users of a mount that goes on are served whatever can still be read.
   else if (!takesOver) mustBeSound(store, checkRoots(store))
-  // Metadata that may be an older copy, or another pool's, would cost data: free blocks are punched,
-  // or written over. Where discards are not passed down there is data in them at any time; then a
-  // label that went on is needed for a doubt.
+  // Metadata that may be an older copy, or another pool's, would cost data: free blocks are
+  // punched, or written over. If discards are not passed down there is data in them at any time;
+  // then only a label that went on is a reason for doubt.
   const { path } = store
   if (!isSure && inDoubt && (blocks.freeMeansHole || isBehind(found, label))) {
     await mustHaveHoles(metadata, blocks, { path, doubt: 'foreign' })
@@ -102,7 +102,7 @@ export async function bringUp(
       errno: errnoOf(err),
     })
   }
-  space.noteHostLow()
+  space.data.noteHostLow()
   return true
 }
 

@@ -27,11 +27,11 @@ import type { OpenHandles } from './open-handles.js'
  * a block in use that the space map calls free would be punched, or come to belong to two. Nothing
  * is changed; opened read-only, the pool shows what can be read.
  *
- * All of it is checked only where another program may have written it. Metadata that thinfs wrote
- * was fresh once or has passed this check, and the journal, which outlives the engine and mostly a
- * power cut, names its superblock: then a look at the roots finds what a disk, or a copy of the
- * file, has done to the blocks that everything hangs on. Where a power cut took the journal all of
- * it is checked again: that reads every metadata block in use once.
+ * All of it is checked only if another program may have written it. Metadata that thinfs wrote was
+ * fresh once or has passed this check, and the journal, which outlives the engine and mostly a power
+ * cut, names its superblock: then a look at the roots finds what a disk, or a copy of the file, has
+ * done to the blocks that everything depends on. If a power cut took the journal the whole check is
+ * made again: it reads every metadata block in use once.
  * @param problems of `checkMetadata` or `checkRoots`
  * @throws METADATA_CORRUPT
  */
@@ -157,15 +157,15 @@ function replayAll(
       // Nobody has seen a device that was made in a lost transaction.
       if (!metadata.hasDevice(devId)) return
       mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
-      const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
+      const same = metadata.mappings.find(devId, vblock, found) && found.dataBlock === dataBlock
       if (!same && metadata.dataCount(dataBlock) > 0) {
         shares = true
         metadata.incData(dataBlock)
       } else if (!same) metadata.allocateDataAt(dataBlock)
-      metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
+      metadata.mappings.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
     },
     unmap(devId, begin, end) {
-      if (metadata.hasDevice(devId)) metadata.removeRange(devId, begin, end)
+      if (metadata.hasDevice(devId)) metadata.mappings.removeRange(devId, begin, end)
     },
     markShared(one, other) {
       const ids = one === other ? [one] : [one, other]
@@ -186,7 +186,7 @@ function replayAll(
         throw new ThinfsError('POOL_MISMATCH', `data block ${to} was to be free, and has an owner`)
       }
       movedTo = { from, to }
-      metadata.moveDataAgain(vblock, from, to)
+      metadata.relocation.moveAgain(vblock, from, to)
     },
   })
   // A snapshot that was lost may have been why a shared block looked shared.

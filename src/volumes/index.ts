@@ -29,8 +29,18 @@ export { type ExistingPool, readExistingPool } from './existing-pool.js'
 export { IdMap } from './id-map.js'
 export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
+export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
-export { type PoolDescriptors, PoolFiles } from './pool-files.js'
+export {
+  addressesOf,
+  asMounted,
+  isElsewhere,
+  lockedPathsOf,
+  nrMoreDescriptors,
+  type OnLoad,
+  type PoolDescriptors,
+  PoolFiles,
+} from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
 export {
   devicesIn,
@@ -42,4 +52,4 @@ export { type RescuedPool, rescuePool } from './rescue-pool.js'
 export { RULES, type Rule } from './retention.js'
 export type { StatisticsBefore } from './statistics.js'
 export type { Volume } from './volume.js'
-export { type Ownership, Volumes } from './volumes.js'
+export { Volumes } from './volumes.js'

@@ -5,8 +5,10 @@ import { ERRORS } from '../../src/base/index.js'
 import * as format from '../../src/metadata/format.js'
 import { CHANGE } from '../../src/pool/journal-changes.js'
 import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
+import { STATE_SLOT } from '../../src/remote/index.js'
 import { RECORD_ENTRY } from '../../src/replay/index.js'
 import { RECORD_HEAD } from '../../src/streams/format.js'
+import { SIGN, TENANT } from '../../src/tenancy/record.js'
 import { layoutTable } from '../support/layout-table.js'
 
 const read = (path: string): string =>
@@ -29,6 +31,9 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     IDENTITY,
     RECORD_ENTRY,
     RECORD_HEAD,
+    STATE_SLOT,
+    TENANT,
+    SIGN,
   ]) {
     const table = layoutTable(layout)
     t.ok(text.includes(table), layout.name, { expected: table })

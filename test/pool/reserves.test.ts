@@ -4,7 +4,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { bytes, type DevId, SYSTEM_CLOCK, ThinfsError } from '../../src/base/index.js'
-import { checkMetadata } from '../../src/metadata/index.js'
+import { checkMetadata, type ThinMetadata } from '../../src/metadata/index.js'
 import type { ThinPool } from '../../src/pool/index.js'
 import { Reserves } from '../../src/pool/reserves.js'
 import { devId, formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
@@ -205,7 +205,7 @@ class Tested {
         const before = device.reserve
         const wanted = (block * count) % 20
         const free = model.free - model.keptForAll(device)
-        const found = await outcome(() => pool.space.reserve(id, wanted))
+        const found = await outcome(() => pool.space.data.reserve(id, wanted))
         const lacks = Math.max(0, wanted - model.own(device))
         if (found !== 'done') this.expect(found === 'NO_DATA_SPACE' && wanted > before, found)
         else this.expect(wanted <= before || lacks <= free, `${lacks} of ${free} reserved`)
@@ -313,35 +313,36 @@ t.test('preallocation asks before it takes anything', async t => {
   ]
   one.limit = 10
   await t.rejects(one.preallocate(0, 11 * BLOCK), { code: 'VOLUME_FULL' })
-  await pool.space.reserve(devId(0), 8)
+  await pool.space.data.reserve(devId(0), 8)
   await t.rejects(other.preallocate(0, (DATA_BLOCKS - 7) * BLOCK), { code: 'NO_DATA_SPACE' })
   t.equal(pool.metadata.nrAllocatedDataBlocks, 0)
   await other.preallocate(0, (DATA_BLOCKS - 8) * BLOCK)
   await one.preallocate(0, 8 * BLOCK)
-  await t.rejects(pool.space.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
+  await t.rejects(pool.space.data.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
   t.equal(pool.mode, 'write')
   await pool.close()
 })
 
+/** Metadata of which nothing is asked but which blocks are a device's own. */
+const counted = (count: (id: DevId, found: () => void) => void): ThinMetadata => {
+  const forEachExclusive = (id: DevId, _at: number, found: () => void): number => {
+    count(id, found)
+    return Number.POSITIVE_INFINITY
+  }
+  return { hasDevice: () => true, mappings: { forEachExclusive } } as unknown as ThinMetadata
+}
+
 t.test('a count that is asked for as another one ends is not lost', async t => {
-  // As many turns of the queue of promises later as it takes to be in the moment between the two.
+  // So many turns of the queue of promises later: one of them is the moment between the two.
   for (let turns = 1; turns < 8; turns++) {
     let own = 1
     let asked = false
-    const reserves = new Reserves(
-      {
-        hasDevice: () => true,
-        isExclusive: () => false,
-        forEachExclusive: (_devId, _at, _leaves, visit) => {
-          for (let i = 0; i < own; i++) visit(i as never, i as never, 1)
-          if (!asked) void askLater()
-          asked = true
-          return Number.POSITIVE_INFINITY
-        },
-      },
-      SYSTEM_CLOCK,
-      () => {},
-    )
+    const metadata = counted((_, found) => {
+      for (let i = 0; i < own; i++) found()
+      if (!asked) void askLater()
+      asked = true
+    })
+    const reserves = new Reserves(metadata, SYSTEM_CLOCK, () => {})
     const askLater = async (): Promise<void> => {
       for (let i = 0; i < turns; i++) await Promise.resolve()
       own = 2
@@ -355,19 +356,11 @@ t.test('a count that is asked for as another one ends is not lost', async t => {
 })
 
 t.test('damage in one device keeps no other from being counted', async t => {
-  const reserves = new Reserves(
-    {
-      hasDevice: () => true,
-      isExclusive: () => false,
-      forEachExclusive: (id, _at, _leaves, visit) => {
-        if (id === devId(0)) throw new ThinfsError('METADATA_CORRUPT', 'as it were')
-        visit(0 as never, 0 as never, 1)
-        return Number.POSITIVE_INFINITY
-      },
-    },
-    SYSTEM_CLOCK,
-    () => {},
-  )
+  const metadata = counted((id, found) => {
+    if (id === devId(0)) throw new ThinfsError('METADATA_CORRUPT', 'as it were')
+    found()
+  })
+  const reserves = new Reserves(metadata, SYSTEM_CLOCK, () => {})
   reserves.set(devId(0), 10)
   reserves.set(devId(1), 10)
   while (reserves.counting !== null) await reserves.counting

@@ -10,7 +10,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { MIB } from '../../src/base/index.js'
+import { MIB, type RemoteAddress } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkPool, initPool, openPool } from '../../src/volumes/index.js'
 import { ServerProcess, shortFolder } from '../support/nbd-servers.js'
@@ -32,15 +32,15 @@ async function served(t: Test, begin: string, ...args: string[]): Promise<Made> 
   return { config: over(poolConfig(t.testdir()), address), image }
 }
 
-const over = (config: PoolConfig, nbd: NonNullable<PoolConfig['data']['nbd']>): PoolConfig => ({
+const over = (config: PoolConfig, remote: RemoteAddress): PoolConfig => ({
   ...config,
-  data: { path: nbd.text, size: null, nbd },
+  data: { path: remote.text, size: null, remote },
   cache: { size: 4 * MIB },
 })
 
 t.test('what is refused, and nothing is written', async t => {
   const cases: [begin: string, args: string[], code: string, message: RegExp][] = [
-    ['somebody’s', [], 'BAD_ARGUMENT', /^nbd\+unix:.*: it is not empty; --force overwrites it/],
+    ['somebody’s', [], 'BAD_ARGUMENT', /^nbd\+unix:.*: it is not empty: it has data; .*--force/],
     ['somebody’s', ['--filter=noextents'], 'BAD_ARGUMENT', /it is not empty/],
     ['', ['--readonly'], 'IO_ERROR', /the server gives it to be read only/],
   ]
