@@ -6,6 +6,7 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
+import type { PoolStatus } from '../../src/volumes/index.js'
 import {
   attempt,
   attemptThinfs,
@@ -88,6 +89,15 @@ volumes:
     pool.log().some(({ msg }) => /connected again/.test(msg)),
     'the log tells of it',
   )
+
+  const stats = await thinfs('stats', pool.folder)
+  t.match(stats, /^CACHE +hit\/s +miss\/s .*\ntest +\d/m, 'the cache has a table of its own')
+  const { cache } = JSON.parse(await thinfs('status', pool.folder, '--json')) as PoolStatus
+  t.match(cache, { reconnects: 1, dirtyLimit: (limit: number) => limit >= MIB })
+  t.ok(cache!.misses > 0 && cache!.hits > 0 && cache!.flushes > 0)
+  t.ok(cache!.sentBytes >= 24 * MIB, 'engines that died are counted')
+  const metrics = await thinfs('metrics', pool.folder)
+  t.match(metrics, /^thinfs_pool_cache_reconnects_total\{.*\} 1$/m)
 
   t.match(await attemptThinfs('send', pool.folder, 'web'), { status: 1, stderr: /NOT_SUPPORTED/ })
   await pool.umount()
