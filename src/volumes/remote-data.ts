@@ -16,7 +16,7 @@ export interface RemoteDataOptions {
   /** Bytes. */
   dataBlockSize: number
   readOnly: boolean
-  /** The connection ended, or there is one again: a sentence. */
+  /** The connection ended, or there is one again; writes wait, or the disk is silent: a sentence. */
   onConnection?: (what: string) => void
 }
 
@@ -32,10 +32,14 @@ export class RemoteData {
   readonly cacheId: string
   readonly isRemoved = false
   readonly #address: RemoteAddress
+  /** Bytes that may be acknowledged and not durable at most; undefined: as the cache has it. */
+  readonly #dirty: number | undefined
   #store: RemoteStore | null = null
 
-  private constructor(address: RemoteAddress, fd: number) {
+  private constructor({ data, cache }: PoolConfig, fd: number) {
+    const address = data.remote!
     this.#address = address
+    this.#dirty = cache?.dirty
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
@@ -43,13 +47,13 @@ export class RemoteData {
   }
 
   /** With a cache of its own, which is empty. */
-  static make({ data, cache }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, CacheMemory.create(cache!.size))
+  static make(config: PoolConfig): RemoteData {
+    return new RemoteData(config, CacheMemory.create(config.cache!.size))
   }
 
   /** With the cache of another process, by its inherited descriptor. */
-  static of(fd: number, { data }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, fd)
+  static of(fd: number, config: PoolConfig): RemoteData {
+    return new RemoteData(config, fd)
   }
 
   /**
@@ -64,7 +68,10 @@ export class RemoteData {
     })
     try {
       const granule = Math.min(dataBlockSize, GRANULE_MAX)
-      this.#store = await RemoteStore.open({ disk, cache: this.fd, granule })
+      this.#store = await RemoteStore.open({
+        ...{ disk, cache: this.fd, granule, dirty: this.#dirty },
+        onWait: what => onConnection?.(`${this.path}: ${what}`),
+      })
       return this.#store
     } catch (err) {
       disk.close()
