@@ -169,6 +169,14 @@ export class PoolFiles {
     return { metadata: this.metadata.fd, data: this.#data.fd, folder: this.folder.fd }
   }
 
+  /**
+   * Called before the process ends: gives up, in order, what other machines keep for it. Throws
+   * nothing.
+   */
+  async disconnect(): Promise<void> {
+    if (this.#data instanceof RemoteData) await this.#data.end()
+  }
+
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
     this.folder.close()

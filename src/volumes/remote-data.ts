@@ -7,7 +7,7 @@ import { closeSync, fstatSync } from 'node:fs'
 import type { RemoteAddress } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { CacheMemory, RemoteStore } from '../remote/index.js'
-import { connectDisk } from './remote-disks.js'
+import { DiskClients } from './disk-clients.js'
 
 /** Bytes that the server gives back at least: the most that a slot of the cache has. */
 const GRANULE_MAX = 64 * 1024
@@ -32,6 +32,7 @@ export class RemoteData {
   readonly cacheId: string
   readonly isRemoved = false
   readonly #address: RemoteAddress
+  readonly #clients = new DiskClients()
   #store: RemoteStore | null = null
 
   private constructor(address: RemoteAddress, fd: number) {
@@ -58,7 +59,7 @@ export class RemoteData {
    */
   async open({ dataBlockSize, readOnly, onConnection }: RemoteDataOptions): Promise<RemoteStore> {
     if (this.#store !== null) return this.#store
-    const disk = await connectDisk(this.#address, {
+    const disk = await this.#clients.connect(this.#address, {
       readOnly,
       ...(onConnection && { onConnection }),
     })
@@ -75,6 +76,12 @@ export class RemoteData {
   /** The server lets the next one in; and without another process the cache is gone. */
   close(): void {
     this.#store?.close()
+    void this.end()
     closeSync(this.fd)
+  }
+
+  /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
+  end(): Promise<void> {
+    return this.#clients.end()
   }
 }
