@@ -349,6 +349,11 @@ export class ThinPool implements Provisioner {
     this.#state.mustBeWritable()
   }
 
+  /** Tells whoever listens that a write was refused for the limit of its device. */
+  limitReached(devId: DevId): void {
+    this.#options.events.limitReached(devId)
+  }
+
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */
   ioError(operation: string, error: unknown, devId: DevId, block: number): unknown {
     this.#options.events.ioError(operation, error, { devId, block })

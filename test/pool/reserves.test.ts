@@ -3,9 +3,10 @@
 // each device a map from virtual blocks to data blocks, and counts by looking at all of them.
 import fc from 'fast-check'
 import t from 'tap'
-import { bytes, type DevId } from '../../src/base/index.js'
+import { bytes, type DevId, SYSTEM_CLOCK, ThinfsError } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { ThinPool } from '../../src/pool/index.js'
+import { Reserves } from '../../src/pool/reserves.js'
 import { devId, formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { Random } from '../support/random.js'
 import { turn } from '../support/thin-devices.js'
@@ -320,4 +321,59 @@ t.test('preallocation asks before it takes anything', async t => {
   await t.rejects(pool.space.data.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
   t.equal(pool.mode, 'write')
   await pool.close()
+})
+
+t.test('a count that is asked for as another one ends is not lost', async t => {
+  // As many turns of the queue of promises later as it takes to be in the moment between the two.
+  for (let turns = 1; turns < 8; turns++) {
+    let own = 1
+    let asked = false
+    const reserves = new Reserves(
+      {
+        hasDevice: () => true,
+        mappings: {
+          isExclusive: () => false,
+          forEachExclusive: (_devId, _at, visit) => {
+            for (let i = 0; i < own; i++) visit(i, i as never)
+            if (!asked) void askLater()
+            asked = true
+            return Number.POSITIVE_INFINITY
+          },
+        },
+      },
+      SYSTEM_CLOCK,
+      () => {},
+    )
+    const askLater = async (): Promise<void> => {
+      for (let i = 0; i < turns; i++) await Promise.resolve()
+      own = 2
+      reserves.recount()
+    }
+    reserves.set(devId(0), 10)
+    do await turn()
+    while (reserves.counting !== null)
+    t.equal(reserves.keptFor(devId(0)), 8, `${turns} turns later`)
+  }
+})
+
+t.test('damage in one device keeps no other from being counted', async t => {
+  const reserves = new Reserves(
+    {
+      hasDevice: () => true,
+      mappings: {
+        isExclusive: () => false,
+        forEachExclusive: (id, _at, visit) => {
+          if (id === devId(0)) throw new ThinfsError('METADATA_CORRUPT', 'as it were')
+          visit(0, 0 as never)
+          return Number.POSITIVE_INFINITY
+        },
+      },
+    },
+    SYSTEM_CLOCK,
+    () => {},
+  )
+  reserves.set(devId(0), 10)
+  reserves.set(devId(1), 10)
+  while (reserves.counting !== null) await reserves.counting
+  t.same([reserves.keptFor(devId(0)), reserves.keptFor(devId(1))], [10, 9])
 })

@@ -44,8 +44,10 @@ async function open(memory: MemoryFiles, names = new Names()): Promise<Opened> {
   let allowed = Number.POSITIVE_INFINITY
   const waiting: (() => void)[] = []
   clock.lookMs = 1
-  clock.yield = async () => {
+  clock.yield = async isUrgent => {
     await turn()
+    // A commit is none of those slices.
+    if (isUrgent) return
     while (allowed <= 0) await new Promise<void>(resolve => waiting.push(resolve))
     allowed--
   }
