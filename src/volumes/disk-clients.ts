@@ -1,4 +1,5 @@
 /** Connecting to the disks of other machines: one case for each kind of address. */
+import { ftruncateSync, readSync, writeSync } from 'node:fs'
 import {
   inTime,
   type NbdAddress,
@@ -20,22 +21,22 @@ export interface DiskOptions {
   onConnection?: (what: string) => void
 }
 
-/** Where a process notes for the next one of this machine as whom it has the disks. */
-export interface ClientNote {
-  /** What the last process has noted, which has ended; null for nothing. */
-  last(): string | null
-  keep(name: string): void
-}
+/** Bytes of the longest name that a storage gives to a client. */
+const NAME_MAX = 256
 
 /**
  * What a process is to the storage of one pool: the clients by which it has disks of other machines.
  * All images of a pool have one, so that Ceph refuses all or nothing of it.
  */
 export class DiskClients {
-  readonly #note: ClientNote | null
+  readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
 
-  constructor(note: ClientNote | null = null) {
+  /**
+   * @param note the file that is locked for the first of the disks, in which a process of this
+   *   machine leaves the name of its client for the next one; null for a process that only reads
+   */
+  constructor(note: number | null) {
     this.#note = note
   }
 
@@ -60,13 +61,27 @@ export class DiskClients {
     const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
     if (readOnly) return disk
     try {
-      const name = await disk.lock(this.#note?.last() ?? null)
-      this.#note?.keep(name)
+      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      const name = await disk.lock(this.#last())
+      this.#keep(name)
       return disk
     } catch (err) {
       await disk.end()
       throw err
     }
+  }
+
+  #last(): string | null {
+    if (this.#note === null) return null
+    const text = Buffer.alloc(NAME_MAX)
+    const length = readSync(this.#note, text, 0, text.length, 0)
+    return length === 0 ? null : text.toString('utf8', 0, length)
+  }
+
+  #keep(name: string): void {
+    if (this.#note === null || name === this.#last()) return
+    ftruncateSync(this.#note, 0)
+    writeSync(this.#note, name, 0)
   }
 }
 

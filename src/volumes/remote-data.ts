@@ -7,7 +7,7 @@ import { closeSync, fstatSync } from 'node:fs'
 import type { RemoteAddress } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { CacheMemory, RemoteStore } from '../remote/index.js'
-import { DiskClients } from './disk-clients.js'
+import type { DiskClients } from './disk-clients.js'
 
 /** Bytes that the server gives back at least: the most that a slot of the cache has. */
 const GRANULE_MAX = 64 * 1024
@@ -32,11 +32,12 @@ export class RemoteData {
   readonly cacheId: string
   readonly isRemoved = false
   readonly #address: RemoteAddress
-  readonly #clients = new DiskClients()
+  readonly #clients: DiskClients
   #store: RemoteStore | null = null
 
-  private constructor(address: RemoteAddress, fd: number) {
+  private constructor(address: RemoteAddress, fd: number, clients: DiskClients) {
     this.#address = address
+    this.#clients = clients
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
@@ -44,13 +45,13 @@ export class RemoteData {
   }
 
   /** With a cache of its own, which is empty. */
-  static make({ data, cache }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, CacheMemory.create(cache!.size))
+  static make({ data, cache }: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(data.remote!, CacheMemory.create(cache!.size), clients)
   }
 
   /** With the cache of another process, by its inherited descriptor. */
-  static of(fd: number, { data }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, fd)
+  static of(fd: number, { data }: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(data.remote!, fd, clients)
   }
 
   /**
@@ -76,12 +77,6 @@ export class RemoteData {
   /** The server lets the next one in; and without another process the cache is gone. */
   close(): void {
     this.#store?.close()
-    void this.end()
     closeSync(this.fd)
-  }
-
-  /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
-  end(): Promise<void> {
-    return this.#clients.end()
   }
 }

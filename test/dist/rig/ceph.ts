@@ -131,8 +131,8 @@ export class CephRig {
   /** The addresses that the cluster refuses. */
   async blocklist(): Promise<{ addr: string; until: string }[]> {
     const said = await this.run('ceph', 'osd', 'blocklist', 'ls', '--format=json')
-    // A line for people follows.
-    return JSON.parse(said.split('\n').find(line => line.startsWith('['))!)
+    // Words for people follow in the same line.
+    return JSON.parse(said.slice(0, said.lastIndexOf(']') + 1))
   }
 
   /** Process ids of the daemons, by `mon` or `osd.0`. */
