@@ -55,7 +55,7 @@ export class TestClock implements Clock {
     return () => this.#timers.delete(timer)
   }
 
-  yield(): Promise<void> {
+  yield(_urgent?: boolean): Promise<void> {
     return new Promise(resolve => setImmediate(resolve))
   }
 
