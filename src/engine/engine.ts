@@ -268,6 +268,7 @@ class Engine {
       // A client that waits for the end may mount again at once.
       socket?.close()
       if (socket) this.#files.close()
+      await this.#files.disconnect()
     }
   }
 
@@ -298,6 +299,7 @@ class Engine {
     void this.#commit()
       .then(() => this.#tellCounters())
       .catch(() => {})
+      .then(() => this.#files.disconnect())
       .finally(() => process.exit(0))
   }
 
