@@ -24,7 +24,13 @@ import {
 import type * as z from 'zod'
 import { errnoOf, MIB, ThinfsError } from '../base/index.js'
 import { placeOf } from './place.js'
-import { type Autoextend, DEFAULTS, type PoolConfig, type VolumeConfig } from './pool-config.js'
+import {
+  type Autoextend,
+  DEFAULTS,
+  type PoolConfig,
+  type TenancyConfig,
+  type VolumeConfig,
+} from './pool-config.js'
 import { POOL_YAML } from './schema.js'
 import { isOwnName, mustBeOf, mustBeTrusted } from './trust.js'
 
@@ -255,6 +261,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
       ...toAutoextend(yaml.metadata.autoextend),
     },
     ...(yaml.data.nbd && { cache: yaml.cache ?? { size: DEFAULTS.cacheSize } }),
+    ...(yaml.tenancy && { tenancy: toTenancy(yaml.tenancy) }),
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
     discards: yaml.discards,
@@ -267,6 +274,13 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     spinShare: yaml.spin_share,
     volumes: toVolumes(yaml.volumes, folder),
   }
+}
+
+function toTenancy({
+  locks,
+  fence,
+}: NonNullable<z.infer<typeof POOL_YAML>['tenancy']>): TenancyConfig {
+  return { locks, ...(fence !== undefined && { fence }) }
 }
 
 /** Whether thinfs would write to a path, or remove it, as one of the files beside pool.yaml. */

@@ -37,6 +37,8 @@ export interface PoolConfig extends PoolPlace {
   cache?: { size: number }
   /** `size` auto: as much as data of this size and block size can need. */
   metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
+  /** How the storage keeps a host away that has lost the pool. */
+  tenancy?: TenancyConfig
   dataBlockSize: number
   lowWaterMark: LowWaterMark
   /** Whether a discard frees the host's space too, only the pool's, or is refused. */
@@ -59,6 +61,20 @@ export interface PoolConfig extends PoolPlace {
   spinShare: number
   /** By name. Made when the pool is opened without them; names for devices of another program. */
   volumes: Record<string, VolumeConfig>
+}
+
+export interface TenancyConfig {
+  /** Whether the file system refuses writes of a host that has lost its locks. */
+  locks: (typeof LOCKS)[number]
+  /** What keeps the old host from writing: exit status 0 says that it cannot any more. */
+  fence?: FenceConfig
+}
+
+export interface FenceConfig {
+  /** A program and its arguments, in which FENCE_WORDS stand for what is known. */
+  command: string[]
+  /** Seconds that it may take. */
+  timeout: number
 }
 
 /** A part of a file that is the pool's, one of several behind each other. Bytes. */
@@ -97,6 +113,9 @@ export type LowWaterMark = { bytes: number } | { percent: number }
 
 export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
+export const LOCKS = ['enforced', 'advisory'] as const
+/** What stands for itself in braces in the command of `fence`: of the host that has the pool. */
+export const FENCE_WORDS = ['host', 'address', 'pool'] as const
 export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const
 
 /** Values of keys that pool.yaml may leave out. */
@@ -107,6 +126,8 @@ export const DEFAULTS = {
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   cacheSize: 256 * MIB,
+  locks: 'advisory',
+  fenceTimeout: 60,
   lowWaterMark: { percent: 20 } as LowWaterMark,
   discards: 'passdown',
   onFull: 'queue',

@@ -23,6 +23,8 @@ import {
   DEFAULTS,
   DISCARDS,
   type Extent,
+  FENCE_WORDS,
+  LOCKS,
   type LowWaterMark,
   ON_FULL,
   TRANSPORTS,
@@ -38,6 +40,8 @@ const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
 const SPIN_MAX = 1000
 
+/** Seconds that a command of `fence` may take. */
+const FENCE_TIMEOUT_MAX = 3600
 /** Seconds. Timers run for 24 days at most. */
 const QUEUE_TIMEOUT_MAX = 1_000_000
 
@@ -141,6 +145,26 @@ const volume = map({
   external_origin: path.optional(),
 })
 
+const FENCE_FORMS = `a program and its arguments, with ${FENCE_WORDS.map(word => `{${word}}`).join(', ')}`
+
+/** A word of a command: what stands in braces has to be known. */
+const fenceWord = value(FENCE_FORMS, text => {
+  const words = [...text.matchAll(/\{([^{}]*)\}/g)].map(([, word]) => word)
+  const isKnown = words.every(word => FENCE_WORDS.some(known => known === word))
+  return /^[^\0]+$/.test(text) && isKnown ? text : undefined
+})
+
+const tenancy = map({
+  locks: oneOf(LOCKS).default(DEFAULTS.locks),
+  fence: map({
+    command: z.array(fenceWord, { error: `a list: ${FENCE_FORMS}` }).min(1, { error: FENCE_FORMS }),
+    timeout: value(`seconds from 1 to ${FENCE_TIMEOUT_MAX}, as in 60s`, text => {
+      const seconds = Number(/^(\d{1,4})s?$/.exec(text)?.[1])
+      return seconds >= 1 && seconds <= FENCE_TIMEOUT_MAX ? seconds : undefined
+    }).default(DEFAULTS.fenceTimeout),
+  }).optional(),
+}).optional()
+
 type Volumes = Map<string, z.infer<typeof volume>>
 
 const volumes = z
@@ -230,6 +254,7 @@ export const POOL_YAML = map({
   cache: map({
     size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN).default(DEFAULTS.cacheSize),
   }).optional(),
+  tenancy,
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),

@@ -21,6 +21,8 @@ export type {
   PrunedSnapshot,
   PruneRequest,
   Recording,
+  TenancyInfo,
+  TenancyStatistics,
   VolumeInfo,
   VolumeRules,
   VolumeStatistics,
@@ -30,7 +32,9 @@ export { IdMap } from './id-map.js'
 export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export { servedElsewhere, tenantInTheWay } from './other-tenant.js'
 export { type PoolDescriptors, PoolFiles } from './pool-files.js'
+export { endTenant, type MountTenancy, newMountId, type TakeOver } from './pool-tenancy.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
 export {
   devicesIn,

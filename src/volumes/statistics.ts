@@ -1,6 +1,8 @@
 import { IoCounters } from '../base/index.js'
 import type { PoolWork, ThinPool } from '../pool/index.js'
-import type { PoolStatistics } from './admin.js'
+import type { Tenancy } from '../tenancy/index.js'
+import type { PoolStatistics, TenancyStatistics } from './admin.js'
+import { tenancyInfo } from './pool-status.js'
 import type { Volume } from './volume.js'
 
 /**
@@ -10,6 +12,7 @@ import type { Volume } from './volume.js'
 export class Statistics {
   readonly #name: string
   readonly #pool: ThinPool
+  readonly #tenancy: Tenancy | null
   /** Seconds since 1970: when the counters were 0. */
   #since: number
   /** Requests for the volumes, those that are gone included. */
@@ -19,9 +22,10 @@ export class Statistics {
   #engineRestarts = 0
 
   /** @param since seconds since 1970 */
-  constructor(name: string, pool: ThinPool, since: number) {
+  constructor(name: string, pool: ThinPool, since: number, tenancy: Tenancy | null) {
     this.#name = name
     this.#pool = pool
+    this.#tenancy = tenancy
     this.#since = since
   }
 
@@ -72,6 +76,7 @@ export class Statistics {
       writesWaiting: space.writesWaiting,
       io: this.counters.counts,
       work: sumOf(this.#workBefore, pool.work),
+      ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
       volumes: shown
         .sort((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, devId, device, opens, counters }) => ({
@@ -93,6 +98,11 @@ export interface StatisticsBefore {
   /** How many engines there were before this one. */
   engineRestarts: number
 }
+
+const statisticsOf = (tenancy: Tenancy): TenancyStatistics => ({
+  ...tenancyInfo(tenancy),
+  ...tenancy.counts,
+})
 
 const sumOf = (one: PoolWork, other: PoolWork): PoolWork => ({
   commits: one.commits + other.commits,

@@ -16,6 +16,7 @@ import {
 import { checkVolumeName, type PoolConfig } from '../config/index.js'
 import { mustBeFillable, type ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
+import type { Tenancy } from '../tenancy/index.js'
 import type {
   BlockMap,
   CheckReport,
@@ -73,6 +74,8 @@ export interface VolumesOptions {
   place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
+  /** By which this process may write to the pool; null where nothing but locks says so. */
+  tenancy?: Tenancy | null
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
   refusal?: string | null
   /** A command has set a size. Caches of content have to know before the command is answered. */
@@ -147,7 +150,7 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
-    this.tally = new Statistics(options.name, pool, options.now())
+    this.tally = new Statistics(options.name, pool, options.now(), options.tenancy ?? null)
     this.#table = table
     this.#set = set
     this.#origins = origins
