@@ -101,11 +101,12 @@ function volumesJson(entries: readonly Entry[]): string {
 }
 
 /**
- * The data blocks of runs that fill `size` bytes, in an order that has no two neighbours next to
- * each other.
+ * The data blocks of runs that fill `size` bytes of the data from `begin` on, in an order that has
+ * no two neighbours next to each other.
  */
-export function* scattered(size: number, blockSize: number): Iterable<number> {
+export function* scattered(size: number, blockSize: number, begin = 0): Iterable<number> {
+  const first = begin / blockSize
   const nr = size / blockSize / RUN_BLOCKS
   const step = Math.floor(nr * 0.618) | 1
-  for (let i = 0, at = 0; i < nr; i++, at = (at + step) % nr) yield at * RUN_BLOCKS
+  for (let i = 0, at = 0; i < nr; i++, at = (at + step) % nr) yield first + at * RUN_BLOCKS
 }

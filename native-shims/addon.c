@@ -6,7 +6,8 @@ NAPI_MODULE_INIT() {
       !thinfs_fuse_native_exports(env, exports) ||
       !thinfs_memory_exports(env, exports) ||
       !thinfs_mount_exports(env, exports) || !thinfs_poll_exports(env, exports) ||
-      !thinfs_process_exports(env, exports) || !thinfs_ring_exports(env, exports) ||
+      !thinfs_process_exports(env, exports) || !thinfs_rbd_exports(env, exports) ||
+      !thinfs_ring_exports(env, exports) ||
       !thinfs_socket_exports(env, exports))
     return NULL;
   return exports;

@@ -1,5 +1,5 @@
 /*
- * What the npm package fuse-native lacks, added without changing it.
+ * The operations that the npm package fuse-native lacks, added without changing it.
  *
  * fuse-native calls fuse_mount, fuse_new, fuse_loop_mt and fuse_unmount of libfuse 2. This addon exports
  * functions of the same names. fuse_native_bind() puts the addon into the global symbol scope, where the
@@ -101,7 +101,7 @@ enum { CAP_BIG_WRITES = 1 << 5 };
  */
 enum { WORKERS = 64, BACKGROUND = 48, CONGESTION = 36, STACK = 512 << 10 };
 
-/* What libfuse offers. */
+/* The operations that libfuse offers. */
 static struct {
   struct fuse_chan *(*kern_chan_new)(int);
   struct fuse *(*new)(struct fuse_chan *, struct fuse_args *, const struct operations *, size_t, void *);

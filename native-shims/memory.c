@@ -19,7 +19,7 @@ static napi_value memory_create(napi_env env, napi_callback_info info) {
     return NULL;
   int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
   if (fd < 0) return thinfs_throw(env, errno, "memfd_create");
-  /* Whoever reads mapped memory that was cut off gets a SIGBUS. */
+  /* A process that reads mapped memory that was cut off gets a SIGBUS. */
   if (ftruncate(fd, size) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK) != 0) {
     int error = errno;
     close(fd);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <limits.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -30,12 +29,13 @@ bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
 }
 
 bool thinfs_whole(napi_env env, double number, int64_t *integer) {
-  if (number - floor(number) != 0) {
-    napi_throw_type_error(env, NULL, "an integer is expected");
-    return false;
-  }
   if (number < -MAX_SAFE_INTEGER || number > MAX_SAFE_INTEGER) {
     napi_throw_range_error(env, NULL, "an integer between -2^53 and 2^53 is expected");
+    return false;
+  }
+  /* floor() would be a call, in every request. C leaves open what a NaN is converted to. */
+  if (number != number || (double)(int64_t)number != number) {
+    napi_throw_type_error(env, NULL, "an integer is expected");
     return false;
   }
   *integer = (int64_t)number;

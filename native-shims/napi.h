@@ -53,6 +53,7 @@ bool thinfs_memory_exports(napi_env env, napi_value exports);
 bool thinfs_mount_exports(napi_env env, napi_value exports);
 bool thinfs_poll_exports(napi_env env, napi_value exports);
 bool thinfs_process_exports(napi_env env, napi_value exports);
+bool thinfs_rbd_exports(napi_env env, napi_value exports);
 bool thinfs_ring_exports(napi_env env, napi_value exports);
 bool thinfs_socket_exports(napi_env env, napi_value exports);
 

@@ -1,4 +1,4 @@
-/* What a process says of itself to the kernel, and takes from another. */
+/* Calls by which a process tells the kernel of itself, and takes from another. */
 #define _GNU_SOURCE
 #include "napi.h"
 

@@ -67,7 +67,10 @@ static void *map(int fd, size_t size, off_t offset) {
 
 /* Makes the ring and maps it. Returns 0 or an errno. */
 static int ring_make(ring *self, uint32_t entries, int flags) {
-  /* What spares interruptions came with Linux 6.1; without it all goes on, a little slower. */
+  /*
+   * The flags that spare interruptions came with Linux 6.1; without them all goes on, a little
+   * slower.
+   */
   static const uint32_t wanted[] = {
       IORING_SETUP_SUBMIT_ALL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
           IORING_SETUP_TASKRUN_FLAG,
@@ -271,8 +274,8 @@ static napi_value ring_calm(napi_env env, napi_callback_info info) {
 }
 
 /*
- * ring_close(ring): closes the ring and unmaps its memory; the ArrayBuffers are empty afterwards. What
- * reads into memory must have completed. Closed already is no error.
+ * ring_close(ring): closes the ring and unmaps its memory; the ArrayBuffers are empty afterwards.
+ * Calls that read into memory must have completed. Closed already is no error.
  */
 static napi_value ring_close(napi_env env, napi_callback_info info) {
   napi_value arguments[1];

@@ -16,6 +16,14 @@ declare const ring: unique symbol
 /** A ring. It ends when this and its ArrayBuffers are collected. */
 export type RingHandle = { readonly [ring]: true }
 
+declare const cephCluster: unique symbol
+/** A client of a Ceph cluster, until `ceph_close`. */
+export type CephHandle = { readonly [cephCluster]: true }
+
+declare const rbdImage: unique symbol
+/** An open image, until `rbd_close`. */
+export type RbdHandle = { readonly [rbdImage]: true }
+
 export interface Binding {
   /** Fills `length` bytes of `buffer` at `at`. `EOF` when the file ends before. */
   file_read(fd: number, buffer: Uint8Array, at: number, length: number, offset: number): void
@@ -149,7 +157,7 @@ export interface Binding {
   ring_calm(ring: RingHandle): void
   /** Frees the ring; its ArrayBuffers are empty afterwards. Reads into memory have completed. */
   ring_close(ring: RingHandle): void
-  /** Where the bytes of `buffer` are, as long as it lives: those of a Buffer do not move. */
+  /** The address of the bytes of `buffer`, as long as it lives: those of a Buffer do not move. */
   buffer_address(buffer: Uint8Array): number
 
   /** A descriptor of `size` bytes of memory (memfd_create(2)), closed on exec. It never shrinks. */
@@ -180,6 +188,66 @@ export interface Binding {
   socket_receive_descriptor(socket: number): number
   /** The user id with which the other end of a unix socket connected or listened (SO_PEERCRED). */
   socket_peer_uid(socket: number): number
+
+  /**
+   * Opens the libraries, once in a process. The functions below need them.
+   * @returns why that failed; empty when it did not
+   */
+  rbd_load(librados: string, librbd: string): string
+  /**
+   * A client, as the file `conf` configures it, not connected yet.
+   * @returns also a descriptor that is readable when requests have ended; the client's
+   */
+  ceph_create(user: string, conf: string): { cluster: CephHandle; fd: number }
+  ceph_get(cluster: CephHandle, name: string): string
+  ceph_set(cluster: CephHandle, name: string, value: string): void
+  ceph_connect(cluster: CephHandle): Promise<void>
+  /** The cluster refuses whatever the client with that address sends, for so many seconds. */
+  ceph_blocklist(cluster: CephHandle, address: string, seconds: number): Promise<void>
+  /** Ends a client whose images are closed. */
+  ceph_close(cluster: CephHandle): Promise<void>
+  /**
+   * Puts tags and results of requests that have ended into `pairs`; a result is a negative errno
+   * where it failed.
+   * @returns how many; the descriptor stays readable while there are more than have room
+   */
+  ceph_ended(cluster: CephHandle, pairs: Float64Array): number
+  /** An image; each change of its size ends as a request with `tag`. */
+  rbd_open(
+    cluster: CephHandle,
+    pool: string,
+    /** Of the pool; empty: the default one. */
+    namespace: string,
+    name: string,
+    readOnly: boolean,
+    tag: number,
+  ): Promise<RbdHandle>
+  /** Closes an image. Its requests have ended. */
+  rbd_close(image: RbdHandle): Promise<void>
+  /** Size in bytes, features (RBD_FEATURE_*), flags (RBD_FLAG_*). */
+  rbd_status(image: RbdHandle): Promise<Float64Array>
+  /** Offset and length of each run of objects that exist; quick where there is an object map. */
+  rbd_extents(image: RbdHandle, offset: number, length: number): Promise<Float64Array>
+  /**
+   * Takes the exclusive lock, and gives it to nobody who asks. `EROFS` where another client has it
+   * in the same way; one that has died is waited for, then refused by the cluster.
+   */
+  rbd_lock(image: RbdHandle): Promise<void>
+  rbd_unlock(image: RbdHandle): Promise<void>
+  /** The addresses of the clients that have the lock: one or none. */
+  rbd_lock_owners(image: RbdHandle): Promise<string[]>
+  /**
+   * Takes the lock from a client, which the cluster refuses for an hour. `EBUSY` where another one
+   * has it.
+   */
+  rbd_lock_break(image: RbdHandle, owner: string): Promise<void>
+  /** Begins to fill `into`, which is kept until the request has ended. */
+  rbd_read(image: RbdHandle, tag: number, into: Uint8Array, offset: number): void
+  rbd_write(image: RbdHandle, tag: number, from: Uint8Array, offset: number): void
+  rbd_zero(image: RbdHandle, tag: number, offset: number, length: number): void
+  rbd_flush(image: RbdHandle, tag: number): void
+  /** The Error of a call that resulted in an errno, positive or negative. */
+  system_error(errno: number, call: string): Error
 
   /** PR_SET_IO_FLUSHER for this thread and those that it starts. Needs CAP_SYS_RESOURCE. */
   process_set_io_flusher(): void

@@ -23,6 +23,8 @@ const LARGE_BLOCK = 16 * MIB
 /** A volume all of whose blocks are past a place in the data. */
 const HIGH = 2 * GIB
 const HIGH_BEGIN = 8 * GIB
+/** A terabyte that begins there: as much of it is past the end of a smaller pool. */
+const FAR_BEGIN = 16 * GIB
 const NR_MANY = 10_000
 const NR_COMMANDS = 1000
 /** What is preallocated, and copied. */
@@ -212,7 +214,10 @@ const RELEASE: Activity = {
 }
 
 /** Moves holes: all of it is work on metadata. */
-const SHRINK: Activity = { name: 'shrink', act: command('shrink', '--data', '1000G') }
+const SHRINK: Activity = {
+  name: 'shrink',
+  act: command('shrink', '--data', String(HUGE + FAR_BEGIN / 8)),
+}
 /** Moves data that the page cache has. */
 const SHRINK_DATA: Activity = {
   name: 'shrink-data',
@@ -323,6 +328,10 @@ const huge = (name: string): Contender =>
     { name: 'huge', size: HUGE, runs: scattered(HUGE, BLOCK) },
     ...SMALL_ENTRIES,
   ])
+const far = restored('far', BLOCK, 2 * HUGE, [
+  { name: 'huge', size: HUGE, runs: scattered(HUGE, BLOCK, FAR_BEGIN) },
+  ...SMALL_ENTRIES,
+])
 const many = restored('many', BLOCK, TIB, [
   ...SMALL_ENTRIES,
   { name: 'target', size: PART },
@@ -338,7 +347,7 @@ const high = restored('high', BLOCK, HIGH_BEGIN + HIGH, [
   {
     name: 'high',
     size: HIGH,
-    runs: Array.from(scattered(HIGH, BLOCK), block => HIGH_BEGIN / BLOCK + block),
+    runs: scattered(HIGH, BLOCK, HIGH_BEGIN),
   },
   ...SMALL_ENTRIES,
 ])
@@ -348,7 +357,7 @@ const POOLS: readonly Pool[] = [
   { contender: huge('huge-remove'), activities: [ALONE, REMOVE] },
   { contender: huge('huge-discard'), activities: [ALONE, DISCARD] },
   { contender: huge('huge-release'), activities: [ALONE, RELEASE] },
-  { contender: huge('huge-shrink'), activities: [ALONE, SHRINK] },
+  { contender: far, activities: [ALONE, SHRINK] },
   { contender: high, activities: [ALONE, SHRINK_DATA] },
   { contender: many, activities: [ALONE, ...MANY] },
   { contender: large, activities: [ALONE, BREAK_SHARING] },

@@ -1,6 +1,8 @@
 /**
  * Time, and how the work of one thread is shared out: requests first, long work in slices.
  */
+// The global of that name is looked up by a getter each time, and requests ask for the time.
+import { performance } from 'node:perf_hooks'
 
 /** Time, injected so that tests own it. */
 export interface Clock {
@@ -11,12 +13,16 @@ export interface Clock {
   /**
    * Resolves after waiting requests have run. Several long works that wait resolve one at a time,
    * and requests run between them. See `Slice`.
+   * @param urgent whether a request waits for the work: it goes on before all work that is not
    */
-  yield(): Promise<void>
+  yield(urgent?: boolean): Promise<void>
 }
 
-/** Work that is not a request keeps requests waiting for at most this many milliseconds. */
-const SLICE_MS = 2
+/**
+ * Work that is not a request keeps requests waiting for at most this many milliseconds. A write with
+ * fsync meets it three times: the write, the fsync and the end of the flush each wait for their turn.
+ */
+const SLICE_MS = 0.5
 
 /**
  * Cuts long work by time: `if (slice.isOver) await slice.yield()` between two pieces, each of which
@@ -24,10 +30,13 @@ const SLICE_MS = 2
  */
 export class Slice {
   readonly #clock: Clock
+  readonly #urgent: boolean
   #end: number
 
-  constructor(clock: Clock) {
+  /** @param urgent whether a request waits for the work; see `Clock.yield` */
+  constructor(clock: Clock, urgent = false) {
     this.#clock = clock
+    this.#urgent = urgent
     this.#end = clock.now() + SLICE_MS
   }
 
@@ -37,23 +46,26 @@ export class Slice {
 
   /** Lets waiting requests run. */
   async yield(): Promise<void> {
-    await this.#clock.yield()
+    await this.#clock.yield(this.#urgent)
     this.#end = this.#clock.now() + SLICE_MS
   }
 }
 
 /** Long works that wait for their next slice, of the whole process: they share its thread. */
 const waiting: (() => void)[] = []
+/** Those of them that requests wait for. */
+const urgent: (() => void)[] = []
 
 /**
  * Whether a long work waits for its next slice: the thread has something to do besides requests.
  */
-export const workWaits = (): boolean => waiting.length > 0
+export const workWaits = (): boolean => waiting.length + urgent.length > 0
 
 /** Resumes one of them. Requests run before the next one is resumed. */
 function nextTurn(): void {
-  waiting.shift()!()
-  if (waiting.length > 0) setImmediate(nextTurn)
+  const resume = urgent.shift() ?? waiting.shift()!
+  resume()
+  if (workWaits()) setImmediate(nextTurn)
 }
 
 /** The clock of the running process. Timers do not keep it alive. */
@@ -64,8 +76,11 @@ export const SYSTEM_CLOCK: Clock = {
     timer.unref()
     return () => clearTimeout(timer)
   },
-  yield: () =>
+  yield: (isUrgent = false) =>
     new Promise(resolve => {
-      if (waiting.push(resolve) === 1) setImmediate(nextTurn)
+      const isFirst = !workWaits()
+      if (isUrgent) urgent.push(resolve)
+      else waiting.push(resolve)
+      if (isFirst) setImmediate(nextTurn)
     }),
 }

@@ -1,7 +1,7 @@
 /**
  * Counters of requests, and histograms of how long they took.
  *
- * To count is a few additions to a typed array, without an allocation: it happens for every request.
+ * Counting takes a few additions to a typed array and no allocation: it happens for every request.
  * The counts as plain objects are for whoever asks, now and then.
  */
 
@@ -85,14 +85,29 @@ export class IoCounters {
 
   /** Adds what another process has counted. */
   add(counts: IoCounts): void {
+    this.#addTimes(1, counts)
+  }
+
+  /** Takes away what `add` added. */
+  subtract(counts: IoCounts): void {
+    this.#addTimes(-1, counts)
+  }
+
+  /** Adds the counts of another. */
+  addAll(other: IoCounters): void {
+    const numbers = this.#numbers
+    for (const [i, number] of other.#numbers.entries()) numbers[i]! += number
+  }
+
+  #addTimes(factor: 1 | -1, counts: IoCounts): void {
     const numbers = this.#numbers
     for (const operation of OPERATIONS) {
       const at = OPERATION[operation] * STRIDE
       const { count, bytes, ms, buckets } = counts[operation]
       const values = [count, bytes, ms, ...buckets.slice(0, NR_BUCKETS)]
-      for (const [i, value] of values.entries()) numbers[at + i]! += value
+      for (const [i, value] of values.entries()) numbers[at + i]! += factor * value
     }
-    numbers[COLD_READS]! += counts.coldReads
+    numbers[COLD_READS]! += factor * counts.coldReads
   }
 
   get counts(): IoCounts {

@@ -2,6 +2,7 @@ import { ThinfsError } from './errors.js'
 
 /** The address of an export. */
 export interface NbdAddress {
+  kind: 'nbd'
   /** As it was written; for messages. */
   text: string
   socket: { path: string } | { host: string; port: number }
@@ -26,6 +27,9 @@ export const NBD_FORMS =
   'nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH; nbds for TLS, with ?tls-certificates=FOLDER'
 const PARAMETERS = new Set(['socket', 'tls-certificates', 'tls-hostname'])
 
+/** An address for people: nobody should find a password in a log. */
+export const withoutPassword = (text: string): string => text.replace(/(:\/\/)[^/]*@/, '$1…@')
+
 /**
  * Reads the address of an export.
  * Source: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/uri.md
@@ -33,7 +37,7 @@ const PARAMETERS = new Set(['socket', 'tls-certificates', 'tls-hostname'])
  */
 export function parseNbdAddress(text: string): NbdAddress {
   const refuse = (why: string): ThinfsError =>
-    new ThinfsError('BAD_ARGUMENT', `${text}: ${why}; ${NBD_FORMS}`)
+    new ThinfsError('BAD_ARGUMENT', `${withoutPassword(text)}: ${why}; ${NBD_FORMS}`)
   // The class URL gives paths and hosts their meaning for schemes of the web only.
   const scheme = /^(nbds?)(\+unix)?:\/\//.exec(text)
   if (scheme === null) throw refuse('is no address of an export')
@@ -49,7 +53,7 @@ export function parseNbdAddress(text: string): NbdAddress {
   for (const name of url.searchParams.keys()) {
     if (!PARAMETERS.has(name)) throw refuse(`${name} is not known`)
   }
-  if (url.username !== '' || url.password !== '') throw refuse('has a user name')
+  if (url.username !== '' || url.password !== '') throw refuse('has a user name, or a password')
   const path = url.searchParams.get('socket')
   const host = url.hostname.replace(/^\[(.*)\]$/, '$1')
   if (isUnix && path === null) throw refuse('has no socket')
@@ -61,6 +65,7 @@ export function parseNbdAddress(text: string): NbdAddress {
   const tlsHost = url.searchParams.get('tls-hostname')
   if (!isTls && (certificates ?? tlsHost) !== null) throw refuse('has certificates without TLS')
   return {
+    kind: 'nbd',
     text,
     socket: isUnix ? { path: path! } : { host, port: url.port === '' ? PORT : Number(url.port) },
     exportName,

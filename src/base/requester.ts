@@ -6,7 +6,7 @@ export interface Requester {
   /**
    * Aborted when the requester has got a signal; the reason is what to fail the request with. A
    * request asks for it in the call itself, before it awaits anything: afterwards the object stands
-   * for another request. What goes on after a wait passes `heldRequester` on.
+   * for another request. Code that goes on after a wait passes `heldRequester` on.
    */
   signal(): AbortSignal
 }

@@ -1,4 +1,6 @@
-/** Which columns of a table are shown, in which order of rows and units: as lvs takes it. */
+/**
+ * The columns of a table that are shown, the order of its rows, and its units: as lvs takes them.
+ */
 import { ThinfsError } from '../base/index.js'
 import { formatSize } from '../config/index.js'
 

@@ -98,8 +98,8 @@ async function whileServed<T>(
 }
 
 /**
- * Calls `use` with volumes as of the last commit, where there is no room for snapshots of them. What
- * it prints counts when no commit has come meanwhile; else it is called again.
+ * Calls `use` with volumes as of the last commit, where there is no room for snapshots of them. Its
+ * output counts when no commit has come meanwhile; else it is called again.
  * @throws NO_METADATA_SPACE when commits come all the time
  */
 async function asCommitted<T>(

@@ -1,6 +1,12 @@
 import { existsSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { ThinfsError } from '../base/index.js'
+import {
+  isRemoteAddress,
+  parseRemoteAddress,
+  REMOTE_FORMS,
+  type RemoteAddress,
+  ThinfsError,
+} from '../base/index.js'
 import { formatSize, newConfig, type PoolConfig, parseSize, poolNameOf } from '../config/index.js'
 import { command, type Output, print } from './command.js'
 import { noteSmallHost } from './host-room.js'
@@ -12,6 +18,9 @@ interface Options extends Output {
   metadataSize?: string
   blockSize?: string
   volume?: string[]
+  data?: string
+  metadata?: string
+  state?: string
   force?: true
   dryRun?: true
 }
@@ -28,6 +37,9 @@ export const init = command(
   .option('--metadata-size <size>', 'auto (default), or 2M to 15.88G')
   .option('--block-size <size>', 'unit of provisioning, sharing and discard (default 64K)')
   .option('--volume <NAME=SIZE>', 'a first volume; more than once for more', collect)
+  .option('--data <place>', `a path, or an address: ${REMOTE_FORMS} (default data)`)
+  .option('--metadata <place>', 'the same for the metadata (default metadata)')
+  .option('--state <address>', 'for names and sizes, where the metadata is on another machine')
   .option('--force', 'overwrite what the files or devices hold; not those in use')
   .option('-n, --dry-run', 'show what would be made, and what is there, and make nothing')
   .action(async (target: string, options: Options) => {
@@ -86,13 +98,47 @@ function configFrom(file: string, options: Options): PoolConfig {
   const path = resolve(file)
   const folder = dirname(path)
   const { metadataSize = 'auto' } = options
+  const data = placeOf(options.data)
+  const metadata = placeOf(options.metadata)
+  mustHaveNoSize(data, options.dataSize)
+  mustHaveNoSize(metadata, options.metadataSize)
   return newConfig(path, {
     pool: poolNameOf(basename(folder)),
-    dataSize: parseSize(options.dataSize ?? DATA_SIZE),
+    dataSize: dataSizeOf(data, options.dataSize),
     metadataSize: metadataSize === 'auto' ? 'auto' : parseSize(metadataSize),
+    at: {
+      ...(data !== undefined && { data }),
+      ...(metadata !== undefined && { metadata }),
+      ...(options.state !== undefined && { state: parseRemoteAddress(options.state) }),
+    },
     ...(options.blockSize && { dataBlockSize: parseSize(options.blockSize) }),
     volumes: volumesOf(options.volume),
   })
+}
+
+/** A path, or an address, as an option has it. */
+function placeOf(option: string | undefined): string | RemoteAddress | undefined {
+  if (option === undefined) return undefined
+  return isRemoteAddress(option) ? parseRemoteAddress(option) : resolve(option)
+}
+
+/** @throws BAD_ARGUMENT */
+function mustHaveNoSize(place: string | RemoteAddress | undefined, said: string | undefined): void {
+  if (typeof place !== 'object' || said === undefined) return
+  const what = 'its size is what the server has, and no option sets it'
+  throw new ThinfsError('BAD_ARGUMENT', `${place.text}: ${what}`)
+}
+
+/** A device, and what is on another machine, is as large as it is. */
+function dataSizeOf(
+  place: string | RemoteAddress | undefined,
+  said: string | undefined,
+): number | null {
+  if (said !== undefined) return parseSize(said)
+  if (typeof place === 'object') return null
+  const isDevice =
+    place !== undefined && statSync(place, { throwIfNoEntry: false })?.isBlockDevice()
+  return isDevice ? null : parseSize(DATA_SIZE)
 }
 
 function refuseOptions(file: string, options: Options): void {

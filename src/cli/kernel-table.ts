@@ -38,7 +38,7 @@ new blocks with zeros: skip_block_zeroing would show what removed volumes held.`
     print(output, activation, scriptOf(activation).join('\n'))
   })
 
-/** What the kernel is asked to make. */
+/** The devices that the kernel is asked to make. */
 interface Activation {
   /** The pool's mount point; null if it is not mounted. */
   mountPoint: string | null
@@ -46,7 +46,7 @@ interface Activation {
   data: Place
   pool: { name: string; line: string }
   volumes: { volume: string; name: string; line: string; externalOrigin: string | null }[]
-  /** What to know, a sentence each. */
+  /** Warnings for the user, a sentence each. */
   notes: string[]
 }
 
@@ -63,7 +63,7 @@ const DATA = '$data'
 const ORIGIN = '$origin'
 
 function mustSuitKernel({ file, data, dataBlockSize }: PoolConfig, { refusal }: PoolStatus): void {
-  if (data.nbd) {
+  if (data.remote) {
     const detail = `${data.path}: the kernel wants a disk; nbd-client(8) makes one of an export`
     throw new ThinfsError('NOT_SUPPORTED', detail)
   }

@@ -1,6 +1,6 @@
 import type { RepairReport } from '../streams/index.js'
 
-/** What was lost of damaged metadata, a line each. */
+/** The losses of damaged metadata, a line each. */
 export function lostLines(report: RepairReport, names: ReadonlyMap<number, string>): string[] {
   const { superblock, searched, transactionId } = report
   const nameOf = (devId: number): string => names.get(devId) ?? `device ${devId}`

@@ -153,7 +153,7 @@ Example:
   return program
 }
 
-/** What is the same for all programs. */
+/** The part that all programs share. */
 const settingsOf = (program: Command, name: string, asJson: boolean): Command =>
   program
     .exitOverride()

@@ -14,7 +14,9 @@ import { EXIT_USAGE } from './failure.js'
 import { mountPool, splitOptions } from './mount.js'
 import { umountPool } from './umount.js'
 
-/** What mount(8) and umount(8) end with when they were called wrongly, interrupted, or failed. */
+/**
+ * The exit codes of mount(8) and umount(8) when they were called wrongly, interrupted, or failed.
+ */
 const STATUS = { usage: 1, interrupted: 8, failed: 32 } as const
 
 /** The exit status of mount(8) for one of this program. */
@@ -54,7 +56,7 @@ const mountHelper = (name: string): Command =>
     .action(async (pool: string, mountPoint: string, options: HelperOptions) => {
       mustStayHere(options, `mount -t thinfs ${pool} ${mountPoint}`)
       if (options.options.includes('remount')) {
-        // That is for the kernel alone: the pool stays as it was mounted.
+        // The kernel alone acts on this: the pool stays as it was mounted.
         const list = options.options.join(',')
         if (!options.fake) await runTool('mount', '--internal-only', '-o', list, '--', mountPoint)
         return

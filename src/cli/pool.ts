@@ -53,7 +53,7 @@ export function setWait(seconds: number): void {
 }
 
 /**
- * Calls `use` when a daemon serves the pool, else `useFiles` with the pool locked. Where another
+ * Calls `use` when a daemon serves the pool, else `useFiles` with the pool locked. If another
  * command has it, this one waits for its turn (`setWait`); a mount may have the pool by then.
  * @throws NOT_A_POOL, BAD_CONFIG, POOL_IN_USE, and what the two throw
  */
@@ -263,7 +263,7 @@ export async function namingHolders<T>(
   }
 }
 
-/** Who has a volume open, as far as that can be told. */
+/** The processes that have a volume open, as far as they can be told. */
 export async function holdersOf(admin: PoolAdmin, pool: string, name: string): Promise<string[]> {
   try {
     return await findFileHolders(await volumeFile(admin, pool, name))

@@ -50,7 +50,7 @@ export const pools = command(
 const percent = (part: MountedPool['data']): string =>
   part === null ? '-' : ((part.used / part.size) * 100).toFixed(2)
 
-/** What the daemon of a mount tells of its pool, or why it does not. */
+/** The answer of a mount's daemon about its pool, or the reason why there is none. */
 async function ask({ mountPoint, source }: Mount): Promise<MountedPool> {
   const nothing = { name: null, mode: null, volumes: null, data: null, metadata: null }
   try {

@@ -5,8 +5,8 @@ import { formatSize } from '../config/index.js'
 export const PERIOD = 500
 
 /**
- * Calls `act`, and `look` every `period` milliseconds until that ends. What it cannot see it does not
- * show: `act` itself tells of failures.
+ * Calls `act`, and `look` every `period` milliseconds until that ends. It shows only what it can
+ * see: `act` itself tells of failures.
  */
 export async function lookingEvery<T>(
   period: number,

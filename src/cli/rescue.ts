@@ -79,7 +79,7 @@ async function poolOf(
   const { choosePool, findPools } = await import('../adopt/index.js')
   const found = choosePool(source, await findPools(source), wanted)
   const { metadata, data, volumes } = found
-  // That of pool.yaml is yet to be made; volumes.json is not looked for in it.
+  // The metadata of pool.yaml is yet to be made; volumes.json is not looked for in it.
   const file = join(dirname(metadata.path), 'pool.yaml')
   const config = newConfig(file, { pool: poolNameOf(found.name), dataSize: null, volumes })
   const at = (place: typeof data) => ({

@@ -136,7 +136,7 @@ async function mustNotHold(folder: string, place: PoolPlace): Promise<void> {
     const what = err.code === 'ENOENT' ? 'no such folder' : err.message
     throw new ThinfsError('BAD_ARGUMENT', `--freeze ${folder}: ${what}`, { cause: err })
   })
-  const files = [config.metadata.path, ...(config.data.nbd ? [] : [config.data.path])]
+  const files = [config.metadata, config.data].flatMap(({ path, remote }) => (remote ? [] : [path]))
   for (const own of [config.folder, ...files.map(dirname)]) {
     if ((await stat(own)).dev === dev) {
       const detail = `${folder}: it cannot be frozen, the pool has files on it (${own})`

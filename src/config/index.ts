@@ -9,10 +9,12 @@ export {
   autoMetadataSize,
   DEFAULTS,
   type Extent,
+  type FenceConfig,
   type LowWaterMark,
   lowWaterMarkBlocks,
   type PoolConfig,
   type PoolPlace,
+  type TenancyConfig,
   type VolumeConfig,
 } from './pool-config.js'
 export * from './render.js'

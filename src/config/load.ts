@@ -22,7 +22,16 @@ import {
   visit,
 } from 'yaml'
 import type * as z from 'zod'
-import { errnoOf, MIB, ThinfsError } from '../base/index.js'
+import {
+  type CephAccess,
+  errnoOf,
+  MIB,
+  type NbdAddress,
+  type RbdAddress,
+  type RemoteAddress,
+  ThinfsError,
+  withoutPassword,
+} from '../base/index.js'
 import { placeOf } from './place.js'
 import {
   type Autoextend,
@@ -85,8 +94,9 @@ export function parseConfig(text: string, path: string, file: string): PoolConfi
   if (parsed.success) {
     const config = toConfig(file, parsed.data)
     for (const key of ['data', 'metadata'] as const) {
-      if (!isOwnFile(config, config[key].path)) continue
-      const found = `${key}.path: ${parsed.data[key].path ?? DEFAULTS.dataPath} is not allowed`
+      const { path, remote } = config[key]
+      if (remote !== undefined || !isOwnFile(config, path)) continue
+      const found = `${key}.path: ${parsed.data[key].path ?? basename(path)} is not allowed`
       throw problem(
         locate(document, [key, 'path']).offset,
         `${found}; a file that thinfs does not write for itself`,
@@ -215,7 +225,7 @@ function describe(document: Document.Parsed, issue: z.core.$ZodIssue): Problem[]
 function show(value: ParsedNode | null): string {
   if (isMap(value)) return 'a map'
   if (isSeq(value)) return 'a list'
-  const text = isScalar(value) ? String(value.value) : ''
+  const text = isScalar(value) ? withoutPassword(String(value.value)) : ''
   if (text === '') return 'nothing'
   return text.length > 100 || /\p{Cc}/u.test(text) ? JSON.stringify(text.slice(0, 100)) : text
 }
@@ -243,24 +253,32 @@ function locate(document: Document.Parsed, path: readonly string[]) {
 
 function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
   const folder = dirname(file)
+  const ceph = yaml.ceph ?? { ...DEFAULTS.ceph }
+  const placeIn = (keys: RemoteKeys & { path?: string | undefined }, path: string) => {
+    const remote = remoteOf(keys, ceph)
+    return remote ? { path: remote.text, remote } : { path: resolve(folder, keys.path ?? path) }
+  }
+  const remoteState = remoteOf(yaml.state ?? {}, ceph)
+  const hasImages = yaml.data.rbd !== undefined
   return {
     file,
     folder,
     pool: yaml.pool,
     data: {
-      path: yaml.data.nbd?.text ?? resolve(folder, yaml.data.path ?? DEFAULTS.dataPath),
+      ...placeIn(yaml.data, DEFAULTS.dataPath),
       size: yaml.data.size ?? null,
-      ...(yaml.data.nbd && { nbd: yaml.data.nbd }),
       ...(yaml.data.extents && { extents: yaml.data.extents }),
       ...toAutoextend(yaml.data.autoextend),
     },
     metadata: {
-      path: resolve(folder, yaml.metadata.path),
-      size: yaml.metadata.size,
+      ...placeIn(yaml.metadata, DEFAULTS.metadataPath),
+      size: yaml.metadata.size ?? 'auto',
       ...(yaml.metadata.extents && { extents: yaml.metadata.extents }),
       ...toAutoextend(yaml.metadata.autoextend),
     },
-    ...(yaml.data.nbd && { cache: yaml.cache ?? { size: DEFAULTS.cacheSize } }),
+    ...(remoteState && { state: { path: remoteState.text, remote: remoteState } }),
+    ...(hasImages && { ceph }),
+    ...(remoteOf(yaml.data, ceph) && { cache: toCache(yaml.cache) }),
     ...(yaml.tenancy && { tenancy: toTenancy(yaml.tenancy) }),
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
@@ -274,6 +292,20 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     spinShare: yaml.spin_share,
     volumes: toVolumes(yaml.volumes, folder),
   }
+}
+
+interface RemoteKeys {
+  nbd?: NbdAddress | undefined
+  rbd?: RbdAddress | undefined
+}
+
+/** The address of a store that another machine has. */
+const remoteOf = ({ nbd, rbd }: RemoteKeys, ceph: CephAccess): RemoteAddress | undefined =>
+  nbd ?? (rbd && { ...rbd, ...ceph })
+
+function toCache(cache: z.infer<typeof POOL_YAML>['cache']): NonNullable<PoolConfig['cache']> {
+  const { size = DEFAULTS.cacheSize, dirty } = cache ?? {}
+  return { size, ...(dirty !== undefined && { dirty }) }
 }
 
 function toTenancy({

@@ -1,5 +1,6 @@
 /** The PoolConfig of a pool that is to be made. */
 import { dirname, join } from 'node:path'
+import type { RemoteAddress } from '../base/index.js'
 import { DEFAULTS, type PoolConfig } from './pool-config.js'
 
 /**
@@ -12,15 +13,29 @@ export function newConfig(
     Partial<Pick<PoolConfig, 'dataBlockSize' | 'onFull'>> & {
       dataSize: number | null
       metadataSize?: PoolConfig['metadata']['size']
+      /** Where its stores are: absolute paths, or addresses. */
+      at?: {
+        data?: string | RemoteAddress
+        metadata?: string | RemoteAddress
+        state?: RemoteAddress
+      }
     },
 ): PoolConfig {
   const folder = dirname(file)
+  const { data = join(folder, DEFAULTS.dataPath), metadata, state } = said.at ?? {}
+  const ofData = storeAt(data)
   return {
     file,
     folder,
     pool: said.pool,
-    data: { path: join(folder, DEFAULTS.dataPath), size: said.dataSize },
-    metadata: { path: join(folder, DEFAULTS.metadataPath), size: said.metadataSize ?? 'auto' },
+    data: { ...ofData, size: said.dataSize },
+    metadata: {
+      ...storeAt(metadata ?? join(folder, DEFAULTS.metadataPath)),
+      size: said.metadataSize ?? 'auto',
+    },
+    ...(state && { state: { path: state.text, remote: state } }),
+    ...(ofData.remote?.kind === 'rbd' && { ceph: { ...DEFAULTS.ceph } }),
+    ...(ofData.remote && { cache: { size: DEFAULTS.cacheSize } }),
     dataBlockSize: said.dataBlockSize ?? DEFAULTS.dataBlockSize,
     lowWaterMark: DEFAULTS.lowWaterMark,
     discards: DEFAULTS.discards,
@@ -32,6 +47,9 @@ export function newConfig(
     volumes: said.volumes,
   }
 }
+
+const storeAt = (place: string | RemoteAddress): { path: string; remote?: RemoteAddress } =>
+  typeof place === 'string' ? { path: place } : { path: place.text, remote: place }
 
 /** A pool's name after a folder's, or another program's: what none may have becomes a hyphen. */
 export function poolNameOf(text: string): string {

@@ -1,10 +1,12 @@
 /** The content of pool.yaml, in bytes and absolute paths. */
 import {
+  CEPH_DEFAULTS,
+  type CephAccess,
   KIB,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   MIB,
-  type NbdAddress,
+  type RemoteAddress,
 } from '../base/index.js'
 
 /** The files by which a command finds a pool, and its daemon. */
@@ -23,20 +25,36 @@ export interface PoolConfig extends PoolPlace {
   /** The pool's name, for people. */
   pool: string
   /**
-   * `size` null: as large as the file or device, or its extents. With `nbd` the data is an export,
-   * and `path` its address as it was written.
+   * `size` null: as large as the file or device, or its extents. With `remote` another machine has
+   * the data, and `path` is the text of its address.
    */
   data: {
     path: string
     size: number | null
     extents?: Extent[]
     autoextend?: Autoextend
-    nbd?: NbdAddress
+    remote?: RemoteAddress
   }
-  /** Memory in front of data that another machine has. */
-  cache?: { size: number }
-  /** `size` auto: as much as data of this size and block size can need. */
-  metadata: { path: string; size: number | 'auto'; extents?: Extent[]; autoextend?: Autoextend }
+  /**
+   * `size` auto: as much as data of this size and block size can need; with `remote`, all that is
+   * there.
+   */
+  metadata: {
+    path: string
+    size: number | 'auto'
+    extents?: Extent[]
+    autoextend?: Autoextend
+    remote?: RemoteAddress
+  }
+  /** Names, sizes, and who has the pool: there with, and only with, metadata on another machine. */
+  state?: { path: string; remote: RemoteAddress }
+  /** The Ceph cluster that images are of. */
+  ceph?: CephAccess
+  /**
+   * Memory in front of data that another machine has, and the bytes of it that are acknowledged and
+   * not sent at most; left out: half of it.
+   */
+  cache?: { size: number; dirty?: number }
   /** How the storage keeps a host away that has lost the pool. */
   tenancy?: TenancyConfig
   dataBlockSize: number
@@ -126,6 +144,7 @@ export const DEFAULTS = {
   autoextend: { threshold: 80, percent: 20 },
   dataBlockSize: 64 * KIB,
   cacheSize: 256 * MIB,
+  ceph: CEPH_DEFAULTS,
   locks: 'advisory',
   fenceTimeout: 60,
   lowWaterMark: { percent: 20 } as LowWaterMark,

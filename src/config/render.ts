@@ -1,17 +1,19 @@
 /** PoolConfig → the commented pool.yaml that `thinfs init` writes. */
 import { isAbsolute, relative } from 'node:path'
+import { type RemoteAddress, rbdName } from '../base/index.js'
 import {
   type Autoextend,
   DEFAULTS,
   type Extent,
   type PoolConfig,
+  type TenancyConfig,
   type VolumeConfig,
 } from './pool-config.js'
 import { exactSize } from './size.js'
 
 /** The text of a pool.yaml that loads back equal, when written to `config.file`. */
 export function renderConfig(config: PoolConfig): string {
-  const { metadata, lowWaterMark: mark } = config
+  const { lowWaterMark: mark } = config
   return `# A pool of thin volumes. Sizes: bytes, or K, M, G, T (powers of 1024).
 # Paths count from this file's folder. thinfs reads this file; thinfs extend writes the sizes below.
 pool: ${scalar(config.pool)}
@@ -23,8 +25,7 @@ ${renderData(config)}
 
 # The maps, in dm-thin's own format: thin_check, thin_dump and the kernel read it.
 metadata:
-  path: ${scalar(shortPath(config, metadata.path))}
-${metadata.extents ? renderExtents(metadata.extents) : renderSizes(renderMetadataSize(metadata.size), metadata, '1G')}
+${renderMetadata(config)}
 
 # The unit of provisioning, sharing and discard. Fixed once the pool is made.
 data_block_size: ${exactSize(config.dataBlockSize)}
@@ -66,13 +67,53 @@ volumes:${renderVolumes(config.volumes)}
 
 function renderData(config: PoolConfig): string {
   const { data, cache } = config
-  if (data.nbd) {
-    return `  nbd: ${scalar(data.nbd.text)}\ncache: { size: ${exactSize(cache!.size)} }`
+  if (data.remote) {
+    const { size, dirty } = cache!
+    const most = dirty === undefined ? '' : `, dirty: ${exactSize(dirty)}`
+    return `  ${renderRemote(data.remote)}
+
+# Memory of this machine in front of it.
+cache: { size: ${exactSize(size)}${most} }`
   }
   const sizes = data.extents
     ? renderExtents(data.extents)
     : renderSizes(renderDataSize(data.size), data, '1T')
   return `  path: ${scalar(shortPath(config, data.path))}\n${sizes}`
+}
+
+function renderMetadata(config: PoolConfig): string {
+  const { metadata, state, ceph, tenancy } = config
+  const { remote, extents } = metadata
+  const place = remote ? renderRemote(remote) : `path: ${scalar(shortPath(config, metadata.path))}`
+  const lines = [`  ${place}`]
+  if (extents) lines.push(renderExtents(extents))
+  else if (!remote) lines.push(renderSizes(renderMetadataSize(metadata.size), metadata, '1G'))
+  if (state) {
+    lines.push('\n# Names and sizes of the volumes, and which host has the pool.')
+    lines.push(`state: { ${renderRemote(state.remote)} }`)
+  }
+  if (ceph) {
+    lines.push('\n# The cluster; its ceph.conf says where the key of the user is.')
+    lines.push(`ceph: { conf: ${scalar(ceph.conf)}, user: ${scalar(ceph.user)} }`)
+  }
+  if (tenancy) {
+    lines.push('\n# How a host that has lost the pool is kept from writing.')
+    lines.push(renderTenancy(tenancy))
+  }
+  return lines.join('\n')
+}
+
+const renderRemote = (remote: RemoteAddress): string =>
+  remote.kind === 'nbd' ? `nbd: ${scalar(remote.text)}` : `rbd: ${scalar(rbdName(remote))}`
+
+function renderTenancy({ locks, fence }: TenancyConfig): string {
+  const fields = [`locks: ${locks}`]
+  if (fence !== undefined) {
+    // A word in braces would be a map.
+    const words = fence.command.map(word => JSON.stringify(word)).join(', ')
+    fields.push(`fence: { command: [${words}], timeout: ${fence.timeout}s }`)
+  }
+  return `tenancy: { ${fields.join(', ')} }`
 }
 
 /** @param max for the example, where there is no rule */

@@ -7,13 +7,19 @@
 import { normalize } from 'node:path'
 import * as z from 'zod'
 import {
+  addressId,
   isDataBlockSize,
   MAX_DEV_ID,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
   MIB,
   NBD_FORMS,
+  type NbdAddress,
   parseNbdAddress,
+  parseRbdName,
+  RBD_FORMS,
+  type RbdAddress,
+  type RemoteAddress,
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
@@ -35,6 +41,7 @@ import { parseSize, SIZE_FORMS } from './size.js'
 const METADATA_SIZE_MIN = 2 * MIB
 /** A few requests of each kind. */
 const CACHE_SIZE_MIN = 4 * MIB
+const CACHE_DIRTY_MIN = MIB
 /** More is never used. docs/FORMAT.md */
 const METADATA_SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
 /** Microseconds. Longer than any wake-up: nothing is gained beyond. */
@@ -77,7 +84,10 @@ const oneOf = <const T extends readonly string[]>(words: T) =>
 
 const path = value('a path', text => (/^[^\0]+$/.test(text) ? text : undefined))
 
-const nbdAddress = value(NBD_FORMS, text => parseNbdAddress(text))
+const nbdAddress = value(`${NBD_FORMS}; no user, no password`, text => parseNbdAddress(text))
+
+/** With what `ceph` says to be filled in. */
+const rbdName = value(RBD_FORMS, text => parseRbdName(text))
 
 /** A map with these keys and no others. */
 const map = <S extends z.ZodRawShape>(shape: S) => {
@@ -234,25 +244,38 @@ export const POOL_YAML = map({
   data: map({
     path: path.optional(),
     nbd: nbdAddress.optional(),
+    rbd: rbdName.optional(),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
     extents: extents.optional(),
     autoextend: autoextend(SIZE_FORMS, n => n > 0),
   }).prefault({}),
   metadata: map({
-    path: path.default(DEFAULTS.metadataPath),
+    path: path.optional(),
+    nbd: nbdAddress.optional(),
+    rbd: rbdName.optional(),
     size: value('auto, or a size from 2M to 16646400K (15.88G)', text => {
       if (text === 'auto') return text
       const bytes = parseSize(text)
       return bytes >= METADATA_SIZE_MIN && bytes <= METADATA_SIZE_MAX ? bytes : undefined
-    }).default('auto'),
+    }).optional(),
     extents: extents.optional(),
     autoextend: autoextend(
       'a size from 2M to 16646400K (15.88G)',
       n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
     ),
   }).prefault({}),
+  state: map({ nbd: nbdAddress.optional(), rbd: rbdName.optional() }).optional(),
+  ceph: map({
+    conf: value('an absolute path', text => (/^\/[^\0]+$/.test(text) ? text : undefined)).default(
+      DEFAULTS.ceph.conf,
+    ),
+    user: value('a user as Ceph names it, without client. in front', text =>
+      /^(?!client\.)[^\s/]+$/.test(text) ? text : undefined,
+    ).default(DEFAULTS.ceph.user),
+  }).optional(),
   cache: map({
     size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN).default(DEFAULTS.cacheSize),
+    dirty: size(`at least 1M: ${SIZE_FORMS}`, n => n >= CACHE_DIRTY_MIN).optional(),
   }).optional(),
   tenancy,
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
@@ -282,14 +305,7 @@ export const POOL_YAML = map({
   }
   const refuse = (path: string[], message: string) =>
     context.addIssue({ code: 'custom', path, message })
-  const { nbd, path: dataPath = DEFAULTS.dataPath } = pool.data
-  if (nbd !== undefined) {
-    for (const key of ['path', 'size', 'extents', 'autoextend'] as const) {
-      if (pool.data[key] !== undefined) {
-        refuse(['data', key], 'nothing beside nbd: the export has all of that')
-      }
-    }
-  } else if (pool.cache !== undefined) refuse(['cache'], 'nothing without data.nbd')
+  refuseKinds(pool, refuse)
   for (const key of ['data', 'metadata'] as const) {
     const { extents, size, autoextend } = pool[key]
     if (extents === undefined) continue
@@ -297,16 +313,19 @@ export const POOL_YAML = map({
     if (isSized) refuse([key, 'size'], 'nothing beside extents, which have sizes')
     if (autoextend) refuse([key, 'autoextend'], 'nothing beside extents, which do not grow')
   }
-  if (nbd === undefined && normalize(dataPath) === normalize(pool.metadata.path)) {
-    const parts = [pool.data.extents, pool.metadata.extents]
+  // A file and an export are never the same.
+  if (kindOf(pool.data) !== 'path' || kindOf(pool.metadata) !== 'path') return
+  const data = { ...pool.data, path: pool.data.path ?? DEFAULTS.dataPath }
+  const metadata = { ...pool.metadata, path: pool.metadata.path ?? DEFAULTS.metadataPath }
+  if (normalize(data.path) === normalize(metadata.path)) {
+    const parts = [data.extents, metadata.extents]
     if (parts.includes(undefined)) {
       refuse(['metadata', 'path'], 'a file of its own, not that of the data')
     }
   }
-  const data = { ...pool.data, path: dataPath }
   for (const [key, [one, other]] of Object.entries({
-    data: [data, pool.metadata],
-    metadata: [pool.metadata, data],
+    data: [data, metadata],
+    metadata: [metadata, data],
   } as const)) {
     const others = normalize(one.path) === normalize(other.path) ? (other.extents ?? []) : []
     if (one.extents !== undefined && overlap(one.extents, others)) {
@@ -314,3 +333,81 @@ export const POOL_YAML = map({
     }
   }
 })
+
+/** Where a store may be, by the key that says so. */
+interface StoreKeys {
+  path?: string | undefined
+  nbd?: NbdAddress | undefined
+  rbd?: RbdAddress | undefined
+  size?: unknown
+  extents?: unknown
+  autoextend?: unknown
+}
+
+type StoreKind = 'path' | RemoteAddress['kind']
+
+const kindOf = ({ nbd, rbd }: StoreKeys): StoreKind =>
+  nbd !== undefined ? 'nbd' : rbd !== undefined ? 'rbd' : 'path'
+
+/**
+ * Which kinds of stores go together: all three on one kind of storage, or the data alone on another
+ * machine.
+ */
+function refuseKinds(
+  pool: {
+    data: StoreKeys
+    metadata: StoreKeys
+    state?: StoreKeys | undefined
+    ceph?: unknown
+    cache?: { size: number; dirty?: number | undefined } | undefined
+    tenancy?: { locks: string } | undefined
+  },
+  refuse: (path: string[], message: string) => void,
+): void {
+  const { data, metadata, state, cache } = pool
+  const [ofData, ofMetadata] = [kindOf(data), kindOf(metadata)]
+  for (const [key, store] of Object.entries({ data, metadata, state: state ?? {} })) {
+    const kind = kindOf(store)
+    if (kind === 'path') continue
+    for (const other of ['path', 'rbd', 'size', 'extents', 'autoextend'] as const) {
+      if (other === kind || store[other] === undefined) continue
+      const what = kind === 'nbd' ? 'the export' : 'the image'
+      refuse([key, other], `nothing beside ${kind}: ${what} has all of that`)
+    }
+  }
+  if (ofMetadata === 'path') {
+    if (state !== undefined) refuse(['state'], 'nothing without metadata.nbd or metadata.rbd')
+  } else {
+    const wanted = `the same kind as that of the metadata: ${ofMetadata}`
+    const isUnsaid = ofData === 'path' && data.path === undefined
+    if (ofData !== ofMetadata) refuse(isUnsaid ? ['data'] : ['data', ofData], wanted)
+    const ofState = kindOf(state ?? {})
+    if (ofState === 'path')
+      refuse(['state'], `a map of ${ofMetadata}, beside metadata.${ofMetadata}`)
+    else if (ofState !== ofMetadata) refuse(['state', ofState], wanted)
+  }
+  const seen = new Map<string, string>()
+  for (const [key, store] of Object.entries({ data, metadata, state: state ?? {} })) {
+    const kind = kindOf(store)
+    const address = kind === 'path' ? undefined : store[kind]
+    if (address === undefined) continue
+    const id = addressId(address)
+    if (seen.has(id)) refuse([key, kind], `another ${kind} than that of ${seen.get(id)}`)
+    seen.set(id, key)
+  }
+  if (ofData === 'path' && cache !== undefined) {
+    refuse(['cache'], 'nothing without data.nbd or data.rbd')
+  }
+  if (cache?.dirty !== undefined && cache.dirty > cache.size / 2) {
+    refuse(['cache', 'dirty'], 'at most half of cache.size')
+  }
+  const hasImage = [ofData, ofMetadata].includes('rbd')
+  if (pool.ceph !== undefined && !hasImage) refuse(['ceph'], 'nothing without rbd')
+  if (pool.tenancy === undefined) return
+  if (ofMetadata === 'rbd') refuse(['tenancy'], 'nothing with rbd: Ceph itself keeps a host away')
+  else if (ofMetadata === 'path' && ofData !== 'path') {
+    refuse(['tenancy'], 'nothing with the data alone on another machine')
+  } else if (ofMetadata === 'nbd' && pool.tenancy.locks === 'enforced') {
+    refuse(['tenancy', 'locks'], 'advisory with nbd: a server has no locks')
+  }
+}

@@ -10,7 +10,7 @@ import { ThinfsError, whyNotOf, whyNotTrusted } from '../base/index.js'
 /**
  * Files that thinfs keeps beside pool.yaml and opens by name: the folder's owner vouches for them.
  */
-const OWN_FILES = ['volumes.json', 'journal', 'daemon.json', 'thinfs.log', 'tenant']
+const OWN_FILES = ['volumes.json', 'journal', 'tenant', 'daemon.json', 'thinfs.log']
 /** Other names in that folder that thinfs uses, or has used when it makes a file anew. */
 const OTHER_NAMES = /^(control\.sock|lab\.json|record-\d+\.(log|data)|.*\.(new|old))$/
 const OTHERS_WRITE = 0o002

@@ -36,7 +36,7 @@ const HAS_NONE: Readonly<Record<string, string>> = {
   EOPNOTSUPP: NO_SOCKETS,
 }
 
-/** Where the daemon of the pool in `folder` listens. */
+/** The socket on which the daemon of the pool in `folder` listens. */
 export const controlSocketPath = (folder: string): string =>
   join(runtimeFolder(folder), 'control.sock')
 

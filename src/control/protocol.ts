@@ -143,13 +143,13 @@ export const COUNT_ON = new NotificationType<StatisticsBefore>('count on')
 /** Engine to daemon: why it ends. The process exits with status 1 after it. */
 export const FAILED = new NotificationType<WireError>('failed')
 /**
- * To an engine: ends it with status 0 for another to take over, which may also take over requests
- * that are under way. The connection closes.
+ * Sent to an engine: ends it with status 0 for another to take over, which may also take over
+ * requests that are under way. The connection closes.
  */
 export const STOP = new NotificationType0('stop')
 /**
- * To an engine without a daemon: sends the descriptors of ENGINE_FD to the socket of hand-over.ts,
- * and answers with what it was started with. It goes on serving until STOP.
+ * Sent to an engine without a daemon, which sends the descriptors of ENGINE_FD to the socket of
+ * hand-over.ts and answers with its start options. It goes on serving until STOP.
  */
 export const HAND_OVER = new RequestType0<EngineStart, WireError>('hand over')
 

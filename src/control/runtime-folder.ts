@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { errnoOf } from '../base/index.js'
 
 /**
- * Where sockets, log and daemon.json of a mounted pool are: in its folder, or, where that is on a
- * read-only file system, in a folder of its own below /run, which may not be there.
+ * The folder of a mounted pool's sockets, log and daemon.json: the pool's own, or, if that is on a
+ * read-only file system, one below /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {

@@ -43,8 +43,8 @@ export interface TableEngineStart {
 }
 
 /**
- * To the engine: reads requests from now on. The service gives an engine that follows a dead one
- * all devices and tables first, so that it answers no request without its table.
+ * Sent to the engine, which reads requests from now on. The service gives an engine that follows a
+ * dead one all devices and tables first, so that it answers no request without its table.
  */
 export const SERVE = new RequestType0<null, WireError>('serve')
 /** From the engine: `TableEvents.event`. */

@@ -35,7 +35,7 @@ export function readDaemonFile(folder: string): DaemonRecord | null {
   }
 }
 
-/** Where that fails, as on a disk that takes no more writes, it stays, and means nothing. */
+/** If that fails, as on a disk that takes no more writes, the file stays, and means nothing. */
 export function removeDaemonFile(folder: string): void {
   try {
     rmSync(pathIn(folder), { force: true })

@@ -375,8 +375,8 @@ export class Daemon {
     const { file, folder, data, metadata } = this.#config
     const { logFile } = this.#options
     const programs = [process.execPath, ENGINE_PROGRAM]
-    const dataFile = data.nbd ? [] : [data.path]
-    return [folder, file, ...dataFile, metadata.path, ...programs, ...(logFile ? [logFile] : [])]
+    const files = [data, metadata].flatMap(({ path, remote }) => (remote ? [] : [path]))
+    return [folder, file, ...files, ...programs, ...(logFile ? [logFile] : [])]
   }
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */

@@ -1,4 +1,4 @@
-/** Which pool a person means. */
+/** Finds the pool that a person means. */
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import { errnoOf, ThinfsError } from '../base/index.js'

@@ -1,5 +1,5 @@
 /**
- * What the service manager that started a foreground mount is told of it: systemd, for a unit of
+ * Tells the service manager that started a foreground mount how it is: systemd, for a unit of
  * Type=notify. Source: sd_notify(3).
  */
 import type { Logger } from '../log/index.js'

@@ -74,7 +74,7 @@ const ENDING_MS = 2000
 
 /**
  * Takes away the mount that a daemon may have left when it could not serve: it was short of
- * something, of descriptors for instance. Where that fails, the next `thinfs mount` does it.
+ * something, of descriptors for instance. If that fails, the next `thinfs mount` does it.
  */
 async function clearMount(child: ChildProcess, file: string): Promise<void> {
   const hasEnded = child.pid === undefined || child.exitCode !== null || child.signalCode !== null

@@ -6,7 +6,7 @@
  * in place.
  */
 import type { DevId } from '../base/index.js'
-import type { ThinMetadata } from '../metadata/index.js'
+import type { Mappings, ThinMetadata } from '../metadata/index.js'
 import { type Entries, PAGE_ENTRIES, type PageCache, type PageOwner } from './page-cache.js'
 
 /** Entry of a virtual block that no data block backs. */
@@ -24,7 +24,9 @@ const NO_ENTRIES: Entries = new Uint32Array(0)
 const filling = new Float64Array(PAGE_ENTRIES)
 
 /** The mappings that pages are filled from. */
-export type MappingSource = Pick<ThinMetadata, 'details' | 'forEachMapping'>
+export interface MappingSource extends Pick<ThinMetadata, 'details'> {
+  readonly mappings: Pick<Mappings, 'forEach'>
+}
 
 export class LookupTable implements PageOwner {
   readonly #metadata: MappingSource
@@ -141,7 +143,7 @@ export class LookupTable implements PageOwner {
     this.#fillMax = UNMAPPED
     filling.fill(UNMAPPED)
     const end = this.#fillBase + PAGE_ENTRIES
-    this.#metadata.forEachMapping(this.#devId, this.#fillBase, end, this.#visit)
+    this.#metadata.mappings.forEach(this.#devId, this.#fillBase, end, this.#visit)
     if (this.#fillMax > this.#cache.entryMax) this.#cache.widen()
     const page = this.#cache.take(this, index)
     this.#cache.entriesOf(page).set(filling, this.#cache.beginOf(page))

@@ -5,14 +5,13 @@
  * what returns a promise may find the device gone, or the pool read-only, when it resolves.
  */
 import type { Bytes, Clock, DataBlock, DevId, Later, Slice, VirtualBlock } from '../base/index.js'
-import type { ThinMetadata } from '../metadata/index.js'
+import type { Mappings, ThinMetadata } from '../metadata/index.js'
 import type { DataBlocks } from './data-blocks.js'
 
-/** The mappings of all devices, to be read. */
-export type Mappings = Pick<
-  ThinMetadata,
-  'details' | 'find' | 'forEachMapping' | 'isReallyShared' | 'mappedUntil' | 'next' | 'time'
->
+/** The metadata, to be read: `Provisioner` changes it. */
+export interface DeviceMetadata extends Pick<ThinMetadata, 'details' | 'time'> {
+  readonly mappings: Pick<Mappings, 'find' | 'forEach' | 'isReallyShared' | 'mappedUntil' | 'next'>
+}
 
 /** On whose behalf space is waited for: the wait ends when it is deleted. */
 export interface SpaceOwner {
@@ -25,18 +24,24 @@ export interface SpaceOwner {
 
 /** The pool's space as a device asks for it: free blocks, and waiting for them. */
 export interface ProvisionerSpace {
-  /** Whether a request may change mappings, and a commit still has room afterwards. */
-  readonly hasMetadataRoom: boolean
-  /** The same for unmapping, which takes blocks before it gives more back. */
-  readonly hasRoomToUnmap: boolean
-  /** The same, of the metadata alone: the host need not have room for it in reserve. */
-  readonly canUnmap: boolean
-  /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
-  makeRoomToUnmap(): Promise<void>
-  /** Free data blocks that writes to a device can have. */
-  nrWritableFor(devId: DevId): number
-  /** Whether data blocks are kept for a device: what it maps is not shared one by one. */
-  hasReserve(devId: DevId): boolean
+  readonly metadata: {
+    /** Whether a request may change mappings, and a commit still has room afterwards. */
+    readonly hasRoom: boolean
+    /** The same for unmapping, which takes blocks before it gives more back. */
+    readonly hasRoomToUnmap: boolean
+    /** The same, of the metadata alone: the host need not have room for it in reserve. */
+    readonly canUnmap: boolean
+    /** Commits, until `canUnmap`. @throws NO_METADATA_SPACE when that is not enough */
+    makeRoomToUnmap(): Promise<void>
+  }
+  readonly data: {
+    /** Free data blocks that writes to a device can have. */
+    nrWritableFor(devId: DevId): number
+  }
+  readonly reserves: {
+    /** Whether data blocks are kept for a device: what it maps is not shared one by one. */
+    has(devId: DevId): boolean
+  }
   /**
    * Whether `count` data blocks can be taken now; `withSpace` is the way to wait for them.
    * @param devId the device that they are for
@@ -69,7 +74,7 @@ export interface ProvisionerSpace {
 
 export interface Provisioner {
   readonly blocks: DataBlocks
-  readonly metadata: Mappings
+  readonly metadata: DeviceMetadata
   readonly space: ProvisionerSpace
   readonly clock: Clock
 

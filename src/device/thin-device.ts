@@ -28,7 +28,7 @@ import { type Edge, PATIENT, type Patience, ThinWrites } from './thin-writes.js'
 import type { WritePlan } from './write-plan.js'
 
 /** Virtual blocks that are unmapped, or looked at, between two looks at the clock. */
-const PIECE_BLOCKS = 1024
+const PIECE_BLOCKS = 256
 /** The end of a range of virtual blocks that ends nowhere. */
 const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
@@ -143,10 +143,10 @@ export class ThinDevice implements BlockDevice {
   discard(offset: number, length: number, waits = true, signal?: AbortSignal): Later<void> {
     this.mustBeWritable()
     const patience = { waits, signal }
-    if (this.#pool.space.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
-    const hasRoom = this.#pool.space.makeRoomToUnmap()
+    if (this.#pool.space.metadata.hasRoomToUnmap) return this.#discardNow(offset, length, patience)
+    const hasRoom = this.#pool.space.metadata.makeRoomToUnmap()
     return hasRoom.then(() =>
-      this.#pool.space.canUnmap
+      this.#pool.space.metadata.canUnmap
         ? this.#discardNow(offset, length, patience)
         : this.discard(offset, length, waits, signal),
     )
@@ -202,7 +202,7 @@ export class ThinDevice implements BlockDevice {
     const slice = new Slice(this.#pool.clock)
     const missing = end - begin - (await this.#countMapped(begin, end, slice))
     this.#writes.mustBeWithinLimit(missing)
-    const free = this.#pool.space.nrWritableFor(this.devId)
+    const free = this.#pool.space.data.nrWritableFor(this.devId)
     if (missing > free) {
       throw new ThinfsError('NO_DATA_SPACE', `${missing} blocks are wanted, ${free} are free`)
     }
@@ -231,7 +231,7 @@ export class ThinDevice implements BlockDevice {
       this.mustBeReadable()
       const next = this.#nextMapped(at, end)
       at = Math.min(next + PIECE_BLOCKS, end)
-      this.#pool.metadata.forEachMapping(this.devId, next, at, visit)
+      this.#pool.metadata.mappings.forEach(this.devId, next, at, visit)
       if (slice.isOver) await slice.yield()
     }
     return mapped
@@ -243,7 +243,7 @@ export class ThinDevice implements BlockDevice {
     for (let at = begin; at < end; at += PIECE_BLOCKS) {
       this.mustBeReadable()
       const until = Math.min(at + PIECE_BLOCKS, end)
-      this.#pool.metadata.forEachMapping(this.devId, at, until, () => {
+      this.#pool.metadata.mappings.forEach(this.devId, at, until, () => {
         count++
       })
       if (slice.isOver) await slice.yield()
@@ -272,7 +272,7 @@ export class ThinDevice implements BlockDevice {
     const present = { dataBlock: 0 as DataBlock, time: 0 }
     const slice = new Slice(this.#pool.clock)
     for (let i = 0; i < count; i++) {
-      const room = (): true | null => this.#pool.space.hasMetadataRoom || null
+      const room = (): true | null => this.#pool.space.metadata.hasRoom || null
       const vblock = (base + i) as VirtualBlock
       if (!room()) await this.#pool.space.withSpace(this, 0, room, signal)
       while (this.#writes.unfinished.has(vblock, vblock))
@@ -282,10 +282,10 @@ export class ThinDevice implements BlockDevice {
       if (!this.sharable || !source.sharable) {
         throw new ThinfsError('NOT_SUPPORTED', `device ${source.devId}: its blocks are reserved`)
       }
-      if (!metadata.find(source.devId, (first + i) as VirtualBlock, mapping)) {
+      if (!metadata.mappings.find(source.devId, (first + i) as VirtualBlock, mapping)) {
         this.#pool.unmap(this.devId, vblock, vblock + 1)
       } else if (
-        !metadata.find(this.devId, vblock, present) ||
+        !metadata.mappings.find(this.devId, vblock, present) ||
         present.dataBlock !== mapping.dataBlock
       ) {
         // dm-thin takes a mapping for shared when the device's last snapshot is younger.
@@ -306,7 +306,7 @@ export class ThinDevice implements BlockDevice {
    * promises blocks for what would be shared.
    */
   get sharable(): boolean {
-    return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.hasReserve(this.devId)
+    return this.#pool.metadata.time < LAST_SHARE_TIME && !this.#pool.space.reserves.has(this.devId)
   }
 
   /** Bytes of a data block. */
@@ -329,7 +329,7 @@ export class ThinDevice implements BlockDevice {
     this.mustBeReadable()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     const vblock = Math.floor(offset / this.#blockSize) as VirtualBlock
-    const next = this.#pool.metadata.next(this.devId, vblock, mapping)
+    const next = this.#pool.metadata.mappings.next(this.devId, vblock, mapping)
     if (next < 0) return this.size
     return Math.min(Math.max(offset, next * this.#blockSize), this.size)
   }
@@ -344,7 +344,7 @@ export class ThinDevice implements BlockDevice {
     for (let at = Math.floor(offset / this.#blockSize); at * this.#blockSize < this.size; ) {
       this.mustBeReadable()
       const piece = at + PIECE_BLOCKS
-      at = metadata.mappedUntil(this.devId, at, piece)
+      at = metadata.mappings.mappedUntil(this.devId, at, piece)
       if (at < piece) return Math.min(Math.max(offset, at * this.#blockSize), this.size)
       if (slice.isOver) await slice.yield()
     }
@@ -382,7 +382,7 @@ export class ThinDevice implements BlockDevice {
       if (!isZero(found)) await this.#writes.zero([[end, end + edge]], PATIENT)
     }
     await this.#discardRest(begin, ALL, [], PATIENT)
-    // Where the device was cut off meanwhile, that end has yet to be cleared.
+    // If the device was cut off meanwhile, the new end has yet to be cleared.
     if (this.size === end) this.#endIsClear = true
     else await this.#clearPastEnd()
   }
@@ -438,7 +438,7 @@ export class ThinDevice implements BlockDevice {
   #nextMapped(begin: number, last: number): number {
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
     if (begin >= last) return last
-    const next = this.#pool.metadata.next(this.devId, begin, mapping)
+    const next = this.#pool.metadata.mappings.next(this.devId, begin, mapping)
     return next < 0 ? last : Math.min(next, last)
   }
 

@@ -280,7 +280,7 @@ export class ThinWrites {
     if (!writable || this.#device.gone || this.unfinished.has(vblock, vblock)) return
     const entry = this.#device.table.get(vblock)
     if (entry === UNMAPPED || isShared(entry) || dataBlockOf(entry) !== target) return
-    if (!blocks.isHole(target) || !space.hasRoomToUnmap) return
+    if (!blocks.isHole(target) || !space.metadata.hasRoomToUnmap) return
     this.#pool.unmap(this.#device.devId, vblock, vblock + 1)
   }
 

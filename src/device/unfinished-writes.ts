@@ -7,7 +7,7 @@ interface Unfinished {
 
 /**
  * The writes of one device that are in flight and may change mappings: other requests on the same
- * virtual blocks wait for them. Where the data store has a page cache, only writes that wait for a
+ * virtual blocks wait for them. If the data store has a page cache, only writes that wait for a
  * cold read are among them.
  */
 export class UnfinishedWrites {

@@ -18,7 +18,7 @@ import type { BlockDevice } from './block-device.js'
 
 const ZEROS = Buffer.alloc(MAX_IO)
 
-/** What shows: behind its end, and in its holes, are zeros. */
+/** The image that shows: behind its end, and in its holes, are zeros. */
 export interface Origin {
   /** Bytes. */
   readonly size: number
@@ -31,7 +31,7 @@ export interface Origin {
   nextHole(offset: number): Later<number>
 }
 
-/** What the thin device below has to say. */
+/** The answer of the thin device below. */
 export interface MappedDevice extends BlockDevice {
   /** Bytes of a data block. */
   readonly blockSize: number

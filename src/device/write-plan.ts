@@ -146,7 +146,7 @@ export class WritePlan {
   /** Works out what a write of virtual blocks `first` to `last` does. Changes nothing. */
   resolve(owner: PlanOwner, first: number, last: number): void {
     const { table, devId } = owner
-    const restamps = this.#pool.writable && this.#pool.space.hasMetadataRoom
+    const restamps = this.#pool.writable && this.#pool.space.metadata.hasRoom
     this.#owner = owner
     this.#first = first
     this.#nrBlocks = last - first + 1
@@ -162,7 +162,7 @@ export class WritePlan {
         this.#actions[i] = IN_PLACE
         this.#targets[i] = dataBlockOf(entry)
       } else if (
-        this.#pool.metadata.isReallyShared(devId, first + i) ||
+        this.#pool.metadata.mappings.isReallyShared(devId, first + i) ||
         (restamps && this.#pool.blocks.isRead(dataBlockOf(entry)))
       ) {
         this.#actions[i] = UNSHARE
@@ -312,9 +312,9 @@ export class WritePlan {
       if (this.#actions[i] !== RESTAMP) continue
       const isFree =
         writable &&
-        space.hasMetadataRoom &&
+        space.metadata.hasRoom &&
         !this.#owner!.gone &&
-        !metadata.isReallyShared(this.#owner!.devId, this.#first + i)
+        !metadata.mappings.isReallyShared(this.#owner!.devId, this.#first + i)
       if (!isFree) this.#actions[i] = IN_PLACE
     }
   }
@@ -345,7 +345,7 @@ export class WritePlan {
     return this.#nrBlocks === 1 && before + behind > 0 && this.#isKept(0)
   }
 
-  /** Where in #kept a block begins. */
+  /** The byte of #kept at which a block begins. */
   #keptAt(i: number): number {
     return i === 0 ? 0 : this.#blockSize
   }

@@ -1,20 +1,19 @@
 /**
- * Operations on devices: device-mapper's rules of creating, loading, suspending, resuming and
- * removing, on top of an engine that has the bytes and a machine that has loop devices.
+ * Operations on devices: device-mapper's rules of creating, loading, suspending and resuming, on top
+ * of an engine that has the bytes and a machine that has loop devices. See removals.ts for removing.
  *
  * Changes of one device happen one after the other, those of different devices side by side: a
  * suspend that waits for a full pool must not hold up the message that makes room in it. Source:
  * drivers/md/dm-ioctl.c, drivers/md/dm.c; what they answer was asked of Linux 6.1.
  */
-import { setTimeout } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { errnoOf, refused, ThinfsError } from '../base/index.js'
 import type { TableEngine, Target } from '../tables/index.js'
 import { type DeviceNumber, DM_FLAG } from './abi.js'
 import { Device, DeviceTable, dependenciesOf, sizeOfTable, type Table } from './device-table.js'
-import type { Detached } from './loops.js'
 import { LowerDevices } from './lower-devices.js'
 import type { Machine } from './machine.js'
+import { Removals } from './removals.js'
 import {
   keepPool,
   mustBeAlone,
@@ -26,13 +25,6 @@ import {
 } from './table-rules.js'
 import { type Line, type LineTarget, parseTarget, plainStatusOf, resolveTarget } from './targets.js'
 
-/**
- * How often a removal looks again whether udevd has closed the device, and the milliseconds
- * between.
- */
-const PROBE_TRIES = 40
-const PROBE_MS = 25
-
 /** How much of a suspend is asked for: DM_FLAG.SKIP_LOCKFS and NOFLUSH. */
 type Flags = number
 
@@ -41,6 +33,8 @@ export class Devices {
   readonly #engine: TableEngine
   readonly #machine: Machine
   readonly #lower: LowerDevices
+  /** How devices go. */
+  readonly removals: Removals
   /** Called when a device is there, has changed, or is gone, before the caller gets its answer. */
   onChange: (device: Device) => void = () => {}
   /** Called when a new engine cannot serve a table that the one before has served. */
@@ -51,6 +45,14 @@ export class Devices {
     this.#engine = engine
     this.#machine = machine
     this.#lower = new LowerDevices(table, machine)
+    this.removals = new Removals({
+      ...{ table, machine },
+      change: (device, act) => this.#change(device, act),
+      thaw: device => this.#thaw(device),
+      end: device => engine.remove(device.minor),
+      dropped: table => this.#dropped(table),
+      gone: device => this.onChange(device),
+    })
   }
 
   /**
@@ -172,7 +174,7 @@ export class Devices {
         await this.#engine.resume(device.minor)
         device.suspended = false
       }
-      await this.#keepLoops()
+      await this.removals.keepLoops()
       await this.#thaw(device)
       this.#machine.linkUp(device, udevFlags)
     })
@@ -219,152 +221,6 @@ export class Devices {
     device.thaw = null
     await thaw?.()
     device.freezing = false
-  }
-
-  /**
-   * @param deferred with its last close, when somebody has it
-   * @returns whether it is gone
-   * @throws EBUSY
-   */
-  remove(device: Device, deferred: boolean): Promise<boolean> {
-    return this.#change(device, async () => {
-      if (deferred) device.deferredRemove = true
-      if (await this.#tryRemove(device, deferred)) return true
-      if (!deferred) throw refused('EBUSY', `${device.name} is in use`)
-      return false
-    })
-  }
-
-  /** Removes all devices that are not in use, those on top first. */
-  async removeAll(deferred: boolean): Promise<void> {
-    // A device below others can go once those have gone.
-    for (let removed = true; removed; ) {
-      const waiting = this.table.all().filter(({ deferredRemove }) => !deferredRemove)
-      const gone = await Promise.all(
-        waiting.map(device =>
-          this.remove(device, deferred).catch(err => {
-            if (['EBUSY', 'ENXIO'].includes(errnoOf(err))) return false
-            throw err
-          }),
-        ),
-      )
-      removed = gone.includes(true)
-    }
-  }
-
-  async #tryRemove(device: Device, deferred: boolean): Promise<boolean> {
-    if (this.table.holdersOf(device.number) > 0) return false
-    if ((await this.#detach(device, deferred)) === 'in use') return false
-    if (this.table.holdersOf(device.number) > 0) {
-      await this.#machine.loops.attach(device.minor)
-      return false
-    }
-    await this.#finish(device)
-    return true
-  }
-
-  /** Waits for udevd, which looks at what was on a device whenever somebody has written to it. */
-  async #detach(device: Device, deferred: boolean): Promise<Detached> {
-    for (let left = PROBE_TRIES; ; left--) {
-      const found = await this.#tryDetach(device, deferred)
-      if (found === 'gone' || deferred || left === 0) return found
-      if (await this.#machine.isHeld(device)) return found
-      await setTimeout(PROBE_MS)
-    }
-  }
-
-  async #tryDetach(device: Device, deferred: boolean): Promise<Detached> {
-    const { loops } = this.#machine
-    if (deferred) return await loops.detach(device.minor, true)
-    if (await this.#mayWait(device)) return 'in use'
-    if (!this.#isShut(device)) return await loops.detach(device.minor, false)
-    // Whoever opens it now may have a request waiting before the mark is taken back.
-    const found = await loops.detach(device.minor, true)
-    device.loopGoes = found === 'in use'
-    return found
-  }
-
-  /** Takes the mark of a removal back where requests did not end, or makes the loop device again. */
-  async #keepLoops(): Promise<void> {
-    for (const device of this.table.all()) {
-      if (!device.loopGoes || device.gone || this.#isShut(device)) continue
-      device.loopGoes = false
-      if (device.deferredRemove) continue
-      await this.#machine.loops.keep(device.minor).catch(() => {})
-      if (!device.gone) await this.#machine.loops.ensure(device.minor)
-    }
-  }
-
-  /**
-   * Whether somebody's requests may be waiting. The kernel takes back the mark of a removal only
-   * when they have ended, which may need a resume that would wait for this removal; and until then
-   * everybody who looks at loop devices waits.
-   */
-  async #mayWait(device: Device): Promise<boolean> {
-    if (this.#machine.hasRequests(device)) return true
-    return this.#isShut(device) && (await this.#machine.isHeld(device))
-  }
-
-  /** Whether the device or one below it is suspended. */
-  #isShut(device: Device): boolean {
-    if (device.suspended) return true
-    return dependenciesOf(device.live).some(below => {
-      const lower = this.table.at(below)
-      return lower !== undefined && this.#isShut(lower)
-    })
-  }
-
-  async #finish(device: Device): Promise<void> {
-    device.gone = true
-    await this.#thaw(device).catch(() => {})
-    const tables = [device.live, device.inactive].filter(table => table !== null)
-    device.live = null
-    device.inactive = null
-    await this.#engine.remove(device.minor)
-    this.table.delete(device)
-    this.#machine.linkDown(device)
-    device.event()
-    this.onChange(device)
-    await Promise.all(tables.map(table => this.#dropped(table)))
-  }
-
-  /** The last descriptor of the device's file was closed: its loop device is gone. */
-  closed(minor: number): void {
-    const device = this.table.get(minor)
-    if (device?.deferredRemove) void this.#removeLater(device)
-    else if (device?.loopGoes) void this.#attachAgain(device)
-  }
-
-  /** Never fails: whoever has it keeps it. */
-  async #removeLater(device: Device): Promise<void> {
-    const done = this.#change(device, async () => {
-      if (device.deferredRemove) await this.#tryRemove(device, true)
-    })
-    await done.catch(() => {})
-  }
-
-  /** Never fails: the next resumption tries again. */
-  async #attachAgain(device: Device): Promise<void> {
-    const done = this.#change(device, async () => {
-      if (device.loopGoes && !device.deferredRemove) {
-        await this.#machine.loops.ensure(device.minor)
-        device.loopGoes = false
-      }
-    })
-    await done.catch(() => {})
-  }
-
-  /** @throws EBUSY when it is going already */
-  keep(device: Device): Promise<void> {
-    return this.#change(device, async () => {
-      if (!device.deferredRemove) return
-      if (this.table.holdersOf(device.number) === 0) {
-        // The kernel would wait for requests that may wait themselves: see #mayWait.
-        if (this.#isShut(device) || this.#machine.hasRequests(device)) device.loopGoes = true
-        else await this.#machine.loops.keep(device.minor)
-      }
-      device.deferredRemove = false
-    })
   }
 
   rename(device: Device, name: string, udevFlags: number): void {
@@ -475,7 +331,7 @@ export class Devices {
       device.thaw = async () => await this.#machine.thaw(device)
       if (!device.suspended) await this.#thaw(device)
     }
-    if (device.deferredRemove) await this.#removeLater(device)
+    if (device.deferredRemove) await this.removals.removeLater(device)
     if (!device.gone) await this.#machine.loops.ensure(device.minor)
   }
 
@@ -520,7 +376,7 @@ export class Devices {
     await Promise.all(
       free.map(async number => {
         const device = this.table.at(number)
-        if (device?.deferredRemove) await this.#removeLater(device)
+        if (device?.deferredRemove) await this.removals.removeLater(device)
       }),
     )
   }

@@ -162,7 +162,7 @@ export class Ioctls {
     const devices = this.#devices
     switch (command) {
       case 'REMOVE_ALL':
-        await devices.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        await devices.removals.removeAll((call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
         call.answerSize = call.room + DM_IOCTL.size
         return
       case 'LIST_DEVICES':
@@ -187,7 +187,10 @@ export class Ioctls {
       }
       case 'DEV_REMOVE': {
         const device = this.#find(call)
-        const isGone = await devices.remove(device, (call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0)
+        const isGone = await devices.removals.remove(
+          device,
+          (call.flags & DM_FLAG.DEFERRED_REMOVE) !== 0,
+        )
         if (isGone) call.flags &= ~DM_FLAG.DEFERRED_REMOVE
         return
       }
@@ -382,7 +385,7 @@ export class Ioctls {
       if (words.length !== 1 || words[0]!.toLowerCase() !== '@cancel_deferred_remove') {
         throw refused('EINVAL', `Unsupported message sent to DM core: ${words[0]}`)
       }
-      await this.#devices.keep(device)
+      await this.#devices.removals.keep(device)
     } else {
       answer = await this.#devices.message(device, sector, words).catch(err => {
         if (call.isResent && isDoneAlready(words, errnoOf(err))) return null

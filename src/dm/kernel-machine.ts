@@ -206,7 +206,7 @@ async function fileBelow(minor: number, folder: string): Promise<string | null> 
   }
 }
 
-/** Where filesystems of the loop device are mounted, in this namespace and in others. */
+/** The mount points of filesystems on the loop device, in this namespace and in others. */
 function foldersOn(minor: number): string[] {
   const number = nameOfDevice({ major: LOOP_MAJOR, minor })
   return readNamespaces().flatMap(({ isOwn, pids, mounts }) =>

@@ -109,7 +109,7 @@ export class DmService {
     this.#log = log
     const events: TableEvents = {
       event: minor => this.#devices.table.get(minor)?.event(),
-      closed: minor => this.#devices.closed(minor),
+      closed: minor => this.#devices.removals.closed(minor),
     }
     this.#link = new EngineLink({
       spawn: negotiated =>
@@ -176,7 +176,7 @@ export class DmService {
       if (!device.suspended || device.live === null || this.#link.failed) continue
       await this.#devices.resume(device, 0, 0)
     }
-    await this.#devices.removeAll(false)
+    await this.#devices.removals.removeAll(false)
     const left = this.#devices.table.all().map(({ name }) => name)
     if (left.length > 0) throw new ThinfsError('MOUNT_BUSY', `in use: ${left.join(', ')}`)
     this.#log.info('stopping')

@@ -1,5 +1,5 @@
 /**
- * Which tables a device may have: the kernel's refusals, with its errnos and words.
+ * The rules for a device's tables: the kernel's refusals, with its errnos and words.
  *
  * Source: drivers/md/dm-table.c, dm-thin.c; what they answer was asked of Linux 6.1.
  */

@@ -28,7 +28,7 @@ export function lookAtPlace(folder: string, file: string | null): Finding[] {
 }
 
 function lookAtData({ folder, data }: PoolConfig): Finding {
-  if (data.nbd) return ok('data', `${data.path}: on another machine, which is not asked`)
+  if (data.remote) return ok('data', `${data.path}: on another machine, which is not asked`)
   const stat = statSync(data.path, { throwIfNoEntry: false })
   if (stat?.isBlockDevice()) return lookAtDisk(data.path, stat.rdev)
   return tryHoles(stat === undefined ? folder : dirname(realpathSync(data.path)), true)

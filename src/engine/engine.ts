@@ -364,11 +364,11 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    if (config.data.path !== before.data.path && (config.data.nbd ?? before.data.nbd)) {
+    if (config.data.path !== before.data.path && (config.data.remote ?? before.data.remote)) {
       log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
     }
     // The cache is that of the export.
-    const { data, cache } = config.data.nbd || before.data.nbd ? before : config
+    const { data, cache } = config.data.remote || before.data.remote ? before : config
     // The mount is the pool's tenant, or is not, from its beginning on.
     const { tenancy: _, ...rest } = config
     const { tenancy } = before

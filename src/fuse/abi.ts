@@ -80,7 +80,7 @@ export const INIT_FLAG = {
 } as const
 export const INIT_FLAG2 = { HAS_RESEND: 1 << 7, OVER_IO_URING: 1 << 9 } as const
 
-/** Which fields of SETATTR_IN count. */
+/** The fields of SETATTR_IN that count. */
 export const FATTR = {
   MODE: 1 << 0,
   UID: 1 << 1,

@@ -8,7 +8,7 @@ const NONE = -1
 const MAX_EARLY = 64
 
 /**
- * Signals that callers get while they wait. To the file system it is the requester of the request
+ * Signals that callers get while they wait. The file system sees it as the requester of the request
  * at hand.
  */
 export class Interrupts implements Requester {

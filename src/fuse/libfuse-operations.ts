@@ -199,7 +199,7 @@ export function libfuseOperations(
   }
 }
 
-/** Which inode is behind a path, and behind the handle of an open file. */
+/** The inode behind a path, and behind the handle of an open file. */
 class OpenFiles {
   readonly #fs: FileSystem
   readonly #byHandle = new Map<number, OpenInode>()

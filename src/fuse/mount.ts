@@ -27,7 +27,7 @@ type MountFlag = keyof typeof MOUNT_FLAGS
 export const flagsAmong = (options: readonly string[]): MountFlag[] =>
   options.filter(option => Object.hasOwn(MOUNT_FLAGS, option)) as MountFlag[]
 
-/** Where fusermount3 finds its end of the socket. */
+/** The descriptor at which fusermount3 finds its end of the socket. */
 const FUSERMOUNT_SOCKET = 3
 
 export interface MountOptions {

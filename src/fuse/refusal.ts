@@ -14,7 +14,7 @@ const NOT_ANSWERED: ReadonlySet<number> = new Set([
 
 /**
  * Answers every request of an initialised connection with EIO when no engine can serve it, so that
- * callers do not wait for ever. That includes requests which a dead engine had read.
+ * callers do not wait for ever. These include requests that a dead engine had read.
  */
 export class Refusal {
   readonly #device: FuseDevice

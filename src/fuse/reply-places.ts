@@ -1,5 +1,5 @@
 /**
- * Where replies are made.
+ * The places in which replies are made.
  *
  * A ring's slot stays its request's until that is answered, so the reply is made there. Slots of
  * /dev/fuse hold other requests once their batch is over: a reply that comes later is made on a

@@ -133,9 +133,9 @@ export class Requests {
         break
       default:
         // ENOSYS is remembered by the kernel, which then goes without: ACCESS, POLL, STATX, BMAP,
-        // and FLUSH, which comes with every close(2). What was mapped and written to is written
-        // back before that all the same (fuse_flush in fs/fuse/file.c), and a WRITE is settled
-        // already.
+        // and FLUSH, which comes with every close(2). The kernel writes back before that, all the
+        // same, what was mapped and written to (fuse_flush in fs/fuse/file.c), and a WRITE is
+        // settled already.
         request.refuse(REFUSALS.get(request.opcode) ?? ENOSYS)
     }
   }

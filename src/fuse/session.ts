@@ -41,7 +41,7 @@ export interface Upgrade {
   whyNotOffered(): string
 }
 
-/** Where requests come once INIT was answered. */
+/** The source of requests once INIT was answered. */
 export interface UpgradeDevice extends FuseDevice {
   readonly slots: Slots
   /** Asynchronous requests that the kernel may have under way at a time. */
@@ -68,10 +68,10 @@ export class FuseSession implements Session {
   readonly #spin: Spin
   #device: FuseDevice
   #replies: Replies
-  /** Where requests are to come from once INIT is answered; null: from where they do. */
+  /** The next source of requests, once INIT is answered; null: the one of now. */
   #next: UpgradeDevice | null = null
   #whyDev: string | null = null
-  /** What an INIT has agreed on that is answered, or about to be. */
+  /** The terms of an INIT that is answered, or about to be. */
   #agreed: Negotiated | null = null
   /** Requests of the batch under way. */
   #slots = new Slots(SLOT_SIZE, NR_SLOTS, DEV_LAYOUT, residentMemory(SLOT_SIZE * NR_SLOTS))

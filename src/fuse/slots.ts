@@ -1,5 +1,5 @@
 /**
- * Where requests arrive, and where each is answered: equal slots of one long-lived memory.
+ * Requests arrive, and each is answered, in equal slots of one long-lived memory.
  *
  * The headers of request and reply begin a slot and have `unique` at the same place, so a reply is
  * made in its request's slot: two words of the header change, the payload goes to its place, and
@@ -7,7 +7,7 @@
  */
 import { IN_HEADER, OUT_HEADER } from './abi.js'
 
-/** Where the parts of a request and its reply are: bytes from the start of a slot. */
+/** The places of the parts of a request and its reply: bytes from the start of a slot. */
 export interface SlotLayout {
   /** The structure of a request. */
   readonly body: number
@@ -57,7 +57,7 @@ export class Slots {
     this.#rest = layout.rest
   }
 
-  /** Where what follows a structure of `bodySize` bytes is in the slot at byte `base`. */
+  /** The byte after a structure of `bodySize` bytes in the slot at byte `base`. */
   rest(base: number, bodySize: number): number {
     return this.#rest === null ? base + this.body + bodySize : base + this.#rest
   }

@@ -1,4 +1,4 @@
-/** What stands on a filesystem: loop devices on its files, and filesystems on those. */
+/** Everything that stands on a filesystem: loop devices on its files, and filesystems on those. */
 import { ThinfsError } from '../base/index.js'
 import { type AttachedLoop, isStillAttached, mountsOn } from './device-users.js'
 import { isOn, processesWithin } from './holders.js'
@@ -10,7 +10,7 @@ import { runTool } from './tool.js'
 
 /**
  * Takes away what stands on a mount, the uppermost first: unmounts the filesystems, then detaches
- * the loop devices. Whoever takes the same away meanwhile is welcome.
+ * the loop devices. Another program may take the same away meanwhile.
  * @throws VOLUME_BUSY naming what is in use: that is left as it is, and so is all that is below it
  */
 export async function clearAbove(mount: Mount): Promise<void> {
@@ -56,7 +56,8 @@ async function unmountFilesystem(device: AttachedLoop): Promise<string[]> {
     const last = own.at(-1)?.mount
     if (last === undefined) return places
     mustBeOnTop(last)
-    // Frozen it would stop what is unmounted above it for ever. What is not frozen is refused.
+    // A frozen filesystem would keep unmounts above it waiting for ever. The kernel refuses to thaw
+    // one that is not frozen.
     await runTool('fsfreeze', '--unfreeze', '--', last.mountPoint).catch(() => {})
     await clearAbove(last)
     // Somebody may have mounted something over it meanwhile.

@@ -110,8 +110,8 @@ function noLoops(file: string, errno: string, cause: unknown): ThinfsError {
 }
 
 /**
- * Attaches a device that was detached, to `file`. Where somebody else has taken the number
- * meanwhile, this waits until he gives it back.
+ * Attaches a device that was detached, to `file`. If somebody else has taken the number meanwhile,
+ * this waits until he gives it back.
  * @throws VOLUME_BUSY when he has not after half a minute; TOOL_FAILED
  */
 export async function reattachLoop(file: string, device: string): Promise<void> {
@@ -133,8 +133,8 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
 }
 
 /**
- * Detaches the device, and takes its names away. Where somebody still uses it the kernel detaches it later and reports
- * success, so this looks for users before and after.
+ * Detaches the device, and takes its names away. The kernel detaches a device that is in use later,
+ * and reports success all the same, so this looks for users before and after.
  * @param label begins the messages
  * @throws VOLUME_BUSY naming who uses it, and what becomes of it; TOOL_FAILED
  */

@@ -64,8 +64,8 @@ export const isDead = (err: unknown): boolean =>
   ['ENOTCONN', 'ECONNABORTED'].includes(errnoOf(err))
 
 /**
- * Takes the mounts of a pool away that nobody serves any more. To be called when no process that
- * could serve them is there: a live one would be waited for.
+ * Takes the mounts of a pool away that nobody serves any more. Callers see to it that no process is
+ * there that could serve them: this would wait for a live one.
  * @param source path of its pool.yaml
  * @returns where they were
  * @throws MOUNT_FAILED
@@ -148,7 +148,7 @@ function loopFileBelow(path: string): string | null {
 }
 
 /**
- * To be called before an unmount, which would take what is mounted over ours, or do nothing.
+ * Callers look before an unmount, which would take a mount over ours away, or do nothing.
  * @throws MOUNT_BUSY naming what hides the mount
  */
 export function mustNotBeHidden(mount: Mount): void {

@@ -4,7 +4,7 @@ import { Recorder } from './recorder.js'
 import { VolumeDisk } from './through.js'
 
 /**
- * What stands before the device of a volume: first what is injected, so that nothing is recorded
+ * The layers before the device of a volume: first the injected faults, so that nothing is recorded
  * that did not happen, then the recorder. Requests may be under way in it when nothing is done to
  * the volume any more, so it is kept for as long as the volume.
  */

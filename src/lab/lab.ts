@@ -2,9 +2,9 @@
  * The crash lab of a mounted pool: what stands before the devices of volumes that are recorded, or
  * into which something is injected.
  *
- * A volume that nothing is done to has nothing before its device. What is done lasts as long as the
- * mount: the next engine finds it in lab.json; for the next mount nothing is injected, and
- * recordings have ended.
+ * A volume that nothing is done to has nothing before its device. Faults and recordings last as
+ * long as the mount: the next engine finds them in lab.json; for the next mount nothing is
+ * injected, and recordings have ended.
  */
 import { ThinfsError, volumeMissing } from '../base/index.js'
 import { exactSize } from '../config/index.js'

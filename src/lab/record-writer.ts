@@ -9,8 +9,8 @@ const fsyncLater = promisify(fsync)
 const { O_RDWR, O_CREAT, O_TRUNC, O_NOFOLLOW } = constants
 
 /**
- * Appends to a recording. What a call has written survives the death of this process; an entry is
- * there only when the bytes that it leads to are.
+ * Appends to a recording. The writes of a call survive the death of this process; an entry is there
+ * only when the bytes that it leads to are.
  */
 export class RecordWriter {
   readonly #log: number
@@ -18,7 +18,7 @@ export class RecordWriter {
   readonly #entry = Buffer.alloc(RECORD_ENTRY.size)
   readonly #view = viewOf(this.#entry)
   #count: number
-  /** Where the next bytes go in the data file. */
+  /** The place of the next bytes in the data file. */
   #end: number
 
   private constructor(folder: HeldFolder, id: number, flags: number) {

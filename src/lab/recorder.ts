@@ -5,7 +5,7 @@ import { Through } from './through.js'
 
 /**
  * A device whose changes are recorded, in the order in which they end, before they are
- * acknowledged: dm-log-writes. Where the recording fails the device goes on without it, as there.
+ * acknowledged: dm-log-writes. If the recording fails the device goes on without it, as there.
  */
 export class Recorder extends Through {
   #writer: RecordWriter | null = null

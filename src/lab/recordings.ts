@@ -3,7 +3,7 @@
  * the bytes that came.
  *
  * One goes on until it is stopped, or the pool unmounted, or its log cannot be written; the engine
- * may be another meanwhile. What makes it end is saved before anything that it lacks is
+ * may be another meanwhile. The reason for its end is saved before any request that it lacks is
  * acknowledged.
  */
 import { statSync } from 'node:fs'

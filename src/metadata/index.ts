@@ -10,6 +10,7 @@ export {
 export type { DeviceDetails } from './device.js'
 export * from './format.js'
 export type { Mapping } from './mapping.js'
+export type { Mappings } from './mappings.js'
 export { type MappedRun, MetadataView, type ViewedDevice } from './metadata-view.js'
 export type { Survey } from './relocation.js'
 export {

@@ -1,4 +1,4 @@
-/** Where a block of a thin device is, as the value of its tree: 40 bits of block, 24 of time. */
+/** The place of a thin device's block, as the value of its tree: 40 bits of block, 24 of time. */
 import type { DataBlock } from '../base/index.js'
 import type { ValueRefs } from './btree/tree.js'
 import type { DataSpaceMap } from './space/data-space-map.js'

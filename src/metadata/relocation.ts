@@ -81,24 +81,39 @@ export class Relocation {
     this.#data = data
   }
 
-  /** From now on `find` goes through everything again. */
+  /**
+   * Keeps a free data block from being allocated until it is moved to, or `unreserve`. The next
+   * process does not know of it. @returns -1 when there is none
+   */
+  reserve(): DataBlock | -1 {
+    return this.#data.reserve() as DataBlock | -1
+  }
+
+  unreserve(dataBlock: DataBlock): void {
+    this.#data.unreserve(dataBlock)
+  }
+
+  /** From now on `find` goes through all mappings again. */
   startOver(): void {
     this.#seen.clear()
   }
 
   /**
-   * Visits mappings of a device to data blocks at or above `end`, from virtual block `begin` on,
-   * but for those in nodes that it has been through already.
+   * Visits mappings of a device to data blocks past the end of what may be allocated, but for those
+   * in nodes that it has been through already: parts that devices share are visited once. The
+   * visitor must not change the metadata.
+   * @param begin the first virtual block
    * @param leaves how many to look at
    * @returns the virtual block to go on from; Infinity at the end
    */
   find(
     devId: DevId,
     begin: number,
-    { end, leaves }: { end: number; leaves: number },
+    leaves: number,
     visit: (vblock: number, dataBlock: DataBlock) => void,
   ): number {
     const budget = { leaves }
+    const { end } = this.#data
     const root = readNode(this.#info, this.#devices.get(devId).tree.root)
     return this.#find(root, begin, Number.POSITIVE_INFINITY, 0, budget, (leaf, slot) => {
       const dataBlock = mappedBlock(leaf.view, valueAt(leaf, slot))
@@ -140,11 +155,11 @@ export class Relocation {
   }
 
   /**
-   * Looks at what all devices map virtual blocks to.
+   * Looks at what all devices map virtual blocks to. Good until the metadata changes.
    * @param vblocks ascending
-   * @param end data blocks below do not count
+   * @param end data blocks below do not count; default: those that may be allocated
    */
-  survey(vblocks: readonly number[], end: number): Survey {
+  survey(vblocks: readonly number[], end = this.#data.end): Survey {
     const roots = new Map<number, { use: Use; devIds: DevId[] }>()
     const uses = new Map<number, Use>()
     const found = new Map<DataBlock, Found>()
@@ -227,9 +242,10 @@ export class Relocation {
   }
 
   /**
-   * Changes mappings.
+   * Makes everything that maps the data blocks map others instead: of all devices, with their times,
+   * and with nothing shared that was not, or not shared that was.
    * @param survey made since the last change of the metadata
-   * @param moves data blocks that are whole, and reserved ones for each
+   * @param moves data blocks that are whole, to ones that `reserve` returned
    */
   move({ roots, found }: Survey, moves: ReadonlyMap<DataBlock, DataBlock>): void {
     const changes = new Map<Use, boolean>()
@@ -262,6 +278,15 @@ export class Relocation {
       for (const devId of devIds) this.#devices.moved(devId, root)
     }
     for (const [from, to] of moves) this.#data.moveOwners(from, to, found.get(from)!.owners)
+  }
+
+  /**
+   * Makes a move of the journal again, as far as there are such mappings.
+   * @param from what they map, when they are of one virtual block
+   */
+  moveAgain(vblock: number, from: DataBlock, to: DataBlock): void {
+    const survey = this.survey([vblock], from)
+    if (survey.found.has(from)) this.move(survey, new Map([[from, to]]))
   }
 
   /** The node itself where nothing else can reach it but what was found; else one in its place. */

@@ -6,7 +6,6 @@
  * leaves the running transaction unusable: only `rollback` helps then.
  * Source of the rules: drivers/md/dm-thin-metadata.c; docs/FORMAT.md.
  */
-import { createHash } from 'node:crypto'
 import {
   assert,
   type DataBlock,
@@ -20,23 +19,15 @@ import { nodeKind } from './blocks/block.js'
 import { BlockCache } from './blocks/block-cache.js'
 import { Transaction } from './blocks/transaction.js'
 import { BTree } from './btree/btree.js'
-import { walkTogether } from './btree/together.js'
-import { readNode, type TreeInfo } from './btree/tree.js'
-import { isPathShared, lastSliceBegin, runEnd, walk, walkExclusive } from './btree/walk.js'
+import type { TreeInfo } from './btree/tree.js'
 import type { DeviceDetails } from './device.js'
 import { DeviceTable } from './device-table.js'
-import { ENTRIES_PER_BITMAP, FLAG_NEEDS_CHECK, MAX_TIME, NODE, uuidText } from './format.js'
+import { ENTRIES_PER_BITMAP, FLAG_NEEDS_CHECK, MAX_TIME, uuidText } from './format.js'
 import { type FormatOptions, writeFreshMetadata } from './fresh-metadata.js'
-import {
-  type Mapping,
-  MappingRefs,
-  mappedBlock,
-  mappedTime,
-  readMapping,
-  writeMapping,
-} from './mapping.js'
+import { MappingRefs } from './mapping.js'
+import { Mappings } from './mappings.js'
 import { MetadataSnapshot } from './metadata-snapshot.js'
-import { Relocation, type Survey } from './relocation.js'
+import { Relocation } from './relocation.js'
 import { SealedTransaction } from './sealed-transaction.js'
 import { DataSpaceMap } from './space/data-space-map.js'
 import { MetadataSpaceMap } from './space/metadata-space-map.js'
@@ -53,10 +44,13 @@ export class ThinMetadata {
   readonly #metadataMap: MetadataSpaceMap
   readonly #dataMap: DataSpaceMap
   /** Kind of the devices' trees: virtual block to mapping. */
-  readonly #mappings: TreeInfo
+  readonly #info: TreeInfo
   readonly #devices: DeviceTable
   readonly #snapshot: MetadataSnapshot
-  readonly #relocation: Relocation
+  /** The data block of each virtual block of each device. */
+  readonly mappings: Mappings
+  /** Moves data blocks: everything that maps one is made to map another. */
+  readonly relocation: Relocation
   /** Space map roots and tree roots are those of the last commit; all else is as of now. */
   #superblock: Superblock
   #superblockChanged = false
@@ -87,11 +81,13 @@ export class ThinMetadata {
     this.#metadataMap = new MetadataSpaceMap(transaction)
     this.#dataMap = new DataSpaceMap(transaction)
     const refs = new MappingRefs(this.#dataMap)
-    this.#mappings = { transaction, kind: nodeKind('mapping', 8), refs }
-    const devices = new DeviceTable(this.#mappings)
+    this.#info = { transaction, kind: nodeKind('mapping', 8), refs }
+    const devices = new DeviceTable(this.#info)
     this.#devices = devices
-    this.#snapshot = new MetadataSnapshot(transaction, this.#metadataMap, this.#mappings, devices)
-    this.#relocation = new Relocation(this.#mappings, devices, this.#dataMap)
+    this.#snapshot = new MetadataSnapshot(transaction, this.#metadataMap, this.#info, devices)
+    const maps = { data: this.#dataMap, metadata: this.#metadataMap }
+    this.mappings = new Mappings(this.#info, devices, maps)
+    this.relocation = new Relocation(this.#info, devices, this.#dataMap)
     this.#superblock = readSuperblock(store)
     this.#adopt()
   }
@@ -264,7 +260,7 @@ export class ThinMetadata {
   }
 
   /**
-   * Releases the metadata snapshot, or a part of it. To be called until nothing is left.
+   * Releases the metadata snapshot, or a part of it. Callers repeat it until nothing is left.
    * @param leaves of mapping trees to visit at most; default: all
    * @returns whether nothing is left
    * @throws SNAPSHOT_NOT_HELD
@@ -280,7 +276,7 @@ export class ThinMetadata {
   createThin(devId: DevId): void {
     this.#assertNew(devId)
     const { transactionId, time } = this.#superblock
-    this.#devices.add(devId, BTree.create(this.#mappings), {
+    this.#devices.add(devId, BTree.create(this.#info), {
       mappedBlocks: 0,
       transactionId,
       creationTime: time,
@@ -311,7 +307,7 @@ export class ThinMetadata {
     const time = this.#tick()
     const { root } = origin.tree
     this.#metadataMap.inc(root)
-    this.#devices.add(devId, new BTree(this.#mappings, root), {
+    this.#devices.add(devId, new BTree(this.#info, root), {
       mappedBlocks: origin.mappedBlocks,
       transactionId: this.#superblock.transactionId,
       creationTime: time,
@@ -339,27 +335,6 @@ export class ThinMetadata {
     return this.#devices.get(devId)
   }
 
-  /** Metadata block of the root of a device's mapping tree. @throws DEVICE_MISSING */
-  rootOf(devId: DevId): number {
-    return this.#root(devId).nr
-  }
-
-  /**
-   * A text that is another one after any change of the mappings of a device that a commit has ended.
-   * Writes in place change no mapping: `markShared`, or a snapshot, sees to it that the first one
-   * does.
-   * @throws DEVICE_MISSING
-   */
-  fingerprint(devId: DevId): string {
-    const { transactionId, creationTime } = this.#devices.get(devId)
-    const root = this.#root(devId)
-    const hash = createHash('sha256')
-    hash.update(`${devId} ${transactionId} ${creationTime} ${root.nr} `)
-    // Location and checksum come with the commit.
-    hash.update(root.bytes.subarray(NODE.at.nrEntries))
-    return hash.digest('hex').slice(0, 32)
-  }
-
   /** Ascending. Devices may come and go meanwhile. */
   deviceIds(): Generator<DevId> {
     return this.#devices.ids()
@@ -377,245 +352,6 @@ export class ThinMetadata {
       device.snapshottedTime = time
       this.#devices.noteChange(device)
     }
-  }
-
-  // --- mappings; DEVICE_MISSING where there is no such device ---
-
-  /** @returns whether the virtual block is mapped; only then `out` is filled */
-  find(devId: DevId, vblock: number, out: Mapping): boolean {
-    const { tree } = this.#devices.get(devId)
-    if (!tree.search(vblock)) return false
-    readMapping(tree.view, tree.at, out)
-    return true
-  }
-
-  /**
-   * How far a device maps block after block. Costs a look at each leaf in between: `end` bounds it.
-   * @returns the first virtual block at or after `begin` that is not mapped, or `end`
-   */
-  mappedUntil(devId: DevId, begin: number, end: number): number {
-    return runEnd(this.#mappings, this.#root(devId), begin, end)
-  }
-
-  /** The first mapping at or after `vblock`. @returns its virtual block, or -1 */
-  next(devId: DevId, vblock: number, out: Mapping): number {
-    const { tree } = this.#devices.get(devId)
-    if (!tree.seek(vblock)) return -1
-    readMapping(tree.view, tree.at, out)
-    return tree.key
-  }
-
-  /** The largest virtual block that is mapped, or -1. */
-  highestMapped(devId: DevId): number {
-    const { tree } = this.#devices.get(devId)
-    return tree.last() ? tree.key : -1
-  }
-
-  /**
-   * Visits the mappings of [begin, end), ascending. The visitor must not change the metadata, nor
-   * visit mappings.
-   */
-  forEachMapping(
-    devId: DevId,
-    begin: number,
-    end: number,
-    visit: (vblock: number, dataBlock: DataBlock, time: number) => void,
-  ): void {
-    walk(this.#mappings, this.#root(devId), begin, end, (vblock, { view }, at) =>
-      visit(vblock, mappedBlock(view, at), mappedTime(view, at)),
-    )
-  }
-
-  /**
-   * Visits mappings from `begin` on, ascending, that are in leaves which no other tree can reach.
-   * The visitor must not change the metadata, nor visit mappings.
-   * @param leaves how many to visit at most
-   * @param visit gets the data block's count too: when it is 1, the block is the device's alone
-   * @returns the virtual block to go on from; Infinity at the end
-   */
-  forEachExclusive(
-    devId: DevId,
-    begin: number,
-    leaves: number,
-    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
-  ): number {
-    const root = this.#root(devId)
-    if (this.#devices.isPathShared(devId)) return POSITIVE_INFINITY
-    return walkExclusive(this.#mappings, root, begin, { leaves }, (vblock, { view }, at) => {
-      const dataBlock = mappedBlock(view, at)
-      visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
-    })
-  }
-
-  /**
-   * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that nothing
-   * but these devices can reach. Of a leaf that several of them share, those of the first.
-   * @param nr of that device among them
-   */
-  forEachExclusiveTogether(
-    devIds: readonly DevId[],
-    nr: number,
-    begin: number,
-    visit: (vblock: number, dataBlock: DataBlock, count: number) => void,
-  ): number {
-    const { tree } = this.#devices.get(devIds[nr]!)
-    // Nothing is a device's alone that the metadata snapshot leads to.
-    const isOwn = (devId: DevId): boolean => !this.#devices.isPathShared(devId)
-    if (!isOwn(devIds[nr]!) || !tree.seek(begin)) return POSITIVE_INFINITY
-    const key = tree.key
-    const own = devIds.filter(isOwn)
-    const roots = own.map(devId => this.#devices.get(devId).tree.root)
-    const at = own.indexOf(devIds[nr]!)
-    return walkTogether(this.#mappings, roots, at, key, (vblock, { view }, place) => {
-      const dataBlock = mappedBlock(view, place)
-      visit(vblock, dataBlock, this.#dataMap.count(dataBlock))
-    })
-  }
-
-  /**
-   * Whether something else can reach the data block that a virtual block is mapped to: another
-   * device or the metadata snapshot. The time of the mapping, by which dm-thin judges, may say so
-   * wrongly.
-   *
-   * A power cut brings the last durable transaction back, and with it an owner that has given the
-   * block up since. So while a transaction that took owners away is not durable, everything with
-   * an old time counts as shared.
-   */
-  isReallyShared(devId: DevId, vblock: number): boolean {
-    const { tree } = this.#devices.get(devId)
-    if (this.#dataMap.hasDisowned || this.#metadataMap.hasDisowned) return true
-    return (
-      tree.search(vblock) &&
-      (this.#dataMap.count(mappedBlock(tree.view, tree.at)) > 1 ||
-        isPathShared(this.#mappings, tree.root, vblock) ||
-        this.#devices.isPathShared(devId))
-    )
-  }
-
-  /** Whether a virtual block is mapped to a data block that nothing else leads to now. */
-  isExclusive(devId: DevId, vblock: number): boolean {
-    const { tree } = this.#devices.get(devId)
-    return (
-      tree.search(vblock) &&
-      this.#dataMap.count(mappedBlock(tree.view, tree.at)) === 1 &&
-      !isPathShared(this.#mappings, tree.root, vblock) &&
-      !this.#devices.isPathShared(devId)
-    )
-  }
-
-  /**
-   * Maps a virtual block, over what it was mapped to. Takes over the caller's reference on the data
-   * block, unless the virtual block is mapped to that already.
-   */
-  insert(devId: DevId, vblock: number, dataBlock: DataBlock, time = this.#superblock.time): void {
-    assert(time <= MAX_TIME, 'a mapping has 24 bits of time')
-    const device = this.#devices.writable(devId)
-    const { tree } = device
-    const found = tree.insert(vblock)
-    const old = found ? mappedBlock(tree.view, tree.at) : dataBlock
-    writeMapping(tree.view, tree.at, dataBlock, time)
-    if (old !== dataBlock) this.#dataMap.dec(old)
-    if (found) return
-    device.mappedBlocks++
-    device.changed = true
-  }
-
-  /**
-   * Unmaps [begin, end). Shared leaves are dropped without being read.
-   * @param end may be Infinity
-   * @returns how many virtual blocks were mapped
-   */
-  removeRange(devId: DevId, begin: number, end: number): number {
-    const { tree } = this.#devices.get(devId)
-    if (!tree.seek(begin) || tree.key >= end) return 0
-    const device = this.#devices.writable(devId)
-    const removed = tree.removeRange(begin, end < MAX_SAFE_INTEGER ? end : POSITIVE_INFINITY)
-    device.mappedBlocks -= removed
-    device.changed = true
-    return removed
-  }
-
-  /**
-   * Where the last slice of a device begins: `removeRange(devId, begin, Infinity)` touches at most
-   * `leaves` leaves. 0 when `deleteDevice` would do no more work than that: shared parts of the
-   * tree cost it nothing.
-   */
-  sliceBegin(devId: DevId, leaves: number): number {
-    const root = this.#root(devId)
-    if (this.#devices.isPathShared(devId)) return 0
-    return lastSliceBegin(this.#mappings, root, leaves)
-  }
-
-  // --- moving data blocks ---
-
-  /**
-   * Keeps a free data block from being allocated until it is moved to, or `unreserveData`. The next
-   * process does not know of it. @returns -1 when there is none
-   */
-  reserveData(): DataBlock | -1 {
-    return this.#dataMap.reserve() as DataBlock | -1
-  }
-
-  unreserveData(dataBlock: DataBlock): void {
-    this.#dataMap.unreserve(dataBlock)
-  }
-
-  /** From now on `findHigh` goes through all mappings again. */
-  startOverFindingHigh(): void {
-    this.#relocation.startOver()
-  }
-
-  /**
-   * Visits mappings of a device to data blocks from `dataEnd` on. Parts that devices share are
-   * visited once. The visitor must not change the metadata.
-   * @param begin the first virtual block
-   * @param leaves how many to look at
-   * @returns the virtual block to go on from; Infinity at the end
-   */
-  findHigh(
-    devId: DevId,
-    begin: number,
-    leaves: number,
-    visit: (vblock: number, dataBlock: DataBlock) => void,
-  ): number {
-    return this.#relocation.find(devId, begin, { end: this.dataEnd, leaves }, visit)
-  }
-
-  /**
-   * What all devices map virtual blocks to, of the data blocks from `dataEnd` on. Good until the
-   * metadata changes.
-   * @param vblocks ascending
-   */
-  survey(vblocks: readonly number[]): Survey {
-    return this.#relocation.survey(vblocks, this.dataEnd)
-  }
-
-  /** Whether a survey has found all mappings of a data block, so that it can be moved. */
-  isWhole(survey: Survey, dataBlock: DataBlock): boolean {
-    return this.#relocation.isWhole(survey, dataBlock)
-  }
-
-  /** Metadata blocks that moving all data blocks of a survey takes at most. */
-  moveCost(survey: Survey): number {
-    return this.#relocation.cost(survey)
-  }
-
-  /**
-   * Makes everything that maps the data blocks map others instead: of all devices, with their times,
-   * and with nothing shared that was not, or not shared that was.
-   * @param moves data blocks that are whole, to ones that `reserveData` returned
-   */
-  moveData(survey: Survey, moves: ReadonlyMap<DataBlock, DataBlock>): void {
-    this.#relocation.move(survey, moves)
-  }
-
-  /**
-   * Makes a move of the journal again, as far as there are such mappings.
-   * @param from what they map, when they are of one virtual block
-   */
-  moveDataAgain(vblock: number, from: DataBlock, to: DataBlock): void {
-    const survey = this.#relocation.survey([vblock], from)
-    if (survey.found.has(from)) this.#relocation.move(survey, new Map([[from, to]]))
   }
 
   // --- data blocks ---
@@ -768,10 +504,6 @@ export class ThinMetadata {
     this.#dataMap.reset(this.#superblock.dataSpaceMap)
     this.#devices.reset(this.#superblock.mappingRoot, this.#superblock.detailsRoot)
     this.#superblockChanged = false
-  }
-
-  #root(devId: DevId) {
-    return readNode(this.#mappings, this.#devices.get(devId).tree.root)
   }
 
   /** A damaged space map may have any count for a block, so a wrong one is not the caller's bug. */

@@ -1,6 +1,6 @@
 import type { PoolRates } from './rates.js'
 
-/** What is kept of a moment, for charts. */
+/** The figures that are kept of a moment, for charts. */
 export interface Sample {
   /** Seconds since 1970. */
   time: number

@@ -2,7 +2,9 @@ import { isIP } from 'node:net'
 import { resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 
-/** Where `thinfs serve` listens: an address of this machine alone, or a unix socket. */
+/**
+ * The place at which `thinfs serve` listens: an address of this machine alone, or a unix socket.
+ */
 export type Listen = { host: string; port: number } | { path: string }
 
 /** Bytes of a path in struct sockaddr_un, without the zero at its end. */

@@ -10,7 +10,7 @@ import {
 import type { PoolStatistics } from '../volumes/index.js'
 
 const MODES = ['write', 'out_of_data_space', 'out_of_metadata_space', 'read_only', 'fail'] as const
-/** What has bytes. */
+/** The operations that have bytes. */
 const WITH_BYTES = ['read', 'write', 'discard'] as const satisfies Operation[]
 
 /** Buckets of a pool's histograms in seconds: every octave. */

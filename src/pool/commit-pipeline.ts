@@ -9,10 +9,10 @@
  * DataBlocks releases the blocks that a durable transaction freed afterwards; no flush waits for
  * that.
  *
- * A commit fails in one of two ways. Where the metadata's file system is full, the sealed
- * transaction stalls and is tried again. After any other failure the pool does as the kernel after
- * a failed metadata operation: it goes back to the last commit, read-only
- * (metadata_operation_failed in drivers/md/dm-thin.c).
+ * A commit fails in one of two ways. If the metadata's file system is full, the sealed transaction
+ * stalls and is tried again. After any other failure the pool does as the kernel after a failed
+ * metadata operation: it goes back to the last commit, read-only (metadata_operation_failed in
+ * drivers/md/dm-thin.c).
  */
 import {
   assert,
@@ -319,7 +319,7 @@ export class CommitPipeline {
     // Only holes that were flushed are there after a power cut.
     if (blocks.freeMeansHole) await blocks.flushLabel()
     assert(!metadata.changed, 'no change follows close()')
-    const clean = blocks.freeMeansHole && !blocks.hasRefused && !this.#punchesFree
+    const clean = blocks.freeMeansHole && !blocks.freed.hasRefused && !this.#punchesFree
     try {
       if (clean && extended.size === 0) return this.#endJournal()
       // A size that could not be saved in volumes.json stays in the journal.
@@ -332,7 +332,7 @@ export class CommitPipeline {
     }
   }
 
-  /** Where the host has no room for that, the next opening punches what are holes already. */
+  /** If the host has no room for that, the next opening punches holes that are there already. */
   #endJournal(): void {
     try {
       this.#parts.journal.end(this.#superblock)
@@ -384,7 +384,7 @@ export class CommitPipeline {
         await this.#clearFree()
         this.#listener.committed()
       }
-      if (writable) blocks.retry()
+      if (writable) blocks.freed.retry()
     } catch (err) {
       if (this.#stalled !== null && state.writable && !undoes) {
         this.#stall(err)
@@ -413,7 +413,7 @@ export class CommitPipeline {
     this.trySettle()
     const clearing = this.#clearFree()
     if (clearing !== undefined) await clearing
-    this.#parts.blocks.release(sealed.freed)
+    this.#parts.blocks.freed.release(sealed.freed)
     if (this.#parts.metadata.changed) this.commitSoon()
     this.#listener.committed()
   }
@@ -424,7 +424,9 @@ export class CommitPipeline {
     const asked = this.#parts.mayWrite()
     if (asked !== undefined) await asked
     try {
-      await sealed.write(new Slice(this.#parts.clock), () => this.#parts.mayWrite())
+      // Flushes wait for it, and so it does not take turns with a removal.
+      const slice = new Slice(this.#parts.clock, true)
+      await sealed.write(slice, () => this.#parts.mayWrite())
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
@@ -561,7 +563,7 @@ export class CommitPipeline {
     state.set('read_only', reason)
     state.set('fail', reason)
     this.#listener.failed(state.lost)
-    blocks.keepFreed()
+    blocks.freed.keep()
     this.#stalled = null
     events.lost(why)
   }

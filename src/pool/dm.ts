@@ -66,7 +66,7 @@ function devIdOf(text: string): DevId {
 export function usedMetadataBlocks(pool: ThinPool): number {
   const { nrMetadataBlocks, nrAllocatedMetadataBlocks } = pool.metadata
   const free = nrMetadataBlocks - nrAllocatedMetadataBlocks
-  return nrMetadataBlocks - Math.max(0, free - pool.space.metadataReserve)
+  return nrMetadataBlocks - Math.max(0, free - pool.space.metadata.reserve)
 }
 
 /**
@@ -92,7 +92,7 @@ export function poolStatus(pool: ThinPool): string {
     discard,
     `${pool.space.onFull}_if_no_space`,
     metadata.needsCheck ? 'needs_check' : '-',
-    pool.space.metadataLowWaterMark,
+    pool.space.metadata.lowWaterMark,
     '',
   ].join(' ')
 }
@@ -103,7 +103,7 @@ export function thinStatus(pool: ThinPool, devId: DevId): string {
   const sectors = pool.blockSize / SECTOR_SIZE
   try {
     const mapped = pool.metadata.details(devId).mappedBlocks * sectors
-    const highest = pool.metadata.highestMapped(devId)
+    const highest = pool.metadata.mappings.highestMapped(devId)
     return `${mapped} ${highest < 0 ? '-' : (highest + 1) * sectors - 1}`
   } catch (err) {
     if (err instanceof ThinfsError) return 'Error'

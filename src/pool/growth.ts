@@ -150,7 +150,7 @@ export class Growth {
       let lacking = this.#lacking(dataBlocks, metadataBlocks - nrMetadataBlocks)
       if (!metadataIsDevice) {
         const rule = autoextend.metadata
-        // What is kept back for commits grows with the metadata.
+        // The blocks kept back for commits grow with the metadata.
         const enough = rule === undefined ? 0 : metadataBlocks + 2 * Math.max(0, lacking)
         const wanted = Math.max(metadataBlocks, autoextend.metadataOf?.(dataBlocks) ?? 0, enough)
         metadataBlocks = Math.max(
@@ -167,7 +167,7 @@ export class Growth {
     try {
       this.#grow(dataBlocks * blocks.blockSize, metadataBlocks * METADATA_BLOCK_SIZE)
     } catch (err) {
-      // What the file system refuses; change() fails the pool, and with it who waits.
+      // The file system refused it; change() fails the pool, and with it those who wait.
       this.#stop(dataBlocks > nrDataBlocks ? 'data' : 'metadata', (err as Error).message)
     }
   }
@@ -247,7 +247,7 @@ export class Growth {
     const { store, blocks, state, commits } = this.#parts
     state.mustBeWritable()
     if (!this.#parts.mayGrowData()) throw shrinkingError()
-    // Where the host has no room for what was changed already, this is what fails.
+    // If the host has no room for the changes so far, this fails.
     if (commits.stalled) await commits.commit()
     state.mustBeWritable()
     if (!this.#parts.mayGrowData()) throw shrinkingError()

@@ -33,8 +33,8 @@ export interface JournalState {
   older: boolean
   /**
    * The last generation that the file speaks of, which is that of the superblock or the one after
-   * it. Where a power cut may have taken the end of the file: the last that it gives this
-   * superblock, null for none.
+   * it. For a file whose end a power cut may have taken: the last that it gives this superblock,
+   * null for none.
    */
   generation: number | null
   /** The generation that the label of the data has, at least; 0 where that is not known. */

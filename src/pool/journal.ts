@@ -11,8 +11,8 @@
  * the disk. So a reader finds the last BASE frame that names the superblock it sees, and replays
  * all changes after it: those of sealed transactions that did not become durable, too. A CLEAN
  * frame alone is what an orderly shutdown leaves: nothing to replay and every free data block is a
- * hole. That is good after a reboot, too, and so its replacement is flushed before a free block is
- * written to.
+ * hole. This holds after a reboot too, so its replacement is flushed before a free block is written
+ * to.
  *
  * A journal that cannot know the superblock it finds is evidence as well: somebody changed the
  * metadata since. BASE and CLEAN frames carry the transaction id and the time of their superblock,
@@ -33,7 +33,7 @@ import {
 } from './journal-frames.js'
 import { type JournalState, judge } from './journal-state.js'
 
-/** Where a journal is kept: a small file that is appended to and now and then replaced. */
+/** The keeper of a journal: a small file that is appended to and now and then replaced. */
 export interface JournalFile {
   /** Identifies the boot of the machine: what this boot wrote is in the page cache still. */
   readonly bootId: string

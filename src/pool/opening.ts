@@ -65,9 +65,9 @@ export async function bringUp(
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
   else if (!known) mustBeSound(store)
-  // Metadata that may be an older copy, or another pool's, would cost data: free blocks are punched,
-  // or written over. Where discards are not passed down there is data in them at any time; then a
-  // label that went on is needed for a doubt.
+  // Metadata that may be an older copy, or another pool's, would cost data: free blocks are
+  // punched, or written over. If discards are not passed down there is data in them at any time;
+  // then only a label that went on is a reason for doubt.
   const { path } = store
   if (!isSure && inDoubt && (blocks.freeMeansHole || isBehind(found, label))) {
     await mustHaveHoles(metadata, blocks, { path, doubt: 'foreign' })
@@ -100,7 +100,7 @@ export async function bringUp(
       errno: errnoOf(err),
     })
   }
-  space.noteHostLow()
+  space.data.noteHostLow()
   return true
 }
 

@@ -79,7 +79,7 @@ export interface Autoextend {
   max: number | null
 }
 
-/** What grows by itself. */
+/** The parts of a pool that grow by themselves. */
 export interface AutoextendOptions {
   data?: Autoextend
   metadata?: Autoextend

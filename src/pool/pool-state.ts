@@ -2,9 +2,10 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolEvents, PoolMode } from './options.js'
 
 /**
- * Which mode may follow which, and when. A mode that may not follow is not taken: what failed for
- * good stays so, whatever a call that was in flight says of space afterwards. The kernel's rules
- * (dm-thin.c, set_pool_mode), but that a pool leaves `read_only` by being opened again alone.
+ * The modes that may follow each mode, and when. A mode that may not follow is not taken: what
+ * failed for good stays so, whatever a call that was in flight says of space afterwards. The
+ * kernel's rules (dm-thin.c, set_pool_mode), but that a pool leaves `read_only` by being opened
+ * again alone.
  */
 export const MODE_CHANGES: Readonly<Record<PoolMode, Partial<Record<PoolMode, string>>>> = {
   write: {

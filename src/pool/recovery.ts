@@ -29,7 +29,7 @@ import type { OpenHandles } from './open-handles.js'
  *
  * It checks only metadata that another program may have written. Metadata that thinfs wrote was
  * fresh once or has passed this check, and the journal, which outlives the engine and mostly a
- * power cut, names its superblock. Where a power cut took the journal the check is made again: it
+ * power cut, names its superblock. If a power cut took the journal the check is made again: it
  * reads every metadata block in use once.
  * @throws METADATA_CORRUPT
  */
@@ -156,15 +156,15 @@ function replayAll(
       // Nobody has seen a device that was made in a lost transaction.
       if (!metadata.hasDevice(devId)) return
       mustFit(`block ${vblock} of device ${devId}`, vblock * blockSize)
-      const same = metadata.find(devId, vblock, found) && found.dataBlock === dataBlock
+      const same = metadata.mappings.find(devId, vblock, found) && found.dataBlock === dataBlock
       if (!same && metadata.dataCount(dataBlock) > 0) {
         shares = true
         metadata.incData(dataBlock)
       } else if (!same) metadata.allocateDataAt(dataBlock)
-      metadata.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
+      metadata.mappings.insert(devId, vblock, dataBlock, Math.min(time, metadata.time))
     },
     unmap(devId, begin, end) {
-      if (metadata.hasDevice(devId)) metadata.removeRange(devId, begin, end)
+      if (metadata.hasDevice(devId)) metadata.mappings.removeRange(devId, begin, end)
     },
     markShared(one, other) {
       const ids = one === other ? [one] : [one, other]
@@ -185,7 +185,7 @@ function replayAll(
         throw new ThinfsError('POOL_MISMATCH', `data block ${to} was to be free, and has an owner`)
       }
       movedTo = { from, to }
-      metadata.moveDataAgain(vblock, from, to)
+      metadata.relocation.moveAgain(vblock, from, to)
     },
   })
   // A snapshot that was lost may have been why a shared block looked shared.

@@ -6,16 +6,11 @@
  * shared, and so the pool has to keep the whole reserve again, as ZFS does for a refreservation.
  *
  * The count of a device's own blocks is never too high, so that never too little is kept. Changes
- * of its mappings are counted as they happen. Where another device stops sharing, the count is too
+ * of its mappings are counted as they happen. When another device stops sharing, the count is too
  * low until blocks are counted anew, in slices: after a device was deleted, and at opening.
  */
-import { type Clock, type DataBlock, type DevId, Slice } from '../base/index.js'
+import { type Clock, type DevId, Slice } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
-
-/** Leaves of a mapping tree that are counted between two looks at the clock. */
-const PIECE_LEAVES = 1
-
-type Mappings = Pick<ThinMetadata, 'forEachExclusive' | 'hasDevice' | 'isExclusive'>
 
 /** A device's reserve. */
 interface Reserve {
@@ -32,7 +27,7 @@ interface Reserve {
 const keptFor = ({ blocks, own }: Reserve): number => Math.max(0, blocks - own)
 
 export class Reserves {
-  readonly #metadata: Mappings
+  readonly #metadata: ThinMetadata
   readonly #clock: Clock
   readonly #freed: () => void
   readonly #all = new Map<DevId, Reserve>()
@@ -41,7 +36,7 @@ export class Reserves {
   #counting: Promise<void> | null = null
 
   /** @param freed is told when less may be kept than before */
-  constructor(metadata: Mappings, clock: Clock, freed: () => void) {
+  constructor(metadata: ThinMetadata, clock: Clock, freed: () => void) {
     this.#metadata = metadata
     this.#clock = clock
     this.#freed = freed
@@ -97,7 +92,7 @@ export class Reserves {
   }
 
   /**
-   * Sets a device's reserve. To set the same again changes nothing.
+   * Sets a device's reserve. Setting the same again changes nothing.
    * @param blocks 0: none
    */
   set(devId: DevId, blocks: number): void {
@@ -177,7 +172,7 @@ export class Reserves {
 
   /** Whether mapping a virtual block anew gives a device one more block of its own. */
   gains(devId: DevId, vblock: number): boolean {
-    return !this.#metadata.isExclusive(devId, vblock)
+    return !this.#metadata.mappings.isExclusive(devId, vblock)
   }
 
   /** A virtual block was mapped for which `gains` was true before. */
@@ -194,13 +189,13 @@ export class Reserves {
     if (reserve === undefined) return
     let lost = 0
     let lostCounted = 0
-    const visit = (vblock: number, _dataBlock: DataBlock, count: number): void => {
-      if (count !== 1 || vblock >= end) return
+    const visit = (vblock: number): void => {
+      if (vblock >= end) return
       lost++
       if (vblock < reserve.at) lostCounted++
     }
     for (let at = begin; at < end; ) {
-      at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+      at = this.#metadata.mappings.forEachExclusive(devId, at, visit)
     }
     reserve.counted = Math.max(0, reserve.counted - lostCounted)
     this.#setOwn(reserve, Math.max(0, reserve.own - lost))
@@ -243,11 +238,10 @@ export class Reserves {
   }
 
   #countPiece(reserve: Reserve): void {
-    const visit = (_vblock: number, _dataBlock: DataBlock, count: number): void => {
-      if (count === 1) reserve.counted++
-    }
     const { devId, at } = reserve
-    reserve.at = this.#metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
+    reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, () => {
+      reserve.counted++
+    })
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
   }
 }

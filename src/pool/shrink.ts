@@ -5,9 +5,9 @@
  * for those of high blocks. Such a block is copied and everything that maps it is changed in one
  * turn of the thread (src/metadata/relocation.ts), with a change in the journal, so that there is
  * no moment at which a write could be lost, or at which a kill or a power cut leaves anything but a
- * pool with some blocks lower than before. What was moved away is released by the next commit, as
- * every freed block is. When nothing above the end is in use any more, the space map gets its new
- * end; when that is durable, the data store is cut off.
+ * pool with some blocks lower than before. The next commit releases a block that was moved away, as
+ * every freed block. When nothing above the end is in use any more, the space map gets its new end;
+ * when that is durable, the data store is cut off.
  *
  * Nothing is kept for the next time: who does it again goes through the mappings again, and finds
  * fewer high blocks. Writes come first: where one finds no free block below the new end, the shrink
@@ -228,7 +228,7 @@ export class Shrink {
       await this.#pass()
       const isVain = this.#moved === before && metadata.nrOwnedAboveEnd >= left
       vain = isVain ? vain + 1 : 0
-      // What a write has taken has no mapping until it is filled: a commit waits for that.
+      // A block that a write has taken has no mapping until it is filled: a commit waits for that.
       if (isVain) await commits.commit()
       if (vain < VAIN_PASSES) continue
       const what = `${left} data blocks above the new end have owners that no mapping explains`
@@ -239,7 +239,7 @@ export class Shrink {
   /** Goes through all mappings of all devices. */
   async #pass(): Promise<void> {
     const { metadata } = this.#parts
-    metadata.startOverFindingHigh()
+    metadata.relocation.startOver()
     let vblocks: number[] = []
     let high: DataBlock[] = []
     for (const devId of [...metadata.deviceIds()]) {
@@ -247,7 +247,7 @@ export class Shrink {
         await this.#turn()
         // It may have been deleted meanwhile.
         if (!metadata.hasDevice(devId)) break
-        at = metadata.findHigh(devId, at, PIECE_LEAVES, (vblock, dataBlock) => {
+        at = metadata.relocation.find(devId, at, PIECE_LEAVES, (vblock, dataBlock) => {
           vblocks.push(vblock)
           high.push(dataBlock)
         })
@@ -299,7 +299,7 @@ export class Shrink {
       await this.#turn()
       let tried: Attempt | null
       try {
-        tried = blocks.copiesLater
+        tried = blocks.moves.canBegin
           ? await this.#moveTogether(vblocks, only)
           : this.#moveNow(vblocks, only)
       } catch (err) {
@@ -311,7 +311,7 @@ export class Shrink {
         // The room may come of a commit: in the metadata, below the new end, on the host's disk.
         await commits.commit()
         await space.allReleased()
-        await blocks.punched
+        await blocks.freed.punched
         hasCommitted = true
         continue
       }
@@ -327,7 +327,7 @@ export class Shrink {
   async #moveHalves(vblocks: readonly number[], only?: DataBlock): Promise<DataBlock[]> {
     const { space } = this.#parts
     // A block that several virtual blocks are mapped to takes all of them.
-    if (vblocks.length === 1 || only !== undefined) space.mustHaveRoom(false)
+    if (vblocks.length === 1 || only !== undefined) space.metadata.mustHaveRoom(false)
     const half = vblocks.length >> 1
     const partial = await this.#moveBatch(vblocks.slice(0, half))
     return [...partial, ...(await this.#moveBatch(vblocks.slice(half)))]
@@ -339,7 +339,7 @@ export class Shrink {
    */
   #moveNow(vblocks: readonly number[], only: DataBlock | undefined): Attempt | null {
     const { metadata, blocks } = this.#parts
-    const survey = metadata.survey(vblocks)
+    const survey = metadata.relocation.survey(vblocks)
     const attempt: Attempt = { waiting: [], partial: [] }
     if (!this.#mayMove()) return attempt
     if (!this.#hasRoom(survey)) return null
@@ -350,8 +350,8 @@ export class Shrink {
         const outcome = this.#copyNow(from, to)
         if (outcome === 'moved') moves.set(from, to)
         else attempt.waiting.push(from)
-        if (outcome === 'waits') metadata.unreserveData(to)
-        else if (outcome === 'begun') blocks.release([to])
+        if (outcome === 'waits') metadata.relocation.unreserve(to)
+        else if (outcome === 'begun') blocks.freed.release([to])
       }
     } finally {
       if (moves.size > 0) this.#switch(survey, moves)
@@ -368,7 +368,7 @@ export class Shrink {
     only: DataBlock | undefined,
   ): Promise<Attempt | null> {
     const { metadata, blocks } = this.#parts
-    const survey = metadata.survey(vblocks)
+    const survey = metadata.relocation.survey(vblocks)
     const attempt: Attempt = { waiting: [], partial: [] }
     if (!this.#mayMove()) return attempt
     if (!this.#hasRoom(survey)) return null
@@ -377,16 +377,16 @@ export class Shrink {
     try {
       for (const from of this.#movable(survey, only, attempt)) {
         const to = this.#reserve()
-        copies.set(from, { to, copy: blocks.beginCopy(from, to) })
+        copies.set(from, { to, copy: blocks.moves.begin(from, to) })
       }
       await allEnded([...copies.values()].map(({ copy }) => copy.copied))
       this.#mustGoOn()
       if (!this.#mayMove()) return attempt
-      const now = metadata.survey(vblocks)
+      const now = metadata.relocation.survey(vblocks)
       if (!this.#hasRoom(now)) return null
       for (const [from, { to, copy }] of copies) {
         const found = now.found.get(from)
-        const isWhole = found !== undefined && metadata.isWhole(now, from)
+        const isWhole = found !== undefined && metadata.relocation.isWhole(now, from)
         if (isWhole && copy.isSame() && !this.#isBusy(found.vblocks)) moves.set(from, to)
         else if (isWhole) attempt.waiting.push(from)
       }
@@ -395,7 +395,7 @@ export class Shrink {
     } finally {
       for (const [from, { to, copy }] of copies) {
         copy.end()
-        if (!moves.has(from)) blocks.release([to])
+        if (!moves.has(from)) blocks.freed.release([to])
       }
     }
   }
@@ -408,7 +408,7 @@ export class Shrink {
   ): Generator<DataBlock, void> {
     for (const [from, { vblocks }] of survey.found) {
       if (only !== undefined && from !== only) continue
-      if (!this.#parts.metadata.isWhole(survey, from)) attempt.partial.push(from)
+      if (!this.#parts.metadata.relocation.isWhole(survey, from)) attempt.partial.push(from)
       else if (this.#isBusy(vblocks)) attempt.waiting.push(from)
       else yield from
     }
@@ -422,9 +422,9 @@ export class Shrink {
   #copyNow(from: DataBlock, to: DataBlock): 'moved' | 'waits' | 'begun' {
     const { blocks } = this.#parts
     try {
-      return blocks.moveNow(from, to)
+      return blocks.moves.now(from, to)
     } catch (err) {
-      blocks.release([to])
+      blocks.freed.release([to])
       throw err
     }
   }
@@ -432,7 +432,7 @@ export class Shrink {
   /** Brings blocks into memory, and waits for writes to them. */
   async #fetch(waiting: readonly DataBlock[]): Promise<void> {
     const { blocks, clock } = this.#parts
-    if (blocks.copiesLater) return await clock.yield()
+    if (blocks.moves.canBegin) return await clock.yield()
     const size = Math.min(this.#blockSize, BATCH_SIZE)
     const reads = waiting.map(block =>
       blocks.readLater(Buffer.allocUnsafe(size), 0, size, block * this.#blockSize),
@@ -449,17 +449,17 @@ export class Shrink {
       const to = this.#reserve()
       let isMoved = false
       try {
-        isMoved = await blocks.moveLater(from, to, () => {
+        isMoved = await blocks.moves.later(from, to, () => {
           this.#mustGoOn()
           if (!this.#mayMove()) return false
-          const survey = metadata.survey(vblocks)
-          if (!metadata.isWhole(survey, from) || !this.#hasRoom(survey)) return false
+          const survey = metadata.relocation.survey(vblocks)
+          if (!metadata.relocation.isWhole(survey, from) || !this.#hasRoom(survey)) return false
           if (this.#isBusy(survey.found.get(from)!.vblocks)) return false
           this.#switch(survey, new Map([[from, to]]))
           return true
         })
       } finally {
-        if (!isMoved) blocks.release([to])
+        if (!isMoved) blocks.freed.release([to])
       }
       if (isMoved) return
     }
@@ -468,7 +468,7 @@ export class Shrink {
   /** Changes the mappings of blocks whose content was copied in this turn. */
   #switch(survey: Survey, moves: Map<DataBlock, DataBlock>): void {
     const { metadata, commits, journal, devices } = this.#parts
-    commits.change(() => metadata.moveData(survey, moves))
+    commits.change(() => metadata.relocation.move(survey, moves))
     for (const [from, to] of moves) {
       for (const vblock of survey.found.get(from)!.vblocks) {
         journal.pending.move(vblock, from, to)
@@ -479,7 +479,7 @@ export class Shrink {
     commits.trySettle()
     this.#moved += moves.size
     // A copy off the thread waits for the disk itself.
-    if (!this.#parts.blocks.copiesLater) this.#unflushed += moves.size * this.#blockSize
+    if (!this.#parts.blocks.moves.canBegin) this.#unflushed += moves.size * this.#blockSize
   }
 
   /** Waits until everything above the end can be cut off. */
@@ -492,7 +492,7 @@ export class Shrink {
       }
       await commits.commit()
       await space.allReleased()
-      await blocks.punched
+      await blocks.freed.punched
       this.#mustGoOn()
       if (metadata.nrOwnedAboveEnd > 0) await this.#empty()
     }
@@ -527,7 +527,8 @@ export class Shrink {
     }
     if (metadata.nrFreedDataBlocks * this.#blockSize >= FREED_SIZE) {
       await commits.commit()
-      while (metadata.nrUnreleasedDataBlocks > 0 && blocks.punching) await blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > 0 && blocks.freed.punching)
+        await blocks.freed.punched
     }
     if (this.#slice.isOver) await this.#slice.yield()
     this.#mustGoOn()
@@ -558,14 +559,15 @@ export class Shrink {
 
   #hasRoom(survey: Survey): boolean {
     const { metadata, space } = this.#parts
-    const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
-    return space.hasMetadataRoom && free > metadata.moveCost(survey)
+    const free = metadata.nrAllocatableMetadataBlocks - space.metadata.reserve
+    return space.metadata.hasRoom && free > metadata.relocation.cost(survey)
   }
 
   #reserve(): DataBlock {
     const { metadata, space } = this.#parts
     // Space that is kept for volumes is as good as in use.
-    const to = metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.reserveData() : -1
+    const to =
+      metadata.nrAllocatableDataBlocks > space.reserves.kept ? metadata.relocation.reserve() : -1
     if (to < 0) throw this.#noRoom()
     return to as DataBlock
   }

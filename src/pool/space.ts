@@ -16,47 +16,23 @@ import {
 import type { ThinMetadata } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
+import { DataRoom } from './data-room.js'
 import { type Extension, Growth, type GrowthParts } from './growth.js'
 import { HostSpace } from './host-space.js'
-import { LowWater } from './low-water.js'
-import type { OnFull, PoolEvents, PoolOptions } from './options.js'
+import { MetadataRoom } from './metadata-room.js'
+import type { OnFull, PoolOptions } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { Reserves } from './reserves.js'
 import { SpaceQueue } from './space-queue.js'
 
-/** The kernel's reserve: this part of the metadata, at most 4096 blocks, is kept for commits. */
-const RESERVE_PART = 10
-const RESERVE_MAX = 4096
-/** The least that is kept back: a change and its commit shadow so many blocks. */
-const RESERVE_MIN = 32
-/**
- * This part of the data blocks, at most 1024, is kept back for the edges of discards: a full pool
- * is emptied by discards, and whoever sends them stops at the first that fails. ZFS keeps as much
- * back, for the same reason (spa_slop_shift). A pool that is too small for it to matter keeps
- * nothing back.
- */
-const DISCARD_PART = 32
-const DISCARD_MAX = 1024
-const DISCARD_FROM = 2048
 /** Milliseconds for which a write waits for freed blocks that are still being read or punched. */
 const RELEASE_TIMEOUT = 60_000
 /** The kernel's no_space_timeout, in seconds. */
 const NO_SPACE_TIMEOUT = 60
-const NO_DATA_BLOCKS = 'no free data blocks'
-const RESERVED_BLOCKS = 'what is free is reserved for volumes: thinfs list says for which'
-/** Metadata blocks that have their space on the host before mappings change; 1 MiB. */
-const SECURED_MIN = 256
-/** The same before something is unmapped, which the host's full disk must not prevent. */
-const SECURED_TO_UNMAP = 64
-/** Metadata blocks that mapping what a request has taken may still take. */
-const MAPPING_COST = 16
 /** While writes wait for space, the files' sizes are looked at so often, in milliseconds. */
 const WATCH_PERIOD = 1000
 
 export type SpaceParts = Pick<GrowthParts, 'metadata' | 'store' | 'blocks' | 'commits' | 'state'>
-
-const FULL_METADATA =
-  'what is free is kept for removals and discards; remove volumes or snapshots, or thinfs extend --metadata'
 
 export class Space implements ProvisionerSpace {
   readonly #metadata: ThinMetadata
@@ -65,18 +41,16 @@ export class Space implements ProvisionerSpace {
   readonly #commits: CommitPipeline
   readonly #state: PoolState
   readonly #clock: Clock
-  readonly #events: PoolEvents
   readonly #queue: SpaceQueue
   readonly #host: HostSpace
   readonly #growth: Growth
   /** Blocks that are kept for devices. */
   readonly reserves: Reserves
+  /** Free data blocks, and whose they are. */
+  readonly data: DataRoom
+  /** The room in the metadata. */
+  readonly metadata: MetadataRoom
   #onFull: OnFull
-  #lowWaterMarkOf: PoolOptions['lowWaterMark']
-  readonly #lowData: LowWater
-  readonly #lowMetadata: LowWater
-  /** Whether the host was told to have less than the low water mark. */
-  #hostLowSeen = false
   #cancelWatch: (() => void) | null = null
   /** Callers that wait for freed blocks to be released. */
   readonly #releaseWaits = new Set<() => void>()
@@ -98,40 +72,23 @@ export class Space implements ProvisionerSpace {
     this.#commits = commits
     this.#state = state
     this.#clock = clock
-    this.#events = events
     this.#onFull = options.onFull
-    this.#lowWaterMarkOf = options.lowWaterMark
-    this.#lowData = new LowWater(free => events.lowWater(free))
-    this.#lowMetadata = new LowWater(free => events.lowWaterMetadata(free))
     this.#queue = new SpaceQueue(clock, 1000 * (options.queueTimeout ?? NO_SPACE_TIMEOUT))
     this.#host = new HostSpace(blocks, store, metadata)
     this.reserves = new Reserves(metadata, clock, () => this.#spaceCame())
+    const own = { metadata, state, host: this.#host, events }
+    this.data = new DataRoom({ ...own, blocks, reserves: this.reserves }, options.lowWaterMark)
+    this.metadata = new MetadataRoom({ ...own, commits, path: store.path })
     this.#growth = new Growth({
       ...{ ...parts, clock, events, autoextend },
-      reserve: () => Math.max(this.metadataReserve, RESERVE_MIN),
-      hostRoom: () => ({ data: this.hostRoomForData, metadata: this.hostRoomForMetadata }),
+      reserve: () => this.metadata.reserveOfRequests,
+      hostRoom: () => ({ data: this.data.hostRoom, metadata: this.metadata.hostRoom }),
       mayGrowData: () => this.mayGrowData,
       grown: () => this.#spaceCame(),
     })
   }
 
   // --- what there is ---
-
-  get nrFreeDataBlocks(): number {
-    return this.#metadata.nrFreeDataBlocks
-  }
-
-  get belowLowWater(): boolean {
-    return this.nrFreeDataBlocks <= this.lowWaterMark
-  }
-
-  get #nrFreeMetadataBlocks(): number {
-    return this.#metadata.nrMetadataBlocks - this.#metadata.nrAllocatedMetadataBlocks
-  }
-
-  get belowMetadataLowWater(): boolean {
-    return this.#nrFreeMetadataBlocks <= this.metadataLowWaterMark
-  }
 
   /** How many writes wait for space. */
   get writesWaiting(): number {
@@ -148,21 +105,9 @@ export class Space implements ProvisionerSpace {
     return this.#queue.lengthOf(device)
   }
 
-  /** Bytes that the host can still give to free data blocks; null where that is no question. */
-  get hostRoomForData(): number | null {
-    return this.#host.availableForData(
-      this.#metadata.nrAllocatedDataBlocks * this.#blocks.blockSize,
-    )
-  }
-
-  /** The same for metadata. */
-  get hostRoomForMetadata(): number | null {
-    return this.#host.availableForMetadata
-  }
-
   /** Warnings for whoever runs the pool, a sentence each. */
   get warnings(): string[] {
-    const low = this.#hostLow
+    const low = this.data.hostLow
     return [...this.#growth.warnings, ...(low === null ? [] : [low])]
   }
 
@@ -173,74 +118,14 @@ export class Space implements ProvisionerSpace {
     return this.#queue.expired ? 'error' : this.#onFull
   }
 
-  /** In data blocks. */
-  get lowWaterMark(): number {
-    const mark = this.#lowWaterMarkOf
-    return typeof mark === 'number' ? mark : mark(this.#metadata.nrDataBlocks)
-  }
-
-  /** The kernel's, in metadata blocks. */
-  get metadataLowWaterMark(): number {
-    return Math.min(1024, Math.floor(this.#metadata.nrMetadataBlocks / 4))
-  }
-
-  /** Data blocks kept back for the edges of discards. */
-  get discardReserve(): number {
-    const { nrDataBlocks } = this.#metadata
-    if (nrDataBlocks < DISCARD_FROM) return 0
-    return Math.min(DISCARD_MAX, Math.floor(nrDataBlocks / DISCARD_PART))
-  }
-
-  /** Free data blocks that writes can have, whichever device they are for. */
-  get nrWritableDataBlocks(): number {
-    return Math.max(0, this.nrFreeDataBlocks - this.discardReserve - this.reserves.kept)
-  }
-
-  /** Those that writes to one device can have. */
-  nrWritableFor(devId: DevId): number {
-    const kept = this.reserves.keptFor(devId)
-    if (kept === 0) return this.nrWritableDataBlocks
-    const free = this.nrFreeDataBlocks - (this.reserves.kept - kept)
-    return Math.max(0, Math.min(free, kept), free - this.discardReserve)
-  }
-
-  /** Whether data blocks are kept for a device. */
-  hasReserve(devId: DevId): boolean {
-    return this.reserves.has(devId)
-  }
-
-  /**
-   * Keeps data blocks for a device, as many as it lacks of so many of its own. Called again, it
-   * sets another number.
-   * @param blocks 0: none
-   * @throws NO_DATA_SPACE when the pool has fewer that nobody has or is promised
-   */
-  async reserve(devId: DevId, blocks: number): Promise<void> {
-    const { reserves } = this
-    const before = reserves.blocksOf(devId)
-    if (blocks <= before) {
-      reserves.set(devId, blocks)
-      return
-    }
-    try {
-      // Blocks that the device has already are not kept for it.
-      const own = await reserves.ownOf(devId)
-      this.#state.mustBeWritable()
-      this.mustKeep(Math.max(0, blocks - own) - reserves.keptFor(devId))
-      reserves.set(devId, blocks)
-    } finally {
-      if (reserves.blocksOf(devId) === 0) reserves.forget(devId)
-    }
-  }
-
   /** Percent of the data, and of the metadata, that has to be free for a new volume. */
   minFree = 0
 
   /** @throws MIN_FREE_SPACE when less than `minFree` is free */
   mustHaveMinFree(): void {
     const { nrDataBlocks, nrMetadataBlocks } = this.#metadata
-    this.#mustHaveMinFree('data', this.nrFreeDataBlocks, nrDataBlocks)
-    this.#mustHaveMinFree('metadata', this.#nrFreeMetadataBlocks, nrMetadataBlocks)
+    this.#mustHaveMinFree('data', this.data.nrFree, nrDataBlocks)
+    this.#mustHaveMinFree('metadata', this.metadata.nrFree, nrMetadataBlocks)
   }
 
   #mustHaveMinFree(part: 'data' | 'metadata', free: number, blocks: number): void {
@@ -251,38 +136,21 @@ export class Space implements ProvisionerSpace {
     throw new ThinfsError('MIN_FREE_SPACE', `${what}: ${cure}`)
   }
 
-  /** @throws NO_DATA_SPACE when so many more data blocks cannot be kept */
-  mustKeep(blocks: number): void {
-    if (blocks <= this.nrWritableDataBlocks) return
-    const { blockSize, path } = this.#blocks
-    const wanted = blocks * blockSize
-    const has = this.nrWritableDataBlocks * blockSize
-    const what = `${path}: ${wanted} bytes more would have to be reserved, ${has} are free`
-    const cure = 'thinfs extend --data makes the pool larger'
-    throw new ThinfsError('NO_DATA_SPACE', `${what}: ${cure}`)
-  }
-
-  /** Metadata blocks kept back so that a commit always has room. */
-  get metadataReserve(): number {
-    return Math.min(RESERVE_MAX, Math.floor(this.#metadata.nrMetadataBlocks / RESERVE_PART))
-  }
-
   /**
    * A new table says what a full pool does, and when that is told, and its stores may have become
    * longer. As in the kernel, events are raised anew; callers that wait for space try again, or
    * fail.
    */
   async reconfigure(changes: Pick<PoolOptions, 'onFull' | 'lowWaterMark'>): Promise<void> {
-    this.#lowWaterMarkOf = changes.lowWaterMark
-    this.#lowData.reset()
+    this.data.setLowWaterMark(changes.lowWaterMark)
     const grew = this.growToStores()
     this.setOnFull(changes.onFull)
     if (grew) await this.#commits.commit()
   }
 
   /**
-   * What a full pool does from now on. Callers that wait for space try again, with all of their
-   * time before them, or fail.
+   * Sets the answer of a full pool to writes from now on. Callers that wait for space try again,
+   * with all of their time before them, or fail.
    */
   setOnFull(onFull: OnFull): void {
     this.#onFull = onFull
@@ -315,33 +183,15 @@ export class Space implements ProvisionerSpace {
     // Space that is kept for others is as good as in use.
     const kept = this.reserves.keptFor(devId)
     this.#growth.taking(Math.max(0, count - kept) + this.reserves.kept)
-    // The kernel's rule: told when a block is wanted while no more than the mark are free.
-    this.#lowData.note(this.nrFreeDataBlocks - (count - 1), this.lowWaterMark)
-    if (!this.mayGrowData && this.#availableFor(devId, count, discards) < count) this.#giveWay()
-    const available = this.#availableFor(devId, count, discards)
-    return available >= count && this.hasMetadataRoom && this.#commits.draining === null
+    this.data.noteWanted(count)
+    if (!this.mayGrowData && this.data.availableFor(devId, count, discards) < count) this.#giveWay()
+    const available = this.data.availableFor(devId, count, discards)
+    return available >= count && this.metadata.hasRoom && this.#commits.draining === null
   }
 
   /** A write needs the blocks that a smaller pool would not have: they are given out again. */
   #giveWay(): void {
     this.#metadata.allocateDataBelow(this.#metadata.nrDataBlocks)
-  }
-
-  /** Notes the space that the host has: the log has to say so before it is used up. */
-  noteHostLow(): void {
-    const low = this.#hostLow
-    if (low !== null && !this.#hostLowSeen) this.#events.warning(low, 'host_low')
-    this.#hostLowSeen = low !== null
-  }
-
-  /** That the host can give less than the low water mark, and less than is free; null otherwise. */
-  get #hostLow(): string | null {
-    const room = this.hostRoomForData
-    if (room === null) return null
-    const blocks = Math.floor(room / this.#blocks.blockSize)
-    if (blocks > this.lowWaterMark || blocks >= this.nrFreeDataBlocks) return null
-    const free = this.nrFreeDataBlocks * this.#blocks.blockSize
-    return `the host's disk has ${room} bytes left, the pool has ${free} bytes free`
   }
 
   // --- what happens elsewhere ---
@@ -356,9 +206,9 @@ export class Space implements ProvisionerSpace {
   committed(): void {
     this.#growth.rearm()
     this.#growth.taking(this.reserves.kept)
-    this.#lowMetadata.note(this.#nrFreeMetadataBlocks, this.metadataLowWaterMark)
+    this.metadata.noteLow()
     if (this.#state.mode === 'out_of_metadata_space') this.#spaceCame()
-    this.noteHostLow()
+    this.data.noteHostLow()
   }
 
   /** The pool has failed, or closes: every waiting caller gets the error. */
@@ -428,7 +278,7 @@ export class Space implements ProvisionerSpace {
         if (wasFull) this.#spaceCame()
         return result
       }
-      const isData = this.hasMetadataRoom
+      const isData = this.metadata.hasRoom
       const { counting } = this.reserves
       if (isData && counting !== null) {
         // Until all is counted, too much is kept.
@@ -436,7 +286,7 @@ export class Space implements ProvisionerSpace {
         continue
       }
       // Freed blocks are released by themselves when reads or punches under way end.
-      const { releasing, punching } = this.#blocks
+      const { releasing, punching } = this.#blocks.freed
       const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
         retries = false
@@ -446,7 +296,7 @@ export class Space implements ProvisionerSpace {
       const why = this.#noteFull(isData)
       // It may have been set while this one tried.
       const queues = mayQueue && (device.onFull ?? this.#onFull) === 'queue'
-      if (!queues || this.#queue.expired || (!isData && this.#metadataFull === null)) {
+      if (!queues || this.#queue.expired || (!isData && this.metadata.hostFull === null)) {
         const path = isData ? this.#blocks.path : this.#store.path
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }
@@ -457,7 +307,7 @@ export class Space implements ProvisionerSpace {
 
   /** Resolves when what was freed and committed can be given out again, or that takes too long. */
   async allReleased(): Promise<void> {
-    while (this.#blocks.releasing) if (!(await this.#nextRelease())) return
+    while (this.#blocks.freed.releasing) if (!(await this.#nextRelease())) return
   }
 
   /** Resolves when some freed blocks were released: to false when that took too long. */
@@ -492,15 +342,10 @@ export class Space implements ProvisionerSpace {
   /** Changes the mode. @returns why there is no room */
   #noteFull(isData: boolean): string {
     const why = isData
-      ? (this.#host.dataFull ?? this.#whyFull)
-      : (this.#metadataFull ?? 'no free metadata blocks')
+      ? (this.#host.dataFull ?? this.data.whyFull)
+      : (this.metadata.hostFull ?? 'no free metadata blocks')
     this.#state.set(isData ? 'out_of_data_space' : 'out_of_metadata_space', why)
     return why
-  }
-
-  /** Why the host has no room for metadata; null when it has. */
-  get #metadataFull(): string | null {
-    return this.#commits.stalled ? this.#state.reason : this.#host.metadataFull
   }
 
   /** Notes that the host had no room for a write to the data. The pool is as good as full then. */
@@ -521,7 +366,9 @@ export class Space implements ProvisionerSpace {
     return this.#growth.toStores(true)
   }
 
-  /** Makes the pool larger, and its files; see `Growth`. Who waits for space goes on at once. */
+  /**
+   * Makes the pool larger, and its files; see `Growth`. Callers that wait for space go on at once.
+   */
   extend(wanted: Extension): Promise<void> {
     return this.#growth.extend(wanted)
   }
@@ -552,105 +399,16 @@ export class Space implements ProvisionerSpace {
 
   /** Blocks that are free but wait for a commit, of the kind that is short. */
   get #frozen(): number {
-    const metadata = this.#metadata
-    if (this.hasMetadataRoom) {
-      const frozen = this.nrFreeDataBlocks - metadata.nrAllocatableDataBlocks
-      return frozen - this.#blocks.nrReleasing
-    }
-    const free = metadata.nrMetadataBlocks - metadata.nrAllocatedMetadataBlocks
-    return free - metadata.nrAllocatableMetadataBlocks
-  }
-
-  /** Data blocks that a write can be given now, whichever device it is for. */
-  get #nrAvailable(): number {
-    return this.#metadata.nrAllocatableDataBlocks - this.discardReserve - this.reserves.kept
-  }
-
-  /** The same, for a write of so many to one device: what is kept for others is not its. */
-  #availableFor(devId: DevId, count: number, discards: boolean): number {
-    const { nrAllocatableDataBlocks } = this.#metadata
-    const kept = this.reserves.keptFor(devId)
-    const available = nrAllocatableDataBlocks - (this.reserves.kept - kept)
-    return discards || count <= kept ? available : available - this.discardReserve
-  }
-
-  get #whyFull(): string {
-    const { kept } = this.reserves
-    const hasFree = kept > 0 && this.nrFreeDataBlocks > this.discardReserve
-    return hasFree ? RESERVED_BLOCKS : NO_DATA_BLOCKS
-  }
-
-  /** Whether a request may change mappings, and a commit still has room afterwards. */
-  get hasMetadataRoom(): boolean {
-    return this.#hasMetadata(1) && this.#host.secures(SECURED_MIN)
-  }
-
-  /**
-   * The same for unmapping, which takes blocks before it gives more back: half the reserve is its.
-   */
-  get hasRoomToUnmap(): boolean {
-    return this.#hasMetadata(1 / 2) && this.#host.secures(SECURED_TO_UNMAP)
-  }
-
-  /**
-   * The same for what takes blocks and is followed by an unmapping that gives more back: that has its
-   * half of the reserve afterwards.
-   */
-  get hasRoomToReplace(): boolean {
-    return this.#hasMetadata(7 / 8) && this.#host.secures(SECURED_TO_UNMAP)
-  }
-
-  /** @param share of the reserve that has to be left */
-  #hasMetadata(share: number): boolean {
-    const reserve = Math.max(this.metadataReserve, RESERVE_MIN)
-    const free = this.#metadata.nrAllocatableMetadataBlocks
-    return (
-      !this.#commits.stalled && free > reserve * share + this.#commits.nrUnmapped * MAPPING_COST
-    )
-  }
-
-  /**
-   * Commits, for the metadata blocks that this frees.
-   * @throws NO_METADATA_SPACE when that is not enough
-   */
-  async makeRoom(): Promise<void> {
-    await this.#commits.commit()
-    this.mustHaveRoom(this.hasMetadataRoom)
-  }
-
-  /**
-   * Whether there is room for one unmapping, though the host may have none in reserve. Others may
-   * unmap between two turns: whoever goes on after a wait asks again.
-   */
-  get canUnmap(): boolean {
-    return this.#hasMetadata(1 / 2)
-  }
-
-  /**
-   * The same, until `canUnmap`. It commits even where the host reserves no space: that may free all
-   * the room that can be had.
-   */
-  async makeRoomToUnmap(): Promise<void> {
-    // What others have unmapped since the commit takes another one.
-    do await this.#commits.commit()
-    while (!this.canUnmap && this.#metadata.changed && !this.#commits.stalled)
-    this.mustHaveRoom(this.canUnmap)
-  }
-
-  /** @throws NO_METADATA_SPACE saying why, unless `has` */
-  mustHaveRoom(has: boolean): void {
-    if (has) return
-    const why = this.#metadataFull ?? FULL_METADATA
-    throw new ThinfsError('NO_METADATA_SPACE', `${this.#store.path}: ${why}`)
+    return this.metadata.hasRoom ? this.data.nrFrozen : this.metadata.nrFrozen
   }
 
   /** There may be space: sets the mode, and lets waiting callers try again. */
   #spaceCame(): void {
-    if (this.#state.mode === 'out_of_metadata_space' && !this.hasMetadataRoom) return
+    if (this.#state.mode === 'out_of_metadata_space' && !this.metadata.hasRoom) return
     this.#host.dataCame()
     if (this.#state.mode === 'out_of_data_space' || this.#state.mode === 'out_of_metadata_space') {
-      if (this.#nrAvailable <= 0) {
-        if (!this.#blocks.releasing) this.#state.set('out_of_data_space', this.#whyFull)
+      if (this.data.nrAvailable <= 0) {
+        if (!this.#blocks.freed.releasing) this.#state.set('out_of_data_space', this.data.whyFull)
         return
       }
       this.#state.set('write', null)

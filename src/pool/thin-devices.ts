@@ -73,7 +73,7 @@ export class ThinDevices {
   createThin(devId: DevId): void {
     const { pool, metadata, commits, space } = this.#parts
     pool.mustBeWritable()
-    space.mustHaveRoom(space.hasMetadataRoom)
+    space.metadata.mustHaveRoom(space.metadata.hasRoom)
     commits.change(() => metadata.createThin(devId))
   }
 
@@ -92,7 +92,7 @@ export class ThinDevices {
    */
   createSnapInPlace(devId: DevId, origin: DevId): void {
     const { space } = this.#parts
-    this.#createSnaps([[devId, origin]], space.hasRoomToReplace)
+    this.#createSnaps([[devId, origin]], space.metadata.hasRoomToReplace)
   }
 
   /** As `createSnap`, of several devices at one moment: all snapshots are made, or none. */
@@ -100,17 +100,17 @@ export class ThinDevices {
     const { metadata, space } = this.#parts
     // The first has its room as every change of a mapping has.
     const more = (snapshots.length - 1) * SNAPSHOT_COST
-    const free = metadata.nrAllocatableMetadataBlocks - space.metadataReserve
-    this.#createSnaps(snapshots, space.hasMetadataRoom && (more === 0 || free > more))
+    const free = metadata.nrAllocatableMetadataBlocks - space.metadata.reserve
+    this.#createSnaps(snapshots, space.metadata.hasRoom && (more === 0 || free > more))
   }
 
   #createSnaps(snapshots: readonly (readonly [DevId, DevId])[], hasRoom: boolean): void {
     const { pool, metadata, commits, space } = this.#parts
     pool.mustBeWritable()
-    space.mustHaveRoom(hasRoom)
+    space.metadata.mustHaveRoom(hasRoom)
     if (space.reserves.count > 0) {
       const origins = new Set(snapshots.map(([, origin]) => origin))
-      space.mustKeep(space.reserves.costOfSharing(origins))
+      space.data.mustKeep(space.reserves.costOfSharing(origins))
     }
     commits.change(() => metadata.createSnaps(snapshots))
     for (const [, origin] of snapshots) {
@@ -134,7 +134,7 @@ export class ThinDevices {
     const piece = (): boolean | null => {
       if (stop()) return null
       if (device.gone) throw goneError(devId)
-      const begin = metadata.sliceBegin(devId, DELETE_LEAVES)
+      const begin = metadata.mappings.sliceBegin(devId, DELETE_LEAVES)
       if (begin <= 0) return true
       if (pool.unmap(devId, begin, Number.MAX_SAFE_INTEGER) === 0) {
         const what = `device ${devId}: nothing is mapped from block ${begin} on, where leaves are`
@@ -156,7 +156,7 @@ export class ThinDevices {
   delete(devId: DevId): void {
     const { pool, metadata, commits, space, extended, handles } = this.#parts
     pool.mustBeWritable()
-    space.mustHaveRoom(space.canUnmap)
+    space.metadata.mustHaveRoom(space.metadata.canUnmap)
     commits.change(() => metadata.deleteDevice(devId))
     const device = this.#devices.get(devId)
     if (device) this.#forget(device)

@@ -61,7 +61,7 @@ export class ThinPool implements Provisioner {
   readonly #journal: Journal
   readonly #commits: CommitPipeline
   #nrRemoved = 0
-  /** Where the superblock is read to, to be looked at. */
+  /** The bytes of the superblock when it is looked at. */
   readonly #superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   /** Free space, the callers that wait for it, and growth. */
   readonly space: Space
@@ -129,7 +129,7 @@ export class ThinPool implements Provisioner {
   /**
    * Opens a pool: replays what a dead process of this boot left in the journal, grows the pool to
    * its files' sizes, and makes every free data block a hole unless the last shutdown was orderly.
-   * Where needs_check is set, or another program wrote the metadata, all of it is checked before.
+   * If needs_check is set, or another program wrote the metadata, all of it is checked before.
    * @throws METADATA_CORRUPT, METADATA_UNSUPPORTED, POOL_MISMATCH
    */
   static async open(options: PoolOptions): Promise<ThinPool> {
@@ -176,14 +176,14 @@ export class ThinPool implements Provisioner {
     if (metadata.nrFreedDataBlocks >= FREED_BLOCKS || metadata.nrFreedDataRuns >= FREED_RUNS) {
       await this.commit()
       // Back-pressure: a caller that frees faster than the disk punches waits, and nobody else.
-      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.punching) {
-        await this.blocks.punched
+      while (metadata.nrUnreleasedDataBlocks > UNRELEASED_BLOCKS && this.blocks.freed.punching) {
+        await this.blocks.freed.punched
       }
     }
     if (slice.isOver) await slice.yield()
-    if (!this.space.hasRoomToUnmap) {
-      do await this.space.makeRoomToUnmap()
-      while (!this.space.canUnmap)
+    if (!this.space.metadata.hasRoomToUnmap) {
+      do await this.space.metadata.makeRoomToUnmap()
+      while (!this.space.metadata.canUnmap)
     }
     this.mustBeWritable()
     return unmap()
@@ -200,7 +200,7 @@ export class ThinPool implements Provisioner {
     await this.commit()
     if (this.shrink.progress !== null) throw shrinkingError()
     const { reserves } = this.space
-    this.space.mustKeep(reserves.costOfSharing(reserves.devices()))
+    this.space.data.mustKeep(reserves.costOfSharing(reserves.devices()))
     this.#commits.change(() => this.metadata.reserveMetadataSnap())
     for (const devId of reserves.devices()) reserves.shared(devId)
     this.devices.clearTables()
@@ -223,7 +223,7 @@ export class ThinPool implements Provisioner {
   map(devId: DevId, vblock: VirtualBlock, dataBlock: DataBlock, time: number): void {
     const { reserves } = this.space
     const gains = reserves.has(devId) && reserves.gains(devId, vblock)
-    this.#commits.change(() => this.metadata.insert(devId, vblock, dataBlock, time))
+    this.#commits.change(() => this.metadata.mappings.insert(devId, vblock, dataBlock, time))
     if (gains) reserves.gained(devId, vblock)
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
@@ -233,7 +233,7 @@ export class ThinPool implements Provisioner {
     this.#commits.change(() => {
       this.metadata.details(devId) // nothing is counted for a device that is not there
       this.metadata.incData(dataBlock)
-      this.metadata.insert(devId, vblock, dataBlock, time)
+      this.metadata.mappings.insert(devId, vblock, dataBlock, time)
     })
     this.#journal.pending.map(devId, vblock, dataBlock, time)
   }
@@ -242,7 +242,7 @@ export class ThinPool implements Provisioner {
   unmap(devId: DevId, begin: number, end: number): number {
     if (this.space.reserves.has(devId)) this.space.reserves.unmapping(devId, begin, end)
     const removed = this.#commits.change(() =>
-      this.metadata.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
+      this.metadata.mappings.removeRange(devId, begin as VirtualBlock, end as VirtualBlock),
     )
     if (removed > 0) this.#journal.pending.unmap(devId, begin, end)
     this.devices.table(devId)?.unmap(begin, end)
@@ -362,7 +362,7 @@ export class ThinPool implements Provisioner {
   /** The work of the pool since it was opened. */
   get work(): PoolWork {
     const { commits, ms: commitMs } = this.#commits.counts
-    return { commits, commitMs, ...this.blocks.counts, spaceWaits: this.space.nrWaits }
+    return { commits, commitMs, ...this.blocks.freed.counts, spaceWaits: this.space.nrWaits }
   }
 
   get clock(): PoolOptions['clock'] {
@@ -425,7 +425,7 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * As `commit`, for one device. Where all changes of the device are durable, the data alone is
+   * As `commit`, for one device. If all changes of the device are durable, the data alone is
    * flushed: changes of others need no commit (the kernel's bio_triggers_commit).
    */
   flush(devId: DevId): Promise<void> {

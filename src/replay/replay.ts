@@ -10,7 +10,7 @@ import { Random, SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import { RECORDED } from './record-format.js'
 import type { RecordEntry, RecordReader } from './record-reader.js'
 
-/** Where a state is put: a file of the size of the volume. */
+/** The file that a state is put into, of the size of the volume. */
 export interface ReplayTarget {
   write(buffer: Uint8Array, length: number, offset: number): void
   /** Makes a range read as zeros. @param discards gives its space back */

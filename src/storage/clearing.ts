@@ -2,7 +2,7 @@
  * Whether a file system clears what it says that it clears.
  *
  * GlusterFS answers 0 to FALLOC_FL_ZERO_RANGE and does nothing; other network file systems clear
- * only whole objects of a range. Whoever gets such a block next would read what its last owner
+ * only whole objects of a range. The next owner of such a block would read what its last owner
  * wrote. The file systems that are known to be right are believed; any other one is tried, on a
  * file of its own beside the one in question.
  */

@@ -1,4 +1,7 @@
-/** Which parts of a disk may hold something: a bit for each granule. Where it is 0, all is zeros. */
+/**
+ * The parts of a disk that may hold something: a bit for each granule. A bit of 0 says that all of
+ * it is zeros.
+ */
 export class DataMap {
   readonly #granule: number
   readonly #nrGranules: number

@@ -18,7 +18,7 @@ export interface StorePart {
 export class ExtentStore extends CompositeStore implements Store {
   readonly path: string
   #parts: readonly StorePart[] = []
-  /** Where each part begins here; one more at the end. */
+  /** The byte at which each part begins here; one more at the end. */
   #begins = new Float64Array(1)
   #size = bytes(0)
 
@@ -153,7 +153,7 @@ export class ExtentStore extends CompositeStore implements Store {
     yield* new Set(this.#parts.map(({ store }) => store))
   }
 
-  /** Where the stores below end. */
+  /** The ends of the stores below. */
   #noteSize(): void {
     let size = 0
     for (const { store, offset, length } of this.#parts) {
@@ -176,7 +176,7 @@ export class ExtentStore extends CompositeStore implements Store {
     return low
   }
 
-  /** Where byte `offset` of part `i` is in its store. */
+  /** The place of byte `offset` of part `i` in its store. */
   #place(i: number, offset: number): Bytes {
     return bytes(this.#parts[i]!.offset + (offset - this.#begins[i]!))
   }

@@ -6,8 +6,6 @@ import {
   fsync,
   ftruncateSync,
   openSync,
-  readFileSync,
-  readlinkSync,
   type Stats,
   statfsSync,
   statSync,
@@ -16,15 +14,10 @@ import { promisify } from 'node:util'
 import {
   type Bytes,
   bytes,
-  deviceNumber,
   errnoOf,
   FALLOC_KEEP_SIZE,
-  FALLOC_PUNCH_HOLE,
-  FALLOC_ZERO_RANGE,
   heldPath,
   KIB,
-  MIB,
-  PAGE_SIZE,
   SECTOR_SIZE,
   SEEK_DATA,
   SEEK_END,
@@ -35,10 +28,10 @@ import {
 } from '../base/index.js'
 import { kernelPathOf, usersOf } from '../host/index.js'
 import { native } from '../native.js'
-import { clears } from './clearing.js'
 import { ColdReads } from './cold-reads.js'
+import { FileClearer } from './file-clearer.js'
+import { FileLock } from './file-lock.js'
 import { SHARING, TELLING } from './file-systems.js'
-import { LateAllocations } from './late-allocations.js'
 import { LateCopies } from './late-copies.js'
 import {
   type HostRoom,
@@ -50,10 +43,6 @@ import {
   type Store,
 } from './store.js'
 
-/** Modes that leave the length as it is. */
-const PUNCH_HOLE = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
-const ZERO_RANGE = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
-
 /**
  * Bytes of one pwrite(2). One pwrite may become one folio of the page cache, of up to 2 MiB. ext4
  * goes through the whole folio for every small write into it, and for every flush of that: writing
@@ -64,19 +53,8 @@ const FOLIO = 64 * KIB
 /** The extended attribute of a data file that has its label. Source: xattr(7). */
 const LABEL = 'user.thinfs.label'
 
-/**
- * Ranges to lock: what is before QEMU's bytes, and those of them that forbid others to write, and to
- * resize. Source: block/file-posix.c, RAW_LOCK_SHARED_BASE; include/block/block-common.h, BLK_PERM_WRITE.
- */
-const IMAGE_LOCKS: readonly (readonly [offset: number, length: number])[] = [
-  [0, 100],
-  [201, 1],
-  [203, 1],
-]
-
 const fdatasyncLater = promisify(fdatasync)
 const fsyncLater = promisify(fsync)
-const ZEROS = new Uint8Array(MIB)
 
 /**
  * A store in a regular file or on a block device, by way of the page cache.
@@ -88,32 +66,21 @@ export class FileStore implements Store {
   readonly path: string
   readonly copiesShare: boolean
   readonly fd: number
-  readonly #readOnly: boolean
   readonly #isDevice: boolean
   readonly #tellsHoles: boolean
-  /**
-   * The modes of fallocate that make holes and zeros: the first of each that the system supports.
-   */
-  readonly #punchModes: number[]
-  readonly #zeroModes: number[] = [ZERO_RANGE]
-  /** Whether the modes have been judged, before the first use of any. */
-  #isTried = false
-  #punches: boolean
   readonly #coldReads = new ColdReads()
-  readonly #allocations: LateAllocations
+  readonly #clearer: FileClearer
+  readonly #lock: FileLock
   readonly #copies: LateCopies
   #size: Bytes
-  /** The file behind a loop device, which is locked with it. */
-  #behind: number | null = null
   /** Whether the file system supports RWF_NOWAIT. tmpfs does not: all of it is memory. */
   #knowsWaits = true
 
   private constructor(path: string, fd: number, readOnly: boolean, ofUser: number | undefined) {
     this.path = path
     this.fd = fd
-    this.#allocations = new LateAllocations(fd)
+    this.#lock = new FileLock(fd, path, readOnly)
     this.#copies = new LateCopies(fd)
-    this.#readOnly = readOnly
     const stat = fstatSync(fd)
     if (!isStore(stat)) throw notAStore(path)
     this.#isDevice = stat.isBlockDevice()
@@ -122,10 +89,12 @@ export class FileStore implements Store {
     const distrust = checked ? whyNotTrusted(stat, process.geteuid!()) : null
     if (distrust !== null) throw new ThinfsError('NOT_TRUSTED', `${path}: ${distrust}`)
     this.#size = bytes(native.file_seek(fd, 0, SEEK_END))
-    this.#punchModes = this.#isDevice ? [PUNCH_HOLE, ZERO_RANGE] : [PUNCH_HOLE]
+    this.#clearer = new FileClearer(fd, path, this.#size, {
+      ...{ readOnly, isDevice: this.#isDevice },
+      write: (buffer, at, length, offset) => this.write(buffer, at, length, offset),
+    })
     const type = this.#isDevice ? 0 : statfsSync(heldPath(fd)).type
     this.copiesShare = SHARING.includes(type)
-    this.#punches = !this.#isDevice && !readOnly && this.#punchesPastEnd()
     this.#tellsHoles = TELLING.includes(type)
   }
 
@@ -190,7 +159,7 @@ export class FileStore implements Store {
   }
 
   get punches(): boolean {
-    return this.#punches && this.#tried(this.#punchModes).length > 0
+    return this.#clearer.punches
   }
 
   get tellsHoles(): boolean {
@@ -199,18 +168,13 @@ export class FileStore implements Store {
 
   /**
    * Takes the whole file for this store, or shares it with readers when it is read-only. The lock
-   * is that of the open file: it is inherited with the descriptor and lasts until the last copy is
-   * closed. The file behind a loop device is taken as well: it is the same bytes by another name.
-   * Source: fcntl(2), "Open file description locks".
+   * lasts until the last copy of the descriptor is closed. The file behind a loop device is taken as
+   * well: it is the same bytes by another name.
    * @returns false when another has it
    * @throws IO_ERROR where the file system has no locks
    */
   lock(): boolean {
-    try {
-      return native.file_lock(this.fd, !this.#readOnly) && this.#lockBehind()
-    } catch (err) {
-      throw ioError(this.path, 'lock', err)
-    }
+    return this.#lock.take()
   }
 
   /**
@@ -222,13 +186,7 @@ export class FileStore implements Store {
    * @throws IO_ERROR where the file system has no locks
    */
   holdsLock(): boolean {
-    try {
-      const isExclusive = !this.#readOnly
-      if (!native.file_lock(this.fd, isExclusive)) return false
-      return this.#behind === null || native.file_lock(this.#behind, isExclusive)
-    } catch (err) {
-      throw ioError(this.path, 'lock', err)
-    }
+    return this.#lock.isHeld()
   }
 
   /**
@@ -239,22 +197,7 @@ export class FileStore implements Store {
    * @throws IO_ERROR where the file system has no locks
    */
   lockAsImage(): boolean {
-    try {
-      return IMAGE_LOCKS.every(([at, length]) => native.file_lock_range(this.fd, false, at, length))
-    } catch (err) {
-      throw ioError(this.path, 'lock', err)
-    }
-  }
-
-  #lockBehind(): boolean {
-    const path = this.#isDevice ? fileBehind(fstatSync(this.fd).rdev) : null
-    if (path === null) return true
-    try {
-      this.#behind ??= openSync(path, this.#readOnly ? constants.O_RDONLY : constants.O_RDWR)
-    } catch {
-      return true // Nobody else can open it by that name either.
-    }
-    return native.file_lock(this.#behind, !this.#readOnly)
+    return this.#lock.takeAsImage()
   }
 
   read(buffer: Uint8Array, at: number, length: number, offset: Bytes): void {
@@ -328,32 +271,18 @@ export class FileStore implements Store {
   }
 
   punch(offset: Bytes, length: Bytes): void {
-    this.#clear('punch', this.#punchModes, offset, length)
+    mustHaveRange(this, 'punch', offset, length)
+    this.#clearer.punch(offset, length)
   }
 
   async punchLater(offset: Bytes, length: Bytes): Promise<void> {
     mustHaveRange(this, 'punch', offset, length)
-    const { begin, end } = this.#clearable(offset, length)
-    const modes = this.#tried(this.#punchModes)
-    while (modes.length > 0 && begin < end) {
-      const mode = modes[0]!
-      try {
-        await this.#allocations.call(mode, begin, end - begin)
-        this.#writeZeros(offset, begin)
-        this.#writeZeros(end, offset + length)
-        return
-      } catch (err) {
-        this.#unsupported('punch', modes, mode, err)
-      }
-    }
-    for (let done = 0; done < length; done += MIB) {
-      this.#writeZeros(offset + done, Math.min(offset + done + MIB, offset + length))
-      await new Promise(resolve => setImmediate(resolve))
-    }
+    await this.#clearer.punchLater(offset, length)
   }
 
   zero(offset: Bytes, length: Bytes): void {
-    this.#clear('zero', this.#zeroModes, offset, length)
+    mustHaveRange(this, 'zero', offset, length)
+    this.#clearer.zero(offset, length)
   }
 
   nextData(offset: Bytes): Bytes {
@@ -464,21 +393,10 @@ export class FileStore implements Store {
   /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
   close(): void {
     this.#coldReads.close()
-    this.#allocations.close()
+    this.#clearer.close()
     this.#copies.close()
-    if (this.#behind !== null) closeSync(this.#behind)
+    this.#lock.close()
     closeSync(this.fd)
-  }
-
-  /** Punches where no byte can be lost, to see whether the file system can. */
-  #punchesPastEnd(): boolean {
-    try {
-      native.file_allocate(this.fd, PUNCH_HOLE, this.#size, PAGE_SIZE)
-      return true
-    } catch (err) {
-      if (errnoOf(err) !== 'EOPNOTSUPP') throw err
-      return false
-    }
   }
 
   #copyInHost(source: Bytes, target: Bytes, length: Bytes): void {
@@ -488,60 +406,6 @@ export class FileStore implements Store {
       native.file_copy(this.fd, source, target, length)
     } catch (err) {
       throw ioError(this.path, `copy of ${length} bytes from ${source} to ${target}`, err)
-    }
-  }
-
-  #clear(what: string, modes: number[], offset: Bytes, length: Bytes): void {
-    mustHaveRange(this, what, offset, length)
-    const { begin, end } = this.#clearable(offset, length)
-    this.#tried(modes)
-    while (modes.length > 0 && begin < end) {
-      const mode = modes[0]!
-      try {
-        native.file_allocate(this.fd, mode, begin, end - begin)
-        this.#writeZeros(offset, begin)
-        this.#writeZeros(end, offset + length)
-        return
-      } catch (err) {
-        this.#unsupported(what, modes, mode, err)
-      }
-    }
-    this.#writeZeros(offset, offset + length)
-  }
-
-  /** Drops the modes that leave something, unless that is done. @returns `modes` */
-  #tried(modes: number[]): number[] {
-    if (this.#isTried) return modes
-    this.#isTried = true
-    if (this.#isDevice || this.#readOnly) return modes
-    // Wherever the folder has been moved to.
-    const path = readlinkSync(heldPath(this.fd))
-    for (const list of [this.#punchModes, this.#zeroModes]) {
-      if (list.length > 0 && !clears(this.fd, path, list[0]!)) list.shift()
-    }
-    return modes
-  }
-
-  /**
-   * The part of a range that fallocate takes: of a file any bytes, of a device whole logical
-   * blocks, which are no larger than pages.
-   */
-  #clearable(offset: number, length: number): { begin: number; end: number } {
-    if (!this.#isDevice) return { begin: offset, end: offset + length }
-    const begin = Math.ceil(offset / PAGE_SIZE) * PAGE_SIZE
-    return { begin, end: Math.max(begin, Math.floor((offset + length) / PAGE_SIZE) * PAGE_SIZE) }
-  }
-
-  /** Drops a mode that the system refuses for good; any other failure is the caller's. */
-  #unsupported(what: string, modes: number[], mode: number, err: unknown): void {
-    if (errnoOf(err) !== 'EOPNOTSUPP') throw ioError(this.path, what, err)
-    // Another call may have found out meanwhile.
-    if (modes[0] === mode) modes.shift()
-  }
-
-  #writeZeros(begin: number, end: number): void {
-    for (let at = begin; at < end; at += ZEROS.length) {
-      this.write(ZEROS, 0, Math.min(ZEROS.length, end - at), bytes(at))
     }
   }
 
@@ -579,16 +443,5 @@ function openOf(uid: number, path: string): number {
     return openSync(heldPath(held), constants.O_RDONLY)
   } finally {
     closeSync(held)
-  }
-}
-
-/** The regular file that a loop device shows, by its device number; null for any other device. */
-function fileBehind(rdev: number): string | null {
-  try {
-    const link = `/sys/dev/block/${deviceNumber(rdev)}/loop/backing_file`
-    const path = readFileSync(link, 'utf8').trimEnd()
-    return statSync(path).isFile() ? path : null
-  } catch {
-    return null
   }
 }

@@ -7,7 +7,7 @@ import { errnoOf, heldPath, ThinfsError } from '../base/index.js'
  * another folder takes its old name. Source: proc(5), `/proc/pid/fd`.
  */
 export class HeldFolder {
-  /** Where it was when it was opened; for people. */
+  /** Its path when it was opened; for people. */
   readonly path: string
   readonly fd: number
 

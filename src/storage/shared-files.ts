@@ -17,7 +17,7 @@ export class SharedFiles {
   readonly #byFile = new Map<FileStore, Shared>()
 
   /**
-   * The file or disk at `path`, locked unless it is only read. To be given back with `release`.
+   * The file or disk at `path`, locked unless it is only read. Callers give it back with `release`.
    * @throws POOL_IN_USE when another process has it; NOT_TRUSTED, IO_ERROR
    */
   take(path: string, readOnly: boolean): FileStore {

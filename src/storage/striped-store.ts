@@ -130,7 +130,7 @@ export class StripedStore extends CompositeStore implements Store {
     return this.#stripes[Math.floor(offset / this.#chunk) % this.#stripes.length]!
   }
 
-  /** Where byte `offset` is in its stripe. */
+  /** The place of byte `offset` in its stripe. */
   #placeOf(offset: number): Bytes {
     return bytes(Math.floor(offset / this.#row) * this.#chunk + (offset % this.#chunk))
   }

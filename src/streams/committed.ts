@@ -2,7 +2,7 @@ import { bytes, METADATA_BLOCK_SIZE, SECTOR_SIZE } from '../base/index.js'
 import { MetadataView } from '../metadata/index.js'
 import type { Store } from '../storage/index.js'
 
-/** What the last durable commit of a pool leads to. */
+/** The state that the last durable commit of a pool leads to. */
 export interface Committed {
   /** The snapshot clock. */
   time: number

@@ -1,6 +1,6 @@
 import type { Change } from './changes.js'
 
-/** What thin_delta says of a pool and of the two devices that it compares. */
+/** The facts that thin_delta prints of a pool and of the two devices that it compares. */
 export interface DeltaHead {
   time: number
   transactionId: number

@@ -44,7 +44,7 @@ const headerSchema = z.object({
   name: z.string(),
   /** Its size in bytes. */
   size: z.int().min(0).max(MAX_DEVICE_SIZE),
-  /** What streams call its content, null for one that nothing can go on from. */
+  /** The name of its content in streams; null for one that nothing can go on from. */
   content: z.guid().nullable(),
   /** The volume that the stream goes on from: its name, and what streams call its content. */
   base: z.object({ name: z.string(), content: z.guid() }).nullable(),

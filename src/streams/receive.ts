@@ -42,7 +42,7 @@ export class StreamReader {
   readonly #input: ByteReader
   #codec: Codec | null = null
   #records = 1
-  /** Where the next record may begin. */
+  /** The lowest byte at which the next record may begin. */
   #offset = 0
 
   private constructor(input: ByteReader, header: StreamHeader) {

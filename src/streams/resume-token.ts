@@ -2,7 +2,7 @@ import * as z from 'zod'
 import { ThinfsError } from '../base/index.js'
 
 const tokenSchema = z.strictObject({
-  /** What streams call the content that is being received. */
+  /** The name, in streams, of the content that is being received. */
   content: z.guid(),
   /** The same of the volume that the stream goes on from; null for a full one. */
   base: z.guid().nullable(),
@@ -10,7 +10,7 @@ const tokenSchema = z.strictObject({
   offset: z.int().min(1),
 })
 
-/** Where a stream that was cut short is to go on. */
+/** The place at which a stream that was cut short is to go on. */
 export type ResumePoint = z.infer<typeof tokenSchema>
 
 /** Text that passes through a shell, and an e-mail, as it is. */

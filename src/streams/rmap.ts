@@ -10,7 +10,7 @@ export interface ReverseRun {
 }
 
 /**
- * What maps the data blocks of a range: all mappings of all devices are read.
+ * Finds the mappings of a range of data blocks: all mappings of all devices are read.
  * @param held the block of the metadata snapshot to look at; null for the metadata itself
  * @returns runs by data block, then by device
  * @throws METADATA_CORRUPT

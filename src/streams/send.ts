@@ -25,7 +25,7 @@ export interface SendSource {
   size: number
   /** Metadata block of the root of its mapping tree. */
   root: number
-  /** What streams call its content. */
+  /** The name of its content in streams. */
   content: string | null
   /** The volume that the stream goes on from. */
   base: { name: string; size: number; root: number; content: string } | null
@@ -37,7 +37,7 @@ export interface SendSource {
 interface Piece {
   offset: number
   length: number
-  /** Where the bytes are in the data store, from each offset on; null for a hole. */
+  /** The place of the bytes in the data store, from each offset on; null for a hole. */
   parts: { at: number; length: number }[] | null
 }
 
@@ -108,7 +108,7 @@ async function readNext(
   return { piece, content }
 }
 
-/** What has to be sent, ascending. A block larger than a record is more than one piece. */
+/** The ranges to be sent, ascending. A block larger than a record is more than one piece. */
 function* piecesOf(source: SendSource): Generator<Piece> {
   const { resume } = source
   for (const piece of allPiecesOf(source, Math.floor(resume / source.blockSize))) {
@@ -128,7 +128,7 @@ function* allPiecesOf(source: SendSource, first: number): Generator<Piece> {
   const end = Math.ceil(size / blockSize)
   if (first >= end) return
   if (base === null) return yield* piecesIn(source, view, null, { begin: first, end })
-  // What is past the end of the base came to nobody with it, whatever its tree has there.
+  // No receiver got what is past the end of the base, whatever its tree has there.
   const common = base.size < size ? Math.floor(base.size / blockSize) : end
   if (common > first) yield* piecesIn(source, view, base.root, { begin: first, end: common })
   if (common === end) return

@@ -35,8 +35,8 @@ interface Heap {
 }
 
 /**
- * Has results copied out of WebAssembly's memory at once. The package itself copies byte by byte,
- * some 5 ms for 64 KiB, which is far more than zstd takes.
+ * Makes zstd copy results out of WebAssembly's memory at once. The package itself copies byte by
+ * byte, some 5 ms for 64 KiB, which is far more than zstd takes.
  */
 function copyAtOnce(zstd: object): void {
   const { _mainModule: heap } = zstd as { _mainModule?: Partial<Heap> }

@@ -56,8 +56,8 @@ export class LivePools {
   }
 
   /**
-   * The pool of a table, opened when it is not. To be given back with `release`. One that is open
-   * keeps its block size whatever the table says, as in the kernel.
+   * The pool of a table, opened when it is not. Callers give it back with `release`. One that is
+   * open keeps its block size whatever the table says, as in the kernel.
    * @param minor of the device that the table is loaded to
    * @throws BAD_ARGUMENT with EINVAL, EBUSY when it is another device's, EPERM for a fresh one that
    *   is only to be read; METADATA_CORRUPT with EILSEQ or ENOTBLK; POOL_IN_USE, POOL_MISMATCH,

@@ -98,7 +98,7 @@ export class StripedTarget implements TargetDevice {
     return this.#stripes[Math.floor(offset / this.#chunk) % this.#stripes.length]!
   }
 
-  /** Where byte `offset` is in the device of its stripe. */
+  /** The place of byte `offset` in the device of its stripe. */
   #placeOf(offset: number): number {
     const chunk = Math.floor(offset / this.#chunk)
     const row = Math.floor(chunk / this.#stripes.length)

@@ -24,7 +24,7 @@ export interface Stripes {
 /** The parts of a pool's metadata or data, one behind the other. */
 export type Range = Extent | Stripes
 
-/** Where the bytes of a target are: in another device of ours, or in files and disks below. */
+/** The place of a target's bytes: another device of ours, or files and disks below. */
 export type Source = { minor: number /** Sectors. */; start: number } | { extents: Extent[] }
 
 /** One line of a table, parsed: `type` and `params` as the kernel names and orders them. */

@@ -8,7 +8,7 @@ export class Table implements BlockDevice {
   /** Bytes. */
   readonly size: number
   readonly readOnly: boolean
-  /** Where each target begins; one more at the end. */
+  /** The sector at which each target begins; one more at the end. */
   readonly #begins: Float64Array
 
   constructor(targets: readonly TargetDevice[], readOnly: boolean) {

@@ -31,7 +31,7 @@ export async function cleanAbandoned(parent: string): Promise<void> {
     const layout = new Layout(join(parent, name))
     const lock = lockAbandoned(layout)
     if (lock === null) continue
-    // What cannot be taken away now may go the next time.
+    // A pool that cannot be taken away now may go the next time.
     await clean(layout, 0).catch(() => {})
     closeSync(lock)
   }

@@ -24,7 +24,7 @@ import { native } from '../native.js'
 const LOOK_MS = 50
 
 /**
- * Gives the file at `path` what the cache has under a key. Where there is nothing, `make` writes
+ * Gives the file at `path` what the cache has under a key. If the cache has nothing, `make` writes
  * the file, and the cache gets it. One process at a time makes what a key stands for: others wait
  * for it.
  * @throws what `make` throws; NOT_TRUSTED, IO_ERROR

@@ -1,9 +1,9 @@
 /**
  * Takes an ephemeral pool away, with all that is on it, whatever state it is in.
  *
- * First in order, so that nobody sees errors who ends in time. What does not go that way, or not
- * soon, goes by force: nothing of the pool is needed any more. Only /proc and /sys are looked at:
- * the mount's server may hang.
+ * First in order, so that nobody sees errors who ends in time. Anything that does not go that way,
+ * or not soon, goes by force: nothing of the pool is needed any more. Only /proc and /sys are
+ * looked at: the mount's server may hang.
  */
 import { rmSync } from 'node:fs'
 import { basename, join } from 'node:path'
@@ -44,7 +44,9 @@ const LOOK_MS = 20
 /** How often it is tried in order. */
 const ROUNDS = 2
 
-/** What was found on the pool: once its mount is gone the paths do not tell any more. */
+/**
+ * The devices and mounts found on the pool: once its mount is gone the paths do not tell any more.
+ */
 interface Found {
   loops: Map<string, AttachedLoop>
   /** Processes that used a filesystem when it was to be unmounted. */
@@ -86,7 +88,8 @@ async function removeAll({ base, alive }: Layout): Promise<void> {
   try {
     remove()
   } catch {
-    // What is left takes memory, and rm(1) does not stop at the first file that it cannot remove.
+    // Files that are left take memory, and rm(1) does not stop at the first file that it cannot
+    // remove.
     await runTool('rm', '-rf', '--', ...parts).catch(() => {})
     try {
       remove()

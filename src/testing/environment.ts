@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 
-/** Where the pool is mounted. It also tells which processes belong to the command. */
+/** The folder at which the pool is mounted. It also tells which processes belong to the command. */
 export const MARK = 'THINFS_MOUNT'
 
 /** Variables with which thinfs itself is told something. */

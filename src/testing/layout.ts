@@ -13,7 +13,7 @@ export class Layout {
   readonly base: string
   /** The pool's folder. */
   readonly pool: string
-  /** Where it is mounted. */
+  /** The folder at which it is mounted. */
   readonly mountPoint: string
   /** A folder for each filesystem that is mounted from a volume. */
   readonly filesystems: string

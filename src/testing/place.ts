@@ -1,4 +1,4 @@
-/** Where an ephemeral pool is made: in memory where there is enough of it, else on disk. */
+/** The place of an ephemeral pool: in memory if there is enough of it, else on disk. */
 import { closeSync, ftruncateSync, openSync, realpathSync, rmSync, statfsSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -31,7 +31,7 @@ export interface PoolOptions {
 
 /**
  * Calls `act` with a new pool that is mounted, and takes the pool away afterwards, with everything
- * on it: filesystems, loop devices, processes that serve it. That is done as well when the callback
+ * on it: filesystems, loop devices, processes that serve it. The pool also goes when the callback
  * throws, and when this process ends, by whatever signal; then a few moments later.
  * @returns what `act` returns
  * @throws what `act` throws; why there is no pool: MOUNT_FAILED without the right to mount,

@@ -88,8 +88,8 @@ export class TestVolume {
 
   /**
    * Gives the volume the content of a snapshot, which stays as it is: the volume is replaced by a
-   * new snapshot of that one. What is mounted is unmounted and mounted again at the same folder; a
-   * loop device is detached and attached again, with the same number. Of an empty snapshot what is
+   * new snapshot of that one. A mount is unmounted and mounted again at the same folder; a loop
+   * device is detached and attached again, with the same number. Of an empty snapshot what is
    * mounted then is a new ext4.
    * @param to default: the snapshot of this volume that was made last
    * @throws MOUNT_BUSY, VOLUME_BUSY naming who uses the volume, which then is as it was;
@@ -243,7 +243,7 @@ export class TestVolume {
     return await this.snapshot()
   }
 
-  /** What is done to the volume is done one after the other, whoever asks for it when. */
+  /** Operations on the volume happen one after the other, whoever asks for them when. */
   #alone<T>(act: () => Promise<T>): Promise<T> {
     const done = this.#underWay.then(act)
     this.#underWay = done.catch(() => {})

@@ -78,7 +78,7 @@ export interface PoolStatus {
   volumes: number
   /** Free data blocks that are kept for volumes with a reserve. */
   reservedBlocks: number
-  /** Where it is mounted, since when and by which processes; null when it is not. */
+  /** Its mount: the place, the time, and the processes; null when it is not mounted. */
   mount: {
     mountPoint: string
     /** Path of pool.yaml when it was mounted: what the mount table has. */
@@ -165,7 +165,7 @@ export interface VolumeStatistics {
   io: IoCounts | null
 }
 
-/** Who has the data blocks of a pool, in cells of neighbouring blocks. */
+/** The owners of a pool's data blocks, in cells of neighbouring blocks. */
 export interface BlockMap {
   dataBlockSize: number
   /** Of the pool. */
@@ -181,7 +181,7 @@ export interface BlockMap {
   volumes: { name: string; devId: number; mapped: number; exclusive: number }[]
 }
 
-/** What may be set while a pool is mounted. */
+/** The settings that may change while a pool is mounted. */
 export interface PoolSettings {
   onFull?: PoolConfig['onFull']
   /** Seconds; 0: for ever. */
@@ -190,7 +190,7 @@ export interface PoolSettings {
   minFreeSpace?: number
 }
 
-/** What a stream calls the content of a volume, as long as its mappings have the fingerprint. */
+/** The name of a volume's content in streams, as long as its mappings have the fingerprint. */
 export interface VolumeContent {
   id: string
   state: string
@@ -221,7 +221,7 @@ export interface HeldVolume {
    * tree nor the data blocks that it leads to change. Null where nothing can change.
    */
   file: string | null
-  /** What a stream calls the content; null for one that has no name for it. */
+  /** The name of the content in streams; null for one without. */
   content: string | null
   /** Path of its external origin; null for none. */
   externalOrigin: string | null
@@ -243,7 +243,7 @@ export interface PartialVolume {
   size: number
   /** Bytes of the data blocks mapped. */
   mapped: number
-  /** What streams call the content that it is to have. */
+  /** The name, in streams, of the content that it is to have. */
   content: string
   /** The same of what the stream goes on from; null for a full one. */
   base: string | null
@@ -346,7 +346,7 @@ export interface PoolAdmin {
    */
   mappedPast(request: { name: string; size: number }): Promise<{ bytes: number }>
   /**
-   * Makes the pool larger, its files too; what was made longer already counts as well. To ask twice
+   * Makes the pool larger, its files too; what was made longer already counts as well. Asking twice
    * changes nothing.
    * @param request bytes; what is left out becomes as large as its file or device is
    * @returns the sizes that the pool has then, in bytes
@@ -359,8 +359,8 @@ export interface PoolAdmin {
    */
   setVolume(request: { name: string } & VolumeRules): Promise<VolumeInfo>
   /**
-   * Makes the data of the pool smaller, its file too: moves what is in use above the new end. To ask
-   * again goes on where the last one has ended, whatever has ended it.
+   * Makes the data of the pool smaller, its file too: moves what is in use above the new end.
+   * Asking again goes on where the last one ended, whatever ended it.
    * @param request.data bytes, rounded up to whole blocks
    * @param request.dryRun moves nothing
    * @returns bytes that the data has, or would have, and that were moved, or would be
@@ -384,7 +384,8 @@ export interface PoolAdmin {
   /** The counters of a mounted pool. Takes a few microseconds for each volume. */
   statistics(): Promise<PoolStatistics>
   /**
-   * Who has the data blocks. Looks at all metadata, as `list` does that counts exclusive space.
+   * Tells who has the data blocks. Looks at all metadata, as `list` does that counts exclusive
+   * space.
    * @param request.cells how many at most, 1 to 65536
    */
   blockMap(request: { cells: number }): Promise<BlockMap>

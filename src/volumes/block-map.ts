@@ -1,15 +1,14 @@
-/** Who has the data blocks of a pool, summed up: for a picture, whatever the size of the pool. */
+/** The owners of a pool's data blocks, summed up: for a picture, whatever the size of the pool. */
 import { type DataBlock, Slice, ThinfsError } from '../base/index.js'
 import { ENTRIES_PER_BITMAP } from '../metadata/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { BlockMap } from './admin.js'
+import { forEachExclusive } from './usage.js'
 import type { Volume } from './volume.js'
 
 /** Cells that a map may have. */
 const CELLS_MAX = 65_536
-/** Leaves of a mapping tree that are looked at between two looks at the clock. */
-const PIECE_LEAVES = 1
-/** Blocks whose counts are looked at between two. */
+/** Blocks whose counts are looked at between two looks at the clock. */
 const PIECE_BLOCKS = ENTRIES_PER_BITMAP
 
 /**
@@ -34,17 +33,14 @@ export async function blockMapOf(
   const blocksPerCell = Math.max(1, Math.ceil(nrBlocks / cells))
   const nrCells = Math.ceil(nrBlocks / blocksPerCell)
   const slice = new Slice(clock)
-  const goOn = async (): Promise<void> => {
-    mustGoOn()
-    pool.mustBeReadable()
-    if (slice.isOver) await slice.yield()
-  }
 
   const used = Array.from({ length: nrCells }, (_, i) =>
     Math.min(blocksPerCell, nrBlocks - i * blocksPerCell),
   )
   for (let begin = 0; begin < nrBlocks; begin += PIECE_BLOCKS) {
-    await goOn()
+    mustGoOn()
+    pool.mustBeReadable()
+    if (slice.isOver) await slice.yield()
     // It may have become smaller meanwhile.
     const end = Math.min(begin + PIECE_BLOCKS, nrBlocks, metadata.nrDataBlocks)
     if (begin >= end) break
@@ -59,16 +55,15 @@ export async function blockMapOf(
   for (const volume of volumes) {
     own.fill(0)
     let blocks = 0
-    const visit = (_vblock: number, dataBlock: DataBlock, count: number): void => {
-      if (count !== 1 || dataBlock >= nrBlocks) return
+    const visit = (_vblock: number, dataBlock: DataBlock): void => {
+      if (dataBlock >= nrBlocks) return
       own[Math.floor(dataBlock / blocksPerCell)]! += 1
       blocks++
     }
-    for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
-      await goOn()
-      // It may be removed meanwhile.
-      if (volume.device.gone) break
-      at = metadata.forEachExclusive(volume.device.devId, at, PIECE_LEAVES, visit)
+    try {
+      await forEachExclusive(pool, volume, mustGoOn, visit)
+    } catch (err) {
+      if (!volume.device.gone) throw err
     }
     if (volume.device.gone) continue
     for (let cell = 0; cell < nrCells; cell++) {

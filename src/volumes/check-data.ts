@@ -89,7 +89,7 @@ async function owners(
   const problems: CheckProblem[] = []
   const mapping = { dataBlock: 0 as DataBlock, time: 0 }
   for (const devId of metadata.deviceIds()) {
-    let vblock = metadata.next(devId, 0, mapping)
+    let vblock = metadata.mappings.next(devId, 0, mapping)
     for (let seen = 1; vblock >= 0 && problems.length < MAX_LISTED; seen++) {
       const errno = unreadable.get(mapping.dataBlock)
       if (errno !== undefined) {
@@ -99,7 +99,7 @@ async function owners(
       }
       if (seen % SLICE_MAPPINGS === 0) await pause()
       if (!metadata.hasDevice(devId)) break
-      vblock = metadata.next(devId, vblock + 1, mapping)
+      vblock = metadata.mappings.next(devId, vblock + 1, mapping)
     }
   }
   return problems

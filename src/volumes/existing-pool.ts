@@ -22,7 +22,7 @@ export interface ExistingPool {
  * @throws NOT_A_POOL, POOL_IN_USE, NOT_TRUSTED, METADATA_CORRUPT, METADATA_UNSUPPORTED, IO_ERROR
  */
 export function readExistingPool(config: PoolConfig): ExistingPool {
-  // That of pool.yaml may be yet to be made.
+  // The one of pool.yaml may be yet to be made.
   const files = PoolFiles.open({ ...config, folder: dirname(config.metadata.path) }, true)
   try {
     mustBeWhole(files.metadata, config.metadata)

@@ -11,7 +11,7 @@ import { FileStore } from '../storage/index.js'
 import type { Volume } from './volume.js'
 import type { ExternalOrigin, VolumeEntry } from './volume-table.js'
 
-/** Where the paths of origins count from: for people, and for system calls. */
+/** The folder that the paths of origins count from: for people, and for system calls. */
 export interface OriginPlace {
   path: string
   held: string
@@ -32,7 +32,7 @@ export class ExternalOrigins {
   }
 
   /**
-   * What volumes.json has of a file that is to be an origin.
+   * The facts that volumes.json keeps of a file that is to be an origin.
    * @param path absolute, or from the pool's folder
    * @throws BAD_ARGUMENT for what is no file, or empty; POOL_IN_USE when somebody writes to it;
    *   NOT_TRUSTED, IO_ERROR

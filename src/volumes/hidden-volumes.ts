@@ -1,6 +1,5 @@
 import { randomUUID } from 'node:crypto'
 import { type DevId, MAX_DEVICE_SIZE, ThinfsError, volumeMissing } from '../base/index.js'
-import type { ThinPool } from '../pool/index.js'
 import type {
   Held,
   HeldVolume,
@@ -9,11 +8,9 @@ import type {
   PoolAdmin,
   VolumeContent,
 } from './admin.js'
-import type { NameTransactions } from './name-transactions.js'
-import type { Reaper } from './reaper.js'
+import type { NameParts } from './namespace.js'
 import type { Sizes } from './sizes.js'
 import { hasToGo, type Volume } from './volume.js'
-import type { VolumeSet } from './volume-set.js'
 import type { VolumeEntry } from './volume-table.js'
 
 /** Milliseconds in which a command has to open a file that it was given. */
@@ -26,15 +23,6 @@ const fileOf = (devId: number): string => `.thinfs-${devId}`
 export type BeginRequest = Parameters<PoolAdmin['beginVolume']>[0]
 export type KeepRequest = Parameters<PoolAdmin['keepVolume']>[0]
 
-export interface HiddenVolumesParts {
-  pool: ThinPool
-  names: NameTransactions
-  volumes: VolumeSet
-  sizes: Sizes
-  reaper: Reaper
-  onChange(what: string, volume: string, devId: number): void
-}
-
 /**
  * Volumes that a command has for itself: what it reads at one moment, and what it fills before that
  * gets its name.
@@ -44,14 +32,16 @@ export interface HiddenVolumesParts {
  * with the next opening of the pool. The command opens it by a name that no list shows.
  */
 export class HiddenVolumes {
-  readonly #parts: HiddenVolumesParts
+  readonly #parts: NameParts
+  readonly #sizes: Sizes
   /** Those that a command may read by the pool's own files: as long as they are open or awaited. */
   readonly #held = new Set<number>()
   /** Calls of `hold` that are under way. */
   #nrHolding = 0
 
-  constructor(parts: HiddenVolumesParts) {
+  constructor(parts: NameParts, sizes: Sizes) {
     this.#parts = parts
+    this.#sizes = sizes
   }
 
   /** The volume behind a name that a command was given, as long as it has not opened it. */
@@ -122,8 +112,8 @@ export class HiddenVolumes {
 
   async #snapshots(origins: Volume[], { identify }: { identify?: string }): Promise<HeldVolume[]> {
     const { pool, names, volumes } = this.#parts
-    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
-    // What is in the trees then gets no other place with the next commit.
+    if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
+    // Nodes that are in the trees then get no other place with the next commit.
     await pool.commit()
     const ids = volumes.newDevIds(origins.length)
     const changes = new Map<number, VolumeEntry>()
@@ -133,7 +123,7 @@ export class HiddenVolumes {
       const { mode, uid, gid } = volumes.newEntry(origin.name, devId, entry.size)
       changes.set(devId, { ...entry, mode, uid, gid, removed: true })
       if (identify !== undefined && volumes.mustBe(identify) === origin) {
-        const state = pool.metadata.fingerprint(origin.devId as DevId)
+        const state = pool.metadata.mappings.fingerprint(origin.devId as DevId)
         const content = this.#contentOf(origin) ?? { id: randomUUID(), state }
         if (content !== origin.entry.content)
           changes.set(origin.devId, { ...origin.entry, content })
@@ -160,24 +150,28 @@ export class HiddenVolumes {
   #heldAs(origin: Volume, devId: DevId, given: VolumeContent | null): HeldVolume {
     const { metadata, blockSize } = this.#parts.pool
     const content = given ?? origin.entry.content ?? null
-    const isSo = content?.state === metadata.fingerprint(origin.devId as DevId)
+    const isSo = content?.state === metadata.mappings.fingerprint(origin.devId as DevId)
     return {
       name: origin.name,
       devId: origin.devId,
       size: origin.device.size,
       mapped: metadata.details(devId).mappedBlocks * blockSize,
-      root: metadata.rootOf(devId),
+      root: metadata.mappings.rootOf(devId),
       file: devId === origin.devId ? null : fileOf(devId),
       content: content !== null && isSo ? content.id : null,
       externalOrigin: origin.entry.external_origin?.path ?? null,
     }
   }
 
-  /** What a stream calls the content of a volume; null when it has changed since, or never had it. */
+  /**
+   * The name of a volume's content in streams; null when it has changed since, or never had one.
+   */
   #contentOf({ devId, entry }: Volume): VolumeContent | null {
     const { content } = entry
     if (content === undefined) return null
-    return content.state === this.#parts.pool.metadata.fingerprint(devId as DevId) ? content : null
+    return content.state === this.#parts.pool.metadata.mappings.fingerprint(devId as DevId)
+      ? content
+      : null
   }
 
   /** See `PoolAdmin.beginVolume`. */
@@ -197,7 +191,7 @@ export class HiddenVolumes {
       pool.mustBeWritable()
       pool.space.mustHaveMinFree()
       const origin = base === undefined ? null : this.#baseOf(base)
-      if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+      if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
       const devId = volumes.newDevId(undefined)
       const entry = volumes.newEntry(name, devId, size)
       const { mode, uid, gid } = entry
@@ -261,7 +255,7 @@ export class HiddenVolumes {
 
   /** See `PoolAdmin.keepVolume`. */
   async keep({ devId, name, content, base, offset }: KeepRequest): Promise<void> {
-    await this.#parts.sizes.commit()
+    await this.#sizes.commit()
     await this.#parts.names.exclusive(async () => {
       const volume = this.#mustBeHidden(devId, name)
       const partial = { content, base: base ?? null, offset }
@@ -317,12 +311,12 @@ export class HiddenVolumes {
     content?: string
   }): Promise<void> {
     // Its size, and all that is in it.
-    await this.#parts.sizes.commit()
+    await this.#sizes.commit()
     await this.#parts.names.exclusive(async () => {
       const { pool, names, volumes, onChange } = this.#parts
       const volume = this.#mustBeHidden(devId, name)
       volumes.mustBeNew(name)
-      const state = pool.metadata.fingerprint(devId as DevId)
+      const state = pool.metadata.mappings.fingerprint(devId as DevId)
       const { partial: _, ...received } = volume.entry
       const entry = { ...received, size: volume.device.size, removed: false }
       const named = content === undefined ? entry : { ...entry, content: { id: content, state } }

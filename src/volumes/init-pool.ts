@@ -15,7 +15,7 @@ import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { FileStore } from '../storage/index.js'
 import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
-import { mustDiffer, PoolFiles } from './pool-files.js'
+import { mustBeLocal, mustDiffer, PoolFiles } from './pool-files.js'
 import { RemoteData } from './remote-data.js'
 import { signatureOf } from './signatures.js'
 
@@ -33,6 +33,7 @@ export async function initPool(
 ): Promise<void> {
   const { data, metadata, folder } = config
   const volumesFile = join(folder, VOLUMES_FILE)
+  mustBeLocal(config)
   mustDiffer(config)
   const made: string[] = []
   const stores: FileStore[] = []
@@ -45,7 +46,7 @@ export async function initPool(
     return store
   }
   try {
-    const dataStore = data.nbd ? RemoteData.make(config) : openNew(data.path)
+    const dataStore = data.remote ? RemoteData.make(config) : openNew(data.path)
     if (dataStore instanceof RemoteData) remote = dataStore
     const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
@@ -82,12 +83,12 @@ export interface PlannedFile {
   /** Bytes; null for one that has none yet. */
   size: number | null
   isNew: boolean
-  /** What is there and would be overwritten, for people; null for nothing. */
+  /** The content that is there and would be overwritten, for people; null for none. */
   holds: string | null
 }
 
 /**
- * What `initPool` would make and overwrite. Changes nothing.
+ * The files that `initPool` would make and overwrite. Changes nothing.
  * @throws as `initPool`, as far as that can be known
  */
 export async function planPool(
@@ -95,8 +96,9 @@ export async function planPool(
   { force = false }: { force?: boolean } = {},
 ): Promise<PlannedFile[]> {
   const { data, metadata, folder, dataBlockSize } = config
+  mustBeLocal(config)
   mustDiffer(config)
-  const dataFile = data.nbd
+  const dataFile = data.remote
     ? await planRemote(config, force)
     : planFile(data.path, { size: data.size, key: 'data.size', force })
   const auto = autoMetadataSize(dataFile.size!, dataBlockSize)

@@ -4,7 +4,7 @@ import { checkMetadata, ThinMetadata } from '../metadata/index.js'
 import { checkPool, openPool } from './open-pool.js'
 import type { PoolFiles } from './pool-files.js'
 
-/** What was mended of a pool. */
+/** The parts of a pool that were mended. */
 export interface Mended {
   /** Blocks that were counted more often than they had owners. */
   dataLeaks: number

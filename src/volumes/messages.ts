@@ -1,28 +1,17 @@
 import { bytes, type DevId, ThinfsError } from '../base/index.js'
-import { parseMessage, type ThinPool } from '../pool/index.js'
-import type { NameTransactions } from './name-transactions.js'
-import type { Reaper } from './reaper.js'
+import { parseMessage } from '../pool/index.js'
+import type { NameParts } from './namespace.js'
 import { mustBeUnused } from './volume.js'
-import type { VolumeSet } from './volume-set.js'
-import { unnamed, type VolumeEntry, type VolumeTable } from './volume-table.js'
-
-export interface MessagesParts {
-  pool: ThinPool
-  table: VolumeTable
-  names: NameTransactions
-  volumes: VolumeSet
-  reaper: Reaper
-  onChange(what: string, volume: string, devId: number): void
-}
+import { unnamed, type VolumeEntry } from './volume-table.js'
 
 /**
  * dm-thin's messages to the pool. They make and delete devices by number, for a program that keeps
  * the transaction id itself: only `set_transaction_id` changes that.
  */
 export class Messages {
-  readonly #parts: MessagesParts
+  readonly #parts: NameParts
 
-  constructor(parts: MessagesParts) {
+  constructor(parts: NameParts) {
     this.#parts = parts
   }
 
@@ -80,7 +69,7 @@ export class Messages {
 
   async #create(devId: DevId, create: () => void): Promise<void> {
     const { pool, table, volumes } = this.#parts
-    if (!pool.space.hasMetadataRoom) await pool.space.makeRoom()
+    if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
     if (!pool.metadata.hasDevice(devId)) {
       // The file may have a name for an earlier device, which another program deleted.
       await table.change(new Map([[devId, null]]), pool.metadata.transactionId)

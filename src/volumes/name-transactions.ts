@@ -30,7 +30,7 @@ export class NameTransactions {
 
   /**
    * Changes entries of volumes.json and, by `act`, the pool; durable when this resolves, undone
-   * where it rejects. To be called within `exclusive`.
+   * where it rejects. Callers are within `exclusive`.
    * @param next the transaction id that both get
    * @param exchange see `VolumeTable.exchange`
    */
@@ -64,7 +64,10 @@ export class NameTransactions {
     }
   }
 
-  /** Sets the transaction id, to one that may be far ahead, or behind. To be called within `exclusive`. */
+  /**
+   * Sets the transaction id, to one that may be far ahead, or behind. Callers are within
+   * `exclusive`.
+   */
   async jump(current: number, next: number): Promise<void> {
     if (next === current || next === current + 1) return this.commit(new Map(), () => {}, next)
     this.#pool.mustBeWritable()

@@ -63,7 +63,7 @@ export class PoolCheck {
       let step = steps.next()
       for (; !step.done; step = steps.next()) {
         // When metadata is short, writers need the held blocks: wait for them once, at the end.
-        if (pool.space.hasMetadataRoom) await this.#turnOfOthers()
+        if (pool.space.metadata.hasRoom) await this.#turnOfOthers()
       }
       report = step.value
     } finally {

@@ -59,6 +59,7 @@ export class PoolFiles {
    *   as the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
+    mustBeLocal(config)
     mustDiffer(config)
     const { path } = config.data
     const as = { readOnly, ofUser: config.ofUser }
@@ -66,7 +67,7 @@ export class PoolFiles {
     let data: PoolStore | RemoteData | null = null
     try {
       const isOne = isSame(path, config.metadata.path)
-      if (config.data.nbd) data = RemoteData.make(config)
+      if (config.data.remote) data = RemoteData.make(config)
       else {
         const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
         data = partsOf(file, config.data)
@@ -96,7 +97,7 @@ export class PoolFiles {
       config.metadata,
     )
     try {
-      const data = config.data.nbd
+      const data = config.data.remote
         ? RemoteData.of(fds.data, config)
         : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
@@ -174,6 +175,13 @@ export class PoolFiles {
     this.#data.close()
     this.metadata.close()
   }
+}
+
+/** @throws NOT_SUPPORTED */
+export function mustBeLocal({ metadata }: PoolConfig): void {
+  if (metadata.remote === undefined) return
+  const detail = `${metadata.path}: metadata on another machine is not supported yet`
+  throw new ThinfsError('NOT_SUPPORTED', detail)
 }
 
 /** Two names may be links to one file, or nodes of one device. @throws BAD_CONFIG */

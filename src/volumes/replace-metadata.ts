@@ -38,7 +38,7 @@ export async function replaceMetadata<T>(
   const isFile = statSync(path).isFile() && config.metadata.extents === undefined
   const base = isFile ? path : join(config.folder, 'metadata')
   const next = `${base}.new`
-  // What a run that was killed has left.
+  // The traces of a run that was killed.
   rmSync(next, { force: true })
   const size = isFile ? Math.max(old.size, wantedSize(config, data.size)) : old.size
   const store = FileStore.open(next, { create: true, size: bytes(size) })

@@ -96,7 +96,7 @@ const entryOf = (devId: number, name: string, size: number): VolumeEntry => ({
   ...{ mode: 0o600, uid: process.geteuid!(), gid: process.getegid!(), removed: false },
 })
 
-/** Where the external origin is, whatever folder its path counts from. */
+/** The place of the external origin, whatever folder its path counts from. */
 const originOf = ({ external_origin: origin }: VolumeEntry, folder: string) =>
   origin && { external_origin: { ...origin, path: resolve(folder, origin.path) } }
 

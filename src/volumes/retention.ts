@@ -1,5 +1,6 @@
 /**
- * Which snapshots are kept: the rules of restic forget, and nearly those of borg prune.
+ * Decides which snapshots are kept: by the rules of restic forget, which are nearly those of borg
+ * prune.
  *
  * Each rule looks at all snapshots for itself, newest first, and keeps the newest one of each period
  * (an hour, a day, a week from Monday on, a month, a year; local time) until it has kept as many as

@@ -3,7 +3,7 @@ import type { PoolWork, ThinPool } from '../pool/index.js'
 import type { Tenancy } from '../tenancy/index.js'
 import type { PoolStatistics, TenancyStatistics } from './admin.js'
 import { tenancyInfo } from './pool-status.js'
-import type { Volume } from './volume.js'
+import type { VolumeSet } from './volume-set.js'
 
 /**
  * The counters of a mounted pool. An engine that takes another's place goes on from where that was:
@@ -12,19 +12,25 @@ import type { Volume } from './volume.js'
 export class Statistics {
   readonly #name: string
   readonly #pool: ThinPool
+  readonly #set: VolumeSet
   readonly #tenancy: Tenancy | null
   /** Seconds since 1970: when the counters were 0. */
   #since: number
-  /** Requests for the volumes, those that are gone included. */
-  readonly counters = new IoCounters()
   /** The counts of the engines before this one. */
   #workBefore: PoolWork = { commits: 0, commitMs: 0, punches: 0, punchedBytes: 0, spaceWaits: 0 }
   #engineRestarts = 0
 
   /** @param since seconds since 1970 */
-  constructor(name: string, pool: ThinPool, since: number, tenancy: Tenancy | null) {
+  constructor(
+    name: string,
+    pool: ThinPool,
+    set: VolumeSet,
+    since: number,
+    tenancy: Tenancy | null,
+  ) {
     this.#name = name
     this.#pool = pool
+    this.#set = set
     this.#tenancy = tenancy
     this.#since = since
   }
@@ -32,28 +38,29 @@ export class Statistics {
   /**
    * Goes on from where the engine before was. A volume that has another name since, or that was made
    * since, begins at 0.
-   * @param find the volume of a device id
    */
-  resume(
-    { before, engineRestarts }: StatisticsBefore,
-    find: (devId: number) => Volume | undefined,
-  ): void {
+  resume({ before, engineRestarts }: StatisticsBefore): void {
+    const { counted } = this.#set
     this.#engineRestarts = engineRestarts
     if (before === null) return
     this.#since = before.since
     this.#workBefore = before.work
-    this.counters.add(before.io)
+    counted.add(before.io)
     for (const { devId, name, io } of before.volumes) {
-      const volume = find(devId)
-      if (volume?.name === name && io !== null) volume.counters.add(io)
+      const volume = this.#set.byDevId(devId)
+      if (volume?.name !== name || io === null) continue
+      counted.subtract(io)
+      volume.counters.add(io)
     }
   }
 
-  /** @param volumes those that have a name */
-  of(volumes: Iterable<Volume>): PoolStatistics {
+  get now(): PoolStatistics {
     const pool = this.#pool
     const { metadata, space, blockSize } = pool
-    const shown = [...volumes].filter(({ device }) => !device.gone)
+    const shown = [...this.#set.named()].filter(({ device }) => !device.gone)
+    const all = new IoCounters()
+    all.addAll(this.#set.counted)
+    for (const { counters } of this.#set.all()) all.addAll(counters)
     return {
       name: this.#name,
       mode: pool.mode,
@@ -64,17 +71,17 @@ export class Statistics {
       data: {
         blocks: metadata.nrDataBlocks,
         usedBlocks: metadata.nrAllocatedDataBlocks,
-        hostFree: space.hostRoomForData,
+        hostFree: space.data.hostRoom,
       },
       metadata: {
         blocks: metadata.nrMetadataBlocks,
         usedBlocks: metadata.nrAllocatedMetadataBlocks,
-        hostFree: space.hostRoomForMetadata,
+        hostFree: space.metadata.hostRoom,
       },
-      lowWaterMarkBlocks: space.lowWaterMark,
-      metadataLowWaterMarkBlocks: space.metadataLowWaterMark,
+      lowWaterMarkBlocks: space.data.lowWaterMark,
+      metadataLowWaterMarkBlocks: space.metadata.lowWaterMark,
       writesWaiting: space.writesWaiting,
-      io: this.counters.counts,
+      io: all.counts,
       work: sumOf(this.#workBefore, pool.work),
       ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
       volumes: shown

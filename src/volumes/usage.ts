@@ -3,9 +3,6 @@ import { type DataBlock, Slice } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Volume } from './volume.js'
 
-/** Leaves of a mapping tree that are counted between two looks at the clock. */
-const PIECE_LEAVES = 1
-
 /** Data blocks whose counters are made at once: 16 KiB. */
 const COUNTERS = 4096
 
@@ -22,6 +19,28 @@ class Counters {
       this.#parts.set(nr, part)
     }
     return ++part[block - nr * COUNTERS]!
+  }
+}
+
+/**
+ * Visits the data blocks that only this volume maps. Looks at all mappings in parts of the tree
+ * that are not shared: seconds for terabytes, during which requests run. If mappings change
+ * meanwhile the result is approximate.
+ * @param mustGoOn throws when the work has to end
+ * @throws DEVICE_MISSING when the volume is removed meanwhile
+ */
+export async function forEachExclusive(
+  { metadata, clock }: ThinPool,
+  { device }: Volume,
+  mustGoOn: () => void,
+  visit: (vblock: number, dataBlock: DataBlock) => void,
+): Promise<void> {
+  const slice = new Slice(clock)
+  for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
+    mustGoOn()
+    device.mustBeReadable()
+    at = metadata.mappings.forEachExclusive(device.devId, at, visit)
+    if (slice.isOver) await slice.yield()
   }
 }
 
@@ -43,12 +62,7 @@ export class Usage {
     this.#mustGoOn = mustGoOn
   }
 
-  /**
-   * Bytes of the data blocks that only this volume maps. Looks at all mappings in parts of the tree
-   * that are not shared: seconds for terabytes, during which requests run. Where mappings change
-   * meanwhile the result is approximate.
-   * @throws DEVICE_MISSING when the volume is removed meanwhile
-   */
+  /** Bytes of the data blocks that only this volume maps; see `forEachExclusive`. */
   exclusiveBytes(volume: Volume): Promise<number> {
     const asOf = this.#pool.metadata.mappingChanges
     const last = this.#counts.get(volume)
@@ -80,27 +94,19 @@ export class Usage {
     for (const nr of devIds.keys()) {
       for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
         this.#mustGoOn()
-        this.#pool.mustBeReadable()
-        at = metadata.forEachExclusiveTogether(devIds, nr, at, visit)
+        for (const { device } of volumes) device.mustBeReadable()
+        at = metadata.mappings.forEachExclusiveTogether(devIds, nr, at, visit)
         if (slice.isOver) await slice.yield()
       }
     }
     return blocks * blockSize
   }
 
-  async #count({ device: { devId } }: Volume): Promise<number> {
-    const { metadata, clock, blockSize } = this.#pool
-    const slice = new Slice(clock)
+  async #count(volume: Volume): Promise<number> {
     let blocks = 0
-    const visit = (_vblock: number, _dataBlock: DataBlock, count: number): void => {
-      if (count === 1) blocks++
-    }
-    for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
-      this.#mustGoOn()
-      this.#pool.mustBeReadable()
-      at = metadata.forEachExclusive(devId, at, PIECE_LEAVES, visit)
-      if (slice.isOver) await slice.yield()
-    }
-    return blocks * blockSize
+    await forEachExclusive(this.#pool, volume, this.#mustGoOn, () => {
+      blocks++
+    })
+    return blocks * this.#pool.blockSize
   }
 }

@@ -1,6 +1,7 @@
 import {
   bytes,
   type DevId,
+  IoCounters,
   MAX_DEV_ID,
   MAX_DEVICE_SIZE,
   ThinfsError,
@@ -28,6 +29,8 @@ export class VolumeSet {
   readonly #table: VolumeTable
   readonly #maker: Maker
   readonly #origins: ExternalOrigins
+  /** Requests for volumes that are gone. */
+  readonly counted = new IoCounters()
   readonly #byName = new Map<string, Volume>()
   readonly #byDevId = new Map<number, Volume>()
 
@@ -68,7 +71,7 @@ export class VolumeSet {
     return volume
   }
 
-  /** To be called after a wait: the volume may have gone meanwhile. @throws VOLUME_MISSING */
+  /** Callers ask after a wait: the volume may have gone meanwhile. @throws VOLUME_MISSING */
   mustBeThere(volume: Volume): void {
     if (this.#byDevId.get(volume.devId) !== volume) throw gone(volume)
   }
@@ -148,6 +151,7 @@ export class VolumeSet {
   /** The device was deleted. */
   drop(volume: Volume): void {
     this.#byDevId.delete(volume.devId)
+    this.counted.addAll(volume.counters)
   }
 
   /** The name that a volume has now takes the place of the one `before`. */
@@ -201,13 +205,13 @@ export class VolumeSet {
 
 /** Bytes up to the end of the last block that a device maps. */
 function mappedEnd({ metadata, blockSize }: ThinPool, devId: DevId): number {
-  return Math.min((metadata.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
+  return Math.min((metadata.mappings.highestMapped(devId) + 1) * blockSize, MAX_DEVICE_SIZE)
 }
 
 /**
- * What an entry of volumes.json still says about the device that has its id. In doubt nothing may
- * be lost by what is done next: a device that may be another one than the entry's is not reclaimed
- * for it, nor does a size hide data that a growth would discard.
+ * The part of an entry of volumes.json that is still true of the device with its id. In doubt
+ * nothing may be lost by what is done next: a device that may be another one than the entry's is
+ * not reclaimed for it, nor does a size hide data that a growth would discard.
  * @returns the entry, or one with a larger size; null when the device is gone or may be another
  */
 export function whatIsTrueOf(

@@ -54,14 +54,14 @@ const fieldsSchema = z.strictObject({
   /** The name is gone, or has yet to come; the space goes back when nobody has it open. */
   removed: z.boolean(),
   /**
-   * What a stream calls the content: an id, and the fingerprint of the mappings for as long as which
-   * it holds. Left out of a volume that was never sent or received.
+   * The name of the content in streams: an id, and the fingerprint of the mappings. It holds as
+   * long as they have that. Left out of a volume that was never sent or received.
    */
   content: z.strictObject({ id: z.guid(), state: z.string().regex(/^[0-9a-f]{32}$/) }).optional(),
   /**
-   * What came of a stream that was cut short, of a volume that has no name yet: its space stays until
-   * the stream goes on. What streams call its content and that of its base, and how many bytes are
-   * there.
+   * The part of a stream that was cut short, of a volume that has no name yet: its space stays
+   * until the stream goes on. The names, in streams, of its content and of its base's, and how many
+   * bytes are there.
    */
   partial: z
     .strictObject({ content: z.guid(), base: z.guid().nullable(), offset: z.int().min(1) })
@@ -107,7 +107,7 @@ const tableSchema = z.strictObject({
 export type VolumeEntry = z.infer<typeof entrySchema>
 type Table = z.infer<typeof tableSchema>
 
-/** Where a table is kept. */
+/** The file that a table is kept in. */
 export interface TableFile {
   /** Names the file in messages. */
   readonly path: string
@@ -122,8 +122,8 @@ const SEPARATOR = Buffer.from(',\n  ')
 /**
  * The entries of a volumes.json, each also as the file has it.
  *
- * A change encodes the entries of nearby devices anew. To encode ten thousand for each would keep
- * requests waiting for 20 ms, to join them for 5 ms.
+ * A change encodes the entries of nearby devices anew. Encoding ten thousand for each change would
+ * keep requests waiting for 20 ms, joining them for 5 ms.
  */
 class VolumeEntries {
   /** By device id divided by PART. */

@@ -8,7 +8,7 @@ export class Volume {
   /** The volume's device; with an external origin, the one that stands before it. */
   disk: BlockDevice
   readonly devId: number
-  /** Where requests for content go: the disk, or what somebody has put before it (src/lab). */
+  /** The device that requests for content go to: the disk, or a layer before it (src/lab). */
   io: BlockDevice
   /**
    * Why nobody may remove the volume or change its size: `it is being recorded`. Null: anybody may.

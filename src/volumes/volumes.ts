@@ -5,16 +5,9 @@
  * with the next transaction id, committed together. Changes wait for each other; I/O does not wait
  * for them.
  */
-import {
-  bytes,
-  type DevId,
-  MAX_DEVICE_SIZE,
-  METADATA_BLOCK_SIZE,
-  Slice,
-  ThinfsError,
-} from '../base/index.js'
-import { checkVolumeName, type PoolConfig } from '../config/index.js'
-import { mustBeFillable, type ThinPool } from '../pool/index.js'
+import { type DevId, Slice, ThinfsError } from '../base/index.js'
+import type { PoolConfig } from '../config/index.js'
+import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { Tenancy } from '../tenancy/index.js'
 import type {
@@ -33,28 +26,26 @@ import type {
   VolumeRules,
 } from './admin.js'
 import { blockMapOf } from './block-map.js'
-import { ExternalOrigins, type OriginPlace, sizeOn } from './external-origin.js'
+import { ExternalOrigins, type OriginPlace } from './external-origin.js'
 import { type BeginRequest, HiddenVolumes, type KeepRequest } from './hidden-volumes.js'
 import { Messages } from './messages.js'
 import { NameTransactions } from './name-transactions.js'
+import { type NameParts, Namespace } from './namespace.js'
+import { type CreateRequest, NewVolumes, type Ownership } from './new-volumes.js'
 import { PoolCheck } from './pool-check.js'
 import { statusOf } from './pool-status.js'
-import { judge } from './prune.js'
 import { Reaper } from './reaper.js'
 import { checkSize, Sizes } from './sizes.js'
+import { type SnapshotRequest, Snapshots } from './snapshots.js'
+import { SpaceCommands } from './space-commands.js'
 import { Statistics, type StatisticsBefore } from './statistics.js'
 import { Usage } from './usage.js'
-import {
-  followEntry,
-  hasToGo,
-  mustBeUnused,
-  mustNotBeHeld,
-  reserveOf,
-  type Volume,
-  whyUsed,
-} from './volume.js'
+import { followEntry, hasToGo, reserveOf, type Volume } from './volume.js'
+import { VolumeInfos } from './volume-infos.js'
+import { withRules } from './volume-rules.js'
 import { gone, VolumeSet, whatIsTrueOf } from './volume-set.js'
-import { type TableFile, unnamed, type VolumeEntry, VolumeTable } from './volume-table.js'
+import { type TableFile, VolumeTable } from './volume-table.js'
+import { WantedVolumes } from './wanted-volumes.js'
 
 export interface VolumesOptions {
   /** Name of the pool. */
@@ -82,64 +73,30 @@ export interface VolumesOptions {
   onResized: (devId: number, size: number) => Promise<void>
 }
 
-/** Owner and mode of a volume: chmod and chown change these. */
-export interface Ownership {
-  mode?: number
-  uid?: number
-  gid?: number
-}
-
-const REMOVED = { removed: true }
-const NO_RULES: VolumeRules = { limit: 0, reserve: 0, onFull: 'pool' }
-type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full'>
-
-/**
- * An entry with other rules: 0 and `pool` take one away, those left out stay.
- * @throws BAD_ARGUMENT
- */
-function withRules<E extends RulesOfEntry>(
-  { limit: oldLimit = 0, reserve: oldReserve = 0, on_full: oldOnFull, ...rest }: E,
-  { limit = oldLimit, reserve = oldReserve, onFull = oldOnFull ?? 'pool' }: VolumeRules,
-): Omit<E, keyof RulesOfEntry> & RulesOfEntry {
-  for (const [what, value] of Object.entries({ limit, reserve })) {
-    if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
-    throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
-  }
-  if (limit > 0 && reserve > limit) {
-    const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
-    throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
-  }
-  if (onFull !== 'pool' && onFull !== 'queue' && onFull !== 'error') {
-    throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue, error and none are allowed`)
-  }
-  return {
-    ...rest,
-    ...(limit > 0 && { limit }),
-    ...(reserve > 0 && { reserve }),
-    ...(onFull !== 'pool' && { on_full: onFull }),
-  }
-}
-
 export class Volumes implements PoolAdmin {
   readonly pool: ThinPool
   readonly sizes: Sizes
-  /** Counters of the work that was done. */
-  readonly tally: Statistics
+  readonly #statistics: Statistics
+  readonly infos: VolumeInfos
+  /** The exclusive space of volumes. */
+  readonly usage: Usage
+  /** How volumes come to be without an origin. */
+  readonly newVolumes: NewVolumes
+  readonly namespace: Namespace
   readonly #options: VolumesOptions
   readonly #table: VolumeTable
   readonly #set: VolumeSet
-  readonly #usage: Usage
   readonly #check: PoolCheck
   readonly #names: NameTransactions
   readonly #reaper: Reaper
   readonly #messages: Messages
+  readonly #snapshots: Snapshots
+  readonly #wanted: WantedVolumes
+  readonly #space: SpaceCommands
   readonly #origins: ExternalOrigins
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
-  /** Ends what makes the pool smaller. */
-  readonly #closed = new AbortController()
-  #shrinking: Promise<unknown> = Promise.resolve()
 
   private constructor(options: VolumesOptions, table: VolumeTable) {
     const { pool, onChange } = options
@@ -150,7 +107,8 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
-    this.tally = new Statistics(options.name, pool, options.now(), options.tenancy ?? null)
+    const { tenancy = null } = options
+    this.#statistics = new Statistics(options.name, pool, set, options.now(), tenancy)
     this.#table = table
     this.#set = set
     this.#origins = origins
@@ -167,13 +125,18 @@ export class Volumes implements PoolAdmin {
       failed: ({ name, devId }, err) =>
         onChange(`not yet reclaimed: ${(err as Error).message}`, name, devId),
     })
-    this.#messages = new Messages({
-      ...{ pool, table, names, volumes: set, reaper: this.#reaper, onChange },
-    })
-    this.hidden = new HiddenVolumes({
-      ...{ pool, names, volumes: set, sizes: this.sizes, reaper: this.#reaper, onChange },
-    })
-    this.#usage = new Usage(pool, mustNotBeClosing)
+    this.infos = new VolumeInfos(pool, set)
+    const parts: NameParts = {
+      ...{ pool, table, names, volumes: set, reaper: this.#reaper, infos: this.infos, onChange },
+    }
+    this.newVolumes = new NewVolumes(parts, origins)
+    this.namespace = new Namespace(parts)
+    this.#snapshots = new Snapshots(parts)
+    this.#wanted = new WantedVolumes(parts, origins)
+    this.#messages = new Messages(parts)
+    this.hidden = new HiddenVolumes(parts, this.sizes)
+    this.#space = new SpaceCommands(pool, () => this.hidden.areRead, mustNotBeClosing)
+    this.usage = new Usage(pool, mustNotBeClosing)
     const nameOf = (devId: number): string => find(devId)?.name ?? `device ${devId}`
     this.#check = new PoolCheck({ ...options, names, nameOf, mustNotBeClosing })
   }
@@ -241,16 +204,6 @@ export class Volumes implements PoolAdmin {
     if (hasToGo(volume)) void this.#reaper.reap(volume)
   }
 
-  /** Takes the name away at once; the space follows when nobody has the volume open. */
-  async unlink(name: string): Promise<void> {
-    await this.#names.exclusive(async () => {
-      const volume = this.#set.must(name)
-      mustNotBeHeld(volume)
-      await this.#unname([volume])
-      if (volume.opens === 0) void this.#reaper.reap(volume)
-    })
-  }
-
   /** Sets who may open a volume. */
   async setOwnership(volume: Volume, to: Ownership): Promise<void> {
     await this.#names.exclusive(async () => {
@@ -276,196 +229,45 @@ export class Volumes implements PoolAdmin {
 
   /**
    * Puts the id of the metadata into volumes.json where that has another one: the metadata was
-   * accepted, or there was nothing to lose by it. Where that is not possible now, the next change
-   * does it.
+   * accepted, or there was nothing to lose by it. If that is not possible now, the next change does
+   * it.
    */
   async takeIdOver(): Promise<void> {
     if (!this.#table.hasOtherId || this.pool.mode !== 'write') return
     await this.#names.exclusive(() => this.#names.commit(new Map())).catch(() => {})
   }
 
-  /**
-   * Gives devices that another program made the names, sizes and origins that pool.yaml has for
-   * their ids.
-   */
-  async adopt(wanted: PoolConfig['volumes']): Promise<void> {
-    for (const [name, { id, size: given, snapshotOf, externalOrigin }] of Object.entries(wanted)) {
-      const volume = id === undefined ? undefined : this.#set.byDevId(id)
-      if (volume?.name !== unnamed(id!) || volume.entry.removed || this.#set.find(name)) continue
-      const origin = snapshotOf === undefined ? null : (wanted[snapshotOf]?.id ?? null)
-      const file = externalOrigin && this.#origins.describe(externalOrigin)
-      const size = given ?? (file ? sizeOn(file) : volume.entry.size)
-      const shows = file && { external_origin: { ...file, shown: Math.min(file.size, size) } }
-      const entry = { ...volume.entry, name, size, origin, ...shows }
-      if (this.pool.writable) await this.#adopt(volume, entry)
-      else this.#name(volume, volume.name, entry)
-    }
+  /** Gives devices that another program made what pool.yaml has for their ids. */
+  adopt(wanted: PoolConfig['volumes']): Promise<void> {
+    return this.#wanted.adopt(wanted)
   }
 
-  /** Makes the volumes that pool.yaml names and the pool lacks, origins before their snapshots. */
-  async makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
-    const missing = Object.entries(wanted).filter(([name]) => !this.#set.find(name))
-    // An id of one of them may belong to a volume that is on its way out.
-    if (missing.length > 0) await this.#reaper.ended()
-    while (missing.length > 0) {
-      const ready = missing.findIndex(
-        ([, { snapshotOf }]) => snapshotOf === undefined || this.#set.find(snapshotOf),
-      )
-      const [[name, volume]] = missing.splice(Math.max(ready, 0), 1) as [(typeof missing)[number]]
-      const request = { name, ...(volume.id === undefined ? {} : { devId: volume.id }) }
-      const { limit = 0, reserve = 0 } = volume
-      if (volume.snapshotOf === undefined) {
-        const { size, externalOrigin } = volume
-        await this.create({
-          ...request,
-          ...(size !== null && { size }),
-          ...(externalOrigin !== undefined && { externalOrigin }),
-          ...{ limit, reserve },
-        })
-      } else {
-        await this.snapshot({ ...request, origin: volume.snapshotOf })
-        if (volume.size !== null) await this.resize({ name, size: volume.size, shrink: true })
-        if (limit > 0 || reserve > 0) await this.setVolume({ name, limit, reserve })
-      }
-    }
+  /** Makes the volumes that pool.yaml names and the pool lacks. */
+  makeMissing(wanted: PoolConfig['volumes']): Promise<void> {
+    return this.#wanted.makeMissing(wanted, this)
   }
 
   // --- PoolAdmin ---
 
-  async create({
-    name,
-    size,
-    devId,
-    externalOrigin,
-    ...rules
-  }: {
-    name: string
-    size?: number
-    devId?: number
-    externalOrigin?: string
-  } & VolumeRules): Promise<VolumeInfo> {
-    const more = withRules({}, rules)
-    if (externalOrigin === undefined) {
-      if (size === undefined)
-        throw new ThinfsError('BAD_ARGUMENT', `${name}: a volume needs a size`)
-      return this.#info(await this.make(name, size, devId, more))
-    }
-    mustBeFillable(this.pool.blockSize)
-    const origin = this.#origins.describe(externalOrigin)
-    const shown = Math.min(origin.size, size ?? origin.size)
-    const all = { ...more, external_origin: { ...origin, shown } }
-    return this.#info(await this.make(name, size ?? sizeOn(origin), devId, all))
+  create(request: CreateRequest): Promise<VolumeInfo> {
+    return this.newVolumes.create(request)
   }
 
-  /** As `create`. @param more of the entry: permission bits and owner of the file, rules */
-  make(
-    name: string,
-    size: number,
-    wanted?: number,
-    more: Ownership & RulesOfEntry & Pick<VolumeEntry, 'external_origin'> = {},
-  ): Promise<Volume> {
-    return this.#names.exclusive(async () => {
-      checkSize(size)
-      this.#set.mustBeNew(name)
-      const devId = this.#set.newDevId(wanted)
-      const entry = { ...this.#set.newEntry(name, devId, size), ...more }
-      const { space, devices } = this.pool
-      space.mustHaveMinFree()
-      if (!space.hasMetadataRoom) await space.makeRoom()
-      await this.#names.commit(new Map([[devId, entry]]), () => {
-        const kept = reserveOf(this.pool, entry)
-        space.mustKeep(kept)
-        devices.createThin(devId)
-        space.reserves.set(devId, kept)
-      })
-      this.#options.onChange('created', name, devId)
-      return this.#set.add(devId)
-    })
-  }
-
-  snapshot(request: { origin: string; name: string; devId?: number }): Promise<VolumeInfo> {
+  snapshot(request: SnapshotRequest): Promise<VolumeInfo> {
     return this.snapshotAnd(request, () => {})
   }
 
   /** As `snapshot`, and calls `taken` between the last request that is in it and the next. */
-  snapshotAnd(
-    request: { origin: string; name: string; devId?: number },
-    taken: () => void,
-  ): Promise<VolumeInfo> {
-    return this.#names.exclusive(async () => {
-      const origin = this.#set.must(request.origin)
-      this.#set.mustBeNew(request.name)
-      const devId = this.#set.newDevId(request.devId)
-      const from = origin.devId as DevId
-      this.pool.space.mustHaveMinFree()
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      const entry = this.#set.snapshotEntry(request.name, devId, origin)
-      await this.#names.commit(new Map([[devId, entry]]), () => {
-        this.pool.devices.createSnap(devId, from)
-        taken()
-      })
-      this.#options.onChange(`created as snapshot of ${origin.name}`, request.name, devId)
-      return this.#info(this.#set.add(devId))
-    })
+  snapshotAnd(request: SnapshotRequest, taken: () => void): Promise<VolumeInfo> {
+    return this.#snapshots.take(request, taken)
   }
 
   snapshotAll(request: { origins: string[]; suffix: string }): Promise<VolumeInfo[]> {
-    return this.#names.exclusive(async () => {
-      const origins = [...new Set(request.origins)].map(name => this.#set.must(name))
-      const ids = this.#set.newDevIds(origins.length)
-      const changes = new Map<number, VolumeEntry>()
-      origins.forEach((origin, i) => {
-        const name = `${origin.name}${request.suffix}`
-        this.#set.mustBeNew(name)
-        changes.set(ids[i]!, this.#set.snapshotEntry(name, ids[i]!, origin))
-      })
-      this.pool.space.mustHaveMinFree()
-      if (!this.pool.space.hasMetadataRoom) await this.pool.space.makeRoom()
-      const snapshots = origins.map(({ devId }, i) => [ids[i]!, devId as DevId] as const)
-      await this.#names.commit(changes, () => this.pool.devices.createSnaps(snapshots))
-      return origins.map((origin, i) => {
-        const volume = this.#set.add(ids[i]!)
-        this.#options.onChange(`created as snapshot of ${origin.name}`, volume.name, volume.devId)
-        return this.#info(volume)
-      })
-    })
+    return this.#snapshots.takeAll(request)
   }
 
-  async rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
-    const { name, snapshot, keep } = request
-    const [before, volume] = await this.#names.exclusive(async () => {
-      const before = this.#set.must(name)
-      const to = this.#set.must(snapshot)
-      if (to === before) throw new ThinfsError('BAD_ARGUMENT', `${name}: it is that volume itself`)
-      if (keep !== undefined) this.#set.mustBeNew(keep)
-      const { space, devices } = this.pool
-      if (keep === undefined) {
-        if (!space.hasRoomToReplace) await space.makeRoomToUnmap()
-      } else if (!space.hasMetadataRoom) await space.makeRoom()
-      mustBeUnused(before)
-      const devId = this.#set.newDevId(undefined)
-      const { mode, uid, gid, limit = 0, reserve = 0, on_full: onFull = 'pool' } = before.entry
-      const kept = keep === undefined ? REMOVED : { name: keep }
-      const entry = this.#set.snapshotEntry(name, devId, to)
-      const changes = new Map([
-        [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
-        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve, onFull })],
-      ])
-      const replace = (): void => {
-        const had = space.reserves.keptFor(before.devId as DevId)
-        const wanted = space.reserves.blocksOf(before.devId as DevId)
-        // Without `keep` it is given what the old state had, once that is reclaimed.
-        if (keep !== undefined) space.mustKeep(wanted - had)
-        if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
-        else devices.createSnap(devId, to.devId as DevId)
-      }
-      await this.#set.claimed([before], () => this.#names.commit(changes, replace))
-      if (keep !== undefined) this.#set.renamed(before, name)
-      this.#options.onChange(`rolled back to ${snapshot}`, name, devId)
-      return [before, this.#set.add(devId)]
-    })
-    if (keep === undefined) await this.#reaper.reap(before)
-    return this.#info(volume)
+  rollback(request: { name: string; snapshot: string; keep?: string }): Promise<VolumeInfo> {
+    return this.#snapshots.rollback(request)
   }
 
   hold(request: { names: string[]; identify?: string }): Promise<Held> {
@@ -492,74 +294,16 @@ export class Volumes implements PoolAdmin {
     return this.hidden.name(request)
   }
 
-  async remove(request: { names: string[] }): Promise<void> {
-    const volumes = await this.#names.exclusive(async () => {
-      const found = [...new Set(request.names)].map(name => this.#set.must(name))
-      for (const volume of found) mustBeUnused(volume)
-      await this.#unname(found)
-      return found
-    })
-    await Promise.all(volumes.map(volume => this.#reaper.reap(volume)))
+  remove(request: { names: string[] }): Promise<void> {
+    return this.namespace.remove(request)
   }
 
-  async prune(request: PruneRequest): Promise<PrunedSnapshot[]> {
-    const { snapshots, gone } = await this.#names.exclusive(async () => {
-      const infos = Array.from(this.#set.named(), volume => this.#info(volume))
-      const snapshots = judge(infos, request)
-      const gone: Volume[] = []
-      for (const snapshot of snapshots) {
-        if (snapshot.kept.length > 0) continue
-        const volume = this.#set.must(snapshot.name)
-        snapshot.busy = whyUsed(volume)
-        if (snapshot.busy === null) gone.push(volume)
-      }
-      if (request.dryRun === true || gone.length === 0) return { snapshots, gone: [] }
-      await this.#unname(gone)
-      return { snapshots, gone }
-    })
-    await Promise.all(gone.map(volume => this.#reaper.reap(volume)))
-    return snapshots
+  prune(request: PruneRequest): Promise<PrunedSnapshot[]> {
+    return this.namespace.prune(request)
   }
 
   rename(request: { from: string; to: string }): Promise<VolumeInfo> {
-    return this.#names.exclusive(async () => {
-      const volume = this.#set.must(request.from)
-      this.#set.mustBeNew(request.to)
-      await this.#rename(volume, request.to)
-      return this.#info(volume)
-    })
-  }
-
-  /**
-   * rename(2): the name may be taken; the volume that had it is unlinked, or gets the other name.
-   * @param exchange identifies the request for the latter, which is done once; null for the former
-   */
-  renameOver(from: string, to: string, exchange: string | null): Promise<void> {
-    return this.#names.exclusive(async () => {
-      if (exchange !== null && exchange === this.#table.exchange) return
-      const volume = this.#set.must(from)
-      const other = this.#set.find(to)
-      if (volume === other) return
-      if (!other) {
-        if (exchange !== null) throw new ThinfsError('VOLUME_MISSING', to)
-        checkVolumeName(to)
-        await this.#rename(volume, to)
-        return
-      }
-      if (exchange === null) mustNotBeHeld(other)
-      const entry = { ...volume.entry, name: to }
-      const before =
-        exchange !== null ? { ...other.entry, name: from } : { ...other.entry, removed: true }
-      const changes = new Map([
-        [volume.devId, entry],
-        [other.devId, before],
-      ])
-      await this.#names.commit(changes, undefined, undefined, exchange)
-      this.#options.onChange(`renamed to ${to}`, from, volume.devId)
-      this.#set.renamed(volume, from)
-      if (exchange !== null) this.#set.renamed(other, to)
-      else if (other.opens === 0) void this.#reaper.reap(other)
-    })
+    return this.namespace.rename(request)
   }
 
   async resize(
@@ -570,7 +314,7 @@ export class Volumes implements PoolAdmin {
     const volume = this.#set.must(name)
     await this.sizes.resize(volume, size, shrink, signal)
     await this.#options.onResized(volume.devId, size)
-    return this.#info(volume)
+    return this.infos.of(volume)
   }
 
   async mappedPast({ name, size }: { name: string; size: number }): Promise<{ bytes: number }> {
@@ -583,62 +327,32 @@ export class Volumes implements PoolAdmin {
       const volume = this.#set.must(name)
       const entry = withRules(volume.entry, rules)
       try {
-        await this.pool.space.reserve(volume.devId as DevId, reserveOf(this.pool, entry))
+        await this.pool.space.data.reserve(volume.devId as DevId, reserveOf(this.pool, entry))
         await this.#names.commit(new Map([[volume.devId, entry]]))
       } catch (err) {
         if (this.#set.byDevId(volume.devId) === volume) followEntry(this.pool, volume)
         throw err
       }
-      return this.#info(volume)
+      return this.infos.of(volume)
     })
   }
 
-  async extend(request: { data?: number; metadata?: number }) {
-    const { metadata, blockSize, space } = this.pool
-    this.#mustNotBeClosing()
-    await space.extend(request)
-    return {
-      data: metadata.nrDataBlocks * blockSize,
-      metadata: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
-    }
+  extend(request: {
+    data?: number
+    metadata?: number
+  }): Promise<{ data: number; metadata: number }> {
+    return this.#space.extend(request)
   }
 
-  async shrink(
-    { data, dryRun = false }: { data: number; dryRun?: boolean },
+  shrink(
+    request: { data: number; dryRun?: boolean },
     signal?: AbortSignal,
   ): Promise<{ data: number; moved: number }> {
-    const { metadata, blockSize, shrink } = this.pool
-    this.#mustNotBeClosing()
-    if (dryRun) {
-      const { blocks, moves } = await shrink.plan(data)
-      return { data: blocks * blockSize, moved: moves * blockSize }
-    }
-    const ends = [this.#closed.signal, ...(signal === undefined ? [] : [signal])]
-    const moving = shrink.run(data, {
-      signal: AbortSignal.any(ends),
-      mayMove: () => !this.hidden.areRead,
-    })
-    this.#shrinking = Promise.allSettled([this.#shrinking, moving])
-    const moves = await moving
-    return { data: metadata.nrDataBlocks * blockSize, moved: moves * blockSize }
+    return this.#space.shrink(request, signal)
   }
 
-  async set({ onFull, queueTimeout, minFreeSpace }: PoolSettings): Promise<void> {
-    const { space } = this.pool
-    this.#mustNotBeClosing()
-    if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
-      throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue and error are allowed`)
-    }
-    if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
-      throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
-    }
-    if (minFreeSpace !== undefined && !(minFreeSpace >= 0 && minFreeSpace < 100)) {
-      const allowed = 'percent from 0 to 99 are allowed'
-      throw new ThinfsError('BAD_ARGUMENT', `min_free_space ${minFreeSpace}: ${allowed}`)
-    }
-    if (minFreeSpace !== undefined) space.minFree = minFreeSpace
-    if (queueTimeout !== undefined) space.queueTimeout = queueTimeout
-    if (onFull !== undefined) space.setOnFull(onFull)
+  async set(request: PoolSettings): Promise<void> {
+    this.#space.set(request)
   }
 
   async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {
@@ -649,10 +363,10 @@ export class Volumes implements PoolAdmin {
       if (slice.isOver) await slice.yield()
       // Some may be removed, or renamed, between two slices.
       if (this.#set.find(volume.name) !== volume) continue
-      const info = this.#info(volume)
+      const info = this.infos.of(volume)
       if (exclusive) {
         try {
-          info.exclusive = await this.exclusiveBytes(volume)
+          info.exclusive = await this.usage.exclusiveBytes(volume)
         } catch (err) {
           if (this.#set.find(volume.name) === volume) throw err
           continue
@@ -665,7 +379,7 @@ export class Volumes implements PoolAdmin {
 
   async exclusive({ names }: { names: string[] }): Promise<{ bytes: number }> {
     const volumes = [...new Set(names)].map(name => this.#set.must(name))
-    return { bytes: await this.#usage.exclusiveTogether(volumes) }
+    return { bytes: await this.usage.exclusiveTogether(volumes) }
   }
 
   async status(): Promise<PoolStatus> {
@@ -680,7 +394,7 @@ export class Volumes implements PoolAdmin {
   }
 
   async statistics(): Promise<PoolStatistics> {
-    return this.tally.of(this.#set.named())
+    return this.#statistics.now
   }
 
   blockMap({ cells }: { cells: number }): Promise<BlockMap> {
@@ -690,7 +404,7 @@ export class Volumes implements PoolAdmin {
 
   /** Goes on with the counters of the engine before. */
   resumeStatistics(before: StatisticsBefore): void {
-    this.tally.resume(before, devId => this.byDevId(devId))
+    this.#statistics.resume(before)
   }
 
   message({ message }: { message: string }): Promise<void> {
@@ -705,8 +419,7 @@ export class Volumes implements PoolAdmin {
   async close(): Promise<void> {
     this.#closing = true
     this.sizes.stop()
-    this.#closed.abort(new ThinfsError('NOT_MOUNTED', 'the pool is being closed'))
-    await this.#shrinking
+    await this.#space.close()
     await this.#check.ended
     await this.#names.exclusive(async () => {})
     await this.#reaper.ended()
@@ -722,71 +435,5 @@ export class Volumes implements PoolAdmin {
 
   #mustNotBeClosing(): void {
     if (this.#closing) throw new ThinfsError('NOT_MOUNTED', 'the pool is being closed')
-  }
-
-  /** Gives a device that another program made the entry that it lacks. */
-  #adopt(volume: Volume, entry: VolumeEntry): Promise<void> {
-    return this.#names.exclusive(async () => {
-      const before = volume.name
-      await this.#names.commit(new Map([[volume.devId, entry]]))
-      this.#name(volume, before, entry)
-      this.#options.onChange(`named, ${entry.size} bytes`, entry.name, volume.devId)
-    })
-  }
-
-  #name(volume: Volume, before: string, entry: VolumeEntry): void {
-    volume.entry = entry
-    volume.device.size = bytes(entry.size)
-    this.#set.showOrigin(volume)
-    this.#set.renamed(volume, before)
-  }
-
-  async #rename(volume: Volume, to: string): Promise<void> {
-    const from = volume.name
-    await this.#names.commit(new Map([[volume.devId, { ...volume.entry, name: to }]]))
-    this.#set.renamed(volume, from)
-    this.#options.onChange(`renamed to ${to}`, from, volume.devId)
-  }
-
-  /** Takes names away; what was there stays until it is reaped. */
-  async #unname(volumes: Volume[]): Promise<void> {
-    const gone = volumes.map(volume => [volume.devId, { ...volume.entry, removed: true }] as const)
-    await this.#set.claimed(volumes, () => this.#names.commit(new Map(gone)))
-    for (const volume of volumes) this.#options.onChange('removed', volume.name, volume.devId)
-  }
-
-  #info(volume: Volume): VolumeInfo {
-    const { entry } = volume
-    return {
-      name: entry.name,
-      devId: volume.devId,
-      size: volume.device.size,
-      mapped: this.mappedBytes(volume),
-      exclusive: null,
-      limit: entry.limit ?? null,
-      reserve: entry.reserve ?? null,
-      onFull: entry.on_full ?? null,
-      origin: this.originOf(volume),
-      externalOrigin: entry.external_origin?.path ?? null,
-      created: entry.created,
-      open: volume.opens > 0,
-    }
-  }
-
-  /** Name of the volume that a volume is a snapshot of; null for none or when that is gone. */
-  originOf({ entry, generation }: Volume): string | null {
-    const origin = entry.origin === null ? undefined : this.#set.byDevId(entry.origin)
-    // A device that is younger than its snapshot has the id only.
-    return origin && !origin.entry.removed && origin.generation <= generation ? origin.name : null
-  }
-
-  /** Bytes of the data blocks that a volume maps. */
-  mappedBytes(volume: Volume): number {
-    return this.pool.metadata.details(volume.devId as DevId).mappedBlocks * this.pool.blockSize
-  }
-
-  /** Bytes of those that nothing else maps; see `Usage`. */
-  exclusiveBytes(volume: Volume): Promise<number> {
-    return this.#usage.exclusiveBytes(volume)
   }
 }

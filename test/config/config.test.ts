@@ -24,7 +24,7 @@ const load = (text: string) => parseConfig(text, 'pool.yaml', FILE)
 const SIZE_FORMS =
   'bytes, sectors as in 8s, or a number with K, M, G, T or P (powers of 1024), as in 64K, 64KiB or 1.5G'
 const KEYS =
-  'pool, data, metadata, cache, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
+  'pool, data, metadata, state, ceph, cache, tenancy, data_block_size, low_water_mark, discards, on_full, queue_timeout, min_free_space, hooks, transport, spin, spin_share, volumes'
 const NAME_RULE = 'a name is 1 to 255 bytes of UTF-8 that could name a file'
 const ORIGIN = 'the name of another volume in this file'
 
@@ -133,11 +133,11 @@ t.test('a bad file is refused with place, what stands there and what is allowed'
     ],
     [
       'pool: a\ndata: 10G',
-      '2:7: data: 10G is not allowed; a map of path, nbd, size, extents, autoextend',
+      '2:7: data: 10G is not allowed; a map of path, nbd, rbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata:\n  sise: 10G',
-      '3:3: data.sise is not known; allowed are path, nbd, size, extents, autoextend',
+      '3:3: data.sise is not known; allowed are path, nbd, rbd, size, extents, autoextend',
     ],
     [
       'pool: a\ndata: {autoextend: {threshold: 100%}}',
@@ -444,8 +444,8 @@ t.test('every example loads, and all-options.yaml has every key', async t => {
   for (const name of names) t.doesNotThrow(() => loadConfig(join(folder, name)), name)
   t.strictSame(
     Object.keys(parse(readFileSync(join(folder, 'all-options.yaml'), 'utf8'))),
-    // A cache is for data on another machine: nbd.yaml.
-    KEYS.split(', ').filter(key => key !== 'cache'),
+    // Those for other machines: nbd.yaml, rbd.yaml.
+    KEYS.split(', ').filter(key => !['state', 'ceph', 'cache', 'tenancy'].includes(key)),
   )
   const ids = loadConfig(join(folder, 'lvm-import.yaml')).volumes
   t.strictSame(ids.home, { size: 200 * 2 ** 30, id: 2 })
@@ -580,7 +580,9 @@ t.test('nbd: data on another machine', async t => {
   const config = parse(`data: { nbd: "${nbd}" }\nmetadata: { path: data }`)
   t.same(config.data, {
     ...{ path: nbd, size: null },
-    nbd: { text: nbd, socket: { path: '/run/s' }, exportName: 'x', tls: null },
+    remote: {
+      ...{ kind: 'nbd', text: nbd, socket: { path: '/run/s' }, exportName: 'x', tls: null },
+    },
   })
   t.same(config.cache, { size: 256 * MIB })
   t.same(parse(renderConfig(config).replace(/^pool: p$/m, '')), config)
@@ -590,7 +592,78 @@ t.test('nbd: data on another machine', async t => {
     [`data: { nbd: "${nbd}", size: 1G }`, /data.size: 1G is not allowed; nothing beside nbd/],
     [`data: { nbd: "${nbd}", autoextend: {} }`, /data.autoextend: a map is not allowed/],
     [`data: { nbd: "${nbd}" }\ncache: { size: 1M }`, /:3:16: cache.size: 1M .* at least 4M/],
-    ['cache: { size: 8M }', /cache: a map is not allowed; nothing without data.nbd/],
+    ['cache: { size: 8M }', /cache: a map is not allowed; nothing without data.nbd or data.rbd/],
+    ['data: { nbd: "nbd://me:secret@h/x" }', /data.nbd: nbd:\/\/…@h\/x is not .* no password/],
+  ]
+  for (const [text, message] of cases) {
+    t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
+  }
+})
+
+t.test('all stores on another machine', async t => {
+  const parse = (text: string) => parseConfig(`pool: p\n${text}`, 'pool.yaml', '/srv/pool.yaml')
+  const nbd = (name: string) => `{ nbd: "nbd://h/${name}" }`
+  const stores = (of: (name: string) => string) =>
+    ['data', 'metadata', 'state'].map(name => `${name}: ${of(name)}`).join('\n')
+  const fence = 'fence: { command: [/etc/fence, -v, "{host}"], timeout: 90s }'
+  const far = `${stores(nbd)}\ncache: { size: 8M, dirty: 2M }\ntenancy: { ${fence} }`
+  const one = parse(far)
+  t.match(one, {
+    data: { path: 'nbd://h/data', size: null, remote: { kind: 'nbd', exportName: 'data' } },
+    metadata: { path: 'nbd://h/metadata', size: 'auto', remote: { exportName: 'metadata' } },
+    state: { path: 'nbd://h/state', remote: { kind: 'nbd', exportName: 'state' } },
+    cache: { size: 8 * MIB, dirty: 2 * MIB },
+    tenancy: { locks: 'advisory', fence: { command: ['/etc/fence', '-v', '{host}'], timeout: 90 } },
+  })
+  t.notOk(one.ceph)
+  const ceph = 'ceph: { conf: /etc/ceph/other.conf, user: thinfs }'
+  const two = parse(`${stores(name => `{ rbd: thin/${name} }`)}\n${ceph}`)
+  t.same(two.state, {
+    path: 'rbd:thin/state',
+    remote: {
+      ...{ kind: 'rbd', text: 'rbd:thin/state', pool: 'thin', namespace: '', image: 'state' },
+      ...{ conf: '/etc/ceph/other.conf', user: 'thinfs' },
+    },
+  })
+  t.same(two.ceph, { conf: '/etc/ceph/other.conf', user: 'thinfs' })
+  const three = parse('data: { rbd: thin/web/data }')
+  t.match(three, { data: { remote: { namespace: 'web', user: 'admin' } }, ceph: { user: 'admin' } })
+  const local = parse(`tenancy: { locks: enforced, ${fence} }`)
+  for (const config of [one, two, three, local]) {
+    t.same(parse(renderConfig(config).replace(/^pool: p$/m, '')), config)
+  }
+  const rbd = 'data: { rbd: p/d }'
+  const metadata = `metadata: ${nbd('m')}`
+  const state = `state: ${nbd('s')}`
+  const all = `data: ${nbd('d')}\n${metadata}\n${state}\n`
+  const cases: [text: string, message: RegExp][] = [
+    [`${metadata}\n${state}`, /:1:1: data: is missing; the same kind as .* metadata: nbd/],
+    [`data: { path: d }\n${metadata}\n${state}`, /:2:15: data.path: d is not .* same kind .* nbd/],
+    [`data: ${nbd('d')}\n${metadata}`, /state: is missing; a map of nbd, beside metadata.nbd/],
+    [`${rbd}\n${metadata}\n${state}`, /:2:14: data.rbd: p\/d is not .* metadata: nbd/],
+    [`${rbd}\nmetadata: { rbd: p/m }\n${state}`, /:4:15: state.nbd: .* the same kind .* rbd/],
+    [state, /:2:8: state: a map is not allowed; nothing without metadata.nbd or metadata.rbd/],
+    [`${all.replace('h/s', 'H:10809/m')}`, /state.nbd: .* another nbd than that of metadata/],
+    [all.replace('h/m" }', 'h/m", size: 8M }'), /metadata.size: 8M is not .* nothing beside nbd/],
+    [all.replace('h/s" }', 'h/s", size: 8M }'), /state.size is not known; allowed are nbd, rbd/],
+    ['data: { rbd: p/d, nbd: "nbd://h/x" }', /data.rbd: p\/d is not allowed; nothing beside nbd/],
+    ['data: { rbd: d }', /:2:14: data.rbd: d is not allowed; POOL\/IMAGE or POOL\/NAMESPACE/],
+    ['data: { rbd: p/d@s }', /data.rbd/],
+    ['ceph: { user: x }', /:2:7: ceph: a map is not allowed; nothing without rbd/],
+    [`${rbd}\nceph: { key: AQ== }`, /ceph.key is not known; allowed are conf, user/],
+    [`${rbd}\nceph: { user: client.x }`, /ceph.user: client.x .* without client. in front/],
+    [`${rbd}\nceph: { conf: ceph.conf }`, /ceph.conf: ceph.conf is not allowed; an absolute path/],
+    [`${rbd}\ncache: { size: 8M, dirty: 5M }`, /cache.dirty: 5M .* at most half of cache.size/],
+    [`${rbd}\ncache: { size: 8M, dirty: 5 }`, /cache.dirty: 5 is not allowed; at least 1M/],
+    [`${rbd}\ntenancy: {}`, /tenancy: a map is not .* nothing with the data alone on another/],
+    [`${all}tenancy: { locks: enforced }`, /tenancy.locks: enforced .* advisory with nbd/],
+    ['tenancy: { locks: yes }', /tenancy.locks: yes is not allowed; enforced, advisory/],
+    ['tenancy: { fence: {} }', /tenancy.fence.command: is missing; a list: a program/],
+    ['tenancy: { fence: { command: fence } }', /tenancy.fence.command: fence .* a list: a program/],
+    ['tenancy: { fence: { command: [] } }', /tenancy.fence.command: a list .* a program and its/],
+    ['tenancy: { fence: { command: [f, {host}] } }', /tenancy.fence.command.1: .* a program/],
+    ['tenancy: { fence: { command: [f, "{hots}"] } }', /tenancy.fence.command.1: .*{host}/],
+    ['tenancy: { fence: { command: [f], timeout: 0 } }', /fence.timeout: 0 .* from 1 to 3600/],
   ]
   for (const [text, message] of cases) {
     t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)

@@ -44,7 +44,7 @@ async function served() {
   const files = formatted({ blockSectors: 8, dataBlocks: 64 })
   const { pool } = await openFiles(files)
   const volumes = openTable(pool, files.metadata, new AtomicFile(join(folder, 'volumes.json')))
-  const { devId } = await volumes.make('web', 99_840)
+  const { devId } = await volumes.newVolumes.make('web', 99_840)
   await volumes.find('web')!.device.write(5000, 9000, Buffer.alloc(9000, 1), 0)
   const kernel = new FakeKernel()
   const fatal: unknown[] = []

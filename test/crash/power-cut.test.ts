@@ -109,7 +109,7 @@ async function recover(disk: PowerDisk, window: Allowed): Promise<number> {
 
   // Whoever gets the free blocks sees nothing in them.
   const { pool } = volumes
-  const size = pool.space.nrFreeDataBlocks * pool.blockSize
+  const size = pool.space.data.nrFree * pool.blockSize
   if (size > 0) {
     await volumes.create({ name: 'fresh', size })
     await volumes.find('fresh')!.device.preallocate(0, size)

@@ -172,7 +172,7 @@ async function simulate(t: Test, seed: number): Promise<void> {
       const block = random.below(BLOCKS)
       if (free.size + releasing.size >= BLOCKS - 2 || !inUse(block * SECTORS, 1)) continue
       releasing.add(block)
-      blocks.release([block])
+      blocks.freed.release([block])
     } else if (what < 66 && free.size > 0) {
       const [block] = free
       free.delete(block!)

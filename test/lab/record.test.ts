@@ -181,7 +181,7 @@ t.test(
     const ino = await open.create('web', 8 * BLOCK)
     await open.create('full', 8 * BLOCK)
     const full = fs.lookup(1, 'full').ino
-    while (volumes.pool.space.nrWritableDataBlocks > 0) {
+    while (volumes.pool.space.data.nrWritable > 0) {
       const at = fs.getattr(full).blocks * 512
       await fs.write(full, at, BLOCK, Buffer.alloc(BLOCK, 1), 0)
     }

@@ -19,7 +19,7 @@ t.test(
       const steps = checkMetadataInSteps(files.metadata)
       let step = steps.next()
       for (let id = 0; !step.done; step = steps.next()) {
-        for (let n = 0; n < 40 && pool.space.hasMetadataRoom; n++, id = (id + 7) % 200) {
+        for (let n = 0; n < 40 && pool.space.metadata.hasRoom; n++, id = (id + 7) % 200) {
           await pool.devices.get(devId(id), bytes(1 << 20)).write(0, 512, Buffer.alloc(512), 0)
           await pool.commit()
         }

@@ -38,7 +38,7 @@ function dumpOf(metadata: ThinMetadata): ThinDump {
   for (const devId of metadata.deviceIds()) {
     const { mappedBlocks, transactionId, creationTime, snapshottedTime } = metadata.details(devId)
     const mappings = new Map<number, { dataBlock: number; time: number }>()
-    metadata.forEachMapping(devId, 0, ALL, (vblock, dataBlock, time) => {
+    metadata.mappings.forEach(devId, 0, ALL, (vblock, dataBlock, time) => {
       mappings.set(vblock, { dataBlock, time })
     })
     devices.set(devId, {
@@ -125,7 +125,12 @@ for (const name of GOOD) {
     metadata.createThin(7 as DevId)
     let filled = 0
     for (; filled < 20_000 && metadata.nrAllocatableDataBlocks > 0; filled++) {
-      metadata.insert(7 as DevId, filled, metadata.allocateData() as DataBlock)
+      metadata.mappings.insert(
+        7 as DevId,
+        filled,
+        metadata.allocateData() as DataBlock,
+        metadata.time,
+      )
     }
     await commit(metadata)
     t.same(checkMetadata(store).problems, [])
@@ -139,14 +144,19 @@ t.test('what thin_restore makes of our dump holds the same', async t => {
     const store = storeOf(fixture(name))
     const metadata = ThinMetadata.open(store)
     metadata.createThin(9999 as DevId)
-    metadata.insert(9999 as DevId, 2 ** 33, metadata.allocateData() as DataBlock)
-    metadata.removeRange([...metadata.deviceIds()][0]!, 5, 900)
+    metadata.mappings.insert(
+      9999 as DevId,
+      2 ** 33,
+      metadata.allocateData() as DataBlock,
+      metadata.time,
+    )
+    metadata.mappings.removeRange([...metadata.deviceIds()][0]!, 5, 900)
     await commit(metadata)
     const restored = thinRestore(thinDumpXml(store.image), 16 << 20)
     const again = ThinMetadata.open(storeOf(restored))
     t.equal(text(dumpOf(again)) === text(dumpOf(metadata)), true, name)
     again.createSnap(9998 as DevId, 9999 as DevId)
-    again.insert(9998 as DevId, 1, again.allocateData() as DataBlock)
+    again.mappings.insert(9998 as DevId, 1, again.allocateData() as DataBlock, again.time)
     await commit(again)
   }
 })
@@ -165,10 +175,15 @@ class Cow {
   write(id: number, ...vblocks: number[]): void {
     const { metadata } = this
     for (const vblock of vblocks) {
-      const mapped = metadata.find(id as DevId, vblock, this.#mapping)
+      const mapped = metadata.mappings.find(id as DevId, vblock, this.#mapping)
       const { snapshottedTime } = metadata.details(id as DevId)
       if (mapped && this.#mapping.time >= snapshottedTime) continue
-      metadata.insert(id as DevId, vblock, metadata.allocateData() as DataBlock)
+      metadata.mappings.insert(
+        id as DevId,
+        vblock,
+        metadata.allocateData() as DataBlock,
+        metadata.time,
+      )
     }
   }
 
@@ -191,7 +206,7 @@ class Cow {
     }
     await step(() => metadata.createSnap(6 as DevId, 3 as DevId))
     await step(() => this.write(6, 5000, 31))
-    await step(() => metadata.removeRange(5 as DevId, 0, 800))
+    await step(() => metadata.mappings.removeRange(5 as DevId, 0, 800))
     await step(() => metadata.deleteDevice(2 as DevId))
   }
 
@@ -264,7 +279,7 @@ t.test('what cannot be right is refused, naming block, found and wanted', async 
     damaged('one-thin', 10, SALT.node, change)
   const out = { dataBlock: 0 as DataBlock, time: 0 }
   const look = (image: Buffer): void => {
-    ThinMetadata.open(storeOf(image)).find(1 as DevId, 0, out)
+    ThinMetadata.open(storeOf(image)).mappings.find(1 as DevId, 0, out)
   }
 
   t.throws(() => look(Buffer.alloc(4096 * 8)), corrupt(/block 0: superblock: magic is 0, wanted/))
@@ -304,7 +319,7 @@ t.test('what cannot be right is refused, naming block, found and wanted', async 
 
 t.test('counts that are too low are found when an owner goes', async t => {
   const metadata = open('corrupt-data-undercount')
-  t.throws(() => metadata.removeRange(1 as DevId, 0, ALL), {
+  t.throws(() => metadata.mappings.removeRange(1 as DevId, 0, ALL), {
     code: 'METADATA_CORRUPT',
     message: /data block 7 has no owner/,
   })
@@ -328,17 +343,17 @@ t.test('trees that are no trees end in an error', async t => {
   const out = { dataBlock: 0 as DataBlock, time: 0 }
   const id = 1 as DevId
   const uses: ((metadata: ThinMetadata) => unknown)[] = [
-    m => m.find(id, 5, out),
-    m => m.next(id, 5, out),
-    m => m.highestMapped(id),
-    m => m.forEachMapping(id, 0, ALL, () => {}),
-    m => m.forEachExclusive(id, 0, ALL, () => {}),
-    m => m.mappedUntil(id, 5, ALL),
-    m => m.isReallyShared(id, 5),
-    m => m.insert(id, 5, m.allocateData() as DataBlock),
-    m => m.removeRange(id, 5, 9),
-    m => m.removeRange(id, 0, ALL),
-    m => m.sliceBegin(id, 100_000),
+    m => m.mappings.find(id, 5, out),
+    m => m.mappings.next(id, 5, out),
+    m => m.mappings.highestMapped(id),
+    m => m.mappings.forEach(id, 0, ALL, () => {}),
+    m => m.mappings.forEachExclusive(id, 0, () => {}),
+    m => m.mappings.mappedUntil(id, 5, ALL),
+    m => m.mappings.isReallyShared(id, 5),
+    m => m.mappings.insert(id, 5, m.allocateData() as DataBlock, m.time),
+    m => m.mappings.removeRange(id, 5, 9),
+    m => m.mappings.removeRange(id, 0, ALL),
+    m => m.mappings.sliceBegin(id, 100_000),
     m => m.deleteDevice(id),
   ]
   for (const use of uses) {

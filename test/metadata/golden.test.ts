@@ -64,7 +64,7 @@ for (const [name, nrDataBlocks, nrWrites] of [
     metadata.setTransactionId(0, 1)
     await commit(metadata)
     for (let vblock = 0; vblock < nrWrites; vblock++) {
-      metadata.insert(one, vblock, metadata.allocateData() as DataBlock)
+      metadata.mappings.insert(one, vblock, metadata.allocateData() as DataBlock, metadata.time)
     }
     await commit(metadata)
     metadata.createSnap(two, one)

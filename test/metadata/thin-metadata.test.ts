@@ -151,14 +151,14 @@ class Pair {
     )
     for (const vblock of vblocks) {
       if (!this.hasRoom) return
-      const found = this.metadata.find(id, vblock, this.#mapping)
+      const found = this.metadata.mappings.find(id, vblock, this.#mapping)
       const wanted = device.mappings.get(vblock)
       if (found !== (wanted !== undefined)) this.t.fail(`find ${vblock} says ${found}`)
       if (wanted && wanted.time >= device.snapTime) continue
       const block = this.allocate(used)
       if (block < 0) return
       used[0]!.set(block, 1)
-      this.metadata.insert(id, vblock, block as DataBlock)
+      this.metadata.mappings.insert(id, vblock, block as DataBlock, this.metadata.time)
       device.mappings.set(vblock, { dataBlock: block, time: this.live.time })
     }
   }
@@ -170,10 +170,10 @@ class Pair {
     this.metadata.markShared([source, target])
     from.snapTime = into.snapTime = ++this.live.time
     for (let i = 0; i < length && this.hasRoom; i++) {
-      if (!this.metadata.find(source, begin + i, this.#mapping)) continue
+      if (!this.metadata.mappings.find(source, begin + i, this.#mapping)) continue
       const { dataBlock, time } = this.#mapping
       if (into.mappings.get(to + i)?.dataBlock !== dataBlock) this.metadata.incData(dataBlock)
-      this.metadata.insert(target, to + i, dataBlock, time)
+      this.metadata.mappings.insert(target, to + i, dataBlock, time)
       into.mappings.set(to + i, { dataBlock, time })
     }
   }
@@ -186,7 +186,7 @@ class Pair {
       mappings.delete(vblock)
       removed++
     }
-    const found = this.metadata.removeRange(id, begin, end)
+    const found = this.metadata.mappings.removeRange(id, begin, end)
     if (found !== removed) this.t.equal(found, removed, 'number of blocks unmapped')
   }
 
@@ -311,34 +311,33 @@ class Pair {
       const wanted = sorted(device.mappings)
       t.equal(details.mappedBlocks, wanted.length, 'mapped')
       t.equal(details.snapshottedTime, device.snapTime, 'snapshotted time')
-      t.equal(metadata.highestMapped(devId), wanted.at(-1)?.[0] ?? -1, 'highest')
+      t.equal(metadata.mappings.highestMapped(devId), wanted.at(-1)?.[0] ?? -1, 'highest')
       let at = 0
       let next = 0
       let wrong = 0
-      metadata.forEachMapping(devId, 0, Number.POSITIVE_INFINITY, (vblock, dataBlock, time) => {
+      metadata.mappings.forEach(devId, 0, Number.POSITIVE_INFINITY, (vblock, dataBlock, time) => {
         const [v, m] = wanted[at++] ?? [-1, { dataBlock: -1, time: -1 }]
         if (v !== vblock || m.dataBlock !== dataBlock || m.time !== time) wrong++
       })
       for (const [vblock, { dataBlock }] of wanted) {
-        if (metadata.next(devId, next, this.#mapping) !== vblock) wrong++
+        if (metadata.mappings.next(devId, next, this.#mapping) !== vblock) wrong++
         if (this.#mapping.dataBlock !== dataBlock) wrong++
         next = vblock + 1
-        const runEnd = metadata.mappedUntil(devId, vblock, vblock + 300)
+        const runEnd = metadata.mappings.mappedUntil(devId, vblock, vblock + 300)
         const gap = [...range(vblock, 300)].find(v => !device.mappings.has(v)) ?? vblock + 300
-        if (runEnd !== gap || metadata.mappedUntil(devId, runEnd, runEnd + 1) < runEnd) wrong++
+        if (runEnd !== gap || metadata.mappings.mappedUntil(devId, runEnd, runEnd + 1) < runEnd)
+          wrong++
         const shared = counts.get(dataBlock)! > 1
-        const said = metadata.isReallyShared(devId, vblock)
+        const said = metadata.mappings.isReallyShared(devId, vblock)
         // Of what changed since the last durable commit it may say so although it is no more.
         if (shared ? !said : said && this.isDurable) wrong++
       }
-      if (metadata.next(devId, next, this.#mapping) !== -1) wrong++
+      if (metadata.mappings.next(devId, next, this.#mapping) !== -1) wrong++
       const exclusive: number[] = []
       for (let at = 0; at < Number.POSITIVE_INFINITY; ) {
-        at = metadata.forEachExclusive(devId, at, 1, (vblock, _, count) => {
-          if (count === 1) exclusive.push(vblock)
-        })
+        at = metadata.mappings.forEachExclusive(devId, at, vblock => exclusive.push(vblock))
       }
-      if (metadata.mappedUntil(devId, next, next + 9) !== next) wrong++
+      if (metadata.mappings.mappedUntil(devId, next, next + 9) !== next) wrong++
       const alone = wanted.filter(([, { dataBlock }]) => counts.get(dataBlock) === 1)
       t.same(
         exclusive,
@@ -532,7 +531,8 @@ t.test('trees of three levels, filled and emptied in random order', async t => {
   const keys = [...mappings.keys()].map(key => ({ key, order: next() }))
   for (const { key } of keys.sort((a, b) => a.order - b.order).slice(100)) {
     mappings.delete(key)
-    if (pair.metadata.removeRange(3 as DevId, key, key + 1) !== 1) t.fail(`${key} was there`)
+    if (pair.metadata.mappings.removeRange(3 as DevId, key, key + 1) !== 1)
+      t.fail(`${key} was there`)
   }
   await pair.commit()
   pair.verifyStore()
@@ -547,12 +547,12 @@ t.test('a device goes in slices, the pool is consistent after each', async t => 
   pair.snap(6 as DevId, id)
   pair.write(id, range(0, 200, 2))
   await pair.commit()
-  t.equal(pair.metadata.sliceBegin(6 as DevId, 4), 0, 'what is mostly shared goes at once')
+  t.equal(pair.metadata.mappings.sliceBegin(6 as DevId, 4), 0, 'what is mostly shared goes at once')
   pair.write(id, range(200, 16_000))
   await pair.commit()
   let slices = 0
   for (let begin = 1; begin > 0; slices++) {
-    begin = pair.metadata.sliceBegin(id, 4)
+    begin = pair.metadata.mappings.sliceBegin(id, 4)
     if (begin > 0) pair.discard(id, begin, Number.POSITIVE_INFINITY)
     else pair.delete(id)
     await pair.commit()
@@ -612,7 +612,12 @@ t.test('metadata that runs out leaves the last commit', async t => {
   await pair.commit()
   const fill = (): void => {
     for (let vblock = 0; ; vblock++) {
-      pair.metadata.insert(0 as DevId, vblock * 3, pair.metadata.allocateData() as DataBlock)
+      pair.metadata.mappings.insert(
+        0 as DevId,
+        vblock * 3,
+        pair.metadata.allocateData() as DataBlock,
+        pair.metadata.time,
+      )
     }
   }
   t.throws(fill, { code: 'NO_METADATA_SPACE' })
@@ -653,7 +658,7 @@ t.test('data that runs out comes back with the commit that frees it', async t =>
 function contents(metadata: ThinMetadata): string {
   const devices = [...metadata.deviceIds()].map(id => {
     const mappings: number[][] = []
-    metadata.forEachMapping(id, 0, Number.POSITIVE_INFINITY, (...mapping) => {
+    metadata.mappings.forEach(id, 0, Number.POSITIVE_INFINITY, (...mapping) => {
       mappings.push(mapping)
     })
     return [id, metadata.details(id).mappedBlocks, mappings]

@@ -9,11 +9,11 @@ import t from 'tap'
 const CASES = {
   'keys of a leaf are out of order': `
     leaf.view.setUint32(32 + 8, 90, true)
-    metadata.insert(device, 20, metadata.allocateData())`,
+    metadata.mappings.insert(device, 20, metadata.allocateData(), metadata.time)`,
   'a node that is written in place has two owners': `
     metadata.createSnap(devId(1), device)
     leaf.writable = true
-    metadata.insert(device, 20, metadata.allocateData())`,
+    metadata.mappings.insert(device, 20, metadata.allocateData(), metadata.time)`,
   'a block is freed twice': `
     const set = new BlockSet()
     set.add(7)
@@ -42,7 +42,7 @@ const PROGRAM = `
     const { pool } = await openFiles(formatted({ blockSectors: 128, dataBlocks: 100 }))
     const { metadata } = pool
     pool.devices.createThin(device)
-    for (let vblock = 0; vblock < 9; vblock++) metadata.insert(device, vblock, metadata.allocateData())
+    for (let vblock = 0; vblock < 9; vblock++) metadata.mappings.insert(device, vblock, metadata.allocateData(), metadata.time)
     try {
       await eval('(async () => {' + body + '})()')
       console.log('done')

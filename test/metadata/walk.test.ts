@@ -17,14 +17,14 @@ t.test('a walk over more leaves than are kept leaves what was kept', async t => 
   writer.growData(COUNT)
   writer.createThin(id)
   for (let vblock = 0; vblock < COUNT; vblock++) {
-    writer.insert(id, vblock, writer.allocateData() as DataBlock)
+    writer.mappings.insert(id, vblock, writer.allocateData() as DataBlock, writer.time)
   }
   await writer.seal()!.write()
 
   const store = new SparseStore('metadata', written.image)
   const metadata = ThinMetadata.open(store, { cacheBlocks: CACHE_BLOCKS })
   const mapping = { dataBlock: 0 as DataBlock, time: 0 }
-  t.ok(metadata.find(id, COUNT / 2, mapping))
+  t.ok(metadata.mappings.find(id, COUNT / 2, mapping))
   const readsOf = (run: () => void): number => {
     const before = store.reads
     run()
@@ -33,14 +33,14 @@ t.test('a walk over more leaves than are kept leaves what was kept', async t => 
   let nr = 0
   let nrWrong = 0
   const walk = (): void =>
-    metadata.forEachMapping(id, 0, COUNT, (vblock, dataBlock) => {
+    metadata.mappings.forEach(id, 0, COUNT, (vblock, dataBlock) => {
       if (vblock !== nr++ || dataBlock !== vblock) nrWrong++
     })
   t.ok(readsOf(walk) > 4 * CACHE_BLOCKS, 'leaves were read')
   t.equal(nr, COUNT)
   t.equal(nrWrong, 0)
   t.equal(
-    readsOf(() => metadata.find(id, COUNT / 2, mapping)),
+    readsOf(() => metadata.mappings.find(id, COUNT / 2, mapping)),
     0,
   )
 })

@@ -7,12 +7,12 @@ import { BLOCK, byteAt, failure, files, filled, thin, turn } from '../support/th
 
 /** Has the next insertion of a mapping fail when it is half done. */
 function breakInsert(pool: ThinPool): void {
-  const { metadata } = pool
-  const { insert } = metadata
-  metadata.insert = (...args) => {
-    metadata.insert = insert
+  const { mappings } = pool.metadata
+  const { insert } = mappings
+  mappings.insert = (...args) => {
+    mappings.insert = insert
     // The old mapping is gone, the new one not there yet.
-    metadata.removeRange(args[0], args[1], args[1] + 1)
+    mappings.removeRange(args[0], args[1], args[1] + 1)
     throw failure('EIO')
   }
 }

@@ -40,7 +40,7 @@ for (const [name, message] of [
     const { pool } = await openFiles(files, { readOnly: true })
     const [id] = pool.metadata.deviceIds()
     const mapping = { dataBlock: 0 as DataBlock, time: 0 }
-    const vblock = pool.metadata.next(id!, 0, mapping)
+    const vblock = pool.metadata.mappings.next(id!, 0, mapping)
     const found = Buffer.alloc(512)
     pool.devices.get(id!, bytes((vblock + 1) * BLOCK)).read(vblock * BLOCK, 512, found, 0)
     t.equal(found[0], (mapping.dataBlock + 1) % 256, 'read-only it can be read')

@@ -148,10 +148,10 @@ t.test('a discard whose edges are shared, in a full pool', async t => {
       pool.devices.createSnap(devId(1), devId(0))
       // The device's alone, from block 1 on; the others are shared.
       await device.write(BLOCK, exclusive * BLOCK, filled(exclusive * BLOCK, 2), 0)
-      const fill = pool.space.nrFreeDataBlocks
+      const fill = pool.space.data.nrFree
       await thin(pool, 2).write(0, fill * BLOCK, filled(fill * BLOCK, 3), 0)
       await pool.commit()
-      t.equal(pool.space.nrFreeDataBlocks, 0)
+      t.equal(pool.space.data.nrFree, 0)
       return { memory, pool, clock, device }
     }
 
@@ -339,7 +339,7 @@ t.test("a host's full disk", async t => {
       t.equal(pool.mode, 'out_of_data_space')
       t.match(pool.reason, /host's disk/)
       t.match(pool.reason, errno)
-      t.equal(pool.space.nrFreeDataBlocks, 15, 'no block is lost')
+      t.equal(pool.space.data.nrFree, 15, 'no block is lost')
       t.same(recorded.errors, [])
       memory.data.onWrite = undefined
       await write(BLOCK)
@@ -397,7 +397,7 @@ t.test("a host's full disk", async t => {
     await write(2)
     t.equal(recorded.warnings.length, 1)
     t.match(pool.space.warnings, [/the host's disk has/])
-    t.equal(pool.space.hostRoomForData, 3 * BLOCK)
+    t.equal(pool.space.data.hostRoom, 3 * BLOCK)
     available = 10 * BLOCK
     await write(3)
     t.same(pool.space.warnings, [])

@@ -53,7 +53,7 @@ t.test('a pool tells of data that falls to its mark again, and of metadata', asy
   await take(2, 3)
   t.same(recorded.lowWater, [4, 4])
   await pool.space.extend({ data: 32 * BLOCK })
-  t.equal(pool.space.lowWaterMark, 8)
+  t.equal(pool.space.data.lowWaterMark, 8)
 
   t.same(recorded.lowWaterMetadata, [])
   for (let i = 1; pool.metadata.nrAllocatedMetadataBlocks < 800; i++) {

@@ -67,11 +67,11 @@ for (const end of ['closed', 'killed'] as const) {
 
     const accepted = { ...mixed, data: storeOf(data, 'data'), journal: files.journal.copy() }
     const { pool: served } = await openFiles(accepted, { acceptMetadata: true })
-    t.equal(served.space.nrFreeDataBlocks, 60)
+    t.equal(served.space.data.nrFree, 60)
     t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'the deliberate way round')
 
     const { pool: right } = await openFiles(files)
-    t.equal(right.space.nrFreeDataBlocks, 56, 'the right metadata put back')
+    t.equal(right.space.data.nrFree, 56, 'the right metadata put back')
   })
 }
 
@@ -86,7 +86,7 @@ for (const end of ['closed', 'killed'] as const) {
     // All that was written since is behind the end that the old one knows.
     await refused(t, { ...old, journal: files.journal.copy() })
     await refused(t, { ...old, journal })
-    t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 0, 'the right one put back')
+    t.equal((await openFiles(files)).pool.space.data.nrFree, 0, 'the right one put back')
   })
 }
 
@@ -184,7 +184,7 @@ for (const taken of ['open', 'closed'] as const) {
         })
         t.ok(files.data.image.equals(before))
         await openFiles(copyOf(mixed), { acceptMetadata: true })
-        t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
+        t.equal((await openFiles(files)).pool.space.data.nrFree, 58, 'the right ones put back')
       },
     )
 
@@ -196,7 +196,7 @@ for (const taken of ['open', 'closed'] as const) {
         message: /^data: as of commit \d+, the journal knows commit \d+: this is an older copy/,
       })
       await openFiles(copyOf(mixed), { acceptMetadata: true })
-      t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 58, 'the right one put back')
+      t.equal((await openFiles(files)).pool.space.data.nrFree, 58, 'the right one put back')
     })
 
     t.test(`all are a copy, taken when the pool was ${taken}, and it was ${end}`, async t => {
@@ -205,11 +205,7 @@ for (const taken of ['open', 'closed'] as const) {
       for (const label of [old.data.label, files.data.label, null]) {
         data.label = label
         const { pool } = await openFiles({ ...copyOf(old), data })
-        t.equal(
-          pool.space.nrFreeDataBlocks,
-          60,
-          'also where the label is that of the file it replaced',
-        )
+        t.equal(pool.space.data.nrFree, 60, 'also where the label is that of the file it replaced')
       }
     })
   }
@@ -272,7 +268,7 @@ for (const end of ['killed', 'closed'] as const) {
     t.notOk(accepted.data.image.includes('content', 4 * BLOCK), 'whoever gets them sees nothing')
     await pool.close()
     t.equal((await openFiles(accepted)).pool.mode, 'write')
-    t.equal((await openFiles(lost)).pool.space.nrFreeDataBlocks, 58, 'the right ones put back')
+    t.equal((await openFiles(lost)).pool.space.data.nrFree, 58, 'the right ones put back')
   })
 }
 
@@ -283,7 +279,7 @@ t.test('pools whose data never has a label are served, closed, copied and killed
     await write(files, 2 * i, 2, end)
     const copied = copyOf(files)
     copied.data.keepsLabels = false
-    t.equal((await openFiles(copied)).pool.space.nrFreeDataBlocks, 64 - 2 * (i + 1), end)
+    t.equal((await openFiles(copied)).pool.space.data.nrFree, 64 - 2 * (i + 1), end)
   }
 })
 
@@ -298,7 +294,7 @@ t.test('a store that keeps no label, or loses it, is no doubt', async t => {
     await pool.commit()
   }
   files.data.keepsLabels = true
-  t.equal((await openFiles(files)).pool.space.nrFreeDataBlocks, 56)
+  t.equal((await openFiles(files)).pool.space.data.nrFree, 56)
 })
 
 t.test('zeros in the place of holes, as a copy may have them, are no doubt', async t => {
@@ -382,7 +378,7 @@ t.test('another boot', async t => {
   cut.files.journal.bootId = 'another boot'
   const mixed = { ...cut.files, metadata: storeOf(cut.old, 'metadata') }
   const { pool } = await openFiles(mixed)
-  t.equal(pool.space.nrFreeDataBlocks, 60, 'a power cut may have lost the journal, and is no doubt')
+  t.equal(pool.space.data.nrFree, 60, 'a power cut may have lost the journal, and is no doubt')
 })
 
 t.test('another boot, whose journal still names the older copy', async t => {
@@ -404,7 +400,7 @@ t.test('another boot, whose journal still names the older copy', async t => {
   })) {
     const left = copyOf(mixed)
     change(left)
-    t.equal((await openFiles(left)).pool.space.nrFreeDataBlocks, 60, what)
+    t.equal((await openFiles(left)).pool.space.data.nrFree, 60, what)
   }
 })
 
@@ -432,7 +428,7 @@ t.test('another program that went on is no doubt where it shows', async t => {
     const { files } = await twoMoments('closed')
     const metadata = ThinMetadata.open(files.metadata)
     act(metadata)
-    metadata.removeRange(DEV, 0, 2)
+    metadata.mappings.removeRange(DEV, 0, 2)
     await metadata.seal()!.write()
     const { pool } = await openFiles(files)
     t.equal(pool.mode, 'write')
@@ -442,7 +438,7 @@ t.test('another program that went on is no doubt where it shows', async t => {
 t.test('needs_check, which is set when the journal may not be written, is no doubt', async t => {
   const { files } = await twoMoments('killed')
   const metadata = ThinMetadata.open(files.metadata)
-  metadata.removeRange(DEV, 0, 2)
+  metadata.mappings.removeRange(DEV, 0, 2)
   metadata.setNeedsCheck()
   await metadata.seal()!.write()
   const { pool } = await openFiles(files)

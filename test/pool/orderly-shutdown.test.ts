@@ -54,7 +54,7 @@ t.test('what was written since and not flushed is in no block that is free', asy
     const { pool } = await openFiles(new PowerDisk(state, random).open())
     t.equal(pool.mode, 'write', luck)
     t.equal(await lettersIn(pool, DEV, 1), 'F', `what was flushed is there: ${luck}`)
-    t.equal(pool.space.nrFreeDataBlocks, 15, 'and nothing else')
+    t.equal(pool.space.data.nrFree, 15, 'and nothing else')
     const other = 1 as DevId
     pool.devices.createThin(other)
     await pool.devices.get(other, bytes(16 * BLOCK)).preallocate(0, 15 * BLOCK)

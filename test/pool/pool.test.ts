@@ -75,7 +75,7 @@ t.test('breaking of sharing', async t => {
     await pool.commit()
     t.equal(used(pool), 4)
     const before = { dataBlock: 0, time: 0 } as never
-    pool.metadata.find(devId(0), 3 as VirtualBlock, before)
+    pool.metadata.mappings.find(devId(0), 3 as VirtualBlock, before)
     const { dataBlock, time } = before as { dataBlock: number; time: number }
     t.ok(time < pool.metadata.details(devId(0)).snapshottedTime, 'looks shared')
     await origin.write(3 * BLOCK, 512, filled(512, 5), 0)
@@ -510,8 +510,8 @@ t.test('what is not in memory', async t => {
     store.data.read = () => {
       throw failure('EIO')
     }
-    const { nrFreeDataBlocks } = pool.space
+    const { nrFree } = pool.space.data
     await t.rejects(device.write(0, 512, filled(512, 2), 0) as Promise<void>, { code: 'EIO' })
-    t.equal(pool.space.nrFreeDataBlocks, nrFreeDataBlocks, 'no block was taken')
+    t.equal(pool.space.data.nrFree, nrFree, 'no block was taken')
   })
 })

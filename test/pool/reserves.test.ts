@@ -204,7 +204,7 @@ class Tested {
         const before = device.reserve
         const wanted = (block * count) % 20
         const free = model.free - model.keptForAll(device)
-        const found = await outcome(() => pool.space.reserve(id, wanted))
+        const found = await outcome(() => pool.space.data.reserve(id, wanted))
         const lacks = Math.max(0, wanted - model.own(device))
         if (found !== 'done') this.expect(found === 'NO_DATA_SPACE' && wanted > before, found)
         else this.expect(wanted <= before || lacks <= free, `${lacks} of ${free} reserved`)
@@ -312,12 +312,12 @@ t.test('preallocation asks before it takes anything', async t => {
   ]
   one.limit = 10
   await t.rejects(one.preallocate(0, 11 * BLOCK), { code: 'VOLUME_FULL' })
-  await pool.space.reserve(devId(0), 8)
+  await pool.space.data.reserve(devId(0), 8)
   await t.rejects(other.preallocate(0, (DATA_BLOCKS - 7) * BLOCK), { code: 'NO_DATA_SPACE' })
   t.equal(pool.metadata.nrAllocatedDataBlocks, 0)
   await other.preallocate(0, (DATA_BLOCKS - 8) * BLOCK)
   await one.preallocate(0, 8 * BLOCK)
-  await t.rejects(pool.space.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
+  await t.rejects(pool.space.data.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
   t.equal(pool.mode, 'write')
   await pool.close()
 })

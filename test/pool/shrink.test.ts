@@ -376,13 +376,13 @@ t.test('what comes first, and what is refused', async t => {
   await t.test('a reserve that is set meanwhile', async t => {
     const { memory, pool, left, shrinking, goOn } = await halfDone()
     device(pool, 1)
-    const free = pool.space.nrWritableDataBlocks
+    const free = pool.space.data.nrWritable
     t.ok(left > 10 && free > left, `${free} blocks are free, ${left} are left to be moved`)
-    await pool.space.reserve(devId(1), free - 10)
+    await pool.space.data.reserve(devId(1), free - 10)
     goOn()
     await t.rejects(shrinking, { code: 'NO_DATA_SPACE', message: /more are reserved/ })
     const { kept } = pool.space.reserves
-    t.ok(pool.space.nrFreeDataBlocks >= kept, `${kept} blocks can be kept`)
+    t.ok(pool.space.data.nrFree >= kept, `${kept} blocks can be kept`)
     await pool.close()
     t.equal(thinCheck(memory.metadata.image).status, 0)
   })
@@ -434,7 +434,7 @@ t.test('what comes first, and what is refused', async t => {
       await t.rejects(pool.shrink.run(size, ALWAYS), { code: 'BAD_ARGUMENT' })
     }
     await pool.shrink.run(64 * BLOCK, ALWAYS)
-    t.same([pool.metadata.nrDataBlocks, pool.space.nrFreeDataBlocks], [64, 0])
+    t.same([pool.metadata.nrDataBlocks, pool.space.data.nrFree], [64, 0])
     await pool.close()
     t.equal(thinCheck(memory.metadata.image).status, 0)
   })

@@ -41,15 +41,27 @@ t.test('several works take turns, one slice at a time', async t => {
   t.notMatch(text, /[abc][abc]/, 'a request is served between any two')
 })
 
+t.test('work that a request waits for goes before other work', async t => {
+  const order: string[] = []
+  const work = async (name: string, urgent: boolean): Promise<void> => {
+    for (let i = 0; i < 3; i++) {
+      await SYSTEM_CLOCK.yield(urgent)
+      order.push(name)
+    }
+  }
+  await Promise.all([work('a', false), work('b', false), work('u', true), work('v', true)])
+  t.equal(order.join(''), 'uvuvuvababab')
+})
+
 t.test('a slice is over by time alone', async t => {
   let now = 0
   let yields = 0
   const clock = { ...SYSTEM_CLOCK, now: () => now, yield: async () => void yields++ }
   const slice = new Slice(clock)
   t.equal(slice.isOver, false)
-  now = 1.9
+  now = 0.4
   t.equal(slice.isOver, false)
-  now = 2
+  now = 0.5
   t.equal(slice.isOver, true)
   await slice.yield()
   t.equal(yields, 1)
@@ -106,6 +118,34 @@ t.test('a device that is emptied gives room back as it goes, and others go on', 
 
 const copyOf = ({ image }: MemoryStore): MemoryStore =>
   new MemoryStore(image.length, { image: Buffer.from(image) })
+
+t.test('a removal does nothing while a commit writes metadata', async t => {
+  const { memory, pool, clock } = await busy()
+  const device = thin(pool, 0)
+  await device.preallocate(0, NR_BLOCKS * BLOCK)
+  // A block of metadata each: more than one write can take.
+  for (let id = 3; id < 600; id++) pool.devices.createThin(devId(id))
+  clock.lookMs = 1
+  clock.yield = SYSTEM_CLOCK.yield
+  let pieces = 0
+  const emptied = pool.devices.empty(device, () => {
+    pieces++
+    return false
+  })
+  await clock.yield()
+  const begun = pieces
+  const during: number[] = []
+  memory.metadata.onWrite = (op, offset) => {
+    if (op === 'write' && offset !== 0) during.push(pieces)
+  }
+  await pool.commit()
+  memory.metadata.onWrite = undefined
+  t.ok(during.length > 5, `${during.length} writes of metadata`)
+  t.same(new Set(during).size, 1, 'no piece in between')
+  t.equal(await emptied, true)
+  t.ok(begun > 0 && pieces > during[0]!, 'the removal was under way, and went on')
+  await pool.close()
+})
 
 t.test('the metadata snapshot goes in slices; a death leaves a part of it', async t => {
   const { memory, pool, clock } = await busy()

@@ -44,7 +44,7 @@ t.test('discards smaller than a block add up', async t => {
   t.equal(byteAt(again, BLOCK), 1, 'the neighbour is there')
   await next.commit()
   await next.space.allReleased()
-  t.equal(next.space.nrFreeDataBlocks, 15)
+  t.equal(next.space.data.nrFree, 15)
   t.same(staleFreeBlocks(next, left.data), [])
   await next.close()
 })
@@ -120,7 +120,7 @@ t.test('blocks are mapped while something is in them, in whatever order', async 
       const shared = new Set<number>()
       const piecesOf = (block: number) => all.map(i => block * PIECES + i)
       const isMapped = (block: number): boolean =>
-        pool.metadata.mappedUntil(devId(0), block, block + 1) > block
+        pool.metadata.mappings.mappedUntil(devId(0), block, block + 1) > block
       let snapshots = 0
       await pool.commit()
       for (const { kind, from, count } of steps) {

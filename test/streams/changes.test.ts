@@ -25,7 +25,12 @@ async function commit(metadata: ThinMetadata): Promise<void> {
 
 function fill(metadata: ThinMetadata, id: number, begin: number, length: number): void {
   for (let vblock = begin; vblock < begin + length; vblock++) {
-    metadata.insert(id as DevId, vblock, metadata.allocateData() as DataBlock)
+    metadata.mappings.insert(
+      id as DevId,
+      vblock,
+      metadata.allocateData() as DataBlock,
+      metadata.time,
+    )
   }
 }
 
@@ -51,7 +56,7 @@ async function randomPool(seed: number): Promise<MemoryStore> {
     else if (random.chance(0.5)) fill(metadata, id, random.below(8000), random.between(1, 60))
     else {
       const begin = random.below(8000)
-      metadata.removeRange(id as DevId, begin, begin + random.between(1, 1500))
+      metadata.mappings.removeRange(id as DevId, begin, begin + random.between(1, 1500))
     }
     if (random.chance(0.5)) await commit(metadata)
   }
@@ -62,7 +67,10 @@ async function randomPool(seed: number): Promise<MemoryStore> {
 /** What is printed for two devices, and what thin_delta prints. */
 function compare(store: MemoryStore, left: number, right: number, path: string) {
   const metadata = ThinMetadata.open(store)
-  const roots = [metadata.rootOf(left as DevId), metadata.rootOf(right as DevId)] as const
+  const roots = [
+    metadata.mappings.rootOf(left as DevId),
+    metadata.mappings.rootOf(right as DevId),
+  ] as const
   const { time, transactionId, dataBlockSectors: dataBlockSize, nrDataBlocks } = metadata
   const head = { time, transactionId, dataBlockSize, dataBlocks: nrDataBlocks }
   const all = [...changesBetween(store, roots, true)]
@@ -119,7 +127,7 @@ t.test('trees of other heights, and of three levels', async t => {
   metadata.createSnap(1 as DevId, 0 as DevId)
   metadata.createSnap(2 as DevId, 0 as DevId)
   await commit(metadata)
-  metadata.removeRange(1 as DevId, 2000, 80_000)
+  metadata.mappings.removeRange(1 as DevId, 2000, 80_000)
   fill(metadata, 2, 70_001, 1)
   fill(metadata, 2, 89_000, 3000)
   await commit(metadata)
@@ -143,7 +151,10 @@ t.test('what two trees share is not read', async t => {
     reads++
     read(...args)
   }
-  const roots = [metadata.rootOf(0 as DevId), metadata.rootOf(1 as DevId)] as const
+  const roots = [
+    metadata.mappings.rootOf(0 as DevId),
+    metadata.mappings.rootOf(1 as DevId),
+  ] as const
   t.strictSame(
     [...changesBetween(store, roots, false)],
     [{ kind: 'different', begin: 12_345, length: 1 }],

@@ -64,9 +64,14 @@ t.test('a device of three levels, which a pool goes on with', async t => {
   const metadata = ThinMetadata.open(store)
   metadata.createSnap(6 as DevId, 5 as DevId)
   for (let i = 0; i < 70_000; i += 200) {
-    metadata.insert(6 as DevId, 3 * i + 1, metadata.allocateData() as DataBlock)
+    metadata.mappings.insert(
+      6 as DevId,
+      3 * i + 1,
+      metadata.allocateData() as DataBlock,
+      metadata.time,
+    )
   }
-  metadata.removeRange(5 as DevId, 1000, 100_000)
+  metadata.mappings.removeRange(5 as DevId, 1000, 100_000)
   await metadata.seal()!.write()
   t.same(checkMetadata(store).problems, [])
   t.equal(thinCheck(store.image).status, 0, 'thin_check')

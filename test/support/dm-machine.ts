@@ -126,6 +126,6 @@ export function makeRig(folder: string): Rig {
   const tables = again()
   // Numbers as the kernel gives them out.
   const devices = new Devices(tables, machine, new DeviceTable(253, 0))
-  machine.onLastClose = minor => devices.closed(minor)
+  machine.onLastClose = minor => devices.removals.closed(minor)
   return { machine, devices, tables, again, ioctls: new Ioctls(devices, machine) }
 }

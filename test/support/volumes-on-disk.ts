@@ -73,7 +73,7 @@ export function readVolumes({ volumes }: Opened): Found {
 /** Waits until what the last commit freed was passed down. */
 export async function released({ volumes: { pool } }: Opened): Promise<void> {
   const { metadata } = pool
-  while (metadata.nrAllocatableDataBlocks < pool.space.nrFreeDataBlocks) {
+  while (metadata.nrAllocatableDataBlocks < pool.space.data.nrFree) {
     await new Promise(resolve => setImmediate(resolve))
   }
 }

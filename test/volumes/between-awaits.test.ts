@@ -50,7 +50,7 @@ async function opened(dataBlocks = 16, options: Partial<PoolOptions> = {}) {
 const inode = (volume: Volume): number => volume.devId + 2
 
 async function make(volumes: Volumes, name: string, blocks: number, value?: number) {
-  const volume = await volumes.make(name, blocks * BLOCK)
+  const volume = await volumes.newVolumes.make(name, blocks * BLOCK)
   const size = blocks * BLOCK
   if (value !== undefined) await volume.device.write(0, size, filled(size, value), 0)
   return volume
@@ -60,7 +60,7 @@ t.test('a volume cannot be opened once its removal has begun', async t => {
   const removals: [string, (volumes: Volumes) => Promise<void>][] = [
     ['remove', volumes => volumes.remove({ names: ['a'] })],
     ['message delete', volumes => volumes.message({ message: 'delete 0' })],
-    ['unlink', volumes => volumes.unlink('a')],
+    ['unlink', volumes => volumes.namespace.unlink('a')],
   ]
   for (const [what, remove] of removals) {
     const { table, volumes } = await opened()
@@ -188,7 +188,7 @@ t.test('a pool that is full', async t => {
     const volume = volumes.find('s')!
     const growing = volumes.sizes.set(volume, 4 * BLOCK)
     await turn()
-    await volumes.unlink('s')
+    await volumes.namespace.unlink('s')
     await t.rejects(growing, { code: 'DEVICE_MISSING' })
     await volumes.snapshot({ origin: 'a', name: 't', devId: volume.devId })
     await grow()
@@ -315,7 +315,7 @@ t.test('what a volume grows over reads as zeros', async t => {
     for (const grow of ['resize', 'write', 'fallocate'] as const) {
       const { memory, pool, table, volumes } = await opened()
       const size = BLOCK + 512
-      const volume = await volumes.make('a', size)
+      const volume = await volumes.newVolumes.make('a', size)
       await volume.device.write(0, size, filled(size, 1), 0)
       // In the block of the end, and in a block behind it.
       await volume.device.write(size, 512, filled(512, 2), 0)
@@ -338,7 +338,7 @@ t.test('what a volume grows over reads as zeros', async t => {
 
   await t.test('and growing a snapshot takes no block for an edge of zeros', async t => {
     const { volumes, pool } = await opened(2)
-    const origin = await volumes.make('a', BLOCK + 512)
+    const origin = await volumes.newVolumes.make('a', BLOCK + 512)
     await origin.device.write(0, BLOCK + 512, filled(BLOCK + 512, 1), 0)
     await volumes.snapshot({ origin: 'a', name: 's' })
     t.equal((await volumes.resize({ name: 's', size: 4 * BLOCK })).size, 4 * BLOCK)

@@ -53,12 +53,12 @@ async function makeWeb(volumes: Volumes): Promise<void> {
 
 async function fillData(volumes: Volumes): Promise<void> {
   await untilFull(i => write(volumes, 'db', 4 * i))
-  t.equal(volumes.pool.space.nrWritableDataBlocks, 0)
+  t.equal(volumes.pool.space.data.nrWritable, 0)
 }
 
 /** To the last block, with nodes of `web` that snapshots keep. */
 async function fillMetadata(volumes: Volumes): Promise<void> {
-  for (let nr = 0; volumes.pool.space.hasMetadataRoom; nr++) {
+  for (let nr = 0; volumes.pool.space.metadata.hasRoom; nr++) {
     await volumes.snapshot({ origin: 'web', name: `s${nr}` })
     await volumes.find('web')!.device.discard((nr + 8) * BLOCK, BLOCK, false)
     await volumes.commit()

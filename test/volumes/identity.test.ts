@@ -28,7 +28,7 @@ const tableUuid = (config: PoolConfig): string =>
 async function ourPool(t: Test): Promise<PoolConfig> {
   const config = await makePool(t.testdir())
   const { volumes, close } = await openPool(config)
-  const { device } = await volumes.make('web', MIB)
+  const { device } = await volumes.newVolumes.make('web', MIB)
   for (let block = 0; block < 8; block++) await device.write(block * BLOCK, BLOCK, CONTENT, 0)
   await volumes.commit()
   await close()

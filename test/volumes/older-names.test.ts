@@ -18,7 +18,7 @@ async function poolWithCopy(folder: string) {
   const config = await makePool(folder)
   const copy = join(folder, 'copy')
   const { volumes, close } = await openPool(config)
-  await volumes.make('web', 2 * BLOCK)
+  await volumes.newVolumes.make('web', 2 * BLOCK)
   return { config, copy, volumes, close }
 }
 
@@ -53,7 +53,7 @@ t.test('a device that is younger than the copy is not taken for an earlier one',
   const { config, copy, volumes, close } = await poolWithCopy(t.testdir())
   const web = volumes.find('web')!
   volumes.opened(web, 1)
-  await volumes.unlink('web')
+  await volumes.namespace.unlink('web')
   // The name is gone, the space follows when it is closed.
   copyFileSync(fileOf(config), copy)
   volumes.released(web, 1)

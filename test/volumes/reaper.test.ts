@@ -63,7 +63,7 @@ async function open(memory: MemoryFiles, names = new Names()): Promise<Opened> {
 
 async function withVolume(): Promise<Opened> {
   const opened = await open(formatted({ blockSectors: 8, dataBlocks: 1.2 * NR_BLOCKS }))
-  const volume = await opened.volumes.make('a', NR_BLOCKS * BLOCK)
+  const volume = await opened.volumes.newVolumes.make('a', NR_BLOCKS * BLOCK)
   await volume.device.preallocate(0, NR_BLOCKS * BLOCK)
   await opened.volumes.commit()
   return opened

@@ -10,7 +10,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { MIB } from '../../src/base/index.js'
+import { MIB, type RemoteAddress } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkPool, initPool, openPool } from '../../src/volumes/index.js'
 import { ServerProcess, shortFolder } from '../support/nbd-servers.js'
@@ -32,9 +32,9 @@ async function served(t: Test, begin: string, ...args: string[]): Promise<Made> 
   return { config: over(poolConfig(t.testdir()), address), image }
 }
 
-const over = (config: PoolConfig, nbd: NonNullable<PoolConfig['data']['nbd']>): PoolConfig => ({
+const over = (config: PoolConfig, remote: RemoteAddress): PoolConfig => ({
   ...config,
-  data: { path: nbd.text, size: null, nbd },
+  data: { path: remote.text, size: null, remote },
   cache: { size: 4 * MIB },
 })
 

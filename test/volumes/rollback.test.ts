@@ -175,7 +175,7 @@ t.test('a pool without room in its metadata is rolled back, and has some then', 
     code: 'NO_METADATA_SPACE',
   })
   await volumes.rollback({ name: 'large', snapshot: 'empty' })
-  t.equal(volumes.mappedBytes(volumes.find('large')!), 0)
+  t.equal(volumes.infos.mappedBytes(volumes.find('large')!), 0)
   const names = [...volumes.all()].map(({ name }) => name).filter(name => /^large@/.test(name))
   await volumes.remove({ names })
   await volumes.find('large')!.device.write(0, 4096, Buffer.alloc(4096, 6), 0)

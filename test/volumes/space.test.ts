@@ -44,7 +44,7 @@ t.test('a volume may wait where others fail, and fail where others wait', async 
   for (const name of ['waits', 'fails', 'late', 'other']) await volumes.create({ name, size })
   const write = (name: string, blocks: number) => volumes.find(name)!.device.write(...fill(blocks))
   const { space } = volumes.pool
-  await write('other', space.nrFreeDataBlocks)
+  await write('other', space.data.nrFree)
   const full = { code: 'NO_DATA_SPACE', errno: 'ENOSPC' }
   const bad = volumes.setVolume({ name: 'fails', onFull: 'wait' as 'queue' })
   await t.rejects(bad, {
@@ -85,10 +85,10 @@ t.test('no volume is made while less is free than is to be', async t => {
   await volumes.snapshot({ origin: 'web', name: 'old' })
   await volumes.create({ name: 'db', size: BLOCK })
   await volumes.find('db')!.device.write(...fill(1))
-  t.equal(space.nrFreeDataBlocks, 9)
+  t.equal(space.data.nrFree, 9)
   const refused = { code: 'MIN_FREE_SPACE', errno: 'ENOSPC', message: /^9\.00% of the pool's data/ }
   await t.rejects(volumes.create({ name: 'c', size }), refused)
-  await t.rejects(volumes.make('c', 0), refused)
+  await t.rejects(volumes.newVolumes.make('c', 0), refused)
   await t.rejects(volumes.snapshot({ origin: 'web', name: 'c' }), refused)
   await t.rejects(volumes.snapshotAll({ origins: ['web'], suffix: '@c' }), refused)
   await t.rejects(volumes.beginVolume({ name: 'c', size }), refused)
@@ -101,7 +101,7 @@ t.test('no volume is made while less is free than is to be', async t => {
   await volumes.remove({ names: ['what web was', 'db'] })
   await reaped(opened)
   await volumes.commit()
-  t.equal(space.nrFreeDataBlocks, 10)
+  t.equal(space.data.nrFree, 10)
   await volumes.snapshot({ origin: 'web', name: 'c' })
   await volumes.set({ minFreeSpace: 99 })
   const both = { code: 'MIN_FREE_SPACE', message: /data is free, min_free_space is 99%/ }

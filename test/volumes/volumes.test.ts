@@ -161,10 +161,11 @@ t.test('status lines are what dmsetup prints', async t => {
     await first.volumes.create({ name: 'b', size: MIB })
     await first.close()
     const { volumes, close } = await openPool(config)
-    const { highestMapped } = volumes.pool.metadata
-    volumes.pool.metadata.highestMapped = devId => {
+    const { mappings } = volumes.pool.metadata
+    const { highestMapped } = mappings
+    mappings.highestMapped = devId => {
       if (devId === 0) throw new ThinfsError('METADATA_CORRUPT', 'a node')
-      return highestMapped.call(volumes.pool.metadata, devId)
+      return highestMapped.call(mappings, devId)
     }
     t.same(
       (await lines(volumes)).volumes.map(({ line }) => line),
@@ -179,10 +180,10 @@ t.test('a change is there after a power cut as a whole or not at all', async t =
     create: volumes => volumes.create({ name: 'new', size: MIB }),
     snapshot: volumes => volumes.snapshot({ origin: 'a', name: 'new' }),
     rename: volumes => volumes.rename({ from: 'a', to: 'new' }),
-    'rename over another': volumes => volumes.renameOver('a', 'b', null),
-    exchange: volumes => volumes.renameOver('a', 'b', '1:2'),
+    'rename over another': volumes => volumes.namespace.renameOver('a', 'b', null),
+    exchange: volumes => volumes.namespace.renameOver('a', 'b', '1:2'),
     resize: volumes => volumes.resize({ name: 'a', size: 2 * MIB }),
-    remove: volumes => volumes.unlink('a'),
+    remove: volumes => volumes.namespace.unlink('a'),
     chmod: volumes => volumes.setOwnership(volumes.find('a')!, { mode: 0o640, uid: 7 }),
   }
   const state = (volumes: Volumes) =>
@@ -274,7 +275,7 @@ t.test('removal', async t => {
       volumes.opened(volume, 2)
       await write(volume, 0, BLOCK, 7)
       await t.rejects(volumes.remove({ names: ['a'] }), { code: 'VOLUME_BUSY' })
-      await volumes.unlink('a')
+      await volumes.namespace.unlink('a')
       await volumes.pool.settle()
       const left = filesLeft(config)
       await close()
@@ -413,7 +414,11 @@ t.test('names', async t => {
     ['with a slash', () => volumes.create({ name: 'a/b', size: 0 }), 'BAD_NAME'],
     ['too long', () => volumes.create({ name: 'é'.repeat(128), size: 0 }), 'BAD_NAME'],
     ['missing', () => volumes.rename({ from: 'nobody', to: 'b' }), 'VOLUME_MISSING'],
-    ['missing, exchange', () => volumes.renameOver('a', 'nobody', '1:2'), 'VOLUME_MISSING'],
+    [
+      'missing, exchange',
+      () => volumes.namespace.renameOver('a', 'nobody', '1:2'),
+      'VOLUME_MISSING',
+    ],
     ['id taken', () => volumes.create({ name: 'b', size: 0, devId: 7 }), 'DEVICE_EXISTS'],
     ['id too large', () => volumes.create({ name: 'b', size: 0, devId: 2 ** 24 }), 'BAD_ARGUMENT'],
   ]
@@ -428,10 +433,10 @@ t.test('names', async t => {
     await again.volumes.create({ name: 'origin', size: MIB, devId: 100 })
     await again.volumes.snapshot({ origin: 'origin', name: 'snap' })
     const snap = again.volumes.find('snap')!
-    t.equal(again.volumes.originOf(snap), 'origin')
+    t.equal(again.volumes.infos.originOf(snap), 'origin')
     await again.volumes.remove({ names: ['origin'] })
     await again.volumes.create({ name: 'stranger', size: MIB, devId: 100 })
-    t.equal(again.volumes.originOf(snap), null)
+    t.equal(again.volumes.infos.originOf(snap), null)
     await again.close()
   })
 

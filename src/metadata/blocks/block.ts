@@ -29,7 +29,7 @@ export const nodeKind = (name: string, valueSize: number): BlockKind => ({
 /** The own location is at the same place in every kind of block, and the checksum comes first. */
 export const BLOCK_CSUM_AT = BITMAP.at.csum
 export const BLOCK_NR_AT = BITMAP.at.blockNr
-/** Where the entries of a bitmap and of the index block begin. */
+/** The byte at which the entries of a bitmap and of the index block begin. */
 export const BITMAP_ENTRIES_AT = BITMAP.size
 export const INDEX_ENTRIES_AT = INDEX_BLOCK.size
 

@@ -10,7 +10,7 @@ import { maxEntries, NODE, NODE_INTERNAL, NODE_LEAF } from '../format.js'
 import type { Block } from './block.js'
 
 const KEYS_AT = NODE.size
-/** Where the values of every internal node begin. */
+/** The byte at which the values of every internal node begin. */
 const CHILDREN_AT = KEYS_AT + 8 * maxEntries(8)
 
 export const isLeaf = (node: Block): boolean =>

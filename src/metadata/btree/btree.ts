@@ -65,7 +65,7 @@ export class BTree {
   /** Moves to the first entry at or after `key`. @returns whether there is one */
   seek(key: number): boolean {
     let node = readNode(this.info, this.root)
-    // Where to go on when the leaf that `key` belongs to has nothing at or after it.
+    // The key to go on from when the leaf that `key` belongs to has nothing at or after it.
     let next = 0
     for (let depth = 0; !isLeaf(node); depth++) {
       checkDepth(this.info, node.nr, depth)

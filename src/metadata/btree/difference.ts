@@ -90,7 +90,7 @@ class Cursor {
     this.#settle()
   }
 
-  /** To the item after this one, past all that is in it. */
+  /** Moves to the item after this one, past all that is in it. */
   skip(): void {
     if (this.#nodes.length === 0) this.#finish()
     else {

@@ -2,7 +2,7 @@
  * Removal of ranges of keys, and of whole trees.
  *
  * First the entries go: subtrees that lie inside the range are dropped whole, the two paths along
- * its ends are shadowed. That can leave nodes along these paths with too few entries, even with a
+ * its ends are shadowed. Nodes along these paths may be left with too few entries, even with a
  * single child. So then both paths are mended from the root down: before the walk goes into a node
  * it is given a minimum, and one to spare, by its neighbours.
  */

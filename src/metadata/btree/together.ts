@@ -1,6 +1,7 @@
 /**
- * What some trees lead to and nothing else does. A node that several of them share is theirs when no
- * other tree leads to it: when it has as many owners as are found among their nodes.
+ * The nodes and entries that some trees lead to and nothing else does. A node that several of them
+ * share is theirs when no other tree leads to it: when it has as many owners as are found among
+ * their nodes.
  */
 import { childAt, isLeaf, slotOf } from '../blocks/node.js'
 import { checkDepth, readNode, type TreeInfo } from './tree.js'

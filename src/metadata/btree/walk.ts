@@ -41,7 +41,9 @@ export function readBounded(
   )
 }
 
-/** Where the keys of a child end: at those of its neighbour, else where those of the parent do. */
+/**
+ * The end of a child's keys: those of its neighbour begin there, or those of the parent end there.
+ */
 export const childEnd = (parent: Block, slot: number, end: number): number =>
   slot + 1 < nrEntries(parent) ? keyAt(parent, slot + 1) : end
 

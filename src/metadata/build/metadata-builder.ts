@@ -32,7 +32,7 @@ import { TreeWriter, type WrittenTree } from './tree-writer.js'
 
 const MAPPING_KIND = nodeKind('mapping', 8)
 
-/** What the superblock says beside where things are. */
+/** The facts of the superblock, but for where things are. */
 export interface NewSuperblock {
   /** 16 bytes. */
   uuid: Buffer

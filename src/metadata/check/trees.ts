@@ -26,7 +26,7 @@ export interface Tree {
 export interface Entry {
   key: number
   view: DataView
-  /** Where the value is in `view`. */
+  /** The place of the value in `view`. */
   at: number
 }
 

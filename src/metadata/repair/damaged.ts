@@ -22,7 +22,7 @@ import { decodeSuperblock, readSuperblock, type Superblock } from '../superblock
 import { devicesOf, type FoundDevices, searchRoots } from './roots.js'
 import { type LostRange, SoundNodes } from './sound-nodes.js'
 
-/** What is known of a pool beside its metadata, for a superblock that cannot be read. */
+/** The facts of a pool that are known beside its metadata, for a superblock that cannot be read. */
 export interface PoolFacts {
   /** Null where it is not known. */
   dataBlockSectors: number | null
@@ -35,7 +35,7 @@ export interface PoolFacts {
   devIds: ReadonlySet<number> | null
 }
 
-/** What was found of damaged metadata, and what was lost of it. */
+/** The parts of damaged metadata that were found, and those that were lost. */
 export interface RepairReport {
   /** The damage of the superblock; null if it was used as it is. */
   superblock: string | null
@@ -146,7 +146,7 @@ export class DamagedMetadata {
       superblock && devicesOf(this.nodes, superblock.mappingRoot, superblock.detailsRoot)
     if (named !== null) {
       const { roots, lostDevices, lostDetails } = named
-      // What a superblock says whose checksum is wrong counts where it leads to all there is.
+      // A superblock whose checksum is wrong counts if it leads to all there is.
       const isAll = lostDevices.length === 0 && lostDetails.length === 0
       const isSure = this.#problem === null ? roots.size > 0 || lostDevices.length === 0 : isAll
       if (isSure) return { found: named, searched: false }

@@ -28,7 +28,7 @@ import type { LostRange } from './sound-nodes.js'
 const MAX_MARKED = 2 ** 24
 
 /**
- * Makes new metadata in `target` of the damaged one in `source`. What is lost is not mapped.
+ * Makes new metadata in `target` of the damaged one in `source`. Lost blocks are not mapped.
  * @throws METADATA_CORRUPT when nothing can be found; METADATA_UNSUPPORTED; NO_METADATA_SPACE when
  *   `target` is too small
  */
@@ -112,7 +112,7 @@ class Copier {
     const { damaged, target, lostBlock } = parts
     this.#parts = parts
     this.#builder = new MetadataBuilder(target)
-    // Where the data is cut off, a rescue knows of what is missing that it cannot be read.
+    // If the data is cut off, a rescue knows that the missing part cannot be read.
     const { nrDataBlocks, nrDataBlocksThere } = damaged
     this.#nrDataBlocks =
       lostBlock === null ? nrDataBlocks : Math.min(nrDataBlocks, nrDataBlocksThere)

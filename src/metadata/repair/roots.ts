@@ -1,9 +1,9 @@
 /**
  * The trees of damaged metadata: those that the superblock names, or those that a search finds.
  *
- * A search meets the trees of earlier transactions, too, which nobody has overwritten yet. What tells
- * them apart is in the details of the devices: the snapshot clock, the transaction id, and how many
- * blocks each device maps. Where names of devices are known, trees with just those come first.
+ * A search meets the trees of earlier transactions, too, which nobody has overwritten yet. The
+ * details of the devices tell them apart: the snapshot clock, the transaction id, and how many
+ * blocks each device maps. If the ids of the devices are known, trees with just those come first.
  */
 import { MAX_DEV_ID, readU64 } from '../../base/index.js'
 import type { Store } from '../../storage/index.js'

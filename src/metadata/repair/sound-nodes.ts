@@ -87,7 +87,7 @@ export class SoundNodes {
 
 const VALUE_SIZE = NODE.at.valueSize
 
-/** What is wrong with a node as one that has keys of [begin, end); null for nothing. */
+/** The fault of a node as one that has keys of [begin, end); null for none. */
 function whyNotWithin(
   node: Block,
   { begin, end, depth }: { begin: number; end: number; depth: number },

@@ -47,7 +47,7 @@ export abstract class SpaceMap {
   nrAllocated = 0
   /** Whether an index entry changed since the index was written. */
   protected indexChanged = false
-  /** Where the search for a free block begins. */
+  /** The block at which the search for a free one begins. */
   #cursor = 0
   /** Blocks below are taken before those above. */
   #preferredEnd = Number.POSITIVE_INFINITY

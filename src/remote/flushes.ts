@@ -1,0 +1,89 @@
+/**
+ * Flushes, and what becomes of them with the epochs of the disk: a flush covers what was sent in the
+ * epoch in which it ended. What the disk had acknowledged before is sent once more.
+ */
+import { ioError } from '../storage/index.js'
+import type { RemoteDisk } from './remote-disk.js'
+import type { Room } from './room.js'
+import type { Sends } from './sends.js'
+import type { Unflushed } from './unflushed.js'
+import type { Zeroing } from './zeroing.js'
+
+export interface FlushesOptions {
+  disk: RemoteDisk
+  unflushed: Unflushed
+  zeroing: Zeroing
+  sends: Sends
+  room: Room
+  /** That of the disk before anything was sent. */
+  epoch: number
+}
+
+export class Flushes {
+  readonly #disk: RemoteDisk
+  readonly #unflushed: Unflushed
+  readonly #zeroing: Zeroing
+  readonly #sends: Sends
+  readonly #room: Room
+  /** The epoch of the disk in which everything was sent that no flush has covered. */
+  #epoch: number
+  /** The last pass that was begun. */
+  #pass: Promise<void> = Promise.resolve()
+  /** The one that waits for its end. */
+  #nextPass: Promise<void> | null = null
+
+  constructor({ disk, unflushed, zeroing, sends, room, epoch }: FlushesOptions) {
+    this.#disk = disk
+    this.#unflushed = unflushed
+    this.#zeroing = zeroing
+    this.#sends = sends
+    this.#room = room
+    this.#epoch = epoch
+  }
+
+  /** Makes durable what was written before the call. @throws IO_ERROR */
+  flush(): Promise<void> {
+    // One that waits for its turn covers what was written up to now.
+    this.#nextPass ??= this.#pass.then(() => {
+      this.#nextPass = null
+      const pass = this.#save()
+      this.#pass = pass.catch(() => {})
+      return pass
+    })
+    return this.#nextPass
+  }
+
+  async #save(): Promise<void> {
+    for (;;) {
+      const { epoch } = this.#disk
+      if (epoch !== this.#epoch) await this.#sendAgain(epoch)
+      await this.#sends.writeBack()
+      const covered = this.#unflushed.beginFlush()
+      const zeroed = this.#zeroing.beginFlush()
+      try {
+        await this.#disk.flush()
+      } catch (err) {
+        throw ioError(this.#disk.path, 'flush', err)
+      }
+      if (this.#disk.epoch !== epoch) continue
+      // First the zeros: a page that is written after them is not flushed as long as they are not.
+      this.#zeroing.endFlush(zeroed)
+      this.#unflushed.endFlush(covered)
+      this.#room.wake()
+      return
+    }
+  }
+
+  /** The disk may have lost all that no flush has covered: zeros first, then the pages. */
+  async #sendAgain(epoch: number): Promise<void> {
+    try {
+      await this.#sends.alone(this.#zeroing.calls, async () => {
+        this.#unflushed.addAgain()
+        await this.#zeroing.again()
+        this.#epoch = epoch
+      })
+    } catch (err) {
+      throw ioError(this.#disk.path, 'zeroing once more', err)
+    }
+  }
+}

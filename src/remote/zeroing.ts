@@ -1,0 +1,129 @@
+/**
+ * Zeroing parts of the disk. What the disk has zeroed may be lost as what it has written: the ranges
+ * are noted in the cache's memory until a flush has covered them.
+ */
+
+import { allEnded } from '../base/index.js'
+import { type DataMap, ioError } from '../storage/index.js'
+import { ALL_PAGES, type CacheMemory, ZEROED_MAX } from './cache-memory.js'
+import type { RemoteDisk } from './remote-disk.js'
+import type { Sends } from './sends.js'
+import type { Slots } from './slots.js'
+import type { Unflushed } from './unflushed.js'
+import type { Zones } from './zones.js'
+
+/** Ranges that are zeroed again at a time. */
+const AGAIN_DEPTH = 16
+
+export interface ZeroingOptions {
+  disk: RemoteDisk
+  memory: CacheMemory
+  data: DataMap
+  zones: Zones
+  slots: Slots
+  unflushed: Unflushed
+  sends: Sends
+  /** Flushes the disk, which forgets ranges. */
+  sync: () => Promise<void>
+}
+
+export class Zeroing {
+  readonly #disk: RemoteDisk
+  readonly #memory: CacheMemory
+  readonly #data: DataMap
+  readonly #zones: Zones
+  readonly #slots: Slots
+  readonly #unflushed: Unflushed
+  readonly #sends: Sends
+  readonly #sync: () => Promise<void>
+  /** What the disk has been asked for and has not answered. */
+  readonly #calls = new Set<Promise<void>>()
+  /** Places in CacheMemory.zeroed of what the disk has zeroed. */
+  readonly #zeroed: Set<number>
+
+  /** With the ranges that another process has left. */
+  constructor({ disk, memory, data, zones, slots, unflushed, sends, sync }: ZeroingOptions) {
+    this.#disk = disk
+    this.#memory = memory
+    this.#data = data
+    this.#zones = zones
+    this.#slots = slots
+    this.#unflushed = unflushed
+    this.#sends = sends
+    this.#sync = sync
+    this.#zeroed = new Set(memory.zeroedPlaces())
+  }
+
+  /** What the disk has been asked for and has not answered. */
+  get calls(): ReadonlySet<Promise<void>> {
+    return this.#calls
+  }
+
+  /** Makes the disk zero a range of whole granules. */
+  clear(begin: number, end: number): Promise<void> {
+    return this.#zones.run(begin, end, () => this.#clear(begin, end))
+  }
+
+  /** The ranges that a flush covers which begins now. */
+  beginFlush(): number[] {
+    return [...this.#zeroed]
+  }
+
+  /** Ranges are zeroed for good. */
+  endFlush(covered: readonly number[]): void {
+    for (const place of covered) {
+      this.#zeroed.delete(place)
+      this.#memory.forgetZeroed(place)
+    }
+  }
+
+  /** Zeroes once more what the disk may have lost. Nothing is being zeroed. */
+  async again(): Promise<void> {
+    const { zeroed } = this.#memory
+    const places = [...this.#zeroed]
+    let next = 0
+    const work = async (): Promise<void> => {
+      while (next < places.length) {
+        const at = places[next++]!
+        await this.#disk.zero(zeroed[at]!, zeroed[at + 1]!)
+      }
+    }
+    await allEnded(Array.from({ length: AGAIN_DEPTH }, work))
+  }
+
+  async #clear(begin: number, end: number): Promise<void> {
+    for (;;) {
+      const { gate } = this.#sends
+      if (gate !== null) await gate
+      else if (this.#memory.nrZeroed >= ZEROED_MAX) await this.#sync()
+      else {
+        const sends = this.#sends.of(begin, end)
+        if (sends.length === 0) break
+        await Promise.allSettled(sends)
+      }
+    }
+    const place = this.#memory.noteZeroed(begin, end - begin)
+    this.#slots.forEachIn(begin, end, (slot, pages) => this.#blank(slot, pages))
+    const zeroing = this.#disk.zero(begin, end - begin)
+    this.#calls.add(zeroing)
+    try {
+      await zeroing
+    } catch (err) {
+      throw ioError(this.#disk.path, `zeroing ${end - begin} bytes at ${begin}`, err)
+    } finally {
+      this.#calls.delete(zeroing)
+      // A call that failed may have been carried out all the same, and be lost again.
+      this.#zeroed.add(place)
+    }
+    this.#data.remove(begin, end - begin)
+    // Slots that came meanwhile have these pages as others have holes.
+    this.#slots.forEachIn(begin, end, (slot, pages) => this.#slots.fillHoles(slot, pages))
+  }
+
+  /** Pages of a slot are zeros now, and nobody has to write that. */
+  #blank(slot: number, pages: number): void {
+    this.#unflushed.forget(slot, pages)
+    if (pages === ALL_PAGES && !this.#slots.isPinned(slot)) this.#slots.drop(slot)
+    else this.#slots.blank(slot, pages)
+  }
+}

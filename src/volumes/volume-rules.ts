@@ -1,0 +1,36 @@
+/** The rules for the space of a volume: its limit, its reserve, and what it does in a full pool. */
+import { MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import type { VolumeRules } from './admin.js'
+import type { VolumeEntry } from './volume-table.js'
+
+export const NO_RULES: VolumeRules = { limit: 0, reserve: 0, onFull: 'pool' }
+
+/** The rules as volumes.json has them. */
+export type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full'>
+
+/**
+ * An entry with other rules: 0 and `pool` take one away, those left out stay.
+ * @throws BAD_ARGUMENT
+ */
+export function withRules<E extends RulesOfEntry>(
+  { limit: oldLimit = 0, reserve: oldReserve = 0, on_full: oldOnFull, ...rest }: E,
+  { limit = oldLimit, reserve = oldReserve, onFull = oldOnFull ?? 'pool' }: VolumeRules,
+): Omit<E, keyof RulesOfEntry> & RulesOfEntry {
+  for (const [what, value] of Object.entries({ limit, reserve })) {
+    if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
+    throw new ThinfsError('BAD_ARGUMENT', `${what} ${value}: up to ${MAX_DEVICE_SIZE} is allowed`)
+  }
+  if (limit > 0 && reserve > limit) {
+    const what = `a reserve of ${reserve} bytes is more than the limit of ${limit}`
+    throw new ThinfsError('BAD_ARGUMENT', `${what} lets the volume have`)
+  }
+  if (onFull !== 'pool' && onFull !== 'queue' && onFull !== 'error') {
+    throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue, error and none are allowed`)
+  }
+  return {
+    ...rest,
+    ...(limit > 0 && { limit }),
+    ...(reserve > 0 && { reserve }),
+    ...(onFull !== 'pool' && { on_full: onFull }),
+  }
+}
