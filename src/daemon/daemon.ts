@@ -8,7 +8,7 @@
 import { closeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
-import { ThinfsError, unlessAborted } from '../base/index.js'
+import { isLost, ThinfsError, unlessAborted } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   answerDone,
@@ -58,6 +58,7 @@ import {
   type PoolStatistics,
   type PoolStatus,
   type TakeOver,
+  whoHasIt,
 } from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
@@ -462,6 +463,7 @@ export class Daemon {
       }
     }
     const { failure } = this
+    const by = isLost(failure) ? await whoHasIt(this.#config) : null
     const mount = {
       mountPoint: this.#options.mountPoint,
       source: this.#source,
@@ -472,7 +474,7 @@ export class Daemon {
     }
     return failure === null
       ? { ...this.#lastStatus, mount }
-      : { ...this.#lastStatus, mode: 'fail', reason: failure.message, mount }
+      : { ...this.#lastStatus, mode: 'fail', reason: reasonOf(failure, by), mount }
   }
 
   get #isMounted(): boolean {
@@ -540,3 +542,7 @@ export class Daemon {
     this.#fuseFd = null
   }
 }
+
+/** @param by who has the pool now; null: nobody, or that is not known */
+const reasonOf = ({ message }: Error, by: string | null): string =>
+  by === null ? message : `${message}; now ${by}`

@@ -9,7 +9,7 @@ import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { list, otherProcesses, read, thinfsMountAt } from '../host/index.js'
 import type { Seen } from '../tenancy/index.js'
-import { PoolFiles, servedElsewhere, tenantInTheWay } from '../volumes/index.js'
+import { makeTenantFile, PoolFiles, servedElsewhere, tenantInTheWay } from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
 
 /** Milliseconds that a mount takes at most from where it is seen until it can be asked. */
@@ -47,7 +47,10 @@ export function lockPool(
   const files = lockFiles(config, readOnly)
   try {
     const tenant = tenantInTheWay(config, { hasLocks: true, fenced })
-    if (tenant === null) return files
+    if (tenant === null) {
+      if (!readOnly) makeTenantFile(config)
+      return files
+    }
     throw heldElsewhere(config, tenant)
   } catch (err) {
     files.close()

@@ -113,6 +113,10 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const path = files.folder.file(JOURNAL_FILE)
     const { cacheId } = files
     journal = readOnly ? JournalFile.read(...path, cacheId) : JournalFile.open(...path, cacheId)
+    // A host that had the pool before may have the file open, and append to it once more.
+    if (tenancy !== null && !options.takesOver && !journal.isMissing) {
+      journal.replace(journal.readAll())
+    }
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,

@@ -1,11 +1,8 @@
 /** Who else may have a pool in files: for every command, before it touches one. */
 import { join } from 'node:path'
-import type { ThinfsError } from '../base/index.js'
+import { TENANT_FILE, type ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { inUse, mayTake, type Seen, type Strength, TenantFile, thisHost } from '../tenancy/index.js'
-
-/** The file beside pool.yaml that has the record of the tenant. */
-export const TENANT_FILE = 'tenant'
 
 export const strengthOf = ({ tenancy }: PoolConfig): Strength =>
   tenancy?.locks === 'enforced' ? 'enforced' : 'advisory'
@@ -25,6 +22,15 @@ export function tenantInTheWay(
   // Locks that are enforced prove something to whoever has them.
   const strength = hasLocks ? strengthOf(config) : 'advisory'
   return mayTake(seen, { host: thisHost(), strength, locks: true, fenced }) ? null : seen
+}
+
+/**
+ * Makes the empty file that the record comes to be in, where there is none: from then on all know that
+ * many hosts reach the folder.
+ * @throws IO_ERROR
+ */
+export function makeTenantFile({ tenancy, folder }: PoolConfig): void {
+  if (tenancy !== undefined) new TenantFile(join(folder, TENANT_FILE)).make()
 }
 
 /** The error of a mount that a tenant is in the way of. */

@@ -1,10 +1,13 @@
 /** The tenancy of a pool in files: its record is the file `tenant` beside pool.yaml. */
 import { randomBytes } from 'node:crypto'
-import type { Clock } from '../base/index.js'
+import { join } from 'node:path'
+import { type Clock, inTime, TENANT_FILE } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
+  describeTenant,
   fence,
   inUse,
+  isFree,
   lookAt,
   mayTake,
   nameOfTenant,
@@ -14,7 +17,7 @@ import {
   TenantFile,
   thisHost,
 } from '../tenancy/index.js'
-import { servedElsewhere, strengthOf, TENANT_FILE } from './other-tenant.js'
+import { servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
 /** What becomes of an earlier tenant: a command fences it, or a person vouches for that it is off. */
@@ -57,6 +60,17 @@ export async function endTenant(
     await fence(rule, { host: host.name, address, pool: config.pool }, signal)
   }
   return nameOfTenant(seen)
+}
+
+/** Milliseconds that a file server may take to answer. */
+const LOOK_MS = 1000
+
+/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
+export async function whoHasIt({ tenancy, folder }: PoolConfig): Promise<string | null> {
+  if (tenancy === undefined) return null
+  const looking = lookAt(new TenantFile(join(folder, TENANT_FILE))).catch(() => null)
+  const seen = await inTime(LOOK_MS, looking, null)
+  return seen === null || isFree(seen) ? null : describeTenant(seen)
 }
 
 /**

@@ -1,6 +1,6 @@
 /**
- * Another host: a mount namespace with a name and a boot id of its own. It reaches the files of this
- * one, as two hosts reach a file server; nothing that one mounts is seen by the other.
+ * Another host: a mount namespace with a name, a boot id and a /run of its own. It reaches the files of
+ * this one, as two hosts reach a file server; nothing that one mounts is seen by the other.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -18,6 +18,7 @@ const BECOME = `${LET_GO}
 mount --make-rprivate /
 let_go /none
 hostname "$1"
+mount -t tmpfs thinfs-test /run
 mount --bind "$2" /proc/sys/kernel/random/boot_id
 echo
 exec sleep 1000
