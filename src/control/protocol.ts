@@ -36,6 +36,12 @@ export const ENGINE_FD = {
   folder: 6,
 } as const
 
+/** The first of the descriptors that only some pools have: `PoolDescriptors.more`. */
+const FIRST_MORE_FD = 7
+/** Descriptors of an engine beside ENGINE_FD, in their order. */
+export const moreEngineFds = (count: number): number[] =>
+  Array.from({ length: count }, (_, i) => FIRST_MORE_FD + i)
+
 /**
  * The parameters of an engine, as JSON in its first argument.
  *

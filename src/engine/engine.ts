@@ -24,6 +24,7 @@ import {
   type Happening,
   ipcConnection,
   joinAdmins,
+  moreEngineFds,
   mustSpeakOurs,
   POOL_EVENT,
   READY,
@@ -41,7 +42,11 @@ import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import {
+  asMounted,
+  isElsewhere,
   type MountedAdmin,
+  nrMoreDescriptors,
+  type OnLoad,
   type OpenPool,
   openPool,
   PoolFiles,
@@ -51,6 +56,8 @@ import { Happenings, variablesOf } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
+/** Milliseconds between two lines about metadata that is being read. */
+const LOAD_PERIOD = 3000
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 
@@ -110,7 +117,8 @@ class Engine {
     )
     this.#happenings = new Happenings(event => this.#happened(event))
     this.#readOnly = start.mountOptions.includes('ro')
-    this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
+    const fds = { ...ENGINE_FD, more: moreEngineFds(nrMoreDescriptors(this.#config)) }
+    this.#files = PoolFiles.inherit(this.#config, fds, this.#readOnly)
     this.#negotiated = start.negotiated
   }
 
@@ -149,6 +157,7 @@ class Engine {
       files: this.#files,
       acceptMetadata,
       onWarning: message => this.#log.warn(message),
+      onLoad: this.#onLoad,
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
       ...(tenancy && { tenancy }),
@@ -157,6 +166,16 @@ class Engine {
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
       onResized: async (devId, size) => this.#session?.invalidate(inodeOf(devId), size),
     })
+  }
+
+  /** Tells of metadata that takes long to be read. */
+  get #onLoad(): OnLoad {
+    let next = performance.now() + LOAD_PERIOD
+    return (done, all) => {
+      if (performance.now() < next) return
+      next += LOAD_PERIOD
+      this.#log.info({ done, all }, 'reading the metadata')
+    }
   }
 
   get #events(): PoolEvents {
@@ -364,19 +383,13 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    if (config.data.path !== before.data.path && (config.data.remote ?? before.data.remote)) {
-      log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
+    if (isElsewhere(config, before)) {
+      log.warn({ pool }, 'pool.yaml has the pool elsewhere now: that counts when it is mounted')
     }
-    // The cache is that of the export.
-    const { data, cache } = config.data.remote || before.data.remote ? before : config
     // The mount is the pool's tenant, or is not, from its beginning on.
-    const { tenancy: _, ...rest } = config
+    const { tenancy: _, ...now } = asMounted(config, before)
     const { tenancy } = before
-    return {
-      ...{ ...rest, pool, dataBlockSize, data },
-      ...(cache && { cache }),
-      ...(tenancy && { tenancy }),
-    }
+    return { ...now, ...(tenancy && { tenancy }), pool, dataBlockSize }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

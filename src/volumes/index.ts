@@ -34,7 +34,16 @@ export { type Mended, mendPool } from './mend-pool.js'
 export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
 export { makeTenantFile, servedElsewhere, tenantInTheWay } from './other-tenant.js'
-export { type PoolDescriptors, PoolFiles } from './pool-files.js'
+export {
+  addressesOf,
+  asMounted,
+  isElsewhere,
+  lockedPathsOf,
+  nrMoreDescriptors,
+  type OnLoad,
+  type PoolDescriptors,
+  PoolFiles,
+} from './pool-files.js'
 export {
   endTenant,
   type MountTenancy,
