@@ -8,7 +8,7 @@ import { basename } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { list, otherProcesses, read, thinfsMountAt } from '../host/index.js'
-import { PoolFiles } from '../volumes/index.js'
+import { lockedPathsOf, PoolFiles } from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
 
 /** Milliseconds that a mount takes at most from where it is seen until it can be asked. */
@@ -42,7 +42,8 @@ export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
     const owner = ownerOf(config)
     // For a device that is mounted, or part of another, the message already says who uses it.
     if (owner === null) throw new PoolHeld(err.message, Number.POSITIVE_INFINITY, err)
-    const path = [config.metadata.path, config.data.path].find(path => err.message.startsWith(path))
+    const paths = [config.metadata, config.data, config.state].flatMap(store => store?.path ?? [])
+    const path = paths.find(path => err.message.startsWith(path))
     const what = path === config.metadata.path ? config.file : path
     throw new PoolHeld(`${what} is ${owner.how}`, owner.patienceMs, err)
   }
@@ -57,7 +58,7 @@ interface Owner {
 /** The process that has the pool's data or metadata open; null when none is seen. */
 function ownerOf(config: PoolConfig): Owner | null {
   const daemon = config.ofUser === undefined ? readDaemonFile(config.folder) : null
-  const files = identitiesOf([config.metadata.path, config.data.path])
+  const files = identitiesOf(lockedPathsOf(config))
   // A process that was killed keeps its number until its parent has noticed, but no files; then
   // another process may get the number. In the foreground any program may be the daemon.
   if (daemon !== null && hasOpen(daemon.pid, files)) {

@@ -20,16 +20,16 @@ import {
   EventLog,
   FAILED,
   HAPPENED,
-  type Happening,
   ipcConnection,
   joinAdmins,
+  moreEngineFds,
   mustSpeakOurs,
-  POOL_EVENT,
   READY,
   SERVED,
   STARTED,
   STOP,
   serveAdmin,
+  type Told,
   tell,
   toWire,
   wantedTransport,
@@ -40,16 +40,22 @@ import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import {
+  asMounted,
+  isElsewhere,
   type MountedAdmin,
+  nrMoreDescriptors,
+  type OnLoad,
   type OpenPool,
   openPool,
   PoolFiles,
   type Volumes,
 } from '../volumes/index.js'
-import { Happenings, variablesOf } from './happenings.js'
+import { Happenings } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
+/** Milliseconds between two lines about metadata that is being read. */
+const LOAD_PERIOD = 3000
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 
@@ -86,6 +92,8 @@ class Engine {
   /** Events since there has been no daemon that keeps them. */
   readonly #ownEvents = new EventLog()
   #volumes: Volumes | null = null
+  /** Whether an event has told of damaged metadata. */
+  #damageTold = false
   /** The pool, for commands. */
   #admin: MountedAdmin | null = null
   #session: Session | null = null
@@ -100,13 +108,13 @@ class Engine {
     this.#daemon = daemon
     this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
-    this.#poolLog = new PoolLog(
-      this.#log,
-      devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
-    )
-    this.#happenings = new Happenings(event => this.#happened(event))
+    const nameOf = (devId: number): string =>
+      this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`
+    this.#poolLog = new PoolLog(this.#log, nameOf)
+    this.#happenings = new Happenings(event => this.#happened(event), nameOf)
     this.#readOnly = start.mountOptions.includes('ro')
-    this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
+    const fds = { ...ENGINE_FD, more: moreEngineFds(nrMoreDescriptors(this.#config)) }
+    this.#files = PoolFiles.inherit(this.#config, fds, this.#readOnly)
     this.#negotiated = start.negotiated
   }
 
@@ -145,6 +153,7 @@ class Engine {
       files: this.#files,
       acceptMetadata,
       onWarning: message => this.#log.warn(message),
+      onLoad: this.#onLoad,
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
       makeVolumes: negotiated === null,
@@ -154,20 +163,36 @@ class Engine {
     })
   }
 
+  /** Tells of metadata that takes long to be read. */
+  get #onLoad(): OnLoad {
+    let next = performance.now() + LOAD_PERIOD
+    return (done, all) => {
+      if (performance.now() < next) return
+      next += LOAD_PERIOD
+      this.#log.info({ done, all }, 'reading the metadata')
+    }
+  }
+
   get #events(): PoolEvents {
     return this.#happenings.besides(this.#poolLog.events)
   }
 
   /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
-  #happened(event: Omit<Happening, 'id'>): void {
+  #happened(event: Told): void {
     if (!process.connected) {
       this.#ownEvents.add(event)
       return
     }
-    const { hooks: command } = this.#config
-    tell(this.#daemon.sendNotification(HAPPENED, event))
-    if (command === undefined) return
-    tell(this.#daemon.sendNotification(POOL_EVENT, { command, variables: variablesOf(event) }))
+    const { hooks: command = null } = this.#config
+    tell(this.#daemon.sendNotification(HAPPENED, { event, command }))
+  }
+
+  /** Once: `thinfs status` goes on saying so. */
+  #tellOfDamage(): void {
+    const { metadata } = this.#volumes!.pool
+    if (this.#damageTold || metadata.damage === null) return
+    this.#damageTold = true
+    this.#events.warning(`${this.#files.metadata.path}: damaged: ${metadata.damage}`)
   }
 
   #openLab(volumes: Volumes): Promise<Lab> {
@@ -214,7 +239,10 @@ class Engine {
         this.#log.fatal({ err }, 'stopped')
         process.exit(1)
       },
-      onError: (operation, ino, err) => this.#poolLog.requestFailed(operation, ino, err),
+      onError: (operation, ino, err) => {
+        this.#poolLog.requestFailed(operation, ino, err)
+        this.#tellOfDamage()
+      },
     })
   }
 
@@ -240,6 +268,7 @@ class Engine {
       // A client that waits for the end may mount again at once.
       socket?.close()
       if (socket) this.#files.close()
+      await this.#files.disconnect()
     }
   }
 
@@ -270,6 +299,7 @@ class Engine {
     void this.#commit()
       .then(() => this.#tellCounters())
       .catch(() => {})
+      .then(() => this.#files.disconnect())
       .finally(() => process.exit(0))
   }
 
@@ -338,12 +368,10 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    if (config.data.path !== before.data.path && (config.data.remote ?? before.data.remote)) {
-      log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
+    if (isElsewhere(config, before)) {
+      log.warn({ pool }, 'pool.yaml has the pool elsewhere now: that counts when it is mounted')
     }
-    // The cache is that of the export.
-    const { data, cache } = config.data.remote || before.data.remote ? before : config
-    return { ...config, pool, dataBlockSize, data, ...(cache && { cache }) }
+    return { ...asMounted(config, before), pool, dataBlockSize }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

@@ -11,6 +11,7 @@ export {
   type VolumeRates,
 } from './rates.js'
 export { Monitor, type MonitorOptions } from './server.js'
+export { newToken, tokenIn } from './token.js'
 export { isSort, SORTS, type Sort, type TopOptions, topView } from './top-view.js'
 
 /** The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then. */

@@ -315,8 +315,9 @@ export interface PoolAdmin {
   prune(request: PruneRequest, signal?: AbortSignal): Promise<PrunedSnapshot[]>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
-   * @param request.shrink cut off data past the new end, where there is some
-   * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
+   * @param request.shrink may become smaller: data past the new end is cut off
+   * @throws HAS_DATA, or BAD_ARGUMENT where nothing would be lost, for a smaller size without
+   *   `shrink`; VOLUME_BUSY for one while it is open
    */
   resize(
     request: { name: string; size: number; shrink?: boolean },
@@ -356,8 +357,11 @@ export interface PoolAdmin {
   ): Promise<{ data: number; moved: number }>
   /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
   set(request: PoolSettings): Promise<void>
-  /** @param request.exclusive counts what each volume has for itself */
-  list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
+  /**
+   * @param request.exclusive counts what each volume has for itself
+   * @param request.names only these, of which those that are not there are left out
+   */
+  list(request?: { exclusive?: boolean; names?: string[] }): Promise<VolumeInfo[]>
   /**
    * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
    * that nothing but these volumes maps. Approximate where mappings change meanwhile.

@@ -31,7 +31,16 @@ export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
 export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
-export { type PoolDescriptors, PoolFiles } from './pool-files.js'
+export {
+  addressesOf,
+  asMounted,
+  isElsewhere,
+  lockedPathsOf,
+  nrMoreDescriptors,
+  type OnLoad,
+  type PoolDescriptors,
+  PoolFiles,
+} from './pool-files.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
 export {
   devicesIn,

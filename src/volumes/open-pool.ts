@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import {
   bytes,
   METADATA_BLOCK_SIZE,
@@ -12,7 +11,7 @@ import {
   lowWaterMarkBlocks,
   type PoolConfig,
 } from '../config/index.js'
-import { ThinMetadata } from '../metadata/index.js'
+import { checkRoots, ThinMetadata } from '../metadata/index.js'
 import {
   type AutoextendOptions,
   isBehind,
@@ -26,17 +25,14 @@ import {
   type PoolEvents,
   ThinPool,
 } from '../pool/index.js'
-import { AtomicFile, type DataStore, JournalFile, type Label } from '../storage/index.js'
+import type { OnLoad } from '../remote/index.js'
+import type { DataStore, JournalFile, Label, MemoryJournal } from '../storage/index.js'
 import type { CheckProblem, CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
 import { mustBeOf, readTable } from './volume-table.js'
 import { Volumes } from './volumes.js'
-
-/** Files of a pool beside data and metadata, in the folder of pool.yaml. */
-export const VOLUMES_FILE = 'volumes.json'
-export const JOURNAL_FILE = 'journal'
 
 export interface OpenOptions {
   readOnly?: boolean
@@ -52,6 +48,8 @@ export interface OpenOptions {
   mountPoint?: string
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
+  /** How much of metadata on another machine has been read. */
+  onLoad?: OnLoad
   /** Called with what is odd, but no reason to refuse the pool. */
   onWarning?: (message: string) => void
   /** Default: nobody listens; what fails is thrown to the caller as well. */
@@ -74,8 +72,7 @@ export interface OpenPool {
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
   const readOnly = options.readOnly ?? false
   const files = options.files ?? PoolFiles.open(config, readOnly)
-  const { metadata } = files
-  let journal: JournalFile | null = null
+  let journal: JournalFile | MemoryJournal | null = null
   let opened: ThinPool | Volumes | null = null
   const warnings: string[] = []
   const warn = (message: string): void => {
@@ -90,13 +87,13 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
     const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
+    await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
+    const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
-    const odd = readOnly ? checkJournal(files, data) : []
+    const odd = readOnly ? [...rootProblems(files), ...checkJournal(files, data)] : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
-    const path = files.folder.file(JOURNAL_FILE)
-    const { cacheId } = files
-    journal = readOnly ? JournalFile.read(...path, cacheId) : JournalFile.open(...path, cacheId)
+    journal = files.openJournal(readOnly)
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
@@ -118,7 +115,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
-    const table = tableOf(files)
+    const { table } = files
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
     const larger = largerThanSaid(config, pool)
@@ -170,10 +167,12 @@ function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): Autoextend
   return {
     ...(data.autoextend && { data: data.autoextend }),
     ...(metadata.autoextend && { metadata: metadata.autoextend }),
-    ...(metadata.size === 'auto' && {
-      metadataOf: blocks =>
-        autoMetadataSize(blocks * dataBlockSize, dataBlockSize) / METADATA_BLOCK_SIZE,
-    }),
+    // A disk of another machine does not grow with the data.
+    ...(metadata.size === 'auto' &&
+      !metadata.remote && {
+        metadataOf: blocks =>
+          autoMetadataSize(blocks * dataBlockSize, dataBlockSize) / METADATA_BLOCK_SIZE,
+      }),
   }
 }
 
@@ -198,7 +197,7 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
   if (options.acceptMetadata) return false
   const { transactionId, uuid } = metadata
   const warn = options.onWarning ?? (() => {})
-  return mustBeOf(tableOf(files), { name: config.pool, transactionId, uuid }, warn)
+  return mustBeOf(files.table, { name: config.pool, transactionId, uuid }, warn)
 }
 
 /**
@@ -217,11 +216,12 @@ export async function checkPool(
 ): Promise<CheckReport> {
   const { onProgress } = options
   const files = options.files ?? PoolFiles.open(config, true)
-  const { metadata } = files
   try {
+    await files.connect()
+    const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize })
     const steps = checkFiles(
-      { name: config.pool, metadata, data, table: tableOf(files) },
+      { name: config.pool, metadata, data, table: files.table },
       onProgress ? (done, all) => onProgress({ part: 'metadata', done, all }) : null,
     )
     let step = steps.next()
@@ -243,10 +243,10 @@ export async function checkPool(
 }
 
 /** A warning where a pool that thinfs made has volumes and no file that names them; else null. */
-function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null {
-  const [path, held] = folder.file(VOLUMES_FILE)
-  const has = metadata.uuid === null || metadata.deviceIds().next().done || existsSync(held)
+function lostNames(metadata: ThinMetadata, files: PoolFiles): string | null {
+  const has = metadata.uuid === null || metadata.deviceIds().next().done || files.hasTable
   if (has) return null
+  const { path } = files.table
   const named = 'no such file, though the pool has volumes: they are named thin-ID'
   const cure = 'Put the file back, or rename them; those of pool.yaml are not made anew'
   return `${path}: ${named}. ${cure}`
@@ -272,7 +272,7 @@ function checkDeep(
 ): Promise<CheckReport> {
   const { metadata } = files
   const names = new Map<number, string>()
-  for (const { dev_id, name } of readTable(tableOf(files))?.volumes ?? []) names.set(dev_id, name)
+  for (const { dev_id, name } of readTable(files.table)?.volumes ?? []) names.set(dev_id, name)
   return withData(report, {
     metadata: ThinMetadata.open(metadata),
     data,
@@ -283,8 +283,6 @@ function checkDeep(
     onProgress,
   })
 }
-
-const tableOf = ({ folder }: PoolFiles): AtomicFile => new AtomicFile(...folder.file(VOLUMES_FILE))
 
 function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
   const { metadata } = files
@@ -301,6 +299,18 @@ function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
     if (!(err instanceof ThinfsError)) throw err
     return [problemOf(err)]
   }
+}
+
+/**
+ * The damage for which a pool is not opened to be written to, as far as a quick look finds it. Where
+ * needs_check is set the pool comes up read-only instead.
+ */
+function rootProblems({ metadata }: PoolFiles): CheckProblem[] {
+  if (ThinMetadata.open(metadata).needsCheck) return []
+  const how = 'thinfs check finds all of it, thinfs repair saves what can be read'
+  return checkRoots(metadata)
+    .filter(({ severity }) => severity === 'error')
+    .map(({ severity, message }) => ({ severity, message: `${metadata.path}: ${message}; ${how}` }))
 }
 
 /** Problems of files that show in free blocks that hold data. */
@@ -320,10 +330,11 @@ async function checkFree(files: PoolFiles, data: DataStore): Promise<CheckProble
 const labelOf = (data: DataStore): Label | null => data.readLabel?.() ?? null
 
 /** The journal's verdict about the present metadata. */
-function stateOf({ metadata, folder, cacheId }: PoolFiles): JournalState {
+function stateOf(files: PoolFiles): JournalState {
+  const { metadata } = files
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
-  const journal = JournalFile.read(...folder.file(JOURNAL_FILE), cacheId)
+  const journal = files.openJournal(true)
   try {
     return new Journal(journal).read(superblock)
   } finally {

@@ -7,7 +7,7 @@ import { closeSync, fstatSync } from 'node:fs'
 import type { RemoteAddress } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { CacheMemory, RemoteStore } from '../remote/index.js'
-import { connectDisk } from './remote-disks.js'
+import type { DiskClients } from './disk-clients.js'
 
 /** Bytes that the server gives back at least: the most that a slot of the cache has. */
 const GRANULE_MAX = 64 * 1024
@@ -34,12 +34,14 @@ export class RemoteData {
   readonly #address: RemoteAddress
   /** Bytes that may be acknowledged and not durable at most; undefined: as the cache has it. */
   readonly #dirty: number | undefined
+  readonly #clients: DiskClients
   #store: RemoteStore | null = null
 
-  private constructor({ data, cache }: PoolConfig, fd: number) {
+  private constructor({ data, cache }: PoolConfig, fd: number, clients: DiskClients) {
     const address = data.remote!
     this.#address = address
     this.#dirty = cache?.dirty
+    this.#clients = clients
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
@@ -47,13 +49,13 @@ export class RemoteData {
   }
 
   /** With a cache of its own, which is empty. */
-  static make(config: PoolConfig): RemoteData {
-    return new RemoteData(config, CacheMemory.create(config.cache!.size))
+  static make(config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, CacheMemory.create(config.cache!.size), clients)
   }
 
   /** With the cache of another process, by its inherited descriptor. */
-  static of(fd: number, config: PoolConfig): RemoteData {
-    return new RemoteData(config, fd)
+  static of(fd: number, config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, fd, clients)
   }
 
   /**
@@ -62,7 +64,7 @@ export class RemoteData {
    */
   async open({ dataBlockSize, readOnly, onConnection }: RemoteDataOptions): Promise<RemoteStore> {
     if (this.#store !== null) return this.#store
-    const disk = await connectDisk(this.#address, {
+    const disk = await this.#clients.connect(this.#address, {
       readOnly,
       ...(onConnection && { onConnection }),
     })

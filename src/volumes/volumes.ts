@@ -351,8 +351,17 @@ export class Volumes implements PoolAdmin {
     this.#space.set(request)
   }
 
-  async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {
-    const volumes = [...this.#set.named()].sort((a, b) => (a.name < b.name ? -1 : 1))
+  async list({
+    exclusive = false,
+    names,
+  }: {
+    exclusive?: boolean
+    names?: string[]
+  } = {}): Promise<VolumeInfo[]> {
+    const wanted = names && new Set(names)
+    const volumes = [...this.#set.named()]
+      .filter(({ name }) => wanted?.has(name) ?? true)
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
     const infos: VolumeInfo[] = []
     const slice = new Slice(this.pool.clock)
     for (const volume of volumes) {

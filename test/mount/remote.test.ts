@@ -7,15 +7,7 @@ import { join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
 import type { PoolStatus } from '../../src/volumes/index.js'
-import {
-  attempt,
-  attemptThinfs,
-  MountedPool,
-  needs,
-  run,
-  thinfs,
-  until,
-} from '../support/mounted-pool.js'
+import { attempt, MountedPool, needs, run, thinfs, until } from '../support/mounted-pool.js'
 import { ServerProcess, shortFolder } from '../support/nbd-servers.js'
 
 const SIZE = 64 * MIB
@@ -99,7 +91,6 @@ volumes:
   const metrics = await thinfs('metrics', pool.folder)
   t.match(metrics, /^thinfs_pool_cache_reconnects_total\{.*\} 1$/m)
 
-  t.match(await attemptThinfs('send', pool.folder, 'web'), { status: 1, stderr: /NOT_SUPPORTED/ })
   await pool.umount()
   const check = await thinfs('check', pool.folder, '--deep')
   t.match(check, / 0 blocks unreadable, 0 free ones hold data/)
