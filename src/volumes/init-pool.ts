@@ -29,6 +29,7 @@ import { type DataStore, FileStore, type Store } from '../storage/index.js'
 import { DiskClients } from './disk-clients.js'
 import { openPool } from './open-pool.js'
 import { addressesOf, JOURNAL_FILE, mustDiffer, PoolFiles, VOLUMES_FILE } from './pool-files.js'
+import { BRIEFLY, tenancyOf } from './pool-tenancy.js'
 import { RemoteData } from './remote-data.js'
 import { signatureOf } from './signatures.js'
 
@@ -129,6 +130,8 @@ async function mustBeFree(
   const ofState = await contentOfDisk(state, STATE_SIZE_MIN)
   if (ofState !== null && !force) throw isNotEmpty(state.path, ofState)
   if (ofState !== null && !files.readOnly) {
+    // Not what is in use: whoever has the pool says so there.
+    await (await tenancyOf(config, files, BRIEFLY))?.release()
     await state.zero(0, STATE_SIZE_MIN)
     await state.flush()
   }

@@ -104,6 +104,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (!readOnly) files.mustHoldLocks()
     const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
     await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
+    if (!readOnly && !options.takesOver) await files.mustBeCurrent()
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })

@@ -1,7 +1,7 @@
 /** The tenancy of a pool in files: its record is the file `tenant` beside pool.yaml. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { type Clock, inTime, TENANT_FILE } from '../base/index.js'
+import { type Clock, inTime, SYSTEM_CLOCK, TENANT_FILE } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   describeTenant,
@@ -60,6 +60,15 @@ export async function endTenant(
     await fence(rule, { host: host.name, address, pool: config.pool }, signal)
   }
   return nameOfTenant(seen)
+}
+
+/** For a command that has the pool for a moment, and opens it not at all. */
+export const BRIEFLY = {
+  mount: null,
+  takesOver: false,
+  clock: SYSTEM_CLOCK,
+  warn: () => {},
+  onConnection: () => {},
 }
 
 /** Milliseconds that a file server may take to answer. */
