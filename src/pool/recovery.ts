@@ -27,11 +27,11 @@ import type { OpenHandles } from './open-handles.js'
  * a block in use that the space map calls free would be punched, or come to belong to two. Nothing
  * is changed; opened read-only, the pool shows what can be read.
  *
- * All of it is checked only if another program may have written it. Metadata that thinfs wrote was
- * fresh once or has passed this check, and the journal, which outlives the engine and mostly a power
- * cut, names its superblock: then a look at the roots finds what a disk, or a copy of the file, has
- * done to the blocks that everything depends on. If a power cut took the journal the whole check is
- * made again: it reads every metadata block in use once.
+ * It checks all of the metadata only if another program may have written it. Metadata that thinfs
+ * wrote was fresh once or has passed this check, and the journal, which outlives the engine and
+ * mostly a power cut, names its superblock: then a look at the roots finds what a disk, or a copy of
+ * the file, has done to the blocks that everything hangs on. If a power cut took the journal all of
+ * it is checked again: that reads every metadata block in use once.
  * @param problems of `checkMetadata` or `checkRoots`
  * @throws METADATA_CORRUPT
  */

@@ -12,6 +12,10 @@
 import { type Clock, type DevId, Slice, ThinfsError } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
 
+type Metadata = Pick<ThinMetadata, 'hasDevice'> & {
+  mappings: Pick<ThinMetadata['mappings'], 'forEachExclusive' | 'isExclusive'>
+}
+
 /** A device's reserve. */
 interface Reserve {
   devId: DevId
@@ -27,7 +31,7 @@ interface Reserve {
 const keptFor = ({ blocks, own }: Reserve): number => Math.max(0, blocks - own)
 
 export class Reserves {
-  readonly #metadata: ThinMetadata
+  readonly #metadata: Metadata
   readonly #clock: Clock
   readonly #freed: () => void
   readonly #all = new Map<DevId, Reserve>()
@@ -36,7 +40,7 @@ export class Reserves {
   #counting: Promise<void> | null = null
 
   /** @param freed is told when less may be kept than before */
-  constructor(metadata: ThinMetadata, clock: Clock, freed: () => void) {
+  constructor(metadata: Metadata, clock: Clock, freed: () => void) {
     this.#metadata = metadata
     this.#clock = clock
     this.#freed = freed
@@ -245,7 +249,7 @@ export class Reserves {
       })
     } catch (err) {
       if (!(err instanceof ThinfsError)) throw err
-      // Whoever reads that part of the metadata hears of it. Too much is kept for this device.
+      // A reader of that part of the metadata hears of it. Too much is kept for this device.
       reserve.at = Number.POSITIVE_INFINITY
     }
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
