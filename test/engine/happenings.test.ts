@@ -33,7 +33,7 @@ t.test('what happens to a pool is told with its numbers', async t => {
   await thin(pool, 0).write(3 * BLOCK, BLOCK, filled(BLOCK, 1), 0)
   await t.rejects(thin(pool, 0).write(4 * BLOCK, BLOCK, filled(BLOCK, 1), 0) as Promise<void>)
   t.same(
-    told.map(({ event, detail, mode, dataUsed }) => [event, detail, mode, dataUsed / BLOCK]),
+    told.map(({ event, detail, mode, dataUsed }) => [event, detail, mode, dataUsed! / BLOCK]),
     [
       ['host_low', 'an odd file', 'write', 0],
       ['limit_reached', 'volume 7 maps its limit', 'write', 0],
@@ -43,7 +43,7 @@ t.test('what happens to a pool is told with its numbers', async t => {
   )
   t.equal(told[1]!.volume, 'volume 7')
   t.same(heard, ['an odd file', 'low 1', 'out_of_data_space'], 'the other listener hears the same')
-  for (const { dataSize, metadataSize, metadataUsed } of told) {
+  for (const { dataSize, metadataSize = 0, metadataUsed = 0 } of told) {
     t.same([dataSize, metadataSize], [4 * BLOCK, memory.metadata.size])
     t.ok(metadataUsed > 0 && metadataUsed < metadataSize)
   }
