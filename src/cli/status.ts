@@ -33,9 +33,11 @@ function describe(status: PoolStatus): string[][] {
     ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ...(mount ? [['transport', transport(mount)]] : []),
+    ...tenancy(status),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize)}, ${data.path}`],
     ...reserved(status),
+    ...cached(status),
     ['data block', formatSize(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
@@ -89,6 +91,20 @@ function lowWater(mark: number, free: number, blockSize: number, isReached: bool
 }
 
 /** A daemon of an earlier thinfs does not tell. */
+function tenancy({ tenancy: has }: Partial<PoolStatus>): string[][] {
+  if (!has) return []
+  const { host, since, strength, generation } = has
+  return [['tenancy', `${strength}: ${host} since ${timeText(since)}, generation ${generation}`]]
+}
+
+/** @param since seconds since 1970 */
+const timeText = (since: number): string =>
+  new Date(1000 * since)
+    .toISOString()
+    .replace('T', ' ')
+    .replace(/\.\d+Z$/, ' UTC')
+
+/** A daemon of an earlier thinfs does not tell. */
 const reserved = ({ reservedBlocks = 0, dataBlockSize }: Partial<PoolStatus>): string[][] =>
   reservedBlocks === 0
     ? []
@@ -106,6 +122,15 @@ function hostRoom({ data, metadata }: PoolStatus): string {
 const queueing = ({ onFull, queueTimeout }: Partial<PoolStatus>): string => {
   if (onFull === 'error' || queueTimeout === undefined) return ''
   return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
+}
+
+/** The cache before data on another machine. A daemon of an earlier thinfs does not tell. */
+const cached = ({ cache, mount }: PoolStatus): string[][] => {
+  if (!cache || mount === null) return []
+  const [dirty, limit] = formatSizes(cache.dirtyBytes, cache.dirtyLimit)
+  const waits =
+    cache.writersWaiting === 0 ? '' : `; ${cache.writersWaiting} writes wait for the disk`
+  return [['cache', `${dirty} of at most ${limit} not flushed${waits}`]]
 }
 
 /** While the data is made smaller. */
