@@ -2,13 +2,13 @@
 // all is written where somebody else may have the pool. Method: a pool's parts that note what is done to
 // them, in order, and fail when the test says so.
 import t from 'tap'
-import { ThinfsError } from '../../src/base/index.js'
+import { type Later, ThinfsError } from '../../src/base/index.js'
 import { Failure } from '../../src/pool/failure.js'
 import { NO_EVENTS } from '../../src/pool/index.js'
 import { PoolState } from '../../src/pool/pool-state.js'
 import { failure, turn } from '../support/thin-devices.js'
 
-function rig(options: { mayWrite?: () => void; write?: () => Promise<void> } = {}) {
+function rig(options: { mayWrite?: () => Later<void>; write?: () => Promise<void> } = {}) {
   const done: string[] = []
   const note = (what: string): void => void done.push(what)
   const events = {
@@ -96,13 +96,18 @@ t.test('nothing is written where somebody else may have the pool', async t => {
   await known.failing.fail('commit', lock, null)
   await known.failing.fail('commit', lock, null)
   t.same(known.done, [...given, ...kept], 'known before, and told once')
-  const found = rig({
-    mayWrite() {
-      throw lock
-    },
-  })
-  await found.failing.fail('commit', failure('EIO'), null)
-  t.notOk(found.done.includes('needs_check written'))
-  t.same(found.done.slice(-3), kept, 'found out before needs_check is written')
-  t.equal(found.state.mode, 'fail')
+  const atOnce = (): void => {
+    throw lock
+  }
+  const later = async (): Promise<void> => {
+    await turn()
+    throw lock
+  }
+  for (const mayWrite of [atOnce, later]) {
+    const found = rig({ mayWrite })
+    await found.failing.fail('commit', failure('EIO'), null)
+    t.notOk(found.done.includes('needs_check written'))
+    t.same(found.done.slice(-3), kept, 'found out before needs_check is written')
+    t.equal(found.state.mode, 'fail')
+  }
 })
