@@ -19,7 +19,7 @@ export interface Storage {
   prepare(host: Machine): Promise<void>
   /** Mounts a pool that another host has had, and may think that it has still. */
   takeOver(pool: PoolOn): Promise<void>
-  /** Has thin_check judge the metadata of a pool that nobody has mounted. */
+  /** Makes thin_check judge the metadata of a pool that nobody has mounted. */
   thinCheck(pool: PoolOn): Promise<void>
 }
 
