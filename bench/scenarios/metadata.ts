@@ -6,7 +6,7 @@ import { promisify } from 'node:util'
 import { KIB, METADATA_BLOCK_SIZE, TIB } from '../../src/base/index.js'
 import { loadConfig, type PoolConfig } from '../../src/config/index.js'
 import { MetadataView } from '../../src/metadata/index.js'
-import { changesBetween, committedOf, sendTo } from '../../src/streams/index.js'
+import { changesBetween, committedOf, readFrom, sendTo } from '../../src/streams/index.js'
 import { openPool, PoolFiles } from '../../src/volumes/index.js'
 import {
   BLOCK,
@@ -219,7 +219,7 @@ async function differences(config: PoolConfig, size: number, settings: Settings)
     async ({ metadata, data }, [older, newer]) => {
       let sent = 0
       const source = {
-        ...{ metadata, data, blockSize: BLOCK, name: 'newer', size, root: newer },
+        ...{ metadata, read: readFrom(data), blockSize: BLOCK, name: 'newer', size, root: newer },
         ...{ content: 'newer', resume: 0 },
         base: { name: 'older', size, root: older, content: 'older' },
       }

@@ -1,24 +1,28 @@
 /** Volumes that a command reads as they are at one moment, by the pool's own files. */
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, openSync, read } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
 import { errnoOf, ThinfsError, volumeMissing } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import { ENGINE_FD } from '../control/index.js'
-import type { Committed, ServedFiles } from '../streams/index.js'
+import type { Committed, ReadMapped, ServedFiles } from '../streams/index.js'
 import type { Held, HeldVolume, PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { suggestingName } from './did-you-mean.js'
 import { printAll } from './output.js'
 import { mountOfPool, volumeFile, withDaemonOr } from './pool.js'
 import { flushMaps } from './snapshot.js'
 
+const readLater = promisify(read)
+
 /** How often a mounted pool's files are looked for: an engine may end, and another take its place. */
 const TRIES = 5
 
 export interface HeldVolumes extends Held {
   metadata: ServedFiles['metadata']
-  data: ServedFiles['data']
+  /** Reads what one of the volumes maps. @throws NOT_SUPPORTED where it cannot be had */
+  readerOf(volume: HeldVolume): Promise<ReadMapped>
   /** Prints what was found, once it is sure. */
   print(texts: Iterable<string>): Promise<void>
 }
@@ -57,8 +61,10 @@ export function withHeld<T>(
       try {
         const held = await suggestingName(volumes, () => volumes.hold(request))
         try {
-          const { metadata, data } = files
-          return await use({ ...held, metadata, data, print: printAll })
+          const { metadata } = files
+          const { readFrom } = await import('../streams/index.js')
+          const readerOf = async () => readFrom(await files.openData(config))
+          return await use({ ...held, metadata, readerOf, print: printAll })
         } finally {
           for (const { file } of held.volumes) {
             const volume = file === null ? undefined : volumes.hidden.find(file)
@@ -81,19 +87,21 @@ async function whileServed<T>(
   const { mountPoint } = await mountOfPool(admin, place.file)
   for (const name of request.names) await flushMaps(admin, place, name)
   const held = await admin.hold(request)
-  const fds: number[] = []
+  const fds = new Map<HeldVolume, number>()
   try {
-    for (const { file } of held.volumes) {
-      if (file !== null) fds.push(openSync(join(mountPoint, file), 'r'))
+    for (const volume of held.volumes) {
+      if (volume.file !== null) fds.set(volume, openSync(join(mountPoint, volume.file), 'r'))
     }
     const files = await openServedOf(admin, place)
     try {
-      return await use({ ...held, metadata: files.metadata, data: files.data, print: printAll })
+      const { metadata } = files
+      const readerOf = (volume: HeldVolume) => servedReader(files, fds.get(volume) ?? null)
+      return await use({ ...held, metadata, readerOf, print: printAll })
     } finally {
       files.close()
     }
   } finally {
-    for (const fd of fds) closeSync(fd)
+    for (const fd of fds.values()) closeSync(fd)
   }
 }
 
@@ -121,7 +129,8 @@ async function asCommitted<T>(
         isLast = committed.isLast
         const result = await use({
           ...committed,
-          ...{ metadata: files.metadata, data: files.data },
+          metadata: files.metadata,
+          readerOf: () => servedReader(files, null),
           volumes: names.map(name => committedVolume(name, volumes, committed)),
           async print(all) {
             for (const text of all) texts.push(text)
@@ -140,6 +149,27 @@ async function asCommitted<T>(
     throw full
   } finally {
     files.close()
+  }
+}
+
+/**
+ * Reads what a volume of a mounted pool maps: from the pool's data, or from the volume's file, where
+ * another machine has the data.
+ * @param fd of the volume's file; null for one without
+ */
+async function servedReader({ data }: ServedFiles, fd: number | null): Promise<ReadMapped> {
+  const { readFrom } = await import('../streams/index.js')
+  if (data !== null) return readFrom(data)
+  if (fd === null) {
+    const detail = 'another machine has the data of the pool: this needs room for a snapshot'
+    throw new ThinfsError('NOT_SUPPORTED', detail)
+  }
+  return async (buffer, filled, length, { offset }) => {
+    for (let done = 0; done < length; ) {
+      const { bytesRead } = await readLater(fd, buffer, filled + done, length - done, offset + done)
+      if (bytesRead === 0) throw new ThinfsError('IO_ERROR', 'the volume ended before its end')
+      done += bytesRead
+    }
   }
 }
 

@@ -84,6 +84,7 @@ export async function withDaemonOr<T>(
     const files = filesOrHolder(config, reads)
     if (!(files instanceof PoolHeld)) {
       try {
+        await files.connect()
         return await useFiles(config, files)
       } finally {
         files.close()

@@ -48,9 +48,10 @@ standard error. A stream that was cut short goes on with --resume, the same SNAP
       mustBeWhole(volume)
       if (older !== undefined && older.content === null) throw noBase(older)
       if (point !== null) mustGoOn(point, volume, older)
-      const { metadata, data, dataBlockSize: blockSize } = held
+      const { metadata, dataBlockSize: blockSize } = held
+      const read = await held.readerOf(volume)
       const source = {
-        ...{ metadata, data, blockSize },
+        ...{ metadata, read, blockSize },
         ...volume,
         base: older === undefined ? null : { ...older, content: older.content! },
         resume: point?.offset ?? 0,

@@ -2,7 +2,7 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createRequire } from 'node:module'
 import type { PoolDescriptors } from '../volumes/index.js'
-import { ENGINE_FD, type EngineStart } from './protocol.js'
+import { ENGINE_FD, type EngineStart, moreEngineFds } from './protocol.js'
 import { TABLE_ENGINE_FD, type TableEngineStart } from './table-protocol.js'
 import { PROTOCOL } from './version.js'
 
@@ -47,6 +47,7 @@ export const spawnEngine: SpawnEngine = (start, fds) => {
   stdio[ENGINE_FD.metadata] = fds.metadata
   stdio[ENGINE_FD.data] = fds.data
   stdio[ENGINE_FD.folder] = fds.folder
+  for (const [i, fd] of moreEngineFds(fds.more.length).entries()) stdio[fd] = fds.more[i]!
   return spawnProgram(ENGINE_PROGRAM, start, [...stdio, 'ipc'])
 }
 

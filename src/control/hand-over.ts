@@ -7,19 +7,23 @@
 import { closeSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { native } from '../native.js'
-import { ENGINE_FD } from './protocol.js'
+import { ENGINE_FD, moreEngineFds } from './protocol.js'
 import { runtimeFolder } from './runtime-folder.js'
 import { openFolderOf, shortPath } from './short-path.js'
 
 const socketPath = (folder: string): string => join(runtimeFolder(folder), 'hand-over.sock')
 
-/** Sends the descriptors of this engine to the daemon that asked for them. */
-export function sendDescriptors(folder: string): void {
+/**
+ * Sends the descriptors of this engine to the daemon that asked for them.
+ * @param nrMore how many it has of `PoolDescriptors.more`
+ */
+export function sendDescriptors(folder: string, nrMore: number): void {
   withShortPath(folder, path => {
     native.socket_send_descriptor(path, ENGINE_FD.fuse)
     native.socket_send_descriptor(path, ENGINE_FD.metadata)
     native.socket_send_descriptor(path, ENGINE_FD.data)
     native.socket_send_descriptor(path, ENGINE_FD.folder)
+    for (const fd of moreEngineFds(nrMore)) native.socket_send_descriptor(path, fd)
   })
 }
 
@@ -36,18 +40,18 @@ export class DescriptorInbox {
   }
 
   /** The descriptors that `sendDescriptors` sent; the caller closes them. */
-  receive(): { [K in keyof typeof ENGINE_FD]: number } {
+  receive(nrMore: number): { [K in keyof typeof ENGINE_FD]: number } & { more: number[] } {
     const fds: number[] = []
     try {
-      for (const _ of Object.values(ENGINE_FD)) {
+      while (fds.length < Object.values(ENGINE_FD).length + nrMore) {
         fds.push(native.socket_receive_descriptor(this.#socket))
       }
     } catch (err) {
       for (const fd of fds) closeSync(fd)
       throw err
     }
-    const [fuse, metadata, data, folder] = fds as [number, number, number, number]
-    return { fuse, metadata, data, folder }
+    const [fuse, metadata, data, folder, ...more] = fds as [number, number, number, number]
+    return { fuse, metadata, data, folder, more }
   }
 
   close(): void {

@@ -1,24 +1,31 @@
 import { createHash } from 'node:crypto'
-import { accessSync, constants, mkdirSync, realpathSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, TENANT_FILE } from '../base/index.js'
 
 /**
  * The folder of a mounted pool's sockets, log and daemon.json: the pool's own, or, if that is on a
- * read-only file system, one below /run, which may not be there.
+ * read-only file system or other hosts reach it as well, one below /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
-  try {
-    accessSync(folder, constants.W_OK)
-    return folder
-  } catch (err) {
-    if (errnoOf(err) !== 'EROFS') return folder
-  }
+  if (!isOfManyHosts(folder) && !isReadOnly(folder)) return folder
   const uid = process.geteuid!()
   const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
   const name = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16)
   return join(run, 'thinfs', name)
+}
+
+/** A socket there would be another host's, and take the place of this one's. */
+const isOfManyHosts = (folder: string): boolean => existsSync(join(folder, TENANT_FILE))
+
+function isReadOnly(folder: string): boolean {
+  try {
+    accessSync(folder, constants.W_OK)
+    return false
+  } catch (err) {
+    return errnoOf(err) === 'EROFS'
+  }
 }
 
 /** As `runtimeFolder`, and makes the folder if need be: for a process that serves the pool. */

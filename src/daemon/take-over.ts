@@ -12,7 +12,7 @@ import {
   mustSpeakOurs,
   STOP,
 } from '../control/index.js'
-import { PoolFiles, type PoolStatistics } from '../volumes/index.js'
+import { asMounted, nrMoreDescriptors, PoolFiles, type PoolStatistics } from '../volumes/index.js'
 
 /** The descriptors of an engine that ended for us; they are ours now. */
 export interface HandedOver {
@@ -53,8 +53,12 @@ export async function takeOver(
       const detail = `${mountPoint} is mounted with the options "${had}", not "${wanted}"`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }
-    const { fuse: fuseFd, ...fds } = inbox.receive()
-    const files = PoolFiles.inherit(config, fds, mountOptions.includes('ro'))
+    const { fuse: fuseFd, ...fds } = inbox.receive(nrMoreDescriptors(start.config))
+    const files = PoolFiles.inherit(
+      asMounted(config, start.config),
+      fds,
+      mountOptions.includes('ro'),
+    )
     const counted = await adminClient(connection)
       .statistics()
       .catch(() => null)

@@ -9,7 +9,7 @@ import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
-import { heldPath, ThinfsError } from '../base/index.js'
+import { heldPath, inTime, isLost, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import {
   COUNT_ON,
@@ -18,11 +18,13 @@ import {
   ENGINE_FD,
   type EngineStart,
   EventLog,
+  EXIT_LOST,
   FAILED,
   HAPPENED,
   type Happening,
   ipcConnection,
   joinAdmins,
+  moreEngineFds,
   mustSpeakOurs,
   POOL_EVENT,
   READY,
@@ -40,7 +42,11 @@ import { Lab } from '../lab/index.js'
 import { type Logger, makeLogger, reopenLog } from '../log/index.js'
 import type { PoolEvents } from '../pool/index.js'
 import {
+  asMounted,
+  isElsewhere,
   type MountedAdmin,
+  nrMoreDescriptors,
+  type OnLoad,
   type OpenPool,
   openPool,
   PoolFiles,
@@ -50,6 +56,8 @@ import { Happenings, variablesOf } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
+/** Milliseconds between two lines about metadata that is being read. */
+const LOAD_PERIOD = 3000
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 
@@ -68,9 +76,12 @@ export async function runEngine(start: EngineStart): Promise<void> {
   } catch (err) {
     log.error({ err }, 'cannot serve the pool')
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
-    process.exit(1)
+    process.exit(isLost(err) ? EXIT_LOST : 1)
   }
 }
+
+/** Milliseconds that the kernel gets to forget what it keeps of the volumes' content. */
+const FORGETTING_MS = 1000
 
 class Engine {
   readonly #start: EngineStart
@@ -106,7 +117,8 @@ class Engine {
     )
     this.#happenings = new Happenings(event => this.#happened(event))
     this.#readOnly = start.mountOptions.includes('ro')
-    this.#files = PoolFiles.inherit(this.#config, ENGINE_FD, this.#readOnly)
+    const fds = { ...ENGINE_FD, more: moreEngineFds(nrMoreDescriptors(this.#config)) }
+    this.#files = PoolFiles.inherit(this.#config, fds, this.#readOnly)
     this.#negotiated = start.negotiated
   }
 
@@ -138,15 +150,17 @@ class Engine {
   }
 
   #open(): Promise<OpenPool> {
-    const { negotiated, acceptMetadata, mountPoint } = this.#start
+    const { negotiated, acceptMetadata, mountPoint, tenancy } = this.#start
     return openPool(this.#config, {
       mountPoint,
       readOnly: this.#readOnly,
       files: this.#files,
       acceptMetadata,
       onWarning: message => this.#log.warn(message),
+      onLoad: this.#onLoad,
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
+      ...(tenancy && { tenancy }),
       makeVolumes: negotiated === null,
       events: this.#events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
@@ -154,8 +168,39 @@ class Engine {
     })
   }
 
+  /** Tells of metadata that takes long to be read. */
+  get #onLoad(): OnLoad {
+    let next = performance.now() + LOAD_PERIOD
+    return (done, all) => {
+      if (performance.now() < next) return
+      next += LOAD_PERIOD
+      this.#log.info({ done, all }, 'reading the metadata')
+    }
+  }
+
   get #events(): PoolEvents {
-    return this.#happenings.besides(this.#poolLog.events)
+    const events = this.#happenings.besides(this.#poolLog.events)
+    return {
+      ...events,
+      lost: why => {
+        events.lost(why)
+        void this.#lost(why)
+      },
+    }
+  }
+
+  /**
+   * Somebody else may have the pool, which answers every request with an error by now. What the
+   * kernel has of it may be old. The process ends, so that nothing that it has begun is carried out
+   * later; the daemon goes on refusing. Without a daemon nobody would.
+   */
+  async #lost(why: ThinfsError): Promise<void> {
+    const volumes = [...(this.#volumes?.all() ?? [])]
+    const forgotten = volumes.map(({ devId }) => this.#session?.invalidate(inodeOf(devId), 0))
+    await inTime(FORGETTING_MS, Promise.allSettled(forgotten), [])
+    if (!process.connected) return
+    await this.#daemon.sendNotification(FAILED, toWire(why)).catch(() => {})
+    process.exit(EXIT_LOST)
   }
 
   /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
@@ -338,12 +383,13 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
         'pool.yaml has another name or block size now: that counts when it is mounted',
       )
     }
-    if (config.data.path !== before.data.path && (config.data.remote ?? before.data.remote)) {
-      log.warn({ pool }, 'pool.yaml has its data elsewhere now: that counts when it is mounted')
+    if (isElsewhere(config, before)) {
+      log.warn({ pool }, 'pool.yaml has the pool elsewhere now: that counts when it is mounted')
     }
-    // The cache is that of the export.
-    const { data, cache } = config.data.remote || before.data.remote ? before : config
-    return { ...config, pool, dataBlockSize, data, ...(cache && { cache }) }
+    // The mount is the pool's tenant, or is not, from its beginning on.
+    const { tenancy: _, ...now } = asMounted(config, before)
+    const { tenancy } = before
+    return { ...now, ...(tenancy && { tenancy }), pool, dataBlockSize }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

@@ -25,7 +25,8 @@ import {
   UMOUNT,
   UMOUNT_FORCE,
 } from '../control/index.js'
-import type { MountedAdmin, PoolStatus } from '../volumes/index.js'
+import { type MountedAdmin, nrMoreDescriptors, type PoolStatus } from '../volumes/index.js'
+
 export interface OrphanOptions {
   /** The parameters for another engine in this one's place. */
   start: EngineStart
@@ -68,7 +69,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
     connection.onRequest(HAND_OVER, () =>
       answer(() => {
         refuseToMove(start.negotiated)
-        sendDescriptors(folder)
+        sendDescriptors(folder, nrMoreDescriptors(start.config))
         return start
       }),
     )

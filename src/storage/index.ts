@@ -6,6 +6,7 @@ export { FileExtents } from './file-extents.js'
 export { FileStore } from './file-store.js'
 export { HeldFolder } from './held-folder.js'
 export { bootId, JournalFile } from './journal-file.js'
+export { MemoryJournal } from './memory-journal.js'
 export { idOf, SharedFiles } from './shared-files.js'
 export {
   type DataStore,

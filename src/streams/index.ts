@@ -11,6 +11,6 @@ export { isSound, type LostMappings, type RepairReport, repairMetadata } from '.
 export { type Restored, type RestoreOptions, restoreXml } from './restore.js'
 export { parseToken, type ResumePoint, tokenOf } from './resume-token.js'
 export { type ReverseRun, reverseMap } from './rmap.js'
-export { type SendSource, sendTo } from './send.js'
+export { type ReadMapped, readFrom, type SendSource, sendTo } from './send.js'
 export { openServed, type ServedFiles } from './served-files.js'
 export { FileTarget } from './targets.js'

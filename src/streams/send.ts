@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { bytes, ThinfsError } from '../base/index.js'
 import { MetadataView } from '../metadata/index.js'
-import type { Store } from '../storage/index.js'
+import type { DataStore, Store } from '../storage/index.js'
 import {
   CHECKPOINT_PERIOD,
   encodeHead,
@@ -15,10 +15,30 @@ import {
 } from './format.js'
 import { type Codec, loadZstd } from './zstd.js'
 
+/**
+ * Fills `length` bytes of a buffer from `filled` on with what a volume maps.
+ * @param at where that is in the pool's data
+ * @param offset where it is in the volume
+ */
+export type ReadMapped = (
+  buffer: Buffer,
+  filled: number,
+  length: number,
+  place: { at: number; offset: number },
+) => Promise<void>
+
+/** Reads what volumes map from the pool's data. */
+export const readFrom =
+  (data: DataStore): ReadMapped =>
+  async (buffer, filled, length, { at }) => {
+    if (data.readNow(buffer, filled, length, bytes(at))) return
+    await data.readLater(buffer, filled, length, bytes(at))
+  }
+
 /** A volume that nobody changes, by the pool's own files. */
 export interface SendSource {
   metadata: Store
-  data: Store
+  read: ReadMapped
   /** Bytes of a data block. */
   blockSize: number
   name: string
@@ -72,11 +92,11 @@ export async function sendTo(
   const period = options.checkpointPeriod ?? CHECKPOINT_PERIOD
   let checkpoint = period
   // One piece is read while the one before it is written.
-  let reading = readNext(pieces, source.data)
+  let reading = readNext(pieces, source.read)
   for (;;) {
     const next = await reading
     if (next === null) break
-    reading = readNext(pieces, source.data)
+    reading = readNext(pieces, source.read)
     reading.catch(() => {}) // It is awaited next, unless writing fails.
     const { offset, length } = next.piece
     if (next.content === null) await out.discard(offset, length)
@@ -92,7 +112,7 @@ export async function sendTo(
 
 async function readNext(
   pieces: Generator<Piece>,
-  data: Store,
+  read: ReadMapped,
 ): Promise<{ piece: Piece; content: Buffer | null } | null> {
   const { value: piece, done } = pieces.next()
   if (done) return null
@@ -100,9 +120,7 @@ async function readNext(
   const content = Buffer.allocUnsafe(piece.length)
   let filled = 0
   for (const { at, length } of piece.parts) {
-    if (!data.readNow(content, filled, length, bytes(at))) {
-      await data.readLater(content, filled, length, bytes(at))
-    }
+    await read(content, filled, length, { at, offset: piece.offset + filled })
     filled += length
   }
   return { piece, content }

@@ -1,11 +1,10 @@
 import { openSync, readlinkSync } from 'node:fs'
-import { ThinfsError } from '../base/index.js'
 import { FileStore, type Store } from '../storage/index.js'
 
 export interface ServedFiles {
   metadata: Store
-  /** @throws NOT_SUPPORTED where another machine has it */
-  readonly data: Store
+  /** Null where another machine has it. */
+  readonly data: Store | null
   close(): void
 }
 
@@ -32,11 +31,7 @@ export function openServed(
     const data = isHere ? open(fds.data) : null
     return {
       metadata,
-      get data() {
-        if (data !== null) return data
-        const detail = 'the data of the pool is on another machine, this needs it in a file'
-        throw new ThinfsError('NOT_SUPPORTED', detail)
-      },
+      data,
       close() {
         data?.close()
         metadata.close()

@@ -2,7 +2,7 @@ import { dirname } from 'node:path'
 import { SECTOR_SIZE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { ThinMetadata } from '../metadata/index.js'
-import { PoolFiles, type PoolStore } from './pool-files.js'
+import { PoolFiles } from './pool-files.js'
 
 /** A pool that another program made, as its metadata has it. */
 export interface ExistingPool {
@@ -41,7 +41,10 @@ export function readExistingPool(config: PoolConfig): ExistingPool {
 }
 
 /** @throws POOL_MISMATCH for a file that ends before the parts that are the pool's */
-function mustBeWhole(store: PoolStore, { path, extents = [] }: PoolConfig['metadata']): void {
+function mustBeWhole(
+  store: { size: number },
+  { path, extents = [] }: PoolConfig['metadata'],
+): void {
   const wanted = extents.reduce((sum, { size }) => sum + size, 0)
   if (store.size >= wanted) return
   const end = Math.max(...extents.map(({ offset, size }) => offset + size))

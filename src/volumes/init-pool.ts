@@ -1,6 +1,16 @@
 /** Making the files of a new pool. Files that hold something are refused, as mkfs refuses them. */
 import { randomBytes } from 'node:crypto'
-import { existsSync, rmSync, type Stats, statSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  type Stats,
+  statSync,
+  writeSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import {
   bytes,
@@ -9,15 +19,20 @@ import {
   METADATA_BLOCK_SIZE,
   MIB,
   SECTOR_SIZE,
+  TENANT_FILE,
   ThinfsError,
 } from '../base/index.js'
 import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
-import { FileStore } from '../storage/index.js'
-import { JOURNAL_FILE, openPool, VOLUMES_FILE } from './open-pool.js'
-import { mustBeLocal, mustDiffer, PoolFiles } from './pool-files.js'
+import { lockDisk, type RemoteDisk, STATE_SIZE_MIN } from '../remote/index.js'
+import { type DataStore, FileStore, type Store } from '../storage/index.js'
+import { openPool } from './open-pool.js'
+import { addressesOf, JOURNAL_FILE, mustDiffer, PoolFiles, VOLUMES_FILE } from './pool-files.js'
 import { RemoteData } from './remote-data.js'
 import { signatureOf } from './signatures.js'
+
+/** Bytes at either end of a disk that have its signatures. */
+const ENDS = 2 * MIB
 
 /**
  * Makes the files of a new pool and its first volumes. On failure nothing of what it made is left,
@@ -32,11 +47,12 @@ export async function initPool(
   { force = false }: { force?: boolean } = {},
 ): Promise<void> {
   const { data, metadata, folder } = config
+  if (metadata.remote) return initRemote(config, force)
   const volumesFile = join(folder, VOLUMES_FILE)
-  mustBeLocal(config)
   mustDiffer(config)
   const made: string[] = []
   const stores: FileStore[] = []
+  const locks: number[] = []
   let remote: RemoteData | null = null
   let files: PoolFiles | null = null
   const openNew = (path: string): FileStore => {
@@ -46,21 +62,23 @@ export async function initPool(
     return store
   }
   try {
+    for (const address of addressesOf(config)) locks.push(lockDisk(address, false))
     const dataStore = data.remote ? RemoteData.make(config) : openNew(data.path)
     if (dataStore instanceof RemoteData) remote = dataStore
     const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
     // From here on the locks keep everybody else from making a pool of these files.
-    made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
+    const others = [JOURNAL_FILE, TENANT_FILE].map(name => join(folder, name))
+    made.push(volumesFile, ...others.filter(path => !existsSync(path)))
     if (!(dataStore instanceof RemoteData)) growTo(dataStore, data.size, 'data.size')
     const dataSize =
       dataStore instanceof RemoteData
-        ? await sizeOfEmpty(dataStore, config, { force, readOnly: false })
+        ? await sizeOfEmpty(await dataStore.open({ ...config, readOnly: false }), config, force)
         : dataStore.size
     const auto = autoMetadataSize(dataSize, config.dataBlockSize)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
-    files = PoolFiles.of(metadataStore, dataStore, config)
+    files = PoolFiles.of(metadataStore, dataStore, { config, locks })
     // A journal that is left of another pool says nothing of this one.
     const pool = await openPool(config, { files, makeVolumes: true, acceptMetadata: true })
     await pool.close()
@@ -73,8 +91,71 @@ export async function initPool(
     else {
       for (const store of stores) store.close()
       remote?.close()
+      for (const fd of locks) closeSync(fd)
     }
   }
+}
+
+/** As `initPool`, where another machine has all of the pool. */
+async function initRemote(config: PoolConfig, force: boolean): Promise<void> {
+  const files = PoolFiles.open(config)
+  try {
+    await mustBeFree(files, config, force)
+    const { metadata } = files
+    await format(metadata, config, force)
+    const pool = await openPool(config, { files, makeVolumes: true, acceptMetadata: true })
+    await pool.close()
+  } finally {
+    files.close()
+  }
+}
+
+/**
+ * The disks of a pool on another machine, with what is on them; none holds anything, or with `force`
+ * it may be overwritten. Then the names that are there are gone already, unless the files are only
+ * read.
+ * @throws BAD_ARGUMENT, POOL_IN_USE, NOT_SUPPORTED, IO_ERROR
+ */
+async function mustBeFree(
+  files: PoolFiles,
+  config: PoolConfig,
+  force: boolean,
+): Promise<PlannedFile[]> {
+  const state = (await files.connectState())!
+  const ofState = await contentOfDisk(state, STATE_SIZE_MIN)
+  if (ofState !== null && !force) throw isNotEmpty(state.path, ofState)
+  if (ofState !== null && !files.readOnly) {
+    await state.zero(0, STATE_SIZE_MIN)
+    await state.flush()
+  }
+  if (ofState === null || !files.readOnly) await files.connect()
+  else await files.connectMetadata()
+  const { metadata } = files
+  const isEmpty = metadata.nextData(bytes(0)) >= metadata.size
+  const ofMetadata = isEmpty ? null : ((await signatureOn(metadata)) ?? 'data')
+  if (ofMetadata !== null && !force) throw isNotEmpty(metadata.path, ofMetadata)
+  const size = await sizeOfEmpty(await files.openData(config), config, force)
+  const isNew = false
+  return [
+    { path: config.data.path, size, isNew, holds: null },
+    { path: metadata.path, size: metadata.size, isNew, holds: ofMetadata },
+    { path: state.path, size: state.size, isNew, holds: ofState },
+  ]
+}
+
+/** What the first bytes of a disk hold, for people; null where they are zeros. */
+async function contentOfDisk(disk: RemoteDisk, length: number): Promise<string | null> {
+  const size = Math.min(length, disk.size)
+  const content = new Uint8Array(MIB)
+  for (const extent of (await disk.extents(0, size)) ?? [{ offset: 0, length: size }]) {
+    const end = Math.min(extent.offset + extent.length, size)
+    for (let at = extent.offset; at < end; at += content.length) {
+      const part = content.subarray(0, Math.min(content.length, end - at))
+      await disk.read(part, at)
+      if (!isZero(part)) return 'data'
+    }
+  }
+  return null
 }
 
 /** A file or device that `initPool` would make or take. */
@@ -96,7 +177,14 @@ export async function planPool(
   { force = false }: { force?: boolean } = {},
 ): Promise<PlannedFile[]> {
   const { data, metadata, folder, dataBlockSize } = config
-  mustBeLocal(config)
+  if (metadata.remote) {
+    const files = PoolFiles.open(config, true)
+    try {
+      return await mustBeFree(files, config, force)
+    } finally {
+      files.close()
+    }
+  }
   mustDiffer(config)
   const dataFile = data.remote
     ? await planRemote(config, force)
@@ -143,12 +231,15 @@ function planFile(
 }
 
 async function planRemote(config: PoolConfig, force: boolean): Promise<PlannedFile> {
+  const lock = lockDisk(config.data.remote!, true)
   const remote = RemoteData.make(config)
   try {
-    const size = await sizeOfEmpty(remote, config, { force, readOnly: true })
+    const store = await remote.open({ ...config, readOnly: true })
+    const size = await sizeOfEmpty(store, config, force)
     return { path: remote.path, size, isNew: false, holds: null }
   } finally {
     remote.close()
+    closeSync(lock)
   }
 }
 
@@ -188,27 +279,49 @@ function isNotEmpty(path: string, holds: string): ThinfsError {
 }
 
 /**
- * The size of an export that has nothing, or is to be overwritten.
+ * The size of a disk that has nothing, or is to be overwritten.
  * @throws BAD_ARGUMENT for one that holds something; IO_ERROR
  */
 async function sizeOfEmpty(
-  remote: RemoteData,
+  store: DataStore,
   { dataBlockSize }: PoolConfig,
-  { force, readOnly }: { force: boolean; readOnly: boolean },
+  force: boolean,
 ): Promise<number> {
-  const store = await remote.open({ dataBlockSize, readOnly })
-  if (store.size < dataBlockSize) {
-    const detail = `${remote.path}: ${store.size} bytes, no data block has room there`
-    throw new ThinfsError('BAD_ARGUMENT', detail)
+  const { path, size } = store
+  if (size < dataBlockSize) {
+    throw new ThinfsError('BAD_ARGUMENT', `${path}: ${size} bytes, no data block has room there`)
   }
-  if (force || store.nextData(bytes(0)) === store.size) return store.size
+  if (force || store.nextData(bytes(0)) === size) return size
   // Of a server that cannot tell of holes: where a file system or a pool begins there is something.
-  const begin = new Uint8Array(Math.min(MIB, store.size))
+  const signature = await signatureOn(store)
+  const begin = new Uint8Array(Math.min(MIB, size))
   await store.readLater(begin, 0, begin.length, bytes(0))
-  if (store.nextHole(bytes(0)) < store.size || !isZero(begin)) {
-    throw isThere(remote.path, 'it is not empty; --force overwrites it')
+  if (signature !== null || store.nextHole(bytes(0)) < size || !isZero(begin)) {
+    throw isNotEmpty(path, signature ?? 'data')
   }
-  return store.size
+  return size
+}
+
+/** The signatures of what a disk of another machine holds, for people; null where there are none. */
+async function signatureOn(store: DataStore): Promise<string | null> {
+  const folder = mkdtempSync(join(tmpdir(), 'thinfs-init-'))
+  try {
+    const path = join(folder, 'ends')
+    const fd = openSync(path, 'wx+', 0o600)
+    try {
+      // Programs look at both ends.
+      const part = new Uint8Array(Math.min(ENDS, store.size))
+      for (const at of [0, store.size - part.length]) {
+        await store.readLater(part, 0, part.length, bytes(at))
+        writeSync(fd, part, 0, part.length, at)
+      }
+    } finally {
+      closeSync(fd)
+    }
+    return signatureOf(path)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
 }
 
 /** @throws POOL_IN_USE when another process makes it at the same time */
@@ -253,7 +366,7 @@ function mustHaveSize(path: string, has: number, size: number | null, key: strin
   throw new ThinfsError('BAD_CONFIG', `${path}: a new file needs a size (${key})`)
 }
 
-async function format(store: FileStore, config: PoolConfig, force: boolean): Promise<void> {
+async function format(store: Store, config: PoolConfig, force: boolean): Promise<void> {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   if (force) store.write(superblock, 0, superblock.length, bytes(0))
   mustBeUnformatted(store)
@@ -265,7 +378,7 @@ async function format(store: FileStore, config: PoolConfig, force: boolean): Pro
 }
 
 /** The kernel's rule: only a block of zeros is unformatted. @throws BAD_ARGUMENT */
-function mustBeUnformatted(store: FileStore): void {
+function mustBeUnformatted(store: Store): void {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   store.read(superblock, 0, superblock.length, bytes(0))
   if (isZero(superblock)) return

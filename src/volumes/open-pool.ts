@@ -1,6 +1,6 @@
-import { existsSync } from 'node:fs'
 import {
   bytes,
+  type Later,
   METADATA_BLOCK_SIZE,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
@@ -26,22 +26,23 @@ import {
   type PoolEvents,
   ThinPool,
 } from '../pool/index.js'
-import { AtomicFile, type DataStore, JournalFile, type Label } from '../storage/index.js'
+import type { OnLoad } from '../remote/index.js'
+import { type DataStore, JournalFile, type Label, type MemoryJournal } from '../storage/index.js'
+import type { Tenancy } from '../tenancy/index.js'
 import type { CheckProblem, CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
-import { mustBeOf, readTable } from './volume-table.js'
+import { type MountTenancy, tenancyOf } from './pool-tenancy.js'
+import { mustBeOf, readTable, type TableFile } from './volume-table.js'
 import { Volumes } from './volumes.js'
-
-/** Files of a pool beside data and metadata, in the folder of pool.yaml. */
-export const VOLUMES_FILE = 'volumes.json'
-export const JOURNAL_FILE = 'journal'
 
 export interface OpenOptions {
   readOnly?: boolean
   /** The mount of a process that died goes on: what was open there is open still. */
   takesOver?: boolean
+  /** How the mount has the pool to itself; default: a command does, until it closes the pool. */
+  tenancy?: MountTenancy
   /** Make the volumes that pool.yaml names and the pool lacks. */
   makeVolumes?: boolean
   /** Take metadata that may be an older copy, or not that of volumes.json, as it is. */
@@ -52,6 +53,8 @@ export interface OpenOptions {
   mountPoint?: string
   /** Files that are open and locked, and stay the caller's to close; default: opened here. */
   files?: PoolFiles
+  /** How much of metadata on another machine has been read. */
+  onLoad?: OnLoad
   /** Called with what is odd, but no reason to refuse the pool. */
   onWarning?: (message: string) => void
   /** Default: nobody listens; what fails is thrown to the caller as well. */
@@ -74,8 +77,8 @@ export interface OpenPool {
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
   const readOnly = options.readOnly ?? false
   const files = options.files ?? PoolFiles.open(config, readOnly)
-  const { metadata } = files
-  let journal: JournalFile | null = null
+  let tenancy: Tenancy | null = null
+  let journal: JournalFile | MemoryJournal | null = null
   let opened: ThinPool | Volumes | null = null
   const warnings: string[] = []
   const warn = (message: string): void => {
@@ -87,16 +90,29 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.files === undefined) files.close()
   }
   try {
+    tenancy = await tenancyOf(config, files, {
+      mount: options.tenancy ?? null,
+      takesOver: options.takesOver ?? false,
+      clock: SYSTEM_CLOCK,
+      warn: (options.events ?? NO_EVENTS).warning,
+    })
+    const mayWrite = (): Later<void> => {
+      if (tenancy === null) return files.mustHoldLocks()
+      return tenancy.confirm().then(() => files.mustHoldLocks())
+    }
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
     const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
+    await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
+    const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
     const odd = readOnly ? checkJournal(files, data) : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
-    const path = files.folder.file(JOURNAL_FILE)
-    const { cacheId } = files
-    journal = readOnly ? JournalFile.read(...path, cacheId) : JournalFile.open(...path, cacheId)
+    journal = files.openJournal(readOnly)
+    // A host that had the pool before may have the file open, and append to it once more.
+    const isFile = journal instanceof JournalFile && !journal.isMissing
+    if (tenancy !== null && !options.takesOver && isFile) journal.replace(journal.readAll())
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
@@ -113,22 +129,24 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       queueTimeout: config.queueTimeout,
       lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
-      ...(!readOnly && { mustHoldLocks: () => files.mustHoldLocks() }),
+      ...(!readOnly && { mayWrite }),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
-    const table = tableOf(files)
+    void tenancy?.lost.then(why => pool.lose(why))
+    const table = guarded(files.table, () => pool.mayWrite())
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
     const larger = largerThanSaid(config, pool)
     if (larger !== null) warn(larger)
-    if (!readOnly) await table.reserve()
+    if (!readOnly) await files.table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,
       metadata,
       table,
+      tenancy,
       place: {
         ...{ path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
         mountPoint: options.mountPoint,
@@ -153,6 +171,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       async close() {
         try {
           await volumes.close()
+          await tenancy?.release()
         } finally {
           closeFiles()
         }
@@ -161,6 +180,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   } catch (err) {
     // A commit that comes later must not find other files in the place of these.
     await opened?.close().catch(() => {})
+    if (options.takesOver !== true) await tenancy?.release().catch(() => {})
     closeFiles()
     throw err
   }
@@ -170,10 +190,12 @@ function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): Autoextend
   return {
     ...(data.autoextend && { data: data.autoextend }),
     ...(metadata.autoextend && { metadata: metadata.autoextend }),
-    ...(metadata.size === 'auto' && {
-      metadataOf: blocks =>
-        autoMetadataSize(blocks * dataBlockSize, dataBlockSize) / METADATA_BLOCK_SIZE,
-    }),
+    // A disk of another machine does not grow with the data.
+    ...(metadata.size === 'auto' &&
+      !metadata.remote && {
+        metadataOf: blocks =>
+          autoMetadataSize(blocks * dataBlockSize, dataBlockSize) / METADATA_BLOCK_SIZE,
+      }),
   }
 }
 
@@ -198,7 +220,7 @@ function mustBelong(config: PoolConfig, files: PoolFiles, options: OpenOptions):
   if (options.acceptMetadata) return false
   const { transactionId, uuid } = metadata
   const warn = options.onWarning ?? (() => {})
-  return mustBeOf(tableOf(files), { name: config.pool, transactionId, uuid }, warn)
+  return mustBeOf(files.table, { name: config.pool, transactionId, uuid }, warn)
 }
 
 /**
@@ -217,11 +239,12 @@ export async function checkPool(
 ): Promise<CheckReport> {
   const { onProgress } = options
   const files = options.files ?? PoolFiles.open(config, true)
-  const { metadata } = files
   try {
+    await files.connect()
+    const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize })
     const steps = checkFiles(
-      { name: config.pool, metadata, data, table: tableOf(files) },
+      { name: config.pool, metadata, data, table: files.table },
       onProgress ? (done, all) => onProgress({ part: 'metadata', done, all }) : null,
     )
     let step = steps.next()
@@ -243,10 +266,10 @@ export async function checkPool(
 }
 
 /** A warning where a pool that thinfs made has volumes and no file that names them; else null. */
-function lostNames(metadata: ThinMetadata, { folder }: PoolFiles): string | null {
-  const [path, held] = folder.file(VOLUMES_FILE)
-  const has = metadata.uuid === null || metadata.deviceIds().next().done || existsSync(held)
+function lostNames(metadata: ThinMetadata, files: PoolFiles): string | null {
+  const has = metadata.uuid === null || metadata.deviceIds().next().done || files.hasTable
   if (has) return null
+  const { path } = files.table
   const named = 'no such file, though the pool has volumes: they are named thin-ID'
   const cure = 'Put the file back, or rename them; those of pool.yaml are not made anew'
   return `${path}: ${named}. ${cure}`
@@ -272,7 +295,7 @@ function checkDeep(
 ): Promise<CheckReport> {
   const { metadata } = files
   const names = new Map<number, string>()
-  for (const { dev_id, name } of readTable(tableOf(files))?.volumes ?? []) names.set(dev_id, name)
+  for (const { dev_id, name } of readTable(files.table)?.volumes ?? []) names.set(dev_id, name)
   return withData(report, {
     metadata: ThinMetadata.open(metadata),
     data,
@@ -284,7 +307,15 @@ function checkDeep(
   })
 }
 
-const tableOf = ({ folder }: PoolFiles): AtomicFile => new AtomicFile(...folder.file(VOLUMES_FILE))
+/** A file that is written to only while the pool is ours. */
+const guarded = (file: TableFile, mayWrite: () => Promise<void>): TableFile => ({
+  path: file.path,
+  read: most => file.read(most),
+  async replace(content) {
+    await mayWrite()
+    await file.replace(content)
+  },
+})
 
 function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
   const { metadata } = files
@@ -320,10 +351,11 @@ async function checkFree(files: PoolFiles, data: DataStore): Promise<CheckProble
 const labelOf = (data: DataStore): Label | null => data.readLabel?.() ?? null
 
 /** The journal's verdict about the present metadata. */
-function stateOf({ metadata, folder, cacheId }: PoolFiles): JournalState {
+function stateOf(files: PoolFiles): JournalState {
+  const { metadata } = files
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
   metadata.read(superblock, 0, superblock.length, bytes(0))
-  const journal = JournalFile.read(...folder.file(JOURNAL_FILE), cacheId)
+  const journal = files.openJournal(true)
   try {
     return new Journal(journal).read(superblock)
   } finally {

@@ -1,111 +1,237 @@
 /**
  * Data and metadata of a pool, open and locked; and its folder, which is held so that what is
- * replaced in it, volumes.json and the journal, stays in it wherever it is moved to.
+ * replaced in it, volumes.json and the journal, stays in it wherever it is moved to. Where another
+ * machine has the metadata, it has the names as well, and the journal is memory.
  *
  * One process at a time has a pool: the write lock on both of its files, and block devices claimed
  * as mount and device-mapper claim them. All reads and writes go through the very descriptors that
  * hold the locks: where a lock is lost, as on a network file system, so is the way to the file.
  */
-import { constants, existsSync, fstatSync, openSync, type Stats, statSync } from 'node:fs'
-import { heldPath, ThinfsError } from '../base/index.js'
+import {
+  closeSync,
+  constants,
+  existsSync,
+  fstatSync,
+  openSync,
+  type Stats,
+  statSync,
+} from 'node:fs'
+import { addressId, assert, heldPath, type RemoteAddress, ThinfsError } from '../base/index.js'
 import type { Extent, PoolConfig } from '../config/index.js'
 import {
+  lockDisk,
+  lockPathOf,
+  type OnLoad,
+  type RemoteDisk,
+  type ResidentStore,
+  StateDisk,
+} from '../remote/index.js'
+import {
+  AtomicFile,
   type DataStore,
   FileExtents,
   FileStore,
   HeldFolder,
+  JournalFile,
+  MemoryJournal,
   removedFile,
 } from '../storage/index.js'
 import { RemoteData, type RemoteDataOptions } from './remote-data.js'
+import { connectDisk } from './remote-disks.js'
+import { RemoteMetadata } from './remote-metadata.js'
+import type { TableFile } from './volume-table.js'
+
+export type { OnLoad } from '../remote/index.js'
+
+/** Files of a pool beside data and metadata, in the folder of pool.yaml. */
+export const VOLUMES_FILE = 'volumes.json'
+export const JOURNAL_FILE = 'journal'
 
 /** The descriptors behind a pool's files, as a child process inherits them. */
 export interface PoolDescriptors {
   metadata: number
   data: number
   folder: number
+  /**
+   * Of a pool with stores on other machines: the journal, where the metadata is on one, and the
+   * locks on their disks.
+   */
+  more: readonly number[]
 }
+
+/** How many there are in `PoolDescriptors.more`. */
+export const nrMoreDescriptors = (config: PoolConfig): number =>
+  addressesOf(config).length + (config.metadata.remote === undefined ? 0 : 1)
+
+/**
+ * What pool.yaml says now, with the disks of other machines that were connected to when the pool was
+ * mounted: what is in memory is theirs.
+ */
+export function asMounted(now: PoolConfig, before: PoolConfig): PoolConfig {
+  if (addressesOf(now).length === 0 && addressesOf(before).length === 0) return now
+  const { state: _, cache: __, ceph: ___, ...others } = now
+  const { data, metadata, state, cache, ceph } = before
+  const rest = { ...(state && { state }), ...(cache && { cache }), ...(ceph && { ceph }) }
+  return { ...others, data, metadata, ...rest }
+}
+
+/** Whether pool.yaml names other disks of other machines than it did. */
+export const isElsewhere = (now: PoolConfig, before: PoolConfig): boolean =>
+  addressesOf(now).map(addressId).join() !== addressesOf(before).map(addressId).join()
+
+/** The files of this machine that whoever has the pool has locked. */
+export const lockedPathsOf = ({ data, metadata, state }: PoolConfig): string[] =>
+  [metadata, data, state].flatMap(store =>
+    store === undefined ? [] : store.remote ? lockPathOf(store.remote) : store.path,
+  )
+
+/** The disks of other machines that a pool is on. */
+export const addressesOf = ({ data, metadata, state }: PoolConfig): RemoteAddress[] =>
+  [data, metadata, state].flatMap(store => store?.remote ?? [])
 
 /** A file of a pool, or the parts of one that are the pool's. */
 export type PoolStore = FileStore | FileExtents
 
+/** Where names and sizes are kept. */
+export interface TablePlace extends TableFile {
+  /** Sets room aside, while there is some, that `replace` uses when there is none. */
+  reserve(): Promise<void>
+}
+
+/** What a process calls while it connects. */
+export interface ConnectOptions {
+  /** A connection ended, or there is one again: a sentence. */
+  onConnection?: (what: string) => void
+  /** How much of metadata on another machine has been read. */
+  onLoad?: OnLoad
+}
+
 export class PoolFiles {
-  readonly metadata: PoolStore
+  readonly #metadata: PoolStore | RemoteMetadata
   readonly #data: PoolStore | RemoteData
   readonly folder: HeldFolder
   /** Whether they were opened to be read; they then share their locks with other readers. */
   readonly readOnly: boolean
+  readonly #config: PoolConfig
+  /** PoolDescriptors.more. */
+  readonly #more: readonly number[]
+  #stateDisk: RemoteDisk | null = null
+  #state: StateDisk | null = null
   /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
   readonly #areOne: boolean
 
   private constructor(
+    config: PoolConfig,
     {
       metadata,
       data,
       folder,
-    }: { metadata: PoolStore; data: PoolStore | RemoteData; folder: HeldFolder },
+      more,
+    }: {
+      metadata: PoolStore | RemoteMetadata
+      data: PoolStore | RemoteData
+      folder: HeldFolder
+      more: readonly number[]
+    },
     readOnly: boolean,
   ) {
-    this.metadata = metadata
+    this.#config = config
+    this.#metadata = metadata
     this.#data = data
     this.folder = folder
+    this.#more = more
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
     this.#areOne = isSameFile(one, other)
   }
 
   /**
-   * Opens and locks them.
+   * Opens and locks them. Nobody is connected to yet.
    * @throws NOT_A_POOL when one is missing; POOL_IN_USE when another process has one, with its path
    *   as the cause's message; BAD_CONFIG when both are the same; NOT_TRUSTED, IO_ERROR
    */
   static open(config: PoolConfig, readOnly = false): PoolFiles {
-    mustBeLocal(config)
     mustDiffer(config)
     const { path } = config.data
     const as = { readOnly, ofUser: config.ofUser }
-    const metadata = partsOf(openStore(config.metadata.path, path, as), config.metadata)
-    let data: PoolStore | RemoteData | null = null
+    const toClose: { close(): void }[] = []
+    const opened = <T extends { close(): void }>(store: T): T => {
+      toClose.push(store)
+      return store
+    }
+    const openedFd = (fd: number): number => {
+      opened({ close: () => closeSync(fd) })
+      return fd
+    }
     try {
+      const locks = addressesOf(config).map(address => openedFd(lockDisk(address, readOnly)))
+      const { remote } = config.metadata
+      if (remote !== undefined) {
+        const metadata = opened(RemoteMetadata.make(remote))
+        const data = opened(RemoteData.make(config))
+        const more = [openedFd(MemoryJournal.create()), ...locks]
+        const folder = HeldFolder.open(config.folder)
+        return new PoolFiles(config, { metadata, data, folder, more }, readOnly)
+      }
+      const file = openStore(config.metadata.path, path, as)
+      const metadata = opened(partsOf(file, config.metadata))
       const isOne = isSame(path, config.metadata.path)
+      let data: PoolStore | RemoteData
       if (config.data.remote) data = RemoteData.make(config)
       else {
         const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
         data = partsOf(file, config.data)
       }
+      opened(data)
       lock(metadata, readOnly)
-      // The lock of another descriptor of the same file would be in the way. A server sees to its
-      // exports.
+      // The lock of another descriptor of the same file would be in the way.
       if (!isOne && !(data instanceof RemoteData)) lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
-      return new PoolFiles({ metadata, data, folder }, readOnly)
+      return new PoolFiles(config, { metadata, data, folder, more: locks }, readOnly)
     } catch (err) {
-      data?.close()
-      metadata.close()
+      for (const store of toClose.reverse()) store.close()
       throw err
     }
   }
 
-  /** Those that this process has opened and locked, which are its to close. @throws IO_ERROR */
-  static of(metadata: FileStore, data: FileStore | RemoteData, config: PoolConfig): PoolFiles {
-    return new PoolFiles({ metadata, data, folder: HeldFolder.open(config.folder) }, false)
+  /**
+   * Those that this process has opened and locked, which are its to close.
+   * @param locks on the disks of other machines
+   * @throws IO_ERROR
+   */
+  static of(
+    metadata: FileStore,
+    data: FileStore | RemoteData,
+    { config, locks }: { config: PoolConfig; locks: readonly number[] },
+  ): PoolFiles {
+    const folder = HeldFolder.open(config.folder)
+    return new PoolFiles(config, { metadata, data, folder, more: locks }, false)
   }
 
   /** Those that another process has opened and locked, by their inherited descriptors. */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
-    const metadata = partsOf(
-      FileStore.of(fds.metadata, config.metadata.path, { readOnly }),
-      config.metadata,
-    )
+    const { path, remote } = config.metadata
+    const metadata = remote
+      ? RemoteMetadata.of(fds.metadata, remote)
+      : partsOf(FileStore.of(fds.metadata, path, { readOnly }), config.metadata)
     try {
       const data = config.data.remote
         ? RemoteData.of(fds.data, config)
         : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
-      return new PoolFiles({ metadata, data, folder }, readOnly)
+      return new PoolFiles(config, { metadata, data, folder, more: fds.more }, readOnly)
     } catch (err) {
       metadata.close()
       throw err
     }
+  }
+
+  /** The metadata; of another machine once `connect` has ended. */
+  get metadata(): PoolStore | ResidentStore {
+    if (!(this.#metadata instanceof RemoteMetadata)) return this.#metadata
+    const { store } = this.#metadata
+    assert(store !== null, 'metadata of another machine is read once it is connected to')
+    return store
   }
 
   /**
@@ -118,12 +244,56 @@ export class PoolFiles {
     throw new ThinfsError('NOT_SUPPORTED', detail)
   }
 
+  /** volumes.json, wherever it is; of another machine once `connect` has ended. */
+  get table(): TablePlace {
+    if (this.#config.state === undefined) return new AtomicFile(...this.folder.file(VOLUMES_FILE))
+    assert(this.#state !== null, 'names on another machine are read once it is connected to')
+    return this.#state
+  }
+
+  /** Whether there is a volumes.json. */
+  get hasTable(): boolean {
+    if (this.#config.state === undefined) return existsSync(this.folder.file(VOLUMES_FILE)[1])
+    return this.#state !== null && !this.#state.isEmpty
+  }
+
+  /** The journal, which the caller closes. @throws POOL_MISMATCH, IO_ERROR */
+  openJournal(readOnly = this.readOnly): JournalFile | MemoryJournal {
+    if (this.#metadata instanceof RemoteMetadata) return new MemoryJournal(this.#more[0]!)
+    const [path, held] = this.folder.file(JOURNAL_FILE)
+    const cacheId = this.#data instanceof RemoteData ? this.#data.cacheId : null
+    return readOnly ? JournalFile.read(path, held, cacheId) : JournalFile.open(path, held, cacheId)
+  }
+
   /**
-   * Identifies the cache before data on another machine, which ends with its mount. Null where the
-   * page cache has the writes that nobody has flushed.
+   * Connects to the disk that has names, sizes, and who has the pool: once. Nothing is read of it.
+   * @returns null for a pool in files
+   * @throws IO_ERROR, POOL_IN_USE, NOT_SUPPORTED
    */
-  get cacheId(): string | null {
-    return this.#data instanceof RemoteData ? this.#data.cacheId : null
+  async connectState({ onConnection }: ConnectOptions = {}): Promise<RemoteDisk | null> {
+    const { state } = this.#config
+    if (state === undefined) return null
+    this.#stateDisk ??= await connectDisk(state.remote, {
+      readOnly: this.readOnly,
+      ...(onConnection && { onConnection }),
+    })
+    return this.#stateDisk
+  }
+
+  /**
+   * Connects to the disks that metadata and names are on, and reads these: once. Nothing is written.
+   * @throws IO_ERROR, POOL_IN_USE, POOL_MISMATCH, NOT_SUPPORTED
+   */
+  async connect(options: ConnectOptions = {}): Promise<void> {
+    const disk = await this.connectState(options)
+    if (disk !== null) this.#state ??= await StateDisk.open(disk)
+    await this.connectMetadata(options)
+  }
+
+  /** As `connect`, without the names. */
+  async connectMetadata(options: ConnectOptions = {}): Promise<void> {
+    if (!(this.#metadata instanceof RemoteMetadata)) return
+    await this.#metadata.open({ ...options, readOnly: this.readOnly })
   }
 
   /** The data, wherever it is: connects where another machine has it. @throws IO_ERROR */
@@ -137,7 +307,7 @@ export class PoolFiles {
    * @throws FILE_REMOVED when one of them has no name any more, saying how to save it
    */
   mustHaveNames(): void {
-    for (const { path, fd, isRemoved } of [this.metadata, this.#data]) {
+    for (const { path, fd, isRemoved } of [this.#metadata, this.#data]) {
       if (!isRemoved) continue
       const from = `/proc/${process.pid}/fd/${fd}`
       const how = `save it with cp --sparse=always ${from} ELSEWHERE, once nobody writes; --force unmounts all the same`
@@ -151,9 +321,10 @@ export class PoolFiles {
    * @throws LOCK_LOST
    */
   mustHoldLocks(): void {
-    const stores = this.#areOne ? [this.metadata] : [this.metadata, this.#data]
+    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
     for (const store of stores) {
-      if (store instanceof RemoteData) continue
+      // Other machines see to their disks.
+      if (store instanceof RemoteData || store instanceof RemoteMetadata) continue
       let cause: unknown
       try {
         if (store.holdsLock()) continue
@@ -166,27 +337,23 @@ export class PoolFiles {
   }
 
   get descriptors(): PoolDescriptors {
-    return { metadata: this.metadata.fd, data: this.#data.fd, folder: this.folder.fd }
+    const more = this.#more
+    return { metadata: this.#metadata.fd, data: this.#data.fd, folder: this.folder.fd, more }
   }
 
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
     this.folder.close()
     this.#data.close()
-    this.metadata.close()
+    this.#metadata.close()
+    this.#stateDisk?.close()
+    for (const fd of this.#more) closeSync(fd)
   }
-}
-
-/** @throws NOT_SUPPORTED */
-export function mustBeLocal({ metadata }: PoolConfig): void {
-  if (metadata.remote === undefined) return
-  const detail = `${metadata.path}: metadata on another machine is not supported yet`
-  throw new ThinfsError('NOT_SUPPORTED', detail)
 }
 
 /** Two names may be links to one file, or nodes of one device. @throws BAD_CONFIG */
 export function mustDiffer({ file, data, metadata }: PoolConfig): void {
-  if (!isSame(data.path, metadata.path)) return
+  if (data.remote || metadata.remote || !isSame(data.path, metadata.path)) return
   // Their parts do not overlap: pool.yaml would be refused.
   if (data.path === metadata.path && data.extents && metadata.extents) return
   const detail = `${file}: data (${data.path}) and metadata (${metadata.path}) are the same`

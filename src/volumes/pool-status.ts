@@ -1,7 +1,8 @@
 import { type DevId, SECTOR_SIZE, Slice } from '../base/index.js'
 import { poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { PoolStatus } from './admin.js'
+import type { Tenancy } from '../tenancy/index.js'
+import type { PoolStatus, TenancyInfo } from './admin.js'
 import type { Volume } from './volume.js'
 
 /**
@@ -17,10 +18,11 @@ export async function statusOf(
     metadata: Store
     warnings?: readonly string[]
     refusal?: string | null
+    tenancy?: Tenancy | null
   },
   volumes: readonly Volume[],
 ): Promise<PoolStatus> {
-  const { name, pool, metadata: store, warnings, refusal } = of
+  const { name, pool, metadata: store, warnings, refusal, tenancy } = of
   const { metadata } = pool
   const lines: PoolStatus['dm']['volumes'] = []
   const slice = new Slice(pool.clock)
@@ -65,12 +67,20 @@ export async function statusOf(
     volumes: lines.length,
     reservedBlocks: pool.space.reserves.kept,
     mount: null,
+    tenancy: tenancy ? tenancyInfo(tenancy) : null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
       volumes: lines,
     },
   }
 }
+
+export const tenancyInfo = ({ strength, tenant }: Tenancy): TenancyInfo => ({
+  host: tenant.host.name,
+  since: tenant.since,
+  strength,
+  generation: tenant.generation,
+})
 
 function shrinkOf({
   shrink: { progress },

@@ -16,9 +16,8 @@ import { join } from 'node:path'
 import { bytes, ioError, isZero, METADATA_BLOCK_SIZE, MIB, ThinfsError } from '../base/index.js'
 import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { checkMetadata, ThinMetadata, UUID_SIZE } from '../metadata/index.js'
-import { AtomicFile, FileStore, type Store, syncFolder } from '../storage/index.js'
-import { JOURNAL_FILE, VOLUMES_FILE } from './open-pool.js'
-import type { PoolFiles, PoolStore } from './pool-files.js'
+import { FileStore, type Store, syncFolder } from '../storage/index.js'
+import { JOURNAL_FILE, type PoolFiles } from './pool-files.js'
 import { readTable } from './volume-table.js'
 
 /**
@@ -31,11 +30,14 @@ import { readTable } from './volume-table.js'
  */
 export async function replaceMetadata<T>(
   config: PoolConfig,
-  { metadata: old, data, folder }: Pick<PoolFiles, 'metadata' | 'data' | 'folder'>,
+  files: PoolFiles,
   build: (target: Store) => Promise<T>,
 ): Promise<{ result: T; kept: string }> {
-  const path = realpathSync(config.metadata.path)
-  const isFile = statSync(path).isFile() && config.metadata.extents === undefined
+  const { metadata: old, folder } = files
+  const data = await files.openData(config)
+  const { path: given, extents, remote } = config.metadata
+  const path = remote ? given : realpathSync(given)
+  const isFile = !remote && statSync(path).isFile() && extents === undefined
   const base = isFile ? path : join(config.folder, 'metadata')
   const next = `${base}.new`
   // The traces of a run that was killed.
@@ -81,8 +83,8 @@ async function exchange(store: FileStore, path: string): Promise<string> {
   return kept
 }
 
-/** Copies what a device, or a part of one, has to a file, and then the new content to there. */
-async function overwrite(store: FileStore, device: PoolStore, base: string): Promise<string> {
+/** Copies what a disk, or a part of one, has to a file, and then the new content to there. */
+async function overwrite(store: FileStore, device: Store, base: string): Promise<string> {
   const kept = freeName(base)
   const copy = FileStore.open(kept, { create: true, size: device.size })
   try {
@@ -169,7 +171,8 @@ export interface PoolTraces {
 }
 
 /** Looks at the superblock, volumes.json and the label of the data. Nothing need be there. */
-export function tracesOf({ metadata, data, folder }: PoolFiles): PoolTraces {
+export function tracesOf(files: PoolFiles): PoolTraces {
+  const { metadata, table: file } = files
   const attempt = <T>(look: () => T): T | null => {
     try {
       return look()
@@ -178,10 +181,10 @@ export function tracesOf({ metadata, data, folder }: PoolFiles): PoolTraces {
       throw err
     }
   }
-  const table = attempt(() => readTable(new AtomicFile(...folder.file(VOLUMES_FILE))))
+  const table = attempt(() => readTable(file))
   const uuid =
     attempt(() => ThinMetadata.open(metadata).uuid) ??
-    attempt(() => data.readLabel()?.pool ?? null) ??
+    attempt(() => files.data.readLabel()?.pool ?? null) ??
     table?.uuid ??
     null
   const names = table && new Map(table.volumes.map(({ dev_id, name }) => [dev_id, name]))

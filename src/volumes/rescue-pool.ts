@@ -9,11 +9,10 @@ import {
   SECTOR_SIZE,
   ThinfsError,
 } from '../base/index.js'
-import { newConfig, type PoolConfig } from '../config/index.js'
+import { DEFAULTS, newConfig, type PoolConfig } from '../config/index.js'
 import { type OnRepairProgress, type RescueReport, rescueMetadata } from '../metadata/index.js'
-import { AtomicFile, FileStore } from '../storage/index.js'
-import { VOLUMES_FILE } from './open-pool.js'
-import { PoolFiles } from './pool-files.js'
+import { FileStore } from '../storage/index.js'
+import { PoolFiles, VOLUMES_FILE } from './pool-files.js'
 import { tracesOf } from './replace-metadata.js'
 import { readTable, unnamed, type VolumeEntry } from './volume-table.js'
 
@@ -43,16 +42,20 @@ export async function rescuePool(
 ): Promise<RescuedPool> {
   const files = PoolFiles.open(config, true)
   try {
+    await files.connect()
     const entries = entriesOf(config, files)
     const { uuid, transactionId } = tracesOf(files)
     const size = Math.min(files.metadata.size + ROOM, MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
+    const { size: dataSize } = await files.openData({
+      dataBlockSize: dataBlockSize ?? DEFAULTS.dataBlockSize,
+    })
     const path = join(folder, 'metadata')
     const target = FileStore.open(path, { create: true, size: bytes(size) })
     let report: RescueReport
     try {
       const facts = {
         dataBlockSectors: dataBlockSize === null ? null : dataBlockSize / SECTOR_SIZE,
-        dataSize: files.data.size,
+        dataSize,
         ...{ uuid, transactionId },
         devIds: entries.size > 0 ? new Set(entries.keys()) : null,
         sizeOf: (devId: number) => entries.get(devId)?.size ?? null,
@@ -75,9 +78,9 @@ export async function rescuePool(
 }
 
 /** The volumes that have names, by device id: those of volumes.json, else of the configuration. */
-function entriesOf({ volumes }: PoolConfig, { folder }: PoolFiles): Map<number, VolumeEntry> {
+function entriesOf({ volumes }: PoolConfig, files: PoolFiles): Map<number, VolumeEntry> {
   try {
-    const table = readTable(new AtomicFile(...folder.file(VOLUMES_FILE)))
+    const table = readTable(files.table)
     const named = table?.volumes.filter(({ removed }) => !removed) ?? []
     if (named.length > 0) return new Map(named.map(entry => [entry.dev_id, entry]))
   } catch (err) {
@@ -113,6 +116,8 @@ function writeTable(
 function configOf(source: PoolConfig, folder: string, dataBlockSize: number): PoolConfig {
   const file = join(folder, 'pool.yaml')
   const config = newConfig(file, { pool: source.pool, dataSize: null, dataBlockSize, volumes: {} })
-  const { path, extents } = source.data
-  return { ...config, data: { path, size: null, ...(extents && { extents }) } }
+  const { path, extents, remote } = source.data
+  const data = { path, size: null, ...(extents && { extents }), ...(remote && { remote }) }
+  const { cache, ceph } = source
+  return { ...config, data, ...(cache && { cache }), ...(ceph && { ceph }) }
 }

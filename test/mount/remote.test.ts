@@ -6,15 +6,7 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
-import {
-  attempt,
-  attemptThinfs,
-  MountedPool,
-  needs,
-  run,
-  thinfs,
-  until,
-} from '../support/mounted-pool.js'
+import { attempt, MountedPool, needs, run, thinfs, until } from '../support/mounted-pool.js'
 import { ServerProcess, shortFolder } from '../support/nbd-servers.js'
 
 const SIZE = 64 * MIB
@@ -89,7 +81,6 @@ volumes:
     'the log tells of it',
   )
 
-  t.match(await attemptThinfs('send', pool.folder, 'web'), { status: 1, stderr: /NOT_SUPPORTED/ })
   await pool.umount()
   const check = await thinfs('check', pool.folder, '--deep')
   t.match(check, / 0 blocks unreadable, 0 free ones hold data/)

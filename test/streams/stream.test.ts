@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import t, { type Test } from 'tap'
 import { KIB } from '../../src/base/index.js'
-import { StreamReader, sendTo } from '../../src/streams/index.js'
+import { readFrom, StreamReader, sendTo } from '../../src/streams/index.js'
 import { receiveInto } from '../../src/streams/receive.js'
 import type { Volumes } from '../../src/volumes/index.js'
 import { formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
@@ -58,7 +58,13 @@ async function send(
   const held = await volumes.hold({ names, identify: names[0]! })
   const [volume, older] = held.volumes
   const chunks: Uint8Array[] = []
-  const source = { metadata, data, blockSize: held.dataBlockSize, ...volume!, resume }
+  const source = {
+    metadata,
+    read: readFrom(data),
+    blockSize: held.dataBlockSize,
+    ...volume!,
+    resume,
+  }
   const base = older === undefined ? null : { ...older, content: older.content! }
   await sendTo({ ...source, base }, async chunk => void chunks.push(Buffer.from(chunk)), {
     compress,
@@ -210,9 +216,10 @@ t.test('what a base maps past its end is not with the receiver, and is sent', as
   const write = async (chunk: Uint8Array) => void chunks.push(Buffer.from(chunk))
   const options = { compress: false, onProgress() {} }
   const older = { ...one!, size: 200 * KIB, content: one!.content! }
-  await sendTo({ ...older, metadata, data, base: null, resume: 0 }, write, options)
+  const read = readFrom(data)
+  await sendTo({ ...older, metadata, read, base: null, resume: 0 }, write, options)
   await receive(there, 'one', Buffer.concat(chunks.splice(0)))
-  await sendTo({ ...web!, metadata, data, content: null, base: older, resume: 0 }, write, options)
+  await sendTo({ ...web!, metadata, read, content: null, base: older, resume: 0 }, write, options)
   await receive(there, 'web', Buffer.concat(chunks))
   t.equal(digestOf(there.volumes, 'web'), digestOf(volumes, 'web'))
   for (const pool of [here, there]) await pool.volumes.close()

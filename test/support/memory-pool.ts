@@ -83,6 +83,7 @@ export interface Recorded {
   lowWaterMetadata: number[]
   warnings: string[]
   extended: [part: string, size: number][]
+  lost: string[]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -116,6 +117,7 @@ export async function openFiles(
   const clock = new TestClock()
   const recorded: Recorded = {
     ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
+    lost: [],
     cleared: false,
   }
   const pool = await ThinPool.open({
@@ -134,6 +136,7 @@ export async function openFiles(
       needsCheckCleared: () => {
         recorded.cleared = true
       },
+      lost: why => recorded.lost.push(why.code),
       slowCommit: () => {},
       ioError: (operation, error) => recorded.errors.push(`${operation}: ${error}`),
     },

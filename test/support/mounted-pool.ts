@@ -287,15 +287,17 @@ export class MountedPool {
   }
 
   /** Data blocks of the unmounted pool that are no hole though nothing maps them. */
-  async strayData(): Promise<number[]> {
-    const { dataBlockSize, devices } = thinDump(this.metadata)
+  async strayData(
+    { metadata, data }: { metadata: string; data: string } = this,
+  ): Promise<number[]> {
+    const { dataBlockSize, devices } = thinDump(metadata)
     const mapped = new Set<number>()
     for (const { mappings } of devices.values()) {
       for (const { dataBlock } of mappings.values()) mapped.add(dataBlock)
     }
     const blockSize = dataBlockSize * 512
     const stray: number[] = []
-    for (const [begin, end] of await dataRanges(this.data)) {
+    for (const [begin, end] of await dataRanges(data)) {
       for (let block = Math.floor(begin / blockSize); block * blockSize < end; block++) {
         if (!mapped.has(block)) stray.push(block)
       }

@@ -1,7 +1,7 @@
 /** NBD servers for tests: nbdkit and qemu-nbd, and one of our own that says what it is told to. */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -255,3 +255,40 @@ async function serve(socket: Socket, script: Script, connection: number): Promis
   }
   socket.end()
 }
+
+/** The three disks of a pool, by the names of their stores. */
+export type Exports = Record<'data' | 'metadata' | 'state', ServerProcess>
+
+/** nbdkit with three images in a folder, that of each store by its name. */
+export async function serveImages(
+  t: Test,
+  folder: string,
+  sizes: { data: number; metadata: number },
+  args: readonly string[] = [],
+): Promise<Exports> {
+  const [data, metadata, state] = await Promise.all([
+    serveImage(t, imageOf(folder, 'data'), sizes.data, args),
+    serveImage(t, imageOf(folder, 'metadata'), sizes.metadata, args),
+    serveImage(t, imageOf(folder, 'state'), 16 << 20, args),
+  ])
+  return { data, metadata, state }
+}
+
+/** nbdkit with an image, which is made if need be, always at one address. */
+export function serveImage(
+  t: Test,
+  image: string,
+  size: number,
+  args: readonly string[] = [],
+): Promise<ServerProcess> {
+  const own = `${image}.d`
+  mkdirSync(own, { recursive: true })
+  if (!existsSync(image)) {
+    writeFileSync(image, '')
+    truncateSync(image, size)
+  }
+  return ServerProcess.nbdkit(t, own, ...args, 'file', image)
+}
+
+/** The image behind one of `serveImages`. */
+export const imageOf = (folder: string, name: string): string => join(folder, `${name}.img`)

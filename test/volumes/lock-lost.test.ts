@@ -28,7 +28,7 @@ for (const which of ['data', 'metadata'] as const) {
     const { volumes, close } = await openPool(config, { files })
     await volumes.create({ name: 'v', size: 1 << 20 })
     await volumes.commit()
-    loseLock(files[which].fd)
+    loseLock(files.descriptors[which])
     const other = FileStore.open(config[which].path)
     t.ok(other.lock(), 'another has it')
     const names = join(config.folder, 'volumes.json')

@@ -1,0 +1,153 @@
+// Goal: a pool all of whose stores are on NBD servers is there for whoever has its pool.yaml, in the
+// kernel's format, with what was flushed; and its disks are taken by nobody who would do harm. Method:
+// nbdkit with images, which thin_check and a plain copy judge.
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import t, { type Test } from 'tap'
+import { KIB, MIB } from '../../src/base/index.js'
+import type { PoolConfig } from '../../src/config/index.js'
+import { checkPool, initPool, openPool, PoolFiles, planPool } from '../../src/volumes/index.js'
+import { type Exports, imageOf, serveImages, shortFolder } from '../support/nbd-servers.js'
+import { poolConfig } from '../support/pool-files.js'
+import { thinCheck } from '../support/thin-tools.js'
+
+const SIZES = { data: 16 * MIB, metadata: 4 * MIB }
+
+/** As pool.yaml in `folder` says it. */
+function over(folder: string, exports: Exports): PoolConfig {
+  const at = (name: keyof Exports) => {
+    const remote = exports[name].address
+    return { path: remote.text, remote }
+  }
+  return {
+    ...poolConfig(folder),
+    data: { ...at('data'), size: null },
+    metadata: { ...at('metadata'), size: 'auto' },
+    state: at('state'),
+    cache: { size: 4 * MIB },
+  }
+}
+
+async function served(t: Test, ...args: string[]) {
+  const folder = shortFolder(t)
+  const exports = await serveImages(t, folder, SIZES, args)
+  return { folder, exports, config: over(t.testdir(), exports) }
+}
+
+/** What a volume has. */
+async function contentOf(config: PoolConfig, name: string, length: number): Promise<Buffer> {
+  const { volumes, close } = await openPool(config)
+  const found = Buffer.alloc(length)
+  const { io } = volumes.find(name)!
+  if (!io.read(0, length, found, 0)) await io.readLater(0, length, found, 0)
+  await close()
+  return found
+}
+
+for (const [name, args] of [
+  ['that tells of holes', []],
+  ['that does not', ['--filter=noextents']],
+] as const) {
+  t.test(`a server ${name}: made, used, checked, and opened from another folder`, async t => {
+    const { folder, config } = await served(t, ...args)
+    await initPool(config)
+    const { volumes, close } = await openPool(config)
+    await volumes.create({ name: 'v', size: 4 * MIB })
+    const { io } = volumes.find('v')!
+    const content = Buffer.alloc(MIB, 'content')
+    await io.write(4 * KIB, content.length, content, 0)
+    await volumes.snapshot({ origin: 'v', name: 'before' })
+    await io.write(0, 4 * KIB, Buffer.alloc(4 * KIB, 'new'), 0)
+    await close()
+    t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 }, 'thin_check of the export')
+    t.same((await checkPool(config, { deep: true })).problems, [])
+    t.notOk(existsSync(join(config.folder, 'volumes.json')), 'nothing of it is kept here')
+    t.notOk(existsSync(join(config.folder, 'journal')))
+
+    const elsewhere = over(shortFolder(t), {
+      ...Object.fromEntries(
+        (['data', 'metadata', 'state'] as const).map(name => [
+          name,
+          { address: config[name]!.remote },
+        ]),
+      ),
+    } as unknown as Exports)
+    const wanted = Buffer.concat([Buffer.alloc(4 * KIB, 'new'), content])
+    t.ok((await contentOf(elsewhere, 'v', wanted.length)).equals(wanted))
+    wanted.fill(0, 0, 4 * KIB)
+    t.ok((await contentOf(elsewhere, 'before', wanted.length)).equals(wanted))
+    t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 })
+  })
+}
+
+t.test('disks that hold something are taken by --force alone', async t => {
+  for (const name of ['data', 'metadata', 'state'] as const) {
+    const { folder, config } = await served(t)
+    const image = imageOf(folder, name)
+    const before = readFileSync(image)
+    before.write('somebody’s', name === 'metadata' ? 2 * MIB : 8 * KIB)
+    writeFileSync(image, before)
+    const message = /^nbd\+unix:.*: it is not empty: it has data; .*--force overwrites it/
+    await t.rejects(initPool(config), { code: 'BAD_ARGUMENT', message }, name)
+    await t.rejects(planPool(config), { code: 'BAD_ARGUMENT', message }, name)
+    t.ok(readFileSync(image).equals(before), `${name} is as it was`)
+    await planPool(config, { force: true })
+    t.ok(readFileSync(image).equals(before), `${name} is as it was`)
+    await initPool(config, { force: true })
+    t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 })
+    await t.rejects(initPool(config), { code: 'BAD_ARGUMENT' }, 'a pool is something')
+  }
+})
+
+t.test('a file system on an export is named', async t => {
+  const { folder, config } = await served(t)
+  const superblock = Buffer.alloc(2)
+  superblock.writeUInt16LE(0xef53)
+  const image = readFileSync(imageOf(folder, 'data'))
+  superblock.copy(image, 1024 + 56)
+  image.writeUInt32LE(1, 1024 + 76)
+  writeFileSync(imageOf(folder, 'data'), image)
+  const message = /it has a signature of ext\d at byte 1080/
+  await t.rejects(initPool(config), { code: 'BAD_ARGUMENT', message })
+})
+
+t.test('two pools of one machine refuse each other the same disk', async t => {
+  const { exports, config } = await served(t)
+  await initPool(config)
+  const open = await openPool(config)
+  const other = over(t.testdir({ other: {} }), exports)
+  t.throws(() => PoolFiles.open(other), {
+    code: 'POOL_IN_USE',
+    message: /^nbd\+unix:.*: another process has it/,
+  })
+  const data = { ...poolConfig(t.testdir({ third: {} })), data: other.data, cache: other.cache! }
+  await t.rejects(initPool(data), { code: 'POOL_IN_USE' })
+  await open.close()
+  const readers = [PoolFiles.open(config, true), PoolFiles.open(other, true)]
+  t.throws(() => PoolFiles.open(other), { code: 'POOL_IN_USE' })
+  for (const reader of readers) reader.close()
+  PoolFiles.open(other).close()
+})
+
+t.test('power is lost here: what was flushed is there', async t => {
+  const { folder, config } = await served(t)
+  await initPool(config)
+  const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'v', size: 4 * MIB })
+  const { io } = volumes.find('v')!
+  const content = Buffer.alloc(MIB, 'content')
+  await io.write(0, MIB, content, 0)
+  await volumes.commit()
+  await io.write(MIB, MIB, content, 0)
+  await volumes.pool.settle()
+  const left = shortFolder(t)
+  mkdirSync(left, { recursive: true })
+  for (const name of ['data', 'metadata', 'state']) {
+    copyFileSync(imageOf(folder, name), imageOf(left, name))
+  }
+  await close()
+  t.match(thinCheck(imageOf(left, 'metadata')), { status: 0 })
+  const after = over(t.testdir({ after: {} }), await serveImages(t, left, SIZES))
+  t.ok((await contentOf(after, 'v', MIB)).equals(content))
+  t.same((await checkPool(after, { deep: true })).problems, [])
+})
