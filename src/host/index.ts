@@ -53,7 +53,6 @@ export {
   writersOf,
 } from './proc.js'
 export { copyIn, copyOut, type ImageLayer, imageChain, rangesOf } from './qemu-img.js'
-export { type ReservationKey, ReservedDisk } from './reserved-disk.js'
 export { runTool } from './tool.js'
 export { trimFilesystem } from './trim.js'
 export { isInUserNamespace, isUserUnknown } from './user-namespace.js'

@@ -14,7 +14,7 @@ import { ThinfsError } from '../base/index.js'
 /** What a host registers with at a disk: 1 to 2^64 - 1. */
 export type ReservationKey = bigint
 
-/** What a reservation asks of a disk. See `ReservedDisk` of the room `host`. */
+/** What a reservation asks of a disk. See `ReservedDisk` of the room `storage`. */
 export interface Reservable {
   readonly path: string
   register(key: ReservationKey): Promise<void>

@@ -34,6 +34,7 @@ import {
   HeldFolder,
   JournalFile,
   MemoryJournal,
+  ReservedDisk,
   removedFile,
 } from '../storage/index.js'
 import { RemoteData, type RemoteDataOptions } from './remote-data.js'
@@ -321,10 +322,7 @@ export class PoolFiles {
    * @throws LOCK_LOST
    */
   mustHoldLocks(): void {
-    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
-    for (const store of stores) {
-      // Other machines see to their disks.
-      if (store instanceof RemoteData || store instanceof RemoteMetadata) continue
+    for (const store of this.#stores) {
       let cause: unknown
       try {
         if (store.holdsLock()) continue
@@ -334,6 +332,19 @@ export class PoolFiles {
       const why = cause === undefined ? 'another process has it' : (cause as Error).message
       throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
     }
+  }
+
+  /** The disks that the pool is on, each once, to be reserved. */
+  get disks(): ReservedDisk[] {
+    return this.#stores.map(({ path, fd }) => new ReservedDisk(path, fd))
+  }
+
+  /** What has a lock. Other machines see to their disks. */
+  get #stores(): PoolStore[] {
+    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
+    return stores.filter(
+      store => !(store instanceof RemoteData || store instanceof RemoteMetadata),
+    ) as PoolStore[]
   }
 
   get descriptors(): PoolDescriptors {

@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
 import { closeSync, fdatasyncSync, openSync, writeSync } from 'node:fs'
-import { ReservedDisk } from '../../../src/host/index.js'
+import { ReservedDisk } from '../../../src/storage/index.js'
 import { Reservation, reservationKey } from '../../../src/tenancy/reservation.js'
 
 const [data, metadata, dataOfB, metadataOfB] = process.argv.slice(2).map(path => {
