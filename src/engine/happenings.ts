@@ -12,8 +12,8 @@ const FULL: { readonly [M in PoolMode]?: string } = {
 export class Happenings {
   readonly #tell: (event: Told) => void
   #pool: ThinPool | null = null
-  /** Events before the pool was open: name and detail. */
-  readonly #early: [name: string, detail: string][] = []
+  /** Events before the pool was open. */
+  readonly #early: [name: string, detail: string, more: Pick<Told, 'volume'>][] = []
   readonly #nameOf: (devId: number) => string
 
   /**
@@ -28,7 +28,7 @@ export class Happenings {
   /** The pool is open: from now on its numbers are known. */
   opened(pool: ThinPool): void {
     this.#pool = pool
-    for (const [name, detail] of this.#early.splice(0)) this.#happened(name, detail)
+    for (const early of this.#early.splice(0)) this.#happened(...early)
   }
 
   /** Events that are told of as well as given to another listener. */
@@ -66,7 +66,7 @@ export class Happenings {
   #happened(event: string, detail: string, more: Pick<Told, 'volume'> = {}): void {
     const pool = this.#pool
     if (pool === null) {
-      this.#early.push([event, detail])
+      this.#early.push([event, detail, more])
       return
     }
     const { metadata, mode, blockSize } = pool

@@ -3,6 +3,7 @@ import type { PoolStatistics } from '../volumes/index.js'
 
 export { type Listen, listenOf } from './listen.js'
 export {
+  type CacheRates,
   type IoRates,
   type OperationRates,
   type PoolRates,

@@ -313,7 +313,7 @@ export class ThinPool implements Provisioner {
   }
 
   awaitMapping(mapped: Promise<unknown>): void {
-    this.#commits.awaitMapping(mapped)
+    this.#commits.unmapped.add(mapped)
   }
 
   /**

@@ -166,6 +166,12 @@ export class Slots {
     this.fillHoles(slot, pages)
   }
 
+  /** Forgets pages that are not newer than the disk. */
+  forgetClean(slot: number, pages: number): void {
+    const { valid, dirty, pending } = this.#memory
+    valid[slot]! &= ~(pages & ~dirty[slot]! & ~pending[slot]!)
+  }
+
   // --- which slot has what ---
 
   /** Calls `use` with each slot that has a part of a range, and which pages. */

@@ -7,6 +7,7 @@
 import type { IoCounts } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolMode, PoolWork } from '../pool/index.js'
+import type { CacheCounts } from '../storage/index.js'
 import type { Rules } from './retention.js'
 
 export interface VolumeInfo {
@@ -61,6 +62,11 @@ export interface PoolStatus {
   shrink?: { data: number; left: number; waits: boolean } | null
   /** While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell. */
   check?: CheckProgress | null
+  /**
+   * Since the pool was mounted, of the cache before data on another machine; null where the data is
+   * here. A daemon of an earlier thinfs does not tell.
+   */
+  cache?: CacheCounts | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -125,6 +131,8 @@ export interface PoolStatistics {
   /** Requests for all volumes, those that are gone or have no name included. */
   io: IoCounts
   work: PoolWork
+  /** As in `PoolStatus`. */
+  cache?: CacheCounts | null
   /** Those that have a name, by name. */
   volumes: VolumeStatistics[]
 }

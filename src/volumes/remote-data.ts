@@ -16,7 +16,7 @@ export interface RemoteDataOptions {
   /** Bytes. */
   dataBlockSize: number
   readOnly: boolean
-  /** The connection ended, or there is one again: a sentence. */
+  /** The connection ended, or there is one again; writes wait, or the disk is silent: a sentence. */
   onConnection?: (what: string) => void
 }
 
@@ -33,11 +33,15 @@ export class RemoteData {
   readonly isRemoved = false
   readonly #address: RemoteAddress
   readonly #clients: DiskClients
+  /** Bytes that may be acknowledged and not durable at most; undefined: as the cache has it. */
+  readonly #dirty: number | undefined
   #store: RemoteStore | null = null
 
-  private constructor(address: RemoteAddress, fd: number, clients: DiskClients) {
+  private constructor({ data, cache }: PoolConfig, fd: number, clients: DiskClients) {
+    const address = data.remote!
     this.#address = address
     this.#clients = clients
+    this.#dirty = cache?.dirty
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
@@ -45,13 +49,13 @@ export class RemoteData {
   }
 
   /** With a cache of its own, which is empty. */
-  static make({ data, cache }: PoolConfig, clients: DiskClients): RemoteData {
-    return new RemoteData(data.remote!, CacheMemory.create(cache!.size), clients)
+  static make(config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, CacheMemory.create(config.cache!.size), clients)
   }
 
   /** With the cache of another process, by its inherited descriptor. */
-  static of(fd: number, { data }: PoolConfig, clients: DiskClients): RemoteData {
-    return new RemoteData(data.remote!, fd, clients)
+  static of(fd: number, config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, fd, clients)
   }
 
   /**
@@ -66,7 +70,10 @@ export class RemoteData {
     })
     try {
       const granule = Math.min(dataBlockSize, GRANULE_MAX)
-      this.#store = await RemoteStore.open({ disk, cache: this.fd, granule })
+      this.#store = await RemoteStore.open({
+        ...{ disk, cache: this.fd, granule, dirty: this.#dirty },
+        onWait: what => onConnection?.(`${this.path}: ${what}`),
+      })
       return this.#store
     } catch (err) {
       disk.close()

@@ -395,7 +395,8 @@ export class Volumes implements PoolAdmin {
       return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
     })
     const warnings = [...status.warnings, ...unreadable, ...partial]
-    return { ...status, check: this.#check.progress, warnings }
+    const { cache } = this.#statistics
+    return { ...status, check: this.#check.progress, cache, warnings }
   }
 
   async statistics(): Promise<PoolStatistics> {

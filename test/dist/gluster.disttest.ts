@@ -30,7 +30,7 @@ t.test('GlusterFS, three bricks', async t => {
     network,
     {
       prepare: host => gluster.mountOn(host),
-      makePool,
+      makePool: (name, [host]) => makePool(name, host),
       // The servers let go of the locks of a client that says nothing any more.
       takeOver: pool => pool.mount('--wait', '90'),
       async thinCheck({ machine, folder }) {

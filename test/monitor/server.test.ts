@@ -43,6 +43,11 @@ function statistics(reads: number): PoolStatistics {
     metadataLowWaterMarkBlocks: 256,
     writesWaiting: 0,
     io,
+    cache: {
+      ...{ hits: 900, misses: 100, aheadUsedBytes: 2 ** 20, aheadWastedBytes: 4096 },
+      ...{ sentBytes: 2 ** 24, sentRequests: 64, flushes: 9, reconnects: 1 },
+      ...{ dirtyBytes: 65_536, dirtyLimit: 2 ** 26, drainBytesPerSecond: 8e7, writersWaiting: 2 },
+    },
     work: { commits: 5, commitMs: 12.5, punches: 3, punchedBytes: 196_608, spaceWaits: 1 },
     volumes: [
       { name: 'a "quoted" one', devId: 1, ...volume, io: null },

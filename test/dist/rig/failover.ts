@@ -14,7 +14,7 @@ import { Ledger, type Writer } from './writers.js'
 /** Where pools are kept. */
 export interface Storage {
   /** Makes a pool, which no host has. @returns its folder, as both hosts see it */
-  makePool(name: string, host: Machine): Promise<string>
+  makePool(name: string, hosts: [Machine, Machine]): Promise<string>
   /** Makes the storage reachable on a host that has booted. */
   prepare(host: Machine): Promise<void>
   /** Mounts a pool that another host has had, and may think that it has still. */
@@ -113,13 +113,14 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return { failovers: 0, pause: longestPause, last: a }
   },
 
-  async 'engine and daemon are killed, and another host has the pool'(t, { a, b, ledger }) {
+  async 'engine and daemon are killed, and another host has the pool'(t, hosts) {
+    const { a, b, ledger, takeOver } = hosts
     const first = ledger.write(a)
     await first.progress()
     const { pid, enginePid } = (await a.status()).mount!
     await a.machine.kill('KILL', pid!, enginePid)
     t.not((await first.ended).error, null, 'the mount has ended')
-    await b.mount('--wait', '90')
+    await takeOver(b)
     const second = ledger.write(b)
     await second.progress()
     return goOn(t, { a, b, first, second })
@@ -199,7 +200,7 @@ export async function failoverSuite(
         await host.reboot()
         await storage.prepare(host)
       }
-      const folder = await storage.makePool(`pool${++nr}`, one)
+      const folder = await storage.makePool(`pool${++nr}`, [one, other])
       const [a, b] = [new PoolOn(one, folder), new PoolOn(other, folder)]
       await a.mount()
       const ledger = new Ledger(t.testdir())

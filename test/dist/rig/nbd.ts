@@ -8,17 +8,6 @@ import type { Machine } from './machine.js'
 const PROGRAM = resolve(import.meta.dirname, 'nbd-servers.py')
 const FIRST_PORT = 10809
 
-/**
- * What a host runs to have all servers started anew: whoever was their client cannot write any more.
- * Its argument is the address of their machine.
- */
-const FENCE = `
-import socket, sys
-with socket.create_connection((sys.argv[1], 10800), timeout=20) as servers:
-    servers.sendall(b'again\\n')
-    sys.exit(servers.recv(100) != b'ok\\n')
-`
-
 export class NbdServers {
   readonly machine: Machine
   readonly #kind: 'nbdkit' | 'qemu-nbd'
@@ -77,8 +66,8 @@ export class NbdServers {
     return `nbd://${this.machine.address}:${port}/`
   }
 
-  /** See `FENCE`. */
+  /** What a host runs to be the only one that writes. */
   get fence(): string[] {
-    return ['python3', '-c', FENCE, this.machine.address]
+    return ['python3', resolve(import.meta.dirname, 'fence.py'), this.machine.address]
   }
 }

@@ -69,14 +69,28 @@ export class Ledger {
 
   /** Starts a writer, whose numbers are larger than those of all before it. */
   write(pool: PoolOn): Writer {
-    const nr = this.#acks.length
-    const acks = join(this.#folder, `acks-${nr}`)
-    const stop = join(this.#folder, `stop-${nr}`)
-    appendFileSync(acks, '')
-    this.#acks.push(acks)
-    const first = String(1 + nr * NUMBERS_OF_ONE)
+    const { acks, first } = this.#next()
+    const stop = `${acks}.stop`
     const program = [resolve(PROGRAMS, 'writer.py'), pool.volume, acks, first, stop]
     return new Writer(pool.machine.spawn('python3', ...program), acks, stop)
+  }
+
+  /**
+   * Writes every block, with numbers larger than those of all before.
+   * @param flush whether to flush them then; else nothing is known of them
+   */
+  async fill(pool: PoolOn, flush: boolean): Promise<void> {
+    const { acks, first } = this.#next()
+    const program = [resolve(PROGRAMS, 'fill.py'), pool.volume, first, ...(flush ? [acks] : [])]
+    await pool.machine.run('python3', ...program)
+  }
+
+  #next(): { acks: string; first: string } {
+    const nr = this.#acks.length
+    const acks = join(this.#folder, `acks-${nr}`)
+    appendFileSync(acks, '')
+    this.#acks.push(acks)
+    return { acks, first: String(1 + nr * NUMBERS_OF_ONE) }
   }
 
   /** A number for who has lost the pool: it must not get to the disk. */
