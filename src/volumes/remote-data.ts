@@ -32,16 +32,16 @@ export class RemoteData {
   readonly cacheId: string
   readonly isRemoved = false
   readonly #address: RemoteAddress
-  readonly #clients: DiskClients
   /** Bytes that may be acknowledged and not durable at most; undefined: as the cache has it. */
   readonly #dirty: number | undefined
+  readonly #clients: DiskClients
   #store: RemoteStore | null = null
 
   private constructor({ data, cache }: PoolConfig, fd: number, clients: DiskClients) {
     const address = data.remote!
     this.#address = address
-    this.#clients = clients
     this.#dirty = cache?.dirty
+    this.#clients = clients
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
