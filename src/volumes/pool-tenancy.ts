@@ -23,6 +23,7 @@ import {
   type TenantPlace,
   thisHost,
 } from '../tenancy/index.js'
+import { ofImages } from './image-tenancy.js'
 import { servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
@@ -101,6 +102,16 @@ export async function tenancyOf(
   files: PoolFiles,
   of: TenancyOptions,
 ): Promise<Tenancy | null> {
+  if (config.state?.remote.kind === 'rbd') {
+    return ofImages(config, files, {
+      ...{ how: of.takesOver ? undefined : of.mount?.takeOver, onConnection: of.onConnection },
+      ...{
+        takesOver: of.takesOver && of.mount !== null,
+        mountId: of.mount?.mountId ?? newMountId(),
+      },
+      options: place => optionsOf(place, 'enforced', of),
+    })
+  }
   if (config.state !== undefined) return ofState(config, files, of)
   if (config.tenancy === undefined || files.readOnly) return null
   const place = new TenantFile(...files.folder.file(TENANT_FILE))

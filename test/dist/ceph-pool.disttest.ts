@@ -26,7 +26,14 @@ t.test('pools on a Ceph cluster', { skip: process.env.CI ? false : lacks }, asyn
       await ceph.createImage(`${name}${nr}`, size)
       lines.push(`${name}: { rbd: ${POOL}/${name}${nr} }`)
     }
-    const yaml = [...lines, access, 'volumes:', '  web: { size: 256M }', '  fs: { size: 256M }', '  load: { size: 256M }']
+    const yaml = [
+      ...lines,
+      access,
+      'volumes:',
+      '  web: { size: 256M }',
+      '  fs: { size: 256M }',
+      '  load: { size: 256M }',
+    ]
     return await MountedPool.make(t, yaml.join('\n'))
   }
 
