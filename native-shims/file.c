@@ -211,11 +211,7 @@ static void copying_execute(napi_env env, void *data) {
 
 static void copying_complete(napi_env env, napi_status status, void *data) {
   copying *call = data;
-  if (status == napi_cancelled) call->error = ECANCELED;
-  if (call->error == 0)
-    napi_resolve_deferred(env, call->deferred, thinfs_undefined(env));
-  else
-    napi_reject_deferred(env, call->deferred, thinfs_error(env, call->error, "copy"));
+  thinfs_ended(env, status, call->deferred, call->error, "copy");
   napi_delete_async_work(env, call->work);
   free(call);
 }
@@ -299,11 +295,7 @@ static void allocations_complete(napi_env env, napi_status status, void *data) {
   allocations *batch = data;
   for (uint32_t i = 0; i < batch->count; i++) {
     allocation *call = &batch->calls[i];
-    if (status == napi_cancelled) call->error = ECANCELED;
-    if (call->error == 0)
-      napi_resolve_deferred(env, call->deferred, thinfs_undefined(env));
-    else
-      napi_reject_deferred(env, call->deferred, thinfs_error(env, call->error, "fallocate"));
+    thinfs_ended(env, status, call->deferred, call->error, "fallocate");
   }
   napi_delete_async_work(env, batch->work);
   free(batch);
@@ -422,12 +414,7 @@ static void control_execute(napi_env env, void *data) {
 
 static void control_complete(napi_env env, napi_status status, void *data) {
   control *request = data;
-  if (status == napi_cancelled) request->error = ECANCELED;
-  if (request->error == 0) {
-    napi_resolve_deferred(env, request->deferred, thinfs_undefined(env));
-  } else {
-    napi_reject_deferred(env, request->deferred, thinfs_error(env, request->error, "ioctl"));
-  }
+  thinfs_ended(env, status, request->deferred, request->error, "ioctl");
   if (request->buffer != NULL) napi_delete_reference(env, request->buffer);
   napi_delete_async_work(env, request->work);
   free(request);

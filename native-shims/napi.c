@@ -30,7 +30,11 @@ bool thinfs_integer(napi_env env, napi_value value, int64_t *integer) {
 
 bool thinfs_whole(napi_env env, double number, int64_t *integer) {
   if (number < -MAX_SAFE_INTEGER || number > MAX_SAFE_INTEGER) {
-    napi_throw_range_error(env, NULL, "an integer between -2^53 and 2^53 is expected");
+    /* Infinity less itself is no number. */
+    if (number - number != 0)
+      napi_throw_type_error(env, NULL, "an integer is expected");
+    else
+      napi_throw_range_error(env, NULL, "an integer between -2^53 and 2^53 is expected");
     return false;
   }
   /* floor() would be a call, in every request. C leaves open what a NaN is converted to. */
@@ -165,6 +169,15 @@ napi_value thinfs_throw(napi_env env, int error, const char *syscall) {
   napi_value object = thinfs_error(env, error, syscall);
   if (object != NULL) napi_throw(env, object);
   return NULL;
+}
+
+void thinfs_ended(napi_env env, napi_status status, napi_deferred deferred, int error,
+                  const char *syscall) {
+  if (status == napi_cancelled) error = ECANCELED;
+  if (error == 0)
+    napi_resolve_deferred(env, deferred, thinfs_undefined(env));
+  else
+    napi_reject_deferred(env, deferred, thinfs_error(env, error, syscall));
 }
 
 int64_t thinfs_now_ns(void) {

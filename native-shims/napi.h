@@ -34,6 +34,12 @@ napi_value thinfs_undefined(napi_env env);
 napi_value thinfs_error(napi_env env, int error, const char *syscall);
 /* Throws thinfs_error(). Always returns NULL. */
 napi_value thinfs_throw(napi_env env, int error, const char *syscall);
+/*
+ * Ends the promise of a call on the thread pool, which has ended with `status`: resolves it where
+ * `error` is 0, else rejects it with thinfs_error().
+ */
+void thinfs_ended(napi_env env, napi_status status, napi_deferred deferred, int error,
+                  const char *syscall);
 
 /* Nanoseconds of a clock that only goes forward. */
 int64_t thinfs_now_ns(void);

@@ -42,6 +42,12 @@ interface Request {
   reject: (err: ThinfsError) => void
 }
 
+/** An image that a client has open. */
+interface Image {
+  /** Closes it. */
+  end(): Promise<void>
+}
+
 export class CephClient {
   /** Settles when the client has failed. */
   readonly failed: Promise<ThinfsError>
@@ -53,6 +59,7 @@ export class CephClient {
   readonly #pairs = new Float64Array(2 * PAIRS)
   readonly #requests = new Map<number, Request>()
   readonly #changes = new Map<number, () => void>()
+  readonly #images = new Set<Image>()
   #nextTag = 0
   #failure: ThinfsError | null = null
   #tellFailure: (err: ThinfsError) => void = () => {}
@@ -157,18 +164,28 @@ export class CephClient {
     const requests = [...this.#requests.values()]
     this.#requests.clear()
     for (const { reject } of requests) reject(err)
+    this.#wakeIdle()
     this.#tellFailure(err)
   }
 
-  /** Resolves when the library has ended all that it was asked for. */
+  /** Counts on an image to be closed before the client is. */
+  add(image: Image): void {
+    this.#images.add(image)
+  }
+
+  remove(image: Image): void {
+    this.#images.delete(image)
+  }
+
+  /** Resolves when the library has ended all that it was asked for, or the client has failed. */
   idle(): Promise<void> {
-    if (this.#nrAsked === 0) return Promise.resolve()
+    if (this.#nrAsked === 0 || this.#failure !== null) return Promise.resolve()
     return new Promise(resolve => this.#whenIdle.push(resolve))
   }
 
   /**
-   * Ends the client, whose images are closed. One that has failed is left to the end of the
-   * process: the library would wait for the cluster.
+   * Closes the images, which gives up their locks, and ends the client. One that has failed is left
+   * to the end of the process: the library would wait for the cluster.
    */
   close(): Promise<void> {
     this.#closing ??= this.#end()
@@ -176,10 +193,15 @@ export class CephClient {
   }
 
   async #end(): Promise<void> {
+    await Promise.all([...this.#images].map(image => image.end()))
+    await this.idle()
     this.#stopTime()
-    if (this.#failure === null) await this.idle()
     native.poll_unwatch(this.#watch)
     if (this.#failure === null) await native.ceph_close(this.handle)
+  }
+
+  #wakeIdle(): void {
+    for (const resolve of this.#whenIdle.splice(0)) resolve()
   }
 
   /** An option that an older library does not know is none that it needs. */
@@ -211,7 +233,7 @@ export class CephClient {
       return
     }
     this.#nrAsked--
-    if (this.#nrAsked === 0) for (const resolve of this.#whenIdle.splice(0)) resolve()
+    if (this.#nrAsked === 0) this.#wakeIdle()
     const request = this.#requests.get(tag)
     // It has failed with the client.
     if (request === undefined) return

@@ -60,6 +60,7 @@ export class RbdDisk implements RemoteDisk {
     disk.#image = await client.call(text, () =>
       native.rbd_open(client.handle, pool, namespace, image, readOnly, tag),
     )
+    client.add(disk)
     try {
       await disk.#measure()
       if (readOnly || (disk.#features & EXCLUSIVE_LOCK) !== 0) return disk
@@ -210,13 +211,11 @@ export class RbdDisk implements RemoteDisk {
   }
 
   async #end(): Promise<void> {
-    const image = this.#image
-    // A client that has failed waits for nothing, and its images end with the process.
-    if (image === null || this.client.failure !== null) return
     await this.client.idle()
-    if (this.client.failure !== null) return
-    // That gives the lock up, too.
-    await native.rbd_close(image).catch(() => {})
+    // A client that has failed waits for nothing, and its images end with the process. Closing one
+    // gives its lock up.
+    if (this.client.failure === null) await native.rbd_close(this.#image!).catch(() => {})
     this.#isLocked = false
+    this.client.remove(this)
   }
 }

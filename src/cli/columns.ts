@@ -53,6 +53,9 @@ function mustHave<T>(all: Columns<T>, option: string, name: string): void {
 /** Letters of `--units`, as lvs has them, and their bytes; `h` is for people. */
 const UNITS = { b: 1, s: 512, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40, p: 2 ** 50 } as const
 
+/** Those of `--units`, but for `h`. */
+export const UNIT_LETTERS = Object.keys(UNITS)
+
 /**
  * How sizes are printed: for people, or as a number of units, with two decimals where it is no whole
  * number.

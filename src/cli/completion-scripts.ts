@@ -1,10 +1,11 @@
 /**
  * Completion scripts for bash, zsh and fish, made of the commands that there are.
  *
- * Commands and options stand in the script. Names of volumes the shell asks thinfs for, with the
- * pool that stands on the command line; paths it completes by itself.
+ * Commands, options and the values of these stand in the script. Names of volumes the shell asks
+ * thinfs for, with the pool that stands on the command line; paths it completes by itself.
  */
 import type { Argument, Command, Option } from 'commander'
+import { type Values, valuesOf } from './option-values.js'
 
 /** The facts about a command that a shell needs. */
 interface Described {
@@ -50,6 +51,14 @@ const isPath = ({ flags }: Option): boolean => /[<[](file|path|folder)[\]>]/.tes
 const flagsOf = ({ short, long }: Option): string[] => [...(short ? [short] : []), long!]
 const quote = (text: string): string => `'${text.replaceAll("'", "'\\''")}'`
 
+/** The options of a command that have values of their own, and these. */
+function valuedBy({ name, options }: Described): { option: Option; values: Values }[] {
+  return options.flatMap(option => {
+    const values = valuesOf(name, option.long!)
+    return values === null ? [] : [{ option, values }]
+  })
+}
+
 /** Words that the first argument may be, beside paths. */
 function choicesOf({ name, args }: Described, all: Described[]): readonly string[] {
   return name === 'help' ? all.map(({ name }) => name) : (args[0]?.argChoices ?? [])
@@ -64,9 +73,17 @@ function bash(all: Described[]): string {
     const valued = options.filter(takesValue).flatMap(flagsOf)
     return `      ${name}) options='${options.flatMap(flagsOf).join(' ')}' valued=' ${valued.join(' ')} ' volumes=' ${volumesAt.join(' ')} ' choices='${choicesOf(command, all).join(' ')}' ;;`
   })
+  const values = all.flatMap(command =>
+    valuedBy(command).map(({ option, values }) => {
+      const of = flagsOf(option).map(flag => `'${command.name} ${flag}'`)
+      const kind = `kind=${values.kind}`
+      const words = values.kind === 'volume' ? '' : ` choices='${values.words.join(' ')}'`
+      return `    ${of.join(' | ')}) ${kind}${words} ;;`
+    }),
+  )
   return `# bash completion of thinfs, by: thinfs completion bash
 _thinfs() {
-  local line=\${COMP_LINE:0:COMP_POINT} cur='' command='' pool='' value='' place=0 word head
+  local line=\${COMP_LINE:0:COMP_POINT} cur='' command='' pool='' value='' kind='' place=0 word head
   local options='--help --version' valued='' volumes='' choices='${all.map(({ name }) => name).join(' ')}'
   local -a words
   COMPREPLY=()
@@ -75,7 +92,7 @@ _thinfs() {
   [[ $line == *[[:space:]] ]] || { cur=\${words[-1]}; unset 'words[-1]'; }
   for word in "\${words[@]:1}"; do
     if [[ $value ]]; then value=''
-    elif [[ $word == -* ]]; then [[ $valued == *" $word "* ]] && value=yes
+    elif [[ $word == -* ]]; then [[ $valued == *" $word "* ]] && value=$word
     elif [[ $command ]]; then ((++place == 1)) && pool=\${word/#\\~/$HOME}
     else
       command=$word
@@ -84,10 +101,22 @@ ${cases.join('\n')}
       esac
     fi
   done
-  [[ $value ]] && return
+  [[ $cur == --*=* ]] && value=\${cur%%=*} cur=\${cur#*=}
   ((++place > 1)) && choices=''
-  if [[ $cur == -* ]]; then choices=$options
-  elif [[ $volumes == *" $place "* ]]; then
+  if [[ $value ]]; then
+    choices=''
+    case "$command $value" in
+${values.join('\n')}
+    esac
+    if [[ $kind == list ]]; then
+      head=\${cur%"\${cur##*,}"}
+      choices=\${choices:+$head\${choices// / $head}}
+    fi
+    [[ $kind ]] || return
+  elif [[ $cur == -* ]]; then choices=$options
+  elif [[ $volumes == *" $place "* ]]; then kind=volume
+  fi
+  if [[ $kind == volume ]]; then
     while IFS= read -r word; do
       [[ $word == "$cur"* ]] && COMPREPLY+=("$(printf %q "$word")")
     done < <(thinfs list "$pool" --noheadings -o name 2> /dev/null)
@@ -101,8 +130,8 @@ complete -o bashdefault -o default -F _thinfs thinfs`
 
 function zsh(all: Described[]): string {
   const text = (description: string): string => lineOf(description).replace(/[[\]\\]/g, '\\$&')
-  const optionSpecs = (option: Option): string[] => {
-    const value = takesValue(option) ? `:value:${isPath(option) ? '_files' : ' '}` : ''
+  const optionSpecs = (name: string, option: Option): string[] => {
+    const value = takesValue(option) ? `:value:${zshValues(name, option)}` : ''
     const flags = flagsOf(option)
     const others = flags.length > 1 && value === '' ? `(${flags.join(' ')})` : ''
     const many = value === '' ? '' : '*'
@@ -120,7 +149,7 @@ function zsh(all: Described[]): string {
           : '_files'
       return quote(`${argument.variadic ? '*' : i + 1}:${what}:${action}`)
     })
-    const specs = [...options.flatMap(optionSpecs), ...argSpecs]
+    const specs = [...options.flatMap(option => optionSpecs(name, option)), ...argSpecs]
     return `        ${name}) _arguments ${specs.join(' \\\n          ')} ;;`
   })
   return `#compdef thinfs
@@ -149,6 +178,36 @@ ${cases.join('\n')}
 if [[ \${funcstack[1]} == _thinfs ]]; then _thinfs "$@"; else compdef _thinfs thinfs; fi`
 }
 
+/** What _arguments completes the value of an option with. */
+function zshValues(name: string, option: Option): string {
+  const values = valuesOf(name, option.long!)
+  switch (values?.kind) {
+    case 'one':
+      return `(${values.words.join(' ')})`
+    case 'list':
+      return `_sequence compadd - ${values.words.join(' ')}`
+    case 'volume':
+      return '->volumes'
+    default:
+      return isPath(option) ? '_files' : ' '
+  }
+}
+
+/** What fish completes the value of an option with. */
+function fishValues(name: string, option: Option): string {
+  const values = valuesOf(name, option.long!)
+  switch (values?.kind) {
+    case 'one':
+      return ` -x -a '${values.words.join(' ')}'`
+    case 'list':
+      return ` -x -a '(__thinfs_list ${values.words.join(' ')})'`
+    case 'volume':
+      return " -x -a '(__thinfs_volumes)'"
+    default:
+      return isPath(option) ? ' -r' : ' -x'
+  }
+}
+
 function fish(all: Described[]): string {
   const lines = all.flatMap(command => {
     const { name, description, options, volumesAt } = command
@@ -158,7 +217,7 @@ function fish(all: Described[]): string {
       `complete -c thinfs -n __fish_use_subcommand -f -a ${name} -d ${fishQuote(description)}`,
       ...options.map(option => {
         const short = option.short ? ` -s ${option.short.slice(1)}` : ''
-        const value = takesValue(option) ? (isPath(option) ? ' -r' : ' -x') : ''
+        const value = takesValue(option) ? fishValues(name, option) : ''
         const what = fishQuote(lineOf(option.description))
         return `complete -c thinfs -n '${is}'${short} -l ${option.long!.slice(2)}${value} -d ${what}`
       }),
@@ -177,6 +236,11 @@ end
 # Which argument of the command the cursor is at; the pool is at 1.
 function __thinfs_place
     math (count (__thinfs_words)) - 1
+end
+# Words that a list with commas between may go on with.
+function __thinfs_list
+    set -l head (commandline -ct | string replace --regex '^--[^=]*=' '' | string replace --regex '[^,]*$' '')
+    printf '%s\\n' $head$argv
 end
 function __thinfs_volumes
     set -l words (__thinfs_words)

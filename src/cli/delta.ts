@@ -9,7 +9,7 @@ interface Options extends Output {
   format: string
 }
 
-const FORMATS = ['table', 'xml']
+export const FORMATS = ['table', 'xml']
 
 export const delta = poolCommand(
   'delta',

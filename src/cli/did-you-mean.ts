@@ -21,6 +21,23 @@ export async function suggestingName<T>(
   }
 }
 
+/** Commands by the names that they have elsewhere, and that no spelling leads to. */
+export const MEANT: Readonly<Record<string, string>> = {
+  ...{ destroy: 'remove', delete: 'remove', del: 'remove', rm: 'remove', lvremove: 'remove' },
+  ...{ erase: 'remove', forget: 'prune', expire: 'prune' },
+  ...{ new: 'create', add: 'create', lvcreate: 'create' },
+  ...{ snap: 'snapshot', clone: 'snapshot', undo: 'rollback', revert: 'rollback' },
+  ...{ mv: 'rename', lvrename: 'rename' },
+  ...{ lvresize: 'resize', lvextend: 'resize', lvreduce: 'resize', grow: 'resize' },
+  ...{ ls: 'list', lvs: 'list', volumes: 'list', thin_ls: 'list' },
+  ...{ df: 'status', info: 'status', show: 'status', vgs: 'pools', iostat: 'stats' },
+  ...{ unmount: 'umount', losetup: 'attach', fstrim: 'trim', thin_trim: 'trim' },
+  ...{ fsck: 'check', scrub: 'check', verify: 'check', thin_check: 'check' },
+  ...{ thin_dump: 'dump', thin_restore: 'restore', thin_repair: 'repair' },
+  ...{ thin_delta: 'delta', diff: 'delta', thin_rmap: 'rmap' },
+  ...{ backup: 'send', recv: 'receive', filefrag: 'map', bmap: 'map' },
+}
+
 async function nearestName(
   admin: Pick<PoolAdmin, 'list'>,
   name: string,

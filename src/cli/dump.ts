@@ -9,7 +9,7 @@ interface Options extends Output {
   format: string
 }
 
-const FORMATS = ['xml', 'human', 'json']
+export const FORMATS = ['xml', 'human', 'json']
 
 export const dump = poolCommand(
   'dump',

@@ -1,9 +1,12 @@
-import { closeSync, existsSync, linkSync, openSync, renameSync, rmSync } from 'node:fs'
+import { closeSync, existsSync, linkSync, openSync, read, renameSync, rmSync } from 'node:fs'
 import { extname, join } from 'node:path'
-import { errnoOf, ioError, ThinfsError } from '../base/index.js'
+import { promisify } from 'node:util'
+import { errnoOf, ioError, MIB, ThinfsError } from '../base/index.js'
 import { copyIn } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
+import { mustNotBeTerminal, writeOut } from './output.js'
 import { mountOfPool, placeOfPool, withDaemonOf } from './pool.js'
+import { Progress } from './progress.js'
 import { flushMaps } from './snapshot.js'
 
 interface Options extends Output {
@@ -17,10 +20,12 @@ export const exportImage = command(
 )
   .argument('<POOL>', `${POOL_HELP}; it has to be mounted`)
   .argument('<NAME>', 'of the volume; of one that is in use, what it holds at this moment')
-  .argument('<FILE>', 'to be made')
+  .argument('<FILE>', 'to be made; -: standard output, raw, with zeros for holes')
   .option('--format <format>', 'one of qemu-img: raw, qcow2, vmdk … (default: by the ending)')
   .action(async (pool: string, name: string, file: string, options: Options) => {
     const format = options.format ?? formatFor(file)
+    const isStream = file === STREAM
+    if (isStream) mustBeStreamable(format)
     const place = placeOfPool(pool)
     await withDaemonOf(place, async admin => {
       const { mountPoint } = await mountOfPool(admin, place.file)
@@ -29,16 +34,51 @@ export const exportImage = command(
       // The snapshot ends with its last descriptor.
       const fd = openSync(join(mountPoint, held!.file ?? held!.name), 'r')
       try {
-        await whileNew(file, part => copyIn(fd, part, format))
+        if (isStream) await pour(fd, name, held!.size)
+        else await whileNew(file, part => copyIn(fd, part, format))
       } finally {
         closeSync(fd)
       }
     })
-    print(options, { name, file, format }, '')
+    const result = { name, file, format }
+    if (!isStream) print(options, result, '')
+    else if (options.json) process.stderr.write(`${JSON.stringify(result, null, 2)}\n`)
   })
 
-/** Endings of raw images are many. */
-const FORMATS = ['qcow2', 'vmdk', 'vdi', 'vhdx', 'qed']
+/** A FILE that is standard output, or input. */
+export const STREAM = '-'
+
+/** @throws BAD_ARGUMENT for a format whose writer goes back, and for a terminal */
+function mustBeStreamable(format: string): void {
+  if (format !== 'raw') {
+    const why = 'it is not written from its beginning to its end; give a FILE'
+    throw new ThinfsError('BAD_ARGUMENT', `--format ${format}: standard output takes raw: ${why}`)
+  }
+  mustNotBeTerminal('a disk')
+}
+
+const readLater = promisify(read)
+
+/** Writes the whole of a volume to standard output. */
+async function pour(fd: number, name: string, size: number): Promise<void> {
+  const buffer = Buffer.allocUnsafe(MIB)
+  const progress = new Progress(`exporting ${name}`, size)
+  try {
+    for (let offset = 0; offset < size; ) {
+      const length = Math.min(buffer.length, size - offset)
+      const { bytesRead } = await readLater(fd, buffer, 0, length, offset)
+      if (bytesRead === 0) throw new ThinfsError('IO_ERROR', `${name}: it ends at byte ${offset}`)
+      await writeOut(buffer.subarray(0, bytesRead))
+      offset += bytesRead
+      progress.show(offset, offset)
+    }
+  } finally {
+    progress.end()
+  }
+}
+
+/** By the endings of their files; those of raw images are many. */
+export const FORMATS = ['qcow2', 'vmdk', 'vdi', 'vhdx', 'qed']
 
 function formatFor(file: string): string {
   const ending = extname(file).slice(1).toLowerCase()

@@ -1,6 +1,7 @@
 /** The failure of a command, for people and programs: one line, and an exit code. */
 import { constants } from 'node:os'
 import { EndedBySignal, errnoOf, ThinfsError } from '../base/index.js'
+import { visible } from './visible.js'
 
 export const EXIT_FAILED = 1
 export const EXIT_USAGE = 2
@@ -29,7 +30,9 @@ export function lineOf(err: unknown, asJson: boolean): string {
   const code = err instanceof ThinfsError ? err.code : null
   const errno = errnoOf(err)
   const message = `${messageOf(err)}${adviceOn(errno, code)}`
-  return asJson ? jsonOf({ code, errno, message }) : `thinfs: ${message} (${code ?? errno})`
+  return asJson
+    ? jsonOf({ code, errno, message })
+    : `thinfs: ${visible(message)} (${code ?? errno})`
 }
 
 /**

@@ -37,6 +37,8 @@ const COLUMNS: Columns<VolumeInfo> = {
   open: { head: 'OPEN', value: ({ open }) => `${open}`, text: ({ open }) => (open ? 'yes' : 'no') },
 }
 
+export const COLUMN_NAMES = Object.keys(COLUMNS)
+
 export const list = poolCommand(
   'list',
   'List the volumes: size, space mapped, origin, and when each was made.',
@@ -47,7 +49,7 @@ export const list = poolCommand(
     '--exclusive',
     'count what removing each would give back, and all those named: a look at every mapping',
   )
-  .option('-o, --columns <list>', `of ${Object.keys(COLUMNS).join(', ')}; +exclusive adds it`)
+  .option('-o, --columns <list>', `of ${COLUMN_NAMES.join(', ')}; +exclusive adds it`)
   .option('--sort <columns>', 'as in size,name; -size: the largest first (default: name)')
   .option('--noheadings', 'without the first line')
   .option('--units <unit>', 'sizes in b, s (sectors), k, m, g, t or p, without the letter')
@@ -57,8 +59,13 @@ export const list = poolCommand(
     const size = sizesIn(options.units)
     const exclusive = options.exclusive === true || (options.columns ?? '').includes('exclusive')
     const { all, found, together } = await withPool(pool, 'read', async admin => {
-      const all = await admin.list({ exclusive })
-      const found = named(all, patterns)
+      // Of named ones alone it counts what they have: that is a look at every mapping.
+      const countsAll = exclusive && patterns.length === 0
+      const all = await admin.list({ exclusive: countsAll })
+      let found = named(all, patterns)
+      if (exclusive && !countsAll) {
+        found = await admin.list({ exclusive, names: found.map(({ name }) => name) })
+      }
       const counts = options.exclusive === true && patterns.length > 0
       return { all, found, together: counts ? await togetherOf(admin, found) : null }
     })

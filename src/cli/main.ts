@@ -16,6 +16,7 @@ import { completion } from './completion.js'
 import { create } from './create.js'
 import { delta } from './delta.js'
 import { detach } from './detach.js'
+import { MEANT } from './did-you-mean.js'
 import { dm } from './dm.js'
 import { doctor } from './doctor.js'
 import { dump } from './dump.js'
@@ -115,13 +116,23 @@ async function runProgram(args: string[], make: (asJson: boolean) => Command): P
  * `help X` is `X --help`. Of an X that is none the parser says which one it looks like, whatever
  * stands behind it.
  */
-function asOneMeansIt({ commands }: Command, args: string[]): string[] {
+function asOneMeansIt(program: Command, args: string[]): string[] {
+  const { commands } = program
   const [first, ...others] = args
   if (commands.length === 0 || first === undefined || first.startsWith('-')) return args
   const name = first === 'help' ? others[0] : first
   if (name === undefined || name === 'help') return args
-  if (!commands.some(command => command.name() === name)) return [name]
+  if (!commands.some(command => command.name() === name)) {
+    mustBeOurs(program, name)
+    return [name]
+  }
   return first === 'help' ? [name, '--help'] : args
+}
+
+/** Refuses the name that a command has elsewhere, where the spelling would lead to another. */
+function mustBeOurs(program: Command, name: string): void {
+  if (!Object.hasOwn(MEANT, name)) return
+  program.error(`error: unknown command '${name}'\n(Did you mean ${MEANT[name]}?)`)
 }
 
 /** All commands, with their help, and how what is wrong about a command line is told. */

@@ -1,6 +1,9 @@
 /** Standard output, which may be closed, or a file on a full disk. */
 import { once } from 'node:events'
-import { ThinfsError } from '../base/index.js'
+import { write } from 'node:fs'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { promisify } from 'node:util'
+import { errnoOf, ThinfsError } from '../base/index.js'
 
 let failure: NodeJS.ErrnoException | null = null
 
@@ -58,4 +61,34 @@ export async function finishOutput(): Promise<void> {
   if (failure === null || failure.code === 'EPIPE') return
   const why = failure.message.replace(/^E[A-Z0-9]+: |, write$/g, '')
   throw new ThinfsError('IO_ERROR', `standard output: ${why}`, { cause: failure })
+}
+
+/** @throws BAD_ARGUMENT where bytes that are not text would go to a terminal */
+export function mustNotBeTerminal(what: string): void {
+  if (!process.stdout.isTTY) return
+  const how = 'send it to a file, or to another command'
+  throw new ThinfsError('BAD_ARGUMENT', `${what} is not for a terminal: ${how}`)
+}
+
+const STDOUT = 1
+/** Milliseconds after which a pipe that is full, and does not wait itself, is tried again. */
+const FULL_PERIOD = 10
+const writeLater = promisify(write)
+
+/** Writes bytes to standard output, as fast as they are taken. @throws IO_ERROR */
+export async function writeOut(chunk: Uint8Array): Promise<void> {
+  for (let done = 0; done < chunk.length; ) {
+    try {
+      done += (await writeLater(STDOUT, chunk, done, chunk.length - done, null)).bytesWritten
+    } catch (err) {
+      if (errnoOf(err) !== 'EAGAIN') {
+        const why = (err as Error).message
+        throw new ThinfsError('IO_ERROR', `standard output: ${why}`, {
+          cause: err,
+          errno: errnoOf(err),
+        })
+      }
+      await sleep(FULL_PERIOD)
+    }
+  }
 }

@@ -2,6 +2,7 @@ import { InvalidArgumentError } from 'commander'
 import { ThinfsError } from '../base/index.js'
 import type { PrunedSnapshot } from '../volumes/index.js'
 import { type Output, poolCommand, print } from './command.js'
+import { mustBeWanted, YES_OPTION } from './confirm.js'
 import { localTime } from './list.js'
 import { configOf, holdersOf, withPool } from './pool.js'
 
@@ -13,6 +14,7 @@ interface Options extends Output {
   keepMonthly?: number
   keepYearly?: number
   dryRun?: true
+  yes?: true
 }
 
 export const prune = poolCommand(
@@ -27,7 +29,8 @@ export const prune = poolCommand(
   .option('--keep-weekly <n>', 'the same for weeks, from Monday on', count)
   .option('--keep-monthly <n>', 'the same for months', count)
   .option('--keep-yearly <n>', 'the same for years', count)
-  .option('--dry-run', 'remove nothing, say what would go')
+  .option(...YES_OPTION)
+  .option('-n, --dry-run', 'remove nothing, say what would go')
   .addHelpText(
     'after',
     `
@@ -43,12 +46,24 @@ command says so, removes the others, and exits with 1.`,
   .action(async (pool: string, name: string, options: Options) => {
     const { dryRun = false } = options
     const rules = rulesOf(options)
+    // The next opening would make them again, of what the volume is then.
+    const exceptOf = async () => Object.keys((await configOf(pool, dryRun)).volumes)
+    const question = async (): Promise<string | null> => {
+      const except = await exceptOf()
+      const plan = await withPool(pool, 'read', admin =>
+        admin.prune({ name, except, dryRun: true, ...rules }),
+      )
+      const gone = plan.filter(({ kept, busy }) => kept.length === 0 && busy === null)
+      return gone.length === 0 ? null : `Remove ${gone.map(({ name }) => name).join(', ')}?`
+    }
+    if (!dryRun) {
+      await mustBeWanted('removing snapshots', { yes: options.yes, dryRun: true, question })
+    }
     const { snapshots, stay } = await withPool(
       pool,
       dryRun ? 'read' : 'write',
       async (admin, { file }) => {
-        // The next opening would make them again, of what the volume is then.
-        const except = Object.keys((await configOf(pool, dryRun)).volumes)
+        const except = await exceptOf()
         const snapshots = await admin.prune({ name, except, dryRun, ...rules })
         const stay: string[] = []
         for (const { name, busy } of snapshots) {

@@ -4,6 +4,7 @@ import { formatSize, type PoolConfig, type PoolPlace } from '../config/index.js'
 import type { FileTarget, ReceiveTarget, StreamHeader, StreamReader } from '../streams/index.js'
 import type { NewVolume, PoolAdmin, PoolFiles } from '../volumes/index.js'
 import { type Output, poolCommand, print } from './command.js'
+import { mustBeWanted, YES_OPTION } from './confirm.js'
 import { mountOfPool, withDaemonOr, withPool } from './pool.js'
 import { Progress } from './progress.js'
 
@@ -11,6 +12,7 @@ interface Options extends Output {
   resume?: true
   token?: true
   abort?: true
+  yes?: true
 }
 
 export const receive = poolCommand(
@@ -21,7 +23,8 @@ export const receive = poolCommand(
   .argument('<NAME>', 'of the new volume')
   .option('--resume', 'keep what came where the stream is cut short: it can go on there')
   .option('--token', 'print what thinfs send --resume needs to go on; receives nothing')
-  .option('--abort', 'give what is kept up; receives nothing')
+  .option('--abort', 'give what is kept up; receives nothing; asks')
+  .option(...YES_OPTION)
   .addHelpText(
     'after',
     `
@@ -33,8 +36,11 @@ came up to the last checkpoint, one each 32M, is kept without a name, over a res
   $ thinfs send POOL SNAPSHOT --resume $(thinfs receive POOL NAME --token) | thinfs receive POOL NAME
 goes on, or --abort gives its space back. thinfs status tells of it.`,
   )
-  .action(async (pool: string, name: string, { resume, token, abort, ...output }: Options) => {
+  .action(async (pool: string, name: string, options: Options) => {
+    const { resume, token, abort, yes, ...output } = options
     if (abort) {
+      const question = async (): Promise<string> => `Give up what is kept of the stream of ${name}?`
+      await mustBeWanted('giving up what is kept of a stream', { yes, question })
       await withPool(pool, 'write', admin => admin.dropPartial({ name }))
       return print(output, { aborted: name }, '')
     }

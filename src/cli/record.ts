@@ -3,6 +3,7 @@ import { formatSize, type PoolPlace } from '../config/index.js'
 import type { DaemonClient } from '../control/index.js'
 import type { Recording } from '../volumes/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
+import { mustBeWanted, YES_OPTION } from './confirm.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 import { baseOf, openRecording, recordingOf, withSnapshot } from './scratch.js'
 import { flushMaps } from './snapshot.js'
@@ -12,6 +13,7 @@ interface Options extends Output {
   mark?: string
   remove?: true
   export?: string
+  yes?: true
 }
 
 export const record = command(
@@ -23,7 +25,8 @@ export const record = command(
   .argument('[VOLUME]', 'to record; without it, prints the recordings there are')
   .option('--mark <name>', 'put a mark into the recording')
   .option('--stop', 'end the recording; it is kept')
-  .option('--remove', 'remove a recording that has ended, and its snapshot')
+  .option('--remove', 'remove a recording that has ended, and its snapshot; asks')
+  .option(...YES_OPTION)
   .option('--export <file>', 'write it to a new file, as dm-log-writes does, for replay-log')
   .action(async (pool: string, name: string | undefined, options: Options) => {
     const { mark, stop, remove, export: file } = options
@@ -42,6 +45,8 @@ export const record = command(
         print(options, recordings, recordings.map(describe).join('\n'))
       } else if (mark !== undefined) print(options, await daemon.mark({ name, mark }), '')
       else if (remove) {
+        const question = async (): Promise<string> => `Remove the recording of ${name}?`
+        await mustBeWanted('removing a recording', { yes: options.yes, question })
         await daemon.removeRecording({ name })
         print(options, { removed: name }, '')
       } else if (file !== undefined) {

@@ -2,7 +2,7 @@ import { volumeMissing } from '../base/index.js'
 import { formatSizes } from '../config/index.js'
 import type { PoolAdmin, VolumeInfo } from '../volumes/index.js'
 import { type Output, poolCommand, print } from './command.js'
-import { confirm, mustBeAbleToAsk } from './confirm.js'
+import { mustBeWanted, YES_OPTION } from './confirm.js'
 import { namingHolders, withPool } from './pool.js'
 
 interface Options extends Output {
@@ -16,7 +16,7 @@ export const remove = poolCommand(
   'thinfs remove /srv/pool web-before-upgrade --yes',
 )
   .argument('<NAME...>', 'of the volumes')
-  .option('-y, --yes', 'without asking; needed where there is no terminal')
+  .option(...YES_OPTION)
   .option('-n, --dry-run', 'show what would be removed, and what each would give back')
   .action(async (pool: string, names: string[], { yes, dryRun, ...output }: Options) => {
     if (dryRun) {
@@ -24,11 +24,11 @@ export const remove = poolCommand(
       const lines = volumes.map(volume => `${describe(volume)} would be removed`)
       return print(output, { removed: [], wouldRemove: volumes }, lines.join('\n'))
     }
-    if (!yes) {
-      mustBeAbleToAsk('removing volumes')
+    const question = async (): Promise<string> => {
       const volumes = await withPool(pool, 'read', admin => find(admin, names, false))
-      await confirm(`Remove ${volumes.map(describe).join(', ')}?`)
+      return `Remove ${volumes.map(describe).join(', ')}?`
     }
+    await mustBeWanted('removing volumes', { yes, dryRun: true, question })
     await withPool(pool, 'write', (admin, { file }) =>
       namingHolders(admin, file, names, () => admin.remove({ names })),
     )
@@ -37,7 +37,7 @@ export const remove = poolCommand(
 
 /** @throws VOLUME_MISSING */
 async function find(admin: PoolAdmin, names: string[], exclusive: boolean): Promise<VolumeInfo[]> {
-  const volumes = await admin.list({ exclusive })
+  const volumes = await admin.list({ exclusive, names })
   return names.map(name => {
     const found = volumes.find(volume => volume.name === name)
     if (found === undefined) throw volumeMissing(name)

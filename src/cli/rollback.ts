@@ -1,9 +1,11 @@
 import { type Output, poolCommand, print } from './command.js'
+import { mustBeWanted, YES_OPTION } from './confirm.js'
 import { namingHolders, withPool } from './pool.js'
 
 interface Options extends Output {
   /** A name; false for --no-keep. */
   keep?: string | false
+  yes?: true
 }
 
 export const rollback = poolCommand(
@@ -14,7 +16,8 @@ export const rollback = poolCommand(
   .argument('<VOLUME>', 'which nobody has open')
   .argument('<SNAPSHOT>', 'any volume of the pool; it stays as it is')
   .option('--keep <name>', 'name for what the volume was (default: VOLUME@before-rollback-TIME)')
-  .option('--no-keep', 'remove what the volume was')
+  .option('--no-keep', 'remove what the volume was; asks')
+  .option(...YES_OPTION)
   .addHelpText(
     'after',
     `
@@ -23,7 +26,13 @@ device id. What it was stays under a name of its own, so that a rollback to that
 with zfs rollback, and other than with lvconvert --merge, SNAPSHOT stays. Snapshots of what the volume
 was stay, too: newer ones need not be removed first.`,
   )
-  .action(async (pool: string, name: string, snapshot: string, { keep, ...output }: Options) => {
+  .action(async (pool: string, name: string, snapshot: string, options: Options) => {
+    const { keep, yes, ...output } = options
+    if (keep === false) {
+      const question = async (): Promise<string> =>
+        `Give ${name} the content of ${snapshot}, and keep nothing of what it is now?`
+      await mustBeWanted('a rollback that keeps nothing', { yes, question })
+    }
     const before = keep === false ? undefined : (keep ?? `${name}@before-rollback-${now()}`)
     const request = { name, snapshot, ...(before !== undefined && { keep: before }) }
     const volume = await withPool(pool, 'write', (admin, { file }) =>

@@ -1,11 +1,9 @@
-import { write as writeFile } from 'node:fs'
-import { setTimeout as sleep } from 'node:timers/promises'
-import { promisify } from 'node:util'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { ThinfsError } from '../base/index.js'
 import type { ResumePoint } from '../streams/index.js'
 import type { HeldVolume } from '../volumes/index.js'
 import { type Output, poolCommand } from './command.js'
 import { withHeld } from './held.js'
+import { mustNotBeTerminal, writeOut } from './output.js'
 import { Progress } from './progress.js'
 
 interface Options extends Output {
@@ -13,10 +11,6 @@ interface Options extends Output {
   resume?: string
   compress: boolean
 }
-
-const STDOUT = 1
-/** Milliseconds after which a pipe that is full, and does not wait itself, is tried again. */
-const FULL_PERIOD = 10
 
 export const send = poolCommand(
   'send',
@@ -43,7 +37,7 @@ standard error. A stream that was cut short goes on with --resume, the same SNAP
     const names = from === undefined ? [name] : [name, from]
     const request = { names, identify: name }
     await withHeld(pool, 'write', request, async held => {
-      mustNotBeTerminal()
+      mustNotBeTerminal('the stream')
       const [volume, older] = held.volumes as [HeldVolume, HeldVolume | undefined]
       mustBeWhole(volume)
       if (older !== undefined && older.content === null) throw noBase(older)
@@ -73,12 +67,6 @@ standard error. A stream that was cut short goes on with --resume, the same SNAP
     })
   })
 
-function mustNotBeTerminal(): void {
-  if (!process.stdout.isTTY) return
-  const what = 'the stream is not for a terminal: send it to a file, or to another command'
-  throw new ThinfsError('BAD_ARGUMENT', what)
-}
-
 /** @throws NO_BASE for a volume that is not what the first part was of; BAD_ARGUMENT for its base */
 function mustGoOn(point: ResumePoint, volume: HeldVolume, older: HeldVolume | undefined): void {
   if (volume.content !== point.content) {
@@ -101,24 +89,4 @@ function mustBeWhole({ name, externalOrigin }: HeldVolume): void {
 const noBase = ({ name }: HeldVolume): ThinfsError => {
   const what = `${name}: it was never sent or received, or has changed since`
   return new ThinfsError('NO_BASE', `${what}; send the newer one without --from`)
-}
-
-const writeLater = promisify(writeFile)
-
-/** @throws IO_ERROR */
-async function writeOut(chunk: Uint8Array): Promise<void> {
-  for (let done = 0; done < chunk.length; ) {
-    try {
-      done += (await writeLater(STDOUT, chunk, done, chunk.length - done, null)).bytesWritten
-    } catch (err) {
-      if (errnoOf(err) !== 'EAGAIN') {
-        const why = (err as Error).message
-        throw new ThinfsError('IO_ERROR', `standard output: ${why}`, {
-          cause: err,
-          errno: errnoOf(err),
-        })
-      }
-      await sleep(FULL_PERIOD)
-    }
-  }
 }

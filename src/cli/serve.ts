@@ -7,6 +7,8 @@ import { placeOfPool } from './pool.js'
 
 interface Options extends Output {
   listen: string
+  tokenFile?: string
+  token: boolean
 }
 
 export const serve = command(
@@ -20,23 +22,36 @@ export const serve = command(
     'a loopback address with a port, or unix:PATH for a socket of its owner alone',
     '127.0.0.1:9713',
   )
+  .option('--token-file <file>', 'the token that a request needs; made where it is not there')
+  .option('--no-token', 'let every user of this machine read it')
   .addHelpText(
     'after',
     `
-Everything can be read there and nothing changed. It is a process of its own, which the mount does not
+Everything can be read there and nothing changed. On an address, whoever asks has to know a token: the
+address that is printed has a new one, and opens the page; a file keeps it, for Prometheus. A socket
+is its owner's, and needs none. It is a process of its own, which the mount does not
 need; it goes on while the pool is not mounted. docs/MONITORING.md has the rest.`,
   )
-  .action(async (pool: string, { listen, ...output }: Options) => {
+  .action(async (pool: string, options: Options) => {
+    const { listen, tokenFile, token: wantsToken, ...output } = options
     const place = placeOfPool(pool)
     await mustBeServable(place)
-    const { listenOf, Monitor } = await import('../monitor/index.js')
+    const { listenOf, Monitor, newToken, tokenIn } = await import('../monitor/index.js')
+    const where = listenOf(listen)
+    const isFree = 'path' in where || !wantsToken
+    if (isFree && tokenFile !== undefined) {
+      const what = "--token-file is for an address; a socket is its owner's, --no-token everybody's"
+      throw new ThinfsError('BAD_ARGUMENT', what)
+    }
+    const token = isFree ? null : tokenFile === undefined ? newToken() : tokenIn(tokenFile)
     const monitor = await Monitor.start({
       pool: place.file,
-      listen: listenOf(listen),
+      listen: where,
+      token,
       connect: () => connectDaemon(place),
     })
     const { address } = monitor
-    print(output, { address, pool: place.file }, address)
+    print(output, { address, pool: place.file, token }, address)
     const ended = new AbortController()
     const { signal } = ended
     await Promise.race(['SIGINT', 'SIGTERM'].map(name => once(process, name, { signal })))

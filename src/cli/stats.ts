@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MIB, ThinfsError } from '../base/index.js'
-import type { OperationRates, PoolRates } from '../monitor/index.js'
+import type { CacheRates, OperationRates, PoolRates } from '../monitor/index.js'
 import type { PoolStatistics } from '../volumes/index.js'
 import { command, type Output, POOL_HELP } from './command.js'
 import { printLine } from './output.js'
@@ -22,6 +22,7 @@ before. The first row is the pool.
 
 r, w, d, f    reads, writes, discards (and ranges zeroed), flushes
 MB/s          units of 1024 * 1024 bytes
+ahead, wasted MB/s read ahead of readers, and asked for or not, where the data is on another machine
 await, p99    milliseconds that a request took in the engine: the mean, and what 99 of 100 stayed below
 
 With --json a line for each report, with sizes in bytes and durations in milliseconds.`,
@@ -44,7 +45,7 @@ With --json a line for each report, with sizes in bytes and durations in millise
           const after = await daemon.statistics()
           const rates = ratesOf(before, after)
           before = after
-          const text = json ? JSON.stringify(rates) : table(rowsOf(rates), RIGHT)
+          const text = json ? JSON.stringify(rates) : tablesOf(rates, table)
           const gap = i > 0 && !json ? '\n' : ''
           if (!(await printLine(`${gap}${text}`))) return
         }
@@ -69,6 +70,32 @@ const HEAD = [
   ...['d/s', 'dMB/s', 'd_await', 'f/s', 'f_await'],
 ]
 const RIGHT = HEAD.map((_, i) => i).slice(1)
+
+const CACHE_HEAD = [
+  ...['CACHE', 'hit/s', 'miss/s', 'ahead', 'wasted', 'sentMB/s', 'dirtyMB', 'limitMB'],
+  ...['drainMB/s', 'waiting', 'reconnects'],
+]
+
+/** The pool and its volumes; and the cache before data on another machine. */
+function tablesOf(
+  rates: PoolRates,
+  table: (rows: string[][], right: readonly number[]) => string,
+): string {
+  const volumes = table(rowsOf(rates), RIGHT)
+  if (rates.cache === null) return volumes
+  const rows = [CACHE_HEAD, [rates.name, ...cacheRow(rates.cache)]]
+  return `${volumes}\n\n${table(rows, CACHE_HEAD.map((_, i) => i).slice(1))}`
+}
+
+const cacheRow = (cache: CacheRates): string[] => {
+  const mebibytes = (bytes: number): string => (bytes / MIB).toFixed(2)
+  return [
+    ...[cache.hitsPerSecond.toFixed(2), cache.missesPerSecond.toFixed(2)],
+    ...[cache.aheadUsedPerSecond, cache.aheadWastedPerSecond, cache.sentPerSecond].map(mebibytes),
+    ...[cache.dirty, cache.dirtyLimit, cache.drainPerSecond].map(mebibytes),
+    ...[String(cache.writersWaiting), String(cache.reconnects)],
+  ]
+}
 
 function rowsOf(rates: PoolRates): string[][] {
   const rows = [{ name: rates.name, io: rates.io }, ...rates.volumes].map(({ name, io }) => [

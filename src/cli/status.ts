@@ -37,6 +37,7 @@ function describe(status: PoolStatus): string[][] {
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize)}, ${data.path}`],
     ...reserved(status),
+    ...cached(status),
     ['data block', formatSize(blockSize)],
     ['metadata', `${usage(metadata, METADATA_BLOCK_SIZE)}, ${metadata.path}`],
     ['host', hostRoom(status)],
@@ -121,6 +122,15 @@ function hostRoom({ data, metadata }: PoolStatus): string {
 const queueing = ({ onFull, queueTimeout }: Partial<PoolStatus>): string => {
   if (onFull === 'error' || queueTimeout === undefined) return ''
   return queueTimeout === 0 ? ', for ever' : `, ${queueTimeout} s at most`
+}
+
+/** The cache before data on another machine. A daemon of an earlier thinfs does not tell. */
+const cached = ({ cache, mount }: PoolStatus): string[][] => {
+  if (!cache || mount === null) return []
+  const [dirty, limit] = formatSizes(cache.dirtyBytes, cache.dirtyLimit)
+  const waits =
+    cache.writersWaiting === 0 ? '' : `; ${cache.writersWaiting} writes wait for the disk`
+  return [['cache', `${dirty} of at most ${limit} not flushed${waits}`]]
 }
 
 /** While the data is made smaller. */

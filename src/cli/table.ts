@@ -1,5 +1,6 @@
 /** Columns as lvs prints them: two blanks between, no lines. */
 import Table from 'cli-table3'
+import { visible } from './visible.js'
 
 /** @param right indexes of columns that end flush, as numbers do */
 export function table(rows: readonly (readonly string[])[], right: readonly number[] = []): string {
@@ -9,7 +10,7 @@ export function table(rows: readonly (readonly string[])[], right: readonly numb
     style: { head: [], border: [], 'padding-left': 0, 'padding-right': 2 },
     colAligns: aligned as ('left' | 'right')[],
   })
-  out.push(...rows.map(row => [...row]))
+  out.push(...rows.map(row => row.map(visible)))
   return out.toString().replace(/ +$/gm, '')
 }
 

@@ -1,5 +1,5 @@
 import { ThinfsError } from '../base/index.js'
-import { listLoops, loopsOnFile, takeAway } from '../host/index.js'
+import { listLoops, loopsOnFile, mustBeTakeable, takeAway } from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { volumeFile, withPool } from './pool.js'
 
@@ -16,6 +16,7 @@ export const umountVolume = command(
     if (devices.length === 0) {
       throw new ThinfsError('NOT_MOUNTED', `${name}: no loop device is attached to it`)
     }
+    await mustBeTakeable(devices, `${name}: `)
     const folders: string[] = []
     for (const device of devices) folders.push(...(await takeAway(device, `${name}: `)))
     print(output, { folders, detached: devices.map(({ path }) => path) }, '')

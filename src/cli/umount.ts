@@ -1,7 +1,16 @@
 import { ThinfsError } from '../base/index.js'
-import { umountUnasked } from '../control/index.js'
+import type { PoolPlace } from '../config/index.js'
+import { connectDaemon, umountUnasked } from '../control/index.js'
 import { serverOf, strayMountAt } from '../daemon/index.js'
-import { clearAbove, unmount as unmountAt, unmountDead } from '../host/index.js'
+import {
+  clearAbove,
+  type Mount,
+  mustBeClearable,
+  mustBeHeldByLoopsAlone,
+  mustNotBeHidden,
+  unmount as unmountAt,
+  unmountDead,
+} from '../host/index.js'
 import { command, type Output, POOL_HELP, print } from './command.js'
 import { placeOfPool, withDaemonOf } from './pool.js'
 import { removeRescued } from './rescue-folder.js'
@@ -25,12 +34,27 @@ export const umount = command(
   )
   .option(
     '-R, --recursive',
-    'first the filesystems on its volumes, then their loop devices; what is in use stays',
+    'first the filesystems on its volumes, then their loop devices; all of it, or nothing where some is in use',
   )
   .action(async (pool: string, { json, ...how }: Options) => {
     const file = await umountPool(pool, how)
     print({ ...(json && { json }) }, { file }, '')
   })
+
+/**
+ * Finds out whether a pool could be unmounted once nothing stands on its volumes.
+ * @throws what that would end with
+ */
+async function mustBeUnmountable(place: PoolPlace, mount: Mount): Promise<void> {
+  const daemon = await connectDaemon(place)
+  try {
+    const stays = (await daemon?.ping())?.stays ?? null
+    if (stays !== null) throw stays
+  } finally {
+    daemon?.close()
+  }
+  await mustBeHeldByLoopsAlone(mount)
+}
 
 /**
  * Unmounts a pool; returns when all is committed.
@@ -51,7 +75,13 @@ export async function umountPool(
   process.chdir('/')
   if (recursive) {
     const server = serverOf(place.file)
-    if (server !== null) await clearAbove(server.mount)
+    if (server !== null) {
+      // All of it or nothing.
+      mustNotBeHidden(server.mount)
+      await mustBeClearable(server.mount)
+      if (!force) await mustBeUnmountable(place, server.mount)
+      await clearAbove(server.mount)
+    }
   }
   try {
     await withDaemonOf(

@@ -17,7 +17,7 @@ import {
 import type { MountedAdmin } from '../volumes/index.js'
 import { connectControlSocket, controlSocketPath } from './control-socket.js'
 import { EVENTS, type EventsAnswer, PING, RESTART, UMOUNT, UMOUNT_FORCE } from './protocol.js'
-import { adminClient, adminOf, callAdmin, fromResponseError } from './rpc.js'
+import { adminClient, adminOf, callAdmin, fromResponseError, fromWire } from './rpc.js'
 import { mustSpeakOurs } from './version.js'
 
 /** How long a daemon may take to end once it has answered, and how often it is looked at. */
@@ -30,9 +30,10 @@ const LOOK_MS = 10
  */
 export interface DaemonClient extends MountedAdmin {
   /**
-   * @returns the daemon's process id, null when it has died and the engine answers; and the mount
+   * @returns the daemon's process id, null when it has died and the engine answers; the mount; and
+   *   why the daemon would refuse to unmount it, null where it would not
    */
-  ping(): Promise<{ pid: number | null; mountPoint: string }>
+  ping(): Promise<{ pid: number | null; mountPoint: string; stays: Error | null }>
   /**
    * Unmounts the pool; resolves when all is committed and the engine has ended.
    * @throws MOUNT_BUSY naming who holds the mount, which stays
@@ -93,8 +94,8 @@ export async function connectDaemon(pool: PoolPlace): Promise<DaemonClient | nul
   return {
     ...admin,
     async ping() {
-      const { pid, mountPoint } = await ping()
-      return { pid, mountPoint }
+      const { pid, mountPoint, stays } = await ping()
+      return { pid, mountPoint, stays: stays ? fromWire(stays) : null }
     },
     umount: () => end(UMOUNT, unmountOrphan),
     umountForcibly: () => end(UMOUNT_FORCE, unmountOrphanForcibly),

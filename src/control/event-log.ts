@@ -1,5 +1,5 @@
 /** Events of a mounted pool, of which the last are kept for whoever asks later. */
-import type { EventsAnswer, Happening } from './protocol.js'
+import type { EventsAnswer, Happening, Told } from './protocol.js'
 
 /** Events that are kept. */
 const KEPT = 256
@@ -15,7 +15,7 @@ export class EventLog {
   }
 
   /** Notes an event, and tells of it. */
-  add(event: Omit<Happening, 'id'>): void {
+  add(event: Told): void {
     // As large as the time, so that ids go on from those of a process that has ended.
     this.#last = Math.max(this.#last + 1, now())
     this.#kept.push({ id: this.#last, ...event })

@@ -97,14 +97,6 @@ export const STARTED = new NotificationType0('started')
 export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
-/** An event of the pool, and the command of pool.yaml's `hooks` that is to be run for it. */
-export interface PoolEvent {
-  command: string
-  /** For its environment: the event and the pool's numbers as they were then. */
-  variables: Record<string, string>
-}
-/** Engine to daemon, for each event of a pool that has hooks. */
-export const POOL_EVENT = new NotificationType<PoolEvent>('pool event')
 /** Something that has happened to a mounted pool: docs/MONITORING.md. */
 export interface Happening {
   /** Ascending, also from one process to the next. */
@@ -115,6 +107,8 @@ export interface Happening {
   /** The reason of a mode, the sentence of a warning; empty where there is nothing to add. */
   detail: string
   mode?: string
+  /** The volume that it is about; absent where it is about the pool. */
+  volume?: string
   /** Bytes, as they were then; absent where no engine could tell. */
   dataUsed?: number
   dataSize?: number
@@ -122,8 +116,15 @@ export interface Happening {
   metadataSize?: number
   writesWaiting?: number
 }
+/** An event as a process tells of it: whoever keeps it gives it an id. */
+export type Told = Omit<Happening, 'id'>
+/** An event, and the command of pool.yaml's `hooks` that is to be run for it; null: none. */
+export interface PoolEvent {
+  event: Told
+  command: string | null
+}
 /** Engine to daemon, for each event. */
-export const HAPPENED = new NotificationType<Omit<Happening, 'id'>>('happened')
+export const HAPPENED = new NotificationType<PoolEvent>('happened')
 
 export interface EventsAnswer {
   events: Happening[]
@@ -171,6 +172,8 @@ export interface Pong {
   mountPoint: string
   /** PROTOCOL of the process that answers. */
   protocol?: number
+  /** Why an unmount without force is refused, as far as the daemon alone can tell; null: it is not. */
+  stays?: WireError | null
 }
 /** Command to daemon: answered at once. */
 export const PING = new RequestType0<Pong, WireError>('ping')
@@ -183,6 +186,7 @@ export type FieldType =
   | 'number?'
   | 'boolean?'
   | 'strings'
+  | 'strings?'
   | 'numbers?'
 type Request<M extends keyof MountedAdmin> =
   Parameters<MountedAdmin[M]> extends [infer R, ...unknown[]] ? R : object
@@ -218,7 +222,7 @@ export const ADMIN_REQUESTS: {
   set: { onFull: 'string?', queueTimeout: 'number?', minFreeSpace: 'number?' },
   extend: { data: 'number?', metadata: 'number?' },
   shrink: { data: 'number', dryRun: 'boolean?' },
-  list: { exclusive: 'boolean?' },
+  list: { exclusive: 'boolean?', names: 'strings?' },
   exclusive: { names: 'strings' },
   status: {},
   statistics: {},

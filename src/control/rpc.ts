@@ -241,6 +241,7 @@ const FIELD_WORDS: Record<FieldType, string> = {
   'number?': 'a whole number or absent',
   'boolean?': 'true, false or absent',
   strings: 'a list of strings',
+  'strings?': 'a list of strings or absent',
   'numbers?': 'a list of whole numbers or absent',
 }
 
@@ -250,6 +251,8 @@ function hasType(value: unknown, type: FieldType): boolean {
       return typeof value === 'string'
     case 'string?':
       return value === undefined || typeof value === 'string'
+    case 'strings?':
+      return value === undefined || hasType(value, 'strings')
     case 'strings':
       return Array.isArray(value) && value.every(item => typeof item === 'string')
     case 'boolean?':

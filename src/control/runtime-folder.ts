@@ -1,28 +1,44 @@
 import { createHash } from 'node:crypto'
-import { accessSync, constants, existsSync, mkdirSync, realpathSync } from 'node:fs'
+import { accessSync, constants, existsSync, mkdirSync, realpathSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
 import { errnoOf, TENANT_FILE } from '../base/index.js'
 
 /**
- * The folder of a mounted pool's sockets, log and daemon.json: the pool's own, or, if that is on a
- * read-only file system or other hosts reach it as well, one below /run, which may not be there.
+ * File systems that other machines may have too: there each would replace, and remove, the sockets
+ * of the other. Any that is served by FUSE may be one. Source: linux/magic.h, and the file systems'
+ * own headers.
+ */
+const SHARED: ReadonlySet<number> = new Set([
+  0x65735546, // FUSE: GlusterFS, virtiofs, …
+  0x6969, // NFS
+  0x00c36400, // CephFS
+  0xff534d42, // CIFS
+  0xfe534d42, // SMB2
+  0x01021997, // 9P
+  0x01161970, // GFS2
+  0x7461636f, // OCFS2
+  0x0bd00bd0, // Lustre
+])
+
+/**
+ * The folder of a mounted pool's sockets, log and daemon.json, which are this machine's alone: the
+ * pool's own, or, if that is on a read-only file system, or on one that other machines may have, or
+ * has the record of a tenant, one below /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
-  if (!isOfManyHosts(folder) && !isReadOnly(folder)) return folder
+  if (!isElsewhere(folder)) return folder
   const uid = process.geteuid!()
   const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
+  if (!existsSync(run)) return folder
   const name = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16)
   return join(run, 'thinfs', name)
 }
 
-/** A socket there would be another host's, and take the place of this one's. */
-const isOfManyHosts = (folder: string): boolean => existsSync(join(folder, TENANT_FILE))
-
-function isReadOnly(folder: string): boolean {
+function isElsewhere(folder: string): boolean {
   try {
     accessSync(folder, constants.W_OK)
-    return false
+    return existsSync(join(folder, TENANT_FILE)) || SHARED.has(statfsSync(folder).type)
   } catch (err) {
     return errnoOf(err) === 'EROFS'
   }

@@ -9,7 +9,7 @@ import { ThinfsError } from '../base/index.js'
 /**
  * Raised when a message changes its meaning or goes, never for another field or another message.
  */
-export const PROTOCOL = 1
+export const PROTOCOL = 2
 
 /** The version of processes that state none: they are older than the number. */
 const FIRST_PROTOCOL = 1

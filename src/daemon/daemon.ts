@@ -21,6 +21,7 @@ import {
   EventLog,
   makeRuntimeFolder,
   PING,
+  type PoolEvent,
   PROTOCOL,
   RESTART,
   refuseToMove,
@@ -28,6 +29,7 @@ import {
   serveAdmin,
   serveEvents,
   spawnEngine,
+  toWire,
   transportStatus,
   UMOUNT,
   UMOUNT_FORCE,
@@ -177,8 +179,7 @@ export class Daemon {
         ),
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
-      onEvent: event => this.#hooks.run(event),
-      onHappened: event => this.#events.add(event),
+      onHappened: happened => this.#told(happened),
       onRestarted: why => this.#happened('engine_restarted', why),
       onTrouble: why => this.#happened('mode', why, 'fail'),
       log: this.#log,
@@ -209,9 +210,14 @@ export class Daemon {
    *   FILE_REMOVED when the mount alone keeps a file of the pool
    */
   async umount(): Promise<void> {
+    this.#mustBeUnmountable()
+    await this.#umountOnce()
+  }
+
+  /** @throws MOUNT_BUSY, FILE_REMOVED */
+  #mustBeUnmountable(): void {
     if (this.#mountRecord !== null) mustNotBeHidden(this.#mountRecord)
     if (this.#isMounted) this.#files?.mustHaveNames()
-    await this.#umountOnce()
   }
 
   /**
@@ -450,7 +456,11 @@ export class Daemon {
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
     serveEvents(connection, this.#events)
     const { mountPoint } = this.#options
-    connection.onRequest(PING, () => ({ pid: process.pid, mountPoint, protocol: PROTOCOL }))
+    connection.onRequest(PING, () => {
+      const stays = errorOf(() => this.#mustBeUnmountable())
+      const refusal = stays === null ? null : toWire(stays)
+      return { pid: process.pid, mountPoint, protocol: PROTOCOL, stays: refusal }
+    })
     connection.onRequest(UMOUNT, () => answerDone(() => this.umount()))
     connection.onRequest(UMOUNT_FORCE, () => answerDone(() => this.umountForcibly()))
     connection.onRequest(RESTART, () => answerDone(() => this.restart()))
@@ -501,11 +511,14 @@ export class Daemon {
 
   /** Tells of an event that no engine can tell of: without the pool's numbers. */
   #happened(event: string, detail: string, mode?: 'fail'): void {
-    this.#events.add({ time: Date.now() / 1000, event, detail, ...(mode ? { mode } : {}) })
-    const { hooks: command } = this.#config
-    if (command === undefined) return
-    const variables = { THINFS_EVENT: event, THINFS_DETAIL: detail }
-    this.#hooks.run({ command, variables: mode ? { ...variables, THINFS_MODE: mode } : variables })
+    const told = { time: Date.now() / 1000, event, detail, ...(mode ? { mode } : {}) }
+    this.#told({ event: told, command: this.#config.hooks ?? null })
+  }
+
+  /** Keeps an event, and runs the command for it. */
+  #told({ event, command }: PoolEvent): void {
+    this.#events.add(event)
+    if (command !== null) this.#hooks.run({ event, command })
   }
 
   async #end(): Promise<void> {
@@ -549,3 +562,12 @@ export class Daemon {
 /** @param by who has the pool now; null: nobody, or that is not known */
 const reasonOf = ({ message }: Error, by: string | null): string =>
   by === null ? message : `${message}; now ${by}`
+
+function errorOf(act: () => void): unknown {
+  try {
+    act()
+    return null
+  } catch (err) {
+    return err
+  }
+}

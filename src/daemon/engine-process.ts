@@ -10,9 +10,7 @@ import {
   FAILED,
   fromWire,
   HAPPENED,
-  type Happening,
   ipcConnection,
-  POOL_EVENT,
   type PoolEvent,
   READY,
   SERVED,
@@ -45,10 +43,8 @@ export interface EngineEvents {
   serves(negotiated: Negotiated, admin: MountedAdmin): void
   /** It has got past whatever its predecessor died of. */
   served(): void
-  /** Something has happened to the pool that a command is to be run for. */
-  event(event: PoolEvent): void
   /** Something has happened to the pool. */
-  happened(event: Omit<Happening, 'id'>): void
+  happened(event: PoolEvent): void
   /** Its counters, as it ends for another engine. */
   counted(statistics: PoolStatistics): void
   /** Called once, and last. */
@@ -125,13 +121,10 @@ export class EngineProcess {
           this.#events.served()
           break
         case HAPPENED.method:
-          this.#events.happened(message.params as Happening)
+          this.#events.happened(message.params as PoolEvent)
           break
         case COUNTED.method:
           this.#events.counted(message.params as PoolStatistics)
-          break
-        case POOL_EVENT.method:
-          this.#events.event(message.params as PoolEvent)
       }
     })
     child.on('error', err => {

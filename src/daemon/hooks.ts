@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'
-import type { PoolEvent } from '../control/index.js'
+import type { Told } from '../control/index.js'
 import type { Logger } from '../log/index.js'
 
 /** Seconds that a command may take until SIGTERM, and more until SIGKILL. */
@@ -17,11 +17,17 @@ const WAITING_MAX = 16
 /** Bytes of what a command says on stderr that the log has when it fails. */
 const STDERR_MAX = 1024
 
+/** A command that is to be run for an event. */
+export interface Hook {
+  command: string
+  event: Told
+}
+
 export class Hooks {
   readonly #log: Logger
   readonly #common: () => Record<string, string>
   readonly #timeout: number
-  readonly #waiting: PoolEvent[] = []
+  readonly #waiting: Hook[] = []
   #running = false
 
   /**
@@ -35,24 +41,21 @@ export class Hooks {
   }
 
   /** Runs the command of an event when those before it have ended. */
-  run(event: PoolEvent): void {
-    this.#waiting.push(event)
+  run(hook: Hook): void {
+    this.#waiting.push(hook)
     if (this.#waiting.length > WAITING_MAX) {
-      const { THINFS_EVENT } = this.#waiting.shift()!.variables
-      this.#log.warn(
-        { event: THINFS_EVENT },
-        'hook not run: too many events wait for the one before',
-      )
+      const { event } = this.#waiting.shift()!.event
+      this.#log.warn({ event }, 'hook not run: too many events wait for the one before')
     }
     this.#next()
   }
 
   #next(): void {
-    const event = this.#running ? undefined : this.#waiting.shift()
-    if (event === undefined) return
+    const hook = this.#running ? undefined : this.#waiting.shift()
+    if (hook === undefined) return
     this.#running = true
-    void this.#run(event).then(failure => {
-      const of = { event: event.variables.THINFS_EVENT, command: event.command }
+    void this.#run(hook).then(failure => {
+      const of = { event: hook.event.event, command: hook.command }
       if (failure === null) this.#log.debug(of, 'hook run')
       else this.#log.warn({ ...of, ...failure }, 'hook failed')
       this.#running = false
@@ -61,7 +64,7 @@ export class Hooks {
   }
 
   /** @returns how it failed; null when it did not */
-  #run({ command, variables }: PoolEvent): Promise<Record<string, unknown> | null> {
+  #run({ command, event }: Hook): Promise<Record<string, unknown> | null> {
     return new Promise(resolve => {
       const limit = [`--kill-after=${KILL_AFTER}`, String(this.#timeout)]
       let child: ChildProcess
@@ -71,7 +74,7 @@ export class Hooks {
           // A session of its own: a terminal's signals are for the daemon, which unmounts.
           detached: true,
           cwd: '/',
-          env: { ...process.env, ...this.#common(), ...variables },
+          env: { ...process.env, ...this.#common(), ...variablesOf(event) },
         })
       } catch (err) {
         resolve({ err })
@@ -97,3 +100,12 @@ export class Hooks {
     })
   }
 }
+
+/** An event as variables of its command: `dataUsed` is THINFS_DATA_USED. */
+const variablesOf = ({ time: _, ...event }: Told): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(event).map(([key, value]) => [
+      `THINFS_${key.replace(/[A-Z]/g, '_$&').toUpperCase()}`,
+      String(value),
+    ]),
+  )

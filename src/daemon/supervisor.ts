@@ -20,7 +20,6 @@ import {
   adminOf,
   callAdmin,
   diesWithItsEngine,
-  type Happening,
   type PoolEvent,
   transportStatus,
 } from '../control/index.js'
@@ -60,10 +59,8 @@ export interface SupervisorOptions {
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
-  /** Something has happened to the pool that a command is to be run for. */
-  onEvent(event: PoolEvent): void
   /** Something has happened to the pool. */
-  onHappened(event: Omit<Happening, 'id'>): void
+  onHappened(event: PoolEvent): void
   /** Another engine serves. @param why the one before has ended */
   onRestarted(why: string): void
   /** No engine has served for some seconds. @param why of `trouble` */
@@ -198,7 +195,6 @@ export class Supervisor {
       served: () => {
         this.#deaths = 0
       },
-      event: event => this.#options.onEvent(event),
       happened: event => this.#options.onHappened(event),
       counted: statistics => {
         this.#counted = statistics

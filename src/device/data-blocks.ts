@@ -15,7 +15,7 @@
  * request makes no object here.
  */
 import { type Bytes, bytes, KIB, type Later, Slice, SYSTEM_CLOCK } from '../base/index.js'
-import type { DataStore, HostRoom, Label } from '../storage/index.js'
+import type { CacheCounts, DataStore, HostRoom, Label } from '../storage/index.js'
 import { BlockMoves, noteWrite, type Watch } from './block-moves.js'
 import { type BusyBlocks, FreedBlocks, type ReleaseListener } from './freed-blocks.js'
 
@@ -104,6 +104,11 @@ export class DataBlocks {
   /** Space of the host; null where nothing grows, undefined where that is not known. */
   hostRoom(): HostRoom | null | undefined {
     return this.#store.hostRoom?.()
+  }
+
+  /** The counters of the cache before a disk of another machine; null: the data is not on one. */
+  get cacheCounts(): CacheCounts | null {
+    return this.#store.cacheCounts?.() ?? null
   }
 
   /** The label: which pool and which commit; null where the store has none. */

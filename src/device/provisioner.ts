@@ -123,6 +123,8 @@ export interface Provisioner {
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
   unmapInSlices<T>(slice: Slice, unmap: () => T): Promise<T>
+  /** Tells whoever listens that a write was refused for the limit of its device. */
+  limitReached(devId: DevId): void
   /** Makes what was acknowledged of one device durable. @throws after a rollback, for good */
   flush(devId: DevId): Promise<void>
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */

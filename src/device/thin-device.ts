@@ -34,6 +34,9 @@ const ALL = Number.MAX_SAFE_INTEGER
 /** Times are 24 bits; sharing by copy stops well before snapshots would run out. */
 const LAST_SHARE_TIME = MAX_TIME - 4096
 
+/** This part of a limit has to be left before that counts as met anew. */
+const LIMIT_MARGIN = 16
+
 export class ThinDevice implements BlockDevice {
   readonly devId: DevId
   readonly table: LookupTable
@@ -46,6 +49,8 @@ export class ThinDevice implements BlockDevice {
   gone = false
   /** Virtual blocks that it may map at most; Infinity: as many as the pool has. */
   limit = Number.POSITIVE_INFINITY
+  /** Whether a write was refused for the limit, and not much less was wanted since. */
+  limitReached = false
   /** Whether its writes wait or fail when the pool is full; null: as the pool. `Space` sets it. */
   onFull: 'queue' | 'error' | null = null
   /** Whether everything past the end is known to read as zeros; see `clearPastEnd`. */
@@ -114,6 +119,14 @@ export class ThinDevice implements BlockDevice {
     requester?: Requester,
   ): Later<void> {
     return this.#writes.write(offset, size, buffer, at, requester)
+  }
+
+  /** Notes how many blocks a request would leave mapped: the limit is told of once it is met. */
+  noteWanted(blocks: number): void {
+    if (blocks > this.limit && !this.limitReached) {
+      this.limitReached = true
+      this.#pool.limitReached(this.devId)
+    } else if (blocks <= this.limit - this.limit / LIMIT_MARGIN) this.limitReached = false
   }
 
   /** Makes the device longer, for what was written past its end. */

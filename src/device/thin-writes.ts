@@ -36,6 +36,8 @@ export interface WritesOwner extends PlanOwner {
   mustBeWritable(): void
   /** Virtual blocks that it may map at most; Infinity: no limit of its own. */
   readonly limit: number
+  /** Notes how many it would have mapped beside its limit, when some of them are wanted. */
+  noteWanted(blocks: number): void
   /** See `SpaceOwner`. */
   readonly onFull: 'queue' | 'error' | null
 }
@@ -124,6 +126,7 @@ export class ThinWrites {
     const { limit, devId } = this.#device
     if (limit === Number.POSITIVE_INFINITY) return
     const { mappedBlocks } = this.#pool.metadata.details(devId)
+    this.#device.noteWanted(mappedBlocks + this.#nrMapping + more)
     if (mappedBlocks + this.#nrMapping + more <= limit) return
     const mapped = mappedBlocks * this.#blockSize
     const what = `${mapped} bytes are mapped, the limit is ${limit * this.#blockSize}`

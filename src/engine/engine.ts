@@ -21,17 +21,16 @@ import {
   EXIT_LOST,
   FAILED,
   HAPPENED,
-  type Happening,
   ipcConnection,
   joinAdmins,
   moreEngineFds,
   mustSpeakOurs,
-  POOL_EVENT,
   READY,
   SERVED,
   STARTED,
   STOP,
   serveAdmin,
+  type Told,
   tell,
   toWire,
   wantedTransport,
@@ -52,7 +51,7 @@ import {
   PoolFiles,
   type Volumes,
 } from '../volumes/index.js'
-import { Happenings, variablesOf } from './happenings.js'
+import { Happenings } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
@@ -97,6 +96,8 @@ class Engine {
   /** Events since there has been no daemon that keeps them. */
   readonly #ownEvents = new EventLog()
   #volumes: Volumes | null = null
+  /** Whether an event has told of damaged metadata. */
+  #damageTold = false
   /** The pool, for commands. */
   #admin: MountedAdmin | null = null
   #session: Session | null = null
@@ -111,11 +112,10 @@ class Engine {
     this.#daemon = daemon
     this.#config = configOf(start, log)
     this.#log = log.child({ pool: this.#config.pool })
-    this.#poolLog = new PoolLog(
-      this.#log,
-      devId => this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`,
-    )
-    this.#happenings = new Happenings(event => this.#happened(event))
+    const nameOf = (devId: number): string =>
+      this.#volumes?.byDevId(devId)?.name ?? `device ${devId}`
+    this.#poolLog = new PoolLog(this.#log, nameOf)
+    this.#happenings = new Happenings(event => this.#happened(event), nameOf)
     this.#readOnly = start.mountOptions.includes('ro')
     const fds = { ...ENGINE_FD, more: moreEngineFds(nrMoreDescriptors(this.#config)) }
     this.#files = PoolFiles.inherit(this.#config, fds, this.#readOnly)
@@ -204,15 +204,21 @@ class Engine {
   }
 
   /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
-  #happened(event: Omit<Happening, 'id'>): void {
+  #happened(event: Told): void {
     if (!process.connected) {
       this.#ownEvents.add(event)
       return
     }
-    const { hooks: command } = this.#config
-    tell(this.#daemon.sendNotification(HAPPENED, event))
-    if (command === undefined) return
-    tell(this.#daemon.sendNotification(POOL_EVENT, { command, variables: variablesOf(event) }))
+    const { hooks: command = null } = this.#config
+    tell(this.#daemon.sendNotification(HAPPENED, { event, command }))
+  }
+
+  /** Once: `thinfs status` goes on saying so. */
+  #tellOfDamage(): void {
+    const { metadata } = this.#volumes!.pool
+    if (this.#damageTold || metadata.damage === null) return
+    this.#damageTold = true
+    this.#events.warning(`${this.#files.metadata.path}: damaged: ${metadata.damage}`)
   }
 
   #openLab(volumes: Volumes): Promise<Lab> {
@@ -259,7 +265,10 @@ class Engine {
         this.#log.fatal({ err }, 'stopped')
         process.exit(1)
       },
-      onError: (operation, ino, err) => this.#poolLog.requestFailed(operation, ino, err),
+      onError: (operation, ino, err) => {
+        this.#poolLog.requestFailed(operation, ino, err)
+        this.#tellOfDamage()
+      },
     })
   }
 
@@ -285,6 +294,7 @@ class Engine {
       // A client that waits for the end may mount again at once.
       socket?.close()
       if (socket) this.#files.close()
+      await this.#files.disconnect()
     }
   }
 
@@ -315,6 +325,7 @@ class Engine {
     void this.#commit()
       .then(() => this.#tellCounters())
       .catch(() => {})
+      .then(() => this.#files.disconnect())
       .finally(() => process.exit(0))
   }
 

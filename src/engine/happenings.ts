@@ -1,5 +1,5 @@
 import { METADATA_BLOCK_SIZE } from '../base/index.js'
-import type { Happening } from '../control/index.js'
+import type { Told } from '../control/index.js'
 import type { PoolEvents, PoolMode, ThinPool } from '../pool/index.js'
 
 /** Modes that are events of their own; all others are `mode`. */
@@ -8,25 +8,27 @@ const FULL: { readonly [M in PoolMode]?: string } = {
   out_of_metadata_space: 'full_metadata',
 }
 
-/** An event as the engine tells of it; who keeps it gives it an id. */
-type Told = Omit<Happening, 'id'>
-
 /** The events of a pool, in the words of docs/MONITORING.md. */
 export class Happenings {
   readonly #tell: (event: Told) => void
   #pool: ThinPool | null = null
-  /** Events before the pool was open: name and detail. */
-  readonly #early: [name: string, detail: string][] = []
+  /** Events before the pool was open. */
+  readonly #early: [name: string, detail: string, more: Pick<Told, 'volume'>][] = []
+  readonly #nameOf: (devId: number) => string
 
-  /** @param tell gives an event to whoever keeps it */
-  constructor(tell: (event: Told) => void) {
+  /**
+   * @param tell gives an event to whoever keeps it
+   * @param nameOf the volume of a thin device
+   */
+  constructor(tell: (event: Told) => void, nameOf: (devId: number) => string) {
     this.#tell = tell
+    this.#nameOf = nameOf
   }
 
   /** The pool is open: from now on its numbers are known. */
   opened(pool: ThinPool): void {
     this.#pool = pool
-    for (const [name, detail] of this.#early.splice(0)) this.#happened(name, detail)
+    for (const early of this.#early.splice(0)) this.#happened(...early)
   }
 
   /** Events that are told of as well as given to another listener. */
@@ -45,6 +47,11 @@ export class Happenings {
         events.lowWaterMetadata(free)
         this.#happened('low_water_metadata', '')
       },
+      limitReached: devId => {
+        events.limitReached(devId)
+        const volume = this.#nameOf(devId)
+        this.#happened('limit_reached', `${volume} maps its limit`, { volume })
+      },
       extended: (part, size) => {
         events.extended(part, size)
         this.#happened(`extended_${part}`, '')
@@ -56,10 +63,10 @@ export class Happenings {
     }
   }
 
-  #happened(event: string, detail: string): void {
+  #happened(event: string, detail: string, more: Pick<Told, 'volume'> = {}): void {
     const pool = this.#pool
     if (pool === null) {
-      this.#early.push([event, detail])
+      this.#early.push([event, detail, more])
       return
     }
     const { metadata, mode, blockSize } = pool
@@ -73,15 +80,7 @@ export class Happenings {
       metadataUsed: metadata.nrAllocatedMetadataBlocks * METADATA_BLOCK_SIZE,
       metadataSize: metadata.nrMetadataBlocks * METADATA_BLOCK_SIZE,
       writesWaiting: pool.space.writesWaiting,
+      ...more,
     })
   }
 }
-
-/** The event as variables for the command of `hooks`: `dataUsed` is THINFS_DATA_USED. */
-export const variablesOf = ({ time: _, ...event }: Told): Record<string, string> =>
-  Object.fromEntries(
-    Object.entries(event).map(([key, value]) => [
-      `THINFS_${key.replace(/[A-Z]/g, '_$&').toUpperCase()}`,
-      String(value),
-    ]),
-  )

@@ -30,6 +30,9 @@ export class PoolLog {
       lowWaterMetadata(free) {
         log.warn({ free }, 'free metadata blocks reached the low water mark')
       },
+      limitReached(devId) {
+        log.warn({ volume: nameOf(devId) }, 'a write was refused: the volume maps its limit')
+      },
       extended(part, size) {
         log.info({ part, size }, 'the pool was extended')
       },

@@ -101,9 +101,6 @@ export function mountsOn(
  * @param path the kernel's, such as `/dev/sda`
  */
 export function usersOf(path: string, loops: readonly AttachedLoop[] = attachedLoops()): string[] {
-  const [, ...above] = stackOn(path, loops)
-  const isPartition = (name: string): boolean => read(`/sys/class/block/${name}/partition`) !== ''
-  const devices = new Set([path, ...above.map(name => `/dev/${name}`)])
   const mounts = mountsOn(path, loops)
   const places = new Set(
     mounts.map(
@@ -111,14 +108,30 @@ export function usersOf(path: string, loops: readonly AttachedLoop[] = attachedL
         `${mount.mountPoint}${namespace.isOwn ? '' : ` in ${namespaceName(namespace)}`}`,
     ),
   )
+  return [
+    ...(places.size === 0 ? [] : [`mounted at ${[...places].join(' and ')}`]),
+    ...otherUsersOf(path, loops).map(({ use }) => use),
+  ]
+}
+
+/** Those of `usersOf` that are no mounts, and the kernel's name of the device that each is by. */
+export function otherUsersOf(
+  path: string,
+  loops: readonly AttachedLoop[],
+): { use: string; name: string }[] {
+  const [, ...above] = stackOn(path, loops)
+  const isPartition = (name: string): boolean => read(`/sys/class/block/${name}/partition`) !== ''
+  const devices = new Set([path, ...above.map(name => `/dev/${name}`)])
   const swaps = read('/proc/swaps')
     .split('\n')
     .map(line => line.split(/\s/)[0] ?? '')
     .filter(device => devices.has(device))
   return [
-    ...(places.size === 0 ? [] : [`mounted at ${[...places].join(' and ')}`]),
-    ...swaps.map(device => (device === path ? 'used as swap' : `used as swap, by ${device}`)),
-    ...above.filter(name => !isPartition(name)).map(name => `below /dev/${name}`),
+    ...swaps.map(device => ({
+      use: device === path ? 'used as swap' : `used as swap, by ${device}`,
+      name: basename(device),
+    })),
+    ...above.filter(name => !isPartition(name)).map(name => ({ use: `below /dev/${name}`, name })),
   ]
 }
 

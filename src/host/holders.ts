@@ -16,7 +16,15 @@ import {
   readNamespaces,
   thinfsMountAt,
 } from './mount-table.js'
-import { list, nameOf, openFiles, otherProcesses, read, readLink } from './proc.js'
+import {
+  isInOwnNamespace,
+  list,
+  nameOf,
+  openFiles,
+  otherProcesses,
+  read,
+  readLink,
+} from './proc.js'
 
 /** Naming more than these helps no reader. */
 const MAX_NAMED = 16
@@ -37,6 +45,16 @@ export async function findHolders(mount: Mount): Promise<string[]> {
   const rest = holders.length - MAX_NAMED
   return rest <= 0 ? holders : [...holders.slice(0, MAX_NAMED), `${rest} more`]
 }
+
+/**
+ * For people: who would keep a mount from being unmounted here once its loop devices are gone.
+ * Unlike `findHolders`, it leaves out whatever may be in another mount's files of the same name.
+ */
+export const holdersBesideLoops = (mount: Mount): string[] => [
+  ...mountsOver(mount),
+  ...findCopies(mount).map(describeCopy),
+  ...processesWithin(mount.mountPoint).filter(isInOwnNamespace).map(nameOf),
+]
 
 /** A mount of the same filesystem as another, and the mount namespace that it is in. */
 interface Copy {

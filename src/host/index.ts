@@ -1,5 +1,11 @@
 /** The machine below a pool: its mounts, its loop devices, who holds them, and freezing. */
-export { clearAbove, takeAway } from './above.js'
+export {
+  clearAbove,
+  mustBeClearable,
+  mustBeHeldByLoopsAlone,
+  mustBeTakeable,
+  takeAway,
+} from './above.js'
 export { type AttachedVolume, attachedVolumes, detachStale } from './attached.js'
 export { connectionAborter, hasEnded } from './connection.js'
 export {

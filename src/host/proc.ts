@@ -14,6 +14,10 @@ export const otherProcesses = (): number[] =>
     .filter(name => /^\d+$/.test(name) && Number(name) !== process.pid)
     .map(Number)
 
+/** Whether a process is in this one's mount namespace: in another one a path is another thing. */
+export const isInOwnNamespace = (pid: number): boolean =>
+  readLink(`/proc/${pid}/ns/mnt`) === readLink('/proc/self/ns/mnt')
+
 /** `process 123 (bash)` */
 export const nameOf = (pid: number): string =>
   `process ${pid} (${read(`/proc/${pid}/comm`).trimEnd()})`

@@ -3,6 +3,7 @@ export { type MappingWriter, MetadataBuilder, type WrittenLeaf } from './build/i
 export {
   checkMetadata,
   checkMetadataInSteps,
+  checkRoots,
   type MetadataProblem,
   type MetadataReport,
   type OnCheckProgress,

@@ -94,6 +94,11 @@ export class ThinMetadata {
 
   // --- the pool ---
 
+  /** The first damaged block that was met since it was opened; null: none. */
+  get damage(): string | null {
+    return this.#cache.damage
+  }
+
   /** Id of the pool; null where it was made without one. */
   get uuid(): string | null {
     return uuidText(this.#superblock.uuid)

@@ -3,6 +3,7 @@ import type { PoolStatistics } from '../volumes/index.js'
 
 export { type Listen, listenOf } from './listen.js'
 export {
+  type CacheRates,
   type IoRates,
   type OperationRates,
   type PoolRates,
@@ -10,6 +11,7 @@ export {
   type VolumeRates,
 } from './rates.js'
 export { Monitor, type MonitorOptions } from './server.js'
+export { newToken, tokenIn } from './token.js'
 export { isSort, SORTS, type Sort, type TopOptions, topView } from './top-view.js'
 
 /** The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then. */

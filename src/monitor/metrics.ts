@@ -104,6 +104,34 @@ export function metricsText(pool: string, statistics: PoolStatistics | null): Pr
   for (const [name, help, value] of counters) {
     counter(`thinfs_pool_${name}`, help, [[one, value]])
   }
+  if (statistics.cache) {
+    const { cache } = statistics
+    const cached: [name: string, help: string, value: number][] = [
+      ['hits_total', 'Reads that the cache answered', cache.hits],
+      ['misses_total', 'Reads that waited for the disk of another machine', cache.misses],
+      ['ahead_used_bytes_total', 'Bytes read ahead that somebody asked for', cache.aheadUsedBytes],
+      ['ahead_wasted_bytes_total', 'Bytes read ahead in vain', cache.aheadWastedBytes],
+      ['sent_bytes_total', 'Bytes that were written back', cache.sentBytes],
+      ['sent_requests_total', 'Requests that this took', cache.sentRequests],
+      ['flushes_total', 'Flushes of the disk', cache.flushes],
+      ['reconnects_total', 'Connections made in the place of one that was lost', cache.reconnects],
+    ]
+    for (const [name, help, value] of cached) {
+      counter(`thinfs_pool_cache_${name}`, help, [[one, value]])
+    }
+    const state: [name: string, help: string, value: number][] = [
+      ['dirty_bytes', 'Bytes acknowledged that no flush has covered', cache.dirtyBytes],
+      ['dirty_limit_bytes', 'How many there may be before writers wait', cache.dirtyLimit],
+      [
+        'drain_bytes_per_second',
+        'What the disk takes, flushes included',
+        cache.drainBytesPerSecond,
+      ],
+      ['writers_waiting', 'Writes that wait until less is dirty', cache.writersWaiting],
+    ]
+    for (const [name, help, value] of state)
+      gauge(`thinfs_pool_cache_${name}`, help, [[one, value]])
+  }
   counter(
     'thinfs_pool_request_bytes_total',
     'Bytes of requests, by operation',

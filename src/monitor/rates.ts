@@ -62,6 +62,26 @@ export interface PoolRates {
   punchesPerSecond: number
   spaceWaitsPerSecond: number
   engineRestarts: number
+  /** The cache before data on another machine; null where the data is here. */
+  cache: CacheRates | null
+}
+
+export interface CacheRates {
+  hitsPerSecond: number
+  missesPerSecond: number
+  /** Bytes that were read ahead: those that somebody asked for, and those that nobody did. */
+  aheadUsedPerSecond: number
+  aheadWastedPerSecond: number
+  /** Bytes that were written back. */
+  sentPerSecond: number
+  flushesPerSecond: number
+  /** Bytes that no flush has covered, how many there may be, and what the disk takes in a second. */
+  dirty: number
+  dirtyLimit: number
+  drainPerSecond: number
+  writersWaiting: number
+  /** Since the pool was mounted. */
+  reconnects: number
 }
 
 const ZERO: OperationCounts = { count: 0, bytes: 0, ms: 0, buckets: [] }
@@ -104,6 +124,30 @@ export function ratesOf(before: PoolStatistics | null, after: PoolStatistics): P
     punchesPerSecond: perSecond(({ punches }) => punches),
     spaceWaitsPerSecond: perSecond(({ spaceWaits }) => spaceWaits),
     engineRestarts: after.engineRestarts,
+    cache: cacheRates(before?.cache ?? null, after.cache ?? null, seconds),
+  }
+}
+
+function cacheRates(
+  before: PoolStatistics['cache'] | null,
+  after: PoolStatistics['cache'] | null,
+  seconds: number,
+): CacheRates | null {
+  if (!after) return null
+  const perSecond = (of: (counts: NonNullable<typeof after>) => number): number =>
+    Math.max(0, of(after) - (before ? of(before) : 0)) / seconds
+  return {
+    hitsPerSecond: perSecond(({ hits }) => hits),
+    missesPerSecond: perSecond(({ misses }) => misses),
+    aheadUsedPerSecond: perSecond(({ aheadUsedBytes }) => aheadUsedBytes),
+    aheadWastedPerSecond: perSecond(({ aheadWastedBytes }) => aheadWastedBytes),
+    sentPerSecond: perSecond(({ sentBytes }) => sentBytes),
+    flushesPerSecond: perSecond(({ flushes }) => flushes),
+    dirty: after.dirtyBytes,
+    dirtyLimit: after.dirtyLimit,
+    drainPerSecond: after.drainBytesPerSecond,
+    writersWaiting: after.writersWaiting,
+    reconnects: after.reconnects,
   }
 }
 

@@ -1,10 +1,12 @@
 /**
  * The page and the metrics of a pool by HTTP. Everything can be read and nothing changed.
  *
- * It listens where only this machine, or whoever may open a socket, can reach it. A browser gives a
- * page of elsewhere nothing of it: no answer allows other origins, and a request for another host's
- * name is refused.
+ * It listens where only this machine, or whoever may open a socket, can reach it. Of this machine's
+ * users those can read it who know a token; the page without it has nothing of the pool. A browser
+ * gives a page of elsewhere nothing of it: no answer allows other origins, and a request for another
+ * host's name is refused.
  */
+import { timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import { lstatSync, readFileSync, rmSync } from 'node:fs'
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http'
@@ -40,6 +42,8 @@ export interface MonitorOptions {
   /** Path of its pool.yaml. */
   pool: string
   listen: Listen
+  /** What a request for anything of the pool has to have; null: everybody who reaches it may ask. */
+  token: string | null
   /** Connects to its daemon; null while it is not mounted. */
   connect(): Promise<WatchedPool | null>
 }
@@ -51,6 +55,7 @@ export class Monitor {
   readonly #followers = new Set<ServerResponse>()
   readonly #running: Promise<void>
   readonly #listen: Listen
+  readonly #token: string | null
 
   /**
    * Listens, and watches the pool from now on.
@@ -67,8 +72,9 @@ export class Monitor {
     return monitor
   }
 
-  private constructor({ pool, listen, connect }: MonitorOptions) {
+  private constructor({ pool, listen, token, connect }: MonitorOptions) {
     this.#pool = pool
+    this.#token = token
     this.#listen = listen
     this.#watch = new Watch(connect, {
       rates: rates => this.#tell('rates', rates),
@@ -83,11 +89,15 @@ export class Monitor {
     this.#running = this.#watch.run()
   }
 
-  /** Its address: a URL, or the path of its socket. */
+  /**
+   * Its address: a URL, or the path of its socket. A token is behind the #, which browsers keep to
+   * themselves.
+   */
   get address(): string {
     if ('path' in this.#listen) return `unix:${this.#listen.path}`
     const { address, family, port } = this.#server.address() as AddressInfo
-    return `http://${family === 'IPv6' ? `[${address}]` : address}:${port}/`
+    const host = family === 'IPv6' ? `[${address}]` : address
+    return `http://${host}:${port}/${this.#token === null ? '' : `#token=${this.#token}`}`
   }
 
   async close(): Promise<void> {
@@ -131,10 +141,15 @@ export class Monitor {
       respond(response, 405, 'text/plain', 'nothing can be changed here\n')
       return
     }
-    const { pathname } = new URL(request.url ?? '/', 'http://localhost')
+    const { pathname, searchParams } = new URL(request.url ?? '/', 'http://localhost')
     const asset = Object.hasOwn(FILES, pathname) ? FILES[pathname] : undefined
     if (asset !== undefined) {
       respond(response, 200, asset.type, readFileSync(require.resolve(asset.file)))
+      return
+    }
+    if (!this.#mayAsk(headers.authorization, searchParams.get('token'))) {
+      response.setHeader('WWW-Authenticate', 'Bearer')
+      respond(response, 401, 'text/plain', 'thinfs serve prints the address that has the token\n')
       return
     }
     switch (pathname) {
@@ -156,6 +171,13 @@ export class Monitor {
       default:
         respond(response, 404, 'text/plain', 'not found\n')
     }
+  }
+
+  /** @param asked of the query, for what sends no headers: EventSource */
+  #mayAsk(authorization: string | undefined, asked: string | null): boolean {
+    if (this.#token === null) return true
+    const [, bearer] = /^Bearer +(\S+)$/i.exec(authorization ?? '') ?? []
+    return [bearer, asked].some(given => given != null && isSame(given, this.#token!))
   }
 
   async #state(): Promise<object> {
@@ -195,6 +217,12 @@ export class Monitor {
       else response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`)
     }
   }
+}
+
+/** Takes as long whatever the two have in common. */
+function isSame(given: string, wanted: string): boolean {
+  const [one, other] = [Buffer.from(given), Buffer.from(wanted)]
+  return one.length === other.length && timingSafeEqual(one, other)
 }
 
 function respond(

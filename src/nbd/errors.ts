@@ -6,6 +6,10 @@ export const protocolError = (what: string): ThinfsError =>
     errno: 'EPROTO',
   })
 
+/** A server does not let this client in. */
+export const isTaken = (what: string, cause?: unknown): ThinfsError =>
+  new ThinfsError('POOL_IN_USE', `the server ${what}: somebody else has the disk`, { cause })
+
 /** Whether an error is one that another connection would not mend. */
 export const isFinal = (err: unknown): boolean =>
   err instanceof ThinfsError && (err.code === 'NOT_SUPPORTED' || err.errno === 'EPROTO')

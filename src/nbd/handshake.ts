@@ -17,7 +17,7 @@ import {
   OPTION_REPLY_MAGIC,
   SERVER_FLAG,
 } from './abi.js'
-import { connectionLost, protocolError } from './errors.js'
+import { connectionLost, isTaken, protocolError } from './errors.js'
 
 /** An export, as its server describes it. Bytes. */
 export interface Export {
@@ -50,12 +50,22 @@ const MIN_BLOCK_MAX = 65_536
 /**
  * Connects to a server and chooses the export. Ends the socket when it fails.
  * @param signal ends the attempt with its reason
+ * @param patience milliseconds that the server may take for its first word, once it is reached
  * @throws IO_ERROR with the errno of the socket, EPROTO, or that of the refusal; NOT_SUPPORTED for
- *   a server of the oldstyle negotiation
+ *   a server of the oldstyle negotiation; POOL_IN_USE for one that says nothing
  */
-export async function negotiate(address: NbdAddress, signal: AbortSignal): Promise<Negotiated> {
+export async function negotiate(
+  address: NbdAddress,
+  signal: AbortSignal,
+  patience: number,
+): Promise<Negotiated> {
   signal.throwIfAborted()
   const plain = connect({ ...address.socket, noDelay: true, keepAlive: true })
+  // A server that takes one client at a time leaves the next one in the kernel's queue.
+  let waiting: NodeJS.Timeout | undefined
+  plain.once('connect', () => {
+    waiting = setTimeout(() => plain.destroy(isTaken(`says nothing for ${patience} ms`)), patience)
+  })
   let current: Socket = plain
   const abort = (): void => {
     current.destroy(signal.reason)
@@ -65,6 +75,7 @@ export async function negotiate(address: NbdAddress, signal: AbortSignal): Promi
   try {
     let dialogue = new Dialogue(plain)
     await dialogue.hello()
+    clearTimeout(waiting)
     if (address.tls !== null) {
       await dialogue.mustAgree(OPTION.STARTTLS, Buffer.alloc(0), 'TLS')
       // Whoever sits between could have sent that ahead, to be taken for the server's.
@@ -85,6 +96,7 @@ export async function negotiate(address: NbdAddress, signal: AbortSignal): Promi
     if (signal.aborted) throw signal.reason
     throw err
   } finally {
+    clearTimeout(waiting)
     signal.removeEventListener('abort', abort)
   }
 }

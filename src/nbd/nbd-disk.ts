@@ -8,7 +8,7 @@
 import { allEnded, type Bytes, errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
 import { Connection } from './connection.js'
-import { isFinal } from './errors.js'
+import { isFinal, isTaken } from './errors.js'
 import { type Export, type Negotiated, negotiate } from './handshake.js'
 import { Request } from './request.js'
 
@@ -20,6 +20,8 @@ const PAUSE_MAX = 1000
 /** How often a server that closes the first connection is tried again, and after how long. */
 const BUSY_TRIES = 25
 const BUSY_PAUSE = 200
+/** Milliseconds that a server may take for its first word, of half the limit at most. */
+const PATIENCE = 10_000
 /** Bytes of one request without a payload. */
 const SPAN_MAX = 1024 * 1024 * 1024
 /** Zeros are sent where the server cannot make them: bytes at a time. */
@@ -59,12 +61,13 @@ export class NbdDisk {
 
   /**
    * Connects.
-   * @throws IO_ERROR, NOT_SUPPORTED, with the address
+   * @throws IO_ERROR, NOT_SUPPORTED, POOL_IN_USE where the server lets nobody else in; with the
+   *   address
    */
   static async connect(address: NbdAddress, options: NbdOptions = {}): Promise<NbdDisk> {
     const signal = AbortSignal.timeout(options.limit ?? LIMIT)
     try {
-      const negotiated = await negotiateWhenFree(address, signal)
+      const negotiated = await negotiateWhenFree(address, signal, patienceOf(options))
       const disk = new NbdDisk(address, negotiated.export, options)
       disk.#use(negotiated)
       return disk
@@ -327,7 +330,11 @@ export class NbdDisk {
       const timeout = AbortSignal.timeout(Math.max(1, Math.ceil(end - performance.now())))
       try {
         const signal = AbortSignal.any([timeout, this.#ended.signal])
-        const negotiated = await negotiate(this.#address, signal)
+        const negotiated = await negotiate(
+          this.#address,
+          signal,
+          patienceOf({ limit: this.#limit }),
+        )
         if (this.#failure !== null) {
           negotiated.socket.on('error', () => {})
           negotiated.socket.destroy()
@@ -364,16 +371,23 @@ export class NbdDisk {
  * As `negotiate`. A server that takes one client at a time may not have noticed yet that the one
  * before has gone: it closes the connection.
  */
-async function negotiateWhenFree(address: NbdAddress, signal: AbortSignal): Promise<Negotiated> {
+async function negotiateWhenFree(
+  address: NbdAddress,
+  signal: AbortSignal,
+  patience: number,
+): Promise<Negotiated> {
   for (let left = BUSY_TRIES; ; left--) {
     try {
-      return await negotiate(address, signal)
+      return await negotiate(address, signal, patience)
     } catch (err) {
-      if (left === 0 || errnoOf(err) !== 'ECONNRESET') throw err
+      if (errnoOf(err) !== 'ECONNRESET') throw err
+      if (left === 0) throw isTaken('ends each connection at once', err)
       await new Promise(resolve => setTimeout(resolve, BUSY_PAUSE))
     }
   }
 }
+
+const patienceOf = ({ limit = LIMIT }: NbdOptions): number => Math.min(PATIENCE, limit / 2)
 
 const nextPause = (pause: number): number => Math.min(Math.max(PAUSE, 2 * pause), PAUSE_MAX)
 

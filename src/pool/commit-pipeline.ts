@@ -33,6 +33,7 @@ import type { OpenHandles } from './open-handles.js'
 import type { PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
 import { clearFree } from './recovery.js'
+import { UnmappedBlocks } from './unmapped-blocks.js'
 
 /** The kernel's COMMIT_PERIOD: changes are committed at least this often, in milliseconds. */
 const COMMIT_PERIOD = 1000
@@ -84,11 +85,8 @@ export class CommitPipeline {
   readonly #parts: CommitParts
   readonly #listener: CommitListener
   #superblock: Buffer
-  /** Blocks that were taken and are neither mapped nor given back: how each ends. */
-  readonly #unmapped = new Set<Promise<void>>()
-  /** The wait for those; null when there is none. No more blocks are taken meanwhile. */
-  #draining: Promise<void> | null = null
-  #drained: () => void = () => {}
+  /** Requests that have taken blocks: the next commit waits for them before it seals. */
+  readonly unmapped = new UnmappedBlocks()
   /**
    * Whether free blocks may hold something that an earlier process left, until they were punched.
    */
@@ -165,29 +163,6 @@ export class CommitPipeline {
       }
       throw err
     }
-  }
-
-  /**
-   * Makes the next commit wait for blocks that a request took before it seals: nobody would own
-   * them after a crash.
-   * @param mapped resolves when they are mapped, or given back
-   */
-  awaitMapping(mapped: Promise<unknown>): void {
-    const forget = (): void => {
-      this.#unmapped.delete(ended)
-    }
-    const ended: Promise<void> = mapped.then(forget, forget)
-    this.#unmapped.add(ended)
-  }
-
-  /** How many requests have taken blocks and not mapped them yet. */
-  get nrUnmapped(): number {
-    return this.#unmapped.size
-  }
-
-  /** While a commit waits for blocks to be mapped: resolves when more may be taken. */
-  get draining(): Promise<void> | null {
-    return this.#draining
   }
 
   /** Sees to it that a commit follows within a second. */
@@ -364,10 +339,10 @@ export class CommitPipeline {
     if (state.lost) throw state.lost
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
-      if (this.#unmapped.size > 0) await this.#drain()
+      if (this.unmapped.count > 0) await this.unmapped.drain()
       const writable = state.mode !== 'read_only'
       const sealed = writable && metadata.changed ? metadata.seal() : null
-      this.#endDrain()
+      this.unmapped.endDrain()
       if (sealed) {
         this.#cancelTimer?.()
         this.#cancelTimer = null
@@ -395,7 +370,7 @@ export class CommitPipeline {
       // A host without room for the pages of a flush has lost them: that is more than a full pool.
       throw isNoSpace(err) && !undoes && lost === null ? (state.lost ?? err) : err
     } finally {
-      this.#endDrain()
+      this.unmapped.endDrain()
       const took = clock.now() - started
       if (took > SLOW_COMMIT) events.slowCommit(took)
     }
@@ -440,21 +415,6 @@ export class CommitPipeline {
     const { metadata, blocks, journal } = this.#parts
     const { generation } = journal
     if (blocks.setLabel({ pool: metadata.uuid, generation })) journal.wasLabelled()
-  }
-
-  /**
-   * Waits until every block that was taken is mapped, or given back. The next may come once sealed.
-   */
-  async #drain(): Promise<void> {
-    this.#draining = new Promise(resolve => {
-      this.#drained = resolve
-    })
-    await Promise.all(this.#unmapped)
-  }
-
-  #endDrain(): void {
-    this.#draining = null
-    this.#drained()
   }
 
   /**

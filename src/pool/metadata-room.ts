@@ -120,7 +120,8 @@ export class MetadataRoom {
     const { metadata, commits } = this.#parts
     const free = metadata.nrAllocatableMetadataBlocks
     return (
-      !commits.stalled && free > this.reserveOfRequests * share + commits.nrUnmapped * MAPPING_COST
+      !commits.stalled &&
+      free > this.reserveOfRequests * share + commits.unmapped.count * MAPPING_COST
     )
   }
 

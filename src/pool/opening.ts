@@ -4,7 +4,7 @@
  */
 import { type Bytes, type DevId, errnoOf, ThinfsError } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
-import { checkMetadata, type ThinMetadata } from '../metadata/index.js'
+import { checkMetadata, checkRoots, type ThinMetadata } from '../metadata/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
@@ -64,7 +64,9 @@ export async function bringUp(
   const inDoubt = options.doubtful || (doubtful && !needsCheck) || isBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
-  else if (!known) mustBeSound(store)
+  else if (!known) mustBeSound(store, checkMetadata(store).problems)
+  // Users of a mount that goes on are served whatever can still be read.
+  else if (!takesOver) mustBeSound(store, checkRoots(store))
   // Metadata that may be an older copy, or another pool's, would cost data: free blocks are
   // punched, or written over. If discards are not passed down there is data in them at any time;
   // then only a label that went on is a reason for doubt.

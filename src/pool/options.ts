@@ -36,6 +36,8 @@ export interface PoolEvents {
   lowWater(free: number): void
   /** The same of free metadata blocks, at the kernel's mark. */
   lowWaterMetadata(free: number): void
+  /** A write was refused for the limit of its device; again when it mapped less meanwhile. */
+  limitReached(devId: number): void
   /** Data or metadata was made longer, by a command or by its rule: to so many bytes. */
   extended(part: 'data' | 'metadata', size: number): void
   /**
@@ -61,6 +63,7 @@ export const NO_EVENTS: PoolEvents = {
   mode() {},
   lowWater() {},
   lowWaterMetadata() {},
+  limitReached() {},
   extended() {},
   warning() {},
   needsCheckCleared() {},

@@ -16,7 +16,7 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
-import { checkMetadata, type ThinMetadata } from '../metadata/index.js'
+import type { MetadataProblem, ThinMetadata } from '../metadata/index.js'
 import type { DataStore, Label, Store } from '../storage/index.js'
 import { replay } from './journal-changes.js'
 import type { JournalState } from './journal-state.js'
@@ -27,14 +27,15 @@ import type { OpenHandles } from './open-handles.js'
  * a block in use that the space map calls free would be punched, or come to belong to two. Nothing
  * is changed; opened read-only, the pool shows what can be read.
  *
- * It checks only metadata that another program may have written. Metadata that thinfs wrote was
- * fresh once or has passed this check, and the journal, which outlives the engine and mostly a
- * power cut, names its superblock. If a power cut took the journal the check is made again: it
- * reads every metadata block in use once.
+ * It checks all of the metadata only if another program may have written it. Metadata that thinfs
+ * wrote was fresh once or has passed this check, and the journal, which outlives the engine and
+ * mostly a power cut, names its superblock: then a look at the roots finds what a disk, or a copy of
+ * the file, has done to the blocks that everything hangs on. If a power cut took the journal all of
+ * it is checked again: that reads every metadata block in use once.
+ * @param problems of `checkMetadata` or `checkRoots`
  * @throws METADATA_CORRUPT
  */
-export function mustBeSound(store: Store): void {
-  const { problems } = checkMetadata(store)
+export function mustBeSound(store: Store, problems: readonly MetadataProblem[]): void {
   const errors = problems.filter(({ severity }) => severity === 'error')
   if (errors.length === 0) return
   const more = errors.length > 1 ? ` (the first of ${errors.length} errors)` : ''

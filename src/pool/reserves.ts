@@ -9,8 +9,12 @@
  * of its mappings are counted as they happen. When another device stops sharing, the count is too
  * low until blocks are counted anew, in slices: after a device was deleted, and at opening.
  */
-import { type Clock, type DevId, Slice } from '../base/index.js'
+import { type Clock, type DevId, Slice, ThinfsError } from '../base/index.js'
 import type { ThinMetadata } from '../metadata/index.js'
+
+type Metadata = Pick<ThinMetadata, 'hasDevice'> & {
+  mappings: Pick<ThinMetadata['mappings'], 'forEachExclusive' | 'isExclusive'>
+}
 
 /** A device's reserve. */
 interface Reserve {
@@ -27,7 +31,7 @@ interface Reserve {
 const keptFor = ({ blocks, own }: Reserve): number => Math.max(0, blocks - own)
 
 export class Reserves {
-  readonly #metadata: ThinMetadata
+  readonly #metadata: Metadata
   readonly #clock: Clock
   readonly #freed: () => void
   readonly #all = new Map<DevId, Reserve>()
@@ -36,7 +40,7 @@ export class Reserves {
   #counting: Promise<void> | null = null
 
   /** @param freed is told when less may be kept than before */
-  constructor(metadata: ThinMetadata, clock: Clock, freed: () => void) {
+  constructor(metadata: Metadata, clock: Clock, freed: () => void) {
     this.#metadata = metadata
     this.#clock = clock
     this.#freed = freed
@@ -210,12 +214,12 @@ export class Reserves {
   }
 
   #startCounting(): void {
-    this.#counting ??= this.#count()
-      .catch(() => {}) // Whoever reads that part of the metadata hears of it.
-      .finally(() => {
-        this.#counting = null
-        if (this.#all.size > 0) this.#freed()
-      })
+    this.#counting ??= this.#count().finally(() => {
+      this.#counting = null
+      // One that was asked for as this one ended found it under way.
+      if (this.#uncounted() !== null) this.#startCounting()
+      if (this.#all.size > 0) this.#freed()
+    })
   }
 
   async #count(): Promise<void> {
@@ -239,9 +243,15 @@ export class Reserves {
 
   #countPiece(reserve: Reserve): void {
     const { devId, at } = reserve
-    reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, () => {
-      reserve.counted++
-    })
+    try {
+      reserve.at = this.#metadata.mappings.forEachExclusive(devId, at, () => {
+        reserve.counted++
+      })
+    } catch (err) {
+      if (!(err instanceof ThinfsError)) throw err
+      // A reader of that part of the metadata hears of it. Too much is kept for this device.
+      reserve.at = Number.POSITIVE_INFINITY
+    }
     this.#setOwn(reserve, Math.max(reserve.own, reserve.counted))
   }
 }

@@ -186,7 +186,7 @@ export class Space implements ProvisionerSpace {
     this.data.noteWanted(count)
     if (!this.mayGrowData && this.data.availableFor(devId, count, discards) < count) this.#giveWay()
     const available = this.data.availableFor(devId, count, discards)
-    return available >= count && this.metadata.hasRoom && this.#commits.draining === null
+    return available >= count && this.metadata.hasRoom && this.#commits.unmapped.draining === null
   }
 
   /** A write needs the blocks that a smaller pool would not have: they are given out again. */
@@ -265,7 +265,7 @@ export class Space implements ProvisionerSpace {
       if (this.#frozen > 0) await this.#commitForSpace()
       this.#state.mustBeWritable()
       if (device.gone) throw goneError(device.devId)
-      const { draining } = this.#commits
+      const { draining } = this.#commits.unmapped
       if (draining !== null) {
         await draining
         continue

@@ -313,7 +313,7 @@ export class ThinPool implements Provisioner {
   }
 
   awaitMapping(mapped: Promise<unknown>): void {
-    this.#commits.awaitMapping(mapped)
+    this.#commits.unmapped.add(mapped)
   }
 
   /**
@@ -351,6 +351,11 @@ export class ThinPool implements Provisioner {
   /** @throws when no metadata may change */
   mustBeWritable(): void {
     this.#state.mustBeWritable()
+  }
+
+  /** Tells whoever listens that a write was refused for the limit of its device. */
+  limitReached(devId: DevId): void {
+    this.#options.events.limitReached(devId)
   }
 
   /** Tells whoever listens of a failed read or write. @returns the error, to be thrown */

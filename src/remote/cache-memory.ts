@@ -15,6 +15,9 @@ export const SLOT = 64 * KIB
 /** Pages of a slot: a bit each. */
 export const SLOT_PAGES = SLOT / PAGE_SIZE
 export const ALL_PAGES = 2 ** SLOT_PAGES - 1
+/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
+export const RUN = 256 * KIB
+export const RUN_SLOTS = RUN / SLOT
 /** Ranges that were zeroed and not flushed: as many as a flush may be far away. */
 export const ZEROED_MAX = 4096
 /** Slots that are mapped as one ArrayBuffer. */
@@ -164,5 +167,10 @@ export class CacheMemory {
 
   beginOf(slot: number): number {
     return (slot % SEGMENT_SLOTS) * SLOT
+  }
+
+  /** Whether the bytes of a slot follow those of another in memory. */
+  follows(slot: number, other: number): boolean {
+    return slot === other + 1 && slot % SEGMENT_SLOTS !== 0
   }
 }

@@ -1,12 +1,21 @@
-/** Reads of what the cache does not have. */
-import { allEnded, PAGE_SIZE } from '../base/index.js'
+/**
+ * Reads of what the cache does not have: from the disk straight into the cache, many at a time. A
+ * page that is being read is read once, whoever wants it, and is written to when it has come.
+ */
+import { allEnded, MIB, PAGE_SIZE } from '../base/index.js'
 import { ioError } from '../storage/index.js'
-import { type CacheMemory, SLOT } from './cache-memory.js'
-import { forEachRun, pagesOf } from './pages.js'
+import type { Answers } from './answers.js'
+import { type CacheMemory, RUN, SLOT } from './cache-memory.js'
+import { edgesOf, forEachRun, pagesOf, slotEnd } from './pages.js'
+import { ReadAhead } from './read-ahead.js'
 import type { RemoteDisk } from './remote-disk.js'
 import type { Room } from './room.js'
 import type { Slots } from './slots.js'
 import type { Zones } from './zones.js'
+
+/** Bytes that are read ahead of a reader at most, and the share of the cache. */
+const AHEAD_MAX = 4 * MIB
+const AHEAD_SHARE = 8
 
 export interface ColdReadsOptions {
   disk: RemoteDisk
@@ -14,6 +23,16 @@ export interface ColdReadsOptions {
   slots: Slots
   zones: Zones
   room: Room
+  answers: Answers
+  /** Bytes of the disk. */
+  size: number
+}
+
+/** A request to the disk: bytes of it. */
+interface Fetch {
+  readonly begin: number
+  readonly end: number
+  readonly ended: Promise<void>
 }
 
 export class ColdReads {
@@ -22,55 +41,183 @@ export class ColdReads {
   readonly #slots: Slots
   readonly #zones: Zones
   readonly #room: Room
+  readonly #answers: Answers
+  readonly #size: number
+  readonly #ahead: ReadAhead
+  readonly #fetches = new Set<Fetch>()
 
-  constructor({ disk, memory, slots, zones, room }: ColdReadsOptions) {
+  constructor({ disk, memory, slots, zones, room, answers, size }: ColdReadsOptions) {
     this.#disk = disk
     this.#memory = memory
     this.#slots = slots
     this.#zones = zones
     this.#room = room
+    this.#answers = answers
+    this.#size = size
+    const share = Math.floor(memory.nrSlots / AHEAD_SHARE) * SLOT
+    this.#ahead = new ReadAhead(Math.min(AHEAD_MAX, share))
   }
 
-  /** Reads bytes of one slot. @throws IO_ERROR */
-  async read(buffer: Uint8Array, at: number, from: number, to: number): Promise<void> {
-    await this.#zones.end(from, to)
-    if (this.#slots.has(from, to)) {
-      this.#slots.copyOut(buffer, at, from, to)
-      return
+  /** What is being read of a range. */
+  of(begin: number, end: number): Promise<void>[] {
+    const reads: Promise<void>[] = []
+    for (const fetch of this.#fetches) {
+      if (fetch.begin < end && begin < fetch.end) reads.push(fetch.ended)
     }
-    const slot = this.#slots.slotOf(Math.floor(from / SLOT))
-    if (slot < 0) return this.#readAround(buffer, at, from, to)
-    await this.withPages(slot, pagesOf(from, to), () => this.#slots.copyOut(buffer, at, from, to))
+    return reads
   }
 
-  /** Calls `use` when pages of a slot are valid, which stays meanwhile. @throws IO_ERROR */
-  async withPages(slot: number, pages: number, use: () => void): Promise<void> {
+  /** Reads bytes of the disk that the cache may not have. @throws IO_ERROR */
+  async read(buffer: Uint8Array, at: number, from: number, to: number): Promise<void> {
+    if (this.#zones.touches(from, to)) await this.#zones.end(from, to)
+    const pinned: number[] = []
+    const reads: Promise<void>[] = []
+    for (let begin = from; begin < to; begin = slotEnd(begin)) {
+      const slot = this.#slots.slotOf(Math.floor(begin / SLOT))
+      pinned.push(slot)
+      if (slot >= 0) this.#slots.pin(slot)
+      else {
+        const end = Math.min(to, slotEnd(begin))
+        reads.push(this.#readAround(buffer, at + (begin - from), begin, end))
+      }
+    }
+    reads.push(this.#fetch(from, to))
+    this.readOn(from, to)
+    try {
+      await allEnded(reads)
+      let i = 0
+      for (let begin = from; begin < to; begin = slotEnd(begin)) {
+        if (pinned[i++]! < 0) continue
+        this.#slots.copyOut(buffer, at + (begin - from), begin, Math.min(to, slotEnd(begin)))
+      }
+    } finally {
+      for (const slot of pinned) if (slot >= 0) this.#unpin(slot)
+    }
+  }
+
+  /**
+   * Calls `use`, which writes to bytes [from, to) of a slot, until it says that it did: when the pages
+   * at the edges are there, and none is being read. The slot stays meanwhile.
+   * @throws IO_ERROR
+   */
+  async forWrite(slot: number, from: number, to: number, use: () => boolean): Promise<void> {
     this.#slots.pin(slot)
     try {
-      await this.#fetch(slot, pages)
-      use()
+      do {
+        const others = this.of(from, to)
+        const missing = edgesOf(from, to) & ~this.#memory.valid[slot]!
+        const edges: Promise<void>[] = []
+        if ((missing & pagesOf(from, from + 1)) !== 0) edges.push(this.#fetch(from, from + 1))
+        if ((missing & pagesOf(to - 1, to)) !== 0) edges.push(this.#fetch(to - 1, to))
+        await allEnded(edges)
+        await Promise.allSettled(others)
+      } while (!use())
     } finally {
-      if (this.#slots.unpin(slot)) this.#room.wake()
+      this.#unpin(slot)
     }
   }
 
-  /** Makes pages of a slot valid. */
-  async #fetch(slot: number, pages: number): Promise<void> {
-    const { valid, blocks } = this.#memory
-    const block = blocks[slot]! * SLOT
-    const reads: Promise<void>[] = []
-    forEachRun(pages & ~valid[slot]!, (first, end) => {
-      const content = Buffer.allocUnsafeSlow((end - first) * PAGE_SIZE)
-      reads.push(
-        this.#disk.read(content, block + first * PAGE_SIZE).then(
-          () => this.#slots.fill(slot, first, end, content),
-          err => {
-            throw ioError(this.#disk.path, `read of ${content.length} bytes`, err)
-          },
-        ),
-      )
-    })
-    await allEnded(reads)
+  /** Somebody reads what nobody had asked for before: what he is likely to want next is read. */
+  readOn(from: number, to: number): void {
+    const ahead = this.#ahead
+    ahead.judge(this.#slots.nrAheadUsed, this.#slots.nrAheadWasted)
+    if (!ahead.next(from, to)) return
+    const end = Math.min(ahead.end, this.#size)
+    let until = ahead.begin
+    while (until < end) {
+      const next = Math.min(end, slotEnd(until))
+      if (!this.#slots.has(until, next)) {
+        if (this.#zones.touches(until, next)) break
+        if (this.#slots.slotOf(Math.floor(until / SLOT)) < 0) break
+      }
+      until = next
+    }
+    // A failure is for him to hear of who asks for these bytes.
+    for (const read of this.#begin(ahead.begin, until, true)) read.catch(() => {})
+  }
+
+  /** Makes the pages of a range valid, as far as it has slots, which are pinned. @throws IO_ERROR */
+  async #fetch(from: number, to: number): Promise<void> {
+    for (;;) {
+      const others = this.of(from, to)
+      await allEnded(this.#begin(from, to, false))
+      if (others.length === 0) return
+      // Where one of them fails, that says nothing of these pages: they are asked for again.
+      await Promise.allSettled(others)
+    }
+  }
+
+  /**
+   * Begins to read the pages of a range that have slots, are not there, and are not being read.
+   * @returns a promise for each request
+   */
+  #begin(from: number, to: number, isAhead: boolean): Promise<void>[] {
+    const { valid } = this.#memory
+    const fetches: Promise<void>[] = []
+    // The request that is being made up: bytes of the disk, its first slot and its last.
+    let [begin, end, first, last] = [0, 0, -1, -1]
+    const request = (): void => {
+      if (end > begin) fetches.push(this.#request(first, begin, end, isAhead))
+      begin = end = 0
+    }
+    for (let at = from; at < to; at = slotEnd(at)) {
+      const block = Math.floor(at / SLOT)
+      const slot = this.#slots.find(block)
+      if (slot < 0) continue
+      const wanted = pagesOf(at, Math.min(to, slotEnd(at)))
+      forEachRun(wanted & ~valid[slot]! & ~this.#slots.filling[slot]!, (page, endPage) => {
+        const next = block * SLOT + page * PAGE_SIZE
+        const goesOn =
+          next === end && next % RUN !== 0 && (slot === last || this.#memory.follows(slot, last))
+        if (!goesOn) {
+          request()
+          begin = next
+          first = slot
+        }
+        end = block * SLOT + endPage * PAGE_SIZE
+        last = slot
+      })
+    }
+    request()
+    return fetches
+  }
+
+  /**
+   * Reads [begin, end) of the disk into slots that follow each other.
+   * @param slot the first
+   * @throws IO_ERROR
+   */
+  #request(slot: number, begin: number, end: number, isAhead: boolean): Promise<void> {
+    const memory = this.#memory
+    for (let at = begin, each = slot; at < end; at = slotEnd(at), each++) {
+      this.#slots.pin(each)
+      this.#slots.beginFill(each, pagesOf(at, Math.min(end, slotEnd(at))), isAhead)
+    }
+    const target = memory.beginOf(slot) + (begin % SLOT)
+    const into = memory.bytesOf(slot).subarray(target, target + (end - begin))
+    const ended = this.#answers.of(this.#disk.read(into, begin)).then(
+      () => this.#end(fetch, slot, true),
+      err => {
+        this.#end(fetch, slot, false)
+        throw ioError(this.#disk.path, `read of ${end - begin} bytes`, err)
+      },
+    )
+    const fetch: Fetch = { begin, end, ended }
+    this.#fetches.add(fetch)
+    return ended
+  }
+
+  #end(fetch: Fetch, slot: number, isFilled: boolean): void {
+    const { begin, end } = fetch
+    this.#fetches.delete(fetch)
+    for (let at = begin, each = slot; at < end; at = slotEnd(at), each++) {
+      this.#slots.endFill(each, pagesOf(at, Math.min(end, slotEnd(at))), isFilled)
+      this.#unpin(each)
+    }
+  }
+
+  #unpin(slot: number): void {
+    if (this.#slots.unpin(slot)) this.#room.wake()
   }
 
   /** Reads what no slot is to be had for. */
@@ -78,7 +225,7 @@ export class ColdReads {
     const begin = Math.floor(from / PAGE_SIZE) * PAGE_SIZE
     const content = Buffer.allocUnsafeSlow(Math.ceil(to / PAGE_SIZE) * PAGE_SIZE - begin)
     try {
-      await this.#disk.read(content, begin)
+      await this.#answers.of(this.#disk.read(content, begin))
     } catch (err) {
       throw ioError(this.#disk.path, `read of ${content.length} bytes`, err)
     }

@@ -2,10 +2,12 @@
  * Flushes, and what becomes of them with the epochs of the disk: a flush covers what was sent in the
  * epoch in which it ended. What the disk had acknowledged before is sent once more.
  */
+import type { Clock } from '../base/index.js'
 import { ioError } from '../storage/index.js'
+import type { Answers } from './answers.js'
 import type { RemoteDisk } from './remote-disk.js'
 import type { Room } from './room.js'
-import type { Sends } from './sends.js'
+import type { Sends, Sent } from './sends.js'
 import type { Unflushed } from './unflushed.js'
 import type { Zeroing } from './zeroing.js'
 
@@ -15,6 +17,8 @@ export interface FlushesOptions {
   zeroing: Zeroing
   sends: Sends
   room: Room
+  answers: Answers
+  clock: Clock
   /** That of the disk before anything was sent. */
   epoch: number
 }
@@ -25,6 +29,10 @@ export class Flushes {
   readonly #zeroing: Zeroing
   readonly #sends: Sends
   readonly #room: Room
+  readonly #answers: Answers
+  readonly #clock: Clock
+  /** How often the disk was flushed. */
+  nrFlushes = 0
   /** The epoch of the disk in which everything was sent that no flush has covered. */
   #epoch: number
   /** The last pass that was begun. */
@@ -32,12 +40,14 @@ export class Flushes {
   /** The one that waits for its end. */
   #nextPass: Promise<void> | null = null
 
-  constructor({ disk, unflushed, zeroing, sends, room, epoch }: FlushesOptions) {
+  constructor({ disk, unflushed, zeroing, sends, room, answers, clock, epoch }: FlushesOptions) {
     this.#disk = disk
     this.#unflushed = unflushed
     this.#zeroing = zeroing
     this.#sends = sends
     this.#room = room
+    this.#answers = answers
+    this.#clock = clock
     this.#epoch = epoch
   }
 
@@ -54,34 +64,44 @@ export class Flushes {
   }
 
   async #save(): Promise<void> {
-    for (;;) {
-      const { epoch } = this.#disk
-      if (epoch !== this.#epoch) await this.#sendAgain(epoch)
-      await this.#sends.writeBack()
-      const covered = this.#unflushed.beginFlush()
-      const zeroed = this.#zeroing.beginFlush()
-      try {
-        await this.#disk.flush()
-      } catch (err) {
-        throw ioError(this.#disk.path, 'flush', err)
-      }
-      if (this.#disk.epoch !== epoch) continue
-      // First the zeros: a page that is written after them is not flushed as long as they are not.
-      this.#zeroing.endFlush(zeroed)
-      this.#unflushed.endFlush(covered)
+    const begun = this.#clock.now()
+    let sent: Sent | null = null
+    this.#room.passBegins()
+    try {
+      sent = await this.#saveOnce()
+      // What a lost connection has cost says nothing of the disk's speed.
+      if (sent === null) while ((await this.#saveOnce()) === null);
+    } finally {
+      this.#room.passEnded(sent, this.#clock.now() - begun)
       this.#room.wake()
-      return
     }
+  }
+
+  /** @returns null where a connection was lost, and all is to be sent again */
+  async #saveOnce(): Promise<Sent | null> {
+    const { epoch } = this.#disk
+    if (epoch !== this.#epoch) await this.#sendAgain(epoch)
+    const sent = await this.#sends.writeBack()
+    const covered = this.#unflushed.beginFlush()
+    const zeroed = this.#zeroing.beginFlush()
+    try {
+      await this.#answers.of(this.#disk.flush())
+    } catch (err) {
+      throw ioError(this.#disk.path, 'flush', err)
+    }
+    if (this.#disk.epoch !== epoch) return null
+    // First the zeros: a page that is written after them is not flushed as long as they are not.
+    this.#zeroing.endFlush(zeroed)
+    this.#unflushed.endFlush(covered)
+    this.nrFlushes++
+    return sent
   }
 
   /** The disk may have lost all that no flush has covered: zeros first, then the pages. */
   async #sendAgain(epoch: number): Promise<void> {
     try {
-      await this.#sends.alone(this.#zeroing.calls, async () => {
-        this.#unflushed.addAgain()
-        await this.#zeroing.again()
-        this.#epoch = epoch
-      })
+      await this.#zeroing.again(() => this.#unflushed.addAgain())
+      this.#epoch = epoch
     } catch (err) {
       throw ioError(this.#disk.path, 'zeroing once more', err)
     }

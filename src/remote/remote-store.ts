@@ -20,7 +20,15 @@ import {
   SYSTEM_CLOCK,
   ThinfsError,
 } from '../base/index.js'
-import { DataMap, type DataStore, ioError, mustCopy, mustHaveRange } from '../storage/index.js'
+import {
+  type CacheCounts,
+  DataMap,
+  type DataStore,
+  ioError,
+  mustCopy,
+  mustHaveRange,
+} from '../storage/index.js'
+import { Answers } from './answers.js'
 import { CacheMemory, SLOT } from './cache-memory.js'
 import { ColdReads } from './cold-reads.js'
 import { Flushes } from './flushes.js'
@@ -41,7 +49,11 @@ export interface RemoteStoreOptions {
   cache: number
   /** Bytes that are punched at least: of a page to a slot, and a power of two. */
   granule: number
+  /** Bytes that are acknowledged and not durable at most. Default: half of the cache. */
+  dirty?: number | undefined
   clock?: Clock
+  /** Called with a sentence about what writers wait for, and what takes long. */
+  onWait?: (what: string) => void
 }
 
 export class RemoteStore implements DataStore {
@@ -56,9 +68,14 @@ export class RemoteStore implements DataStore {
   readonly #slots: Slots
   readonly #unflushed: Unflushed
   readonly #room: Room
+  readonly #sends: Sends
   readonly #reads: ColdReads
   readonly #zeroing: Zeroing
   readonly #flushes: Flushes
+  readonly #firstEpoch: number
+  /** Reads that the cache answered, and those that waited for the disk. */
+  #hits = 0
+  #misses = 0
 
   /**
    * Goes on with what is in the cache, and learns where the disk has holes.
@@ -83,7 +100,7 @@ export class RemoteStore implements DataStore {
   }
 
   private constructor(
-    { disk, granule, clock = SYSTEM_CLOCK }: RemoteStoreOptions,
+    { disk, granule, dirty, clock = SYSTEM_CLOCK, onWait = () => {} }: RemoteStoreOptions,
     memory: CacheMemory,
     epoch: number,
     extents: Extent[] | null,
@@ -98,6 +115,7 @@ export class RemoteStore implements DataStore {
     const tells = extents !== null && !(extents.length === 1 && extents[0]!.length >= this.size)
     this.punches = disk.makesHoles && tells
     this.#disk = disk
+    this.#firstEpoch = epoch
     this.#memory = memory
     this.#granule = granule
     const data = new DataMap(this.size, granule)
@@ -107,17 +125,25 @@ export class RemoteStore implements DataStore {
     const zones = new Zones()
     const slots = new Slots({ memory, data, zones, granule, size: this.size })
     const unflushed = new Unflushed(memory)
-    const drain = (all: boolean): Promise<void> => (all ? this.sync() : sends.writeBack())
-    const room = new Room(unflushed, memory.nrSlots, drain)
-    const sends: Sends = new Sends({ disk, memory, slots, unflushed, room, clock })
+    const sync = (): Promise<void> => this.sync()
+    const { nrSlots } = memory
+    const room = new Room({ unflushed, nrSlots, dirty, clock, drain: sync, onWait })
+    const answers = new Answers(clock, onWait)
+    const sends = new Sends({ disk, memory, slots, unflushed, answers })
+    const reads = new ColdReads({ disk, memory, slots, zones, room, answers, size: this.size })
+    const zeroing = new Zeroing({
+      ...{ disk, memory, data, zones, slots, unflushed, sends, reads, answers, sync },
+    })
     this.#data = data
     this.#slots = slots
     this.#unflushed = unflushed
     this.#room = room
-    this.#reads = new ColdReads({ disk, memory, slots, zones, room })
-    const sync = (): Promise<void> => this.sync()
-    this.#zeroing = new Zeroing({ disk, memory, data, zones, slots, unflushed, sends, sync })
-    this.#flushes = new Flushes({ disk, unflushed, zeroing: this.#zeroing, sends, room, epoch })
+    this.#sends = sends
+    this.#reads = reads
+    this.#zeroing = zeroing
+    this.#flushes = new Flushes({
+      ...{ disk, unflushed, zeroing, sends, room, answers, clock, epoch },
+    })
   }
 
   // --- what the cache has ---
@@ -130,11 +156,14 @@ export class RemoteStore implements DataStore {
       if (!this.#slots.has(from, to)) return false
       from = to
     }
+    const { nrAheadUsed } = this.#slots
     for (let from: number = offset; from < end; ) {
       const to = Math.min(end, slotEnd(from))
       this.#slots.copyOut(buffer, at + (from - offset), from, to)
       from = to
     }
+    if (this.#slots.nrAheadUsed !== nrAheadUsed) this.#reads.readOn(offset, end)
+    this.#hits++
     return true
   }
 
@@ -166,18 +195,34 @@ export class RemoteStore implements DataStore {
     return this.#unflushed.nrUnsent * PAGE_SIZE
   }
 
+  cacheCounts(): CacheCounts {
+    const { nrAheadUsed, nrAheadWasted } = this.#slots
+    return {
+      hits: this.#hits,
+      misses: this.#misses,
+      aheadUsedBytes: nrAheadUsed * PAGE_SIZE,
+      aheadWastedBytes: nrAheadWasted * PAGE_SIZE,
+      sentBytes: this.#sends.all.bytes,
+      sentRequests: this.#sends.all.requests,
+      flushes: this.#flushes.nrFlushes,
+      reconnects: this.#disk.epoch - this.#firstEpoch,
+      dirtyBytes: this.#unflushed.nrPages * PAGE_SIZE,
+      dirtyLimit: this.#room.limit,
+      drainBytesPerSecond: Math.round(this.#room.bytesPerSecond),
+      writersWaiting: this.#room.nrWaiting,
+    }
+  }
+
   // --- what may have to wait for the disk ---
 
-  async readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
-    mustHaveRange(this, 'read', offset, length)
-    const end = offset + length
-    const reads: Promise<void>[] = []
-    for (let from: number = offset; from < end; ) {
-      const to = Math.min(end, slotEnd(from))
-      reads.push(this.#reads.read(buffer, at + (from - offset), from, to))
-      from = to
+  readLater(buffer: Uint8Array, at: number, length: number, offset: Bytes): Promise<void> {
+    try {
+      mustHaveRange(this, 'read', offset, length)
+    } catch (err) {
+      return Promise.reject(err)
     }
-    await allEnded(reads)
+    this.#misses++
+    return this.#reads.read(buffer, at, offset, offset + length)
   }
 
   copy(source: Bytes, target: Bytes, length: Bytes): Later<void> {
@@ -232,6 +277,7 @@ export class RemoteStore implements DataStore {
   #writeNow(buffer: Uint8Array, at: number, from: number, to: number): boolean {
     const slot = this.#slots.slotOf(Math.floor(from / SLOT))
     if (slot < 0 || (edgesOf(from, to) & ~this.#memory.valid[slot]!) !== 0) return false
+    if ((this.#slots.filling[slot]! & pagesOf(from, to)) !== 0) return false
     this.#slots.copyIn(slot, buffer, at, from, to)
     this.#unflushed.add(slot, pagesOf(from, to))
     return true
@@ -251,10 +297,7 @@ export class RemoteStore implements DataStore {
         continue
       }
       const at = from - offset
-      await this.#reads.withPages(slot, edgesOf(from, to), () => {
-        const isWritten = this.#writeNow(held, at, from, to)
-        assert(isWritten, 'a slot that is pinned takes a write')
-      })
+      await this.#reads.forWrite(slot, from, to, () => this.#writeNow(held, at, from, to))
       from = to
     }
   }

@@ -2,7 +2,7 @@
 import { PAGE_SIZE } from '../base/index.js'
 import type { DataMap } from '../storage/index.js'
 import { type CacheMemory, FREE, SLOT, SLOT_PAGES } from './cache-memory.js'
-import { forEachRun, pagesOf, slotEnd } from './pages.js'
+import { countOf, forEachRun, pagesOf, slotEnd } from './pages.js'
 import type { Zones } from './zones.js'
 
 export interface SlotsOptions {
@@ -31,6 +31,13 @@ export class Slots {
   readonly #recent: Uint8Array
   /** By slot: calls that need it to stay. */
   readonly #pins: Uint16Array
+  /** By slot and page: what the disk is filling. Nobody else writes to these bytes meanwhile. */
+  readonly filling: Uint16Array
+  /** By slot and page: what was read ahead, and nobody has asked for yet. */
+  readonly #ahead: Uint16Array
+  /** Pages that were read ahead: those that somebody asked for, and those that nobody did. */
+  nrAheadUsed = 0
+  nrAheadWasted = 0
 
   /** With what another process has left in the memory. */
   constructor({ memory, data, zones, granule, size }: SlotsOptions) {
@@ -42,6 +49,8 @@ export class Slots {
     const { nrSlots, blocks, dirty, pending, valid } = memory
     this.#recent = new Uint8Array(nrSlots)
     this.#pins = new Uint16Array(nrSlots)
+    this.filling = new Uint16Array(nrSlots)
+    this.#ahead = new Uint16Array(nrSlots)
     for (let slot = nrSlots - 1; slot >= 0; slot--) {
       if (blocks[slot] !== FREE) {
         this.#slots.set(blocks[slot]!, slot)
@@ -53,6 +62,11 @@ export class Slots {
       valid[slot] = dirty[slot] = pending[slot] = 0
       this.#free.push(slot)
     }
+  }
+
+  /** The slot that has 64 KiB of the disk; -1: none. */
+  find(block: number): number {
+    return this.#slots.get(block) ?? -1
   }
 
   /** The slot that has 64 KiB of the disk, or takes them. @returns -1 when all slots have to stay */
@@ -86,6 +100,7 @@ export class Slots {
       return
     }
     this.#recent[slot] = 1
+    if (this.#ahead[slot] !== 0) this.#useAhead(slot, wanted)
     const begin = this.#memory.beginOf(slot) + (from - block * SLOT)
     buffer.set(this.#memory.bytesOf(slot).subarray(begin, begin + (to - from)), at)
   }
@@ -114,17 +129,24 @@ export class Slots {
     }
   }
 
-  /** Fills pages [first, end) with what was read, but those that were written meanwhile. */
-  fill(slot: number, first: number, end: number, content: Uint8Array): void {
-    const { valid } = this.#memory
-    const target = this.#memory.bytesOf(slot)
-    const begin = this.#memory.beginOf(slot)
-    for (let page = first; page < end; page++) {
-      if ((valid[slot]! & (1 << page)) !== 0) continue
-      const at = (page - first) * PAGE_SIZE
-      target.set(content.subarray(at, at + PAGE_SIZE), begin + page * PAGE_SIZE)
-      valid[slot]! |= 1 << page
-    }
+  /**
+   * The disk is about to fill pages, or has done so.
+   * @param isAhead whether nobody has asked for them
+   */
+  beginFill(slot: number, pages: number, isAhead: boolean): void {
+    this.filling[slot]! |= pages
+    if (isAhead) this.#ahead[slot]! |= pages
+  }
+
+  endFill(slot: number, pages: number, isFilled: boolean): void {
+    this.filling[slot]! &= ~pages
+    if (isFilled) this.#memory.valid[slot]! |= pages
+    else this.#ahead[slot]! &= ~pages
+  }
+
+  #useAhead(slot: number, pages: number): void {
+    this.nrAheadUsed += countOf(this.#ahead[slot]! & pages)
+    this.#ahead[slot]! &= ~pages
   }
 
   /** Makes pages that are not valid zeros. */
@@ -142,6 +164,12 @@ export class Slots {
   blank(slot: number, pages: number): void {
     this.#memory.valid[slot]! &= ~pages
     this.fillHoles(slot, pages)
+  }
+
+  /** Forgets pages that are not newer than the disk. */
+  forgetClean(slot: number, pages: number): void {
+    const { valid, dirty, pending } = this.#memory
+    valid[slot]! &= ~(pages & ~dirty[slot]! & ~pending[slot]!)
   }
 
   // --- which slot has what ---
@@ -235,5 +263,7 @@ export class Slots {
     valid[slot] = 0
     dirty[slot] = 0
     pending[slot] = 0
+    this.nrAheadWasted += countOf(this.#ahead[slot]!)
+    this.#ahead[slot] = 0
   }
 }

@@ -2,7 +2,7 @@
  * The pages that the disk does not have for good: dirty, then being sent, then sent and not covered
  * by a flush. No page is evicted before that.
  */
-import { type CacheMemory, FREE } from './cache-memory.js'
+import { type CacheMemory, FREE, RUN_SLOTS } from './cache-memory.js'
 import { countOf } from './pages.js'
 
 export class Unflushed {
@@ -14,6 +14,9 @@ export class Unflushed {
   readonly #dirtySlots = new Set<number>()
   /** Slots with pages that are dirty or not flushed. */
   readonly #slots = new Set<number>()
+  /** By run of the disk: how many of these slots it has. */
+  readonly #runs = new Map<number, number>()
+  #nrPages = 0
   #nrUnsent = 0
 
   /** With what another process has left in the memory, which has to be sent again. */
@@ -24,10 +27,17 @@ export class Unflushed {
     this.#flushing = new Uint16Array(nrSlots)
     for (let slot = 0; slot < nrSlots; slot++) {
       if (blocks[slot] === FREE) continue
-      const again = dirty[slot]! | pending[slot]!
+      // In this order: a death in between loses no page.
+      pending[slot]! |= dirty[slot]!
       dirty[slot] = 0
-      if (again !== 0) this.add(slot, again)
+      this.#nrPages += countOf(pending[slot]!)
+      this.add(slot, pending[slot]!)
     }
+  }
+
+  /** Pages that a flush would make durable. */
+  get nrPages(): number {
+    return this.#nrPages
   }
 
   /** Pages that are dirty or being sent. */
@@ -40,23 +50,35 @@ export class Unflushed {
     return this.#slots.size
   }
 
-  /** The slots that have dirty pages, in the order of the disk. */
-  get dirtySlots(): number[] {
+  /** Runs of the disk that have such pages: about the requests that a flush takes. */
+  get nrRuns(): number {
+    return this.#runs.size
+  }
+
+  /** The runs that have dirty pages, in the order of the disk. */
+  get dirtyRuns(): number[] {
     const { blocks } = this.#memory
-    return [...this.#dirtySlots].sort((one, other) => blocks[one]! - blocks[other]!)
+    const runs = new Set<number>()
+    for (const slot of this.#dirtySlots) runs.add(Math.floor(blocks[slot]! / RUN_SLOTS))
+    return [...runs].sort((one, other) => one - other)
   }
 
   /** Pages are newer than the disk. */
   add(slot: number, pages: number): void {
-    const { dirty } = this.#memory
+    const { dirty, pending, blocks } = this.#memory
     const before = dirty[slot]!
     const fresh = pages & ~before
     if (fresh === 0) return
     if (before === 0) {
       this.#dirtySlots.add(slot)
-      this.#slots.add(slot)
+      if (!this.#slots.has(slot)) {
+        this.#slots.add(slot)
+        const run = Math.floor(blocks[slot]! / RUN_SLOTS)
+        this.#runs.set(run, (this.#runs.get(run) ?? 0) + 1)
+      }
     }
     this.#nrUnsent += countOf(fresh)
+    this.#nrPages += countOf(fresh & ~pending[slot]!)
     dirty[slot] = before | pages
   }
 
@@ -84,6 +106,7 @@ export class Unflushed {
   forget(slot: number, pages: number): void {
     const { dirty, pending } = this.#memory
     this.#nrUnsent -= countOf(dirty[slot]! & pages)
+    this.#nrPages -= countOf((dirty[slot]! | pending[slot]!) & pages)
     dirty[slot]! &= ~pages
     pending[slot]! &= ~pages
     this.#flushing[slot]! &= ~pages
@@ -101,9 +124,11 @@ export class Unflushed {
 
   /** What was sent before the flush began is durable, unless it was sent again since. */
   endFlush(covered: readonly number[]): void {
-    const { pending } = this.#memory
+    const { dirty, pending } = this.#memory
     for (const slot of covered) {
-      pending[slot]! &= ~this.#flushing[slot]!
+      const durable = pending[slot]! & this.#flushing[slot]!
+      this.#nrPages -= countOf(durable & ~dirty[slot]!)
+      pending[slot]! &= ~durable
       this.#flushing[slot] = 0
       this.#release(slot)
     }
@@ -119,7 +144,11 @@ export class Unflushed {
 
   /** A slot whose pages are all flushed may be reused. */
   #release(slot: number): void {
-    const { dirty, pending } = this.#memory
-    if (dirty[slot] === 0 && pending[slot] === 0) this.#slots.delete(slot)
+    const { dirty, pending, blocks } = this.#memory
+    if (dirty[slot] !== 0 || pending[slot] !== 0 || !this.#slots.delete(slot)) return
+    const run = Math.floor(blocks[slot]! / RUN_SLOTS)
+    const left = this.#runs.get(run)! - 1
+    if (left === 0) this.#runs.delete(run)
+    else this.#runs.set(run, left)
   }
 }

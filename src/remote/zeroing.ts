@@ -2,10 +2,11 @@
  * Zeroing parts of the disk. What the disk has zeroed may be lost as what it has written: the ranges
  * are noted in the cache's memory until a flush has covered them.
  */
-
 import { allEnded } from '../base/index.js'
 import { type DataMap, ioError } from '../storage/index.js'
+import type { Answers } from './answers.js'
 import { ALL_PAGES, type CacheMemory, ZEROED_MAX } from './cache-memory.js'
+import type { ColdReads } from './cold-reads.js'
 import type { RemoteDisk } from './remote-disk.js'
 import type { Sends } from './sends.js'
 import type { Slots } from './slots.js'
@@ -23,6 +24,8 @@ export interface ZeroingOptions {
   slots: Slots
   unflushed: Unflushed
   sends: Sends
+  reads: ColdReads
+  answers: Answers
   /** Flushes the disk, which forgets ranges. */
   sync: () => Promise<void>
 }
@@ -35,14 +38,19 @@ export class Zeroing {
   readonly #slots: Slots
   readonly #unflushed: Unflushed
   readonly #sends: Sends
+  readonly #reads: ColdReads
+  readonly #answers: Answers
   readonly #sync: () => Promise<void>
   /** What the disk has been asked for and has not answered. */
   readonly #calls = new Set<Promise<void>>()
   /** Places in CacheMemory.zeroed of what the disk has zeroed. */
   readonly #zeroed: Set<number>
+  /** While ranges are zeroed once more: no other is zeroed. */
+  #gate: Promise<void> | null = null
 
   /** With the ranges that another process has left. */
-  constructor({ disk, memory, data, zones, slots, unflushed, sends, sync }: ZeroingOptions) {
+  constructor(parts: ZeroingOptions) {
+    const { disk, memory, data, zones, slots, unflushed, sends, reads, answers, sync } = parts
     this.#disk = disk
     this.#memory = memory
     this.#data = data
@@ -50,13 +58,15 @@ export class Zeroing {
     this.#slots = slots
     this.#unflushed = unflushed
     this.#sends = sends
+    this.#reads = reads
+    this.#answers = answers
     this.#sync = sync
     this.#zeroed = new Set(memory.zeroedPlaces())
-  }
-
-  /** What the disk has been asked for and has not answered. */
-  get calls(): ReadonlySet<Promise<void>> {
-    return this.#calls
+    // The process that noted a range may have died before it had blanked the cache there.
+    for (const place of this.#zeroed) {
+      const [begin, length] = [memory.zeroed[place]!, memory.zeroed[place + 1]!]
+      slots.forEachIn(begin, begin + length, (slot, pages) => slots.forgetClean(slot, pages))
+    }
   }
 
   /** Makes the disk zero a range of whole granules. */
@@ -77,34 +87,47 @@ export class Zeroing {
     }
   }
 
-  /** Zeroes once more what the disk may have lost. Nothing is being zeroed. */
-  async again(): Promise<void> {
-    const { zeroed } = this.#memory
-    const places = [...this.#zeroed]
-    let next = 0
-    const work = async (): Promise<void> => {
-      while (next < places.length) {
-        const at = places[next++]!
-        await this.#disk.zero(zeroed[at]!, zeroed[at + 1]!)
+  /**
+   * Zeroes once more what the disk may have lost.
+   * @param before called when nothing is being zeroed
+   */
+  async again(before: () => void): Promise<void> {
+    let open = (): void => {}
+    this.#gate = new Promise(resolve => {
+      open = resolve
+    })
+    try {
+      await Promise.allSettled(this.#calls)
+      before()
+      const { zeroed } = this.#memory
+      const places = [...this.#zeroed]
+      let next = 0
+      const work = async (): Promise<void> => {
+        while (next < places.length) {
+          const at = places[next++]!
+          await this.#answers.of(this.#disk.zero(zeroed[at]!, zeroed[at + 1]!))
+        }
       }
+      await allEnded(Array.from({ length: AGAIN_DEPTH }, work))
+    } finally {
+      this.#gate = null
+      open()
     }
-    await allEnded(Array.from({ length: AGAIN_DEPTH }, work))
   }
 
   async #clear(begin: number, end: number): Promise<void> {
     for (;;) {
-      const { gate } = this.#sends
-      if (gate !== null) await gate
+      if (this.#gate !== null) await this.#gate
       else if (this.#memory.nrZeroed >= ZEROED_MAX) await this.#sync()
       else {
-        const sends = this.#sends.of(begin, end)
-        if (sends.length === 0) break
-        await Promise.allSettled(sends)
+        const calls = [...this.#sends.of(begin, end), ...this.#reads.of(begin, end)]
+        if (calls.length === 0) break
+        await Promise.allSettled(calls)
       }
     }
     const place = this.#memory.noteZeroed(begin, end - begin)
     this.#slots.forEachIn(begin, end, (slot, pages) => this.#blank(slot, pages))
-    const zeroing = this.#disk.zero(begin, end - begin)
+    const zeroing = this.#answers.of(this.#disk.zero(begin, end - begin))
     this.#calls.add(zeroing)
     try {
       await zeroing

@@ -322,7 +322,7 @@ export class FileStore implements Store {
   }
 
   get isRemoved(): boolean {
-    return !this.#isDevice && fstatSync(this.fd).nlink === 0
+    return !this.#isDevice && this.#stat()?.nlink === 0
   }
 
   async syncAll(): Promise<void> {
@@ -334,9 +334,22 @@ export class FileStore implements Store {
   }
 
   hostRoom(): HostRoom | null {
-    if (this.#isDevice) return null
+    const stat = this.#isDevice ? null : this.#stat()
+    if (stat === null) return null
     const { bavail, bsize } = statfsSync(heldPath(this.fd))
-    return { available: bavail * bsize, allocated: fstatSync(this.fd).blocks * SECTOR_SIZE }
+    return { available: bavail * bsize, allocated: stat.blocks * SECTOR_SIZE }
+  }
+
+  /**
+   * Null where the file system answers nothing any more, as GlusterFS by a descriptor whose lock it
+   * has given to another host: a status is had all the same.
+   */
+  #stat(): Stats | null {
+    try {
+      return fstatSync(this.fd)
+    } catch {
+      return null
+    }
   }
 
   reserve(offset: Bytes, length: Bytes): boolean {

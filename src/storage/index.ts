@@ -9,6 +9,7 @@ export { bootId, JournalFile } from './journal-file.js'
 export { MemoryJournal } from './memory-journal.js'
 export { idOf, SharedFiles } from './shared-files.js'
 export {
+  type CacheCounts,
   type DataStore,
   type HostRoom,
   ioError,

@@ -15,6 +15,29 @@ export interface HostRoom {
   allocated: number
 }
 
+/** What the cache before a disk of another machine has done, and how it is. */
+export interface CacheCounts {
+  /** Reads that the cache answered, and those that waited for the disk. */
+  hits: number
+  misses: number
+  /** Bytes that were read ahead: those that somebody asked for, and those that nobody did. */
+  aheadUsedBytes: number
+  aheadWastedBytes: number
+  /** What was written back. */
+  sentBytes: number
+  sentRequests: number
+  flushes: number
+  /** Connections that were made in the place of one that was lost. */
+  reconnects: number
+  /** Bytes that were acknowledged and that no flush has covered, and how many there may be. */
+  dirtyBytes: number
+  dirtyLimit: number
+  /** What the disk takes, flushes included; 0: not known. */
+  drainBytesPerSecond: number
+  /** Writes that wait until less is dirty. */
+  writersWaiting: number
+}
+
 /** The label that a pool writes on its data: which pool, and which commit. */
 export interface Label {
   /** The id in the pool's superblock; null where that has none. */
@@ -90,6 +113,8 @@ export interface DataStore {
   syncAll?(): Promise<void>
   /** Space of the host; null where nothing grows, as on a block device. */
   hostRoom?(): HostRoom | null
+  /** The counters of the cache before it; left out: it has none of its own. */
+  cacheCounts?(): CacheCounts
   /**
    * Whether no name is left of the file, or another file has the name: its content ends with the
    * process.

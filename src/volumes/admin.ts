@@ -7,6 +7,7 @@
 import type { IoCounts } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolMode, PoolWork } from '../pool/index.js'
+import type { CacheCounts } from '../storage/index.js'
 import type { Strength } from '../tenancy/index.js'
 import type { Rules } from './retention.js'
 
@@ -62,6 +63,11 @@ export interface PoolStatus {
   shrink?: { data: number; left: number; waits: boolean } | null
   /** While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell. */
   check?: CheckProgress | null
+  /**
+   * Since the pool was mounted, of the cache before data on another machine; null where the data is
+   * here. A daemon of an earlier thinfs does not tell.
+   */
+  cache?: CacheCounts | null
   lowWaterMarkBlocks: number
   /** Whether free data blocks are at or below the mark. */
   belowLowWater: boolean
@@ -142,6 +148,8 @@ export interface PoolStatistics {
   work: PoolWork
   /** Of a pool with tenancy; the counters begin with the engine. */
   tenancy?: TenancyStatistics
+  /** As in `PoolStatus`. */
+  cache?: CacheCounts | null
   /** Those that have a name, by name. */
   volumes: VolumeStatistics[]
 }
@@ -332,8 +340,9 @@ export interface PoolAdmin {
   prune(request: PruneRequest, signal?: AbortSignal): Promise<PrunedSnapshot[]>
   rename(request: { from: string; to: string }): Promise<VolumeInfo>
   /**
-   * @param request.shrink cut off data past the new end, where there is some
-   * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
+   * @param request.shrink may become smaller: data past the new end is cut off
+   * @throws HAS_DATA, or BAD_ARGUMENT where nothing would be lost, for a smaller size without
+   *   `shrink`; VOLUME_BUSY for one while it is open
    */
   resize(
     request: { name: string; size: number; shrink?: boolean },
@@ -373,8 +382,11 @@ export interface PoolAdmin {
   ): Promise<{ data: number; moved: number }>
   /** Sets what a full pool does from now on. Writes that wait for space try again, or fail. */
   set(request: PoolSettings): Promise<void>
-  /** @param request.exclusive counts what each volume has for itself */
-  list(request?: { exclusive?: boolean }): Promise<VolumeInfo[]>
+  /**
+   * @param request.exclusive counts what each volume has for itself
+   * @param request.names only these, of which those that are not there are left out
+   */
+  list(request?: { exclusive?: boolean; names?: string[] }): Promise<VolumeInfo[]>
   /**
    * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
    * that nothing but these volumes maps. Approximate where mappings change meanwhile.

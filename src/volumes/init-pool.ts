@@ -26,6 +26,7 @@ import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { lockDisk, type RemoteDisk, STATE_SIZE_MIN } from '../remote/index.js'
 import { type DataStore, FileStore, type Store } from '../storage/index.js'
+import { DiskClients } from './disk-clients.js'
 import { openPool } from './open-pool.js'
 import { addressesOf, JOURNAL_FILE, mustDiffer, PoolFiles, VOLUMES_FILE } from './pool-files.js'
 import { RemoteData } from './remote-data.js'
@@ -53,6 +54,7 @@ export async function initPool(
   const made: string[] = []
   const stores: FileStore[] = []
   const locks: number[] = []
+  let clients: DiskClients | null = null
   let remote: RemoteData | null = null
   let files: PoolFiles | null = null
   const openNew = (path: string): FileStore => {
@@ -63,7 +65,8 @@ export async function initPool(
   }
   try {
     for (const address of addressesOf(config)) locks.push(lockDisk(address, false))
-    const dataStore = data.remote ? RemoteData.make(config) : openNew(data.path)
+    clients = new DiskClients(locks[0] ?? null)
+    const dataStore = data.remote ? RemoteData.make(config, clients) : openNew(data.path)
     if (dataStore instanceof RemoteData) remote = dataStore
     const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
@@ -78,7 +81,7 @@ export async function initPool(
     const auto = autoMetadataSize(dataSize, config.dataBlockSize)
     growTo(metadataStore, metadata.size === 'auto' ? auto : metadata.size, 'metadata.size')
     await format(metadataStore, config, force)
-    files = PoolFiles.of(metadataStore, dataStore, { config, locks })
+    files = PoolFiles.of(metadataStore, dataStore, { config, locks, clients })
     // A journal that is left of another pool says nothing of this one.
     const pool = await openPool(config, { files, makeVolumes: true, acceptMetadata: true })
     await pool.close()
@@ -91,6 +94,7 @@ export async function initPool(
     else {
       for (const store of stores) store.close()
       remote?.close()
+      void clients?.end()
       for (const fd of locks) closeSync(fd)
     }
   }
@@ -232,13 +236,15 @@ function planFile(
 
 async function planRemote(config: PoolConfig, force: boolean): Promise<PlannedFile> {
   const lock = lockDisk(config.data.remote!, true)
-  const remote = RemoteData.make(config)
+  const clients = new DiskClients(null)
+  const remote = RemoteData.make(config, clients)
   try {
     const store = await remote.open({ ...config, readOnly: true })
     const size = await sizeOfEmpty(store, config, force)
     return { path: remote.path, size, isNew: false, holds: null }
   } finally {
     remote.close()
+    void clients.end()
     closeSync(lock)
   }
 }

@@ -12,7 +12,7 @@ import {
   lowWaterMarkBlocks,
   type PoolConfig,
 } from '../config/index.js'
-import { ThinMetadata } from '../metadata/index.js'
+import { checkRoots, ThinMetadata } from '../metadata/index.js'
 import {
   type AutoextendOptions,
   isBehind,
@@ -108,7 +108,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })
-    const odd = readOnly ? checkJournal(files, data) : []
+    const odd = readOnly ? [...rootProblems(files), ...checkJournal(files, data)] : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     journal = files.openJournal(readOnly)
     // A host that had the pool before may have the file open, and append to it once more.
@@ -333,6 +333,18 @@ function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
     if (!(err instanceof ThinfsError)) throw err
     return [problemOf(err)]
   }
+}
+
+/**
+ * The damage for which a pool is not opened to be written to, as far as a quick look finds it. Where
+ * needs_check is set the pool comes up read-only instead.
+ */
+function rootProblems({ metadata }: PoolFiles): CheckProblem[] {
+  if (ThinMetadata.open(metadata).needsCheck) return []
+  const how = 'thinfs check finds all of it, thinfs repair saves what can be read'
+  return checkRoots(metadata)
+    .filter(({ severity }) => severity === 'error')
+    .map(({ severity, message }) => ({ severity, message: `${metadata.path}: ${message}; ${how}` }))
 }
 
 /** Problems of files that show in free blocks that hold data. */

@@ -36,8 +36,8 @@ import {
   MemoryJournal,
   removedFile,
 } from '../storage/index.js'
+import { DiskClients } from './disk-clients.js'
 import { RemoteData, type RemoteDataOptions } from './remote-data.js'
-import { connectDisk } from './remote-disks.js'
 import { RemoteMetadata } from './remote-metadata.js'
 import type { TableFile } from './volume-table.js'
 
@@ -115,6 +115,8 @@ export class PoolFiles {
   readonly #config: PoolConfig
   /** PoolDescriptors.more. */
   readonly #more: readonly number[]
+  /** By which it has the disks of other machines. */
+  readonly #clients: DiskClients
   #stateDisk: RemoteDisk | null = null
   #state: StateDisk | null = null
   /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
@@ -127,11 +129,13 @@ export class PoolFiles {
       data,
       folder,
       more,
+      clients,
     }: {
       metadata: PoolStore | RemoteMetadata
       data: PoolStore | RemoteData
       folder: HeldFolder
       more: readonly number[]
+      clients: DiskClients
     },
     readOnly: boolean,
   ) {
@@ -140,6 +144,7 @@ export class PoolFiles {
     this.#data = data
     this.folder = folder
     this.#more = more
+    this.#clients = clients
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
     this.#areOne = isSameFile(one, other)
@@ -165,19 +170,20 @@ export class PoolFiles {
     }
     try {
       const locks = addressesOf(config).map(address => openedFd(lockDisk(address, readOnly)))
+      const clients = new DiskClients(readOnly ? null : (locks[0] ?? null))
       const { remote } = config.metadata
       if (remote !== undefined) {
-        const metadata = opened(RemoteMetadata.make(remote))
-        const data = opened(RemoteData.make(config))
+        const metadata = opened(RemoteMetadata.make(remote, clients))
+        const data = opened(RemoteData.make(config, clients))
         const more = [openedFd(MemoryJournal.create()), ...locks]
         const folder = HeldFolder.open(config.folder)
-        return new PoolFiles(config, { metadata, data, folder, more }, readOnly)
+        return new PoolFiles(config, { metadata, data, folder, more, clients }, readOnly)
       }
       const file = openStore(config.metadata.path, path, as)
       const metadata = opened(partsOf(file, config.metadata))
       const isOne = isSame(path, config.metadata.path)
       let data: PoolStore | RemoteData
-      if (config.data.remote) data = RemoteData.make(config)
+      if (config.data.remote) data = RemoteData.make(config, clients)
       else {
         const file = isOne ? again(metadata, as) : openStore(path, config.metadata.path, as)
         data = partsOf(file, config.data)
@@ -187,7 +193,7 @@ export class PoolFiles {
       // The lock of another descriptor of the same file would be in the way.
       if (!isOne && !(data instanceof RemoteData)) lock(data, readOnly)
       const folder = HeldFolder.open(config.folder)
-      return new PoolFiles(config, { metadata, data, folder, more: locks }, readOnly)
+      return new PoolFiles(config, { metadata, data, folder, more: locks, clients }, readOnly)
     } catch (err) {
       for (const store of toClose.reverse()) store.close()
       throw err
@@ -196,30 +202,39 @@ export class PoolFiles {
 
   /**
    * Those that this process has opened and locked, which are its to close.
-   * @param locks on the disks of other machines
+   * @param locks on the disks of other machines, which `clients` have
    * @throws IO_ERROR
    */
   static of(
     metadata: FileStore,
     data: FileStore | RemoteData,
-    { config, locks }: { config: PoolConfig; locks: readonly number[] },
+    {
+      config,
+      locks,
+      clients,
+    }: { config: PoolConfig; locks: readonly number[]; clients: DiskClients },
   ): PoolFiles {
     const folder = HeldFolder.open(config.folder)
-    return new PoolFiles(config, { metadata, data, folder, more: locks }, false)
+    return new PoolFiles(config, { metadata, data, folder, more: locks, clients }, false)
   }
 
-  /** Those that another process has opened and locked, by their inherited descriptors. */
+  /**
+   * Those that another process has opened and locked, by their inherited descriptors.
+   * @throws LOCK_LOST where the file system knows one of them no more
+   */
   static inherit(config: PoolConfig, fds: PoolDescriptors, readOnly: boolean): PoolFiles {
     const { path, remote } = config.metadata
+    const { more } = fds
+    const clients = new DiskClients(readOnly ? null : (more[remote ? 1 : 0] ?? null))
     const metadata = remote
-      ? RemoteMetadata.of(fds.metadata, remote)
-      : partsOf(FileStore.of(fds.metadata, path, { readOnly }), config.metadata)
+      ? RemoteMetadata.of(fds.metadata, remote, clients)
+      : partsOf(inheritStore(fds.metadata, path, readOnly), config.metadata)
     try {
       const data = config.data.remote
-        ? RemoteData.of(fds.data, config)
-        : partsOf(FileStore.of(fds.data, config.data.path, { readOnly }), config.data)
+        ? RemoteData.of(fds.data, config, clients)
+        : partsOf(inheritStore(fds.data, config.data.path, readOnly), config.data)
       const folder = HeldFolder.of(fds.folder, config.folder)
-      return new PoolFiles(config, { metadata, data, folder, more: fds.more }, readOnly)
+      return new PoolFiles(config, { metadata, data, folder, more, clients }, readOnly)
     } catch (err) {
       metadata.close()
       throw err
@@ -273,7 +288,7 @@ export class PoolFiles {
   async connectState({ onConnection }: ConnectOptions = {}): Promise<RemoteDisk | null> {
     const { state } = this.#config
     if (state === undefined) return null
-    this.#stateDisk ??= await connectDisk(state.remote, {
+    this.#stateDisk ??= await this.#clients.connect(state.remote, {
       readOnly: this.readOnly,
       ...(onConnection && { onConnection }),
     })
@@ -331,8 +346,7 @@ export class PoolFiles {
       } catch (err) {
         cause = err
       }
-      const why = cause === undefined ? 'another process has it' : (cause as Error).message
-      throw new ThinfsError('LOCK_LOST', `${store.path}: the lock is lost: ${why}`, { cause })
+      throw lockLost(store.path, cause)
     }
   }
 
@@ -341,12 +355,21 @@ export class PoolFiles {
     return { metadata: this.#metadata.fd, data: this.#data.fd, folder: this.folder.fd, more }
   }
 
+  /**
+   * Called before the process ends: gives up, in order, what other machines keep for it. Throws
+   * nothing.
+   */
+  disconnect(): Promise<void> {
+    return this.#clients.end()
+  }
+
   /** Gives the locks up, where no other process has inherited them. */
   close(): void {
     this.folder.close()
     this.#data.close()
     this.#metadata.close()
     this.#stateDisk?.close()
+    void this.#clients.end()
     for (const fd of this.#more) closeSync(fd)
   }
 }
@@ -384,6 +407,21 @@ function openStore(path: string, other: string, { readOnly, ofUser }: OpenAs): F
     ? `, though ${other} is there: put it back, from where it was moved or from a copy`
     : '; thinfs init makes it'
   throw new ThinfsError('NOT_A_POOL', `${path}: no such file${cure}`, { errno: 'ENOENT' })
+}
+
+/** @throws LOCK_LOST where the file system knows the descriptor no more, as GlusterFS */
+function inheritStore(fd: number, path: string, readOnly: boolean): FileStore {
+  try {
+    return FileStore.of(fd, path, { readOnly })
+  } catch (err) {
+    throw lockLost(path, err)
+  }
+}
+
+/** @param cause undefined: another process has it */
+function lockLost(path: string, cause?: unknown): ThinfsError {
+  const why = cause === undefined ? 'another process has it' : (cause as Error).message
+  return new ThinfsError('LOCK_LOST', `${path}: the lock is lost: ${why}`, { cause })
 }
 
 /** The same file by another descriptor: a device is claimed once. */

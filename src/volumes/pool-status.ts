@@ -1,4 +1,5 @@
 import { type DevId, SECTOR_SIZE, Slice } from '../base/index.js'
+import { formatSizes } from '../config/index.js'
 import { poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
 import type { Tenancy } from '../tenancy/index.js'
@@ -25,12 +26,15 @@ export async function statusOf(
   const { name, pool, metadata: store, warnings, refusal, tenancy } = of
   const { metadata } = pool
   const lines: PoolStatus['dm']['volumes'] = []
+  const limits: string[] = []
   const slice = new Slice(pool.clock)
   for (const volume of volumes) {
     if (slice.isOver) await slice.yield()
     if (volume.device.gone) continue
     const line = `0 ${sectors(volume.device.size)} thin ${thinStatus(pool, volume.devId as DevId)}`
     lines.push({ name: volume.name, line })
+    const atLimit = atLimitOf(pool, volume)
+    if (atLimit !== null) limits.push(atLimit)
   }
   return {
     name: name,
@@ -52,7 +56,13 @@ export async function statusOf(
       hostFree: pool.space.metadata.hostRoom,
     },
     writesWaiting: pool.space.writesWaiting,
-    warnings: [...(warnings ?? []), ...pool.removed, ...pool.space.warnings],
+    warnings: [
+      ...(warnings ?? []),
+      ...damageOf(of),
+      ...pool.removed,
+      ...pool.space.warnings,
+      ...limits,
+    ],
     refusal: refusal ?? null,
     shrink: shrinkOf(pool),
     lowWaterMarkBlocks: pool.space.data.lowWaterMark,
@@ -81,6 +91,26 @@ export const tenancyInfo = ({ strength, tenant }: Tenancy): TenancyInfo => ({
   strength,
   generation: tenant.generation,
 })
+
+/** A warning where damaged metadata was met. */
+function damageOf({ pool, metadata }: { pool: ThinPool; metadata: Store }): string[] {
+  const { damage } = pool.metadata
+  if (damage === null) return []
+  const how = 'thinfs check finds all of it, thinfs repair, unmounted, saves what can be read'
+  return [`${metadata.path}: damaged: ${damage}; ${how}`]
+}
+
+/** A warning where a volume maps its limit, or was refused a block for it; else null. */
+function atLimitOf(pool: ThinPool, { name, device }: Volume): string | null {
+  const { limit, limitReached, devId } = device
+  if (limit === Number.POSITIVE_INFINITY || pool.mode === 'fail') return null
+  const { mappedBlocks } = pool.metadata.details(devId)
+  if (mappedBlocks < limit && !limitReached) return null
+  const [maps, most] = formatSizes(mappedBlocks * pool.blockSize, limit * pool.blockSize)
+  const sizes = `${maps} of its limit of ${most}`
+  const how = `fstrim, or thinfs set POOL ${name} limit=SIZE, lets it go on`
+  return `${name}: it maps ${sizes}: writes that want more fail; ${how}`
+}
 
 function shrinkOf({
   shrink: { progress },

@@ -7,7 +7,7 @@ import { closeSync, fstatSync } from 'node:fs'
 import type { RemoteAddress } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { CacheMemory, RemoteStore } from '../remote/index.js'
-import { connectDisk } from './remote-disks.js'
+import type { DiskClients } from './disk-clients.js'
 
 /** Bytes that the server gives back at least: the most that a slot of the cache has. */
 const GRANULE_MAX = 64 * 1024
@@ -16,7 +16,7 @@ export interface RemoteDataOptions {
   /** Bytes. */
   dataBlockSize: number
   readOnly: boolean
-  /** The connection ended, or there is one again: a sentence. */
+  /** The connection ended, or there is one again; writes wait, or the disk is silent: a sentence. */
   onConnection?: (what: string) => void
 }
 
@@ -32,10 +32,16 @@ export class RemoteData {
   readonly cacheId: string
   readonly isRemoved = false
   readonly #address: RemoteAddress
+  /** Bytes that may be acknowledged and not durable at most; undefined: as the cache has it. */
+  readonly #dirty: number | undefined
+  readonly #clients: DiskClients
   #store: RemoteStore | null = null
 
-  private constructor(address: RemoteAddress, fd: number) {
+  private constructor({ data, cache }: PoolConfig, fd: number, clients: DiskClients) {
+    const address = data.remote!
     this.#address = address
+    this.#dirty = cache?.dirty
+    this.#clients = clients
     this.path = address.text
     this.fd = fd
     const { dev, ino } = fstatSync(fd)
@@ -43,13 +49,13 @@ export class RemoteData {
   }
 
   /** With a cache of its own, which is empty. */
-  static make({ data, cache }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, CacheMemory.create(cache!.size))
+  static make(config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, CacheMemory.create(config.cache!.size), clients)
   }
 
   /** With the cache of another process, by its inherited descriptor. */
-  static of(fd: number, { data }: PoolConfig): RemoteData {
-    return new RemoteData(data.remote!, fd)
+  static of(fd: number, config: PoolConfig, clients: DiskClients): RemoteData {
+    return new RemoteData(config, fd, clients)
   }
 
   /**
@@ -58,13 +64,16 @@ export class RemoteData {
    */
   async open({ dataBlockSize, readOnly, onConnection }: RemoteDataOptions): Promise<RemoteStore> {
     if (this.#store !== null) return this.#store
-    const disk = await connectDisk(this.#address, {
+    const disk = await this.#clients.connect(this.#address, {
       readOnly,
       ...(onConnection && { onConnection }),
     })
     try {
       const granule = Math.min(dataBlockSize, GRANULE_MAX)
-      this.#store = await RemoteStore.open({ disk, cache: this.fd, granule })
+      this.#store = await RemoteStore.open({
+        ...{ disk, cache: this.fd, granule, dirty: this.#dirty },
+        onWait: what => onConnection?.(`${this.path}: ${what}`),
+      })
       return this.#store
     } catch (err) {
       disk.close()

@@ -5,7 +5,7 @@
 import { closeSync } from 'node:fs'
 import type { RemoteAddress } from '../base/index.js'
 import { type OnLoad, ResidentMemory, ResidentStore } from '../remote/index.js'
-import { connectDisk, type DiskOptions } from './remote-disks.js'
+import type { DiskClients, DiskOptions } from './disk-clients.js'
 
 export class RemoteMetadata {
   /** The address of the disk. */
@@ -14,22 +14,24 @@ export class RemoteMetadata {
   readonly fd: number
   readonly isRemoved = false
   readonly #address: RemoteAddress
+  readonly #clients: DiskClients
   #store: ResidentStore | null = null
 
-  private constructor(address: RemoteAddress, fd: number) {
+  private constructor(address: RemoteAddress, fd: number, clients: DiskClients) {
     this.#address = address
+    this.#clients = clients
     this.path = address.text
     this.fd = fd
   }
 
   /** With memory of its own, which is empty. */
-  static make(address: RemoteAddress): RemoteMetadata {
-    return new RemoteMetadata(address, ResidentMemory.create())
+  static make(address: RemoteAddress, clients: DiskClients): RemoteMetadata {
+    return new RemoteMetadata(address, ResidentMemory.create(), clients)
   }
 
   /** With the memory of another process, by its inherited descriptor. */
-  static of(fd: number, address: RemoteAddress): RemoteMetadata {
-    return new RemoteMetadata(address, fd)
+  static of(fd: number, address: RemoteAddress, clients: DiskClients): RemoteMetadata {
+    return new RemoteMetadata(address, fd, clients)
   }
 
   /** Null before `open`. */
@@ -43,7 +45,7 @@ export class RemoteMetadata {
    */
   async open(options: DiskOptions & { onLoad?: OnLoad }): Promise<ResidentStore> {
     if (this.#store !== null) return this.#store
-    const disk = await connectDisk(this.#address, options)
+    const disk = await this.#clients.connect(this.#address, options)
     try {
       const { onLoad } = options
       this.#store = await ResidentStore.open({ disk, memory: this.fd, ...(onLoad && { onLoad }) })

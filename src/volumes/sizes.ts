@@ -56,21 +56,18 @@ export class Sizes {
   }
 
   /**
-   * As `set`, for a command, which cuts off no data unless `shrink` says so.
+   * As `set`, for a command, which makes nothing smaller unless `shrink` says so, as in qemu-img.
    * @param size whole sectors
-   * @param shrink cut off data past the new end, where there is some
-   * @throws HAS_DATA without `shrink`; VOLUME_BUSY for a smaller size while it is open
+   * @param shrink may become smaller: data past the new end is cut off
+   * @throws HAS_DATA, or BAD_ARGUMENT where nothing would be lost, for a smaller size without
+   *   `shrink`; VOLUME_BUSY for one while it is open
    */
   resize(volume: Volume, size: number, shrink: boolean, signal?: AbortSignal): Promise<void> {
     return this.#inOrder(volume, signal, async () => {
       this.#parts.mustBeThere(volume)
       if (size >= volume.device.size) return await this.#set(volume, size, signal, true)
       mustBeUnused(volume)
-      const beyond = await volume.disk.nextData(size)
-      if (!shrink && beyond < volume.device.size) {
-        const what = `${volume.name}: it has data from byte ${beyond} on, which would be lost`
-        throw new ThinfsError('HAS_DATA', `${what}; --shrink cuts it off`)
-      }
+      if (!shrink) await mustNotShrink(volume, size)
       volume.claim = 'shrink'
       try {
         await this.#set(volume, size, signal)
@@ -201,6 +198,17 @@ export function checkSize(size: number): void {
       `size ${size}: whole sectors of ${SECTOR_SIZE} bytes up to ${MAX_DEVICE_SIZE} are allowed`,
     )
   }
+}
+
+/** @throws HAS_DATA, BAD_ARGUMENT saying what a smaller size would cut off */
+async function mustNotShrink({ name, disk, device }: Volume, size: number): Promise<void> {
+  const beyond = await disk.nextData(size)
+  if (beyond < device.size) {
+    const what = `${name}: it has data from byte ${beyond} on, which would be lost`
+    throw new ThinfsError('HAS_DATA', `${what}; --shrink cuts it off`)
+  }
+  const what = `${name}: it has ${device.size} bytes, ${size} are fewer`
+  throw new ThinfsError('BAD_ARGUMENT', `${what}; --shrink makes it smaller`)
 }
 
 /**

@@ -1,5 +1,6 @@
 import { IoCounters } from '../base/index.js'
 import type { PoolWork, ThinPool } from '../pool/index.js'
+import type { CacheCounts } from '../storage/index.js'
 import type { Tenancy } from '../tenancy/index.js'
 import type { PoolStatistics, TenancyStatistics } from './admin.js'
 import { tenancyInfo } from './pool-status.js'
@@ -18,6 +19,7 @@ export class Statistics {
   #since: number
   /** The counts of the engines before this one. */
   #workBefore: PoolWork = { commits: 0, commitMs: 0, punches: 0, punchedBytes: 0, spaceWaits: 0 }
+  #cacheBefore: CacheCounts | null = null
   #engineRestarts = 0
 
   /** @param since seconds since 1970 */
@@ -45,6 +47,7 @@ export class Statistics {
     if (before === null) return
     this.#since = before.since
     this.#workBefore = before.work
+    this.#cacheBefore = before.cache ?? null
     counted.add(before.io)
     for (const { devId, name, io } of before.volumes) {
       const volume = this.#set.byDevId(devId)
@@ -52,6 +55,12 @@ export class Statistics {
       counted.subtract(io)
       volume.counters.add(io)
     }
+  }
+
+  /** The cache before data on another machine; null where the data is here. */
+  get cache(): CacheCounts | null {
+    const now = this.#pool.blocks.cacheCounts
+    return now && this.#cacheBefore ? cacheSum(this.#cacheBefore, now) : now
   }
 
   get now(): PoolStatistics {
@@ -84,6 +93,7 @@ export class Statistics {
       io: all.counts,
       work: sumOf(this.#workBefore, pool.work),
       ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
+      cache: this.cache,
       volumes: shown
         .sort((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, devId, device, opens, counters }) => ({
@@ -117,4 +127,17 @@ const sumOf = (one: PoolWork, other: PoolWork): PoolWork => ({
   punches: one.punches + other.punches,
   punchedBytes: one.punchedBytes + other.punchedBytes,
   spaceWaits: one.spaceWaits + other.spaceWaits,
+})
+
+/** The counters of both; how the cache is, is as of now. */
+const cacheSum = (one: CacheCounts, now: CacheCounts): CacheCounts => ({
+  ...now,
+  hits: one.hits + now.hits,
+  misses: one.misses + now.misses,
+  aheadUsedBytes: one.aheadUsedBytes + now.aheadUsedBytes,
+  aheadWastedBytes: one.aheadWastedBytes + now.aheadWastedBytes,
+  sentBytes: one.sentBytes + now.sentBytes,
+  sentRequests: one.sentRequests + now.sentRequests,
+  flushes: one.flushes + now.flushes,
+  reconnects: one.reconnects + now.reconnects,
 })

@@ -90,7 +90,10 @@ export const reserveOf = (
 export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
   const { limit, removed, on_full: onFull = null } = entry
   const { space, blockSize } = pool
-  device.limit = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  const limitBlocks = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
+  // What was told of was another limit.
+  if (device.limit !== limitBlocks) device.limitReached = false
+  device.limit = limitBlocks
   space.setOnFullOf(device, onFull)
   const isKept = !removed && pool.writable
   space.reserves.set(device.devId, isKept ? reserveOf(pool, entry) : 0)

@@ -355,8 +355,17 @@ export class Volumes implements PoolAdmin {
     this.#space.set(request)
   }
 
-  async list({ exclusive = false }: { exclusive?: boolean } = {}): Promise<VolumeInfo[]> {
-    const volumes = [...this.#set.named()].sort((a, b) => (a.name < b.name ? -1 : 1))
+  async list({
+    exclusive = false,
+    names,
+  }: {
+    exclusive?: boolean
+    names?: string[]
+  } = {}): Promise<VolumeInfo[]> {
+    const wanted = names && new Set(names)
+    const volumes = [...this.#set.named()]
+      .filter(({ name }) => wanted?.has(name) ?? true)
+      .sort((a, b) => (a.name < b.name ? -1 : 1))
     const infos: VolumeInfo[] = []
     const slice = new Slice(this.pool.clock)
     for (const volume of volumes) {
@@ -390,7 +399,8 @@ export class Volumes implements PoolAdmin {
       return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
     })
     const warnings = [...status.warnings, ...unreadable, ...partial]
-    return { ...status, check: this.#check.progress, warnings }
+    const { cache } = this.#statistics
+    return { ...status, check: this.#check.progress, cache, warnings }
   }
 
   async statistics(): Promise<PoolStatistics> {

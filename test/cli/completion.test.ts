@@ -69,6 +69,13 @@ for (const [shell, complete] of Object.entries(SHELLS)) {
     t.same(await complete('thinfs snap'), ['snapshot'])
     t.ok((await complete('thinfs help li')).includes('list'))
     t.same(await complete('thinfs create --si'), ['--size'])
+    t.same((await complete('thinfs dump --format ')).sort(), ['human', 'json', 'xml'])
+    t.same(await complete('thinfs mount --log-level de'), ['debug'])
+    t.ok((await complete(`thinfs list ${pool} --sort `)).includes('mapped'))
+    const columns = await complete(`thinfs list ${pool} -o name,map`)
+    // Of a list zsh completes the last word alone.
+    t.same(columns, [shell === 'zsh' ? 'mapped' : 'name,mapped'])
+    t.same((await complete(`thinfs send ${pool} web --from `)).sort(), ['web', 'web@monday'])
     t.same((await complete(`thinfs remove ${pool} `)).sort(), ['web', 'web@monday'])
     const last = await complete(`thinfs snapshot ${pool} web@m`)
     // readline replaces what stands behind its last separator.

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { MEANT } from '../../src/cli/did-you-mean.js'
 import {
   done,
   mustBeDone,
@@ -22,7 +23,7 @@ const COMMANDS = {
   snapshot: ['/none', 'web', 'web2'],
   rollback: ['/none', 'web', 'web2'],
   remove: ['/none', 'web', '--yes'],
-  prune: ['/none', 'web', '--keep-last', '3'],
+  prune: ['/none', 'web', '--keep-last', '3', '--yes'],
   rename: ['/none', 'web', 'web2'],
   resize: ['/none', 'web', '-1G'],
   trim: ['/none', 'web'],
@@ -109,6 +110,16 @@ t.test('an unknown command is refused with the one it looks like', async t => {
   const line =
     /unknown command 'snapshto' \(Did you mean snapshot\?\); see thinfs --help \(BAD_ARGUMENT\)$/m
   await refused(t, 2, line, 'snapshto')
+})
+
+t.test('the name that a command has elsewhere leads to it by its meaning', async t => {
+  const meant = /unknown command 'destroy' \(Did you mean remove\?\); see thinfs --help \(BAD_AR/
+  await refused(t, 2, meant, 'destroy', '/none', 'web')
+  await refused(t, 2, meant, 'help', 'destroy')
+  for (const [name, means] of Object.entries(MEANT)) {
+    t.ok(Object.hasOwn(COMMANDS, means) || means === 'pools', means)
+    t.notOk(Object.hasOwn(COMMANDS, name), name)
+  }
 })
 
 t.test('help X is the help of X, and an unknown X is one line', async t => {

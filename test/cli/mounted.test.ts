@@ -270,7 +270,7 @@ for n in range(1, 1 << 40):
     /^web: as web@1; (web@before-rollback-\d{8}T\d{6}\.\d{3}Z) is what it was\n$/.exec(said)!
   t.equal(await numberIn('web'), await numberIn('web@1'))
   await closed()
-  await done(t, 'rollback', pool, 'web', kept!, '--no-keep')
+  await done(t, 'rollback', pool, 'web', kept!, '--no-keep', '--yes')
   t.equal(await numberIn('web'), await numberIn(kept!))
   const file = await open(join(mnt, 'web'))
   await refused(t, 1, /web: it is open, by .* \(VOLUME_BUSY\)/, 'rollback', mnt, 'web', 'web@1')

@@ -191,6 +191,32 @@ t.test('remove asks on a terminal, and without one is refused but for --yes', as
   t.strictSame(await names(), ['b'])
 })
 
+t.test('every command that removes something for good asks first', async t => {
+  const pool = await makePool(t, '--volume', 'web=1G')
+  await done(t, 'snapshot', pool, 'web', 'web@1')
+  await done(t, 'snapshot', pool, 'web', 'web@2')
+  const list = () => done(t, 'list', pool, '--noheadings', '-o', 'name')
+  const before = await list()
+  const prune = ['prune', pool, 'web', '--keep-last', '1']
+  for (const args of [
+    prune,
+    ['rollback', pool, 'web', 'web@1', '--no-keep'],
+    ['receive', pool, 'web', '--abort'],
+  ]) {
+    await refused(t, 2, /has to be confirmed, and there is no terminal; --yes does it/, ...args)
+  }
+  const asked = (answer: string) => {
+    const command = `exec ${process.execPath} ${PROGRAM} ${prune.join(' ')}`
+    return run('sh', '-c', `echo ${answer} | script -qec '${command}' /dev/null`)
+  }
+  const no = await asked('n')
+  t.match(no, { status: 1, stdout: /Remove web@1\? \[y\/N\] [\s\S]*\(CANCELLED\)/ })
+  t.equal(await list(), before)
+  t.equal((await asked('y')).status, 0)
+  t.equal(await list(), 'web\nweb@2\n')
+  t.match(await done(t, ...prune, '--yes'), /web@2 .*kept: /)
+})
+
 t.test('what cannot be done is refused in one line, and changes nothing', async t => {
   const pool = await makePool(t, '--volume', 'web=1G')
   const before = [await list(t, pool), await devices(t, pool)]

@@ -83,7 +83,7 @@ for (const [age, protocol] of [
     await t.rejects(client.remove({ names: ['web'] }), mismatch)
     await t.rejects(client.restart(), mismatch)
     t.same(asked, [])
-    t.same(await client.ping(), { pid: NO_PID, mountPoint: MOUNT_POINT })
+    t.same(await client.ping(), { pid: NO_PID, mountPoint: MOUNT_POINT, stays: null })
     await client.umount()
     t.same(asked, ['umount'])
   })
@@ -97,10 +97,10 @@ for (const [age, protocol] of [
 
 t.test('a daemon from before there was a version is of the first one', async t => {
   const { asked, client } = await connected(t, undefined)
-  t.equal(PROTOCOL, 1, 'or else say what of that version is understood')
-  await client.list({})
-  await client.restart()
-  t.same(asked, ['list', 'restart'])
+  t.equal(PROTOCOL, 2, 'or else say what of that version is understood')
+  await t.rejects(client.list({}), { code: 'VERSION_MISMATCH', message: / version 1 / })
+  await client.umount()
+  t.same(asked, ['umount'])
 })
 
 for (const [program, start] of [

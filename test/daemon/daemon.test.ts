@@ -124,7 +124,7 @@ t.test('mounts, answers, unmounts, and leaves nothing behind', async t => {
   t.ok(mounted(), 'the source is the path of pool.yaml')
   t.equal(await run('stat', '-c', '%F %a', mountPoint), 'directory 755')
   t.equal(await run('stat', '-c', '%a', join(folder, 'control.sock')), '600')
-  t.same(await client.ping(), { pid: process.pid, mountPoint })
+  t.same(await client.ping(), { pid: process.pid, mountPoint, stays: null })
   t.match(JSON.parse(readFileSync(join(folder, 'daemon.json'), 'utf8')), {
     pid: process.pid,
     mountPoint,

@@ -19,7 +19,7 @@ function made(t: Test, timeout = 30) {
   const log = { debug: note, warn: note } as unknown as Logger
   const hooks = new Hooks(log, () => ({ OUT: out, THINFS_POOL: '/srv/p/pool.yaml' }), timeout)
   const run = (name: string, command: string) =>
-    hooks.run({ command, variables: { THINFS_EVENT: name } })
+    hooks.run({ command, event: { time: 0, event: name, detail: '', dataUsed: 5 } })
   const lines = () => (existsSync(out) ? readFileSync(out, 'utf8').split('\n').slice(0, -1) : [])
   return { run, lines, logged }
 }
@@ -27,9 +27,9 @@ function made(t: Test, timeout = 30) {
 t.test('one after the other, with the variables', async t => {
   const { run, lines, logged } = made(t)
   run('a', 'echo begin $THINFS_EVENT >> $OUT; sleep 0.1; echo end $THINFS_POOL >> $OUT')
-  run('b', 'echo "$THINFS_EVENT" in $PWD >> $OUT')
+  run('b', 'echo "$THINFS_EVENT" in $PWD, $THINFS_DATA_USED >> $OUT')
   await until(() => logged.length === 2)
-  t.same(lines(), ['begin a', 'end /srv/p/pool.yaml', 'b in /'])
+  t.same(lines(), ['begin a', 'end /srv/p/pool.yaml', 'b in /, 5'])
   t.match(logged, [
     { event: 'a', text: 'hook run' },
     { event: 'b', text: 'hook run' },

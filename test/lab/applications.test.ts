@@ -70,7 +70,7 @@ async function judged(t: Test, ignoreFlushes: boolean): Promise<string[]> {
   t.match(stderr, ignoreFlushes ? /"TOOL_FAILED"/ : /^$/)
   const { states, failed } = JSON.parse(stdout)
   t.ok(states > 4 * COMMITS, `${states} states`)
-  await thinfs('record', pool.folder, 'disk', '--remove')
+  await thinfs('record', pool.folder, 'disk', '--remove', '--yes')
   await pool.close(t)
   return failed.map(({ output }: { output: string }) => output.trim())
 }

@@ -413,7 +413,7 @@ t.test('on a mount: an engine that is killed loses nothing of it', needs('/dev/f
   reader.close()
   writeFileSync(join(pool.plain, 'web'), replayed.bytes)
   await run('cmp', join(pool.plain, 'web'), join(pool.path, 'web'))
-  await record('web', '--remove')
+  await record('web', '--remove', '--yes')
   t.equal(await pool.sh('ls'), 'web')
   t.equal(await record(), '')
   await pool.close(t)

@@ -221,6 +221,6 @@ t.test('thinfs replay: each state, checked by a program', needs('/dev/fuse'), as
     status: 1,
     stderr: /^thinfs: web: the snapshot that it begins with was removed; .* \(NO_RECORDING\)\n$/,
   })
-  await thinfs('record', pool.folder, 'web', '--remove')
+  await thinfs('record', pool.folder, 'web', '--remove', '--yes')
   await pool.close(t)
 })

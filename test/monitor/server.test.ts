@@ -11,7 +11,14 @@ import { join } from 'node:path'
 import { text } from 'node:stream/consumers'
 import t, { type Test } from 'tap'
 import { IoCounters, OPERATION } from '../../src/base/index.js'
-import { type Listen, listenOf, Monitor, metricsText } from '../../src/monitor/index.js'
+import {
+  type Listen,
+  listenOf,
+  Monitor,
+  metricsText,
+  newToken,
+  tokenIn,
+} from '../../src/monitor/index.js'
 import type { WatchedPool } from '../../src/monitor/watch.js'
 import type { PoolStatistics } from '../../src/volumes/index.js'
 
@@ -36,6 +43,11 @@ function statistics(reads: number): PoolStatistics {
     metadataLowWaterMarkBlocks: 256,
     writesWaiting: 0,
     io,
+    cache: {
+      ...{ hits: 900, misses: 100, aheadUsedBytes: 2 ** 20, aheadWastedBytes: 4096 },
+      ...{ sentBytes: 2 ** 24, sentRequests: 64, flushes: 9, reconnects: 1 },
+      ...{ dirtyBytes: 65_536, dirtyLimit: 2 ** 26, drainBytesPerSecond: 8e7, writersWaiting: 2 },
+    },
     work: { commits: 5, commitMs: 12.5, punches: 3, punchedBytes: 196_608, spaceWaits: 1 },
     volumes: [
       { name: 'a "quoted" one', devId: 1, ...volume, io: null },
@@ -65,8 +77,13 @@ function fakePool(): WatchedPool {
   }
 }
 
-async function started(t: Test, listen: Listen, connect = async () => fakePool()) {
-  const monitor = await Monitor.start({ pool: '/srv/p/pool.yaml', listen, connect })
+async function started(
+  t: Test,
+  listen: Listen,
+  connect = async () => fakePool(),
+  token: string | null = null,
+) {
+  const monitor = await Monitor.start({ pool: '/srv/p/pool.yaml', listen, token, connect })
   t.teardown(() => monitor.close())
   return monitor
 }
@@ -143,6 +160,30 @@ t.test('a browser gets what is its own, and can change nothing', async t => {
   for (const host of ['localhost:1234', '[::1]:80', '127.0.0.1']) {
     t.match(await ask(monitor, '/api/state', { headers: { host } }), { status: 200 }, host)
   }
+})
+
+t.test('on an address, whoever does not know the token learns nothing of the pool', async t => {
+  const token = newToken()
+  const monitor = await started(t, listenOf('127.0.0.1:0'), undefined, token)
+  t.equal(new URL(monitor.address).hash, `#token=${token}`)
+  t.match(await ask(monitor, '/'), { status: 200 }, 'the page is the same for every pool')
+  for (const path of ['/api/state', '/api/map', '/api/live', '/metrics']) {
+    const refused = { status: 401, headers: { 'www-authenticate': 'Bearer' }, body: /address/ }
+    t.match(await ask(monitor, path), refused, path)
+    const wrong = { headers: { authorization: `Bearer ${newToken()}` } }
+    t.match(await ask(monitor, path, wrong), refused, path)
+    t.match(await ask(monitor, `${path}?token=${token.slice(1)}`), refused, path)
+  }
+  const known = { headers: { authorization: `Bearer ${token}` } }
+  t.match(await ask(monitor, '/metrics', known), { status: 200 }, 'as Prometheus sends it')
+  t.match(await ask(monitor, `/api/state?token=${token}`), { status: 200 })
+  const folder = t.testdir({ short: 'secret', own: 'a-token-of-ones-own\n' })
+  const made = tokenIn(join(folder, 'made'))
+  t.equal(statSync(join(folder, 'made')).mode & 0o777, 0o600)
+  t.equal(tokenIn(join(folder, 'made')), made)
+  t.equal(tokenIn(join(folder, 'own')), 'a-token-of-ones-own')
+  t.throws(() => tokenIn(join(folder, 'short')), { code: 'BAD_ARGUMENT', message: /at least 16/ })
+  t.throws(() => tokenIn(folder), { code: 'IO_ERROR' })
 })
 
 t.test('a page that is open hears of rates and events', async t => {

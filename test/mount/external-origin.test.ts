@@ -55,7 +55,7 @@ t.test('as a copy of its base', needs('/dev/fuse', '/dev/loop-control'), async t
     'head -c 3000000 /dev/zero | tr "\\0" y | dd of=web bs=1M seek=20 conv=notrunc status=none',
   )
   await same('by another engine')
-  await thinfs('rollback', folder, 'web', 'web@1', '--no-keep')
+  await thinfs('rollback', folder, 'web', 'web@1', '--no-keep', '--yes')
   await sh(plain, `cp ${path}/web@1 web`)
   await same('rolled back')
 

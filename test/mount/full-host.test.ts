@@ -79,7 +79,7 @@ const REMEDIES: Record<string, (t: Test, pool: MountedPool) => Promise<void>> = 
     await thinfs('remove', pool.folder, 'a@1', '--yes')
   },
   'roll back': async (_t, pool) => {
-    await thinfs('rollback', pool.folder, 'a', 'a@1', '--no-keep')
+    await thinfs('rollback', pool.folder, 'a', 'a@1', '--no-keep', '--yes')
   },
   trim: async (_t, pool) => {
     await pool.sh('fallocate -p -o 0 -l 4M b; sync b')

@@ -82,6 +82,27 @@ t.test('a chain becomes snapshots, and images come out again', needs('/dev/fuse'
   await thinfs('export', folder, 'on', image('on.qcow2'))
   t.match(await run('qemu-img', 'compare', image('on.qcow2'), image('golden.raw')), /identical/)
 
+  // Through pipes, as dd and zfs send: raw alone, which needs no way back.
+  await sh(
+    plain,
+    `thinfs() { ${process.execPath} ${PROGRAM} "$@"; }
+    head -c 1000 /dev/urandom | cat golden.raw - > odd.raw
+    cat odd.raw | thinfs import ${folder} - piped
+    cmp -n $(stat -c %s odd.raw) odd.raw ${path}/piped
+    thinfs export ${folder} piped - | cmp - ${path}/piped
+    ! thinfs export ${folder} piped - --format qcow2 2> refused
+    ! thinfs import ${folder} - other < top.qcow2 2>> refused
+    ! thinfs import ${folder} - other < /dev/null 2>> refused
+    thinfs import ${folder} - other --format raw < top.qcow2
+    cmp -n $(stat -c %s top.qcow2) top.qcow2 ${path}/other`,
+  )
+  t.match(
+    await sh(plain, 'cat refused'),
+    /^thinfs: .*takes raw.*\nthinfs: .* an image in qcow2: .*\nthinfs: standard input is empty/,
+  )
+  const piped = JSON.parse(await thinfs('list', folder, 'piped', '--json'))
+  t.match(piped, [{ size: 20 * MIB + 1024, mapped: 3 * MIB + 64 * 1024 }], 'holes stay holes')
+  await thinfs('remove', folder, 'piped', 'other', '--yes')
   for (const [args, line] of [
     [['import', folder, image('top.qcow2'), 'web'], /^thinfs: web@golden: .*VOLUME_EXISTS/],
     [['import', folder, image('none'), 'x'], /qemu-img: .*none.*TOOL_FAILED/],

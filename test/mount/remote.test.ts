@@ -6,6 +6,7 @@ import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
+import type { PoolStatus } from '../../src/volumes/index.js'
 import { attempt, MountedPool, needs, run, thinfs, until } from '../support/mounted-pool.js'
 import { ServerProcess, shortFolder } from '../support/nbd-servers.js'
 
@@ -80,6 +81,15 @@ volumes:
     pool.log().some(({ msg }) => /connected again/.test(msg)),
     'the log tells of it',
   )
+
+  const stats = await thinfs('stats', pool.folder)
+  t.match(stats, /^CACHE +hit\/s +miss\/s .*\ntest +\d/m, 'the cache has a table of its own')
+  const { cache } = JSON.parse(await thinfs('status', pool.folder, '--json')) as PoolStatus
+  t.match(cache, { reconnects: 1, dirtyLimit: (limit: number) => limit >= MIB })
+  t.ok(cache!.misses > 0 && cache!.hits > 0 && cache!.flushes > 0)
+  t.ok(cache!.sentBytes >= 24 * MIB, 'engines that died are counted')
+  const metrics = await thinfs('metrics', pool.folder)
+  t.match(metrics, /^thinfs_pool_cache_reconnects_total\{.*\} 1$/m)
 
   await pool.umount()
   const check = await thinfs('check', pool.folder, '--deep')

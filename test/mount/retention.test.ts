@@ -45,7 +45,7 @@ t.test('what is in use stays, and is named', needs('/dev/fuse', '/dev/loop-contr
     'web@base kept: in pool.yaml',
   ])
   t.equal((await namesOf(pool)).length, 6)
-  const pruned = await attemptThinfs('prune', folder, 'web', '--keep-last', '1', '--json')
+  const pruned = await attemptThinfs('prune', folder, 'web', '--keep-last', '1', '--json', '-y')
   t.match(pruned, { status: 1 })
   t.match(
     pruned.stderr,
@@ -56,7 +56,7 @@ t.test('what is in use stays, and is named', needs('/dev/fuse', '/dev/loop-contr
   t.strictSame(await namesOf(pool), ['vm', 'web', 'web@1', 'web@3', 'web@base'])
   await pool.detach('web@1')
   await until(async () => {
-    const { status } = await attemptThinfs('prune', folder, 'web', '--keep-last', '1')
+    const { status } = await attemptThinfs('prune', folder, 'web', '--keep-last', '1', '-y')
     return status === 0
   })
   t.strictSame(await namesOf(pool), ['vm', 'web', 'web@3', 'web@base'])
@@ -65,7 +65,7 @@ t.test('what is in use stays, and is named', needs('/dev/fuse', '/dev/loop-contr
     [['web', '--keep-daily', '0'], /from 1.*BAD_ARGUMENT/],
     [['wep', '--keep-daily', '1'], /VOLUME_MISSING/],
   ] as const) {
-    t.match((await attemptThinfs('prune', folder, ...args)).stderr, code)
+    t.match((await attemptThinfs('prune', folder, ...args, '-y')).stderr, code)
   }
   await pool.umount()
   t.match(await thinfs('prune', folder, 'web', '--keep-yearly', '1', '--dry-run'), /web@3 .*yearly/)

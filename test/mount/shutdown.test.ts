@@ -94,6 +94,48 @@ t.test('what somebody has mounted over a filesystem is left, and named', onLoop,
   await pool.close(t)
 })
 
+t.test('umount takes all away that stands on a pool, or nothing', onLoop, async t => {
+  const { pool, at } = await withFilesystem(t)
+  const other = join(pool.base, 'other')
+  mkdirSync(other)
+  // Mounted last, it would be the first to go.
+  const device = await pool.attach('db')
+  await run('mkfs.ext4', '-q', device)
+  await run('mount', device, other)
+  const mounts = () => sh(pool.base, 'grep -F "$PWD/" /proc/self/mountinfo')
+  const before = await mounts()
+  const loops = loopsWithin(pool.base)
+  const refused = async (stderr: RegExp, ...args: string[]): Promise<void> => {
+    t.match(await attemptThinfs(...args), { status: 1, stderr })
+    t.equal(await mounts(), before)
+    t.strictSame(loopsWithin(pool.base), loops)
+  }
+  const recursive = ['umount', pool.folder, '--recursive']
+  const whileHeld = async (cwd: string, act: (by: string) => Promise<void>): Promise<void> => {
+    const holder = spawn('sleep', ['1000'], { cwd })
+    t.teardown(() => holder.kill('SIGKILL'))
+    await once(holder, 'spawn')
+    await act(`process ${holder.pid} \\(sleep\\)`)
+    holder.kill('SIGKILL')
+    await once(holder, 'close')
+  }
+  await whileHeld(at, by =>
+    refused(new RegExp(`${at}: in use by ${by} .VOLUME_BUSY`), ...recursive),
+  )
+  await whileHeld(pool.path, by => refused(new RegExp(`held by ${by} .MOUNT_BUSY`), ...recursive))
+  await sh(pool.base, 'mkdir again; mount --bind other again')
+  const both = await mounts()
+  await whileHeld(other, async by => {
+    const { stderr } = await attemptThinfs('umount-volume', pool.folder, 'db')
+    t.match(stderr, new RegExp(`${other}: in use by ${by}`))
+    t.equal(await mounts(), both)
+  })
+  await thinfs(...recursive)
+  t.strictSame(loopsWithin(pool.base), [])
+  t.notOk(pool.isMounted)
+  await pool.close(t)
+})
+
 t.test('what is in use stays, and is named; SIGKILL costs nothing of it', onLoop, async t => {
   const { pool, at } = await withFilesystem(t)
   await sh(at, 'echo kept > file; sync -f file')

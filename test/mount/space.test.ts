@@ -33,6 +33,10 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
 
   t.match(await dd('a', 'count=40'), refused, 'at once, though on_full is queue')
   t.equal((await list(pool)).get('a')!.mapped, 2 ** 21)
+  t.match(await dd('a', 'seek=100', 'count=1'), refused)
+  const events = await thinfs('events', pool.folder, '--since', '1h', '--no-follow')
+  t.equal(events.match(/"event":"limit_reached".*"volume":"a"/g)?.length, 1, 'told of once')
+  t.match(await thinfs('status', pool.folder), /^warning +a: it maps 2M of its limit of 2M: /m)
   await thinfs('snapshot', pool.folder, 'a', 'a@1')
   t.match(await dd('a', 'count=32'), { status: 0 }, 'what is mapped is written, shared or not')
   await thinfs('snapshot', pool.folder, 'a', 'a@2')
@@ -48,6 +52,7 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   t.match(await dd('a', 'count=1', 'seek=501'), refused)
   await thinfs('set', pool.folder, 'a', 'limit=none')
   t.match(await dd('a', 'count=1', 'seek=501'), { status: 0 })
+  t.notMatch(await thinfs('status', pool.folder), /^warning/m)
 
   await thinfs('set', pool.folder, 'on_full=error')
   t.match(await dd('b', 'count=16'), { status: 0 })
@@ -78,7 +83,7 @@ volumes: { a: { size: 64M, limit: 2M }, b: { size: 64M, reserve: 4M }, fill: { s
   t.match((await list(pool)).get('b'), { limit: null, reserve: 2 ** 22 })
   const kept = await attemptThinfs('rollback', pool.folder, 'b', 'b@1')
   t.match(kept, { status: 1, stderr: /would have to be reserved/ }, 'what it was would be kept')
-  await thinfs('rollback', pool.folder, 'b', 'b@1', '--no-keep')
+  await thinfs('rollback', pool.folder, 'b', 'b@1', '--no-keep', '--yes')
   t.match((await list(pool)).get('b'), { limit: null, reserve: 2 ** 22 })
   await thinfs('remove', pool.folder, 'fill', '--yes')
   const more = await attemptThinfs('set', pool.folder, 'b', 'reserve=1G')

@@ -243,7 +243,9 @@ t.test('a stream that is cut short goes on where it was kept', needs('/dev/fuse'
   const given = `head -c 45000000 ${plain}/stream | ${THINFS} receive ${there} other --resume`
   t.match((await attempt('sh', '-c', given)).stderr, /are kept: thinfs send --resume .*BAD_STREAM/)
   const before = await used(to)
-  await until(async () => (await attemptThinfs('receive', there, 'other', '--abort')).status === 0)
+  await until(
+    async () => (await attemptThinfs('receive', there, 'other', '--abort', '--yes')).status === 0,
+  )
   t.ok((await used(to)) < before)
   await from.sh('printf x | dd of=web conv=notrunc status=none; sync web')
   const other = await attemptThinfs('send', here, 'web', '--resume', token)

@@ -23,7 +23,7 @@ async function connectInTime(t: Test, address: NbdAddress, limit: number): Promi
     try {
       return await connect(t, address, { limit })
     } catch (err) {
-      if (errnoOf(err) !== 'ETIMEDOUT') throw err
+      if (!['ETIMEDOUT', 'EBUSY'].includes(errnoOf(err))) throw err
     }
   }
 }
@@ -247,3 +247,30 @@ t.test('addresses', async t => {
     t.throws(() => parseNbdAddress(text), { code: 'BAD_ARGUMENT', message: why })
   }
 })
+
+t.test(
+  'a server that takes one client: who has the disk is told of, and is not disturbed',
+  async t => {
+    const folder = shortFolder(t)
+    const file = join(folder, 'disk')
+    writeFileSync(file, '')
+    truncateSync(file, 1 << 20)
+    const limit = ['--filter=limit', 'memory', '1M', 'limit=1']
+    for (const [server, options] of [
+      [await ServerProcess.qemuNbd(t, folder, '-f', 'raw', file), { limit: 4000 }],
+      [await ServerProcess.nbdkit(t, shortFolder(t), ...limit), {}],
+    ] as const) {
+      const first = await NbdDisk.connect(server.address)
+      const second = NbdDisk.connect(server.address, options)
+      await t.rejects(second, { code: 'POOL_IN_USE', message: /somebody else has the disk$/ })
+      await first.write(Buffer.alloc(PAGE, 1), 0)
+      await first.flush()
+      first.close()
+      const third = await NbdDisk.connect(server.address)
+      const found = Buffer.alloc(PAGE)
+      await third.read(found, 0)
+      t.ok(found.every(byte => byte === 1))
+      third.close()
+    }
+  },
+)

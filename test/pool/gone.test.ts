@@ -35,14 +35,14 @@ for (const [what, operate] of OPERATIONS) {
   t.test(`${what} does not reach the next device of the id`, async t => {
     const { memory, pool, clock, device } = await fullPool()
     // The preallocation is refused at once where not even the first block is to be had.
-    Object.defineProperty(pool.space, 'nrFreeDataBlocks', { value: BLOCKS, configurable: true })
+    Object.defineProperty(pool.space.data, 'nrFree', { value: BLOCKS, configurable: true })
     const waiting = operate(device, pool)
     const ended = waiting.then(
       () => 'done',
       err => `${err.code} ${err.errno}`,
     )
     await turn()
-    Reflect.deleteProperty(pool.space, 'nrFreeDataBlocks')
+    Reflect.deleteProperty(pool.space.data, 'nrFree')
     await pool.devices.empty(device, () => false)
     pool.devices.delete(devId(0))
     t.equal(await ended, 'DEVICE_MISSING ESTALE', 'the wait ends with the device')

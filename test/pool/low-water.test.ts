@@ -35,6 +35,28 @@ t.test('random walks', async t => {
   }
 })
 
+t.test('a limit that is met is told of once, and again when less was mapped meanwhile', async t => {
+  const { pool, recorded } = await openFiles(files(16))
+  const device = thin(pool, 0)
+  device.limit = 4
+  const block = filled(BLOCK, 1)
+  const write = async (vblock: number) => device.write(vblock * BLOCK, BLOCK, block, 0)
+  for (const vblock of [0, 1, 2, 3]) await write(vblock)
+  t.same(recorded.limits, [])
+  for (let i = 0; i < 3; i++) await t.rejects(write(4), { code: 'VOLUME_FULL' })
+  t.same(recorded.limits, [0])
+  await device.discard(0, BLOCK)
+  await write(0)
+  await t.rejects(write(4), { code: 'VOLUME_FULL' })
+  t.same(recorded.limits, [0], 'one block that comes and goes is not news')
+  await device.discard(0, 2 * BLOCK)
+  await write(0)
+  await write(1)
+  await t.rejects(write(4), { code: 'VOLUME_FULL' })
+  t.same(recorded.limits, [0, 0])
+  await pool.close()
+})
+
 t.test('a pool tells of data that falls to its mark again, and of metadata', async t => {
   const memory = files(16)
   const { pool, recorded } = await openFiles(memory, { lowWaterMark: nr => nr / 4 })

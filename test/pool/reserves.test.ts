@@ -3,9 +3,10 @@
 // each device a map from virtual blocks to data blocks, and counts by looking at all of them.
 import fc from 'fast-check'
 import t from 'tap'
-import { bytes, type DevId } from '../../src/base/index.js'
-import { checkMetadata } from '../../src/metadata/index.js'
+import { bytes, type DevId, SYSTEM_CLOCK, ThinfsError } from '../../src/base/index.js'
+import { checkMetadata, type ThinMetadata } from '../../src/metadata/index.js'
 import type { ThinPool } from '../../src/pool/index.js'
+import { Reserves } from '../../src/pool/reserves.js'
 import { devId, formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { Random } from '../support/random.js'
 import { turn } from '../support/thin-devices.js'
@@ -320,4 +321,48 @@ t.test('preallocation asks before it takes anything', async t => {
   await t.rejects(pool.space.data.reserve(devId(0), 9), { code: 'NO_DATA_SPACE' })
   t.equal(pool.mode, 'write')
   await pool.close()
+})
+
+/** Metadata of which nothing is asked but which blocks are a device's own. */
+const counted = (count: (id: DevId, found: () => void) => void): ThinMetadata => {
+  const forEachExclusive = (id: DevId, _at: number, found: () => void): number => {
+    count(id, found)
+    return Number.POSITIVE_INFINITY
+  }
+  return { hasDevice: () => true, mappings: { forEachExclusive } } as unknown as ThinMetadata
+}
+
+t.test('a count that is asked for as another one ends is not lost', async t => {
+  // So many turns of the queue of promises later: one of them is the moment between the two.
+  for (let turns = 1; turns < 8; turns++) {
+    let own = 1
+    let asked = false
+    const metadata = counted((_, found) => {
+      for (let i = 0; i < own; i++) found()
+      if (!asked) void askLater()
+      asked = true
+    })
+    const reserves = new Reserves(metadata, SYSTEM_CLOCK, () => {})
+    const askLater = async (): Promise<void> => {
+      for (let i = 0; i < turns; i++) await Promise.resolve()
+      own = 2
+      reserves.recount()
+    }
+    reserves.set(devId(0), 10)
+    do await turn()
+    while (reserves.counting !== null)
+    t.equal(reserves.keptFor(devId(0)), 8, `${turns} turns later`)
+  }
+})
+
+t.test('damage in one device keeps no other from being counted', async t => {
+  const metadata = counted((id, found) => {
+    if (id === devId(0)) throw new ThinfsError('METADATA_CORRUPT', 'as it were')
+    found()
+  })
+  const reserves = new Reserves(metadata, SYSTEM_CLOCK, () => {})
+  reserves.set(devId(0), 10)
+  reserves.set(devId(1), 10)
+  while (reserves.counting !== null) await reserves.counting
+  t.same([reserves.keptFor(devId(0)), reserves.keptFor(devId(1))], [10, 9])
 })

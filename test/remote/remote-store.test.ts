@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { closeSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
-import { bytes, KIB, type Later, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
+import { bytes, KIB } from '../../src/base/index.js'
 import { native } from '../../src/native.js'
 import { CacheMemory, RemoteStore } from '../../src/remote/index.js'
 import { Random } from '../support/random.js'
@@ -305,48 +305,3 @@ for (const [seed, shape] of [
     t.ok(harness.syncs > 0, `${harness.syncs} syncs`)
   })
 }
-
-t.test('no more is dirty than the disk takes in two seconds', async t => {
-  const size = 128 * SLOT
-  const disk = new SlowDisk(
-    { image: Buffer.alloc(size), durable: Buffer.alloc(size) },
-    new Random(1),
-  )
-  const cache = CacheMemory.create(size)
-  t.teardown(() => closeSync(cache))
-  let now = 0
-  const clock = { ...SYSTEM_CLOCK, now: () => now }
-  const store = await RemoteStore.open({ disk, cache, granule: SLOT, clock })
-  const content = Buffer.alloc(SLOT, 7)
-  /**
-   * Writes until one has to wait, then until all is durable.
-   * @param milliseconds that the disk takes for 64 KiB
-   * @returns bytes that did not wait
-   */
-  const fill = async (milliseconds: number): Promise<number> => {
-    let written = 0
-    let late: Later<void>
-    do {
-      late = store.write(content, 0, SLOT, bytes(written))
-      if (late === undefined) written += SLOT
-    } while (late === undefined && written < size)
-    let ended = false
-    const done = Promise.resolve(late)
-      .then(() => store.sync())
-      .then(() => {
-        ended = true
-      })
-    while (!ended) {
-      now += milliseconds
-      disk.step()
-      await turn()
-    }
-    await done
-    return written
-  }
-  t.equal(await fill(1), size / 2, 'half of the cache, of a disk that nothing is known of')
-  for (let i = 0; i < 4; i++) await fill(1000)
-  t.equal(await fill(1000), MIB, 'little, of one that is slow')
-  for (let i = 0; i < 4; i++) await fill(1)
-  t.equal(await fill(1), size / 2, 'and more again once it is quick')
-})

@@ -1,6 +1,14 @@
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -257,4 +265,12 @@ t.test('a range that is none is our own mistake, and touches nothing', async t =
     t.throws(() => native.file_allocate(store.fd, 3, no, KIB), by, `punch at ${no}`)
   }
   t.equal(statSync(path).blocks, 0, 'nothing was written')
+})
+
+t.test('a file that answers nothing any more is said to have neither room nor no name', async t => {
+  const store = FileStore.open(join(t.testdir({ store: 'content' }), 'store'))
+  t.not(store.hostRoom(), null)
+  closeSync(store.fd)
+  t.equal(store.hostRoom(), null)
+  t.notOk(store.isRemoved)
 })

@@ -55,7 +55,7 @@ export class TestClock implements Clock {
     return () => this.#timers.delete(timer)
   }
 
-  yield(): Promise<void> {
+  yield(_urgent?: boolean): Promise<void> {
     return new Promise(resolve => setImmediate(resolve))
   }
 
@@ -81,6 +81,8 @@ export interface Recorded {
   errors: string[]
   lowWater: number[]
   lowWaterMetadata: number[]
+  /** Device ids of those that were refused a block for their limit. */
+  limits: number[]
   warnings: string[]
   extended: [part: string, size: number][]
   lost: string[]
@@ -118,6 +120,7 @@ export async function openFiles(
   const recorded: Recorded = {
     ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
     lost: [],
+    limits: [],
     cleared: false,
   }
   const pool = await ThinPool.open({
@@ -132,6 +135,7 @@ export async function openFiles(
       lowWater: free => recorded.lowWater.push(free),
       lowWaterMetadata: free => recorded.lowWaterMetadata.push(free),
       warning: what => recorded.warnings.push(what),
+      limitReached: id => recorded.limits.push(id),
       extended: (part, size) => recorded.extended.push([part, size]),
       needsCheckCleared: () => {
         recorded.cleared = true

@@ -283,8 +283,10 @@ t.test('resize to a smaller size', async t => {
     t.equal(volume.device.size, 4 * BLOCK)
     t.equal(byteAt(volume.device, BLOCK), 1)
   })
-  await t.test('is carried out where nothing is there', async t => {
-    t.equal((await volumes.resize({ name: 'a', size: 3 * BLOCK })).size, 3 * BLOCK)
+  await t.test('is refused without leave, as by qemu-img, where nothing is there', async t => {
+    const request = { name: 'a', size: 3 * BLOCK }
+    await t.rejects(volumes.resize(request), { code: 'BAD_ARGUMENT', message: /--shrink/ })
+    t.equal((await volumes.resize({ ...request, shrink: true })).size, 3 * BLOCK)
   })
   await t.test('is refused while the volume is open, whatever is asked for', async t => {
     volumes.opened(volume, 7)

@@ -1,7 +1,7 @@
 // Goal: a pool whose files another host has taken is left alone. Method: a process that shares the open
 // file gives its lock up, as a file server does for a host that it cannot reach; then another takes it.
 import { spawnSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { closeSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { FileStore } from '../../src/storage/index.js'
@@ -49,3 +49,11 @@ for (const which of ['data', 'metadata'] as const) {
     await (await openPool(config)).close()
   })
 }
+
+t.test('a descriptor that the file system knows no more', async t => {
+  const config = await makePool(t.testdir())
+  const files = PoolFiles.open(config)
+  closeSync(files.data.fd)
+  const lost = { code: 'LOCK_LOST', message: new RegExp(`^${config.data.path}: the lock is lost`) }
+  t.throws(() => PoolFiles.inherit(config, files.descriptors, false), lost)
+})

@@ -5,7 +5,13 @@ import t from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { Volumes } from '../../src/volumes/index.js'
 import type { TableFile } from '../../src/volumes/volume-table.js'
-import { formatted, killed, type MemoryFiles, openFiles } from '../support/memory-pool.js'
+import {
+  formatted,
+  killed,
+  type MemoryFiles,
+  openFiles,
+  type TestClock,
+} from '../support/memory-pool.js'
 import { turn } from '../support/thin-devices.js'
 import { openTable } from '../support/volumes-on-disk.js'
 
@@ -28,6 +34,7 @@ class Names implements TableFile {
 
 interface Opened {
   memory: MemoryFiles
+  clock: TestClock
   names: Names
   volumes: Volumes
   /** Lets so many slices pass; Infinity: all. */
@@ -44,13 +51,15 @@ async function open(memory: MemoryFiles, names = new Names()): Promise<Opened> {
   let allowed = Number.POSITIVE_INFINITY
   const waiting: (() => void)[] = []
   clock.lookMs = 1
-  clock.yield = async () => {
+  clock.yield = async isUrgent => {
     await turn()
+    // A commit is none of those slices.
+    if (isUrgent) return
     while (allowed <= 0) await new Promise<void>(resolve => waiting.push(resolve))
     allowed--
   }
   return {
-    ...{ memory, names, volumes, reported },
+    ...{ memory, clock, names, volumes, reported },
     allow(slices) {
       allowed = slices
       for (const go of waiting.splice(0)) go()
@@ -64,8 +73,11 @@ async function open(memory: MemoryFiles, names = new Names()): Promise<Opened> {
 async function withVolume(): Promise<Opened> {
   const opened = await open(formatted({ blockSectors: 8, dataBlocks: 1.2 * NR_BLOCKS }))
   const volume = await opened.volumes.newVolumes.make('a', NR_BLOCKS * BLOCK)
+  // Not in slices: that is not what is looked at.
+  opened.clock.lookMs = 0
   await volume.device.preallocate(0, NR_BLOCKS * BLOCK)
   await opened.volumes.commit()
+  opened.clock.lookMs = 1
   return opened
 }
 

@@ -3,6 +3,7 @@
 // the volumes of another engine.
 import t from 'tap'
 import { VolumeFs } from '../../src/fs/index.js'
+import type { CacheCounts } from '../../src/storage/index.js'
 import type { PoolStatistics } from '../../src/volumes/index.js'
 import { openFiles } from '../support/memory-pool.js'
 import { BLOCK, files, filled } from '../support/thin-devices.js'
@@ -69,3 +70,39 @@ t.test('a removed volume, and another engine', async t => {
   t.match(io, { read: { count: 2, bytes: 1024 }, write: { count: 2 } })
   t.match(volumes[0], { name: 'b', io: { read: { count: 2, bytes: 1024 }, write: { count: 1 } } })
 })
+
+t.test(
+  'the cache before data on another machine: its counters go on, its state is as of now',
+  async t => {
+    const { volumes } = await engine()
+    t.equal((await volumes.statistics()).cache, null, 'data that is here has none')
+    const counts: CacheCounts = {
+      ...{
+        hits: 1,
+        misses: 2,
+        aheadUsedBytes: 3,
+        aheadWastedBytes: 4,
+        sentBytes: 5,
+        sentRequests: 6,
+      },
+      ...{ flushes: 7, reconnects: 8, dirtyBytes: 9, dirtyLimit: 10, drainBytesPerSecond: 11 },
+      writersWaiting: 12,
+    }
+    Object.defineProperty(volumes.pool.blocks, 'cacheCounts', { value: counts })
+    const before = await volumes.statistics()
+    t.same(before.cache, counts)
+    volumes.resumeStatistics({ before, engineRestarts: 1 })
+    t.same((await volumes.status()).cache, {
+      ...{
+        hits: 2,
+        misses: 4,
+        aheadUsedBytes: 6,
+        aheadWastedBytes: 8,
+        sentBytes: 10,
+        sentRequests: 12,
+      },
+      ...{ flushes: 14, reconnects: 16, dirtyBytes: 9, dirtyLimit: 10, drainBytesPerSecond: 11 },
+      writersWaiting: 12,
+    })
+  },
+)

@@ -40,6 +40,8 @@ export class BlockCache {
   readonly #blocks = new Map<number, Block>()
   #hand: MapIterator<Block>
   #dirty: Block[] = []
+  /** The first damaged block that was met; null: none. */
+  damage: string | null = null
   /** The buffer into which `readPassing` reads leaves. */
   #passing = Buffer.allocUnsafeSlow(METADATA_BLOCK_SIZE)
 
@@ -157,8 +159,13 @@ export class BlockCache {
     }
     this.#store.read(content, 0, METADATA_BLOCK_SIZE, bytes(offset))
     const block = new Block(nr, kind, content)
-    checkStamp(block)
-    if (kind.valueSize > 0) checkNode(block)
+    try {
+      checkStamp(block)
+      if (kind.valueSize > 0) checkNode(block)
+    } catch (err) {
+      this.damage ??= (err as Error).message
+      throw err
+    }
     return block
   }
 

@@ -57,7 +57,19 @@ export interface MetadataReport {
  * @param onLeak is told of each leak, of those that are not listed as well
  */
 export function checkMetadata(store: Store, onLeak: OnLeak | null = null): MetadataReport {
-  const steps = new Checker(store, onLeak, null).run()
+  return allOf(new Checker(store, { onLeak }).run())
+}
+
+/**
+ * Checks the superblock, the roots of all trees that it leads to, and the bitmaps of the metadata's
+ * own map; of up to 252 devices the roots of their mapping trees, too. It reads a few hundred blocks
+ * at most, whatever the size of the metadata: what is damaged further down is not found.
+ */
+export function checkRoots(store: Store): MetadataProblem[] {
+  return allOf(new Checker(store, { rootsOnly: true }).run()).problems
+}
+
+function allOf<T>(steps: Steps<T>): T {
   for (;;) {
     const step = steps.next()
     if (step.done) return step.value
@@ -73,7 +85,7 @@ export function checkMetadataInSteps(
   store: Store,
   onProgress: OnCheckProgress | null = null,
 ): Steps<MetadataReport> {
-  return new Checker(store, null, onProgress).run()
+  return new Checker(store, { onProgress }).run()
 }
 
 type Superblock = ReturnType<typeof SUPERBLOCK.read>
@@ -84,10 +96,19 @@ class Checker {
   readonly #blocks: BlockMap
   readonly #maps: SpaceMapChecker
   readonly #devices: DeviceChecker
+  readonly #rootsOnly: boolean
 
-  constructor(store: Store, onLeak: OnLeak | null, onProgress: OnCheckProgress | null) {
+  constructor(
+    store: Store,
+    {
+      onLeak = null,
+      onProgress = null,
+      rootsOnly = false,
+    }: { onLeak?: OnLeak | null; onProgress?: OnCheckProgress | null; rootsOnly?: boolean },
+  ) {
+    this.#rootsOnly = rootsOnly
     this.#blocks = new BlockMap(store, this.#problems, onProgress)
-    const trees = new TreeChecker(this.#blocks, this.#problems)
+    const trees = new TreeChecker(this.#blocks, this.#problems, rootsOnly)
     this.#maps = new SpaceMapChecker(this.#blocks, trees, this.#dataCounts, this.#problems, onLeak)
     this.#devices = new DeviceChecker(this.#blocks, trees, this.#dataCounts, this.#problems)
   }
@@ -136,6 +157,10 @@ class Checker {
     const metadataOverflow = yield* maps.visitOverflow('metadata', metadata.refCountRoot, nrBlocks)
     const dataOverflow = yield* maps.visitOverflow('data', data.refCountRoot, data.nrBlocks)
     const dataIndex = yield* maps.visitDataIndex(data)
+    if (this.#rootsOnly) {
+      yield* this.#devices.visit('', superblock, superblock, data.nrBlocks)
+      return
+    }
 
     Object.assign(report, yield* this.#devices.check('', superblock, superblock, data.nrBlocks))
     yield* this.#checkHeld(superblock, data.nrBlocks)

@@ -44,6 +44,17 @@ export class DeviceChecker {
     live: Superblock,
     nrDataBlocks: number,
   ): Steps<DevicesFound> {
+    const isSound = yield* this.visit(of, superblock, live, nrDataBlocks)
+    return isSound ? yield* this.#compare(of, superblock) : { devices: [], mappedBlocks: 0 }
+  }
+
+  /** Checks the trees, and nothing of one by another. @returns whether all of them are sound */
+  *visit(
+    of: string,
+    superblock: Superblock,
+    live: Superblock,
+    nrDataBlocks: number,
+  ): Steps<boolean> {
     const details: Tree = {
       where: `details tree${of}`,
       role: 'details node',
@@ -83,8 +94,6 @@ export class DeviceChecker {
     const detailsSound = yield* trees.visitRoot(details, superblock.detailsRoot)
     const topSound = yield* trees.visitRoot(top, superblock.mappingRoot)
     return detailsSound && topSound
-      ? yield* this.#compare(of, superblock)
-      : { devices: [], mappedBlocks: 0 }
   }
 
   /** Counts the mappings of a leaf. Called once for each leaf, however many devices share it. */

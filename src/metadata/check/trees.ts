@@ -33,12 +33,15 @@ export interface Entry {
 export class TreeChecker {
   readonly #blocks: BlockMap
   readonly #problems: Problems
+  readonly #rootsOnly: boolean
   readonly #nodes = Array.from({ length: 2 * MAX_LEVELS }, () => new Node())
   #nrNodes = 0
 
-  constructor(blocks: BlockMap, problems: Problems) {
+  /** @param rootsOnly whether it follows no pointer of an internal node */
+  constructor(blocks: BlockMap, problems: Problems, rootsOnly: boolean) {
     this.#blocks = blocks
     this.#problems = problems
+    this.#rootsOnly = rootsOnly
   }
 
   /** @returns whether all of the tree is as it should be */
@@ -92,7 +95,9 @@ export class TreeChecker {
     const nr = node.nrEntries
     firstKey[block] = nr > 0 ? node.key(0) : Number.POSITIVE_INFINITY
     lastKey[block] = nr > 0 ? node.key(nr - 1) : Number.NEGATIVE_INFINITY
-    if (node.isInternal) return yield* this.#visitChildren(tree, node, block, depth)
+    if (node.isInternal) {
+      return this.#rootsOnly ? 1 : yield* this.#visitChildren(tree, node, block, depth)
+    }
     entries[block] = nr
     const steps = tree.leaf(node)
     if (steps) yield* steps

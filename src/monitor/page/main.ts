@@ -16,6 +16,9 @@ interface State {
   events: Happening[]
 }
 
+const NO_TOKEN = 'Open the address that thinfs serve prints: it has the token.'
+const NO_ANSWER = 'thinfs serve does not answer.'
+
 /** Milliseconds after which names and the map are looked at again. */
 const STATE_PERIOD = 10_000
 const MAP_PERIOD = 30_000
@@ -38,8 +41,14 @@ let rates: PoolRates | null = null
 let status: PoolStatus | null = null
 let lastEvent = 0
 
+/** Of the address: behind the #, which the browser sends to nobody. */
+const token = new URLSearchParams(location.hash.slice(1)).get('token')
+
 async function get<T>(path: string): Promise<T> {
-  const response = await fetch(path)
+  const response = await fetch(path, {
+    headers: token === null ? {} : { Authorization: `Bearer ${token}` },
+  })
+  if (response.status === 401) throw new Error(NO_TOKEN)
   if (!response.ok) throw new Error(`${path}: ${response.status}`)
   return (await response.json()) as T
 }
@@ -182,7 +191,7 @@ function regularly(period: number, look: () => Promise<void>): () => void {
     if (isLooking || document.hidden) return
     isLooking = true
     look()
-      .catch(() => notice('thinfs serve does not answer.'))
+      .catch(err => notice((err as Error).message === NO_TOKEN ? NO_TOKEN : NO_ANSWER))
       .finally(() => {
         isLooking = false
       })
@@ -196,7 +205,9 @@ function regularly(period: number, look: () => Promise<void>): () => void {
 const reload = regularly(STATE_PERIOD, loadState)
 regularly(MAP_PERIOD, loadMap)
 
-const live = new EventSource('api/live')
+const live = new EventSource(
+  token === null ? 'api/live' : `api/live?token=${encodeURIComponent(token)}`,
+)
 live.addEventListener('rates', ({ data }: MessageEvent<string>) => {
   const now = JSON.parse(data) as PoolRates | null
   const isOther = (now === null) !== (rates === null)
@@ -216,5 +227,6 @@ live.addEventListener('happened', ({ data }: MessageEvent<string>) => {
   happened(event)
   if (SHOWN_ANEW.test(event.event)) reload()
 })
-live.addEventListener('error', () => notice('thinfs serve does not answer.'))
+// Why, the next look tells.
+live.addEventListener('error', reload)
 live.addEventListener('open', reload)

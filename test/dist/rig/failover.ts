@@ -1,0 +1,219 @@
+/**
+ * What holds for a pool that one of two hosts has at a time, wherever it is kept: what was flushed is
+ * there for the next host, and the one before cannot do any harm.
+ *
+ * Each test has a pool of its own, and two hosts that have just booted.
+ */
+import type { Test } from 'tap'
+import { until } from '../../support/mounted-pool.js'
+import type { Machine, Network } from './machine.js'
+import { PoolOn } from './pool-on.js'
+import { shown } from './sum.js'
+import { Ledger, type Writer } from './writers.js'
+
+/** Where pools are kept. */
+export interface Storage {
+  /** Makes a pool, which no host has. @returns its folder, as both hosts see it */
+  makePool(name: string, hosts: [Machine, Machine]): Promise<string>
+  /** Makes the storage reachable on a host that has booted. */
+  prepare(host: Machine): Promise<void>
+  /** Mounts a pool that another host has had, and may think that it has still. */
+  takeOver(pool: PoolOn): Promise<void>
+  /** Has thin_check judge the metadata of a pool that nobody has mounted. */
+  thinCheck(pool: PoolOn): Promise<void>
+}
+
+export interface Hosts {
+  network: Network
+  a: PoolOn
+  b: PoolOn
+  ledger: Ledger
+  takeOver(pool: PoolOn): Promise<void>
+}
+
+/** What a test has shown, and who has the pool in the end. */
+export interface Outcome {
+  failovers: number
+  pause: number
+  last: PoolOn
+}
+
+export type Scenario = (t: Test, hosts: Hosts) => Promise<Outcome>
+
+const SCENARIOS: Readonly<Record<string, Scenario>> = {
+  async 'a writer is cut off, and its host comes back'(t, { network, a, b, ledger, takeOver }) {
+    const first = ledger.write(a)
+    await first.progress()
+    await network.cut(a.machine)
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    t.not((await first.ended).error, null, 'the first host notices')
+    await network.heal(a.machine)
+    await mustHaveLost(t, a, ledger)
+    return goOn(t, { a, b, first, second })
+  },
+
+  async 'an idle host is cut off, and comes back'(t, { network, a, b, ledger, takeOver }) {
+    const first = await wrote(ledger, a)
+    await network.cut(a.machine)
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    await network.heal(a.machine)
+    await mustHaveLost(t, a, ledger)
+    return goOn(t, { a, b, first, second })
+  },
+
+  async 'an idle host comes back, and its engine is killed'(t, hosts) {
+    const { network, a, b, ledger, takeOver } = hosts
+    const first = await wrote(ledger, a)
+    // Nothing of thinfs runs there meanwhile, as when a machine is suspended.
+    const { pid, enginePid } = (await a.status()).mount!
+    await a.machine.kill('STOP', pid!, enginePid)
+    await network.cut(a.machine)
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    await network.heal(a.machine)
+    await a.machine.kill('KILL', enginePid)
+    await a.machine.kill('CONT', pid!)
+    await mustHaveLost(t, a, ledger)
+    return goOn(t, { a, b, first, second })
+  },
+
+  async 'an engine is stopped while another host takes over'(t, hosts) {
+    const { network, a, b, ledger, takeOver } = hosts
+    const first = ledger.write(a)
+    await first.progress()
+    const { enginePid } = (await a.status()).mount!
+    await a.machine.kill('STOP', enginePid)
+    await network.cut(a.machine)
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    await network.heal(a.machine)
+    await a.machine.kill('CONT', enginePid)
+    t.not((await first.ended).error, null, 'the first host notices')
+    await mustHaveLost(t, a, ledger)
+    return goOn(t, { a, b, first, second })
+  },
+
+  async 'engines are killed under a writer'(t, { a, ledger }) {
+    const writer = ledger.write(a)
+    for (let i = 0; i < 5; i++) {
+      await writer.progress()
+      const { enginePid } = (await a.status()).mount!
+      await a.machine.kill('KILL', enginePid)
+      await until(async () => (await a.status()).mount!.enginePid !== enginePid)
+    }
+    await writer.progress()
+    const { error, longestPause } = await writer.stop()
+    t.equal(error, null)
+    return { failovers: 0, pause: longestPause, last: a }
+  },
+
+  async 'engine and daemon are killed, and another host has the pool'(t, hosts) {
+    const { a, b, ledger, takeOver } = hosts
+    const first = ledger.write(a)
+    await first.progress()
+    const { pid, enginePid } = (await a.status()).mount!
+    await a.machine.kill('KILL', pid!, enginePid)
+    t.not((await first.ended).error, null, 'the mount has ended')
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    return goOn(t, { a, b, first, second })
+  },
+
+  async 'a host loses its power'(t, { network, a, b, ledger, takeOver }) {
+    const first = ledger.write(a)
+    await first.progress()
+    // Nobody is told of the end of its connections.
+    await network.cut(a.machine)
+    await a.machine.powerOff()
+    await first.ended.catch(() => {})
+    await takeOver(b)
+    const second = ledger.write(b)
+    await second.progress()
+    t.equal((await second.stop()).error, null)
+    return { failovers: 1, pause: Ledger.pauseBetween(first, second), last: b }
+  },
+
+  async 'another host mounts a pool that is served'(t, { a, b, ledger }) {
+    const writer = ledger.write(a)
+    await writer.progress()
+    t.match(await b.attemptMount('--wait', '0'), { status: 1, stderr: /POOL_IN_USE/ })
+    await writer.progress()
+    const { error, longestPause } = await writer.stop()
+    t.equal(error, null, 'the host that has it is not disturbed')
+    return { failovers: 0, pause: longestPause, last: a }
+  },
+}
+
+/** What a host has flushed before it had nothing more to do. */
+async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
+  const writer = ledger.write(pool)
+  await writer.progress()
+  await writer.stop()
+  return writer
+}
+
+/** A host that lost the pool: every write fails, and its status says why. */
+async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void> {
+  t.equal(await pool.errnoOfWrite(ledger.staleNumber()), 'EIO', 'a write of the first host')
+  const { mode, reason } = await pool.status()
+  t.equal(mode, 'fail', `its status: ${reason}`)
+}
+
+/** The second host goes on, also when the first one has ended its mount. */
+async function goOn(
+  t: Test,
+  { a, b, first, second }: { a: PoolOn; b: PoolOn; first: Writer; second: Writer },
+): Promise<Outcome> {
+  await second.progress()
+  await a.endMount()
+  await second.progress()
+  t.equal((await second.stop()).error, null, 'the second host is not disturbed')
+  t.match(await b.status(), { mode: 'write', mount: { mountPoint: String } })
+  await b.thinfs('snapshot', b.folder, 'web', 'after')
+  return { failovers: 1, pause: Ledger.pauseBetween(first, second), last: b }
+}
+
+/**
+ * Runs all of them, or those whose names match `THINFS_DIST_ONLY`.
+ * @param more what else is to be shown, of this storage alone
+ */
+export async function failoverSuite(
+  t: Test,
+  network: Network,
+  storage: Storage,
+  more: Readonly<Record<string, Scenario>> = {},
+): Promise<void> {
+  const [one, other] = [await network.machine(t, 'a'), await network.machine(t, 'b')]
+  const only = new RegExp(process.env.THINFS_DIST_ONLY ?? '')
+  let nr = 0
+  for (const [name, scenario] of Object.entries({ ...SCENARIOS, ...more })) {
+    if (!only.test(name)) continue
+    await t.test(name, async t => {
+      for (const host of [one, other]) {
+        await host.reboot()
+        await storage.prepare(host)
+      }
+      const folder = await storage.makePool(`pool${++nr}`, [one, other])
+      const [a, b] = [new PoolOn(one, folder), new PoolOn(other, folder)]
+      await a.mount()
+      const ledger = new Ledger(t.testdir())
+      const takeOver = (pool: PoolOn): Promise<void> => storage.takeOver(pool)
+      const { last, ...what } = await scenario(t, { network, a, b, ledger, takeOver })
+      // From the storage, not from what the host remembers.
+      await last.umount()
+      await last.mount()
+      const found = await ledger.verify(t, last)
+      await last.umount()
+      await storage.thinCheck(last)
+      t.match(await last.attemptThinfs('check', folder, '--deep'), { status: 0, stderr: '' })
+      shown(t, { ...what, ...found })
+    })
+  }
+}
