@@ -22,8 +22,8 @@ const SHARED: ReadonlySet<number> = new Set([
 
 /**
  * The folder of a mounted pool's sockets, log and daemon.json, which are this machine's alone: the
- * pool's own, or, if that is on a read-only file system, or on one that other machines may have, or
- * has the record of a tenant, one below /run, which may not be there.
+ * pool's own, or, if that is on a read-only file system, or other machines may have it, one below
+ * /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
@@ -36,9 +36,10 @@ export function runtimeFolder(folder: string): string {
 }
 
 function isElsewhere(folder: string): boolean {
+  if (existsSync(join(folder, TENANT_FILE))) return true
   try {
     accessSync(folder, constants.W_OK)
-    return existsSync(join(folder, TENANT_FILE)) || SHARED.has(statfsSync(folder).type)
+    return SHARED.has(statfsSync(folder).type)
   } catch (err) {
     return errnoOf(err) === 'EROFS'
   }

@@ -146,10 +146,10 @@ export interface PoolStatistics {
   /** Requests for all volumes, those that are gone or have no name included. */
   io: IoCounts
   work: PoolWork
-  /** Of a pool with tenancy; the counters begin with the engine. */
-  tenancy?: TenancyStatistics
   /** As in `PoolStatus`. */
   cache?: CacheCounts | null
+  /** Of a pool with tenancy; the counters begin with the engine. */
+  tenancy?: TenancyStatistics
   /** Those that have a name, by name. */
   volumes: VolumeStatistics[]
 }

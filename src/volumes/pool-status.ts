@@ -85,13 +85,6 @@ export async function statusOf(
   }
 }
 
-export const tenancyInfo = ({ strength, tenant }: Tenancy): TenancyInfo => ({
-  host: tenant.host.name,
-  since: tenant.since,
-  strength,
-  generation: tenant.generation,
-})
-
 /** A warning where damaged metadata was met. */
 function damageOf({ pool, metadata }: { pool: ThinPool; metadata: Store }): string[] {
   const { damage } = pool.metadata
@@ -111,6 +104,13 @@ function atLimitOf(pool: ThinPool, { name, device }: Volume): string | null {
   const how = `fstrim, or thinfs set POOL ${name} limit=SIZE, lets it go on`
   return `${name}: it maps ${sizes}: writes that want more fail; ${how}`
 }
+
+export const tenancyInfo = ({ strength, tenant }: Tenancy): TenancyInfo => ({
+  host: tenant.host.name,
+  since: tenant.since,
+  strength,
+  generation: tenant.generation,
+})
 
 function shrinkOf({
   shrink: { progress },

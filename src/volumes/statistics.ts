@@ -92,8 +92,8 @@ export class Statistics {
       writesWaiting: space.writesWaiting,
       io: all.counts,
       work: sumOf(this.#workBefore, pool.work),
-      ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
       cache: this.cache,
+      ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
       volumes: shown
         .sort((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, devId, device, opens, counters }) => ({

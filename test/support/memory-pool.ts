@@ -119,8 +119,8 @@ export async function openFiles(
   const clock = new TestClock()
   const recorded: Recorded = {
     ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
-    lost: [],
     limits: [],
+    lost: [],
     cleared: false,
   }
   const pool = await ThinPool.open({
