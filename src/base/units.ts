@@ -24,6 +24,8 @@ export const PAGE_SIZE = 4096
 export const METADATA_BLOCK_SIZE = 4096
 /** Largest number of metadata blocks that the index block can describe: 255 bitmaps of 16320. */
 export const MAX_METADATA_BLOCKS = 255 * 16320
+/** The file beside pool.yaml that has the record of the tenant, of a pool that many hosts reach. */
+export const TENANT_FILE = 'tenant'
 /** Largest number of bytes in the name of a file. */
 export const NAME_MAX = 255
 export const KIB = 1024

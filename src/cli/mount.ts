@@ -1,7 +1,9 @@
 import { resolve } from 'node:path'
+import { ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
 import { connectDaemon } from '../control/index.js'
 import { mountOptionsOf, startDaemon } from '../daemon/index.js'
+import type { TakeOver } from '../volumes/index.js'
 import { adviceFor } from './advice.js'
 import { command, DEFAULT_WAIT, type Output, print, seconds, WAIT_HELP } from './command.js'
 import { configOf, tellingWhoIsStopped } from './pool.js'
@@ -26,6 +28,14 @@ export const mount = command(
     '--accept-metadata',
     'serve the metadata as it is, though it may be an older copy: what it calls free is discarded',
   )
+  .option(
+    '--take-over',
+    'take the pool from another host, which tenancy.fence.command of pool.yaml fences first',
+  )
+  .option(
+    '--old-host-is-off',
+    'with --take-over: that host is off, or cut off from the storage, which you have seen; nothing fences it',
+  )
   .option('--wait <seconds>', WAIT_HELP, seconds, DEFAULT_WAIT)
   .option('--log-level <level>', 'trace, debug, info, warn, error, fatal or silent', 'info')
   .option('--log-file <path>', "default: thinfs.log in the pool's folder")
@@ -39,6 +49,8 @@ export interface MountPoolOptions {
   foreground?: true
   options: string[]
   acceptMetadata?: true
+  takeOver?: true
+  oldHostIsOff?: true
   /** Seconds to wait for a command that has the pool. */
   wait?: number
   logLevel: string
@@ -65,6 +77,7 @@ export async function mountPool(
     mountOptions,
     foreground: options.foreground ?? false,
     acceptMetadata: options.acceptMetadata ?? false,
+    ...takeOverOf(options),
     wait: options.wait ?? DEFAULT_WAIT,
     logLevel: options.logLevel,
     ...(options.logFile !== undefined && { logFile: options.logFile }),
@@ -73,6 +86,13 @@ export async function mountPool(
   // In the foreground the pool was unmounted by now, and the log on stderr has said it.
   if (!options.foreground) await warnOfMode(config, mountOptions.includes('ro'))
   return pid
+}
+
+/** @throws BAD_ARGUMENT */
+function takeOverOf({ takeOver, oldHostIsOff }: MountPoolOptions): { takeOver?: TakeOver } {
+  if (takeOver) return { takeOver: oldHostIsOff ? 'off' : 'fence' }
+  if (!oldHostIsOff) return {}
+  throw new ThinfsError('BAD_ARGUMENT', '--old-host-is-off is for --take-over, which is missing')
 }
 
 /** Says so when the pool came up in another mode than the one asked for, and what else to know. */

@@ -33,6 +33,7 @@ function describe(status: PoolStatus): string[][] {
     ...(advice === null ? [] : [['to do', advice]]),
     ['mounted', mount ? `${mount.mountPoint}, ${servedBy(mount)}` : 'no'],
     ...(mount ? [['transport', transport(mount)]] : []),
+    ...tenancy(status),
     ['volumes', String(status.volumes)],
     ['data', `${usage(data, blockSize)}, ${data.path}`],
     ...reserved(status),
@@ -88,6 +89,20 @@ function lowWater(mark: number, free: number, blockSize: number, isReached: bool
   const [at, left] = formatSizes(mark * blockSize, free * blockSize)
   return `${at}, ${isReached ? 'reached: ' : ''}${left} free`
 }
+
+/** A daemon of an earlier thinfs does not tell. */
+function tenancy({ tenancy: has }: Partial<PoolStatus>): string[][] {
+  if (!has) return []
+  const { host, since, strength, generation } = has
+  return [['tenancy', `${strength}: ${host} since ${timeText(since)}, generation ${generation}`]]
+}
+
+/** @param since seconds since 1970 */
+const timeText = (since: number): string =>
+  new Date(1000 * since)
+    .toISOString()
+    .replace('T', ' ')
+    .replace(/\.\d+Z$/, ' UTC')
 
 /** A daemon of an earlier thinfs does not tell. */
 const reserved = ({ reservedBlocks = 0, dataBlockSize }: Partial<PoolStatus>): string[][] =>

@@ -18,7 +18,12 @@ import { NotificationType, NotificationType0, RequestType, RequestType0 } from '
 import type { ErrorCode } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { Negotiated } from '../fuse/index.js'
-import type { MountedAdmin, PoolStatistics, StatisticsBefore } from '../volumes/index.js'
+import type {
+  MountedAdmin,
+  MountTenancy,
+  PoolStatistics,
+  StatisticsBefore,
+} from '../volumes/index.js'
 
 /** File descriptors that an engine inherits. */
 export const ENGINE_FD = {
@@ -66,7 +71,15 @@ export interface EngineStart {
   acceptMetadata: boolean
   /** Seconds since 1970. */
   mountedAt: number
+  /** How the mount has the pool to itself, where pool.yaml has tenancy. */
+  tenancy?: MountTenancy
 }
+
+/**
+ * The exit status of an engine that found that somebody else may have the pool. No other follows: it
+ * would find the same.
+ */
+export const EXIT_LOST = 3
 
 /** An error of base/errors.ts on the wire. `code` is null for what is not in its table. */
 export interface WireError {

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto'
 import { accessSync, constants, existsSync, mkdirSync, realpathSync, statfsSync } from 'node:fs'
 import { join } from 'node:path'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, TENANT_FILE } from '../base/index.js'
 
 /**
  * File systems that other machines may have too: there each would replace, and remove, the sockets
@@ -22,8 +22,8 @@ const SHARED: ReadonlySet<number> = new Set([
 
 /**
  * The folder of a mounted pool's sockets, log and daemon.json, which are this machine's alone: the
- * pool's own, or, if that is on a read-only file system, or on one that other machines may have,
- * one below /run, which may not be there.
+ * pool's own, or, if that is on a read-only file system, or other machines may have it, one below
+ * /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
@@ -36,6 +36,7 @@ export function runtimeFolder(folder: string): string {
 }
 
 function isElsewhere(folder: string): boolean {
+  if (existsSync(join(folder, TENANT_FILE))) return true
   try {
     accessSync(folder, constants.W_OK)
     return SHARED.has(statfsSync(folder).type)

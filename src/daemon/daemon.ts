@@ -8,7 +8,7 @@
 import { closeSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
-import { ThinfsError, unlessAborted } from '../base/index.js'
+import { isLost, ThinfsError, unlessAborted } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   answerDone,
@@ -51,7 +51,17 @@ import {
   unmountLazily,
 } from '../host/index.js'
 import { type Logger, reopenLog } from '../log/index.js'
-import type { PoolFiles, PoolStatistics, PoolStatus } from '../volumes/index.js'
+import { nameOfTenant, type Seen } from '../tenancy/index.js'
+import {
+  endTenant,
+  type MountTenancy,
+  newMountId,
+  type PoolFiles,
+  type PoolStatistics,
+  type PoolStatus,
+  type TakeOver,
+  whoHasIt,
+} from '../volumes/index.js'
 import { removeDaemonFile, writeDaemonFile } from './daemon-file.js'
 import { Deferred } from './deferred.js'
 import { Hooks } from './hooks.js'
@@ -62,6 +72,8 @@ import { type HandedOver, takeOver } from './take-over.js'
 
 /** Milliseconds between two tries to lock the pool. */
 const LOCK_PERIOD = 100
+/** Milliseconds after which the storage has to have ended what is left of a host that was fenced. */
+const FENCED_MS = 60_000
 
 export interface DaemonOptions {
   mountPoint: string
@@ -72,6 +84,8 @@ export interface DaemonOptions {
   acceptMetadata?: boolean
   /** Seconds to wait for a command that has the pool; default 0. */
   wait?: number
+  /** Take the pool over from another host; default: leave it to that. */
+  takeOver?: TakeOver
   logLevel: string
   /** Null: stderr. */
   logFile: string | null
@@ -89,6 +103,8 @@ export class Daemon {
   #source: string
   /** Resolves when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
+  /** How this mount has the pool to itself. */
+  #tenancy: MountTenancy = { mountId: newMountId(), fenced: null }
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
   #files: PoolFiles | null = null
@@ -155,7 +171,7 @@ export class Daemon {
       counted,
       spawnEngine: negotiated =>
         this.#spawn(
-          { ...start, negotiated, mountedAt: this.#since },
+          { ...start, negotiated, mountedAt: this.#since, tenancy: this.#tenancy },
           { fuse: this.#fuseFd, ...this.#files!.descriptors },
         ),
       isMounted: () => this.#isMounted,
@@ -289,6 +305,7 @@ export class Daemon {
   async #mount(signal: AbortSignal | undefined): Promise<void> {
     const { file } = this.#config
     const { mountPoint, mountOptions } = this.#options
+    this.#mustHaveTenancy()
     const handedOver = await this.#lock(signal)
     if (handedOver === null) {
       await prepareMountPoint(mountPoint)
@@ -323,6 +340,33 @@ export class Daemon {
     this.#status().catch(() => {})
   }
 
+  /** @throws BAD_ARGUMENT when there is nothing to take over */
+  #mustHaveTenancy(): void {
+    const { file, tenancy } = this.#config
+    const { takeOver, mountOptions } = this.#options
+    if (takeOver === undefined) return
+    if (tenancy === undefined) {
+      const detail = `--take-over: ${file} has no tenancy, so that nothing tells which host has the pool`
+      throw new ThinfsError('BAD_ARGUMENT', detail)
+    }
+    if (!mountOptions.includes('ro')) return
+    throw new ThinfsError('BAD_ARGUMENT', '--take-over: with -o ro nothing is taken over')
+  }
+
+  /**
+   * Sees to it that the host which has the pool writes no more.
+   * @returns whether that has been done now, and not before
+   * @throws as `endTenant`
+   */
+  async #fence(seen: Seen, how: TakeOver, signal: AbortSignal | undefined): Promise<boolean> {
+    if (this.#tenancy.fenced === nameOfTenant(seen)) return false
+    const from = { host: seen.tenant?.host.name, since: seen.tenant?.since, how }
+    this.#log.warn(from, 'another host has the pool: it is to be fenced')
+    this.#tenancy.fenced = await endTenant(this.#config, seen, how, signal)
+    this.#log.warn(from, 'it writes no more: taking the pool over')
+    return true
+  }
+
   /** @throws POOL_IN_USE when another mount of the pool answers */
   async #mustBeAlone(): Promise<void> {
     const other = await connectControlSocket(controlSocketPath(this.#config.folder))
@@ -344,12 +388,12 @@ export class Daemon {
 
   /** Locks the pool. @returns what an engine without a daemon handed over instead, or null */
   async #lock(signal: AbortSignal | undefined): Promise<HandedOver | null> {
-    const { mountPoint, mountOptions, wait = 0 } = this.#options
-    const deadline = performance.now() + 1000 * wait
+    const { mountPoint, mountOptions, wait = 0, takeOver: how } = this.#options
+    let deadline = performance.now() + 1000 * wait
     for (;;) {
       try {
         const readOnly = mountOptions.includes('ro')
-        this.#files = lockPool(this.#config, readOnly)
+        this.#files = lockPool(this.#config, readOnly, this.#tenancy.fenced)
         // Readers share the lock, but not the socket of a mount.
         if (readOnly) await this.#mustBeAlone()
         return null
@@ -360,11 +404,18 @@ export class Daemon {
           this.#fuseFd = handedOver.fuseFd
           this.#since = handedOver.start.mountedAt
           this.#source = handedOver.start.configFile
+          this.#tenancy = handedOver.start.tenancy ?? this.#tenancy
           this.#supervisor = this.#makeSupervisor(handedOver.start.negotiated, handedOver.counted)
           return handedOver
         }
+        const tenant = err instanceof PoolHeld ? err.tenant : null
+        if (tenant !== null && how !== undefined && (await this.#fence(tenant, how, signal))) {
+          deadline = performance.now() + FENCED_MS
+          continue
+        }
+        const isFenced = tenant !== null && nameOfTenant(tenant) === this.#tenancy.fenced
         const isBrief = err instanceof PoolHeld && err.patienceMs === Number.POSITIVE_INFINITY
-        if (!isBrief || performance.now() >= deadline) throw err
+        if (!(isBrief || isFenced) || performance.now() >= deadline) throw err
       }
       await unlessAborted(sleep(LOCK_PERIOD), signal)
     }
@@ -422,6 +473,7 @@ export class Daemon {
       }
     }
     const { failure } = this
+    const by = isLost(failure) ? await whoHasIt(this.#config) : null
     const mount = {
       mountPoint: this.#options.mountPoint,
       source: this.#source,
@@ -432,7 +484,7 @@ export class Daemon {
     }
     return failure === null
       ? { ...this.#lastStatus, mount }
-      : { ...this.#lastStatus, mode: 'fail', reason: failure.message, mount }
+      : { ...this.#lastStatus, mode: 'fail', reason: reasonOf(failure, by), mount }
   }
 
   get #isMounted(): boolean {
@@ -512,3 +564,7 @@ function errorOf(act: () => void): unknown {
     return err
   }
 }
+
+/** @param by who has the pool now; null: nobody, or that is not known */
+const reasonOf = ({ message }: Error, by: string | null): string =>
+  by === null ? message : `${message}; now ${by}`

@@ -6,6 +6,7 @@ import {
   adminClient,
   COUNT_ON,
   COUNTED,
+  EXIT_LOST,
   FAILED,
   fromWire,
   HAPPENED,
@@ -33,6 +34,8 @@ export interface EngineEnd {
   served: boolean
   /** The cause of its end says nothing about the engine. */
   isOutside: boolean
+  /** Somebody else may have the pool. */
+  isLost: boolean
 }
 
 export interface EngineEvents {
@@ -67,7 +70,9 @@ export class EngineProcess {
     this.#events = events
     if (this.pid === 0) {
       // Nothing but 'error' is certain to come, and a channel may be missing.
-      child.once('error', err => this.#ended(err, { inOrder: false, isOutside: true }))
+      child.once('error', err =>
+        this.#ended(err, { inOrder: false, isOutside: true, isLost: false }),
+      )
     } else this.#watch(child)
   }
 
@@ -132,13 +137,14 @@ export class EngineProcess {
       const ended = new ThinfsError('DAEMON_FAILED', `the engine ended ${how}${when}`)
       this.#ended(this.#reason ?? ended, {
         inOrder: code === 0,
+        isLost: code === EXIT_LOST,
         isOutside: signal === 'SIGKILL' || !this.#hasStarted,
       })
     })
     connection.listen()
   }
 
-  #ended(reason: Error, how: { inOrder: boolean; isOutside: boolean }): void {
+  #ended(reason: Error, how: Pick<EngineEnd, 'inOrder' | 'isOutside' | 'isLost'>): void {
     this.#events.ended({ reason, ...how, stopped: this.#stopping, served: this.#serves })
   }
 }

@@ -8,7 +8,14 @@ import { basename } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import { list, otherProcesses, read, thinfsMountAt } from '../host/index.js'
-import { lockedPathsOf, PoolFiles } from '../volumes/index.js'
+import type { Seen } from '../tenancy/index.js'
+import {
+  lockedPathsOf,
+  makeTenantFile,
+  PoolFiles,
+  servedElsewhere,
+  tenantInTheWay,
+} from '../volumes/index.js'
 import { readDaemonFile } from './daemon-file.js'
 
 /** Milliseconds that a mount takes at most from where it is seen until it can be asked. */
@@ -22,23 +29,52 @@ export class PoolHeld extends ThinfsError {
    * the mount of another pool.
    */
   readonly patienceMs: number
+  /** The mount of another host that has the pool, or had it last; null for none. */
+  readonly tenant: Seen | null
 
-  constructor(detail: string, patienceMs: number, cause: unknown) {
+  constructor(detail: string, patienceMs: number, cause: unknown, tenant: Seen | null = null) {
     super('POOL_IN_USE', detail, { cause })
     this.patienceMs = patienceMs
+    this.tenant = tenant
   }
 }
 
 /**
  * @param readOnly shares the pool with others that only read it
+ * @param fenced of `MountTenancy`
  * @returns the files, whose closing gives up the locks where no other process has inherited them
  * @throws NOT_A_POOL when one cannot be opened; POOL_IN_USE, a `PoolHeld`, naming who has it
  */
-export function lockPool(config: PoolConfig, readOnly = false): PoolFiles {
+export function lockPool(
+  config: PoolConfig,
+  readOnly = false,
+  fenced: string | null = null,
+): PoolFiles {
+  const files = lockFiles(config, readOnly)
+  try {
+    const tenant = tenantInTheWay(config, { hasLocks: true, fenced })
+    if (tenant === null) {
+      if (!readOnly) makeTenantFile(config)
+      return files
+    }
+    throw heldElsewhere(config, tenant)
+  } catch (err) {
+    files.close()
+    throw err
+  }
+}
+
+const heldElsewhere = (config: PoolConfig, tenant: Seen, cause?: unknown): PoolHeld =>
+  new PoolHeld(servedElsewhere(config, tenant).message, 0, cause, tenant)
+
+function lockFiles(config: PoolConfig, readOnly: boolean): PoolFiles {
   try {
     return PoolFiles.open(config, readOnly)
   } catch (err) {
     if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
+    // Processes of another host cannot be seen, and daemon.json may be of it.
+    const tenant = tenantInTheWay(config, { hasLocks: false, fenced: null })
+    if (tenant !== null) throw heldElsewhere(config, tenant, err)
     const owner = ownerOf(config)
     // For a device that is mounted, or part of another, the message already says who uses it.
     if (owner === null) throw new PoolHeld(err.message, Number.POSITIVE_INFINITY, err)

@@ -9,6 +9,7 @@ import type { PoolConfig } from '../config/index.js'
 import { fromWire, makeRuntimeFolder, type WireError } from '../control/index.js'
 import { unmountDead } from '../host/index.js'
 import { openLog } from '../log/index.js'
+import type { TakeOver } from '../volumes/index.js'
 import type { DaemonOptions } from './daemon.js'
 import { serversOf } from './pool-lock.js'
 import { SIGNALS } from './signals.js'
@@ -25,6 +26,8 @@ export interface StartOptions {
   acceptMetadata?: boolean
   /** Seconds to wait for a command that has the pool; default 0. */
   wait?: number
+  /** Take the pool over from another host. */
+  takeOver?: TakeOver
   /** One of LOG_LEVELS. */
   logLevel: string
   /** Default: `thinfs.log` in the pool's folder, or stderr in the foreground. */

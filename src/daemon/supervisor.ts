@@ -11,7 +11,8 @@
  * the pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the
  * program ended before its first line, which is a matter of limits and of the installation.
  *
- * An engine that its mount cannot outlive is not replaced.
+ * An engine that its mount cannot outlive is not replaced, nor one that found that somebody else may
+ * have the pool.
  */
 import type { ChildProcess } from 'node:child_process'
 import { errnoOf, ThinfsError } from '../base/index.js'
@@ -198,11 +199,12 @@ export class Supervisor {
       counted: statistics => {
         this.#counted = statistics
       },
-      ended: ({ reason, inOrder, stopped, served, isOutside }) => {
+      ended: ({ reason, inOrder, stopped, served, isOutside, isLost }) => {
         this.#process = null
         this.#whyEnded = stopped ? 'it was asked to' : reason.message
         if (served) this.#engine = new Deferred()
-        if (stopped) this.#launch()
+        if (isLost) this.#failed(reason)
+        else if (stopped) this.#launch()
         else if (inOrder && this.#negotiated !== null && !isMounted()) this.#end()
         else this.#died(reason, isOutside)
       },
@@ -236,10 +238,7 @@ export class Supervisor {
       (this.#deaths > DELAYS_MS.length && !goesOn)
     if (isFinal || isInVain) {
       const isTold = this.#negotiated === null || isInVain
-      const failure = isTold ? reason : this.#failure(reason)
-      log.error({ err: failure }, 'engine failed')
-      this.#fail(failure)
-      this.#ended.reject(failure)
+      this.#failed(isTold ? reason : this.#failure(reason))
       return
     }
     const delayMs = DELAYS_MS[Math.min(this.#deaths, DELAYS_MS.length) - 1]!
@@ -261,6 +260,13 @@ export class Supervisor {
     this.#next = next
     if (delayMs === 0) next()
     else after(delayMs, next)
+  }
+
+  /** No other engine follows. */
+  #failed(failure: Error): void {
+    this.#options.log.error({ err: failure }, 'engine failed')
+    this.#fail(failure)
+    this.#ended.reject(failure)
   }
 
   /** Makes `admin` reject with the error until an engine serves. */

@@ -9,7 +9,7 @@ import { readlinkSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import type { MessageConnection } from 'vscode-jsonrpc/node'
-import { heldPath, ThinfsError } from '../base/index.js'
+import { heldPath, inTime, isLost, ThinfsError } from '../base/index.js'
 import { loadConfig, type PoolConfig } from '../config/index.js'
 import {
   COUNT_ON,
@@ -18,6 +18,7 @@ import {
   ENGINE_FD,
   type EngineStart,
   EventLog,
+  EXIT_LOST,
   FAILED,
   HAPPENED,
   ipcConnection,
@@ -74,9 +75,12 @@ export async function runEngine(start: EngineStart): Promise<void> {
   } catch (err) {
     log.error({ err }, 'cannot serve the pool')
     await daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
-    process.exit(1)
+    process.exit(isLost(err) ? EXIT_LOST : 1)
   }
 }
+
+/** Milliseconds that the kernel gets to forget what it keeps of the volumes' content. */
+const FORGETTING_MS = 1000
 
 class Engine {
   readonly #start: EngineStart
@@ -146,7 +150,7 @@ class Engine {
   }
 
   #open(): Promise<OpenPool> {
-    const { negotiated, acceptMetadata, mountPoint } = this.#start
+    const { negotiated, acceptMetadata, mountPoint, tenancy } = this.#start
     return openPool(this.#config, {
       mountPoint,
       readOnly: this.#readOnly,
@@ -156,6 +160,7 @@ class Engine {
       onLoad: this.#onLoad,
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
+      ...(tenancy && { tenancy }),
       makeVolumes: negotiated === null,
       events: this.#events,
       onChange: (what, volume, devId) => this.#log.info({ volume, devId }, `volume ${what}`),
@@ -174,7 +179,28 @@ class Engine {
   }
 
   get #events(): PoolEvents {
-    return this.#happenings.besides(this.#poolLog.events)
+    const events = this.#happenings.besides(this.#poolLog.events)
+    return {
+      ...events,
+      lost: why => {
+        events.lost(why)
+        void this.#lost(why)
+      },
+    }
+  }
+
+  /**
+   * Somebody else may have the pool, which answers every request with an error by now. What the
+   * kernel has of it may be old. The process ends, so that nothing that it has begun is carried out
+   * later; the daemon goes on refusing. Without a daemon nobody would.
+   */
+  async #lost(why: ThinfsError): Promise<void> {
+    const volumes = [...(this.#volumes?.all() ?? [])]
+    const forgotten = volumes.map(({ devId }) => this.#session?.invalidate(inodeOf(devId), 0))
+    await inTime(FORGETTING_MS, Promise.allSettled(forgotten), [])
+    if (!process.connected) return
+    await this.#daemon.sendNotification(FAILED, toWire(why)).catch(() => {})
+    process.exit(EXIT_LOST)
   }
 
   /** Tells the daemon, which runs the command of `hooks`: without a daemon nobody does. */
@@ -371,7 +397,10 @@ function configOf(start: EngineStart, log: Logger): PoolConfig {
     if (isElsewhere(config, before)) {
       log.warn({ pool }, 'pool.yaml has the pool elsewhere now: that counts when it is mounted')
     }
-    return { ...asMounted(config, before), pool, dataBlockSize }
+    // The mount is the pool's tenant, or is not, from its beginning on.
+    const { tenancy: _, ...now } = asMounted(config, before)
+    const { tenancy } = before
+    return { ...now, ...(tenancy && { tenancy }), pool, dataBlockSize }
   } catch (err) {
     if (start.negotiated === null) throw err
     log.warn({ pool: before.pool, err }, 'pool.yaml as it was when it was mounted counts')

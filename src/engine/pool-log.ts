@@ -39,6 +39,9 @@ export class PoolLog {
       warning(what) {
         log.warn(what)
       },
+      lost(why) {
+        log.error({ err: why }, 'the pool is lost: nothing is written or answered any more')
+      },
       needsCheckCleared() {
         log.warn('needs_check was set: all metadata was checked, is sound, and the flag is cleared')
       },

@@ -1,5 +1,5 @@
 /** A transaction that has ended and waits to become durable. */
-import { assert, bytes, isNoSpace, METADATA_BLOCK_SIZE } from '../base/index.js'
+import { assert, bytes, isNoSpace, type Later, METADATA_BLOCK_SIZE } from '../base/index.js'
 import type { Store } from '../storage/index.js'
 import type { Block } from './blocks/block.js'
 import { type BlockCache, NO_PAUSES, type Pauses } from './blocks/block-cache.js'
@@ -53,16 +53,20 @@ export class SealedTransaction {
    * Writes all blocks of the transaction, then the superblock, each followed by a sync. The caller
    * has synced the data before. Requests run whenever a slice of `pauses` is over: sealed blocks do
    * not change.
+   * @param mayWrite called when all but the superblock is durable, which stays as it is where that
+   *   throws
    * @throws what the store throws; then only `ThinMetadata.rollback` may follow, or another try
    *   when it `waits`
    */
-  async write(pauses = NO_PAUSES): Promise<void> {
+  async write(pauses = NO_PAUSES, mayWrite: () => Later<void> = () => {}): Promise<void> {
     assert(this.#state === 'sealed', 'a sealed transaction is written once')
     const { store } = this.#parts
     this.#state = 'writing'
     try {
       await this.#writeBlocks(pauses)
       await store.sync()
+      const asked = mayWrite()
+      if (asked !== undefined) await asked
       const at = bytes(SUPERBLOCK_LOCATION * METADATA_BLOCK_SIZE)
       store.write(this.superblock, 0, METADATA_BLOCK_SIZE, at)
       await store.sync()

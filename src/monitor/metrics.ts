@@ -85,6 +85,22 @@ export function metricsText(pool: string, statistics: PoolStatistics | null): Pr
     ['cold_reads_total', 'Reads that had to wait for a disk', io.coldReads],
     ['engine_restarts_total', "Engines that took another's place", statistics.engineRestarts],
   ]
+  const { tenancy } = statistics
+  if (tenancy !== undefined) {
+    const { strength, generation, since, signedAt, confirms, confirmMs } = tenancy
+    gauge('thinfs_pool_tenancy_generation', 'Tenants that the pool has had', [
+      [{ ...one, strength }, generation],
+    ])
+    gauge('thinfs_pool_tenancy_since_seconds', 'When this host acquired the pool, since 1970', [
+      [one, since],
+    ])
+    const signed = 'When its last sign of life was written, since 1970; 0: none yet by this engine'
+    gauge('thinfs_pool_tenancy_sign_seconds', signed, [[one, signedAt / 1000]])
+    counters.push(
+      ['tenancy_confirms_total', 'Looks whether the pool is this host’s still', confirms],
+      ['tenancy_confirm_seconds_total', 'Time that those took', confirmMs / 1000],
+    )
+  }
   for (const [name, help, value] of counters) {
     counter(`thinfs_pool_${name}`, help, [[one, value]])
   }

@@ -20,6 +20,7 @@ import {
   type Clock,
   type DevId,
   type ErrorCode,
+  isLost,
   isNoSpace,
   type Later,
   Slice,
@@ -62,10 +63,10 @@ export interface CommitParts {
   handles: OpenHandles
   /** The 4096 bytes of the superblock that is durable. */
   superblock: Buffer
-  /** @throws POOL_MISMATCH when somebody cut off a store, or wrote over the metadata; LOCK_LOST */
+  /** @throws POOL_MISMATCH when somebody cut off a store, or wrote over the metadata */
   mustBeOurs(): void
-  /** @throws LOCK_LOST when another process may have the pool */
-  mustHoldLocks(): void
+  /** @throws LOCK_LOST, FENCED when somebody else may have the pool */
+  mayWrite(): Later<void>
   clock: Clock
   events: PoolEvents
 }
@@ -100,6 +101,8 @@ export class CommitPipeline {
   #failing: Promise<void> = Promise.resolve()
   #cancelTimer: (() => void) | null = null
   #closed = false
+  /** Whether somebody else may have the pool. */
+  #isGivenUp = false
   /** Transactions that became durable, and milliseconds that writing their metadata took. */
   readonly counts = { commits: 0, ms: 0 }
 
@@ -322,11 +325,18 @@ export class CommitPipeline {
     if (state.lost) throw state.lost
     const started = clock.now()
     try {
-      if (state.writable) this.#parts.mustBeOurs()
+      if (state.writable) {
+        const asked = this.#parts.mayWrite()
+        if (asked !== undefined) await asked
+        this.#parts.mustBeOurs()
+      }
     } catch (err) {
       await this.cutOff(err)
       throw err
     }
+    // The pool may have failed while it was asked.
+    state.mustBeSound()
+    if (state.lost) throw state.lost
     try {
       if (this.#stalled !== null) await this.#write(this.#stalled)
       if (this.unmapped.count > 0) await this.unmapped.drain()
@@ -386,10 +396,12 @@ export class CommitPipeline {
   async #writeSealed(sealed: SealedTransaction): Promise<void> {
     this.#stalled = null
     // The flush of the data may have taken long.
-    this.#parts.mustHoldLocks()
+    const asked = this.#parts.mayWrite()
+    if (asked !== undefined) await asked
     try {
       // Flushes wait for it, and so it does not take turns with a removal.
-      await sealed.write(new Slice(this.#parts.clock, true))
+      const slice = new Slice(this.#parts.clock, true)
+      await sealed.write(slice, () => this.#parts.mayWrite())
     } catch (err) {
       if (sealed.waits) this.#stalled = sealed
       throw err
@@ -443,7 +455,8 @@ export class CommitPipeline {
 
   /**
    * Ends all writing because somebody cut off a store: writes would make it long again, with a hole
-   * for the missing part. The journal keeps uncommitted changes until the file is whole again.
+   * for the missing part. The journal keeps uncommitted changes until the file is whole again. Or
+   * because somebody else may have the pool.
    */
   cutOff(err: unknown): Promise<void> {
     return this.#fail('size', err, null)
@@ -465,13 +478,13 @@ export class CommitPipeline {
    */
   async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
     const { state, events } = this.#parts
+    if (isLost(error)) return this.#giveUp(error)
     events.ioError(operation, error)
     const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
     state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
     if (!state.writable) return
     state.set('read_only', reason)
     this.#listener.failed(state.lost)
-    if (isLockLost(error)) return this.#giveUp(reason)
     const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
     // The metadata in memory is still right, and there may be no file to go back to.
     if (isCutOff && !state.halfWay) return
@@ -485,26 +498,33 @@ export class CommitPipeline {
     if (commit !== null) await commit.catch(() => {})
     this.#stalled = null
     try {
-      this.#parts.mustHoldLocks()
       metadata.rollback()
       this.#listener.rolledBack()
       state.halfWay = false
       metadata.setNeedsCheck()
-      await metadata.seal()?.write()
+      const mayWrite = (): Later<void> => this.#parts.mayWrite()
+      const asked = mayWrite()
+      if (asked !== undefined) await asked
+      await metadata.seal()?.write(undefined, mayWrite)
     } catch (err) {
+      if (isLost(err)) return this.#giveUp(err)
       events.ioError('needs_check', err)
-      if (isLockLost(err)) this.#giveUp(err.message)
-      else state.set('fail', reason)
+      state.set('fail', reason)
     }
   }
 
-  /** Another process may have the pool: nothing is written any more, and nothing can be read. */
-  #giveUp(reason: string): void {
-    this.#parts.state.set('fail', reason)
-    this.#parts.blocks.freed.keep()
+  /** Somebody else may have the pool: nothing is written any more, and nothing can be read. */
+  #giveUp(why: ThinfsError): void {
+    const { state, blocks, events } = this.#parts
+    if (this.#isGivenUp) return
+    this.#isGivenUp = true
+    const { message: reason } = why
+    state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: why, errno: 'EIO' })
+    state.set('read_only', reason)
+    state.set('fail', reason)
+    this.#listener.failed(state.lost)
+    blocks.freed.keep()
     this.#stalled = null
+    events.lost(why)
   }
 }
-
-const isLockLost = (err: unknown): err is ThinfsError =>
-  err instanceof ThinfsError && err.code === 'LOCK_LOST'

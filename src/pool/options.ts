@@ -1,4 +1,4 @@
-import type { Bytes, Clock } from '../base/index.js'
+import type { Bytes, Clock, Later, ThinfsError } from '../base/index.js'
 import type { DataStore, Store } from '../storage/index.js'
 import type { JournalFile } from './journal.js'
 
@@ -47,6 +47,11 @@ export interface PoolEvents {
   warning(what: string, kind?: 'host_low'): void
   /** needs_check was set, a full check found nothing wrong: it is cleared. */
   needsCheckCleared(): void
+  /**
+   * Somebody else may have the pool, which has failed by that: nothing is written or answered any
+   * more.
+   */
+  lost(why: ThinfsError): void
   /** A commit took long. */
   slowCommit(milliseconds: number): void
   /** A read, write or flush of the pool's files failed. `block` is a data block. */
@@ -62,6 +67,7 @@ export const NO_EVENTS: PoolEvents = {
   extended() {},
   warning() {},
   needsCheckCleared() {},
+  lost() {},
   slowCommit() {},
   ioError() {},
 }
@@ -112,11 +118,11 @@ export interface PoolOptions {
   /** Default: nothing grows by itself. */
   autoextend?: AutoextendOptions
   /**
-   * Called before anything is written that would harm a pool which is another process's by now.
-   * Default: nobody else can have it.
-   * @throws LOCK_LOST; from then on nothing is written
+   * Called before anything is written that would harm a pool which is somebody else's by now: before
+   * a commit, and before its superblock. Default: nobody else can have it.
+   * @throws LOCK_LOST, FENCED: from then on nothing is written
    */
-  mustHoldLocks?: () => void
+  mayWrite?: () => Later<void>
   clock: Clock
   events: PoolEvents
 }

@@ -70,7 +70,7 @@ export class ThinPool implements Provisioner {
   readonly shrink: Shrink
   /** Facts about devices that the journal alone keeps. */
   readonly #noted = { extended: new Map<DevId, Bytes>(), handles: new OpenHandles() }
-  #cancelSizes: (() => void) | null = null
+  #cancelWatch: (() => void) | null = null
 
   private constructor(options: PoolOptions, metadata: ThinMetadata, superblock: Buffer) {
     this.#options = options
@@ -105,7 +105,7 @@ export class ThinPool implements Provisioner {
         ...this.#noted,
         superblock,
         mustBeOurs: () => this.#mustBeOurs(),
-        mustHoldLocks: options.mustHoldLocks ?? (() => {}),
+        mayWrite: options.mayWrite ?? (() => {}),
         clock,
         events,
       },
@@ -331,17 +331,21 @@ export class ThinPool implements Provisioner {
   }
 
   /**
-   * As `mustBeWritable`, and looks whether the locks are held: for what is written beside the pool.
-   * @throws LOCK_LOST as well
+   * Called before something is written beside the pool.
+   * @throws LOCK_LOST, FENCED when somebody else may have it, as the pool has failed by then
    */
-  mustHoldLocks(): void {
-    this.mustBeWritable()
+  async mayWrite(): Promise<void> {
     try {
-      this.#options.mustHoldLocks?.()
+      await this.#options.mayWrite?.()
     } catch (err) {
       void this.#commits.cutOff(err)
       throw err
     }
+  }
+
+  /** Somebody has found that the pool may be another's by now: it fails, and writes nothing more. */
+  lose(why: ThinfsError): void {
+    void this.#commits.cutOff(why)
   }
 
   /** @throws when no metadata may change */
@@ -449,7 +453,7 @@ export class ThinPool implements Provisioner {
 
   /** Commits and leaves the files as an orderly shutdown does. No request may follow. */
   close(): Promise<void> {
-    this.#cancelSizes?.()
+    this.#cancelWatch?.()
     this.#state.close()
     this.space.end(new ThinfsError('POOL_FAILED', 'the pool is being closed'))
     return this.#commits.close()
@@ -465,16 +469,12 @@ export class ThinPool implements Provisioner {
       this.#options,
       superblock,
     )
-    if (changes) this.#watchSizes()
+    if (changes) this.#watchFiles()
   }
 
-  /**
-   * @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata;
-   *   LOCK_LOST
-   */
+  /** @throws POOL_MISMATCH when somebody has cut off a store, or written over the metadata */
   #mustBeOurs(): void {
-    const { metadata, mustHoldLocks } = this.#options
-    mustHoldLocks?.()
+    const { metadata } = this.#options
     const { blocks } = this
     blocks.measure()
     metadata.measure()
@@ -501,18 +501,26 @@ export class ThinPool implements Provisioner {
     this.#nrRemoved = removed.length
   }
 
-  /** Looks every second whether somebody has cut off the stores, or written over the metadata. */
-  #watchSizes(): void {
-    this.#cancelSizes = this.#options.clock.after(WATCH_PERIOD, () => {
-      if (!this.writable) return
-      try {
-        if (!this.#commits.running) this.#mustBeOurs()
-        this.#noteRemoved()
-      } catch (err) {
-        void this.#commits.cutOff(err)
-        return
-      }
-      this.#watchSizes()
-    })
+  /**
+   * Looks every second whether the pool is still ours, and whether somebody has cut off the stores,
+   * or written over the metadata.
+   */
+  #watchFiles(): void {
+    this.#cancelWatch = this.#options.clock.after(WATCH_PERIOD, () => void this.#lookAtFiles())
+  }
+
+  async #lookAtFiles(): Promise<void> {
+    if (!this.writable) return
+    try {
+      const asked = this.#options.mayWrite?.()
+      if (asked !== undefined) await asked
+      if (!this.writable || !this.#state.isOpen) return
+      if (!this.#commits.running) this.#mustBeOurs()
+      this.#noteRemoved()
+    } catch (err) {
+      void this.#commits.cutOff(err)
+      return
+    }
+    this.#watchFiles()
   }
 }

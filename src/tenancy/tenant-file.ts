@@ -26,6 +26,15 @@ export class TenantFile implements TenantPlace {
     this.#at = at
   }
 
+  /** Makes an empty one, where there is none. @throws IO_ERROR */
+  make(): void {
+    try {
+      closeSync(openSync(this.#at, O_RDWR | O_CREAT | O_NOFOLLOW, 0o600))
+    } catch (err) {
+      throw ioError(this.path, err)
+    }
+  }
+
   /** As `lookAt`, and waits for it. @throws IO_ERROR, POOL_MISMATCH */
   look(): Seen {
     const blocks = Buffer.alloc(2 * TENANCY_BLOCK)

@@ -8,6 +8,7 @@ import type { IoCounts } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { PoolMode, PoolWork } from '../pool/index.js'
 import type { CacheCounts } from '../storage/index.js'
+import type { Strength } from '../tenancy/index.js'
 import type { Rules } from './retention.js'
 
 export interface VolumeInfo {
@@ -96,8 +97,22 @@ export interface PoolStatus {
     /** Why it is dev where uring was wanted; null otherwise. */
     whyDev: string | null
   } | null
+  /**
+   * The mount that may write to the pool, and by what nobody else does. Null for a pool without
+   * tenancy, or one that is not mounted. A daemon of an earlier thinfs does not tell.
+   */
+  tenancy?: TenancyInfo | null
   /** The kernel's own status lines (dmsetup status), for the pool and for every volume. */
   dm: { pool: string; volumes: { name: string; line: string }[] }
+}
+
+export interface TenancyInfo {
+  host: string
+  /** When it acquired the pool: seconds since 1970. */
+  since: number
+  strength: Strength
+  /** Tenants that the pool has had. */
+  generation: number
 }
 
 /** Rules for the space of a volume. Sizes are bytes, 0: none. */
@@ -133,8 +148,18 @@ export interface PoolStatistics {
   work: PoolWork
   /** As in `PoolStatus`. */
   cache?: CacheCounts | null
+  /** Of a pool with tenancy; the counters begin with the engine. */
+  tenancy?: TenancyStatistics
   /** Those that have a name, by name. */
   volumes: VolumeStatistics[]
+}
+
+export interface TenancyStatistics extends TenancyInfo {
+  /** How often it was looked whether the pool is this mount's still, and milliseconds that took. */
+  confirms: number
+  confirmMs: number
+  /** When the last sign of life was written: milliseconds since 1970. */
+  signedAt: number
 }
 
 export interface VolumeStatistics {

@@ -21,6 +21,8 @@ export type {
   PrunedSnapshot,
   PruneRequest,
   Recording,
+  TenancyInfo,
+  TenancyStatistics,
   VolumeInfo,
   VolumeRules,
   VolumeStatistics,
@@ -31,6 +33,7 @@ export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
 export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
+export { makeTenantFile, servedElsewhere, tenantInTheWay } from './other-tenant.js'
 export {
   addressesOf,
   asMounted,
@@ -41,6 +44,13 @@ export {
   type PoolDescriptors,
   PoolFiles,
 } from './pool-files.js'
+export {
+  endTenant,
+  type MountTenancy,
+  newMountId,
+  type TakeOver,
+  whoHasIt,
+} from './pool-tenancy.js'
 export { type Change, changePoolYaml, mustTake } from './pool-yaml.js'
 export {
   devicesIn,

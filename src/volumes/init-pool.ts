@@ -19,6 +19,7 @@ import {
   METADATA_BLOCK_SIZE,
   MIB,
   SECTOR_SIZE,
+  TENANT_FILE,
   ThinfsError,
 } from '../base/index.js'
 import { autoMetadataSize, type PoolConfig } from '../config/index.js'
@@ -70,7 +71,8 @@ export async function initPool(
     const metadataStore = openNew(metadata.path)
     if (existsSync(volumesFile)) throw isThere(volumesFile, 'it is there already')
     // From here on the locks keep everybody else from making a pool of these files.
-    made.push(volumesFile, ...[join(folder, JOURNAL_FILE)].filter(path => !existsSync(path)))
+    const others = [JOURNAL_FILE, TENANT_FILE].map(name => join(folder, name))
+    made.push(volumesFile, ...others.filter(path => !existsSync(path)))
     if (!(dataStore instanceof RemoteData)) growTo(dataStore, data.size, 'data.size')
     const dataSize =
       dataStore instanceof RemoteData

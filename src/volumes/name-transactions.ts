@@ -41,7 +41,7 @@ export class NameTransactions {
     exchange: string | null = this.#table.exchange,
   ): Promise<void> {
     const pool = this.#pool
-    pool.mustHoldLocks()
+    pool.mustBeWritable()
     // The file may be one ahead of the pool, not two.
     if (pool.stalled) await pool.commit()
     const current = pool.metadata.transactionId
@@ -70,7 +70,7 @@ export class NameTransactions {
    */
   async jump(current: number, next: number): Promise<void> {
     if (next === current || next === current + 1) return this.commit(new Map(), () => {}, next)
-    this.#pool.mustHoldLocks()
+    this.#pool.mustBeWritable()
     // A crash before the last step must not make the file one that is behind.
     await this.#table.change(new Map(), current, this.#table.exchange, next)
     this.#pool.setTransactionId(current, next)

@@ -1,5 +1,6 @@
 import {
   bytes,
+  type Later,
   METADATA_BLOCK_SIZE,
   SECTOR_SIZE,
   SYSTEM_CLOCK,
@@ -26,18 +27,22 @@ import {
   ThinPool,
 } from '../pool/index.js'
 import type { OnLoad } from '../remote/index.js'
-import type { DataStore, JournalFile, Label, MemoryJournal } from '../storage/index.js'
+import { type DataStore, JournalFile, type Label, type MemoryJournal } from '../storage/index.js'
+import type { Tenancy } from '../tenancy/index.js'
 import type { CheckProblem, CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
 import { IdMap } from './id-map.js'
 import { PoolFiles } from './pool-files.js'
-import { mustBeOf, readTable } from './volume-table.js'
+import { type MountTenancy, tenancyOf } from './pool-tenancy.js'
+import { mustBeOf, readTable, type TableFile } from './volume-table.js'
 import { Volumes } from './volumes.js'
 
 export interface OpenOptions {
   readOnly?: boolean
   /** The mount of a process that died goes on: what was open there is open still. */
   takesOver?: boolean
+  /** How the mount has the pool to itself; default: a command does, until it closes the pool. */
+  tenancy?: MountTenancy
   /** Make the volumes that pool.yaml names and the pool lacks. */
   makeVolumes?: boolean
   /** Take metadata that may be an older copy, or not that of volumes.json, as it is. */
@@ -72,6 +77,7 @@ export interface OpenPool {
 export async function openPool(config: PoolConfig, options: OpenOptions = {}): Promise<OpenPool> {
   const readOnly = options.readOnly ?? false
   const files = options.files ?? PoolFiles.open(config, readOnly)
+  let tenancy: Tenancy | null = null
   let journal: JournalFile | MemoryJournal | null = null
   let opened: ThinPool | Volumes | null = null
   const warnings: string[] = []
@@ -84,6 +90,16 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.files === undefined) files.close()
   }
   try {
+    tenancy = await tenancyOf(config, files, {
+      mount: options.tenancy ?? null,
+      takesOver: options.takesOver ?? false,
+      clock: SYSTEM_CLOCK,
+      warn: (options.events ?? NO_EVENTS).warning,
+    })
+    const mayWrite = (): Later<void> => {
+      if (tenancy === null) return files.mustHoldLocks()
+      return tenancy.confirm().then(() => files.mustHoldLocks())
+    }
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
     const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
@@ -94,6 +110,9 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     const odd = readOnly ? [...rootProblems(files), ...checkJournal(files, data)] : []
     for (const { severity, message } of odd) if (severity === 'warning') warn(message)
     journal = files.openJournal(readOnly)
+    // A host that had the pool before may have the file open, and append to it once more.
+    const isFile = journal instanceof JournalFile && !journal.isMissing
+    if (tenancy !== null && !options.takesOver && isFile) journal.replace(journal.readAll())
     const dataSize = readOnly ? data.size : Math.max(data.size, config.data.size ?? 0)
     const pool = await ThinPool.open({
       metadata,
@@ -110,22 +129,24 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       queueTimeout: config.queueTimeout,
       lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
-      ...(!readOnly && { mustHoldLocks: () => files.mustHoldLocks() }),
+      ...(!readOnly && { mayWrite }),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
-    const { table } = files
+    void tenancy?.lost.then(why => pool.lose(why))
+    const table = guarded(files.table, () => pool.mayWrite())
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
     const larger = largerThanSaid(config, pool)
     if (larger !== null) warn(larger)
-    if (!readOnly) await table.reserve()
+    if (!readOnly) await files.table.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,
       metadata,
       table,
+      tenancy,
       place: {
         ...{ path: files.folder.path, held: files.folder.held, ofUser: config.ofUser },
         mountPoint: options.mountPoint,
@@ -150,6 +171,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       async close() {
         try {
           await volumes.close()
+          await tenancy?.release()
         } finally {
           closeFiles()
         }
@@ -158,6 +180,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   } catch (err) {
     // A commit that comes later must not find other files in the place of these.
     await opened?.close().catch(() => {})
+    if (options.takesOver !== true) await tenancy?.release().catch(() => {})
     closeFiles()
     throw err
   }
@@ -283,6 +306,16 @@ function checkDeep(
     onProgress,
   })
 }
+
+/** A file that is written to only while the pool is ours. */
+const guarded = (file: TableFile, mayWrite: () => Promise<void>): TableFile => ({
+  path: file.path,
+  read: most => file.read(most),
+  async replace(content) {
+    await mayWrite()
+    await file.replace(content)
+  },
+})
 
 function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
   const { metadata } = files

@@ -2,7 +2,8 @@ import { type DevId, SECTOR_SIZE, Slice } from '../base/index.js'
 import { formatSizes } from '../config/index.js'
 import { poolStatus, type ThinPool, thinStatus } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
-import type { PoolStatus } from './admin.js'
+import type { Tenancy } from '../tenancy/index.js'
+import type { PoolStatus, TenancyInfo } from './admin.js'
 import type { Volume } from './volume.js'
 
 /**
@@ -18,10 +19,11 @@ export async function statusOf(
     metadata: Store
     warnings?: readonly string[]
     refusal?: string | null
+    tenancy?: Tenancy | null
   },
   volumes: readonly Volume[],
 ): Promise<PoolStatus> {
-  const { name, pool, metadata: store, warnings, refusal } = of
+  const { name, pool, metadata: store, warnings, refusal, tenancy } = of
   const { metadata } = pool
   const lines: PoolStatus['dm']['volumes'] = []
   const limits: string[] = []
@@ -75,6 +77,7 @@ export async function statusOf(
     volumes: lines.length,
     reservedBlocks: pool.space.reserves.kept,
     mount: null,
+    tenancy: tenancy ? tenancyInfo(tenancy) : null,
     dm: {
       pool: `0 ${sectors(metadata.nrDataBlocks * pool.blockSize)} thin-pool ${poolStatus(pool)}`,
       volumes: lines,
@@ -101,6 +104,13 @@ function atLimitOf(pool: ThinPool, { name, device }: Volume): string | null {
   const how = `fstrim, or thinfs set POOL ${name} limit=SIZE, lets it go on`
   return `${name}: it maps ${sizes}: writes that want more fail; ${how}`
 }
+
+export const tenancyInfo = ({ strength, tenant }: Tenancy): TenancyInfo => ({
+  host: tenant.host.name,
+  since: tenant.since,
+  strength,
+  generation: tenant.generation,
+})
 
 function shrinkOf({
   shrink: { progress },

@@ -1,7 +1,9 @@
 import { IoCounters } from '../base/index.js'
 import type { PoolWork, ThinPool } from '../pool/index.js'
 import type { CacheCounts } from '../storage/index.js'
-import type { PoolStatistics } from './admin.js'
+import type { Tenancy } from '../tenancy/index.js'
+import type { PoolStatistics, TenancyStatistics } from './admin.js'
+import { tenancyInfo } from './pool-status.js'
 import type { VolumeSet } from './volume-set.js'
 
 /**
@@ -12,6 +14,7 @@ export class Statistics {
   readonly #name: string
   readonly #pool: ThinPool
   readonly #set: VolumeSet
+  readonly #tenancy: Tenancy | null
   /** Seconds since 1970: when the counters were 0. */
   #since: number
   /** The counts of the engines before this one. */
@@ -20,10 +23,17 @@ export class Statistics {
   #engineRestarts = 0
 
   /** @param since seconds since 1970 */
-  constructor(name: string, pool: ThinPool, set: VolumeSet, since: number) {
+  constructor(
+    name: string,
+    pool: ThinPool,
+    set: VolumeSet,
+    since: number,
+    tenancy: Tenancy | null,
+  ) {
     this.#name = name
     this.#pool = pool
     this.#set = set
+    this.#tenancy = tenancy
     this.#since = since
   }
 
@@ -83,6 +93,7 @@ export class Statistics {
       io: all.counts,
       work: sumOf(this.#workBefore, pool.work),
       cache: this.cache,
+      ...(this.#tenancy && { tenancy: statisticsOf(this.#tenancy) }),
       volumes: shown
         .sort((a, b) => (a.name < b.name ? -1 : 1))
         .map(({ name, devId, device, opens, counters }) => ({
@@ -104,6 +115,11 @@ export interface StatisticsBefore {
   /** How many engines there were before this one. */
   engineRestarts: number
 }
+
+const statisticsOf = (tenancy: Tenancy): TenancyStatistics => ({
+  ...tenancyInfo(tenancy),
+  ...tenancy.counts,
+})
 
 const sumOf = (one: PoolWork, other: PoolWork): PoolWork => ({
   commits: one.commits + other.commits,

@@ -7,7 +7,7 @@
  * open.
  */
 import * as z from 'zod'
-import { ioError, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import { ioError, isLost, MAX_DEV_ID, MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import { UNNAMED_PREFIX, whyNotAName } from '../config/index.js'
 import type { CheckProblem } from './admin.js'
 
@@ -289,7 +289,7 @@ export class VolumeTable {
       await this.#file.replace(text)
     } catch (err) {
       revert()
-      throw ioError(this.#file.path, err)
+      throw isLost(err) ? err : ioError(this.#file.path, err)
     }
     this.#hasOtherId = false
     return revert

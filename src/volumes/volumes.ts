@@ -9,6 +9,7 @@ import { type DevId, Slice, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { Store } from '../storage/index.js'
+import type { Tenancy } from '../tenancy/index.js'
 import type {
   BlockMap,
   CheckReport,
@@ -64,6 +65,8 @@ export interface VolumesOptions {
   place: OriginPlace
   /** Warnings from opening the pool, a sentence each. */
   warnings?: readonly string[]
+  /** By which this process may write to the pool; null where nothing but locks says so. */
+  tenancy?: Tenancy | null
   /** Why the pool, which is opened to be read, would not be opened to be written to. */
   refusal?: string | null
   /** A command has set a size. Caches of content have to know before the command is answered. */
@@ -104,7 +107,8 @@ export class Volumes implements PoolAdmin {
     const mustNotBeClosing = (): void => this.#mustNotBeClosing()
     this.#options = options
     this.pool = pool
-    this.#statistics = new Statistics(options.name, pool, set, options.now())
+    const { tenancy = null } = options
+    this.#statistics = new Statistics(options.name, pool, set, options.now(), tenancy)
     this.#table = table
     this.#set = set
     this.#origins = origins

@@ -117,6 +117,20 @@ for (const [what, die] of Object.entries(OWN_DEATHS)) {
   })
 }
 
+t.test('no engine follows one that found the pool to be another host’s', async t => {
+  const lost = { message: 'taken over by host7', code: 'FENCED', errno: 'EIO' }
+  for (const begins of [(engine: FakeEngine) => engine.serves(), (engine: FakeEngine) => engine]) {
+    const { supervisor, engines, waits, last } = supervise()
+    begins(last()).says('failed', lost)
+    last().dies(3)
+    t.equal(engines.length, 1)
+    t.same(waits, [])
+    await t.rejects(supervisor.ended, lost)
+    await t.rejects(supervisor.admin.list(), lost)
+    t.equal(supervisor.trouble, null)
+  }
+})
+
 t.test('deaths with progress in between do not add up, whatever the time', async t => {
   const { engines, waits, last } = supervise()
   for (let death = 1; death <= 100; death++) {

@@ -1,6 +1,6 @@
-// Goal: once the lock on its files is lost a pool writes nothing, for they may be another host's by
-// now. Method: the lock is lost at each stage of a commit, or while nothing happens; every write and
-// punch that reaches the files afterwards is noted.
+// Goal: once a pool may be another host's it writes nothing, and answers nothing. Method: its lock, or
+// its tenancy, is lost at each stage of a commit, or while nothing happens; every write and punch that
+// reaches the files afterwards is noted.
 import t from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'
@@ -8,7 +8,7 @@ import { devId, openFiles } from '../support/memory-pool.js'
 import { BLOCK, files, filled, thin, turn } from '../support/thin-devices.js'
 
 /** A pool with two blocks in use, one of them freed and not committed yet, and its lock. */
-async function servedPool() {
+async function servedPool(code: 'LOCK_LOST' | 'FENCED') {
   const memory = files(8)
   const lock = { held: true, looksLeft: Number.POSITIVE_INFINITY }
   const written: string[] = []
@@ -17,28 +17,34 @@ async function servedPool() {
       if (!lock.held && op !== 'sync') written.push(`${name}: ${op} at ${offset}`)
     }
   }
+  /** A lock is looked at, a record has to be read. */
+  const look = (): void => {
+    if (lock.looksLeft-- <= 0) lock.held = false
+    if (!lock.held) throw new ThinfsError(code, 'it is lost')
+  }
   const { pool, clock, recorded } = await openFiles(memory, {
-    mustHoldLocks() {
-      if (lock.looksLeft-- <= 0) lock.held = false
-      if (!lock.held) throw new ThinfsError('LOCK_LOST', 'data: the lock is lost')
-    },
+    mayWrite: () => (code === 'LOCK_LOST' ? look() : turn().then(look)),
   })
   const device = thin(pool, 0)
   await device.write(0, 2 * BLOCK, filled(2 * BLOCK, 1), 0)
   await pool.commit()
   await device.discard(0, BLOCK)
   await device.write(3 * BLOCK, BLOCK, filled(BLOCK, 2), 0)
-  return { memory, lock, written, pool, clock, recorded, device }
+  return { memory, lock, written, pool, clock, recorded, device, code }
 }
 
 const LOSSES: Record<string, (of: Awaited<ReturnType<typeof servedPool>>) => Promise<void>> = {
-  async 'before a commit'({ lock, pool }) {
+  async 'before a commit'({ lock, pool, code }) {
     lock.held = false
-    await t.rejects(pool.commit(), { code: 'LOCK_LOST' })
+    await t.rejects(pool.commit(), { code })
   },
-  async 'during the flush of the data'({ lock, pool }) {
+  async 'during the flush of the data'({ lock, pool, code }) {
     lock.looksLeft = 1
-    await t.rejects(pool.commit(), { code: 'LOCK_LOST' })
+    await t.rejects(pool.commit(), { code })
+  },
+  async 'between metadata and superblock'({ lock, pool, code }) {
+    lock.looksLeft = 2
+    await t.rejects(pool.commit(), { code })
   },
   async 'before a commit that fails is undone'({ memory, lock, pool }) {
     const note = memory.metadata.onWrite!
@@ -56,13 +62,18 @@ const LOSSES: Record<string, (of: Awaited<ReturnType<typeof servedPool>>) => Pro
   },
 }
 
-for (const [when, lose] of Object.entries(LOSSES)) {
-  t.test(`the lock is lost ${when}: nothing is written any more`, async t => {
-    const of = await servedPool()
+const CASES = Object.entries(LOSSES).flatMap(([when, lose]) =>
+  (['LOCK_LOST', 'FENCED'] as const).map(code => ({ when, lose, code })),
+)
+
+for (const { when, lose, code } of CASES) {
+  t.test(`${code} ${when}: nothing is written any more`, async t => {
+    const of = await servedPool(code)
     const { memory, pool, clock, recorded, device, written } = of
     await lose(of)
-    await turn()
+    for (let turns = 0; turns < 3; turns++) await turn()
     t.equal(pool.mode, 'fail')
+    t.same(recorded.lost, [code], 'whoever runs the pool hears of it, once')
     t.equal(recorded.modes.at(-1), 'fail')
     const found = Buffer.alloc(512)
     const failed = { code: 'POOL_FAILED', errno: 'EIO' }
@@ -82,7 +93,7 @@ for (const [when, lose] of Object.entries(LOSSES)) {
 }
 
 t.test('a lock that is held costs nothing', async t => {
-  const { pool, device } = await servedPool()
+  const { pool, device } = await servedPool('FENCED')
   pool.devices.createSnap(devId(1), devId(0))
   await device.write(BLOCK, 512, filled(512, 9), 0)
   await pool.commit()

@@ -85,6 +85,7 @@ export interface Recorded {
   limits: number[]
   warnings: string[]
   extended: [part: string, size: number][]
+  lost: string[]
   /** Whether needs_check was cleared. */
   cleared: boolean
 }
@@ -119,6 +120,7 @@ export async function openFiles(
   const recorded: Recorded = {
     ...{ modes: [], errors: [], lowWater: [], lowWaterMetadata: [], warnings: [], extended: [] },
     limits: [],
+    lost: [],
     cleared: false,
   }
   const pool = await ThinPool.open({
@@ -138,6 +140,7 @@ export async function openFiles(
       needsCheckCleared: () => {
         recorded.cleared = true
       },
+      lost: why => recorded.lost.push(why.code),
       slowCommit: () => {},
       ioError: (operation, error) => recorded.errors.push(`${operation}: ${error}`),
     },
