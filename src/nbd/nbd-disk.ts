@@ -4,9 +4,6 @@
  * When the connection ends, another one is made and the requests without an answer are sent again;
  * each has a time limit over all of that. Once a request has missed it, or the server does not keep
  * to the protocol, the disk has failed for good: nobody knows which writes will still land.
- *
- * While there was no connection another host may have had the disk, and left it again. So a new
- * connection takes reads alone until the owner has found, by reading, that he may still write.
  */
 import { allEnded, type Bytes, errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
@@ -41,11 +38,6 @@ export interface NbdOptions {
   limit?: number
   /** The connection ended, or another one was made. */
   onConnection?: (what: string) => void
-  /**
-   * Asked on each connection but the first, before anything is sent on it that changes the disk.
-   * Where it throws, the disk has failed for good, with that error.
-   */
-  mayGoOn?: () => Promise<void>
 }
 
 export class NbdDisk {
@@ -56,11 +48,8 @@ export class NbdDisk {
   readonly #address: NbdAddress
   readonly #limit: number
   readonly #onConnection: (what: string) => void
-  readonly #mayGoOn: () => Promise<void>
   readonly #export: Export
   #connection: Connection | null = null
-  /** Whether nothing may be sent yet that changes the disk. */
-  #isHeld = false
   readonly #requests = new Map<number, Request>()
   #nextCookie = 0
   #failure: ThinfsError | null = null
@@ -93,7 +82,6 @@ export class NbdDisk {
     this.#export = chosen
     this.#limit = options.limit ?? LIMIT
     this.#onConnection = options.onConnection ?? (() => {})
-    this.#mayGoOn = options.mayGoOn ?? (async () => {})
   }
 
   get size(): Bytes {
@@ -278,7 +266,7 @@ export class NbdDisk {
     const cookie = this.#nextCookie
     this.#nextCookie = (cookie + 1) >>> 0
     this.#requests.set(cookie, request)
-    if (!this.#isHeld || request.isHarmless) this.#connection?.send(cookie, request)
+    this.#connection?.send(cookie, request)
     this.#watch()
     return request
   }
@@ -313,31 +301,9 @@ export class NbdDisk {
       },
       lost: err => this.#lost(err),
     })
-    for (const request of this.#requests.values()) request.restart()
-    this.#sendAll(true)
-  }
-
-  /** Goes on with a connection that is not the first. */
-  async #goOn(negotiated: Negotiated): Promise<void> {
-    this.#isHeld = true
-    this.#use(negotiated)
-    const connection = this.#connection
-    try {
-      await this.#mayGoOn()
-    } catch (err) {
-      return this.#fail(err as ThinfsError)
-    }
-    // Whoever has made another one meanwhile has asked himself.
-    if (this.#connection !== connection || connection === null) return
-    this.#isHeld = false
-    this.#sendAll(false)
-    this.#onConnection('connected again')
-  }
-
-  /** Sends again what has no answer. @param harmless which of it */
-  #sendAll(harmless: boolean): void {
     for (const [cookie, request] of this.#requests) {
-      if (request.isHarmless === harmless) this.#connection?.send(cookie, request)
+      request.restart()
+      this.#connection.send(cookie, request)
     }
   }
 
@@ -375,7 +341,8 @@ export class NbdDisk {
           return
         }
         mustBeSame(this.#export, negotiated.export)
-        void this.#goOn(negotiated)
+        this.#use(negotiated)
+        this.#onConnection('connected again')
         return
       } catch (err) {
         if (this.#failure !== null) return

@@ -1,6 +1,5 @@
 /** A request, from its caller to the end, over as many connections as that takes. */
 import type { ThinfsError } from '../base/index.js'
-import { COMMAND } from './abi.js'
 
 /** A run of bytes with the flags of base:allocation (ALLOCATION). */
 export interface AllocationRun {
@@ -41,11 +40,6 @@ export class Request {
     this.deadline = what.deadline
     this.#resolve = resolve
     this.#reject = reject
-  }
-
-  /** Whether it changes nothing, and makes nothing durable. */
-  get isHarmless(): boolean {
-    return this.command === COMMAND.READ || this.command === COMMAND.BLOCK_STATUS
   }
 
   /** Forgets what a connection that ended has said. */

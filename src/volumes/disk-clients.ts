@@ -31,12 +31,6 @@ const NAME_MAX = 256
 export class DiskClients {
   readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
-  /**
-   * Asked on each new connection, before anything is written by it: another host may have had the
-   * disk while there was none. Throws where it may have it still. Ceph keeps such a process out
-   * itself.
-   */
-  mayGoOn: () => Promise<void> = async () => {}
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -52,8 +46,7 @@ export class DiskClients {
    * @throws IO_ERROR, NOT_SUPPORTED, POOL_IN_USE, with the address
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {
-    if (address.kind === 'rbd') return this.#open(address, options)
-    return connectExport(address, options, () => this.mayGoOn())
+    return address.kind === 'nbd' ? connectExport(address, options) : this.#open(address, options)
   }
 
   /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
@@ -95,14 +88,12 @@ export class DiskClients {
 async function connectExport(
   address: NbdAddress,
   { readOnly, onConnection }: DiskOptions,
-  mayGoOn: () => Promise<void>,
 ): Promise<RemoteDisk> {
   // Most commands have no use for it.
   const { NbdDisk } = await import('../nbd/index.js')
   const told = (what: string): void => onConnection?.(`${address.text}: ${what}`)
-  const disk = await NbdDisk.connect(address, { onConnection: told, mayGoOn })
+  const disk = await NbdDisk.connect(address, { onConnection: told })
   try {
-    await mayGoOn()
     if (disk.isReadOnly && !readOnly) {
       const detail = `${address.text}: the server gives it to be read only`
       throw new ThinfsError('IO_ERROR', detail, { errno: 'EROFS' })

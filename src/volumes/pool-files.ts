@@ -148,7 +148,6 @@ export class PoolFiles {
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
     this.#areOne = isSameFile(one, other)
-    this.confirmBy(async () => {})
   }
 
   /**
@@ -348,18 +347,6 @@ export class PoolFiles {
         cause = err
       }
       throw lockLost(store.path, cause)
-    }
-  }
-
-  /**
-   * Has the locks looked at, and `confirm` called, on each new connection to a disk of another
-   * machine, before anything is written by it.
-   */
-  confirmBy(confirm: () => Promise<void>): void {
-    if (this.readOnly) return
-    this.#clients.mayGoOn = async () => {
-      this.mustHoldLocks()
-      await confirm()
     }
   }
 

@@ -3,14 +3,7 @@
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import {
-  errnoOf,
-  KIB,
-  MIB,
-  type NbdAddress,
-  parseNbdAddress,
-  ThinfsError,
-} from '../../src/base/index.js'
+import { errnoOf, KIB, MIB, type NbdAddress, parseNbdAddress } from '../../src/base/index.js'
 import { NbdDisk } from '../../src/nbd/index.js'
 import { byTcp, makeCertificates, ServerProcess, shortFolder } from '../support/nbd-servers.js'
 import { Random } from '../support/random.js'
@@ -210,34 +203,6 @@ t.test('a server that does not come back, or does not answer, has failed for goo
   const silent = await connectInTime(t, slow.address, 300)
   await t.rejects(silent.read(Buffer.alloc(PAGE), 0), late)
   await t.rejects(silent.write(Buffer.alloc(PAGE), 0), late)
-})
-
-t.test('what was not answered is sent again when its owner may still write', async t => {
-  const folder = shortFolder(t)
-  const path = image(folder)
-  const left = () => readFileSync(path).subarray(0, PAGE)
-  const disks: NbdDisk[] = []
-  let isOurs = true
-  /** Reads, as who looks for a record of the owner does. */
-  const mayGoOn = async (): Promise<void> => {
-    await disks[0]!.read(Buffer.alloc(PAGE), PAGE)
-    if (!isOurs) throw new ThinfsError('LOCK_LOST', 'it is not ours')
-  }
-  let server = await ServerProcess.nbdkit(t, folder, 'file', path)
-  disks.push(await connect(t, server.address, { mayGoOn }))
-  const write = async (byte: number): Promise<void> => {
-    await server.kill()
-    const writing = disks[0]!.write(Buffer.alloc(PAGE, byte), 0).then(() => disks[0]!.flush())
-    writing.catch(() => {})
-    server = await ServerProcess.nbdkit(t, folder, 'file', path)
-    await writing
-  }
-  await write(4)
-  t.ok(left().equals(Buffer.alloc(PAGE, 4)))
-  isOurs = false
-  await t.rejects(write(5), { code: 'LOCK_LOST' })
-  await t.rejects(disks[0]!.read(Buffer.alloc(PAGE), 0), { code: 'LOCK_LOST' }, 'for good')
-  t.ok(left().equals(Buffer.alloc(PAGE, 4)), 'nothing is written')
 })
 
 t.test('another export under the same name is not written to', async t => {
