@@ -104,7 +104,7 @@ export class Daemon {
   /** Resolves when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
   /** How this mount has the pool to itself. */
-  #tenancy: MountTenancy = { mountId: newMountId(), fenced: null }
+  #tenancy: MountTenancy = { mountId: newMountId(), fenced: null, takesAny: false }
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
   #files: PoolFiles | null = null
@@ -345,6 +345,7 @@ export class Daemon {
     const { file, tenancy } = this.#config
     const { takeOver, mountOptions } = this.#options
     if (takeOver === undefined) return
+    this.#tenancy.takesAny = takeOver === 'off'
     if (tenancy === undefined) {
       const detail = `--take-over: ${file} has no tenancy, so that nothing tells which host has the pool`
       throw new ThinfsError('BAD_ARGUMENT', detail)
@@ -363,7 +364,7 @@ export class Daemon {
     const from = { host: seen.tenant?.host.name, since: seen.tenant?.since, how }
     this.#log.warn(from, 'another host has the pool: it is to be fenced')
     this.#tenancy.fenced = await endTenant(this.#config, seen, how, signal)
-    this.#log.warn(from, 'it writes no more: taking the pool over')
+    this.#log.warn(from, 'taking the pool over')
     return true
   }
 

@@ -12,12 +12,14 @@ import {
   mayTake,
   nameOfTenant,
   RecordTenancy,
+  Reservation,
+  reservationKey,
   type Seen,
   type Tenancy,
   TenantFile,
   thisHost,
 } from '../tenancy/index.js'
-import { servedElsewhere, strengthOf } from './other-tenant.js'
+import { provenByLocks, servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
 /** What becomes of an earlier tenant: a command fences it, or a person vouches for that it is off. */
@@ -29,6 +31,8 @@ export interface MountTenancy {
   mountId: string
   /** `nameOfTenant` of the one that cannot write any more; null for none. */
   fenced: string | null
+  /** Whether disks may be taken whoever has reserved them: a person vouches for that he is off. */
+  takesAny: boolean
 }
 
 export const newMountId = (): string => randomBytes(16).toString('hex')
@@ -46,9 +50,11 @@ export async function endTenant(
   takeOver: TakeOver,
   signal?: AbortSignal,
 ): Promise<string> {
-  if (takeOver === 'fence') {
-    const rule = config.tenancy?.fence
-    const { tenant } = seen
+  const { tenant } = seen
+  const rule = config.tenancy?.fence
+  // The disks themselves refuse its writes, once they are reserved anew.
+  const isByDisks = config.tenancy?.locks === 'reservations' && rule === undefined
+  if (takeOver === 'fence' && !(isByDisks && tenant !== null)) {
     if (rule === undefined || tenant === null) {
       const why =
         tenant === null
@@ -89,12 +95,31 @@ export async function tenancyOf(
   const place = new TenantFile(...files.folder.file(TENANT_FILE))
   const strength = strengthOf(config)
   const options = { place, strength, clock, now: Date.now, onWarning: warn }
-  if (takesOver && mount !== null) return RecordTenancy.resume(options, mount.mountId)
+  const disks = config.tenancy.locks === 'reservations' ? files.disks : null
+  if (takesOver && mount !== null) {
+    const { mountId } = mount
+    const storage = disks && Reservation.of(disks, reservationKey(mountId))
+    await storage?.confirm()
+    return RecordTenancy.resume({ ...options, storage }, mountId)
+  }
   const host = thisHost()
   const seen = await lookAt(place)
-  if (!mayTake(seen, { host, strength, locks: true, fenced: mount?.fenced ?? null })) {
+  const proven = provenByLocks(config)
+  if (!mayTake(seen, { host, strength: proven, locks: true, fenced: mount?.fenced ?? null })) {
     throw servedElsewhere(config, seen)
   }
   const mountId = mount?.mountId ?? newMountId()
-  return RecordTenancy.acquire(options, { host, mountId, pool: config.file }, seen)
+  const reserve = {
+    key: reservationKey(mountId),
+    recorded: seen.tenant && reservationKey(seen.tenant.mountId),
+    takesAny: mount?.takesAny ?? false,
+  }
+  const storage = disks && (await Reservation.acquire(disks, reserve))
+  try {
+    const as = { host, mountId, pool: config.file }
+    return await RecordTenancy.acquire({ ...options, storage }, as, seen)
+  } catch (err) {
+    await storage?.release().catch(() => {})
+    throw err
+  }
 }

@@ -21,7 +21,7 @@ export interface Storage {
   takeOver(pool: PoolOn): Promise<void>
   /** What a host is told that wants a pool which host `a` serves. */
   inUse: RegExp
-  /** Has thin_check judge the metadata of a pool that nobody has mounted. */
+  /** Makes thin_check judge the metadata of a pool that nobody has mounted. */
   thinCheck(pool: PoolOn): Promise<void>
 }
 
