@@ -104,7 +104,7 @@ export class Daemon {
   /** Resolves when the engine has committed and another daemon can have the pool. */
   readonly #givenBack = new Deferred<void>()
   /** How this mount has the pool to itself. */
-  #tenancy: MountTenancy = { mountId: newMountId(), fenced: null, takesAny: false }
+  #tenancy: MountTenancy = { mountId: newMountId(), fenced: null }
   /** When the pool was mounted, by this daemon or one before: seconds since 1970. */
   #since = Math.floor(Date.now() / 1000)
   #files: PoolFiles | null = null
@@ -156,6 +156,9 @@ export class Daemon {
       THINFS_POOL_NAME: config.pool,
       THINFS_MOUNT_POINT: options.mountPoint,
     }))
+    // Its first engine is the one that connects to a state disk.
+    const { takeOver } = options
+    if (takeOver) this.#tenancy.takeOver = takeOver
     this.#supervisor = this.#makeSupervisor(null, null)
   }
 
@@ -342,11 +345,10 @@ export class Daemon {
 
   /** @throws BAD_ARGUMENT when there is nothing to take over */
   #mustHaveTenancy(): void {
-    const { file, tenancy } = this.#config
+    const { file, tenancy, state } = this.#config
     const { takeOver, mountOptions } = this.#options
     if (takeOver === undefined) return
-    this.#tenancy.takesAny = takeOver === 'off'
-    if (tenancy === undefined) {
+    if (tenancy === undefined && state === undefined) {
       const detail = `--take-over: ${file} has no tenancy, so that nothing tells which host has the pool`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }

@@ -79,16 +79,26 @@ export class RecordTenancy implements Tenancy {
 
   /**
    * Goes on with the tenancy of a mount, for another process of it.
+   * @param address what the storage calls that process; left out where it has no names
    * @throws FENCED where somebody else is the tenant by now
    */
-  static async resume(options: RecordOptions, mountId: string): Promise<RecordTenancy> {
+  static async resume(
+    options: RecordOptions,
+    mountId: string,
+    address?: string,
+  ): Promise<RecordTenancy> {
     const seen = await lookAt(options.place).catch(err => {
       throw unreadable(err)
     })
     if (seen.tenant?.mountId !== mountId) {
       throw fenced(options.place, seen.isDamaged ? DAMAGED : seen.tenant)
     }
-    const tenancy = new RecordTenancy(options, seen.tenant, seen.sign?.beat ?? 0)
+    const tenant = { ...seen.tenant, ...(address !== undefined && { address }) }
+    if (tenant.address !== seen.tenant.address) {
+      await options.place.write(encodeTenant(tenant), 0)
+      await options.place.flush()
+    }
+    const tenancy = new RecordTenancy(options, tenant, seen.sign?.beat ?? 0)
     tenancy.#signLater()
     return tenancy
   }

@@ -8,7 +8,7 @@ import {
   type RemoteAddress,
   ThinfsError,
 } from '../base/index.js'
-import type { CephClient } from '../ceph/index.js'
+import type { CephClient, RbdDisk } from '../ceph/index.js'
 import type { RemoteDisk } from '../remote/index.js'
 
 /** Milliseconds that the storage has to take its leave, when a process is about to end. */
@@ -29,6 +29,15 @@ const NAME_MAX = 256
  * All images of a pool have one, so that Ceph refuses all or nothing of it.
  */
 export class DiskClients {
+  /**
+   * Called with an image that another client has locked: throws, or has done something so that the
+   * lock can be asked for again.
+   */
+  onHeld: ((disk: RbdDisk) => Promise<void>) | null = null
+  /** The image with the record of the tenant, once it is known. */
+  state: RbdDisk | null = null
+  /** The images that were opened to be written. */
+  readonly images: RbdDisk[] = []
   readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
 
@@ -59,15 +68,40 @@ export class DiskClients {
     const { CephClient, RbdDisk } = await import('../ceph/index.js')
     this.#ceph ??= CephClient.connect(address)
     const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
-    if (readOnly) return disk
     try {
+      if (readOnly) {
+        await this.#mustBeFree(disk)
+        return disk
+      }
       // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
-      const name = await disk.lock(this.#last())
+      const name = await this.#lock(disk)
       this.#keep(name)
+      this.images.push(disk)
       return disk
     } catch (err) {
       await disk.end()
       throw err
+    }
+  }
+
+  /** What another process changes meanwhile is no use to a reader. @throws POOL_IN_USE */
+  async #mustBeFree(disk: RbdDisk): Promise<void> {
+    const owner = await disk.owner()
+    if (owner === null) return
+    await this.onHeld?.(disk)
+    const detail = `${disk.path}: the client at ${owner} has the image's lock`
+    throw new ThinfsError('POOL_IN_USE', detail)
+  }
+
+  async #lock(disk: RbdDisk): Promise<string> {
+    for (;;) {
+      try {
+        return await disk.lock(this.#last())
+      } catch (err) {
+        if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
+        if (this.onHeld === null) throw err
+        await this.onHeld(disk)
+      }
     }
   }
 

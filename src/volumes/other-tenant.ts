@@ -21,7 +21,8 @@ export function tenantInTheWay(
   config: PoolConfig,
   { hasLocks, fenced }: { hasLocks: boolean; fenced: string | null },
 ): Seen | null {
-  if (config.tenancy === undefined || config.ofUser !== undefined) return null
+  const isInFiles = config.tenancy !== undefined && config.state === undefined
+  if (!isInFiles || config.ofUser !== undefined) return null
   const seen = new TenantFile(join(config.folder, TENANT_FILE)).look()
   // Locks that are enforced prove something to whoever has them.
   const strength = hasLocks ? provenByLocks(config) : 'advisory'
@@ -33,8 +34,8 @@ export function tenantInTheWay(
  * many hosts reach the folder.
  * @throws IO_ERROR
  */
-export function makeTenantFile({ tenancy, folder }: PoolConfig): void {
-  if (tenancy !== undefined) new TenantFile(join(folder, TENANT_FILE)).make()
+export function makeTenantFile({ tenancy, state, folder }: PoolConfig): void {
+  if (tenancy !== undefined && state === undefined) new TenantFile(join(folder, TENANT_FILE)).make()
 }
 
 /** The error of a mount that a tenant is in the way of. */

@@ -117,7 +117,7 @@ export class PoolFiles {
   /** PoolDescriptors.more. */
   readonly #more: readonly number[]
   /** By which it has the disks of other machines. */
-  readonly #clients: DiskClients
+  readonly clients: DiskClients
   #stateDisk: RemoteDisk | null = null
   #state: StateDisk | null = null
   /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
@@ -145,7 +145,7 @@ export class PoolFiles {
     this.#data = data
     this.folder = folder
     this.#more = more
-    this.#clients = clients
+    this.clients = clients
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
     this.#areOne = isSameFile(one, other)
@@ -289,7 +289,7 @@ export class PoolFiles {
   async connectState({ onConnection }: ConnectOptions = {}): Promise<RemoteDisk | null> {
     const { state } = this.#config
     if (state === undefined) return null
-    this.#stateDisk ??= await this.#clients.connect(state.remote, {
+    this.#stateDisk ??= await this.clients.connect(state.remote, {
       readOnly: this.readOnly,
       ...(onConnection && { onConnection }),
     })
@@ -371,7 +371,7 @@ export class PoolFiles {
    * nothing.
    */
   disconnect(): Promise<void> {
-    return this.#clients.end()
+    return this.clients.end()
   }
 
   /** Gives the locks up, where no other process has inherited them. */
@@ -380,7 +380,7 @@ export class PoolFiles {
     this.#data.close()
     this.#metadata.close()
     this.#stateDisk?.close()
-    void this.#clients.end()
+    void this.clients.end()
     for (const fd of this.#more) closeSync(fd)
   }
 }
