@@ -130,8 +130,7 @@ async function mustBeFree(
   const ofState = await contentOfDisk(state, STATE_SIZE_MIN)
   if (ofState !== null && !force) throw isNotEmpty(state.path, ofState)
   if (ofState !== null && !files.readOnly) {
-    // Not what is in use: whoever has the pool says so there.
-    await (await tenancyOf(config, files, BRIEFLY))?.release()
+    await mustBeNobodys(config, files)
     await state.zero(0, STATE_SIZE_MIN)
     await state.flush()
   }
@@ -148,6 +147,16 @@ async function mustBeFree(
     { path: metadata.path, size: metadata.size, isNew, holds: ofMetadata },
     { path: state.path, size: state.size, isNew, holds: ofState },
   ]
+}
+
+/** @throws POOL_IN_USE where the disks are a pool's that some host has; IO_ERROR */
+async function mustBeNobodys(config: PoolConfig, files: PoolFiles): Promise<void> {
+  try {
+    await (await tenancyOf(config, files, BRIEFLY))?.release()
+  } catch (err) {
+    // What is no record says that nobody has a pool there.
+    if (!(err instanceof ThinfsError && err.code === 'POOL_MISMATCH')) throw err
+  }
 }
 
 /** What the first bytes of a disk hold, for people; null where they are zeros. */
