@@ -152,7 +152,7 @@ t.test('pacemaker-agent.sh, thinfs-take-over@.service', onMount, async t => {
   const found =
     await user.root(`for folder in srv mnt; do mount -t tmpfs -o mode=755 thinfs-test /$folder; done
     mkdir -p /run/thinfs; mount -t tmpfs thinfs-test /run/thinfs
-    thinfs init /srv/example --data-size 1G --volume web=64M
+    thinfs init /srv/example --data-size 1G --volume web=64M > said
     echo 'tenancy: { fence: { command: ["true"] } }' >> /srv/example/pool.yaml
     export OCF_RESKEY_pool=/srv/example OCF_RESKEY_mountpoint=/mnt/pool
     agent() { status=0; sh ${EXAMPLES}/pacemaker-agent.sh "$1" > said 2>&1 || status=$?; echo "$1 $status"; }
