@@ -162,7 +162,7 @@ const acquire = (
   options: RecordOptions,
   mountId: string,
   seen: Seen,
-): Promise<Tenancy> =>
+): Promise<RecordTenancy> =>
   RecordTenancy.acquire(options, { host: thisHost(), mountId, pool: config.file }, seen)
 
 /** Milliseconds that a tenant without a sign of life is watched: two signs, and a little more. */
@@ -186,14 +186,19 @@ async function ofState(
   const how = takesOver ? undefined : mount?.takeOver
   const { disk, isFenced } = await connectTo(config, files, how, onConnection)
   const options = optionsOf(disk, 'connection', of)
-  if (takesOver && mount !== null) return RecordTenancy.resume(options, mount.mountId)
+  const held = (tenancy: RecordTenancy): RecordTenancy => {
+    files.heldBy(tenancy)
+    return tenancy
+  }
+  if (takesOver && mount !== null) return held(await RecordTenancy.resume(options, mount.mountId))
   const seen = await lookAt(disk)
   const as = { host: thisHost(), strength: options.strength, locks: true, fenced: null }
   if (!isFenced && !mayTake(seen, as)) {
     if (how !== undefined) await endTenant(config, seen, how)
     else if (!(await isSilent(disk, seen))) throw servedElsewhere(config, await lookAt(disk))
   }
-  return files.readOnly ? null : acquire(config, options, mount?.mountId ?? newMountId(), seen)
+  if (files.readOnly) return null
+  return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
 }
 
 /** Connects to the state disk, and fences another client of it where that is asked for. */
