@@ -46,8 +46,9 @@ export class DiskClients {
   readonly images: RbdDisk[] = []
   readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
-  /** Asked by disks that are connected to again; null: nobody else can have had them. */
-  tenancy: RecordTenancy | null = null
+  /** Asked by exports that are connected to again; null: nobody else can have had them. */
+  #tenancy: RecordTenancy | null = null
+  readonly #exports: RemoteDisk[] = []
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -64,7 +65,7 @@ export class DiskClients {
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {
     if (address.kind !== 'nbd') return this.#open(address, options)
-    return connectExport(address, options, read => this.#mayGoOn(options.hasRecord ? read : null))
+    return this.#connect(address, options)
   }
 
   /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
@@ -73,10 +74,25 @@ export class DiskClients {
     if (ceph) await inTime(FAREWELL, ceph.close(), undefined).catch(() => {})
   }
 
+  /** From now on exports are used only while the tenancy is held: when it is lost they end. */
+  heldBy(tenancy: RecordTenancy): void {
+    this.#tenancy = tenancy
+    void tenancy.lost.then(() => {
+      for (const disk of this.#exports) disk.close()
+    })
+  }
+
+  async #connect(address: NbdAddress, options: DiskOptions): Promise<RemoteDisk> {
+    const mayGoOn = (read: Read): Promise<void> => this.#mayGoOn(options.hasRecord ? read : null)
+    const disk = await connectExport(address, options, mayGoOn)
+    this.#exports.push(disk)
+    return disk
+  }
+
   /** @param read of the disk that has the record, by a new connection; null for another disk */
   async #mayGoOn(read: Read | null): Promise<void> {
-    if (read === null) await this.tenancy?.confirm()
-    else await this.tenancy?.confirmBy(read)
+    if (read === null) await this.#tenancy?.confirm()
+    else await this.#tenancy?.confirmBy(read)
   }
 
   async #open(address: RbdAddress, { readOnly }: DiskOptions): Promise<RemoteDisk> {

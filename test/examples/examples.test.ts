@@ -145,3 +145,39 @@ END
   await user.root(command(pool, 'ExecStop', 'example'))
   t.equal(await user.root('grep -E "/mnt/example|/srv/web" /proc/self/mounts || true'), '')
 })
+
+t.test('pacemaker-agent.sh, thinfs-take-over@.service', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const unit = readFileSync(join(EXAMPLES, 'thinfs-take-over@.service'), 'utf8')
+  const found =
+    await user.root(`for folder in srv mnt; do mount -t tmpfs -o mode=755 thinfs-test /$folder; done
+    mkdir -p /run/thinfs; mount -t tmpfs thinfs-test /run/thinfs
+    thinfs init /srv/example --data-size 1G --volume web=64M > said
+    echo 'tenancy: { fence: { command: ["true"] } }' >> /srv/example/pool.yaml
+    export OCF_RESKEY_pool=/srv/example OCF_RESKEY_mountpoint=/mnt/pool
+    agent() { status=0; sh ${EXAMPLES}/pacemaker-agent.sh "$1" > said 2>&1 || status=$?; echo "$1 $status"; }
+    agent monitor; agent start; agent start; agent monitor; agent stop; agent stop; agent monitor
+    OCF_RESKEY_mountpoint=relative agent validate-all; agent promote; agent meta-data
+    python3 -c 'from xml.dom.minidom import parse; parse("said")'
+    # The record names nobody any more: the pool is lost.
+    agent start
+    dd if=/dev/zero of=/srv/example/tenant bs=4096 count=1 conv=notrunc status=none
+    until agent monitor | grep -q 1; do sleep 0.1; done
+    agent monitor; agent stop; agent monitor`)
+  t.same(found.split('\n'), [
+    ...['monitor 7', 'start 0', 'start 0', 'monitor 0', 'stop 0', 'stop 0', 'monitor 7'],
+    ...['validate-all 6', 'promote 3', 'meta-data 0'],
+    ...['start 0', 'monitor 1', 'stop 0', 'monitor 7'],
+  ])
+  const line = (key: string): string =>
+    new RegExp(`^${key}=(.*)$`, 'm').exec(unit)![1]!.replaceAll('%I', 'example')
+  const verified = unit.replaceAll(/^(Exec\w+=)thinfs /gm, `$1${user.own}/thinfs `)
+  await user.root(`mkdir units; cat > units/thinfs-take-over@.service <<'END'
+${verified}
+END
+    systemd-analyze verify ./units/thinfs-take-over@example.service
+    ${line('ExecStartPre')}; ${line('ExecStart')}
+    thinfs status /mnt/example | grep -q '^tenancy '
+    ${line('ExecStop')}`)
+  t.equal(await user.root('grep -E "/mnt/(pool|example)" /proc/self/mounts || true'), '')
+})
