@@ -84,7 +84,8 @@ export async function withDaemonOr<T>(
     const files = filesOrHolder(config, reads)
     if (!(files instanceof PoolHeld)) {
       try {
-        await files.connect()
+        // Whoever writes has to have the pool to himself before he reads.
+        if (reads) await files.connect()
         return await useFiles(config, files)
       } finally {
         files.close()

@@ -18,7 +18,10 @@ export function withUnmounted<T>(
       const what = `${place.file}: the pool is mounted; thinfs umount comes first`
       return Promise.reject(new ThinfsError('POOL_IN_USE', what))
     },
-    use,
+    async (config, files) => {
+      await files.connect()
+      return use(config, files)
+    },
   )
 }
 

@@ -164,6 +164,21 @@ export class ResidentStore implements Store {
     return this.#nextPass
   }
 
+  /**
+   * Whether the first page is on the disk as it is here: of metadata, whether nobody has committed
+   * since it was read. Nothing may have been written.
+   */
+  async isCurrent(): Promise<boolean> {
+    const [here, there] = [Buffer.alloc(PAGE_SIZE), Buffer.alloc(PAGE_SIZE)]
+    try {
+      await this.#disk.read(there, 0)
+    } catch (err) {
+      throw ioError(this.path, 'read of the first page', err)
+    }
+    this.read(here, 0, PAGE_SIZE, bytes(0))
+    return here.equals(there)
+  }
+
   measure(): void {}
 
   /** The disk has the size that it has. @throws BAD_ARGUMENT */

@@ -29,6 +29,7 @@ import { type DataStore, FileStore, type Store } from '../storage/index.js'
 import { DiskClients } from './disk-clients.js'
 import { openPool } from './open-pool.js'
 import { addressesOf, JOURNAL_FILE, mustDiffer, PoolFiles, VOLUMES_FILE } from './pool-files.js'
+import { BRIEFLY, tenancyOf } from './pool-tenancy.js'
 import { RemoteData } from './remote-data.js'
 import { signatureOf } from './signatures.js'
 
@@ -129,6 +130,7 @@ async function mustBeFree(
   const ofState = await contentOfDisk(state, STATE_SIZE_MIN)
   if (ofState !== null && !force) throw isNotEmpty(state.path, ofState)
   if (ofState !== null && !files.readOnly) {
+    await mustBeNobodys(config, files)
     await state.zero(0, STATE_SIZE_MIN)
     await state.flush()
   }
@@ -145,6 +147,16 @@ async function mustBeFree(
     { path: metadata.path, size: metadata.size, isNew, holds: ofMetadata },
     { path: state.path, size: state.size, isNew, holds: ofState },
   ]
+}
+
+/** @throws POOL_IN_USE where the disks are a pool's that some host has; IO_ERROR */
+async function mustBeNobodys(config: PoolConfig, files: PoolFiles): Promise<void> {
+  try {
+    await (await tenancyOf(config, files, BRIEFLY))?.release()
+  } catch (err) {
+    // What is no record says that nobody has a pool there.
+    if (!(err instanceof ThinfsError && err.code === 'POOL_MISMATCH')) throw err
+  }
 }
 
 /** What the first bytes of a disk hold, for people; null where they are zeros. */

@@ -105,6 +105,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
     await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
+    if (!readOnly && !options.takesOver) await files.mustBeCurrent()
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
     const doubtful = mustBelong(config, files, { ...options, onWarning: warn })

@@ -313,6 +313,19 @@ export class PoolFiles {
     await this.connectMetadata(options)
   }
 
+  /**
+   * Called once the pool is this process's, before it writes: what `connect` has read may be of before
+   * that.
+   * @throws POOL_IN_USE where somebody has committed since; IO_ERROR
+   */
+  async mustBeCurrent(): Promise<void> {
+    if (!(this.#metadata instanceof RemoteMetadata)) return
+    const { store } = this.#metadata
+    if (store === null || (await store.isCurrent())) return
+    const detail = `${store.path}: another host has written to it meanwhile; try again`
+    throw new ThinfsError('POOL_IN_USE', detail)
+  }
+
   /** As `connect`, without the names. */
   async connectMetadata(options: ConnectOptions = {}): Promise<void> {
     if (!(this.#metadata instanceof RemoteMetadata)) return

@@ -2,7 +2,7 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { type Clock, inTime, TENANT_FILE, ThinfsError } from '../base/index.js'
+import { type Clock, inTime, SYSTEM_CLOCK, TENANT_FILE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   describeTenant,
@@ -72,6 +72,15 @@ export async function endTenant(
     await fence(rule, { host, address, pool: config.pool }, signal)
   }
   return nameOfTenant(seen)
+}
+
+/** For a command that has the pool for a moment, and opens it not at all. */
+export const BRIEFLY = {
+  mount: null,
+  takesOver: false,
+  clock: SYSTEM_CLOCK,
+  warn: () => {},
+  onConnection: () => {},
 }
 
 /** Milliseconds that a file server may take to answer. */

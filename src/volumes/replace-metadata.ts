@@ -18,6 +18,7 @@ import { autoMetadataSize, type PoolConfig } from '../config/index.js'
 import { checkMetadata, ThinMetadata, UUID_SIZE } from '../metadata/index.js'
 import { FileStore, type Store, syncFolder } from '../storage/index.js'
 import { JOURNAL_FILE, type PoolFiles } from './pool-files.js'
+import { BRIEFLY, tenancyOf } from './pool-tenancy.js'
 import { readTable } from './volume-table.js'
 
 /**
@@ -48,9 +49,15 @@ export async function replaceMetadata<T>(
     if (!store.lock()) throw new ThinfsError('POOL_IN_USE', `${next}: another process has it`)
     const result = await build(store)
     mustBeSound(store)
-    const kept = isFile ? await exchange(store, path) : await overwrite(store, old, base)
-    await setJournalAside(folder.file(JOURNAL_FILE))
-    return { result, kept }
+    const tenancy = await tenancyOf(config, files, BRIEFLY)
+    try {
+      await files.mustBeCurrent()
+      const kept = isFile ? await exchange(store, path) : await overwrite(store, old, base)
+      await setJournalAside(folder.file(JOURNAL_FILE))
+      return { result, kept }
+    } finally {
+      await tenancy?.release()
+    }
   } finally {
     store.close()
     rmSync(next, { force: true })

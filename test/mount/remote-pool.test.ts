@@ -2,8 +2,8 @@
 // a pool in files is. Method: a mount over nbdkit with images, against an ordinary file; thin_check and
 // thin_dump judge the images.
 import { randomBytes } from 'node:crypto'
-import { copyFileSync, mkdirSync, readdirSync, truncateSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { copyFileSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
 import {
@@ -23,12 +23,16 @@ t.test('a pool on NBD servers', needs('/dev/fuse'), async t => {
   const sizes = { data: 64 * MIB, metadata: 4 * MIB }
   const limit = ['--filter=limit']
   const exports = await serveImages(t, folder, sizes, limit)
-  const address = (name: 'data' | 'metadata' | 'state') => exports[name].address.text
-  const pool = await MountedPool.prepare(
-    t,
-    ['data', 'metadata', 'state'].map(n => `${n}: { nbd: "${address(n as 'data')}" }`).join('\n'),
-    async file => void (await thinfs('init', file)),
-  )
+  const where = (['data', 'metadata', 'state'] as const).flatMap(name => [
+    `--${name}`,
+    exports[name].address.text,
+  ])
+  const pool = await MountedPool.prepare(t, '', async file => {
+    rmSync(file)
+    const planned = await thinfs('init', dirname(file), ...where, '--dry-run')
+    t.match(planned, /metadata.*: is there and would be used, 4M/)
+    await thinfs('init', dirname(file), ...where)
+  })
   await pool.mount()
   await thinfs('create', pool.folder, 'web', '--size', '32M')
   const web = join(pool.path, 'web')

@@ -60,6 +60,8 @@ volumes:
   await both(`dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`)
   const { cache: before } = await status(pool)
   t.ok(before!.sentBytes >= 24 * MIB)
+  // The daemon gives the next engine the counters that it was asked for last.
+  await thinfs('stats', pool.folder)
   await pool.killEngine()
   const { cache: after } = await status(pool)
   t.ok(after!.sentBytes >= before!.sentBytes, 'an engine that died has counted')

@@ -67,6 +67,7 @@ ${serve('socket', pidFile, '--filter=limit', 'limit=3')}\n`,
     `is served by ${hostname()} since 20.*, last sign \\d+ s ago.*POOL_IN_USE`,
   )
   t.match(await b.attemptThinfs('mount', poolB, at), { status: 1, stderr: names })
+  t.match(await b.attemptThinfs('init', poolB, '--force'), { status: 1, stderr: names })
 
   writeFileSync(file, `pool: test\n${yaml('socket')}${fence}\n${volumes}\n`)
   const taken = {

@@ -92,7 +92,7 @@ t.test('disks that hold something are taken by --force alone', async t => {
     const { folder, config } = await served(t)
     const image = imageOf(folder, name)
     const before = readFileSync(image)
-    before.write('somebody’s', name === 'metadata' ? 2 * MIB : 8 * KIB)
+    before.write('somebody’s', name === 'metadata' ? 2 * MIB : 0)
     writeFileSync(image, before)
     const message = /^nbd\+unix:.*: it is not empty: it has data; .*--force overwrites it/
     await t.rejects(initPool(config), { code: 'BAD_ARGUMENT', message }, name)
@@ -179,4 +179,19 @@ t.test('exports that have grown make the pool larger when it is opened next', as
   await close()
   t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 })
   t.same((await checkPool(config, { deep: true })).problems, [])
+})
+
+t.test('what was read before the pool was this process’s is not written back', async t => {
+  const { folder, config } = await served(t)
+  await initPool(config)
+  const files = PoolFiles.open(config)
+  await files.connect()
+  // Another host, which has no lock here, commits.
+  const image = readFileSync(imageOf(folder, 'metadata'))
+  image.writeUInt32LE(image.readUInt32LE(48) + 1, 48)
+  writeFileSync(imageOf(folder, 'metadata'), image)
+  const message = /another host has written to it meanwhile; try again/
+  await t.rejects(openPool(config, { files }), { code: 'POOL_IN_USE', message })
+  files.close()
+  t.ok(readFileSync(imageOf(folder, 'metadata')).equals(image))
 })
