@@ -1,5 +1,6 @@
 import t from 'tap'
 import { MEANT } from '../../src/cli/did-you-mean.js'
+import { table } from '../../src/cli/table.js'
 import {
   done,
   mustBeDone,
@@ -165,6 +166,11 @@ t.test('output that cannot be written is one line, and a reader that left is non
   })
   const left = await run('sh', '-c', '"$0" "$@" | true', process.execPath, PROGRAM, '--help')
   t.same(left, { status: 0, stdout: '', stderr: '' })
+})
+
+t.test('what would act on a terminal does not reach it', async t => {
+  await refused(t, 1, /^thinfs: \/no \[2Jne\\u202e: /, 'list', '/no\x1b[2Jne\u202e')
+  t.equal(table([['a\x1bb', 'c\nd']]), 'a\\x1bb  c\\x0ad')
 })
 
 t.test('no command at all is a request for help that fails', async t => {

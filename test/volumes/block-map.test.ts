@@ -31,6 +31,8 @@ t.test('each cell is what thin_dump says', async t => {
     })),
   )
   const listed = await volumes.list({ exclusive: true })
+  const [one] = listed
+  t.same(await volumes.list({ exclusive: true, names: [one!.name, 'none'] }), [one])
   await t.rejects(volumes.blockMap({ cells: 0 }), { code: 'BAD_ARGUMENT' })
   await close()
 
