@@ -156,9 +156,6 @@ export class Daemon {
       THINFS_POOL_NAME: config.pool,
       THINFS_MOUNT_POINT: options.mountPoint,
     }))
-    // Its first engine is the one that connects to a state disk.
-    const { takeOver } = options
-    if (config.state && takeOver) this.#tenancy.takeOver = takeOver
     this.#supervisor = this.#makeSupervisor(null, null)
   }
 
@@ -345,10 +342,10 @@ export class Daemon {
 
   /** @throws BAD_ARGUMENT when there is nothing to take over */
   #mustHaveTenancy(): void {
-    const { file, tenancy, state } = this.#config
+    const { file, tenancy } = this.#config
     const { takeOver, mountOptions } = this.#options
     if (takeOver === undefined) return
-    if (tenancy === undefined && state === undefined) {
+    if (tenancy === undefined) {
       const detail = `--take-over: ${file} has no tenancy, so that nothing tells which host has the pool`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }

@@ -207,7 +207,7 @@ export class RemoteStore implements DataStore {
       flushes: this.#flushes.nrFlushes,
       reconnects: this.#disk.epoch - this.#firstEpoch,
       dirtyBytes: this.#unflushed.nrPages * PAGE_SIZE,
-      dirtyLimit: this.#room.limit,
+      dirtyLimit: Math.round(this.#room.limit),
       drainBytesPerSecond: Math.round(this.#room.bytesPerSecond),
       writersWaiting: this.#room.nrWaiting,
     }

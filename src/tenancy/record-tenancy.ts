@@ -3,7 +3,7 @@
  * another one has it now. It does not keep a process that sleeps from a write after its last look:
  * locks, the server's one connection or the fence command do that.
  */
-import { type Clock, ThinfsError } from '../base/index.js'
+import { type Clock, isLost, ThinfsError } from '../base/index.js'
 import type { Host } from './host.js'
 import { DAMAGED, encodeSign, encodeTenant, TENANCY_BLOCK, type Tenant } from './record.js'
 import { inUse, isSameTenant, type Seen, type Strength, type Tenancy, timeText } from './tenancy.js'
@@ -101,6 +101,16 @@ export class RecordTenancy implements Tenancy {
     return tenancy
   }
 
+  /**
+   * As `confirm`, by another way to the record.
+   * @throws what reading throws, which says nothing of the tenancy
+   */
+  async confirmBy(read: TenantPlace['read']): Promise<void> {
+    if (this.#failure !== null) throw this.#failure
+    const { path } = this.#options.place
+    this.#mustBeOurs(await tenantAt({ path, read }))
+  }
+
   async confirm(): Promise<void> {
     if (this.#failure !== null) throw this.#failure
     const { place, clock } = this.#options
@@ -109,12 +119,16 @@ export class RecordTenancy implements Tenancy {
     try {
       found = await tenantAt(place)
     } catch (err) {
-      throw this.#lose(unreadable(err))
+      throw this.#lose(isLost(err) ? err : unreadable(err))
     }
     this.counts.confirms++
     this.counts.confirmMs += clock.now() - begun
+    this.#mustBeOurs(found)
+  }
+
+  #mustBeOurs(found: Tenant | typeof DAMAGED | null): void {
     const isOurs = found !== DAMAGED && found?.mountId === this.tenant.mountId
-    if (!isOurs) throw this.#lose(fenced(place, found))
+    if (!isOurs) throw this.#lose(fenced(this.#options.place, found))
     // Another look may have found that it is lost meanwhile.
     if (this.#failure !== null) throw this.#failure
   }

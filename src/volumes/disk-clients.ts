@@ -10,6 +10,7 @@ import {
 } from '../base/index.js'
 import type { CephClient, RbdDisk } from '../ceph/index.js'
 import type { RemoteDisk } from '../remote/index.js'
+import type { RecordTenancy } from '../tenancy/index.js'
 
 /** Milliseconds that the storage has to take its leave, when a process is about to end. */
 const FAREWELL = 10_000
@@ -19,7 +20,12 @@ export interface DiskOptions {
   readOnly: boolean
   /** The connection ended, or there is one again: a sentence. */
   onConnection?: (what: string) => void
+  /** Whether the disk has the record of the tenant. */
+  hasRecord?: boolean
 }
+
+/** Reads a part of a disk. */
+type Read = (into: Uint8Array, offset: number) => Promise<void>
 
 /** Bytes of the longest name that a storage gives to a client. */
 const NAME_MAX = 256
@@ -40,6 +46,8 @@ export class DiskClients {
   readonly images: RbdDisk[] = []
   readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
+  /** Asked by disks that are connected to again; null: nobody else can have had them. */
+  tenancy: RecordTenancy | null = null
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -55,13 +63,20 @@ export class DiskClients {
    * @throws IO_ERROR, NOT_SUPPORTED, POOL_IN_USE, with the address
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {
-    return address.kind === 'nbd' ? connectExport(address, options) : this.#open(address, options)
+    if (address.kind !== 'nbd') return this.#open(address, options)
+    return connectExport(address, options, read => this.#mayGoOn(options.hasRecord ? read : null))
   }
 
   /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
   async end(): Promise<void> {
     const ceph = await this.#ceph?.catch(() => null)
     if (ceph) await inTime(FAREWELL, ceph.close(), undefined).catch(() => {})
+  }
+
+  /** @param read of the disk that has the record, by a new connection; null for another disk */
+  async #mayGoOn(read: Read | null): Promise<void> {
+    if (read === null) await this.tenancy?.confirm()
+    else await this.tenancy?.confirmBy(read)
   }
 
   async #open(address: RbdAddress, { readOnly }: DiskOptions): Promise<RemoteDisk> {
@@ -123,11 +138,12 @@ export class DiskClients {
 async function connectExport(
   address: NbdAddress,
   { readOnly, onConnection }: DiskOptions,
+  mayGoOn: (read: Read) => Promise<void>,
 ): Promise<RemoteDisk> {
   // Most commands have no use for it.
   const { NbdDisk } = await import('../nbd/index.js')
   const told = (what: string): void => onConnection?.(`${address.text}: ${what}`)
-  const disk = await NbdDisk.connect(address, { onConnection: told })
+  const disk = await NbdDisk.connect(address, { onConnection: told, mayGoOn })
   try {
     if (disk.isReadOnly && !readOnly) {
       const detail = `${address.text}: the server gives it to be read only`

@@ -36,6 +36,7 @@ import {
   MemoryJournal,
   removedFile,
 } from '../storage/index.js'
+import type { RecordTenancy } from '../tenancy/index.js'
 import { DiskClients } from './disk-clients.js'
 import { RemoteData, type RemoteDataOptions } from './remote-data.js'
 import { RemoteMetadata } from './remote-metadata.js'
@@ -290,9 +291,15 @@ export class PoolFiles {
     if (state === undefined) return null
     this.#stateDisk ??= await this.clients.connect(state.remote, {
       readOnly: this.readOnly,
+      hasRecord: true,
       ...(onConnection && { onConnection }),
     })
     return this.#stateDisk
+  }
+
+  /** From now on disks that are connected to again are used only while the tenancy is held. */
+  heldBy(tenancy: RecordTenancy): void {
+    this.#clients.tenancy = tenancy
   }
 
   /**

@@ -137,7 +137,7 @@ const acquire = (
   options: RecordOptions,
   mount: MountTenancy | null,
   seen: Seen,
-): Promise<Tenancy> => {
+): Promise<RecordTenancy> => {
   const mountId = mount?.mountId ?? newMountId()
   return RecordTenancy.acquire(options, { host: thisHost(), mountId, pool: config.file }, seen)
 }
@@ -163,14 +163,18 @@ async function ofState(
   const how = takesOver ? undefined : mount?.takeOver
   const { disk, isFenced } = await connectTo(config, files, how, onConnection)
   const options = optionsOf(disk, 'connection', of)
-  if (takesOver && mount !== null) return RecordTenancy.resume(options, mount.mountId)
+  const held = (tenancy: RecordTenancy): RecordTenancy => {
+    files.heldBy(tenancy)
+    return tenancy
+  }
+  if (takesOver && mount !== null) return held(await RecordTenancy.resume(options, mount.mountId))
   const seen = await lookAt(disk)
   const as = { host: thisHost(), strength: options.strength, locks: true, fenced: null }
   if (!isFenced && !mayTake(seen, as)) {
     if (how !== undefined) await endTenant(config, seen, how)
     else if (!(await isSilent(disk, seen))) throw servedElsewhere(config, await lookAt(disk))
   }
-  return files.readOnly ? null : acquire(config, options, mount, seen)
+  return files.readOnly ? null : held(await acquire(config, options, mount, seen))
 }
 
 /** Connects to the state disk, and fences another client of it where that is asked for. */

@@ -158,7 +158,7 @@ t.test('thinfs replay: each state, checked by a program', needs('/dev/fuse'), as
   // The engine refuses these, and says the same.
   const record = (name: string, ...args: string[]) =>
     attemptThinfs('record', pool.folder, name, ...args)
-  for (const args of [['--mark', 'm'], ['--stop'], ['--remove'], ['--export', '/none']]) {
+  for (const args of [['--mark', 'm'], ['--stop'], ['--remove', '--yes'], ['--export', '/none']]) {
     t.match(await record('web', ...args), { status: 1, stderr: none }, args[0])
     const missing = 'thinfs: other: no volume has the name (VOLUME_MISSING)\n'
     t.match(await record('other', ...args), { status: 1, stderr: missing }, args[0])
