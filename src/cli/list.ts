@@ -28,6 +28,12 @@ const COLUMNS: Columns<VolumeInfo> = {
   limit: sized('LIMIT', ({ limit }) => limit),
   reserve: sized('RESERVE', ({ reserve }) => reserve),
   on_full: { head: 'ON_FULL', value: ({ onFull }) => onFull, text: ({ onFull }) => onFull ?? '-' },
+  queue_timeout: {
+    head: 'QUEUE_TIMEOUT',
+    isNumber: true,
+    value: ({ queueTimeout }) => queueTimeout,
+    text: ({ queueTimeout }) => (queueTimeout === null ? '-' : `${queueTimeout} s`),
+  },
   origin: { head: 'ORIGIN', value: originOf, text: row => originOf(row) ?? '-' },
   created: {
     head: 'CREATED',
@@ -104,8 +110,8 @@ async function togetherOf(admin: PoolAdmin, volumes: readonly VolumeInfo[]): Pro
 /** The columns of who asks for none: most volumes have no rules of their own. */
 function usual(volumes: readonly VolumeInfo[]): string[] {
   const isUnused = (name: string): boolean =>
-    ['limit', 'reserve', 'on_full'].includes(name) &&
-    volumes.every(volume => !COLUMNS[name]!.value(volume))
+    ['limit', 'reserve', 'on_full', 'queue_timeout'].includes(name) &&
+    volumes.every(volume => COLUMNS[name]!.value(volume) === null)
   return Object.keys(COLUMNS).filter(name => !isUnused(name))
 }
 

@@ -16,6 +16,7 @@ const RULES: Record<string, (text: string) => VolumeRules> = {
   limit: text => ({ limit: sizeOf(text) }),
   reserve: text => ({ reserve: sizeOf(text) }),
   on_full: text => ({ onFull: (text === 'none' ? 'pool' : text) as PoolConfig['onFull'] }),
+  queue_timeout: text => ({ queueTimeout: timeoutOf(text) }),
 }
 
 export const set = poolCommand(
@@ -23,7 +24,7 @@ export const set = poolCommand(
   `Set how a pool, or one of its volumes, uses space, at once where it is mounted. Of a pool, and in
 its pool.yaml: on_full, queue_timeout, min_free_space. Writes that wait for space fail with on_full=error, and
 begin to wait anew with on_full=queue. Of a volume: limit, the most that it may map, reserve, what the
-pool keeps for it, and on_full, for this volume alone.`,
+pool keeps for it, and on_full and queue_timeout, for this volume alone.`,
   'thinfs set /srv/pool web limit=5G reserve=1G',
 )
   .usage('[options] <POOL> [VOLUME] <KEY=VALUE...>')
@@ -31,7 +32,7 @@ pool keeps for it, and on_full, for this volume alone.`,
     '<KEY=VALUE...>',
     `of the pool: on_full=queue, on_full=error; queue_timeout=60: seconds, 0 for ever;
 min_free_space=10%: else no volume is made; after the name of a volume: limit=5G, limit=none; reserve=1G, reserve=none;
-on_full=error, on_full=none: as the pool`,
+on_full=error, on_full=none: as the pool; queue_timeout=5, queue_timeout=none`,
   )
   .action(async (pool: string, words: string[], output: Output) => {
     const [first, ...rest] = words as [string, ...string[]]
@@ -80,10 +81,21 @@ async function setVolume(
   print(output, volume, describe(volume))
 }
 
-function describe({ name, mapped, limit, reserve, onFull }: VolumeInfo): string {
+function describe({ name, mapped, limit, reserve, onFull, queueTimeout }: VolumeInfo): string {
   const size = (bytes: number | null): string => (bytes === null ? 'none' : formatSize(bytes))
-  const full = onFull === null ? '' : `, on full: ${onFull}`
+  const timeout = queueTimeout === 0 ? 'for ever' : `${queueTimeout} s`
+  const full =
+    (onFull === null ? '' : `, on full: ${onFull}`) +
+    (queueTimeout === null ? '' : `, queue timeout: ${timeout}`)
   return `${name}: limit ${size(limit)}, reserve ${size(reserve)}${full}, ${formatSize(mapped)} mapped`
+}
+
+/** @returns seconds; -1 for none of its own */
+function timeoutOf(text: string): number {
+  if (text === 'none') return -1
+  if (/^\d{1,9}$/.test(text)) return Number(text)
+  const what = 'seconds, 0 for ever, or none: as the pool'
+  throw new ThinfsError('BAD_ARGUMENT', `queue_timeout=${text}: ${what}`)
 }
 
 const sizeOf = (text: string): number => (text === 'none' ? 0 : parseSize(text))

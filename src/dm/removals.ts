@@ -97,7 +97,7 @@ export class Removals {
     if (deferred) return await loops.detach(device.minor, true)
     if (await this.#mayWait(device)) return 'in use'
     if (!this.#isShut(device)) return await loops.detach(device.minor, false)
-    // Whoever opens it now may have a request waiting before the mark is taken back.
+    // A program that opens it now may have a request waiting before the mark is taken back.
     const found = await loops.detach(device.minor, true)
     device.loopGoes = found === 'in use'
     return found

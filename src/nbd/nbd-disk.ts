@@ -454,11 +454,14 @@ const nextPause = (pause: number): number => Math.min(Math.max(PAUSE, 2 * pause)
 const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
-/** @throws IO_ERROR, EPROTO where the server has another export by that name now */
+/**
+ * What the disk has is the size that it had first: a server may have become larger.
+ * @throws IO_ERROR, EPROTO where the server has another export by that name now
+ */
 function mustBeSame(before: Export, now: Export): void {
   const isSame =
     before.flags === now.flags &&
-    before.size === now.size &&
+    before.size <= now.size &&
     before.structured === now.structured &&
     before.allocation === now.allocation &&
     before.minBlock === now.minBlock &&

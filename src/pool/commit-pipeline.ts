@@ -10,9 +10,8 @@
  * that.
  *
  * A commit fails in one of two ways. If the metadata's file system is full, the sealed transaction
- * stalls and is tried again. After any other failure the pool does as the kernel after a failed
- * metadata operation: it goes back to the last commit, read-only (metadata_operation_failed in
- * drivers/md/dm-thin.c).
+ * stalls and is tried again. After any other failure the pool goes back to the last commit, read-only
+ * (failure.ts).
  */
 import {
   assert,
@@ -20,18 +19,15 @@ import {
   type Clock,
   type DevId,
   type ErrorCode,
-  isLost,
   isNoSpace,
   type Later,
   Slice,
   ThinfsError,
 } from '../base/index.js'
-import type { DataBlocks } from '../device/index.js'
-import type { SealedTransaction, ThinMetadata } from '../metadata/index.js'
+import type { SealedTransaction } from '../metadata/index.js'
+import { Failure, type FailureListener, type FailureParts } from './failure.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
-import type { PoolEvents } from './options.js'
-import type { PoolState } from './pool-state.js'
 import { clearFree } from './recovery.js'
 import { UnmappedBlocks } from './unmapped-blocks.js'
 
@@ -52,11 +48,8 @@ const HARMLESS: ReadonlySet<string> = new Set<ErrorCode>([
 ])
 
 /** The parts of a pool that commits work on. */
-export interface CommitParts {
-  metadata: ThinMetadata
-  blocks: DataBlocks
+export interface CommitParts extends FailureParts {
   journal: Journal
-  state: PoolState
   /** Sizes of devices that only the journal keeps: they have to follow every BASE frame. */
   extended: ReadonlyMap<DevId, Bytes>
   /** The same: the handles that have devices open. */
@@ -65,20 +58,13 @@ export interface CommitParts {
   superblock: Buffer
   /** @throws POOL_MISMATCH when somebody cut off a store, or wrote over the metadata */
   mustBeOurs(): void
-  /** @throws LOCK_LOST, FENCED when somebody else may have the pool */
-  mayWrite(): Later<void>
   clock: Clock
-  events: PoolEvents
 }
 
 /** The pool, which hears of the end of commits. */
-export interface CommitListener {
+export interface CommitListener extends Omit<FailureListener, 'dropped'> {
   /** A transaction became durable: the metadata blocks that it freed can be allocated. */
   committed(): void
-  /** The pool became read-only: callers that wait for space get the error. */
-  failed(err: ThinfsError): void
-  /** The metadata is that of the last commit again: what was looked up since may be wrong. */
-  rolledBack(): void
 }
 
 export class CommitPipeline {
@@ -97,12 +83,9 @@ export class CommitPipeline {
   #stalled: SealedTransaction | null = null
   #running: Promise<void> | null = null
   #next: Promise<void> | null = null
-  /** The rollback under way, if there is one. */
-  #failing: Promise<void> = Promise.resolve()
+  readonly #failure: Failure
   #cancelTimer: (() => void) | null = null
   #closed = false
-  /** Whether somebody else may have the pool. */
-  #isGivenUp = false
   /** Transactions that became durable, and milliseconds that writing their metadata took. */
   readonly counts = { commits: 0, ms: 0 }
 
@@ -110,6 +93,12 @@ export class CommitPipeline {
     this.#parts = parts
     this.#listener = listener
     this.#superblock = parts.superblock
+    this.#failure = new Failure(parts, {
+      ...listener,
+      dropped: () => {
+        this.#stalled = null
+      },
+    })
   }
 
   /** Whether changes wait for room on the host's disk. */
@@ -132,7 +121,7 @@ export class CommitPipeline {
 
   /** Resolves when no rollback is under way. */
   get failing(): Promise<void> {
-    return this.#failing
+    return this.#failure.failing
   }
 
   // --- what is committed ---
@@ -159,7 +148,7 @@ export class CommitPipeline {
     } catch (err) {
       if (!(err instanceof ThinfsError && HARMLESS.has(err.code))) {
         this.#parts.state.halfWay = true
-        void this.#fail('metadata', err, this.#running)
+        void this.#failure.fail('metadata', err, this.#running)
       }
       throw err
     }
@@ -219,7 +208,7 @@ export class CommitPipeline {
     } catch (err) {
       // The host reports a failed flush once: a later one that succeeds would not cover these
       // writes.
-      await this.#fail('flush', err, this.#running)
+      await this.#failure.fail('flush', err, this.#running)
     }
     if (state.lost) throw state.lost
   }
@@ -280,7 +269,7 @@ export class CommitPipeline {
     this.#closed = true
     this.#cancelTimer?.()
     this.#cancelTimer = null
-    await this.#failing
+    await this.#failure.failing
     try {
       // Every flush since the rollback has reported it.
       if (state.lost || state.mode === 'fail') return
@@ -366,7 +355,7 @@ export class CommitPipeline {
         throw err
       }
       const { lost } = state
-      await this.#fail('commit', err, null)
+      await this.#failure.fail('commit', err, null)
       // A host without room for the pages of a flush has lost them: that is more than a full pool.
       throw isNoSpace(err) && !undoes && lost === null ? (state.lost ?? err) : err
     } finally {
@@ -459,7 +448,7 @@ export class CommitPipeline {
    * because somebody else may have the pool.
    */
   cutOff(err: unknown): Promise<void> {
-    return this.#fail('size', err, null)
+    return this.#failure.fail('size', err, null)
   }
 
   /**
@@ -470,61 +459,5 @@ export class CommitPipeline {
     if (state.mode !== 'out_of_metadata_space') events.ioError('commit', err)
     state.set('out_of_metadata_space', (err as Error).message)
     this.commitSoon()
-  }
-
-  /**
-   * The kernel's answer to a failed metadata operation: back to the last commit, and read-only.
-   * @param commit one that is under way, to be awaited: it may yet become the last
-   */
-  async #fail(operation: string, error: unknown, commit: Promise<void> | null): Promise<void> {
-    const { state, events } = this.#parts
-    if (isLost(error)) return this.#giveUp(error)
-    events.ioError(operation, error)
-    const reason = `${operation}: ${error instanceof Error ? error.message : String(error)}`
-    state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: error, errno: 'EIO' })
-    if (!state.writable) return
-    state.set('read_only', reason)
-    this.#listener.failed(state.lost)
-    const isCutOff = error instanceof ThinfsError && error.code === 'POOL_MISMATCH'
-    // The metadata in memory is still right, and there may be no file to go back to.
-    if (isCutOff && !state.halfWay) return
-    this.#failing = this.#rollback(reason, commit)
-    await this.#failing
-  }
-
-  async #rollback(reason: string, commit: Promise<void> | null): Promise<void> {
-    const { metadata, state, events } = this.#parts
-    // Without a commit under way roll back at once: the next request may be a read.
-    if (commit !== null) await commit.catch(() => {})
-    this.#stalled = null
-    try {
-      metadata.rollback()
-      this.#listener.rolledBack()
-      state.halfWay = false
-      metadata.setNeedsCheck()
-      const mayWrite = (): Later<void> => this.#parts.mayWrite()
-      const asked = mayWrite()
-      if (asked !== undefined) await asked
-      await metadata.seal()?.write(undefined, mayWrite)
-    } catch (err) {
-      if (isLost(err)) return this.#giveUp(err)
-      events.ioError('needs_check', err)
-      state.set('fail', reason)
-    }
-  }
-
-  /** Somebody else may have the pool: nothing is written any more, and nothing can be read. */
-  #giveUp(why: ThinfsError): void {
-    const { state, blocks, events } = this.#parts
-    if (this.#isGivenUp) return
-    this.#isGivenUp = true
-    const { message: reason } = why
-    state.lost ??= new ThinfsError('POOL_READ_ONLY', reason, { cause: why, errno: 'EIO' })
-    state.set('read_only', reason)
-    state.set('fail', reason)
-    this.#listener.failed(state.lost)
-    blocks.freed.keep()
-    this.#stalled = null
-    events.lost(why)
   }
 }

@@ -104,7 +104,12 @@ export class MetadataRoom {
    * half of the reserve afterwards.
    */
   get hasRoomToReplace(): boolean {
-    return this.#has(7 / 8) && this.#parts.host.secures(SECURED_TO_UNMAP)
+    return this.hasRoomToReplaceBeside(0)
+  }
+
+  /** As `hasRoomToReplace`, with so many metadata blocks more that are taken. */
+  hasRoomToReplaceBeside(blocks: number): boolean {
+    return this.#has(7 / 8, blocks) && this.#parts.host.secures(SECURED_TO_UNMAP)
   }
 
   /**
@@ -115,10 +120,13 @@ export class MetadataRoom {
     return this.#has(1 / 2)
   }
 
-  /** @param share of the reserve that has to be left */
-  #has(share: number): boolean {
+  /**
+   * @param share of the reserve that has to be left
+   * @param beside metadata blocks that have to be left, too
+   */
+  #has(share: number, beside = 0): boolean {
     const { metadata, commits } = this.#parts
-    const free = metadata.nrAllocatableMetadataBlocks
+    const free = metadata.nrAllocatableMetadataBlocks - beside
     return (
       !commits.stalled &&
       free > this.reserveOfRequests * share + commits.unmapped.count * MAPPING_COST

@@ -10,40 +10,57 @@ interface Waiter {
   reject(err: Error): void
 }
 
+/** The time that some owners' waits may take: the pool's, or one owner's own. */
+interface Limit {
+  /** Milliseconds; 0: for ever. */
+  timeout: number
+  /** Stops its clock; null while that does not run. */
+  stop: (() => void) | null
+  expired: boolean
+}
+
 /**
  * Writes that wait for a free data block.
  *
  * The clock starts when the first one waits. When it runs out all of them fail, and later ones fail
  * at once (`expired`) until there is space: dm-thin turns queue_if_no_space into error_if_no_space.
+ * An owner may have a time, and so a clock, of its own.
  */
 export class SpaceQueue {
   readonly #clock: Clock
-  /** Milliseconds; 0: for ever. */
-  #timeout: number
+  readonly #common: Limit
+  readonly #own = new Map<object, Limit>()
   #waiting: Waiter[] = []
   #held = 0
-  #stopClock: (() => void) | null = null
-  #expired = false
   /** How often something has waited. */
   #nrWaits = 0
 
   /** @param timeout milliseconds that the first may wait; 0: for ever */
   constructor(clock: Clock, timeout: number) {
     this.#clock = clock
-    this.#timeout = timeout
+    this.#common = { timeout, stop: null, expired: false }
   }
 
   /** Milliseconds; 0: for ever. */
   get timeout(): number {
-    return this.#timeout
+    return this.#common.timeout
   }
 
   /** Sets another time, which begins now for those that wait already. */
   set timeout(timeout: number) {
-    this.#timeout = timeout
-    this.#stopClock?.()
-    this.#stopClock = null
-    if (!this.isEmpty) this.#startClock()
+    this.#common.timeout = timeout
+    this.#startOver(this.#common)
+  }
+
+  /** The same for one owner; null: the common time. */
+  setTimeoutOf(owner: object, timeout: number | null): void {
+    const before = this.#own.get(owner)
+    if ((before?.timeout ?? null) === timeout) return
+    before?.stop?.()
+    if (timeout === null) this.#own.delete(owner)
+    else this.#own.set(owner, { timeout, stop: null, expired: false })
+    this.#stopIdle()
+    if (this.lengthOf(owner) > 0) this.#startClock(this.#limitOf(owner))
   }
 
   get isEmpty(): boolean {
@@ -65,8 +82,14 @@ export class SpaceQueue {
     return this.#nrWaits
   }
 
+  /** Whether waits of the common time were in vain, and space did not come since. */
   get expired(): boolean {
-    return this.#expired
+    return this.#common.expired
+  }
+
+  /** The same for the time of one owner. */
+  hasExpiredFor(owner: object): boolean {
+    return this.#limitOf(owner).expired
   }
 
   /**
@@ -82,7 +105,7 @@ export class SpaceQueue {
     }
     this.#held += held
     this.#nrWaits++
-    this.#startClock()
+    this.#startClock(this.#limitOf(owner))
     let leave = (): void => {}
     const waited = new Promise<void>((resolve, reject) => {
       const waiter = { owner, resolve, reject }
@@ -103,7 +126,7 @@ export class SpaceQueue {
 
   /** Space came: all try again, in the order they came. */
   wake(): void {
-    this.#expired = false
+    for (const limit of this.#limits()) limit.expired = false
     for (const waiter of this.#stop()) waiter.resolve()
   }
 
@@ -117,30 +140,56 @@ export class SpaceQueue {
     for (const waiter of this.#stop()) waiter.reject(err)
   }
 
-  #startClock(): void {
-    const timeout = this.#timeout
+  #limitOf(owner: object): Limit {
+    return this.#own.get(owner) ?? this.#common
+  }
+
+  *#limits(): Iterable<Limit> {
+    yield this.#common
+    yield* this.#own.values()
+  }
+
+  #startOver(limit: Limit): void {
+    limit.stop?.()
+    limit.stop = null
+    if (this.#isAwaited(limit)) this.#startClock(limit)
+  }
+
+  #isAwaited(limit: Limit): boolean {
+    return this.#waiting.some(({ owner }) => this.#limitOf(owner) === limit)
+  }
+
+  #startClock(limit: Limit): void {
+    const { timeout } = limit
     if (timeout === 0) return
-    this.#stopClock ??= this.#clock.after(timeout, () => {
-      this.#stopClock = null
-      if (this.isEmpty) return // space came for all of them, one by one
-      this.#expired = true
-      this.reject(new ThinfsError('NO_DATA_SPACE', `no space came within ${timeout / 1000} s`))
+    limit.stop ??= this.#clock.after(timeout, () => {
+      limit.stop = null
+      if (!this.#isAwaited(limit)) return // space came for all of them, one by one
+      limit.expired = true
+      const err = new ThinfsError('NO_DATA_SPACE', `no space came within ${timeout / 1000} s`)
+      this.#rejectSome(({ owner }) => this.#limitOf(owner) === limit, err)
     })
   }
 
+  /** Stops the clocks that nobody waits for. */
+  #stopIdle(): void {
+    for (const limit of this.#limits()) {
+      if (limit.stop === null || this.#isAwaited(limit)) continue
+      limit.stop()
+      limit.stop = null
+    }
+  }
+
   #stop(): Waiter[] {
-    this.#stopClock?.()
-    this.#stopClock = null
-    return this.#take()
+    const taken = this.#take()
+    this.#stopIdle()
+    return taken
   }
 
   #rejectSome(isOne: (waiter: Waiter) => boolean, err: Error): void {
     const rejected = this.#waiting.filter(isOne)
-    if (rejected.length === this.#waiting.length) {
-      this.reject(err)
-      return
-    }
     this.#waiting = this.#waiting.filter(waiter => !isOne(waiter))
+    this.#stopIdle()
     for (const waiter of rejected) waiter.reject(err)
   }
 

@@ -164,6 +164,11 @@ export class Space implements ProvisionerSpace {
     this.#startOver(onFull ?? this.#onFull)
   }
 
+  /** Sets how long the writes of one device wait, in seconds, 0: for ever; null: as the pool's. */
+  setQueueTimeoutOf(device: SpaceOwner, seconds: number | null): void {
+    this.#queue.setTimeoutOf(device, seconds === null ? null : 1000 * seconds)
+  }
+
   #startOver(onFull: OnFull): void {
     if (onFull === 'queue') this.#queue.wake()
     else this.#queue.retry()
@@ -222,6 +227,7 @@ export class Space implements ProvisionerSpace {
   /** Ends what waits on behalf of a device that was deleted. */
   forget(device: SpaceOwner): void {
     this.#queue.cancel(device, goneError(device.devId))
+    this.#queue.setTimeoutOf(device, null)
   }
 
   /**
@@ -296,7 +302,11 @@ export class Space implements ProvisionerSpace {
       const why = this.#noteFull(isData)
       // It may have been set while this one tried.
       const queues = mayQueue && (device.onFull ?? this.#onFull) === 'queue'
-      if (!queues || this.#queue.expired || (!isData && this.metadata.hostFull === null)) {
+      if (
+        !queues ||
+        this.#queue.hasExpiredFor(device) ||
+        (!isData && this.metadata.hostFull === null)
+      ) {
         const path = isData ? this.#blocks.path : this.#store.path
         throw new ThinfsError(isData ? 'NO_DATA_SPACE' : 'NO_METADATA_SPACE', `${path}: ${why}`)
       }

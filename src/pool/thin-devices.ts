@@ -87,12 +87,12 @@ export class ThinDevices {
   }
 
   /**
-   * As `createSnap`, of one that takes the place of a device that is deleted next: with the room that
-   * is kept for what gives some back.
+   * As `createSnaps`, of some in whose place a device is deleted next, or that are themselves: with
+   * the room that is kept for what gives some back.
    */
-  createSnapInPlace(devId: DevId, origin: DevId): void {
-    const { space } = this.#parts
-    this.#createSnaps([[devId, origin]], space.metadata.hasRoomToReplace)
+  createSnapsInPlace(snapshots: readonly (readonly [devId: DevId, origin: DevId])[]): void {
+    const more = (snapshots.length - 1) * SNAPSHOT_COST
+    this.#createSnaps(snapshots, this.#parts.space.metadata.hasRoomToReplaceBeside(more))
   }
 
   /** As `createSnap`, of several devices at one moment: all snapshots are made, or none. */

@@ -15,6 +15,8 @@ export const SIGN_PERIOD = 5000
 export interface RecordOptions {
   place: TenantPlace
   strength: Strength
+  /** What of the storage keeps others away, where that can be asked. */
+  storage?: { confirm(): Promise<void>; release(): Promise<void> } | null
   clock: Clock
   /** Milliseconds since 1970. */
   now: () => number
@@ -113,22 +115,26 @@ export class RecordTenancy implements Tenancy {
 
   async confirm(): Promise<void> {
     if (this.#failure !== null) throw this.#failure
-    const { place, clock } = this.#options
+    const { place, clock, storage } = this.#options
     const begun = clock.now()
+    let refusal: ThinfsError | null
     let found: Awaited<ReturnType<typeof tenantAt>>
     try {
+      refusal = storage ? await storage.confirm().then(() => null, asFenced) : null
       found = await tenantAt(place)
     } catch (err) {
       throw this.#lose(isLost(err) ? err : unreadable(err))
     }
     this.counts.confirms++
     this.counts.confirmMs += clock.now() - begun
-    this.#mustBeOurs(found)
+    this.#mustBeOurs(found, refusal)
   }
 
-  #mustBeOurs(found: Tenant | typeof DAMAGED | null): void {
+  /** @param refusal what the storage says itself; null where it says nothing */
+  #mustBeOurs(found: Tenant | typeof DAMAGED | null, refusal: ThinfsError | null = null): void {
     const isOurs = found !== DAMAGED && found?.mountId === this.tenant.mountId
     if (!isOurs) throw this.#lose(fenced(this.#options.place, found))
+    if (refusal !== null) throw this.#lose(refusal)
     // Another look may have found that it is lost meanwhile.
     if (this.#failure !== null) throw this.#failure
   }
@@ -139,6 +145,7 @@ export class RecordTenancy implements Tenancy {
     await this.#signing
     await this.confirm()
     await this.#sign(true)
+    await this.#options.storage?.release()
   }
 
   /** Writes a sign of life. */
@@ -190,6 +197,9 @@ function fenced({ path }: TenantPlace, found: Tenant | typeof DAMAGED | null): T
   const { host, since } = found
   return new ThinfsError('FENCED', `taken over by ${host.name} at ${timeText(1000 * since)}`)
 }
+
+const asFenced = (err: unknown): ThinfsError =>
+  err instanceof ThinfsError && err.code === 'FENCED' ? err : unreadable(err)
 
 const unreadable = (err: unknown): ThinfsError => unknown((err as Error).message, err)
 

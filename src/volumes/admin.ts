@@ -29,6 +29,8 @@ export interface VolumeInfo {
   reserve: number | null
   /** Whether its writes wait or fail when the pool is full; null: as the pool. */
   onFull: PoolConfig['onFull'] | null
+  /** Seconds that its writes wait for space at most, 0: for ever; null: as the pool's. */
+  queueTimeout: number | null
   /** Name of the volume it is a snapshot of, null for none or when that is gone. */
   origin: string | null
   /** Path of the file that it shows where it maps nothing; null for none. */
@@ -123,6 +125,8 @@ export interface VolumeRules {
   reserve?: number
   /** Whether its writes wait or fail when the pool is full; `pool`: as the pool's settings say. */
   onFull?: PoolConfig['onFull'] | 'pool'
+  /** Seconds that its writes wait for space at most, 0: for ever; -1: as the pool's. */
+  queueTimeout?: number
 }
 
 /** The work of a mounted pool, in counters that begin with the mount and only grow. */

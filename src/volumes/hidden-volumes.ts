@@ -112,7 +112,9 @@ export class HiddenVolumes {
 
   async #snapshots(origins: Volume[], { identify }: { identify?: string }): Promise<HeldVolume[]> {
     const { pool, names, volumes } = this.#parts
-    if (!pool.space.metadata.hasRoom) await pool.space.metadata.makeRoom()
+    // They go again, and take less than removing them gives back.
+    const { metadata } = pool.space
+    if (!metadata.hasRoomToReplace) await metadata.makeRoomToUnmap()
     // Nodes that are in the trees then get no other place with the next commit.
     await pool.commit()
     const ids = volumes.newDevIds(origins.length)
@@ -131,7 +133,7 @@ export class HiddenVolumes {
     })
     const held: HeldVolume[] = []
     await names.commit(changes, () => {
-      pool.devices.createSnaps(origins.map(({ devId }, i) => [ids[i]!, devId as DevId]))
+      pool.devices.createSnapsInPlace(origins.map(({ devId }, i) => [ids[i]!, devId as DevId]))
       origins.forEach((origin, i) => {
         held.push(this.#heldAs(origin, ids[i]!, changes.get(origin.devId)?.content ?? null))
       })

@@ -5,6 +5,10 @@ import type { PoolConfig } from '../config/index.js'
 import { inUse, mayTake, type Seen, type Strength, TenantFile, thisHost } from '../tenancy/index.js'
 
 export const strengthOf = ({ tenancy }: PoolConfig): Strength =>
+  (tenancy?.locks ?? 'advisory') === 'advisory' ? 'advisory' : 'enforced'
+
+/** What having the pool's locks proves. Locks on the node of a disk are of this host alone. */
+export const provenByLocks = ({ tenancy }: PoolConfig): Strength =>
   tenancy?.locks === 'enforced' ? 'enforced' : 'advisory'
 
 /**
@@ -21,7 +25,7 @@ export function tenantInTheWay(
   if (!isInFiles || config.ofUser !== undefined) return null
   const seen = new TenantFile(join(config.folder, TENANT_FILE)).look()
   // Locks that are enforced prove something to whoever has them.
-  const strength = hasLocks ? strengthOf(config) : 'advisory'
+  const strength = hasLocks ? provenByLocks(config) : 'advisory'
   return mayTake(seen, { host: thisHost(), strength, locks: true, fenced }) ? null : seen
 }
 

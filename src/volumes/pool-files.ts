@@ -34,6 +34,7 @@ import {
   HeldFolder,
   JournalFile,
   MemoryJournal,
+  ReservedDisk,
   removedFile,
 } from '../storage/index.js'
 import type { RecordTenancy } from '../tenancy/index.js'
@@ -343,10 +344,7 @@ export class PoolFiles {
    * @throws LOCK_LOST
    */
   mustHoldLocks(): void {
-    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
-    for (const store of stores) {
-      // Other machines see to their disks.
-      if (store instanceof RemoteData || store instanceof RemoteMetadata) continue
+    for (const store of this.#stores) {
       let cause: unknown
       try {
         if (store.holdsLock()) continue
@@ -355,6 +353,19 @@ export class PoolFiles {
       }
       throw lockLost(store.path, cause)
     }
+  }
+
+  /** The disks that the pool is on, each once, to be reserved. */
+  get disks(): ReservedDisk[] {
+    return this.#stores.map(({ path, fd }) => new ReservedDisk(path, fd))
+  }
+
+  /** What has a lock. Other machines see to their disks. */
+  get #stores(): PoolStore[] {
+    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
+    return stores.filter(
+      store => !(store instanceof RemoteData || store instanceof RemoteMetadata),
+    ) as PoolStore[]
   }
 
   get descriptors(): PoolDescriptors {

@@ -15,6 +15,8 @@ import {
   nameOfTenant,
   type RecordOptions,
   RecordTenancy,
+  Reservation,
+  reservationKey,
   type Seen,
   SIGN_PERIOD,
   type Strength,
@@ -24,7 +26,7 @@ import {
   thisHost,
 } from '../tenancy/index.js'
 import { ofImages } from './image-tenancy.js'
-import { servedElsewhere, strengthOf } from './other-tenant.js'
+import { provenByLocks, servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
 /** What becomes of an earlier tenant: a command fences it, or a person vouches for that it is off. */
@@ -36,7 +38,7 @@ export interface MountTenancy {
   mountId: string
   /** `nameOfTenant` of the one that cannot write any more; null for none. */
   fenced: string | null
-  /** What the first engine does about a tenant that only it can find. */
+  /** What is done about another tenant; the first engine does it where only that can find one. */
   takeOver?: TakeOver
 }
 
@@ -56,8 +58,11 @@ export async function endTenant(
   takeOver: TakeOver,
   signal?: AbortSignal,
 ): Promise<string> {
-  if (takeOver === 'fence') {
-    const rule = config.tenancy?.fence
+  const rule = config.tenancy?.fence
+  // The disks themselves refuse its writes, once they are reserved anew.
+  const isByDisks =
+    config.tenancy?.locks === 'reservations' && rule === undefined && seen.tenant !== null
+  if (takeOver === 'fence' && !isByDisks) {
     if (rule === undefined) {
       const why = 'pool.yaml has no tenancy.fence.command that would fence it'
       throw inUse(config.file, seen, `${why}; where it is off: --take-over --old-host-is-off`)
@@ -117,13 +122,33 @@ export async function tenancyOf(
   const place = new TenantFile(...files.folder.file(TENANT_FILE))
   const { mount, takesOver } = of
   const options = optionsOf(place, strengthOf(config), of)
-  if (takesOver && mount !== null) return RecordTenancy.resume(options, mount.mountId)
+  const disks = config.tenancy.locks === 'reservations' ? files.disks : null
+  if (takesOver && mount !== null) {
+    const { mountId } = mount
+    const storage = disks && Reservation.of(disks, reservationKey(mountId))
+    await storage?.confirm()
+    return RecordTenancy.resume({ ...options, storage }, mountId)
+  }
   const seen = await lookAt(place)
   const fenced = mount?.fenced ?? null
-  if (!mayTake(seen, { host: thisHost(), strength: options.strength, locks: true, fenced })) {
+  const proven = provenByLocks(config)
+  if (!mayTake(seen, { host: thisHost(), strength: proven, locks: true, fenced })) {
     throw servedElsewhere(config, seen)
   }
-  return acquire(config, options, mount, seen)
+  const mountId = mount?.mountId ?? newMountId()
+  const reserve = {
+    key: reservationKey(mountId),
+    recorded: seen.tenant && reservationKey(seen.tenant.mountId),
+    // A person vouches for that whoever has reserved them is off.
+    takesAny: mount?.takeOver === 'off',
+  }
+  const storage = disks && (await Reservation.acquire(disks, reserve))
+  try {
+    return await acquire(config, { ...options, storage }, mountId, seen)
+  } catch (err) {
+    await storage?.release().catch(() => {})
+    throw err
+  }
 }
 
 const optionsOf = (
@@ -135,12 +160,10 @@ const optionsOf = (
 const acquire = (
   config: PoolConfig,
   options: RecordOptions,
-  mount: MountTenancy | null,
+  mountId: string,
   seen: Seen,
-): Promise<RecordTenancy> => {
-  const mountId = mount?.mountId ?? newMountId()
-  return RecordTenancy.acquire(options, { host: thisHost(), mountId, pool: config.file }, seen)
-}
+): Promise<RecordTenancy> =>
+  RecordTenancy.acquire(options, { host: thisHost(), mountId, pool: config.file }, seen)
 
 /** Milliseconds that a tenant without a sign of life is watched: two signs, and a little more. */
 const WATCH_MS = 2 * SIGN_PERIOD + 2000
@@ -174,7 +197,8 @@ async function ofState(
     if (how !== undefined) await endTenant(config, seen, how)
     else if (!(await isSilent(disk, seen))) throw servedElsewhere(config, await lookAt(disk))
   }
-  return files.readOnly ? null : held(await acquire(config, options, mount, seen))
+  if (files.readOnly) return null
+  return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
 }
 
 /** Connects to the state disk, and fences another client of it where that is asked for. */

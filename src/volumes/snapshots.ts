@@ -2,7 +2,7 @@ import { type DevId, ThinfsError } from '../base/index.js'
 import type { PoolAdmin, VolumeInfo } from './admin.js'
 import type { NameParts } from './namespace.js'
 import { mustBeUnused } from './volume.js'
-import { NO_RULES, withRules } from './volume-rules.js'
+import { AS_POOL, NO_RULES, withRules } from './volume-rules.js'
 import type { VolumeEntry } from './volume-table.js'
 
 const REMOVED = { removed: true }
@@ -80,18 +80,19 @@ export class Snapshots {
       mustBeUnused(before)
       const devId = volumes.newDevId(undefined)
       const { mode, uid, gid, limit = 0, reserve = 0, on_full: onFull = 'pool' } = before.entry
+      const { queue_timeout: queueTimeout = AS_POOL } = before.entry
       const kept = keep === undefined ? REMOVED : { name: keep }
       const entry = volumes.snapshotEntry(name, devId, to)
       const changes = new Map([
         [before.devId, { ...withRules(before.entry, NO_RULES), ...kept }],
-        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve, onFull })],
+        [devId, withRules({ ...entry, mode, uid, gid }, { limit, reserve, onFull, queueTimeout })],
       ])
       const replace = (): void => {
         const had = space.reserves.keptFor(before.devId as DevId)
         const wanted = space.reserves.blocksOf(before.devId as DevId)
         // Without `keep` it is given what the old state had, once that is reclaimed.
         if (keep !== undefined) space.data.mustKeep(wanted - had)
-        if (keep === undefined) devices.createSnapInPlace(devId, to.devId as DevId)
+        if (keep === undefined) devices.createSnapsInPlace([[devId, to.devId as DevId]])
         else devices.createSnap(devId, to.devId as DevId)
       }
       await volumes.claimed([before], () => names.commit(changes, replace))

@@ -26,6 +26,7 @@ export class VolumeInfos {
       limit: entry.limit ?? null,
       reserve: entry.reserve ?? null,
       onFull: entry.on_full ?? null,
+      queueTimeout: entry.queue_timeout ?? null,
       origin: this.originOf(volume),
       externalOrigin: entry.external_origin?.path ?? null,
       created: entry.created,

@@ -3,18 +3,38 @@ import { MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
 import type { VolumeRules } from './admin.js'
 import type { VolumeEntry } from './volume-table.js'
 
-export const NO_RULES: VolumeRules = { limit: 0, reserve: 0, onFull: 'pool' }
+/** The queue timeout of a volume that has none of its own. */
+export const AS_POOL = -1
+export const NO_RULES: VolumeRules = {
+  limit: 0,
+  reserve: 0,
+  onFull: 'pool',
+  queueTimeout: AS_POOL,
+}
+
+const MAX_TIMEOUT = 1_000_000_000
 
 /** The rules as volumes.json has them. */
-export type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full'>
+export type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full' | 'queue_timeout'>
 
 /**
- * An entry with other rules: 0 and `pool` take one away, those left out stay.
+ * An entry with other rules: 0, `pool` and AS_POOL take one away, those left out stay.
  * @throws BAD_ARGUMENT
  */
 export function withRules<E extends RulesOfEntry>(
-  { limit: oldLimit = 0, reserve: oldReserve = 0, on_full: oldOnFull, ...rest }: E,
-  { limit = oldLimit, reserve = oldReserve, onFull = oldOnFull ?? 'pool' }: VolumeRules,
+  {
+    limit: oldLimit = 0,
+    reserve: oldReserve = 0,
+    on_full: oldOnFull,
+    queue_timeout: oldQueueTimeout = AS_POOL,
+    ...rest
+  }: E,
+  {
+    limit = oldLimit,
+    reserve = oldReserve,
+    onFull = oldOnFull ?? 'pool',
+    queueTimeout = oldQueueTimeout,
+  }: VolumeRules,
 ): Omit<E, keyof RulesOfEntry> & RulesOfEntry {
   for (const [what, value] of Object.entries({ limit, reserve })) {
     if (Number.isInteger(value) && value >= 0 && value <= MAX_DEVICE_SIZE) continue
@@ -27,10 +47,15 @@ export function withRules<E extends RulesOfEntry>(
   if (onFull !== 'pool' && onFull !== 'queue' && onFull !== 'error') {
     throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue, error and none are allowed`)
   }
+  if (!Number.isInteger(queueTimeout) || queueTimeout < AS_POOL || queueTimeout > MAX_TIMEOUT) {
+    const what = `queue_timeout ${queueTimeout}: seconds, 0 for ever, and none are allowed`
+    throw new ThinfsError('BAD_ARGUMENT', what)
+  }
   return {
     ...rest,
     ...(limit > 0 && { limit }),
     ...(reserve > 0 && { reserve }),
     ...(onFull !== 'pool' && { on_full: onFull }),
+    ...(queueTimeout !== AS_POOL && { queue_timeout: queueTimeout }),
   }
 }

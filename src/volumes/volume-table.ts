@@ -71,6 +71,8 @@ const fieldsSchema = z.strictObject({
   reserve: z.int().min(1).max(MAX_DEVICE_SIZE).optional(),
   /** Whether its writes wait or fail when the pool is full; left out: as the pool. */
   on_full: z.enum(['queue', 'error']).optional(),
+  /** Seconds that its writes wait for space at most, 0: for ever; left out: as the pool's. */
+  queue_timeout: z.int().min(0).optional(),
   /** The file that it shows where it maps nothing. Left out of a volume that shows zeros there. */
   external_origin: externalOriginSchema.optional(),
 })

@@ -88,13 +88,14 @@ export const reserveOf = (
 
 /** Lets the pool follow what the entry of a volume says of its space. */
 export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
-  const { limit, removed, on_full: onFull = null } = entry
+  const { limit, removed, on_full: onFull = null, queue_timeout: queueTimeout = null } = entry
   const { space, blockSize } = pool
   const limitBlocks = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
   // What was told of was another limit.
   if (device.limit !== limitBlocks) device.limitReached = false
   device.limit = limitBlocks
   space.setOnFullOf(device, onFull)
+  space.setQueueTimeoutOf(device, queueTimeout)
   const isKept = !removed && pool.writable
   space.reserves.set(device.devId, isKept ? reserveOf(pool, entry) : 0)
 }

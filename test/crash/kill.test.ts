@@ -135,7 +135,7 @@ async function makeFileSystem(pool: MountedPool, kind: string) {
   const trims = repeat(pool, at, 'fstrim .; sleep 0.2')
   return {
     device,
-    /** Has the checkers of others judge it. @returns how much was verified, before and after */
+    /** Makes the checkers of others judge it. @returns how much was verified, before and after */
     async stop(t: Test): Promise<{ bytes: number }> {
       const nrTrims = await trims.stop()
       const { steps, bytes, longestFlushMs } = await writers.stop()

@@ -43,7 +43,7 @@ t.test('what happens to a pool is told with its numbers', async t => {
   )
   t.equal(told[1]!.volume, 'volume 7')
   t.same(heard, ['an odd file', 'low 1', 'out_of_data_space'], 'the other listener hears the same')
-  for (const { dataSize, metadataSize, metadataUsed } of told) {
+  for (const { dataSize, metadataSize = 0, metadataUsed = 0 } of told) {
     t.same([dataSize, metadataSize], [4 * BLOCK, memory.metadata.size])
     t.ok(metadataUsed! > 0 && metadataUsed! < metadataSize!)
   }

@@ -16,7 +16,7 @@ const NR_BLOCKS = 8
 const smallFiles = (): MemoryFiles =>
   formatted({ blockSectors: 128, dataBlocks: 24, metadataBlocks: 64 })
 
-/** Has what `store` flushes end when it is called from the list. */
+/** Makes each flush of `store` end when the test calls it from the list. */
 function heldFlushes(store: MemoryStore, held: (() => void)[]): void {
   store.sync = () => {
     const synced = MemoryStore.prototype.sync.call(store)
@@ -219,7 +219,7 @@ t.test('a failure in any stage fails all who wait, and goes back to the last com
   }
 })
 
-/** Has the next call `op` of a store fail, of those at `where`. */
+/** Makes the next call `op` of a store fail, of those at `where`. */
 function failing(store: MemoryStore, op: 'write' | 'sync', where?: number): void {
   store.onWrite = (called, offset) => {
     if (called !== op || (where !== undefined && offset !== where)) return

@@ -5,7 +5,7 @@ import type { ThinPool } from '../../src/pool/index.js'
 import { devId, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { BLOCK, byteAt, failure, files, filled, thin, turn } from '../support/thin-devices.js'
 
-/** Has the next insertion of a mapping fail when it is half done. */
+/** Makes the next insertion of a mapping fail when it is half done. */
 function breakInsert(pool: ThinPool): void {
   const { mappings } = pool.metadata
   const { insert } = mappings

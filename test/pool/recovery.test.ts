@@ -15,8 +15,10 @@ t.test('what a replay fails of is told as what it is', async t => {
     const metadata = {
       dataBlockSectors: 8,
       hasDevice: () => true,
-      removeRange() {
-        throw new ThinfsError(cause, 'metadata')
+      mappings: {
+        removeRange() {
+          throw new ThinfsError(cause, 'metadata')
+        },
       },
     }
     const noted = { extended: new Map([[1, bytes(0)]]) as never, handles: null }

@@ -33,7 +33,7 @@ interface Modelled {
   underWay: number
 }
 
-/** Has what `data` does later wait in the list that is returned. */
+/** Keeps each later call of `data` waiting in the list that is returned. */
 function slow(data: MemoryStore, random: Random): (() => void)[] {
   const waiting: (() => void)[] = []
   const disk = (): Promise<void> => new Promise(resolve => waiting.push(resolve))
@@ -73,7 +73,7 @@ async function simulate(
   })
   let waiting: (() => void)[] = []
   const unordered = new UnorderedStore(store.data, random)
-  /** Has all come that `promise` waits for. */
+  /** Lets everything come that `promise` waits for. */
   async function served<T>(promise: Promise<T>): Promise<T> {
     let over = false
     const end = promise.finally(() => {

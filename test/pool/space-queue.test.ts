@@ -134,6 +134,41 @@ t.test('each wait ends once, for the reason that came first', async () => {
   }
 })
 
+t.test('an owner may have a time of its own', async t => {
+  const clock = new TestClock()
+  const queue = new SpaceQueue(clock, TIMEOUT)
+  const [web, db] = [{}, {}]
+  const ended: string[] = []
+  const wait = (owner: object, name: string): void =>
+    void queue.wait(owner, 1).then(
+      () => ended.push(`${name} space`),
+      err => ended.push(`${name} ${err.message}`),
+    )
+  const pass = async (ms: number): Promise<void> => {
+    clock.advance(ms)
+    await turn()
+  }
+  queue.setTimeoutOf(web, 5000)
+  wait(web, 'web')
+  wait(db, 'db')
+  await pass(5000)
+  t.same(ended.splice(0), ['web no space came within 5 s'])
+  t.same([queue.hasExpiredFor(web), queue.hasExpiredFor(db), queue.expired], [true, false, false])
+  await pass(TIMEOUT - 5000)
+  t.same(ended.splice(0), ['db no space came within 60 s'])
+  queue.wake()
+  t.notOk(queue.hasExpiredFor(web) || queue.expired, 'space came')
+  wait(web, 'web')
+  queue.setTimeoutOf(web, 0)
+  await pass(10 * TIMEOUT)
+  t.same(ended, [], 'for ever')
+  queue.setTimeoutOf(web, null)
+  await pass(TIMEOUT - 1)
+  t.same(ended, [])
+  await pass(1)
+  t.same(ended, ['web no space came within 60 s'])
+})
+
 t.test('waits keep no more than 128 MiB in memory', async t => {
   const queue = new SpaceQueue(new TestClock(), TIMEOUT)
   const first = queue.wait({}, 128 * 2 ** 20)

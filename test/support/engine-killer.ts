@@ -94,7 +94,7 @@ export async function killServingEngines(
 }
 
 /**
- * Has the kernel kill engines for want of memory, in a group that a neighbour fills.
+ * Makes the kernel kill engines for want of memory, in a group that a neighbour fills.
  * @param group with room for less than what the neighbour takes
  */
 export async function starveEngines(

@@ -20,7 +20,7 @@ const RECORDED = [
   'wait' as const,
 ]
 
-/** Has calls kept: the names and the arguments that are no objects. */
+/** Keeps calls: the names and the arguments that are no objects. */
 function recording(fileSystem: FolderFileSystem, calls: unknown[][]): FileSystem {
   for (const method of RECORDED) {
     const call = fileSystem[method].bind(fileSystem) as (...args: unknown[]) => unknown

@@ -89,7 +89,7 @@ t.test('the file goes first, by one', async t => {
 })
 
 t.test('a change that fails changes nothing', async t => {
-  const failures: [string, (pool: Awaited<ReturnType<typeof opened>>) => () => void][] = [
+  const failures: [string, (pair: Awaited<ReturnType<typeof opened>>) => () => void][] = [
     [
       'the file',
       ({ file }) => {

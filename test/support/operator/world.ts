@@ -194,7 +194,7 @@ export class World {
     await runProgram('losetup', ['--detach', device])
   }
 
-  /** Has somebody look as soon as that is possible. */
+  /** Makes somebody look as soon as that is possible. */
   ask(question: Question): void {
     this.#questions.push(question)
   }
