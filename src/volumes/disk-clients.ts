@@ -98,7 +98,8 @@ export class DiskClients {
   async #open(address: RbdAddress, { readOnly }: DiskOptions): Promise<RemoteDisk> {
     const { CephClient, RbdDisk } = await import('../ceph/index.js')
     this.#ceph ??= CephClient.connect(address)
-    const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
+    // A reader opens it to be written as well: otherwise librbd does not say who has the lock.
+    const disk = await RbdDisk.open(await this.#ceph, address)
     try {
       if (readOnly) {
         await this.#mustBeFree(disk)

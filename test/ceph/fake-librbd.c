@@ -43,7 +43,7 @@ typedef struct {
   client *of;
   char name[512];
   int fd;
-  int watched;
+  int read_only;
   uint64_t size;
   void (*changed)(void *);
   void *data;
@@ -178,6 +178,7 @@ static int open_image(void *data, const char *name, void **made, int flags) {
   }
   fstat(self->fd, &stat);
   self->size = stat.st_size;
+  self->read_only = flags == O_RDONLY;
   *made = self;
   while (nr_threads < THREADS) {
     pthread_t thread;
@@ -300,6 +301,7 @@ int rbd_lock_acquire(void *data, int mode) {
 
 int rbd_lock_get_owners(void *data, int *mode, char **owners, size_t *count) {
   char owner[64];
+  if (((image *)data)->read_only) return -EINVAL;
   if (refused(((image *)data)->of)) return -ESHUTDOWN;
   lock_owner(data, owner, sizeof owner);
   if (owner[0] == '\0') return -ENOENT;

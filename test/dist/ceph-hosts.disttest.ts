@@ -41,6 +41,7 @@ volumes:
       await new PoolOn(hosts[0], FOLDER).thinfs('init', FOLDER)
       return FOLDER
     },
+    inUse: /POOL_IN_USE/,
     takeOver: pool => pool.mount('--take-over'),
     async thinCheck() {
       const image = join(storage.folder, `${last}-metadata`)
