@@ -26,6 +26,8 @@ import type { Request } from './request.js'
 /** An error chunk, or the runs of a BLOCK_STATUS, may have so many bytes. */
 const BODY_MAX = 8 * 1024 * 1024 + 4
 const ERROR_MAX = 65_536
+/** Bytes of heads that are made in one buffer. */
+const HEADS_SIZE = 256 * REQUEST_SIZE
 const HIGH = 0x1_0000_0000
 
 /** The owner of a connection, who has the requests. */
@@ -47,8 +49,14 @@ export class Connection {
   #isCorked = false
   readonly #uncork = (): void => {
     this.#isCorked = false
+    if (this.#isOver) return
+    this.#writeHeads()
     this.#socket.uncork()
   }
+  /** The heads of requests, of which those [begin, end) are still to be written. */
+  #heads = Buffer.allocUnsafeSlow(HEADS_SIZE)
+  #headsBegin = 0
+  #headsEnd = 0
 
   // Where the reply that is being taken stands: a head, then a small body or bytes of a READ.
   readonly #head = Buffer.alloc(CHUNK_SIZE + 8)
@@ -64,12 +72,13 @@ export class Connection {
   #dataLeft = 0
   #dataAt = 0
 
-  constructor({ socket, export: chosen }: Negotiated, table: RequestTable) {
+  constructor({ socket, incoming, rest, export: chosen }: Negotiated, table: RequestTable) {
     this.#socket = socket
     this.#table = table
     this.#structured = chosen.structured
     this.#allocation = chosen.allocation
-    socket.on('data', chunk => this.#got(chunk as Buffer))
+    incoming.take = chunk => this.#got(chunk)
+    if (rest.length > 0) process.nextTick(() => this.#got(rest))
     socket.on('error', err => this.#lost(connectionLost(err)))
     socket.on('end', () => this.#lost(connectionLost()))
     socket.on('close', () => this.#lost(connectionLost()))
@@ -84,16 +93,34 @@ export class Connection {
       this.#socket.cork()
       process.nextTick(this.#uncork)
     }
+    if (this.#headsEnd === HEADS_SIZE) {
+      this.#writeHeads()
+      // The socket may not have sent them yet.
+      this.#heads = Buffer.allocUnsafeSlow(HEADS_SIZE)
+      this.#headsBegin = this.#headsEnd = 0
+    }
     const { command, flags, offset, length, data } = request
-    this.#socket.write(headOf(command, flags, cookie, offset, length))
-    if (data !== null) this.#socket.write(data)
+    writeHead(this.#heads, this.#headsEnd, command, flags, cookie, offset, length)
+    this.#headsEnd += REQUEST_SIZE
+    if (data === null) return
+    this.#writeHeads()
+    this.#socket.write(data)
+  }
+
+  #writeHeads(): void {
+    if (this.#headsEnd === this.#headsBegin) return
+    this.#socket.write(this.#heads.subarray(this.#headsBegin, this.#headsEnd))
+    this.#headsBegin = this.#headsEnd
   }
 
   /** Says goodbye, and ends. Requests in flight are the caller's. */
   close(): void {
     if (this.#isOver) return
     this.#isOver = true
-    this.#socket.end(headOf(COMMAND.DISCONNECT, 0, 0, 0, 0))
+    this.#writeHeads()
+    const head = Buffer.allocUnsafe(REQUEST_SIZE)
+    writeHead(head, 0, COMMAND.DISCONNECT, 0, 0, 0, 0)
+    this.#socket.end(head)
     // A server that does not close its end keeps no process alive.
     this.#socket.unref()
   }
@@ -291,21 +318,22 @@ function errorOf(number: number, said: string): ThinfsError {
   return new ThinfsError('IO_ERROR', `${errno}: the NBD server${words}`, { errno })
 }
 
-function headOf(
+/** Writes the head of a request to `head` at `at`. */
+function writeHead(
+  head: Buffer,
+  at: number,
   command: number,
   flags: number,
   cookie: number,
   offset: number,
   length: number,
-): Buffer {
-  const head = Buffer.allocUnsafe(REQUEST_SIZE)
-  head.writeUInt32BE(REQUEST_MAGIC, 0)
-  head.writeUInt16BE(flags, 4)
-  head.writeUInt16BE(command, 6)
-  head.writeUInt32BE(0, 8)
-  head.writeUInt32BE(cookie, 12)
-  head.writeUInt32BE(Math.floor(offset / HIGH), 16)
-  head.writeUInt32BE(offset % HIGH, 20)
-  head.writeUInt32BE(length, 24)
-  return head
+): void {
+  head.writeUInt32BE(REQUEST_MAGIC, at)
+  head.writeUInt16BE(flags, at + 4)
+  head.writeUInt16BE(command, at + 6)
+  head.writeUInt32BE(0, at + 8)
+  head.writeUInt32BE(cookie, at + 12)
+  head.writeUInt32BE(Math.floor(offset / HIGH), at + 16)
+  head.writeUInt32BE(offset % HIGH, at + 20)
+  head.writeUInt32BE(length, at + 24)
 }

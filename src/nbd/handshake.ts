@@ -35,10 +35,25 @@ export interface Export {
 }
 
 export interface Negotiated {
-  /** The socket, or TLS on it. Nothing has been read of what follows. */
+  /** The socket, or TLS on it. */
   socket: Socket
+  incoming: Incoming
+  /** What has come after the negotiation. */
+  rest: Buffer
   export: Export
 }
+
+/** What comes from a server: whoever has set `take` gets it. */
+export interface Incoming {
+  /** The bytes are the caller's again afterwards. */
+  take: (chunk: Buffer) => void
+}
+
+/**
+ * Bytes that are read from a socket at a time, into one and the same buffer: a new one for each
+ * read keeps the garbage collector busy.
+ */
+const READ_SIZE = 256 * 1024
 
 /** The server's part of the negotiation may have so many bytes in one reply, and so many replies. */
 const REPLY_MAX = 65_536
@@ -60,7 +75,21 @@ export async function negotiate(
   patience: number,
 ): Promise<Negotiated> {
   signal.throwIfAborted()
-  const plain = connect({ ...address.socket, noDelay: true, keepAlive: true })
+  const incoming: Incoming = { take: () => {} }
+  const take = (chunk: Buffer): void => incoming.take(chunk)
+  const onread = {
+    buffer: Buffer.allocUnsafeSlow(READ_SIZE),
+    callback(size: number, buffer: Uint8Array): boolean {
+      take((buffer as Buffer).subarray(0, size))
+      return true
+    },
+  }
+  const plain = connect({
+    ...{ ...address.socket, noDelay: true, keepAlive: true },
+    // TLS takes the socket's own stream.
+    ...(address.tls === null && { onread }),
+  })
+  if (address.tls !== null) plain.on('data', take)
   // A server that takes one client at a time leaves the next one in the kernel's queue.
   let waiting: NodeJS.Timeout | undefined
   plain.once('connect', () => {
@@ -73,20 +102,22 @@ export async function negotiate(
   }
   signal.addEventListener('abort', abort)
   try {
-    let dialogue = new Dialogue(plain)
+    let dialogue = new Dialogue(plain, incoming)
     await dialogue.hello()
     clearTimeout(waiting)
     if (address.tls !== null) {
       await dialogue.mustAgree(OPTION.STARTTLS, Buffer.alloc(0), 'TLS')
+      plain.off('data', take)
+      plain.pause()
       // Whoever sits between could have sent that ahead, to be taken for the server's.
-      if (plain.readableLength > 0) throw protocolError('bytes in plain text before TLS begins')
-      dialogue.end()
+      const ahead = dialogue.end().length + plain.readableLength
+      if (ahead > 0) throw protocolError('bytes in plain text before TLS begins')
       current = await secure(plain, address.tls)
-      dialogue = new Dialogue(current)
+      current.on('data', take)
+      dialogue = new Dialogue(current, incoming)
     }
     const chosen = await choose(dialogue, address.exportName)
-    dialogue.end()
-    return { socket: current, export: chosen }
+    return { socket: current, incoming, rest: dialogue.end(), export: chosen }
   } catch (err) {
     // Nobody listens to the sockets any more.
     for (const socket of [current, plain]) {
@@ -157,9 +188,10 @@ function secure(
 /** The messages of client and server before the first request. */
 class Dialogue {
   readonly #socket: Socket
+  /** What has come and was not taken. */
+  #held = Buffer.alloc(0)
   #error: Error | null = null
   #wake: () => void = () => {}
-  readonly #readable = (): void => this.#wake()
   readonly #failed = (err: Error): void => {
     this.#error ??= connectError(err)
     this.#wake()
@@ -169,20 +201,23 @@ class Dialogue {
     this.#wake()
   }
 
-  constructor(socket: Socket) {
+  constructor(socket: Socket, incoming: Incoming) {
     this.#socket = socket
-    socket.on('readable', this.#readable)
+    incoming.take = chunk => {
+      this.#held = Buffer.concat([this.#held, chunk])
+      this.#wake()
+    }
     socket.on('error', this.#failed)
     socket.on('end', this.#closed)
     socket.on('close', this.#closed)
   }
 
-  /** Gives the socket back: what has come and was not taken is there to be read. */
-  end(): void {
-    this.#socket.off('readable', this.#readable)
+  /** Gives the socket back. @returns what has come and was not taken */
+  end(): Buffer {
     this.#socket.off('error', this.#failed)
     this.#socket.off('end', this.#closed)
     this.#socket.off('close', this.#closed)
+    return this.#held
   }
 
   async hello(): Promise<void> {
@@ -300,12 +335,12 @@ class Dialogue {
 
   /** The next bytes. */
   async #take(length: number): Promise<Buffer> {
-    if (length === 0) return Buffer.alloc(0)
     for (;;) {
-      const found: Buffer | null = this.#socket.read(length)
-      // At its end a stream gives what there is.
-      if (found !== null && found.length === length) return found
-      if (found !== null) throw connectionLost()
+      if (this.#held.length >= length) {
+        const found = this.#held.subarray(0, length)
+        this.#held = this.#held.subarray(length)
+        return found
+      }
       if (this.#error !== null) throw this.#error
       await new Promise<void>(resolve => {
         this.#wake = resolve

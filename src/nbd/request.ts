@@ -23,8 +23,9 @@ export class Request {
   /** What the server has said of it so far. */
   error: ThinfsError | null = null
   runs: AllocationRun[] = []
-  /** The bytes [from, to) of a READ that came, in the order in which they did. */
-  readonly #came: [from: number, to: number][] = []
+  /** Bytes of a READ that came in order; then those [from, to) that came after one that did not. */
+  #end = 0
+  #others: [from: number, to: number][] | null = null
 
   constructor(
     what: Pick<Request, 'command' | 'flags' | 'offset' | 'length' | 'data' | 'into' | 'deadline'>,
@@ -46,18 +47,23 @@ export class Request {
   restart(): void {
     this.error = null
     this.runs = []
-    this.#came.length = 0
+    this.#end = 0
+    this.#others = null
   }
 
   /** Bytes [from, to), from the request's own begin, have come. */
   came(from: number, to: number): void {
-    this.#came.push([from, to])
+    if (from === this.#end && this.#others === null) this.#end = to
+    else {
+      this.#others ??= []
+      this.#others.push([from, to])
+    }
   }
 
   /** Whether each byte of a READ came exactly once. */
   get isWhole(): boolean {
-    let end = 0
-    for (const [from, to] of this.#came.sort(([one], [other]) => one - other)) {
+    let end = this.#end
+    for (const [from, to] of this.#others?.sort(([one], [other]) => one - other) ?? []) {
       if (from !== end) return false
       end = to
     }
