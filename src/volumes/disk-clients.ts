@@ -25,8 +25,8 @@ export interface DiskOptions {
 const NAME_MAX = 256
 
 /**
- * What a process is to the storage of one pool: the clients by which it has disks of other machines.
- * All images of a pool have one, so that Ceph refuses all or nothing of it.
+ * The clients by which a process has disks of other machines, for one pool. All images of a pool
+ * have one, so that Ceph refuses all or nothing of it.
  */
 export class DiskClients {
   readonly #note: number | null
@@ -61,7 +61,8 @@ export class DiskClients {
     const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
     if (readOnly) return disk
     try {
-      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      // The process that had the file locked before has ended. Its images are locked until Ceph has
+      // noticed.
       const name = await disk.lock(this.#last())
       this.#keep(name)
       return disk
