@@ -401,28 +401,33 @@ typedef struct {
   napi_ref buffer;
   char *bytes;
   int64_t command, number;
-  int fd, error;
+  int fd, result, error;
 } control;
 
 static void control_execute(napi_env env, void *data) {
   control *request = data;
   (void)env;
   void *argument = request->bytes != NULL ? request->bytes : (void *)(intptr_t)request->number;
-  request->error =
-      ioctl(request->fd, (unsigned long)request->command, argument) < 0 ? errno : 0;
+  request->result = ioctl(request->fd, (unsigned long)request->command, argument);
+  request->error = request->result < 0 ? errno : 0;
 }
 
 static void control_complete(napi_env env, napi_status status, void *data) {
   control *request = data;
-  thinfs_ended(env, status, request->deferred, request->error, "ioctl");
+  if (status == napi_cancelled) request->error = ECANCELED;
+  if (request->error == 0) {
+    napi_resolve_deferred(env, request->deferred, thinfs_number(env, request->result));
+  } else {
+    napi_reject_deferred(env, request->deferred, thinfs_error(env, request->error, "ioctl"));
+  }
   if (request->buffer != NULL) napi_delete_reference(env, request->buffer);
   napi_delete_async_work(env, request->work);
   free(request);
 }
 
 /*
- * file_ioctl_async(fd, command, argument): ioctl(2) on the thread pool; a promise. The argument is a
- * Buffer that is large enough for the command, or a number.
+ * file_ioctl_async(fd, command, argument): ioctl(2) on the thread pool; a promise of what it returns.
+ * The argument is a Buffer that is large enough for the command, or a number.
  */
 static napi_value file_ioctl_async(napi_env env, napi_callback_info info) {
   napi_value arguments[3], promise, name;

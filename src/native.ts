@@ -67,10 +67,11 @@ export interface Binding {
   /** fsetxattr(2). */
   file_set_attribute(fd: number, name: string, text: string): void
   /**
-   * ioctl(2), whose result is 0 for success.
+   * ioctl(2) on the thread pool.
    * @param argument a Buffer that is large enough for the command and is changed by it, or a number
+   * @returns what the call does: 0 for success, or what the command says of a number above
    */
-  file_ioctl_async(fd: number, command: number, argument: Buffer | number): Promise<void>
+  file_ioctl_async(fd: number, command: number, argument: Buffer | number): Promise<number>
 
   /**
    * Reads the requests that wait on a non-blocking /dev/fuse, one to each `slotSize` bytes of

@@ -82,7 +82,10 @@ export interface PoolConfig extends PoolPlace {
 }
 
 export interface TenancyConfig {
-  /** Whether the file system refuses writes of a host that has lost its locks. */
+  /**
+   * What refuses the writes of a host that has lost the pool: the file system, by its locks; the
+   * disks, by persistent reservations; nothing.
+   */
   locks: (typeof LOCKS)[number]
   /** What keeps the old host from writing: exit status 0 says that it cannot any more. */
   fence?: FenceConfig
@@ -131,7 +134,7 @@ export type LowWaterMark = { bytes: number } | { percent: number }
 
 export const DISCARDS = ['passdown', 'nopassdown', 'ignore'] as const
 export const ON_FULL = ['queue', 'error'] as const
-export const LOCKS = ['enforced', 'advisory'] as const
+export const LOCKS = ['enforced', 'reservations', 'advisory'] as const
 /** What stands for itself in braces in the command of `fence`: of the host that has the pool. */
 export const FENCE_WORDS = ['host', 'address', 'pool'] as const
 export const TRANSPORTS = ['dev', 'uring', 'fuse-native'] as const

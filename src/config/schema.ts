@@ -407,7 +407,7 @@ function refuseKinds(
   if (ofMetadata === 'rbd') refuse(['tenancy'], 'nothing with rbd: Ceph itself keeps a host away')
   else if (ofMetadata === 'path' && ofData !== 'path') {
     refuse(['tenancy'], 'nothing with the data alone on another machine')
-  } else if (ofMetadata === 'nbd' && pool.tenancy.locks === 'enforced') {
+  } else if (ofMetadata === 'nbd' && pool.tenancy.locks !== 'advisory') {
     refuse(['tenancy', 'locks'], 'advisory with nbd: a server has no locks')
   }
 }

@@ -156,6 +156,8 @@ export class Daemon {
       THINFS_POOL_NAME: config.pool,
       THINFS_MOUNT_POINT: options.mountPoint,
     }))
+    const { takeOver } = options
+    if (takeOver) this.#tenancy.takeOver = takeOver
     this.#supervisor = this.#makeSupervisor(null, null)
   }
 
@@ -363,7 +365,7 @@ export class Daemon {
     const from = { host: seen.tenant?.host.name, since: seen.tenant?.since, how }
     this.#log.warn(from, 'another host has the pool: it is to be fenced')
     this.#tenancy.fenced = await endTenant(this.#config, seen, how, signal)
-    this.#log.warn(from, 'it writes no more: taking the pool over')
+    this.#log.warn(from, 'taking the pool over')
     return true
   }
 

@@ -325,7 +325,6 @@ class Engine {
     void this.#commit()
       .then(() => this.#tellCounters())
       .catch(() => {})
-      .then(() => this.#files.disconnect())
       .finally(() => process.exit(0))
   }
 

@@ -5,7 +5,14 @@
  * each has a time limit over all of that. Once a request has missed it, or the server does not keep
  * to the protocol, the disk has failed for good: nobody knows which writes will still land.
  */
-import { allEnded, type Bytes, errnoOf, type NbdAddress, ThinfsError } from '../base/index.js'
+import {
+  allEnded,
+  type Bytes,
+  errnoOf,
+  isLost,
+  type NbdAddress,
+  ThinfsError,
+} from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
 import { Connection } from './connection.js'
 import { isFinal, isTaken } from './errors.js'
@@ -38,6 +45,14 @@ export interface NbdOptions {
   limit?: number
   /** The connection ended, or another one was made. */
   onConnection?: (what: string) => void
+  /**
+   * Asked by each connection but the first before anything is sent again by it: somebody else may
+   * have had the disk meanwhile.
+   * @param read reads by that connection
+   * @throws FENCED, LOCK_LOST: the disk has failed for good then; after any other error it connects
+   *   once more
+   */
+  mayGoOn?: (read: (into: Uint8Array, offset: number) => Promise<void>) => Promise<void>
 }
 
 export class NbdDisk {
@@ -48,6 +63,7 @@ export class NbdDisk {
   readonly #address: NbdAddress
   readonly #limit: number
   readonly #onConnection: (what: string) => void
+  readonly #mayGoOn: NbdOptions['mayGoOn']
   readonly #export: Export
   #connection: Connection | null = null
   readonly #requests = new Map<number, Request>()
@@ -69,7 +85,7 @@ export class NbdDisk {
     try {
       const negotiated = await negotiateWhenFree(address, signal, patienceOf(options))
       const disk = new NbdDisk(address, negotiated.export, options)
-      disk.#use(negotiated)
+      await disk.#use(negotiated)
       return disk
     } catch (err) {
       throw named(address, signal.aborted ? noAnswer(options.limit ?? LIMIT) : err)
@@ -82,6 +98,7 @@ export class NbdDisk {
     this.#export = chosen
     this.#limit = options.limit ?? LIMIT
     this.#onConnection = options.onConnection ?? (() => {})
+    this.#mayGoOn = options.mayGoOn
   }
 
   get size(): Bytes {
@@ -290,21 +307,64 @@ export class NbdDisk {
     this.#timer = null
   }
 
-  #use(negotiated: Negotiated): void {
-    this.epoch++
-    this.#connection = new Connection(negotiated, {
-      find: cookie => this.#requests.get(cookie),
+  /** Goes on by a connection, which may ask first. */
+  async #use(negotiated: Negotiated, mayGoOn: NbdOptions['mayGoOn'] = undefined): Promise<void> {
+    const asked = new Map<number, Request>()
+    let requests = mayGoOn === undefined ? this.#requests : asked
+    let lost: ThinfsError | null = null
+    const connection = new Connection(negotiated, {
+      find: cookie => requests.get(cookie),
       ended: (cookie, request) => {
         this.#hasAnswered = true
-        this.#requests.delete(cookie)
+        requests.delete(cookie)
         request.end()
       },
-      lost: err => this.#lost(err),
+      lost: err => {
+        lost = err
+        if (requests === this.#requests) this.#lost(err)
+        else for (const request of asked.values()) request.fail(err)
+      },
     })
+    if (mayGoOn !== undefined) {
+      const ended = (): void => {
+        connection.destroy()
+        for (const request of asked.values()) request.fail(this.#failure!)
+      }
+      this.#ended.signal.addEventListener('abort', ended)
+      try {
+        await mayGoOn((into, offset) => this.#askBy(connection, asked, into, offset))
+        if (lost !== null) throw lost
+        if (this.#failure !== null) throw this.#failure
+      } catch (err) {
+        connection.destroy()
+        throw err
+      } finally {
+        this.#ended.signal.removeEventListener('abort', ended)
+      }
+      requests = this.#requests
+    }
+    this.epoch++
+    this.#connection = connection
     for (const [cookie, request] of this.#requests) {
       request.restart()
-      this.#connection.send(cookie, request)
+      connection.send(cookie, request)
     }
+  }
+
+  /** Reads by a connection that is not in use yet. */
+  #askBy(
+    connection: Connection,
+    asked: Map<number, Request>,
+    into: Uint8Array,
+    offset: number,
+  ): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const read = { command: COMMAND.READ, flags: 0, offset, length: into.length }
+      const deadline = performance.now() + this.#limit
+      const request = new Request({ ...read, data: null, into, deadline }, resolve, reject)
+      asked.set(asked.size, request)
+      connection.send(asked.size - 1, request)
+    })
   }
 
   #lost(err: ThinfsError): void {
@@ -341,12 +401,12 @@ export class NbdDisk {
           return
         }
         mustBeSame(this.#export, negotiated.export)
-        this.#use(negotiated)
+        await this.#use(negotiated, this.#mayGoOn)
         this.#onConnection('connected again')
         return
       } catch (err) {
         if (this.#failure !== null) return
-        if (isFinal(err)) return this.#fail(err as ThinfsError)
+        if (isFinal(err) || isLost(err)) return this.#fail(err as ThinfsError)
         if (!timeout.aborted) why = err
       }
     }
@@ -394,11 +454,14 @@ const nextPause = (pause: number): number => Math.min(Math.max(PAUSE, 2 * pause)
 const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
-/** @throws IO_ERROR, EPROTO where the server has another export by that name now */
+/**
+ * What the disk has is the size that it had first: a server may have become larger.
+ * @throws IO_ERROR, EPROTO where the server has another export by that name now
+ */
 function mustBeSame(before: Export, now: Export): void {
   const isSame =
     before.flags === now.flags &&
-    before.size === now.size &&
+    before.size <= now.size &&
     before.structured === now.structured &&
     before.allocation === now.allocation &&
     before.minBlock === now.minBlock &&

@@ -60,7 +60,8 @@ export class ResidentMemory {
 
   /**
    * Maps it.
-   * @param disk whose content it has; the first to map it decides
+   * @param disk whose content it has; the first to map it decides. It may have become larger: nobody
+   *   has used what is new of it
    * @throws BAD_ARGUMENT where it has that of another disk
    */
   constructor(fd: number, disk: { path: string; size: number }) {
@@ -72,10 +73,9 @@ export class ResidentMemory {
     const key = createHash('sha256').update(disk.path).digest()
     const has = Buffer.from(header.buffer, HEADER.at.key, key.length)
     const size = ResidentMemory.sizeOf(disk.size)
-    if (found.size === 0) {
-      key.copy(has)
-      HEADER.write(header, 0, { size })
-    } else if (!has.equals(key) || found.size !== size) throw refuse('that of another disk')
+    if (found.size === 0) key.copy(has)
+    else if (!has.equals(key) || found.size > size) throw refuse('that of another disk')
+    HEADER.write(header, 0, { size })
     this.fd = fd
     this.#header = header
     const nrPages = size / PAGE_SIZE

@@ -7,6 +7,7 @@ export { FileStore } from './file-store.js'
 export { HeldFolder } from './held-folder.js'
 export { bootId, JournalFile } from './journal-file.js'
 export { MemoryJournal } from './memory-journal.js'
+export { ReservedDisk } from './reserved-disk.js'
 export { idOf, SharedFiles } from './shared-files.js'
 export {
   type CacheCounts,

@@ -30,6 +30,7 @@ export async function fence(
     if (!command.some(word => word.includes(`{${name}}`))) continue
     // The record may be anybody's who can write to the storage.
     if (/^[A-Za-z0-9[][A-Za-z0-9.:/[\]_-]*$/.test(of[name])) continue
+    if (of[name] === '') throw failed(argv, `nobody can tell the ${name} of who has the pool`)
     const what = `its ${name} is ${JSON.stringify(of[name])}, which is no argument for a command`
     throw failed(argv, what)
   }

@@ -4,6 +4,7 @@ export { type Host, isSameBoot, thisHost } from './host.js'
 export { mayTake, nameOfTenant } from './may-take.js'
 export type { Tenant } from './record.js'
 export { type RecordOptions, RecordTenancy, SIGN_PERIOD } from './record-tenancy.js'
+export { Reservation, reservationKey } from './reservation.js'
 export {
   describeTenant,
   inUse,

@@ -3,7 +3,7 @@
  * another one has it now. It does not keep a process that sleeps from a write after its last look:
  * locks, the server's one connection or the fence command do that.
  */
-import { type Clock, ThinfsError } from '../base/index.js'
+import { type Clock, isLost, ThinfsError } from '../base/index.js'
 import type { Host } from './host.js'
 import { DAMAGED, encodeSign, encodeTenant, TENANCY_BLOCK, type Tenant } from './record.js'
 import { inUse, isSameTenant, type Seen, type Strength, type Tenancy, timeText } from './tenancy.js'
@@ -15,6 +15,8 @@ export const SIGN_PERIOD = 5000
 export interface RecordOptions {
   place: TenantPlace
   strength: Strength
+  /** What of the storage keeps others away, where that can be asked. */
+  storage?: { confirm(): Promise<void>; release(): Promise<void> } | null
   clock: Clock
   /** Milliseconds since 1970. */
   now: () => number
@@ -77,34 +79,62 @@ export class RecordTenancy implements Tenancy {
 
   /**
    * Goes on with the tenancy of a mount, for another process of it.
+   * @param address what the storage calls that process; left out where it has no names
    * @throws FENCED where somebody else is the tenant by now
    */
-  static async resume(options: RecordOptions, mountId: string): Promise<RecordTenancy> {
+  static async resume(
+    options: RecordOptions,
+    mountId: string,
+    address?: string,
+  ): Promise<RecordTenancy> {
     const seen = await lookAt(options.place).catch(err => {
       throw unreadable(err)
     })
     if (seen.tenant?.mountId !== mountId) {
       throw fenced(options.place, seen.isDamaged ? DAMAGED : seen.tenant)
     }
-    const tenancy = new RecordTenancy(options, seen.tenant, seen.sign?.beat ?? 0)
+    const tenant = { ...seen.tenant, ...(address !== undefined && { address }) }
+    if (tenant.address !== seen.tenant.address) {
+      await options.place.write(encodeTenant(tenant), 0)
+      await options.place.flush()
+    }
+    const tenancy = new RecordTenancy(options, tenant, seen.sign?.beat ?? 0)
     tenancy.#signLater()
     return tenancy
   }
 
+  /**
+   * As `confirm`, by another way to the record.
+   * @throws what reading throws, which says nothing of the tenancy
+   */
+  async confirmBy(read: TenantPlace['read']): Promise<void> {
+    if (this.#failure !== null) throw this.#failure
+    const { path } = this.#options.place
+    this.#mustBeOurs(await tenantAt({ path, read }))
+  }
+
   async confirm(): Promise<void> {
     if (this.#failure !== null) throw this.#failure
-    const { place, clock } = this.#options
+    const { place, clock, storage } = this.#options
     const begun = clock.now()
+    let refusal: ThinfsError | null
     let found: Awaited<ReturnType<typeof tenantAt>>
     try {
+      refusal = storage ? await storage.confirm().then(() => null, asFenced) : null
       found = await tenantAt(place)
     } catch (err) {
-      throw this.#lose(unreadable(err))
+      throw this.#lose(isLost(err) ? err : unreadable(err))
     }
     this.counts.confirms++
     this.counts.confirmMs += clock.now() - begun
+    this.#mustBeOurs(found, refusal)
+  }
+
+  /** @param refusal what the storage says itself; null where it says nothing */
+  #mustBeOurs(found: Tenant | typeof DAMAGED | null, refusal: ThinfsError | null = null): void {
     const isOurs = found !== DAMAGED && found?.mountId === this.tenant.mountId
-    if (!isOurs) throw this.#lose(fenced(place, found))
+    if (!isOurs) throw this.#lose(fenced(this.#options.place, found))
+    if (refusal !== null) throw this.#lose(refusal)
     // Another look may have found that it is lost meanwhile.
     if (this.#failure !== null) throw this.#failure
   }
@@ -115,6 +145,7 @@ export class RecordTenancy implements Tenancy {
     await this.#signing
     await this.confirm()
     await this.#sign(true)
+    await this.#options.storage?.release()
   }
 
   /** Writes a sign of life. */
@@ -166,6 +197,9 @@ function fenced({ path }: TenantPlace, found: Tenant | typeof DAMAGED | null): T
   const { host, since } = found
   return new ThinfsError('FENCED', `taken over by ${host.name} at ${timeText(1000 * since)}`)
 }
+
+const asFenced = (err: unknown): ThinfsError =>
+  err instanceof ThinfsError && err.code === 'FENCED' ? err : unreadable(err)
 
 const unreadable = (err: unknown): ThinfsError => unknown((err as Error).message, err)
 

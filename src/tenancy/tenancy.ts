@@ -52,7 +52,8 @@ export const isSameTenant = (one: Seen, other: Seen): boolean =>
 
 /** `served by host7 since 2026-11-29 12:03:05 UTC, last sign 3 s ago`, for people. */
 export function describeTenant({ tenant, sign, isDamaged }: Seen): string {
-  if (isDamaged || tenant === null) return 'in use by nobody knows whom: the record is damaged'
+  if (isDamaged) return 'in use by nobody knows whom: the record is damaged'
+  if (tenant === null) return 'in use by a host that cannot be seen from here'
   const by = `served by ${tenant.host.name} since ${timeText(1000 * tenant.since)}`
   if (sign === null) return `${by}, no sign of life yet`
   return `${by}, last sign ${Math.max(0, Math.round((Date.now() - sign.time) / 1000))} s ago`

@@ -11,7 +11,9 @@ export interface TenantPlace {
 }
 
 /** The first block. @throws POOL_MISMATCH for what is no record, and what reading throws */
-export async function tenantAt(place: TenantPlace): Promise<Tenant | typeof DAMAGED | null> {
+export async function tenantAt(
+  place: Pick<TenantPlace, 'path' | 'read'>,
+): Promise<Tenant | typeof DAMAGED | null> {
   const block = Buffer.alloc(TENANCY_BLOCK)
   await place.read(block, 0)
   return decodeTenant(block, place.path)

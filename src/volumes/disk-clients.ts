@@ -8,8 +8,9 @@ import {
   type RemoteAddress,
   ThinfsError,
 } from '../base/index.js'
-import type { CephClient } from '../ceph/index.js'
+import type { CephClient, RbdDisk } from '../ceph/index.js'
 import type { RemoteDisk } from '../remote/index.js'
+import type { RecordTenancy } from '../tenancy/index.js'
 
 /** Milliseconds that the storage has to take its leave, when a process is about to end. */
 const FAREWELL = 10_000
@@ -19,7 +20,12 @@ export interface DiskOptions {
   readOnly: boolean
   /** The connection ended, or there is one again: a sentence. */
   onConnection?: (what: string) => void
+  /** Whether the disk has the record of the tenant. */
+  hasRecord?: boolean
 }
+
+/** Reads a part of a disk. */
+type Read = (into: Uint8Array, offset: number) => Promise<void>
 
 /** Bytes of the longest name that a storage gives to a client. */
 const NAME_MAX = 256
@@ -29,8 +35,19 @@ const NAME_MAX = 256
  * have one, so that Ceph refuses all or nothing of it.
  */
 export class DiskClients {
+  /**
+   * Called with an image that another client has locked: throws, or has done something so that the
+   * lock can be asked for again.
+   */
+  onHeld: ((disk: RbdDisk) => Promise<void>) | null = null
+  /** The image with the record of the tenant, once it is known. */
+  state: RbdDisk | null = null
+  /** The images that were opened to be written. */
+  readonly images: RbdDisk[] = []
   readonly #note: number | null
   #ceph: Promise<CephClient> | null = null
+  /** Asked by disks that are connected to again; null: nobody else can have had them. */
+  tenancy: RecordTenancy | null = null
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -46,7 +63,8 @@ export class DiskClients {
    * @throws IO_ERROR, NOT_SUPPORTED, POOL_IN_USE, with the address
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {
-    return address.kind === 'nbd' ? connectExport(address, options) : this.#open(address, options)
+    if (address.kind !== 'nbd') return this.#open(address, options)
+    return connectExport(address, options, read => this.#mayGoOn(options.hasRecord ? read : null))
   }
 
   /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
@@ -55,20 +73,59 @@ export class DiskClients {
     if (ceph) await inTime(FAREWELL, ceph.close(), undefined).catch(() => {})
   }
 
+  /** @param read of the disk that has the record, by a new connection; null for another disk */
+  async #mayGoOn(read: Read | null): Promise<void> {
+    if (read === null) await this.tenancy?.confirm()
+    else await this.tenancy?.confirmBy(read)
+  }
+
   async #open(address: RbdAddress, { readOnly }: DiskOptions): Promise<RemoteDisk> {
     const { CephClient, RbdDisk } = await import('../ceph/index.js')
     this.#ceph ??= CephClient.connect(address)
     const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
-    if (readOnly) return disk
     try {
+<<<<<<< HEAD
       // The process that had the file locked before has ended. Its images are locked until Ceph has
       // noticed.
       const name = await disk.lock(this.#last())
+||||||| a7dbd5a
+      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      const name = await disk.lock(this.#last())
+=======
+      if (readOnly) {
+        await this.#mustBeFree(disk)
+        return disk
+      }
+      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      const name = await this.#lock(disk)
+>>>>>>> main
       this.#keep(name)
+      this.images.push(disk)
       return disk
     } catch (err) {
       await disk.end()
       throw err
+    }
+  }
+
+  /** What another process changes meanwhile is no use to a reader. @throws POOL_IN_USE */
+  async #mustBeFree(disk: RbdDisk): Promise<void> {
+    const owner = await disk.owner()
+    if (owner === null) return
+    await this.onHeld?.(disk)
+    const detail = `${disk.path}: the client at ${owner} has the image's lock`
+    throw new ThinfsError('POOL_IN_USE', detail)
+  }
+
+  async #lock(disk: RbdDisk): Promise<string> {
+    for (;;) {
+      try {
+        return await disk.lock(this.#last())
+      } catch (err) {
+        if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
+        if (this.onHeld === null) throw err
+        await this.onHeld(disk)
+      }
     }
   }
 
@@ -89,11 +146,12 @@ export class DiskClients {
 async function connectExport(
   address: NbdAddress,
   { readOnly, onConnection }: DiskOptions,
+  mayGoOn: (read: Read) => Promise<void>,
 ): Promise<RemoteDisk> {
   // Most commands have no use for it.
   const { NbdDisk } = await import('../nbd/index.js')
   const told = (what: string): void => onConnection?.(`${address.text}: ${what}`)
-  const disk = await NbdDisk.connect(address, { onConnection: told })
+  const disk = await NbdDisk.connect(address, { onConnection: told, mayGoOn })
   try {
     if (disk.isReadOnly && !readOnly) {
       const detail = `${address.text}: the server gives it to be read only`

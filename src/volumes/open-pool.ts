@@ -90,11 +90,13 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.files === undefined) files.close()
   }
   try {
+    const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
     tenancy = await tenancyOf(config, files, {
       mount: options.tenancy ?? null,
       takesOver: options.takesOver ?? false,
       clock: SYSTEM_CLOCK,
       warn: (options.events ?? NO_EVENTS).warning,
+      onConnection,
     })
     const mayWrite = (): Later<void> => {
       if (tenancy === null) return files.mustHoldLocks()
@@ -102,7 +104,6 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     }
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
-    const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
     await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })

@@ -5,6 +5,10 @@ import type { PoolConfig } from '../config/index.js'
 import { inUse, mayTake, type Seen, type Strength, TenantFile, thisHost } from '../tenancy/index.js'
 
 export const strengthOf = ({ tenancy }: PoolConfig): Strength =>
+  (tenancy?.locks ?? 'advisory') === 'advisory' ? 'advisory' : 'enforced'
+
+/** What having the pool's locks proves. Locks on the node of a disk are of this host alone. */
+export const provenByLocks = ({ tenancy }: PoolConfig): Strength =>
   tenancy?.locks === 'enforced' ? 'enforced' : 'advisory'
 
 /**
@@ -17,10 +21,11 @@ export function tenantInTheWay(
   config: PoolConfig,
   { hasLocks, fenced }: { hasLocks: boolean; fenced: string | null },
 ): Seen | null {
-  if (config.tenancy === undefined || config.ofUser !== undefined) return null
+  const isInFiles = config.tenancy !== undefined && config.state === undefined
+  if (!isInFiles || config.ofUser !== undefined) return null
   const seen = new TenantFile(join(config.folder, TENANT_FILE)).look()
   // Locks that are enforced prove something to whoever has them.
-  const strength = hasLocks ? strengthOf(config) : 'advisory'
+  const strength = hasLocks ? provenByLocks(config) : 'advisory'
   return mayTake(seen, { host: thisHost(), strength, locks: true, fenced }) ? null : seen
 }
 
@@ -29,8 +34,8 @@ export function tenantInTheWay(
  * many hosts reach the folder.
  * @throws IO_ERROR
  */
-export function makeTenantFile({ tenancy, folder }: PoolConfig): void {
-  if (tenancy !== undefined) new TenantFile(join(folder, TENANT_FILE)).make()
+export function makeTenantFile({ tenancy, state, folder }: PoolConfig): void {
+  if (tenancy !== undefined && state === undefined) new TenantFile(join(folder, TENANT_FILE)).make()
 }
 
 /** The error of a mount that a tenant is in the way of. */

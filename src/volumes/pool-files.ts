@@ -34,8 +34,10 @@ import {
   HeldFolder,
   JournalFile,
   MemoryJournal,
+  ReservedDisk,
   removedFile,
 } from '../storage/index.js'
+import type { RecordTenancy } from '../tenancy/index.js'
 import { DiskClients } from './disk-clients.js'
 import { RemoteData, type RemoteDataOptions } from './remote-data.js'
 import { RemoteMetadata } from './remote-metadata.js'
@@ -116,7 +118,7 @@ export class PoolFiles {
   /** PoolDescriptors.more. */
   readonly #more: readonly number[]
   /** By which it has the disks of other machines. */
-  readonly #clients: DiskClients
+  readonly clients: DiskClients
   #stateDisk: RemoteDisk | null = null
   #state: StateDisk | null = null
   /** Whether they are parts of one file, whose lock the metadata's descriptor has. */
@@ -144,7 +146,7 @@ export class PoolFiles {
     this.#data = data
     this.folder = folder
     this.#more = more
-    this.#clients = clients
+    this.clients = clients
     this.readOnly = readOnly
     const [one, other] = [fstatSync(metadata.fd), fstatSync(data.fd)]
     this.#areOne = isSameFile(one, other)
@@ -288,11 +290,17 @@ export class PoolFiles {
   async connectState({ onConnection }: ConnectOptions = {}): Promise<RemoteDisk | null> {
     const { state } = this.#config
     if (state === undefined) return null
-    this.#stateDisk ??= await this.#clients.connect(state.remote, {
+    this.#stateDisk ??= await this.clients.connect(state.remote, {
       readOnly: this.readOnly,
+      hasRecord: true,
       ...(onConnection && { onConnection }),
     })
     return this.#stateDisk
+  }
+
+  /** From now on disks that are connected to again are used only while the tenancy is held. */
+  heldBy(tenancy: RecordTenancy): void {
+    this.#clients.tenancy = tenancy
   }
 
   /**
@@ -336,10 +344,7 @@ export class PoolFiles {
    * @throws LOCK_LOST
    */
   mustHoldLocks(): void {
-    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
-    for (const store of stores) {
-      // Other machines see to their disks.
-      if (store instanceof RemoteData || store instanceof RemoteMetadata) continue
+    for (const store of this.#stores) {
       let cause: unknown
       try {
         if (store.holdsLock()) continue
@@ -348,6 +353,19 @@ export class PoolFiles {
       }
       throw lockLost(store.path, cause)
     }
+  }
+
+  /** The disks that the pool is on, each once, to be reserved. */
+  get disks(): ReservedDisk[] {
+    return this.#stores.map(({ path, fd }) => new ReservedDisk(path, fd))
+  }
+
+  /** What has a lock. Other machines see to their disks. */
+  get #stores(): PoolStore[] {
+    const stores = this.#areOne ? [this.#metadata] : [this.#metadata, this.#data]
+    return stores.filter(
+      store => !(store instanceof RemoteData || store instanceof RemoteMetadata),
+    ) as PoolStore[]
   }
 
   get descriptors(): PoolDescriptors {
@@ -360,7 +378,7 @@ export class PoolFiles {
    * nothing.
    */
   disconnect(): Promise<void> {
-    return this.#clients.end()
+    return this.clients.end()
   }
 
   /** Gives the locks up, where no other process has inherited them. */
@@ -369,7 +387,7 @@ export class PoolFiles {
     this.#data.close()
     this.#metadata.close()
     this.#stateDisk?.close()
-    void this.#clients.end()
+    void this.clients.end()
     for (const fd of this.#more) closeSync(fd)
   }
 }

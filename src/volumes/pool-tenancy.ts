@@ -1,23 +1,32 @@
-/** The tenancy of a pool in files: its record is the file `tenant` beside pool.yaml. */
+/** The tenancy of a pool: its record is the file `tenant` beside pool.yaml, or on its state disk. */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
-import { type Clock, inTime, TENANT_FILE } from '../base/index.js'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type Clock, inTime, TENANT_FILE, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   describeTenant,
   fence,
   inUse,
   isFree,
+  isSameTenant,
   lookAt,
   mayTake,
   nameOfTenant,
+  type RecordOptions,
   RecordTenancy,
+  Reservation,
+  reservationKey,
   type Seen,
+  SIGN_PERIOD,
+  type Strength,
   type Tenancy,
   TenantFile,
+  type TenantPlace,
   thisHost,
 } from '../tenancy/index.js'
-import { servedElsewhere, strengthOf } from './other-tenant.js'
+import { ofImages } from './image-tenancy.js'
+import { provenByLocks, servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
 /** The end of an earlier tenant: a command fences it, or a person vouches that it is off. */
@@ -29,12 +38,15 @@ export interface MountTenancy {
   mountId: string
   /** `nameOfTenant` of the one that cannot write any more; null for none. */
   fenced: string | null
+  /** What is done about another tenant; the first engine does it where only that can find one. */
+  takeOver?: TakeOver
 }
 
 export const newMountId = (): string => randomBytes(16).toString('hex')
 
 /**
  * Sees to it that a tenant writes no more, before its pool is taken over.
+ * @param seen without a tenant where nobody can tell who it is
  * @param signal gives it up
  * @returns `nameOfTenant`
  * @throws POOL_IN_USE where nothing was said of how; TOOL_FAILED when the command does not say that it
@@ -46,18 +58,18 @@ export async function endTenant(
   takeOver: TakeOver,
   signal?: AbortSignal,
 ): Promise<string> {
-  if (takeOver === 'fence') {
-    const rule = config.tenancy?.fence
-    const { tenant } = seen
-    if (rule === undefined || tenant === null) {
-      const why =
-        tenant === null
-          ? 'there is nobody to fence'
-          : 'pool.yaml has no tenancy.fence.command that would fence it'
+  const rule = config.tenancy?.fence
+  // The disks themselves refuse its writes, once they are reserved anew.
+  const isByDisks =
+    config.tenancy?.locks === 'reservations' && rule === undefined && seen.tenant !== null
+  if (takeOver === 'fence' && !isByDisks) {
+    if (rule === undefined) {
+      const why = 'pool.yaml has no tenancy.fence.command that would fence it'
       throw inUse(config.file, seen, `${why}; where it is off: --take-over --old-host-is-off`)
     }
-    const { host, address } = tenant
-    await fence(rule, { host: host.name, address, pool: config.pool }, signal)
+    const host = seen.tenant?.host.name ?? ''
+    const address = seen.tenant?.address ?? ''
+    await fence(rule, { host, address, pool: config.pool }, signal)
   }
   return nameOfTenant(seen)
 }
@@ -65,39 +77,179 @@ export async function endTenant(
 /** Milliseconds that a file server may take to answer. */
 const LOOK_MS = 1000
 
+<<<<<<< HEAD
 /**
  * The one that has a pool which this mount has lost: `served by ...`, for people; null if nobody
  * can tell.
  */
 export async function whoHasIt({ tenancy, folder }: PoolConfig): Promise<string | null> {
   if (tenancy === undefined) return null
+||||||| a7dbd5a
+/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
+export async function whoHasIt({ tenancy, folder }: PoolConfig): Promise<string | null> {
+  if (tenancy === undefined) return null
+=======
+/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
+export async function whoHasIt({ tenancy, state, folder }: PoolConfig): Promise<string | null> {
+  if (tenancy === undefined || state !== undefined) return null
+>>>>>>> main
   const looking = lookAt(new TenantFile(join(folder, TENANT_FILE))).catch(() => null)
   const seen = await inTime(LOOK_MS, looking, null)
   return seen === null || isFree(seen) ? null : describeTenant(seen)
+}
+
+/** What a process has to do with the tenancy of its pool. */
+export interface TenancyOptions {
+  /** Null for a command, which has the pool until it closes it. */
+  mount: MountTenancy | null
+  /** Another process of the mount has it already. */
+  takesOver: boolean
+  clock: Clock
+  warn(what: string): void
+  onConnection(what: string): void
 }
 
 /**
  * Makes this mount, or this command, the tenant of a pool whose locks it has; or goes on as it for
  * another process of the mount.
  * @returns null for a pool without tenancy, or one that is opened to be read
- * @throws POOL_IN_USE; FENCED; IO_ERROR
+ * @throws POOL_IN_USE; FENCED; TOOL_FAILED; IO_ERROR
  */
 export async function tenancyOf(
   config: PoolConfig,
   files: PoolFiles,
-  of: { mount: MountTenancy | null; takesOver: boolean; clock: Clock; warn(what: string): void },
+  of: TenancyOptions,
 ): Promise<Tenancy | null> {
+  if (config.state?.remote.kind === 'rbd') {
+    return ofImages(config, files, {
+      ...{ how: of.takesOver ? undefined : of.mount?.takeOver, onConnection: of.onConnection },
+      ...{
+        takesOver: of.takesOver && of.mount !== null,
+        mountId: of.mount?.mountId ?? newMountId(),
+      },
+      options: place => optionsOf(place, 'enforced', of),
+    })
+  }
+  if (config.state !== undefined) return ofState(config, files, of)
   if (config.tenancy === undefined || files.readOnly) return null
-  const { mount, takesOver, clock, warn } = of
   const place = new TenantFile(...files.folder.file(TENANT_FILE))
-  const strength = strengthOf(config)
-  const options = { place, strength, clock, now: Date.now, onWarning: warn }
-  if (takesOver && mount !== null) return RecordTenancy.resume(options, mount.mountId)
-  const host = thisHost()
+  const { mount, takesOver } = of
+  const options = optionsOf(place, strengthOf(config), of)
+  const disks = config.tenancy.locks === 'reservations' ? files.disks : null
+  if (takesOver && mount !== null) {
+    const { mountId } = mount
+    const storage = disks && Reservation.of(disks, reservationKey(mountId))
+    await storage?.confirm()
+    return RecordTenancy.resume({ ...options, storage }, mountId)
+  }
   const seen = await lookAt(place)
-  if (!mayTake(seen, { host, strength, locks: true, fenced: mount?.fenced ?? null })) {
+  const fenced = mount?.fenced ?? null
+  const proven = provenByLocks(config)
+  if (!mayTake(seen, { host: thisHost(), strength: proven, locks: true, fenced })) {
     throw servedElsewhere(config, seen)
   }
   const mountId = mount?.mountId ?? newMountId()
-  return RecordTenancy.acquire(options, { host, mountId, pool: config.file }, seen)
+  const reserve = {
+    key: reservationKey(mountId),
+    recorded: seen.tenant && reservationKey(seen.tenant.mountId),
+    // A person vouches for that whoever has reserved them is off.
+    takesAny: mount?.takeOver === 'off',
+  }
+  const storage = disks && (await Reservation.acquire(disks, reserve))
+  try {
+    return await acquire(config, { ...options, storage }, mountId, seen)
+  } catch (err) {
+    await storage?.release().catch(() => {})
+    throw err
+  }
+}
+
+const optionsOf = (
+  place: TenantPlace,
+  strength: Strength,
+  { clock, warn }: TenancyOptions,
+): RecordOptions => ({ place, strength, clock, now: Date.now, onWarning: warn })
+
+const acquire = (
+  config: PoolConfig,
+  options: RecordOptions,
+  mountId: string,
+  seen: Seen,
+): Promise<RecordTenancy> =>
+  RecordTenancy.acquire(options, { host: thisHost(), mountId, pool: config.file }, seen)
+
+/** Milliseconds that a tenant without a sign of life is watched: two signs, and a little more. */
+const WATCH_MS = 2 * SIGN_PERIOD + 2000
+const LOOK_PERIOD = 500
+/** Milliseconds after which a server has to let this host in, once the other one is fenced. */
+const FENCED_MS = 60_000
+const NOBODY: Seen = { tenant: null, sign: null, isDamaged: false }
+
+/**
+ * As `tenancyOf`, of a pool whose record is on its state disk. The server ends what is left of one
+ * client before it lets in the next, so that a connection is the proof. One that lets in several is
+ * found out by the signs of life of the other.
+ */
+async function ofState(
+  config: PoolConfig,
+  files: PoolFiles,
+  of: TenancyOptions,
+): Promise<Tenancy | null> {
+  const { mount, takesOver, onConnection } = of
+  const how = takesOver ? undefined : mount?.takeOver
+  const { disk, isFenced } = await connectTo(config, files, how, onConnection)
+  const options = optionsOf(disk, 'connection', of)
+  const held = (tenancy: RecordTenancy): RecordTenancy => {
+    files.heldBy(tenancy)
+    return tenancy
+  }
+  if (takesOver && mount !== null) return held(await RecordTenancy.resume(options, mount.mountId))
+  const seen = await lookAt(disk)
+  const as = { host: thisHost(), strength: options.strength, locks: true, fenced: null }
+  if (!isFenced && !mayTake(seen, as)) {
+    if (how !== undefined) await endTenant(config, seen, how)
+    else if (!(await isSilent(disk, seen))) throw servedElsewhere(config, await lookAt(disk))
+  }
+  if (files.readOnly) return null
+  return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
+}
+
+/** Connects to the state disk, and fences another client of it where that is asked for. */
+async function connectTo(
+  config: PoolConfig,
+  files: PoolFiles,
+  how: TakeOver | undefined,
+  onConnection: (what: string) => void,
+): Promise<{ disk: TenantPlace; isFenced: boolean }> {
+  let isFenced = false
+  for (let deadline = 0; ; ) {
+    try {
+      const disk = await files.connectState({ onConnection })
+      return { disk: disk!, isFenced }
+    } catch (err) {
+      if (!(err instanceof ThinfsError && err.code === 'POOL_IN_USE')) throw err
+      if (how === undefined) {
+        const detail = `${err.message}; thinfs mount --take-over fences that host first`
+        throw new ThinfsError('POOL_IN_USE', detail, { cause: err })
+      }
+      if (isFenced && performance.now() >= deadline) throw err
+      if (isFenced) await sleep(LOOK_PERIOD)
+      else {
+        await endTenant(config, NOBODY, how)
+        isFenced = true
+        deadline = performance.now() + FENCED_MS
+      }
+    }
+  }
+}
+
+/** Whether a tenant gives no sign of life for as long as it would give two. */
+async function isSilent(place: TenantPlace, before: Seen): Promise<boolean> {
+  const end = performance.now() + WATCH_MS
+  while (performance.now() < end) {
+    await sleep(LOOK_PERIOD)
+    const seen = await lookAt(place)
+    if (!isSameTenant(seen, before) || seen.sign?.beat !== before.sign?.beat) return false
+  }
+  return true
 }

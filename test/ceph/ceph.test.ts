@@ -1,62 +1,30 @@
 // Goal: requests, the lock and the end of a client are what librbd's interface says. Method: a library
 // of the same interface on files, which notes calls, answers in any order, and fails at random. With
 // Ceph itself: test/dist/ceph.disttest.ts.
-import { execFileSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { readFileSync, truncateSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { KIB, MIB, type ThinfsError } from '../../src/base/index.js'
 import { CephClient, RbdDisk, RbdLocks, type RbdName } from '../../src/ceph/index.js'
 import { mustHaveCeph } from '../../src/ceph/library.js'
 import { native } from '../../src/native.js'
+import { FakeCluster, useFakeCeph } from '../support/fake-ceph.js'
 import { Random } from '../support/random.js'
 
 const SIZE = 4 * MIB
 const PAGE = 4 * KIB
-const SOURCE = join(import.meta.dirname, 'fake-librbd.c')
 const named = (image: string): RbdName => {
   return { pool: 'thin', namespace: '', image, text: `rbd:thin/${image}` }
 }
 const [DATA, METADATA] = [named('data'), named('metadata')]
 
-/** A cluster: a folder with its files, and what was called. */
-class Cluster {
-  readonly folder: string
-  readonly conf: string
-
-  constructor(folder: string, text = '') {
-    this.folder = folder
-    this.conf = join(folder, 'ceph.conf')
-    writeFileSync(this.conf, text)
-    for (const { pool, image } of [DATA, METADATA]) this.make(`${pool}.${image}`)
-  }
-  make(name: string): void {
-    writeFileSync(this.file(name), '')
-    truncateSync(this.file(name), SIZE)
-  }
-  file(name: string): string {
-    return join(this.folder, name)
-  }
-  get calls(): string {
-    return readFileSync(this.file('calls'), 'utf8')
-  }
-  faults(percent: number, errno: number): void {
-    writeFileSync(this.file('faults'), `${percent} ${errno}`)
-  }
+/** A cluster with both images. */
+function cluster(t: Test, text?: string): FakeCluster {
+  const of = new FakeCluster(t, text)
+  for (const { image } of [DATA, METADATA]) of.make(image, SIZE)
+  return of
 }
 
-function folderOf(t: Test): string {
-  const folder = mkdtempSync(join(tmpdir(), 'thinfs-ceph-'))
-  t.teardown(() => rmSync(folder, { recursive: true, force: true }))
-  return folder
-}
-
-function cluster(t: Test, text?: string): Cluster {
-  return new Cluster(folderOf(t), text)
-}
-
-async function connect(t: Test, { conf }: Cluster): Promise<CephClient> {
+async function connect(t: Test, { conf }: FakeCluster): Promise<CephClient> {
   const client = await CephClient.connect({ conf, user: 'thinfs' })
   t.teardown(() => client.close())
   return client
@@ -81,10 +49,7 @@ t.test('where the library is missing, the error names its package', async t => {
 })
 
 t.test('with a library', async t => {
-  const library = join(folderOf(t), 'librbd.so.1')
-  const flags = ['-shared', '-fPIC', '-pthread', '-Wall', '-Wextra', '-O1']
-  execFileSync('cc', [...flags, '-o', library, SOURCE])
-  mustHaveCeph(library, library)
+  useFakeCeph(t)
 
   t.test('what is written is there; zeros are never made by a discard', async t => {
     const of = cluster(t)
@@ -197,7 +162,7 @@ t.test('with a library', async t => {
 
   t.test('extents are objects, as far as there is an object map', async t => {
     const of = cluster(t)
-    for (const name of ['thin.plain', 'thin.unmapped']) of.make(name)
+    for (const name of ['plain', 'unmapped']) of.make(name, SIZE)
     const client = await connect(t, of)
     const disk = await open(t, client, DATA)
     t.same(await disk.extents(0, SIZE), [])

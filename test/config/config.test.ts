@@ -657,7 +657,10 @@ t.test('all stores on another machine', async t => {
     [`${rbd}\ncache: { size: 8M, dirty: 5 }`, /cache.dirty: 5 is not allowed; at least 1M/],
     [`${rbd}\ntenancy: {}`, /tenancy: a map is not .* nothing with the data alone on another/],
     [`${all}tenancy: { locks: enforced }`, /tenancy.locks: enforced .* advisory with nbd/],
-    ['tenancy: { locks: yes }', /tenancy.locks: yes is not allowed; enforced, advisory/],
+    [
+      'tenancy: { locks: yes }',
+      /tenancy.locks: yes is not allowed; enforced, reservations, advisory/,
+    ],
     ['tenancy: { fence: {} }', /tenancy.fence.command: is missing; a list: a program/],
     ['tenancy: { fence: { command: fence } }', /tenancy.fence.command: fence .* a list: a program/],
     ['tenancy: { fence: { command: [] } }', /tenancy.fence.command: a list .* a program and its/],

@@ -14,8 +14,11 @@ metadata: { size: 16M }
 volumes:
   web: { size: 64M }
 `
+/** The servers give a lock to another host only when the descriptors that had it are dead. */
+const ENFORCED = `${YAML}tenancy: { locks: enforced }
+`
 
-async function makePool(name: string, host: Machine, yaml = YAML): Promise<string> {
+async function makePool(name: string, host: Machine, yaml: string): Promise<string> {
   const folder = `${SHARED}/${name}`
   await host.sh('mkdir "$1"; printf %s "$2" > "$1/pool.yaml"', folder, yaml)
   await new PoolOn(host, folder).thinfs('init', folder)
@@ -25,20 +28,29 @@ async function makePool(name: string, host: Machine, yaml = YAML): Promise<strin
 t.test('GlusterFS, three bricks', async t => {
   const network = await Network.make(t)
   const gluster = await Gluster.start(t, network)
-  await failoverSuite(
-    t,
-    network,
-    {
-      prepare: host => gluster.mountOn(host),
-      makePool: (name, [host]) => makePool(name, host),
-      // The servers let go of the locks of a client that says nothing any more.
-      takeOver: pool => pool.mount('--wait', '90'),
-      async thinCheck({ machine, folder }) {
-        await machine.run('thin_check', `${folder}/metadata`)
-      },
-    },
-    { 'bricks are killed under a writer': (t, hosts) => bricksDie(t, gluster, hosts) },
-  )
+  let nrPools = 0
+  for (const [what, yaml, inUse] of [
+    ['by its locks alone', YAML, /POOL_IN_USE/],
+    ['with a record of who has it', ENFORCED, /served by a since .*POOL_IN_USE/],
+  ] as const) {
+    await t.test(what, t =>
+      failoverSuite(
+        t,
+        network,
+        {
+          prepare: host => gluster.mountOn(host),
+          makePool: (name, [host]) => makePool(`${name}-${nrPools++}`, host, yaml),
+          inUse,
+          // The servers let go of the locks of a client that says nothing any more.
+          takeOver: pool => pool.mount('--wait', '90'),
+          async thinCheck({ machine, folder }) {
+            await machine.run('thin_check', `${folder}/metadata`)
+          },
+        },
+        { 'bricks are killed under a writer': (t, hosts) => bricksDie(t, gluster, hosts) },
+      ),
+    )
+  }
   await t.test('what the file system says that it clears', async t => {
     const host = await network.machine(t, 'c')
     await gluster.mountOn(host)

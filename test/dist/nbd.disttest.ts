@@ -31,6 +31,7 @@ for (const kind of ['nbdkit', 'qemu-nbd'] as const) {
           await new PoolOn(hosts[0], FOLDER).thinfs('init', FOLDER)
           return FOLDER
         },
+        inUse: /POOL_IN_USE/,
         takeOver: pool => pool.mount('--take-over'),
         async thinCheck() {
           await run('thin_check', servers.fileOf('metadata'))

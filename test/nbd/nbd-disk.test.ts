@@ -212,9 +212,24 @@ t.test('another export under the same name is not written to', async t => {
   await first.kill()
   const refused = { errno: 'EPROTO', message: /another export has the name now/ }
   const write = t.rejects(disk.write(Buffer.alloc(PAGE, 4), 0), refused)
-  await ServerProcess.nbdkit(t, folder, 'memory', `${2 * SIZE}`)
+  await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE / 2}`)
   await write
 })
+
+t.test(
+  'a server that comes back with a larger disk goes on, with the size that it had',
+  async t => {
+    const folder = shortFolder(t)
+    const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+    const disk = await connect(t, first.address)
+    await first.kill()
+    const write = disk.write(Buffer.alloc(PAGE, 4), 0)
+    write.catch(() => {})
+    await ServerProcess.nbdkit(t, folder, 'memory', `${2 * SIZE}`)
+    await write
+    t.equal(disk.size, SIZE)
+  },
+)
 
 t.test('closing says goodbye', async t => {
   const server = await ServerProcess.nbdkit(t, shortFolder(t), '--filter=exitlast', 'memory', '1M')

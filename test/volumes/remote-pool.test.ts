@@ -1,10 +1,17 @@
 // Goal: a pool all of whose stores are on NBD servers is there for whoever has its pool.yaml, in the
 // kernel's format, with what was flushed; and its disks are taken by nobody who would do harm. Method:
 // nbdkit with images, which thin_check and a plain copy judge.
-import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { KIB, MIB } from '../../src/base/index.js'
+import { KIB, METADATA_BLOCK_SIZE, MIB } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkPool, initPool, openPool, PoolFiles, planPool } from '../../src/volumes/index.js'
 import { type Exports, imageOf, serveImages, shortFolder } from '../support/nbd-servers.js'
@@ -150,4 +157,26 @@ t.test('power is lost here: what was flushed is there', async t => {
   const after = over(t.testdir({ after: {} }), await serveImages(t, left, SIZES))
   t.ok((await contentOf(after, 'v', MIB)).equals(content))
   t.same((await checkPool(after, { deep: true })).problems, [])
+})
+
+t.test('exports that have grown make the pool larger when it is opened next', async t => {
+  const { folder, config } = await served(t)
+  await initPool(config)
+  truncateSync(imageOf(folder, 'data'), 4 * SIZES.data)
+  truncateSync(imageOf(folder, 'metadata'), 2 * SIZES.metadata)
+  const { volumes, close } = await openPool(config)
+  const { data, metadata } = await volumes.status()
+  t.equal(data.blocks, (4 * SIZES.data) / config.dataBlockSize)
+  t.equal(metadata.blocks, (2 * SIZES.metadata) / METADATA_BLOCK_SIZE)
+  await volumes.create({ name: 'v', size: 2 * SIZES.data })
+  const content = Buffer.alloc(MIB, 'more than there was room for')
+  const { io } = volumes.find('v')!
+  for (let at = 0; at < 2 * SIZES.data; at += MIB) await io.write(at, MIB, content, 0)
+  await t.rejects(volumes.extend({ data: 8 * SIZES.data }), {
+    code: 'BAD_ARGUMENT',
+    message: /the disk has 67108864 bytes, 134217728 are wanted/,
+  })
+  await close()
+  t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 })
+  t.same((await checkPool(config, { deep: true })).problems, [])
 })

@@ -3,7 +3,7 @@
  * namespace. No manager: nothing here needs one.
  *
  *   const ceph = await CephRig.start(t, { osds: 3 })            // a namespace of its own
- *   const ceph = await CephRig.start(t, { netns: 'ds', address: '10.77.0.1' })   // or one that is there
+ *   const ceph = await CephRig.start(t, { netns: machine.netns, address: machine.address })   // or of a machine
  *   await ceph.createImage('data', '8G')                        // in the pool `thin`
  *   ceph.conf                                                   // ceph.conf, for whoever reaches `address`
  *   await ceph.run('rbd', 'ls', 'thin')                         // a program, with CEPH_CONF set
@@ -45,7 +45,7 @@ const PATIENCE = 300_000
 export interface CephRigOptions {
   /** How many OSDs: as many replicas of each object. Default: 1. */
   osds?: number
-  /** A network namespace that is there already, with `address`. Default: one of its own. */
+  /** The file of a network namespace that is there, with `address`. Default: one of its own. */
   netns?: string
   address?: string
   /** GiB that an OSD can hold; its file is sparse. */
@@ -91,7 +91,7 @@ export class CephRig {
     // A test is one process with one such cluster: its id is in the names, and in the network.
     const id = process.pid % 4096
     this.#link = netns === undefined ? `ceph${process.pid}` : null
-    this.netns = netns ?? `ceph${process.pid}`
+    this.netns = netns ?? `/run/netns/ceph${process.pid}`
     this.address = address ?? `10.${192 + (id >> 8)}.${id & 255}.2`
     for (const name of ['mon', 'run', 'log']) mkdirSync(join(this.folder, name))
     writeFileSync(this.conf, this.#configuration(randomUUID()))
@@ -170,7 +170,7 @@ export class CephRig {
   /** Takes everything away. */
   async stop(): Promise<void> {
     await Promise.all([...this.#daemons.keys()].map(name => this.#kill(name)))
-    if (this.#link !== null) await ip('netns', 'del', this.netns).catch(() => {})
+    if (this.#link !== null) await ip('netns', 'del', this.#link).catch(() => {})
     if (this.#link !== null) await ip('link', 'del', this.#link).catch(() => {})
     rmSync(this.folder, { recursive: true, force: true })
   }
@@ -191,16 +191,16 @@ export class CephRig {
   }
 
   #inside(...command: string[]): string[] {
-    return [`--net=/run/netns/${this.netns}`, ...command]
+    return [`--net=${this.netns}`, ...command]
   }
 
   async #makeNamespace(): Promise<void> {
     const link = this.#own()
     const gateway = this.address.replace(/2$/, '1')
-    await ip('netns', 'add', this.netns)
-    const inside = (...args: string[]): Promise<void> => ip('-n', this.netns, ...args)
+    await ip('netns', 'add', link)
+    const inside = (...args: string[]): Promise<void> => ip('-n', link, ...args)
     await inside('link', 'set', 'lo', 'up')
-    await ip('link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', this.netns)
+    await ip('link', 'add', link, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', link)
     await ip('addr', 'add', `${gateway}/30`, 'dev', link)
     await ip('link', 'set', link, 'up')
     await inside('addr', 'add', `${this.address}/30`, 'dev', 'eth0')

@@ -19,6 +19,8 @@ export interface Storage {
   prepare(host: Machine): Promise<void>
   /** Mounts a pool that another host has had, and may think that it has still. */
   takeOver(pool: PoolOn): Promise<void>
+  /** What a host is told that wants a pool which host `a` serves. */
+  inUse: RegExp
   /** Makes thin_check judge the metadata of a pool that nobody has mounted. */
   thinCheck(pool: PoolOn): Promise<void>
 }
@@ -29,6 +31,7 @@ export interface Hosts {
   b: PoolOn
   ledger: Ledger
   takeOver(pool: PoolOn): Promise<void>
+  inUse: RegExp
 }
 
 /** What a test has shown, and who has the pool in the end. */
@@ -140,10 +143,10 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return { failovers: 1, pause: Ledger.pauseBetween(first, second), last: b }
   },
 
-  async 'another host mounts a pool that is served'(t, { a, b, ledger }) {
+  async 'another host mounts a pool that is served'(t, { a, b, ledger, inUse }) {
     const writer = ledger.write(a)
     await writer.progress()
-    t.match(await b.attemptMount('--wait', '0'), { status: 1, stderr: /POOL_IN_USE/ })
+    t.match(await b.attemptMount('--wait', '0'), { status: 1, stderr: inUse })
     await writer.progress()
     const { error, longestPause } = await writer.stop()
     t.equal(error, null, 'the host that has it is not disturbed')
@@ -205,7 +208,14 @@ export async function failoverSuite(
       await a.mount()
       const ledger = new Ledger(t.testdir())
       const takeOver = (pool: PoolOn): Promise<void> => storage.takeOver(pool)
-      const { last, ...what } = await scenario(t, { network, a, b, ledger, takeOver })
+      const { last, ...what } = await scenario(t, {
+        network,
+        a,
+        b,
+        ledger,
+        takeOver,
+        inUse: storage.inUse,
+      })
       // From the storage, not from what the host remembers.
       await last.umount()
       await last.mount()

@@ -128,6 +128,11 @@ export class Machine {
     this.#connect = connect
   }
 
+  /** The file of its network namespace. */
+  get netns(): string {
+    return `/proc/${this.#namespaces!.pid}/ns/net`
+  }
+
   /** Starts it, with a new boot id. */
   async boot(): Promise<void> {
     this.#namespaces = await Namespaces.make(this.folder, this.name)

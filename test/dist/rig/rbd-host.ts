@@ -32,8 +32,7 @@ export class RbdHost {
   /** @param netns where it runs; null: where the test does */
   static async start(t: Test, netns: string | null = null): Promise<RbdHost> {
     const node = [process.execPath, '--import=tsx', PROGRAM]
-    const [program, ...args] =
-      netns === null ? node : ['nsenter', `--net=/run/netns/${netns}`, ...node]
+    const [program, ...args] = netns === null ? node : ['nsenter', `--net=${netns}`, ...node]
     const child = spawn(program!, args, { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
     const host = new RbdHost(child)
     t.teardown(() => host.kill())

@@ -1,0 +1,50 @@
+// Goal: a pool whose three disks are images of Ceph goes from one host to another, and what was flushed is
+// there, whatever the first one still tries: Ceph itself refuses it. Method: as gluster.disttest.ts.
+import { join } from 'node:path'
+import t from 'tap'
+import { run } from '../support/mounted-pool.js'
+import { CephRig, lacksCeph, POOL } from './rig/ceph.js'
+import { failoverSuite } from './rig/failover.js'
+import { Network } from './rig/machine.js'
+import { PoolOn } from './rig/pool-on.js'
+
+/** On each host, in its own memory: nothing but pool.yaml. */
+const FOLDER = '/run/pool'
+const SIZES = { data: '1G', metadata: '16M', state: '16M' } as const
+
+t.test('Ceph', { skip: process.env.CI ? false : lacksCeph() }, async t => {
+  const network = await Network.make(t)
+  const storage = await network.machine(t, 'storage')
+  const ceph = await CephRig.start(t, { osds: 3, netns: storage.netns, address: storage.address })
+  await ceph.addUser('host')
+  let last = ''
+  await failoverSuite(t, network, {
+    async prepare() {},
+    async makePool(name, hosts) {
+      last = name
+      const disks: string[] = []
+      for (const [disk, size] of Object.entries(SIZES)) {
+        await ceph.createImage(`${name}-${disk}`, size)
+        disks.push(`${disk}: { rbd: ${POOL}/${name}-${disk} }`)
+      }
+      const yaml = `pool: shared
+${disks.join('\n')}
+ceph: { conf: ${ceph.conf}, user: host }
+cache: { size: 64M }
+volumes:
+  web: { size: 64M }
+`
+      for (const host of hosts) {
+        await host.sh('mkdir -p "$1"; printf %s "$2" > "$1/pool.yaml"', FOLDER, yaml)
+      }
+      await new PoolOn(hosts[0], FOLDER).thinfs('init', FOLDER)
+      return FOLDER
+    },
+    takeOver: pool => pool.mount('--take-over'),
+    async thinCheck() {
+      const image = join(storage.folder, `${last}-metadata`)
+      await ceph.run('rbd', 'export', '--no-progress', `${POOL}/${last}-metadata`, image)
+      await run('thin_check', image)
+    },
+  })
+})
