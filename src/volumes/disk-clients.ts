@@ -84,21 +84,13 @@ export class DiskClients {
     this.#ceph ??= CephClient.connect(address)
     const disk = await RbdDisk.open(await this.#ceph, address, { readOnly })
     try {
-<<<<<<< HEAD
-      // The process that had the file locked before has ended. Its images are locked until Ceph has
-      // noticed.
-      const name = await disk.lock(this.#last())
-||||||| a7dbd5a
-      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
-      const name = await disk.lock(this.#last())
-=======
       if (readOnly) {
         await this.#mustBeFree(disk)
         return disk
       }
-      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      // The process that had the file locked before has ended. Its images are locked until Ceph has
+      // noticed.
       const name = await this.#lock(disk)
->>>>>>> main
       this.#keep(name)
       this.images.push(disk)
       return disk

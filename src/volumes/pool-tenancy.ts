@@ -77,22 +77,12 @@ export async function endTenant(
 /** Milliseconds that a file server may take to answer. */
 const LOOK_MS = 1000
 
-<<<<<<< HEAD
 /**
  * The one that has a pool which this mount has lost: `served by ...`, for people; null if nobody
  * can tell.
  */
-export async function whoHasIt({ tenancy, folder }: PoolConfig): Promise<string | null> {
-  if (tenancy === undefined) return null
-||||||| a7dbd5a
-/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
-export async function whoHasIt({ tenancy, folder }: PoolConfig): Promise<string | null> {
-  if (tenancy === undefined) return null
-=======
-/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
 export async function whoHasIt({ tenancy, state, folder }: PoolConfig): Promise<string | null> {
   if (tenancy === undefined || state !== undefined) return null
->>>>>>> main
   const looking = lookAt(new TenantFile(join(folder, TENANT_FILE))).catch(() => null)
   const seen = await inTime(LOOK_MS, looking, null)
   return seen === null || isFree(seen) ? null : describeTenant(seen)
