@@ -300,7 +300,7 @@ export class PoolFiles {
 
   /** From now on disks that are connected to again are used only while the tenancy is held. */
   heldBy(tenancy: RecordTenancy): void {
-    this.#clients.tenancy = tenancy
+    this.clients.tenancy = tenancy
   }
 
   /**
