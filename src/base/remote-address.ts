@@ -19,7 +19,7 @@ export interface RbdAddress {
 /** A disk of another machine. */
 export type RemoteAddress = NbdAddress | RbdAddress
 
-/** Which cluster an image is of, and who asks. */
+/** The cluster of an image, and the user that asks for it. */
 export type CephAccess = Pick<RbdAddress, 'conf' | 'user'>
 
 export const CEPH_DEFAULTS: CephAccess = { conf: '/etc/ceph/ceph.conf', user: 'admin' }
@@ -50,8 +50,8 @@ export const rbdName = ({ pool, namespace, image }: RbdAddress): string =>
   [pool, namespace, image].filter(part => part !== '').join('/')
 
 /**
- * What two addresses of one disk have in common, as far as that shows: the default port is a port,
- * and an export or an image is the same whoever asks for it.
+ * The part that two addresses of one disk have in common, as far as that shows: the default port is
+ * a port, and an export or an image is the same whoever asks for it.
  */
 export function addressId(address: RemoteAddress): string {
   if (address.kind === 'rbd') return JSON.stringify(['rbd', address.conf, rbdName(address)])

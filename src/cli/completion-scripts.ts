@@ -178,7 +178,7 @@ ${cases.join('\n')}
 if [[ \${funcstack[1]} == _thinfs ]]; then _thinfs "$@"; else compdef _thinfs thinfs; fi`
 }
 
-/** What _arguments completes the value of an option with. */
+/** The action by which _arguments completes the value of an option. */
 function zshValues(name: string, option: Option): string {
   const values = valuesOf(name, option.long!)
   switch (values?.kind) {
@@ -193,7 +193,7 @@ function zshValues(name: string, option: Option): string {
   }
 }
 
-/** What fish completes the value of an option with. */
+/** The words by which fish completes the value of an option. */
 function fishValues(name: string, option: Option): string {
   const values = valuesOf(name, option.long!)
   switch (values?.kind) {

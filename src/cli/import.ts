@@ -53,7 +53,7 @@ What a guest could write to has --format raw: it could pass for an image that le
     })
   })
 
-/** What images of formats that are no bytes of a disk begin with. */
+/** The first bytes of images in formats that are not a disk's own bytes. */
 const MAGIC: Readonly<Record<string, string>> = {
   ...{ qcow2: 'QFI\xfb', qed: 'QED\0', vmdk: 'KDMV', vhdx: 'vhdxfile' },
   ...{ vdi: '<<< Oracle VM VirtualBox Disk Image', vpc: 'conectix' },

@@ -190,8 +190,8 @@ class Engine {
   }
 
   /**
-   * Somebody else may have the pool, which answers every request with an error by now. What the
-   * kernel has of it may be old. The process ends, so that nothing that it has begun is carried out
+   * Somebody else may have the pool, which answers every request with an error by now. The kernel's
+   * cache of it may be old. The process ends, so that nothing that it has begun is carried out
    * later; the daemon goes on refusing. Without a daemon nobody would.
    */
   async #lost(why: ThinfsError): Promise<void> {

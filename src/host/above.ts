@@ -91,8 +91,8 @@ export async function mustBeTakeable(loops: readonly LoopDevice[], label: string
 }
 
 /**
- * What `clearAbove` and `takeAway` do, on a copy of the mount table: it throws what they would meet
- * on their way, as far as /proc and /sys tell.
+ * Does as `clearAbove` and `takeAway`, on a copy of the mount table: it throws the errors that they
+ * would meet on their way, as far as /proc and /sys tell.
  */
 class Rehearsal {
   readonly #loops: readonly LoopDevice[]
@@ -165,7 +165,7 @@ class Rehearsal {
 const isCopyOf = (mount: Mount, other: Mount, namespaces: MountNamespace[]): boolean =>
   other.device === mount.device && goesWith(mount, other, namespaces)
 
-/** Who uses what is in a folder. */
+/** The processes that use what is in a folder. */
 function usersWithin(folder: string): string[] {
   const pids = processesWithin(folder).filter(isInOwnNamespace)
   const swaps = read('/proc/swaps')

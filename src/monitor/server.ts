@@ -42,7 +42,10 @@ export interface MonitorOptions {
   /** Path of its pool.yaml. */
   pool: string
   listen: Listen
-  /** What a request for anything of the pool has to have; null: everybody who reaches it may ask. */
+  /**
+   * The token that a request for anything of the pool has to have; null: everybody who reaches it
+   * may ask.
+   */
   token: string | null
   /** Connects to its daemon; null while it is not mounted. */
   connect(): Promise<WatchedPool | null>

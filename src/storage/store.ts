@@ -15,7 +15,7 @@ export interface HostRoom {
   allocated: number
 }
 
-/** What the cache before a disk of another machine has done, and how it is. */
+/** The work and the state of the cache before a disk of another machine. */
 export interface CacheCounts {
   /** Reads that the cache answered, and those that waited for the disk. */
   hits: number
@@ -23,7 +23,7 @@ export interface CacheCounts {
   /** Bytes that were read ahead: those that somebody asked for, and those that nobody did. */
   aheadUsedBytes: number
   aheadWastedBytes: number
-  /** What was written back. */
+  /** The bytes that were written back. */
   sentBytes: number
   sentRequests: number
   flushes: number
@@ -32,7 +32,7 @@ export interface CacheCounts {
   /** Bytes that were acknowledged and that no flush has covered, and how many there may be. */
   dirtyBytes: number
   dirtyLimit: number
-  /** What the disk takes, flushes included; 0: not known. */
+  /** The rate at which the disk takes bytes, flushes included; 0: not known. */
   drainBytesPerSecond: number
   /** Writes that wait until less is dirty. */
   writersWaiting: number

@@ -250,7 +250,7 @@ export interface NewVolume {
 
 /** The part of a stream that came before it was cut short. */
 export interface PartialVolume {
-  /** That it is to have. */
+  /** The name that it is to have. */
   name: string
   size: number
   /** Bytes of the data blocks mapped. */

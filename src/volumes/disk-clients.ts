@@ -31,8 +31,8 @@ type Read = (into: Uint8Array, offset: number) => Promise<void>
 const NAME_MAX = 256
 
 /**
- * What a process is to the storage of one pool: the clients by which it has disks of other machines.
- * All images of a pool have one, so that Ceph refuses all or nothing of it.
+ * The clients by which a process has disks of other machines, for one pool. All images of a pool
+ * have one, so that Ceph refuses all or nothing of it.
  */
 export class DiskClients {
   /**
@@ -105,7 +105,8 @@ export class DiskClients {
         await this.#mustBeFree(disk)
         return disk
       }
-      // Whoever had the file locked before has ended. Its images are locked until Ceph has noticed.
+      // The process that had the file locked before has ended. Its images are locked until Ceph has
+      // noticed.
       const name = await this.#lock(disk)
       this.#keep(name)
       this.images.push(disk)

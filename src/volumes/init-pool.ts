@@ -159,7 +159,7 @@ async function mustBeNobodys(config: PoolConfig, files: PoolFiles): Promise<void
   }
 }
 
-/** What the first bytes of a disk hold, for people; null where they are zeros. */
+/** The content of the first bytes of a disk, for people; null if they are zeros. */
 async function contentOfDisk(disk: RemoteDisk, length: number): Promise<string | null> {
   const size = Math.min(length, disk.size)
   const content = new Uint8Array(MIB)

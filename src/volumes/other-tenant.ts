@@ -1,4 +1,4 @@
-/** Who else may have a pool in files: for every command, before it touches one. */
+/** Finds out who else may have a pool in files: for every command, before it touches one. */
 import { join } from 'node:path'
 import { TENANT_FILE, type ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'

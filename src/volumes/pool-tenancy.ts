@@ -29,7 +29,7 @@ import { ofImages } from './image-tenancy.js'
 import { provenByLocks, servedElsewhere, strengthOf } from './other-tenant.js'
 import type { PoolFiles } from './pool-files.js'
 
-/** What becomes of an earlier tenant: a command fences it, or a person vouches for that it is off. */
+/** The end of an earlier tenant: a command fences it, or a person vouches that it is off. */
 export type TakeOver = 'fence' | 'off'
 
 /** How a process takes part in the tenancy of its mount. */
@@ -86,7 +86,10 @@ export const BRIEFLY = {
 /** Milliseconds that a file server may take to answer. */
 const LOOK_MS = 1000
 
-/** Who has a pool that this mount has lost: `served by ...`, for people; null where nobody can tell. */
+/**
+ * The one that has a pool which this mount has lost: `served by ...`, for people; null if nobody
+ * can tell.
+ */
 export async function whoHasIt({ tenancy, state, folder }: PoolConfig): Promise<string | null> {
   if (tenancy === undefined || state !== undefined) return null
   const looking = lookAt(new TenantFile(join(folder, TENANT_FILE))).catch(() => null)

@@ -91,7 +91,7 @@ export function followEntry(pool: ThinPool, { device, entry }: Volume): void {
   const { limit, removed, on_full: onFull = null, queue_timeout: queueTimeout = null } = entry
   const { space, blockSize } = pool
   const limitBlocks = limit === undefined ? Number.POSITIVE_INFINITY : Math.floor(limit / blockSize)
-  // What was told of was another limit.
+  // The event told of another limit.
   if (device.limit !== limitBlocks) device.limitReached = false
   device.limit = limitBlocks
   space.setOnFullOf(device, onFull)
