@@ -106,18 +106,18 @@ function ownerOf(config: PoolConfig): Owner | null {
   }
   const holders = otherProcesses()
     .filter(pid => hasOpen(pid, files))
-    .map(pid => ({ pid, server: startOf(pid), command: commandOf(pid) }))
+    .map(pid => ({ pid, server: startOf(pid), command: commandOf(pid), ends: isEnding(pid) }))
   // A process that only reads the files, as cp does, has no lock.
   const holder =
     holders.find(({ server }) => server !== null) ??
     holders.find(({ command }) => command !== null) ??
     holders[0]
   if (holder === undefined) return null
-  const { pid, server, command } = holder
+  const { pid, server, command, ends } = holder
   if (server === null) {
-    const name = command ?? read(`/proc/${pid}/comm`).trimEnd()
+    const name = command ?? (read(`/proc/${pid}/comm`).trimEnd() || 'which has ended')
     const how = `in use by process ${pid} (${name})`
-    return { how, patienceMs: command === null ? 0 : Number.POSITIVE_INFINITY }
+    return { how, patienceMs: command === null && !ends ? 0 : Number.POSITIVE_INFINITY }
   }
   const isOwn = server.configFile === config.file
   const how =
@@ -144,6 +144,9 @@ function commandOf(pid: number): string | null {
   if (at < 0 || !PROGRAMS.test(basename(words[at]!))) return null
   return `thinfs ${words[at + 1]}`
 }
+
+/** Whether a process has no memory any more: it ends, and its files are closed after that. */
+const isEnding = (pid: number): boolean => read(`/proc/${pid}/cmdline`) === ''
 
 /** False for a process that has ended, or is another user's. */
 function hasOpen(pid: number, files: Identity[]): boolean {
