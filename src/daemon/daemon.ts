@@ -344,10 +344,10 @@ export class Daemon {
 
   /** @throws BAD_ARGUMENT when there is nothing to take over */
   #mustHaveTenancy(): void {
-    const { file, tenancy } = this.#config
+    const { file, tenancy, state } = this.#config
     const { takeOver, mountOptions } = this.#options
     if (takeOver === undefined) return
-    if (tenancy === undefined) {
+    if (tenancy === undefined && state === undefined) {
       const detail = `--take-over: ${file} has no tenancy, so that nothing tells which host has the pool`
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }

@@ -132,7 +132,7 @@ export class CephRig {
   async blocklist(): Promise<{ addr: string; until: string }[]> {
     const said = await this.run('ceph', 'osd', 'blocklist', 'ls', '--format=json')
     // Words for people follow in the same line.
-    return JSON.parse(said.slice(0, said.lastIndexOf(']') + 1))
+    return JSON.parse(/^\[[^\]]*\]/.exec(said)![0])
   }
 
   /** Process ids of the daemons, by `mon` or `osd.0`. */

@@ -165,6 +165,8 @@ async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
 /** A host that lost the pool: every write fails, and its status says why. */
 async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void> {
   t.equal(await pool.errnoOfWrite(ledger.staleNumber()), 'EIO', 'a write of the first host')
+  // The folder comes back when the client of the storage has connected again.
+  await until(() => pool.isReached())
   const { mode, reason } = await pool.status()
   t.equal(mode, 'fail', `its status: ${reason}`)
 }
