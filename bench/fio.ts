@@ -91,6 +91,21 @@ export async function measure(
 }
 
 /**
+ * As `measure`, by an engine of fio that needs no file.
+ * @param engine its options
+ */
+export async function measureEngine(
+  engine: readonly string[],
+  load: Load,
+  seconds: number,
+  signal: AbortSignal,
+): Promise<number> {
+  const timed = ['--time_based', `--runtime=${seconds}`]
+  if (!load.once) timed.push('--norandommap')
+  return rateOf(load, await run([...engine, `--name=${load.name}`], load, timed, seconds, signal))
+}
+
+/**
  * Runs a load to its end, each byte once. Returns its rate, in `unitOf(load)`.
  * @param offsets where the requests go, in this order; left out: everywhere
  */
@@ -139,19 +154,35 @@ async function fio(
   seconds: number,
   signal: AbortSignal,
 ): Promise<JobResult> {
-  const { rw, skip = 0, blockSize, queueDepth, direct = true, fsync, range } = load
+  const { direct = true } = load
+  const target = [
+    `--direct=${Number(direct)}`,
+    // libaio waits within the submission for what goes through the page cache.
+    `--ioengine=${direct ? 'libaio' : 'psync'}`,
+    ...['--allow_file_create=0', '--fallocate=none'],
+  ]
+  const jobs = files.flatMap(file => [`--name=${load.name}`, `--filename=${file}`])
+  return run([...target, ...extra, ...jobs], load, [], seconds, signal, files[0])
+}
+
+/** @param target where to, and the jobs. @param on names it in messages */
+async function run(
+  target: readonly string[],
+  load: Load,
+  extra: readonly string[],
+  seconds: number,
+  signal: AbortSignal,
+  on = target[0],
+): Promise<JobResult> {
+  const { rw, skip = 0, blockSize, queueDepth, fsync, range } = load
   const args = [
     `--rw=${rw}${skip > 0 ? `:${skip}` : ''}`,
     `--bs=${blockSize}`,
     `--iodepth=${queueDepth}`,
-    `--direct=${Number(direct)}`,
-    // libaio waits within the submission for what goes through the page cache.
-    `--ioengine=${direct ? 'libaio' : 'psync'}`,
     ...(fsync ? ['--fsync=1'] : []),
     ...(range ? [`--offset=${range.offset}`, `--size=${range.size}`] : []),
-    ...['--thread', '--group_reporting', '--allow_file_create=0', '--fallocate=none'],
-    ...['--output-format=json', ...extra],
-    ...files.flatMap(file => [`--name=${load.name}`, `--filename=${file}`]),
+    ...['--thread', '--group_reporting', '--output-format=json'],
+    ...[...extra, ...target],
   ]
   const limit = AbortSignal.timeout(seconds * 1000 + GRACE_MS)
   try {
@@ -159,12 +190,12 @@ async function fio(
       signal: AbortSignal.any([signal, limit]),
       maxBuffer: 16 * MIB,
     })
-    const { jobs } = JSON.parse(stdout) as { jobs: JobResult[] }
+    const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: JobResult[] }
     return jobs[0]!
   } catch (err) {
     signal.throwIfAborted()
     const { stderr = '', message } = err as { stderr?: string; message: string }
-    const what = `fio ${load.name} on ${files[0]}: ${limit.aborted ? 'hangs' : stderr || message}`
+    const what = `fio ${load.name} on ${on}: ${limit.aborted ? 'hangs' : stderr || message}`
     throw stderr.startsWith('verify:') ? new WrongData(what) : new Error(what, { cause: err })
   }
 }

@@ -23,6 +23,7 @@ import { loop } from './scenarios/loop.js'
 import { metadata } from './scenarios/metadata.js'
 import { mkfs } from './scenarios/mkfs.js'
 import { provision } from './scenarios/provision.js'
+import { remote } from './scenarios/remote.js'
 import { snapshot } from './scenarios/snapshot.js'
 import { stalls } from './scenarios/stalls.js'
 import { throughput } from './scenarios/throughput.js'
@@ -41,6 +42,7 @@ const SCENARIOS: readonly Scenario[] = [
   depth,
   workingSet,
   disk,
+  remote,
   dm,
   cost,
   stalls,
