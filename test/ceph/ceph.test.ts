@@ -7,6 +7,7 @@ import { KIB, MIB, type ThinfsError } from '../../src/base/index.js'
 import { CephClient, RbdDisk, RbdLocks, type RbdName } from '../../src/ceph/index.js'
 import { mustHaveCeph } from '../../src/ceph/library.js'
 import { native } from '../../src/native.js'
+import { mixed } from '../support/disk-mix.js'
 import { FakeCluster, useFakeCeph } from '../support/fake-ceph.js'
 import { Random } from '../support/random.js'
 
@@ -57,27 +58,7 @@ t.test('with a library', async t => {
     const random = new Random(1)
     const model = Buffer.alloc(SIZE)
     for (let round = 0; round < 20; round++) {
-      const asked: Promise<void>[] = []
-      for (let i = 0; i < 32; i++) {
-        const pages = SIZE / PAGE / 32
-        const first = random.below(pages)
-        const offset = (i * pages + first) * PAGE
-        const length = (1 + random.below(pages - first)) * PAGE
-        const kind = random.below(3)
-        if (kind === 0) {
-          const into = Buffer.alloc(length, 'before')
-          const wanted = Buffer.from(model.subarray(offset, offset + length))
-          asked.push(disk.read(into, offset).then(() => void t.ok(into.equals(wanted))))
-        } else if (kind === 1) {
-          model.fill(0, offset, offset + length)
-          asked.push(disk.zero(offset, length))
-        } else {
-          const from = Buffer.alloc(length, 1 + random.below(255))
-          from.copy(model, offset)
-          asked.push(disk.write(from, offset))
-        }
-      }
-      await Promise.all(asked)
+      await mixed(t, disk, model, random, { inFlight: 32 })
       await disk.flush()
     }
     t.ok(readFileSync(of.file('thin.data')).equals(model), 'as the cluster has it')

@@ -49,18 +49,19 @@ t.test('pools on a Ceph cluster', { skip: process.env.CI ? false : lacks }, asyn
       truncateSync(plain, 256 * MIB)
       const random = join(pool.base, 'random')
       writeFileSync(random, randomBytes(16 * MIB))
-      const both = (script: string): Promise<unknown> =>
-        Promise.all([pool.sh(script), run('env', '-C', pool.plain, 'bash', '-euc', script)])
       const same = async (why: string): Promise<void> => {
         t.equal((await attempt('cmp', web, plain)).status, 0, why)
       }
 
-      await both(`dd if=${random} of=web bs=1M seek=3 conv=notrunc,fsync status=none`)
+      await pool.both(t, `dd if=${random} of=web bs=1M seek=3 conv=notrunc,fsync status=none`)
       await thinfs('snapshot', pool.folder, 'web', 'before')
-      await both(`dd if=${random} of=web bs=64K count=60 seek=20 skip=90 conv=notrunc status=none`)
+      await pool.both(
+        t,
+        `dd if=${random} of=web bs=64K count=60 seek=20 skip=90 conv=notrunc status=none`,
+      )
       await pool.killEngine()
       await same('what nobody had flushed when the engine was killed')
-      await both(`dd if=${random} of=web bs=64K count=30 seek=900 conv=notrunc status=none`)
+      await pool.both(t, `dd if=${random} of=web bs=64K count=30 seek=900 conv=notrunc status=none`)
       await thinfs('restart', pool.folder)
       await same('what nobody had flushed when the engine was replaced')
 
@@ -79,7 +80,7 @@ t.test('pools on a Ceph cluster', { skip: process.env.CI ? false : lacks }, asyn
       await ceph.startOsd(0)
       await ceph.ready()
 
-      await both('fallocate -p -o 16M -l 2M web')
+      await pool.both(t, 'fallocate -p -o 16M -l 2M web')
       await pool.umount()
       const check = await attemptThinfs('check', '--deep', pool.folder)
       t.equal(check.status, 0, `thinfs check --deep: ${check.stderr}`)
@@ -88,7 +89,7 @@ t.test('pools on a Ceph cluster', { skip: process.env.CI ? false : lacks }, asyn
       t.equal((await attempt('e2fsck', '-fn', file)).status, 0, 'e2fsck')
 
       // What nobody flushed may be gone with the machine, and nothing else.
-      await both('sync web')
+      await pool.both(t, 'sync web')
       await pool.kill()
       await pool.mount()
       await same('what was flushed before daemon and engine were killed')

@@ -4,6 +4,7 @@
 import t, { type Test } from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
 import { CephClient, RbdDisk } from '../../src/ceph/index.js'
+import { mixed, mustBeHoles } from '../support/disk-mix.js'
 import { Random } from '../support/random.js'
 import { CephRig, lacksCeph, POOL } from './rig/ceph.js'
 import { RbdHost } from './rig/rbd-host.js'
@@ -44,27 +45,7 @@ t.test('an image of a Ceph cluster', { skip: process.env.CI ? false : lacks }, a
     const random = new Random(1)
     const model = Buffer.alloc(SIZE)
     for (let round = 0; round < 6; round++) {
-      const asked: Promise<void>[] = []
-      for (let i = 0; i < 16; i++) {
-        const pages = SIZE / PAGE / 16
-        const first = random.below(pages)
-        const offset = (i * pages + first) * PAGE
-        const length = (1 + random.below(Math.min(64, pages - first))) * PAGE
-        const kind = random.below(4)
-        if (kind === 0) {
-          const into = Buffer.alloc(length, 'before')
-          const wanted = Buffer.from(model.subarray(offset, offset + length))
-          asked.push(disk.read(into, offset).then(() => void t.ok(into.equals(wanted))))
-        } else if (kind === 1) {
-          model.fill(0, offset, offset + length)
-          asked.push(disk.zero(offset, length))
-        } else {
-          const from = Buffer.alloc(length, 1 + random.below(255))
-          from.copy(model, offset)
-          asked.push(disk.write(from, offset))
-        }
-      }
-      await Promise.all(asked)
+      await mixed(t, disk, model, random, { inFlight: 16, mostPages: 64 })
     }
     await disk.flush()
     for (const { offset, length } of [
@@ -75,14 +56,7 @@ t.test('an image of a Ceph cluster', { skip: process.env.CI ? false : lacks }, a
       await disk.zero(offset, length)
     }
     const extents = (await disk.extents(0, SIZE))!
-    let at = 0
-    for (const { offset, length } of [...extents, { offset: SIZE, length: 0 }]) {
-      t.ok(
-        model.subarray(at, offset).every(byte => byte === 0),
-        `hole at ${at}`,
-      )
-      at = offset + length
-    }
+    mustBeHoles(t, model, extents)
     t.equal(extents[0]!.offset, 4 * MIB, 'an object that was zeroed is none')
     await ceph.run('rbd', 'resize', '--no-progress', '--size', '128M', `${POOL}/disk`)
     t.equal(await resized, 2 * SIZE, 'a resize is noticed')

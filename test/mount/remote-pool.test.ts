@@ -41,20 +41,21 @@ t.test('a pool on NBD servers', needs('/dev/fuse'), async t => {
   truncateSync(plain, 32 * MIB)
   const random = join(pool.base, 'random')
   writeFileSync(random, randomBytes(8 * MIB))
-  const both = (script: string): Promise<unknown> =>
-    Promise.all([pool.sh(script), run('env', '-C', pool.plain, 'bash', '-euc', script)])
   const same = async (why: string): Promise<void> => {
     await run('dd', `of=${web}`, 'oflag=nocache', 'conv=notrunc', 'count=0', 'status=none')
     t.equal((await attempt('cmp', web, plain)).status, 0, why)
   }
 
-  await both(`dd if=${random} of=web bs=1M seek=3 conv=notrunc,fsync status=none`)
+  await pool.both(t, `dd if=${random} of=web bs=1M seek=3 conv=notrunc,fsync status=none`)
   await thinfs('snapshot', pool.folder, 'web', 'before')
-  await both(`dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`)
+  await pool.both(
+    t,
+    `dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`,
+  )
   await pool.killEngine()
   await same('what nobody had flushed when the engine was killed')
   t.match(await thinfs('list', pool.folder), /^web .*\n?.*before|before/m)
-  await both(`dd if=${random} of=web bs=64K count=30 seek=200 conv=notrunc status=none`)
+  await pool.both(t, `dd if=${random} of=web bs=64K count=30 seek=200 conv=notrunc status=none`)
   await thinfs('restart', pool.folder)
   await same('what nobody had flushed when the engine was replaced')
 
@@ -65,12 +66,13 @@ t.test('a pool on NBD servers', needs('/dev/fuse'), async t => {
       () => false,
     ),
   )
-  await both(`dd if=${random} of=web bs=64K count=30 seek=260 conv=notrunc status=none`)
+  await pool.both(t, `dd if=${random} of=web bs=64K count=30 seek=260 conv=notrunc status=none`)
   await pool.mount()
   await same('what nobody had flushed when another daemon took over')
 
   await exports.metadata.kill()
-  const writing = both(
+  const writing = pool.both(
+    t,
     `dd if=${random} of=web bs=64K count=9 seek=330 conv=notrunc,fsync status=none`,
   )
   exports.metadata = await serveImage(t, imageOf(folder, 'metadata'), sizes.metadata, limit)

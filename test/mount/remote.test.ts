@@ -33,8 +33,6 @@ volumes:
   const plain = join(pool.plain, 'web')
   writeFileSync(plain, '')
   truncateSync(plain, 32 * MIB)
-  const both = (script: string): Promise<unknown> =>
-    Promise.all([pool.sh(script), run('env', '-C', pool.plain, 'bash', '-euc', script)])
   const same = async (why: string): Promise<void> => {
     // From the server, or from the cache in front of it.
     await run('dd', `of=${web}`, 'oflag=nocache', 'conv=notrunc', 'count=0', 'status=none')
@@ -44,20 +42,26 @@ volumes:
   // More than the cache has, at the edges of pages and in their middle.
   const random = join(pool.base, 'random')
   writeFileSync(random, randomBytes(24 * MIB))
-  await both(`dd if=${random} of=web bs=1M conv=notrunc,fsync status=none`)
-  await both("printf 'a few bytes' | dd of=web bs=1 seek=70001 conv=notrunc,fsync status=none")
+  await pool.both(t, `dd if=${random} of=web bs=1M conv=notrunc,fsync status=none`)
+  await pool.both(
+    t,
+    "printf 'a few bytes' | dd of=web bs=1 seek=70001 conv=notrunc,fsync status=none",
+  )
   await same('what was written')
   t.ok(statSync(image).blocks * 512 >= 24 * MIB, 'is on the server')
 
   await thinfs('snapshot', pool.folder, 'web', 'before')
-  await both('fallocate --punch-hole --offset 1M --length 12M web')
-  await both("printf 'more' | dd of=web bs=1 seek=20000000 conv=notrunc,fsync status=none")
+  await pool.both(t, 'fallocate --punch-hole --offset 1M --length 12M web')
+  await pool.both(t, "printf 'more' | dd of=web bs=1 seek=20000000 conv=notrunc,fsync status=none")
   await same('what was written beside a snapshot')
   await thinfs('remove', pool.folder, 'before', '--yes')
   await run('sync', '--file-system', web)
   await until(() => statSync(image).blocks * 512 < 14 * MIB)
 
-  await both(`dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`)
+  await pool.both(
+    t,
+    `dd if=${random} of=web bs=64K count=30 seek=20 skip=90 conv=notrunc status=none`,
+  )
   const { cache: before } = await status(pool)
   t.ok(before!.sentBytes >= 24 * MIB)
   // The daemon gives the next engine the counters that it was asked for last.
@@ -75,12 +79,13 @@ volumes:
       () => false,
     ),
   )
-  await both(`dd if=${random} of=web bs=64K count=30 seek=60 conv=notrunc status=none`)
+  await pool.both(t, `dd if=${random} of=web bs=64K count=30 seek=60 conv=notrunc status=none`)
   await pool.mount()
   await same('what nobody had flushed when another daemon took over')
 
   await server.kill()
-  const writing = both(
+  const writing = pool.both(
+    t,
     'dd if=/dev/zero of=web bs=4K count=900 seek=11 conv=notrunc,fsync status=none',
   )
   server = await serve()

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { errnoOf, KIB, MIB, type NbdAddress, parseNbdAddress } from '../../src/base/index.js'
 import { NbdDisk } from '../../src/nbd/index.js'
+import { mixed, mustBeHoles } from '../support/disk-mix.js'
 import { byTcp, makeCertificates, ServerProcess, shortFolder } from '../support/nbd-servers.js'
 import { Random } from '../support/random.js'
 
@@ -38,29 +39,14 @@ function image(folder: string): string {
 /** Requests of all kinds, 16 in flight at a time, none of which touch each other. */
 async function mix(t: Test, disk: NbdDisk, random: Random): Promise<Buffer> {
   const model = Buffer.alloc(SIZE)
+  // Some of them with the flags that an NBD request may have.
+  const flagged = {
+    read: (into: Uint8Array, offset: number) => disk.read(into, offset),
+    zero: (offset: number, length: number) => disk.zero(offset, length, random.below(2) === 0),
+    write: (from: Uint8Array, offset: number) => disk.write(from, offset, random.below(2) === 0),
+  }
   for (let round = 0; round < 12; round++) {
-    const calls: Promise<void>[] = []
-    for (let i = 0; i < 16; i++) {
-      const pages = SIZE / PAGE / 16
-      const first = random.below(pages)
-      const offset = (i * pages + first) * PAGE
-      const length = (1 + random.below(pages - first)) * PAGE
-      const kind = random.below(4)
-      if (kind === 0) {
-        const into = Buffer.alloc(length, 'before')
-        const wanted = Buffer.from(model.subarray(offset, offset + length))
-        const read = disk.read(into, offset)
-        calls.push(read.then(() => void t.ok(into.equals(wanted), 'what was written')))
-      } else if (kind === 1) {
-        model.fill(0, offset, offset + length)
-        calls.push(disk.zero(offset, length, random.below(2) === 0))
-      } else {
-        const from = Buffer.alloc(length, 1 + random.below(255))
-        from.copy(model, offset)
-        calls.push(disk.write(from, offset, kind === 3))
-      }
-    }
-    await Promise.all(calls)
+    await mixed(t, flagged, model, random, { inFlight: 16 })
     if (round % 4 === 3) await disk.flush()
   }
   const whole = Buffer.alloc(SIZE, 'before')
@@ -68,12 +54,8 @@ async function mix(t: Test, disk: NbdDisk, random: Random): Promise<Buffer> {
   t.ok(whole.equals(model), 'all of it')
   const extents = await disk.extents(0, SIZE)
   if (extents === null) return model
-  // Bytes in no extent read as zeros; most bytes are in none.
-  let at = 0
-  for (const { offset, length } of [...extents, { offset: SIZE, length: 0 }]) {
-    t.ok(offset >= at && model.subarray(at, offset).every(byte => byte === 0), `hole at ${at}`)
-    at = offset + length
-  }
+  // Most bytes are in none.
+  mustBeHoles(t, model, extents)
   return model
 }
 
