@@ -5,10 +5,10 @@
  * The order of changes makes any moment of a death a good one: bytes first, then that they are
  * valid, then that they are dirty.
  */
-import { createHash } from 'node:crypto'
 import { fstatSync } from 'node:fs'
 import { assert, KIB, layout, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
+import { isOfDisk } from './memory-key.js'
 
 /** Bytes of a slot. */
 export const SLOT = 64 * KIB
@@ -96,14 +96,12 @@ export class CacheMemory {
     if (found.magic !== MAGIC || found.version !== VERSION || fstatSync(fd).size !== places.end) {
       throw new ThinfsError('BAD_ARGUMENT', `${disk.path}: the cache is none of this version`)
     }
-    const key = createHash('sha256').update(disk.path).digest()
-    const has = Buffer.from(header.buffer, HEADER.at.key, key.length)
-    if (found.size === 0) {
-      key.copy(has)
-      HEADER.write(header, 0, { size: disk.size })
-    } else if (!has.equals(key) || found.size !== disk.size) {
+    const isFirst = found.size === 0
+    const isIts = isOfDisk(header, HEADER.at.key, disk.path, isFirst)
+    if (!isIts || (!isFirst && found.size !== disk.size)) {
       throw new ThinfsError('BAD_ARGUMENT', `${disk.path}: the cache is that of another disk`)
     }
+    if (isFirst) HEADER.write(header, 0, { size: disk.size })
     const { nrSlots } = found
     const index = native.memory_map(fd, 0, places.slots)
     this.nrSlots = nrSlots

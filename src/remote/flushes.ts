@@ -5,6 +5,7 @@
 import type { Clock } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
+import { Passes } from './passes.js'
 import type { RemoteDisk } from './remote-disk.js'
 import type { Room } from './room.js'
 import type { Sends, Sent } from './sends.js'
@@ -35,10 +36,7 @@ export class Flushes {
   nrFlushes = 0
   /** The epoch of the disk in which everything was sent that no flush has covered. */
   #epoch: number
-  /** The last pass that was begun. */
-  #pass: Promise<void> = Promise.resolve()
-  /** The one that waits for its end. */
-  #nextPass: Promise<void> | null = null
+  readonly #passes = new Passes(() => this.#save())
 
   constructor({ disk, unflushed, zeroing, sends, room, answers, clock, epoch }: FlushesOptions) {
     this.#disk = disk
@@ -53,14 +51,7 @@ export class Flushes {
 
   /** Makes durable what was written before the call. @throws IO_ERROR */
   flush(): Promise<void> {
-    // One that waits for its turn covers what was written up to now.
-    this.#nextPass ??= this.#pass.then(() => {
-      this.#nextPass = null
-      const pass = this.#save()
-      this.#pass = pass.catch(() => {})
-      return pass
-    })
-    return this.#nextPass
+    return this.#passes.next()
   }
 
   async #save(): Promise<void> {
@@ -69,7 +60,7 @@ export class Flushes {
     this.#room.passBegins()
     try {
       sent = await this.#saveOnce()
-      // What a lost connection has cost says nothing of the disk's speed.
+      // The time that a lost connection has cost says nothing of the disk's speed.
       if (sent === null) while ((await this.#saveOnce()) === null);
     } finally {
       this.#room.passEnded(sent, this.#clock.now() - begun)

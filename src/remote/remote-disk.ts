@@ -1,3 +1,5 @@
+import { ThinfsError } from '../base/index.js'
+
 /** A part of a disk that is not known to read as zeros. Bytes. */
 export interface Extent {
   offset: number
@@ -30,4 +32,11 @@ export interface RemoteDisk {
   /** The parts of a range that may hold something, ascending; null where the disk cannot tell. */
   extents(offset: number, length: number): Promise<Extent[] | null>
   close(): void
+}
+
+/** A disk has the size that it has. @throws BAD_ARGUMENT for another */
+export function mustHaveSize({ path, size }: { path: string; size: number }, wanted: number): void {
+  if (wanted === size) return
+  const detail = `${path}: the disk has ${size} bytes, ${wanted} are wanted`
+  throw new ThinfsError('BAD_ARGUMENT', detail)
 }

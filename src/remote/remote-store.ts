@@ -18,7 +18,6 @@ import {
   MIB,
   PAGE_SIZE,
   SYSTEM_CLOCK,
-  ThinfsError,
 } from '../base/index.js'
 import {
   type CacheCounts,
@@ -33,7 +32,7 @@ import { CacheMemory, SLOT } from './cache-memory.js'
 import { ColdReads } from './cold-reads.js'
 import { Flushes } from './flushes.js'
 import { edgesOf, pagesOf, slotEnd } from './pages.js'
-import type { Extent, RemoteDisk } from './remote-disk.js'
+import { type Extent, mustHaveSize, type RemoteDisk } from './remote-disk.js'
 import { Room } from './room.js'
 import { Sends } from './sends.js'
 import { Slots } from './slots.js'
@@ -261,9 +260,7 @@ export class RemoteStore implements DataStore {
 
   /** The disk has the size that it has. @throws BAD_ARGUMENT */
   grow(size: Bytes): void {
-    if (size === this.size) return
-    const detail = `${this.path}: the disk has ${this.size} bytes, ${size} are wanted`
-    throw new ThinfsError('BAD_ARGUMENT', detail)
+    mustHaveSize(this, size)
   }
 
   /** Ends the connection. What was not flushed is in the cache. */

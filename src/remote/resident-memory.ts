@@ -3,7 +3,6 @@
  * descriptor that outlives the process. The content begins at byte 0, so that the memory reads as
  * the disk does: what is not in use there is a hole, and takes none.
  */
-import { createHash } from 'node:crypto'
 import { fchmodSync } from 'node:fs'
 import {
   layout,
@@ -13,10 +12,11 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import { native } from '../native.js'
+import { isOfDisk } from './memory-key.js'
 
 /** Bytes of a disk that are used at most: no metadata has more. docs/FORMAT.md */
 const SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
-/** Where the bytes are that say what is known of each page, and the header behind them. */
+/** The place of the bytes that say what is known of each page, and of the header behind them. */
 const STATES = SIZE_MAX
 const HEADER_AT = STATES + Math.ceil(SIZE_MAX / PAGE_SIZE / PAGE_SIZE) * PAGE_SIZE
 const END = HEADER_AT + PAGE_SIZE
@@ -70,11 +70,9 @@ export class ResidentMemory {
     const refuse = (what: string): ThinfsError =>
       new ThinfsError('BAD_ARGUMENT', `${disk.path}: the memory is ${what}`)
     if (found.magic !== MAGIC || found.version !== VERSION) throw refuse('none of this version')
-    const key = createHash('sha256').update(disk.path).digest()
-    const has = Buffer.from(header.buffer, HEADER.at.key, key.length)
     const size = ResidentMemory.sizeOf(disk.size)
-    if (found.size === 0) key.copy(has)
-    else if (!has.equals(key) || found.size > size) throw refuse('that of another disk')
+    const isIts = isOfDisk(header, HEADER.at.key, disk.path, found.size === 0)
+    if (!isIts || found.size > size) throw refuse('that of another disk')
     HEADER.write(header, 0, { size })
     this.fd = fd
     this.#header = header

@@ -17,11 +17,11 @@ import {
   PAGE_SIZE,
   SEEK_DATA,
   SEEK_HOLE,
-  ThinfsError,
 } from '../base/index.js'
 import { native } from '../native.js'
 import { ioError, mustCopy, mustHaveRange, type Store } from '../storage/index.js'
-import type { Extent, RemoteDisk } from './remote-disk.js'
+import { Passes } from './passes.js'
+import { type Extent, mustHaveSize, type RemoteDisk } from './remote-disk.js'
 import { DIRTY, PENDING, ResidentMemory } from './resident-memory.js'
 
 /** Bytes of one request at most, and requests in flight. */
@@ -56,9 +56,7 @@ export class ResidentStore implements Store {
   readonly #pending = new Set<number>()
   /** The epoch of the disk in which everything was sent that no flush has covered. */
   #epoch: number
-  /** The last pass that was begun, and the one that waits for it. */
-  #pass: Promise<void> = Promise.resolve()
-  #nextPass: Promise<void> | null = null
+  readonly #passes = new Passes(() => this.#save())
 
   /**
    * Reads what the disk holds, unless the memory has it already.
@@ -154,14 +152,7 @@ export class ResidentStore implements Store {
 
   /** Writes back what is dirty, and has the disk flush it. */
   sync(): Promise<void> {
-    // One that waits for its turn covers what was written up to now.
-    this.#nextPass ??= this.#pass.then(() => {
-      this.#nextPass = null
-      const pass = this.#save()
-      this.#pass = pass.catch(() => {})
-      return pass
-    })
-    return this.#nextPass
+    return this.#passes.next()
   }
 
   /**
@@ -183,9 +174,7 @@ export class ResidentStore implements Store {
 
   /** The disk has the size that it has. @throws BAD_ARGUMENT */
   grow(size: Bytes): void {
-    if (size === this.size) return
-    const detail = `${this.path}: the disk has ${this.size} bytes, ${size} are wanted`
-    throw new ThinfsError('BAD_ARGUMENT', detail)
+    mustHaveSize(this, size)
   }
 
   /** Ends the connection. What was not flushed is in the memory. */
