@@ -54,6 +54,7 @@ import { type Logger, reopenLog } from '../log/index.js'
 import { nameOfTenant, type Seen } from '../tenancy/index.js'
 import {
   endTenant,
+  FENCED_MS,
   type MountTenancy,
   newMountId,
   type PoolFiles,
@@ -72,8 +73,6 @@ import { type HandedOver, takeOver } from './take-over.js'
 
 /** Milliseconds between two tries to lock the pool. */
 const LOCK_PERIOD = 100
-/** Milliseconds after which the storage has to have ended what is left of a host that was fenced. */
-const FENCED_MS = 60_000
 
 export interface DaemonOptions {
   mountPoint: string

@@ -46,6 +46,7 @@ export {
 } from './pool-files.js'
 export {
   endTenant,
+  FENCED_MS,
   type MountTenancy,
   newMountId,
   type TakeOver,

@@ -119,20 +119,19 @@ export async function tenancyOf(
   files: PoolFiles,
   of: TenancyOptions,
 ): Promise<Tenancy | null> {
+  const { mount, takesOver } = of
   if (config.state?.remote.kind === 'rbd') {
     return ofImages(config, files, {
-      ...{ how: of.takesOver ? undefined : of.mount?.takeOver, onConnection: of.onConnection },
-      ...{
-        takesOver: of.takesOver && of.mount !== null,
-        mountId: of.mount?.mountId ?? newMountId(),
-      },
+      how: takesOver ? undefined : mount?.takeOver,
+      takesOver: takesOver && mount !== null,
+      mountId: mount?.mountId ?? newMountId(),
       options: place => optionsOf(place, 'enforced', of),
+      onConnection: of.onConnection,
     })
   }
   if (config.state !== undefined) return ofState(config, files, of)
   if (config.tenancy === undefined || files.readOnly) return null
   const place = new TenantFile(...files.folder.file(TENANT_FILE))
-  const { mount, takesOver } = of
   const options = optionsOf(place, strengthOf(config), of)
   const disks = config.tenancy.locks === 'reservations' ? files.disks : null
   if (takesOver && mount !== null) {
@@ -180,8 +179,8 @@ const acquire = (
 /** Milliseconds that a tenant without a sign of life is watched: two signs, and a little more. */
 const WATCH_MS = 2 * SIGN_PERIOD + 2000
 const LOOK_PERIOD = 500
-/** Milliseconds after which a server has to let this host in, once the other one is fenced. */
-const FENCED_MS = 60_000
+/** Milliseconds in which storage lets this host in, once the other one is fenced. */
+export const FENCED_MS = 60_000
 const NOBODY: Seen = { tenant: null, sign: null, isDamaged: false }
 
 /**
