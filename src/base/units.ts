@@ -43,6 +43,14 @@ export const MAX_DEV_ID = 0xff_ffff as DevId
 /** Largest virtual size of a thin device in bytes: numbers here are exact to 2^53. */
 export const MAX_DEVICE_SIZE = (2 ** 53 - 2 ** 30) as Bytes
 
+/** Longest wait of a write for space, in seconds: timers run for 24 days at most. */
+const QUEUE_TIMEOUT_MAX = 1_000_000
+/** The values of `queue_timeout`, for messages. */
+export const QUEUE_TIMEOUTS = `seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`
+/** Whether `queue_timeout` can have a value. */
+export const isQueueTimeout = (seconds: number): boolean =>
+  Number.isInteger(seconds) && seconds >= 0 && seconds <= QUEUE_TIMEOUT_MAX
+
 export const bytes = (n: number): Bytes => n as Bytes
 
 /**

@@ -93,7 +93,7 @@ function describe({ name, mapped, limit, reserve, onFull, queueTimeout }: Volume
 /** @returns seconds; -1 for none of its own */
 function timeoutOf(text: string): number {
   if (text === 'none') return -1
-  if (/^\d{1,9}$/.test(text)) return Number(text)
+  if (/^\d+$/.test(text)) return Number(text)
   const what = 'seconds, 0 for ever, or none: as the pool'
   throw new ThinfsError('BAD_ARGUMENT', `queue_timeout=${text}: ${what}`)
 }

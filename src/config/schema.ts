@@ -9,6 +9,7 @@ import * as z from 'zod'
 import {
   addressId,
   isDataBlockSize,
+  isQueueTimeout,
   MAX_DEV_ID,
   MAX_METADATA_BLOCKS,
   METADATA_BLOCK_SIZE,
@@ -17,6 +18,7 @@ import {
   type NbdAddress,
   parseNbdAddress,
   parseRbdName,
+  QUEUE_TIMEOUTS,
   RBD_FORMS,
   type RbdAddress,
   type RemoteAddress,
@@ -49,8 +51,6 @@ const SPIN_MAX = 1000
 
 /** Seconds that a command of `fence` may take. */
 const FENCE_TIMEOUT_MAX = 3600
-/** Seconds. Timers run for 24 days at most. */
-const QUEUE_TIMEOUT_MAX = 1_000_000
 
 /** A value that `parse` reads; undefined from it, or a ThinfsError, means not allowed. */
 function value<T>(allowed: string, parse: (text: string) => T | undefined) {
@@ -282,8 +282,8 @@ export const POOL_YAML = map({
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),
   discards: oneOf(DISCARDS).default(DEFAULTS.discards),
   on_full: oneOf(ON_FULL).default(DEFAULTS.onFull),
-  queue_timeout: value(`seconds from 0, which is for ever, to ${QUEUE_TIMEOUT_MAX}`, text =>
-    /^\d{1,7}$/.test(text) && Number(text) <= QUEUE_TIMEOUT_MAX ? Number(text) : undefined,
+  queue_timeout: value(QUEUE_TIMEOUTS, text =>
+    /^\d+$/.test(text) && isQueueTimeout(Number(text)) ? Number(text) : undefined,
   ).default(DEFAULTS.queueTimeout),
   min_free_space: percentage('a percentage from 0% to 99%, as in 10%', 0, 99).optional(),
   hooks: value('a command, as sh(1) takes it', text =>

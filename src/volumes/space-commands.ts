@@ -1,4 +1,4 @@
-import { METADATA_BLOCK_SIZE, ThinfsError } from '../base/index.js'
+import { isQueueTimeout, METADATA_BLOCK_SIZE, QUEUE_TIMEOUTS, ThinfsError } from '../base/index.js'
 import type { ThinPool } from '../pool/index.js'
 import type { PoolSettings } from './admin.js'
 
@@ -60,8 +60,8 @@ export class SpaceCommands {
     if (onFull !== undefined && onFull !== 'queue' && onFull !== 'error') {
       throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue and error are allowed`)
     }
-    if (queueTimeout !== undefined && !(queueTimeout >= 0)) {
-      throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: 0 or more is allowed`)
+    if (queueTimeout !== undefined && !isQueueTimeout(queueTimeout)) {
+      throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: ${QUEUE_TIMEOUTS}`)
     }
     if (minFreeSpace !== undefined && !(minFreeSpace >= 0 && minFreeSpace < 100)) {
       const allowed = 'percent from 0 to 99 are allowed'

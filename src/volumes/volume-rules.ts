@@ -1,5 +1,5 @@
 /** The rules for the space of a volume: its limit, its reserve, and what it does in a full pool. */
-import { MAX_DEVICE_SIZE, ThinfsError } from '../base/index.js'
+import { isQueueTimeout, MAX_DEVICE_SIZE, QUEUE_TIMEOUTS, ThinfsError } from '../base/index.js'
 import type { VolumeRules } from './admin.js'
 import type { VolumeEntry } from './volume-table.js'
 
@@ -11,8 +11,6 @@ export const NO_RULES: VolumeRules = {
   onFull: 'pool',
   queueTimeout: AS_POOL,
 }
-
-const MAX_TIMEOUT = 1_000_000_000
 
 /** The rules as volumes.json has them. */
 export type RulesOfEntry = Pick<VolumeEntry, 'limit' | 'reserve' | 'on_full' | 'queue_timeout'>
@@ -47,9 +45,9 @@ export function withRules<E extends RulesOfEntry>(
   if (onFull !== 'pool' && onFull !== 'queue' && onFull !== 'error') {
     throw new ThinfsError('BAD_ARGUMENT', `on_full ${onFull}: queue, error and none are allowed`)
   }
-  if (!Number.isInteger(queueTimeout) || queueTimeout < AS_POOL || queueTimeout > MAX_TIMEOUT) {
-    const what = `queue_timeout ${queueTimeout}: seconds, 0 for ever, and none are allowed`
-    throw new ThinfsError('BAD_ARGUMENT', what)
+  if (queueTimeout !== AS_POOL && !isQueueTimeout(queueTimeout)) {
+    const allowed = `${QUEUE_TIMEOUTS}, and none are allowed`
+    throw new ThinfsError('BAD_ARGUMENT', `queue_timeout ${queueTimeout}: ${allowed}`)
   }
   return {
     ...rest,

@@ -180,6 +180,7 @@ t.test('set: on_full and queue_timeout, in pool.yaml', async t => {
   const cases: [status: number, line: RegExp, ...args: string[]][] = [
     [1, /on_full: wait is not allowed; queue, error \(BAD_CONFIG\)/, 'on_full=wait'],
     [1, /queue_timeout: 1m is not allowed; seconds/, 'queue_timeout=1m'],
+    [2, /queue_timeout 1000001: seconds from 0, .* to 1000000/, 'a', 'queue_timeout=1000001'],
     [1, /min_free_space: 100% is not allowed; a percentage/, 'min_free_space=100%'],
     [1, /68719476736 bytes more .*, 67108864 are free: .* \(NO_DATA_SPACE\)/, 'a', 'reserve=64G'],
     [2, /1Q is not a size/, 'a', 'limit=1Q'],

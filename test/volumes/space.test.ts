@@ -72,8 +72,9 @@ t.test('a volume may wait where others fail, and fail where others wait', async 
   await all[0]
   t.same(ended.slice(1), ['waits was written'])
   t.match(await volumes.setVolume({ name: 'waits', onFull: 'pool' }), { onFull: null })
-  for (const queueTimeout of [-2, 1.5]) {
+  for (const queueTimeout of [-2, 1.5, 1_000_001]) {
     await t.rejects(volumes.setVolume({ name: 'waits', queueTimeout }), { code: 'BAD_ARGUMENT' })
+    await t.rejects(volumes.set({ queueTimeout }), { code: 'BAD_ARGUMENT' })
   }
   t.match(await volumes.setVolume({ name: 'waits', queueTimeout: 0 }), { queueTimeout: 0 })
   t.match(await volumes.setVolume({ name: 'waits', queueTimeout: -1 }), { queueTimeout: null })
