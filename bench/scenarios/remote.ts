@@ -25,7 +25,7 @@ import {
 /** Far more than the small cache has, so that reads come from the server. */
 const SIZE = GIB / 2
 const SMALL_CACHE = 16 * MIB
-/** What the large cache has all of. */
+/** The large cache has all of this range. */
 const CACHED = { offset: 0, size: GIB / 4 }
 const LARGE_CACHE = GIB / 2
 

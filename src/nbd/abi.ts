@@ -4,7 +4,7 @@
  * Source: https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md
  */
 
-/** What a server begins with: `NBDMAGIC`, then `IHAVEOPT` in the newstyle negotiation. */
+/** The bytes that a server begins with: `NBDMAGIC`, then `IHAVEOPT` in the newstyle negotiation. */
 export const HELLO = Buffer.from('NBDMAGICIHAVEOPT', 'latin1')
 /** Begins each option that a client sends. */
 export const OPTION_MAGIC = Buffer.from('IHAVEOPT', 'latin1')
@@ -26,7 +26,7 @@ export const OPTION_REPLY = { ACK: 1, INFO: 3, META_CONTEXT: 4 } as const
 /** Replies from here on are errors. */
 export const OPTION_ERROR = 0x8000_0000
 
-/** What the errors of options mean: an errno, and words for people. */
+/** The meaning of the errors of options: an errno, and words for people. */
 export const OPTION_ERRORS: Readonly<Record<number, readonly [errno: string, what: string]>> = {
   [OPTION_ERROR + 1]: ['EOPNOTSUPP', 'it does not know the option'],
   [OPTION_ERROR + 2]: ['EPERM', 'its policy forbids it'],

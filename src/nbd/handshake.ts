@@ -38,12 +38,12 @@ export interface Negotiated {
   /** The socket, or TLS on it. */
   socket: Socket
   incoming: Incoming
-  /** What has come after the negotiation. */
+  /** Bytes that have come after the negotiation. */
   rest: Buffer
   export: Export
 }
 
-/** What comes from a server: whoever has set `take` gets it. */
+/** The bytes that come from a server: whoever has set `take` gets them. */
 export interface Incoming {
   /** The bytes are the caller's again afterwards. */
   take: (chunk: Buffer) => void
@@ -188,7 +188,7 @@ function secure(
 /** The messages of client and server before the first request. */
 class Dialogue {
   readonly #socket: Socket
-  /** What has come and was not taken. */
+  /** Bytes that have come and that nobody has taken. */
   #held = Buffer.alloc(0)
   #error: Error | null = null
   #wake: () => void = () => {}

@@ -455,7 +455,7 @@ const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
 /**
- * What the disk has is the size that it had first: a server may have become larger.
+ * The disk keeps the size that it had first: a server may have become larger.
  * @throws IO_ERROR, EPROTO where the server has another export by that name now
  */
 function mustBeSame(before: Export, now: Export): void {

@@ -58,7 +58,7 @@ export class ColdReads {
     this.#ahead = new ReadAhead(Math.min(AHEAD_MAX, share))
   }
 
-  /** What is being read of a range. */
+  /** The read that is under way of a range. */
   of(begin: number, end: number): Promise<void>[] {
     const reads: Promise<void>[] = []
     for (const fetch of this.#fetches) {
@@ -142,7 +142,7 @@ export class ColdReads {
       const others = this.of(from, to)
       await allEnded(this.#begin(from, to, false))
       if (others.length === 0) return
-      // Where one of them fails, that says nothing of these pages: they are asked for again.
+      // A failure of one of them says nothing of these pages: they are asked for again.
       await Promise.allSettled(others)
     }
   }

@@ -2,7 +2,7 @@
 import { PAGE_SIZE } from '../base/index.js'
 import { SLOT, SLOT_PAGES } from './cache-memory.js'
 
-/** Where the slot that has a byte of the disk ends, on the disk. */
+/** The end, on the disk, of the slot that has a byte of it. */
 export const slotEnd = (offset: number): number => (Math.floor(offset / SLOT) + 1) * SLOT
 
 /** The pages that [from, to) touches of the slot that it is in. */

@@ -24,7 +24,7 @@ export class ReadAhead {
   /** By reader: where the last read ended, and how many in order there were. */
   readonly #ends = new Float64Array(READERS).fill(-1)
   readonly #proofs = new Uint32Array(READERS)
-  /** Where what was read ahead ends, and how far ahead that is to be. */
+  /** The end of the bytes that were read ahead, and how far ahead it is to be. */
   readonly #aheads = new Float64Array(READERS)
   readonly #windows = new Float64Array(READERS)
   /** When it read last. */
@@ -33,7 +33,7 @@ export class ReadAhead {
   #proof = PROOF
   #usedBefore = 0
   #wastedBefore = 0
-  /** What `next` has found. Bytes of the disk. */
+  /** The range that `next` has found. Bytes of the disk. */
   begin = 0
   end = 0
 

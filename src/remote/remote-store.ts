@@ -5,8 +5,8 @@
  * much of it, and by `sync`. The cache is memory that outlives the process (CacheMemory): the
  * store that maps it next goes on where this one ended.
  *
- * What the disk has acknowledged and not flushed may be lost with a connection (`epoch`): the pages
- * stay in the cache until a flush has covered them, and are written once more where it did not.
+ * Writes that the disk has acknowledged and not flushed may be lost with a connection (`epoch`): the
+ * pages stay in the cache until a flush has covered them, and are written once more where it did not.
  */
 import {
   allEnded,

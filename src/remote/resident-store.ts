@@ -141,7 +141,7 @@ export class ResidentStore implements Store {
     this.zero(offset, length)
   }
 
-  /** What reads as zeros may be no hole. */
+  /** A range that reads as zeros may be no hole. */
   nextData(offset: Bytes): Bytes {
     return this.#seek(offset, SEEK_DATA)
   }
@@ -289,7 +289,7 @@ async function load(disk: RemoteDisk, fd: number, onLoad: OnLoad): Promise<void>
         throw ioError(disk.path, `read of ${length} bytes at ${offset}`, err)
       }
       for (let at = 0; at < length; at += PAGE_SIZE) {
-        // What is zeros takes no memory.
+        // Zeros take no memory.
         if (isZero(content.subarray(at, at + PAGE_SIZE))) continue
         native.file_write(fd, content, at, PAGE_SIZE, offset + at)
       }

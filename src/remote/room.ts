@@ -12,7 +12,7 @@ import type { Unflushed } from './unflushed.js'
  * before, and that for as much again.
  */
 const FLUSH_MS = 1000
-/** What is acknowledged in any case, and before it is known how fast the disk is. */
+/** Bytes that are acknowledged in any case, and before it is known how fast the disk is. */
 const BYTES_MIN = MIB
 const RUNS_MIN = 32
 /** A pass that sent less of both says nothing of the disk's speed. */
@@ -45,10 +45,10 @@ export class Room {
   readonly #drain: () => Promise<void>
   readonly #onWait: (what: string) => void
   readonly #bytesMax: number
-  /** What may be not durable: bytes, and runs of the disk. */
+  /** The bytes and the runs of the disk that may be not durable. */
   #bytes: number
   #runs: number
-  /** What the disk takes in a millisecond; 0: not known. */
+  /** Bytes that the disk takes in a millisecond; 0: not known. */
   #bytesPerMs = 0
   #requestsPerMs = 0
   #draining: Promise<void> | null = null

@@ -1,4 +1,4 @@
-/** What is being sent: the dirty pages of the cache, on their way to the disk. */
+/** The dirty pages of the cache, on their way to the disk. */
 import { allEnded, PAGE_SIZE } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
@@ -20,7 +20,7 @@ export interface SendsOptions {
   answers: Answers
 }
 
-/** What a pass has sent. */
+/** The bytes that a pass has sent. */
 export interface Sent {
   bytes: number
   /** Requests to the disk. */
@@ -63,7 +63,7 @@ export class Sends {
     return sent
   }
 
-  /** What is being sent of a range. */
+  /** The sending that is under way of a range. */
   of(begin: number, end: number): Promise<void>[] {
     const sends: Promise<void>[] = []
     for (const [run, sending] of this.#sending) {

@@ -1,4 +1,4 @@
-/** What is cached where: a slot of the cache for each 64 KiB of the disk that it has. */
+/** The places of what is cached: a slot of the cache for each 64 KiB of the disk that it has. */
 import { PAGE_SIZE } from '../base/index.js'
 import type { DataMap } from '../storage/index.js'
 import { type CacheMemory, FREE, SLOT, SLOT_PAGES } from './cache-memory.js'
@@ -7,7 +7,7 @@ import type { Zones } from './zones.js'
 
 export interface SlotsOptions {
   memory: CacheMemory
-  /** Where the disk has holes, which read as zeros without a slot. */
+  /** The holes of the disk, which read as zeros without a slot. */
   data: DataMap
   zones: Zones
   /** Bytes of a hole at least. */
@@ -244,7 +244,7 @@ export class Slots {
       const slot = this.#hand
       this.#hand = slot + 1 === nrSlots ? 0 : slot + 1
       if (blocks[slot] === FREE || this.#pins[slot] !== 0) continue
-      // What is not flushed is nowhere else.
+      // Unflushed bytes are nowhere else.
       if (dirty[slot] !== 0 || pending[slot] !== 0) continue
       if (this.#recent[slot] !== 0) {
         this.#recent[slot] = 0

@@ -21,7 +21,7 @@ export const STATE_SIZE_MIN = SLOTS_AT + NR_SLOTS * SLOT
 /** The letters tfst. */
 const MAGIC = 0x74_73_66_74
 const VERSION = 1
-/** What a slot begins with, in a page of its own, little-endian. docs/FORMAT.md#state-disk */
+/** The header that a slot begins with, in a page of its own, little-endian. docs/FORMAT.md#state-disk */
 export const STATE_SLOT = layout('StateSlot', 32, {
   csum: [0, 'u32', 'CRC-32C of bytes 4..32'],
   magic: [4, 'u32', 'the letters tfst'],
@@ -132,7 +132,7 @@ export class StateDisk {
     const generation = this.#generation + 1
     const image = encodeSlot({ generation, content })
     try {
-      // What was written on a connection that is lost may be lost with it.
+      // Writes of a connection that is lost may be lost with it.
       for (let epoch = -1; epoch !== this.#disk.epoch; ) {
         epoch = this.#disk.epoch
         await this.#disk.write(image, placeOf(nr))

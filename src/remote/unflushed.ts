@@ -122,7 +122,7 @@ export class Unflushed {
     return covered
   }
 
-  /** What was sent before the flush began is durable, unless it was sent again since. */
+  /** Pages that were sent before the flush began are durable, unless they were sent again since. */
   endFlush(covered: readonly number[]): void {
     const { dirty, pending } = this.#memory
     for (const slot of covered) {
@@ -134,7 +134,7 @@ export class Unflushed {
     }
   }
 
-  /** What was sent and not flushed may be lost: it is dirty again. Nothing is being sent. */
+  /** Pages that were sent and not flushed may be lost: they are dirty again. Nothing is being sent. */
   addAgain(): void {
     for (const slot of this.#slots) {
       this.#flushing[slot] = 0

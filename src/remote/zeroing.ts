@@ -41,7 +41,7 @@ export class Zeroing {
   readonly #reads: ColdReads
   readonly #answers: Answers
   readonly #sync: () => Promise<void>
-  /** What the disk has been asked for and has not answered. */
+  /** Requests that the disk has not answered. */
   readonly #calls = new Set<Promise<void>>()
   /** Places in CacheMemory.zeroed of what the disk has zeroed. */
   readonly #zeroed: Set<number>

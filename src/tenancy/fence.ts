@@ -71,7 +71,7 @@ export async function fence(
   } finally {
     clearTimeout(timer)
     ended.abort()
-    // What it has left running does not keep this process waiting.
+    // Processes that it has left running do not keep this one waiting.
     child.stdout.destroy()
     child.stderr.destroy()
   }

@@ -15,7 +15,7 @@ export const SIGN_PERIOD = 5000
 export interface RecordOptions {
   place: TenantPlace
   strength: Strength
-  /** What of the storage keeps others away, where that can be asked. */
+  /** The part of the storage that keeps others away, where it can be asked. */
   storage?: { confirm(): Promise<void>; release(): Promise<void> } | null
   clock: Clock
   /** Milliseconds since 1970. */

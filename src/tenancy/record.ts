@@ -44,7 +44,7 @@ export const SIGN = layout('TenantSign', 64, {
 const SALT = { tenant: 1_953_395_713, sign: 1_953_395_714 } as const
 
 const MAGIC = 0x6e_6e_65_74
-/** What a write of the first record leaves of it that was torn in the middle. */
+/** The rest of the first record that a torn write of it leaves. */
 const TORN_MAGICS = [0, 1, 2, 3].map(bytes => MAGIC % 256 ** bytes)
 const VERSION = 1
 const STATE = { has: 1, gaveBack: 2 } as const
@@ -60,7 +60,7 @@ export interface Tenant {
   /** 32 hexadecimal digits. */
   mountId: string
   host: Host
-  /** What the storage calls its client; empty where that has no name. */
+  /** The storage's name for its client; empty where it has none. */
   address: string
 }
 
@@ -153,7 +153,7 @@ const putHex = (block: Buffer, at: number, hex: string): void => {
 
 const hexAt = (block: Buffer, at: number): string => block.toString('hex', at, at + ID_SIZE)
 
-/** What is too long is cut off. */
+/** Cuts off what is too long. */
 function putText(block: Buffer, at: number, end: number, text: string): void {
   block.write(text, at, end - at, 'utf8')
 }

@@ -11,10 +11,10 @@
  */
 import { ThinfsError } from '../base/index.js'
 
-/** What a host registers with at a disk: 1 to 2^64 - 1. */
+/** The key that a host registers with at a disk: 1 to 2^64 - 1. */
 export type ReservationKey = bigint
 
-/** What a reservation asks of a disk. See `ReservedDisk` of the room `storage`. */
+/** The calls that a reservation makes to a disk. See `ReservedDisk` of the room `storage`. */
 export interface Reservable {
   readonly path: string
   register(key: ReservationKey): Promise<void>
@@ -69,7 +69,7 @@ export class Reservation {
     const registered: Reservable[] = []
     try {
       for (const disk of disks) {
-        // What an earlier mount here has left must not be written after another host's writes.
+        // Writes that an earlier mount here has left must not follow another host's writes.
         await disk.dropCache()
         const holder = await disk.holder()
         await disk.register(key)

@@ -3,7 +3,7 @@ import { ThinfsError } from '../base/index.js'
 import type { Sign, Tenant } from './record.js'
 
 /**
- * What keeps everybody but the tenant from writing.
+ * The means that keeps everybody but the tenant from writing.
  *
  * `enforced`: the storage refuses the requests of an earlier tenant, whenever they arrive.
  * `connection`: the server ends what is left of one client before it lets in the next. `advisory`:
@@ -33,7 +33,7 @@ export interface TenancyCounts {
   signedAt: number
 }
 
-/** What is in the place of a record. */
+/** The content of the place of a record. */
 export interface Seen {
   tenant: Tenant | null
   /** The tenant's last sign; null where it has given none. */

@@ -1,7 +1,7 @@
 import { DAMAGED, decodeSign, decodeTenant, TENANCY_BLOCK, type Tenant } from './record.js'
 import type { Seen } from './tenancy.js'
 
-/** Where the record of a tenant is: two blocks of 4 KiB, read and written whole. */
+/** The place of a tenant's record: two blocks of 4 KiB, read and written whole. */
 export interface TenantPlace {
   /** Names it in messages. */
   readonly path: string

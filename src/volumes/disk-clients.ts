@@ -117,7 +117,7 @@ export class DiskClients {
     }
   }
 
-  /** What another process changes meanwhile is no use to a reader. @throws POOL_IN_USE */
+  /** A reader has no use for what another process changes meanwhile. @throws POOL_IN_USE */
   async #mustBeFree(disk: RbdDisk): Promise<void> {
     const owner = await disk.owner()
     if (owner === null) return

@@ -26,7 +26,7 @@ const LOOK_PERIOD = 500
 const LOOKS = 20
 
 export interface ImageTenancyOptions {
-  /** What becomes of another tenant; undefined: it keeps the pool. */
+  /** The way to take the pool from another tenant; undefined: that one keeps it. */
   how: 'fence' | 'off' | undefined
   /** Another process of the mount was the tenant until it ended. */
   takesOver: boolean

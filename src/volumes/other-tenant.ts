@@ -7,7 +7,7 @@ import { inUse, mayTake, type Seen, type Strength, TenantFile, thisHost } from '
 export const strengthOf = ({ tenancy }: PoolConfig): Strength =>
   (tenancy?.locks ?? 'advisory') === 'advisory' ? 'advisory' : 'enforced'
 
-/** What having the pool's locks proves. Locks on the node of a disk are of this host alone. */
+/** The proof that the pool's locks are. Locks on the node of a disk are of this host alone. */
 export const provenByLocks = ({ tenancy }: PoolConfig): Strength =>
   tenancy?.locks === 'enforced' ? 'enforced' : 'advisory'
 

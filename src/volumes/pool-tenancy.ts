@@ -97,7 +97,7 @@ export async function whoHasIt({ tenancy, state, folder }: PoolConfig): Promise<
   return seen === null || isFree(seen) ? null : describeTenant(seen)
 }
 
-/** What a process has to do with the tenancy of its pool. */
+/** The part that a process has in the tenancy of its pool. */
 export interface TenancyOptions {
   /** Null for a command, which has the pool until it closes it. */
   mount: MountTenancy | null
