@@ -95,6 +95,9 @@ export const FATTR = {
 export const FOPEN_DIRECT_IO = 1 << 0
 export const FOPEN_KEEP_CACHE = 1 << 1
 export const FSYNC_FDATASYNC = 1 << 0
+/** Flags of WRITE: from the page cache, later than its write(2) or store; or past that cache. */
+export const WRITE_CACHE = 1 << 0
+export const WRITE_LOCKOWNER = 1 << 1
 /** Notification that what the kernel caches of an inode is not so any more. */
 export const NOTIFY_INVAL_INODE = 2
 /** Notification that makes the kernel send again what was read and not answered. */
@@ -276,7 +279,7 @@ export const WRITE_IN = layout('fuse_write_in', 40, {
   fh: [0, 'u64', ''],
   offset: [8, 'u64', 'bytes'],
   size: [16, 'u32', 'bytes'],
-  writeFlags: [20, 'u32', ''],
+  writeFlags: [20, 'u32', 'WRITE_CACHE, WRITE_LOCKOWNER'],
   lockOwner: [24, 'bytes:8', ''],
   flags: [32, 'u32', 'of open(2)'],
   padding: [36, 'u32', ''],

@@ -1,6 +1,6 @@
 /** Requests about the content of files. READ and WRITE allocate nothing. */
 import { constants } from 'node:os'
-import { assert, MAX_IO, type Requester } from '../base/index.js'
+import { assert, type Later, MAX_IO, type Requester } from '../base/index.js'
 import {
   COPY_FILE_RANGE_IN,
   FALLOCATE_IN,
@@ -12,7 +12,9 @@ import {
   OPEN_IN,
   READ_IN,
   RELEASE_IN,
+  WRITE_CACHE,
   WRITE_IN,
+  WRITE_LOCKOWNER,
 } from './abi.js'
 import type { Answers } from './answers.js'
 import {
@@ -28,6 +30,7 @@ import { type FileSystem, WAITS } from './file-system.js'
 import { later } from './later.js'
 import type { Request } from './request.js'
 import type { Slots } from './slots.js'
+import { LEAST_PART, SplitWrites } from './split-writes.js'
 
 const { EINVAL } = constants.errno
 
@@ -35,10 +38,14 @@ const { EINVAL } = constants.errno
 const READ_LENGTH = IN_HEADER.size + READ_IN.size
 const WRITE_LENGTH = IN_HEADER.size + WRITE_IN.size
 
+/** Flags of WRITEs whose callers hear of every error: of memory maps, and past the page cache. */
+const HEARD = WRITE_CACHE | WRITE_LOCKOWNER
+
 export class FileRequests {
   readonly #fs: FileSystem
   readonly #answers: Answers
   readonly #requester: Requester
+  readonly #splits = new SplitWrites()
   /** READs that wait for a disk. */
   #nrReadsLater = 0
 
@@ -97,7 +104,11 @@ export class FileRequests {
     }
     const offset = slots.u64(at + WRITE_IN.at.offset)
     const from = slots.rest(base, WRITE_IN.size)
-    const put = this.#fs.write(ino, offset, size, slots.buffer, from, this.#requester)
+    const mayBeSplit = size >= LEAST_PART || this.#splits.expectsParts
+    const put =
+      mayBeSplit && this.#isPart(slots, at, offset, size)
+        ? this.#writePart(slots, at, ino, offset, size, from)
+        : this.#fs.write(ino, offset, size, slots.buffer, from, this.#requester)
     if (typeof put === 'number') {
       // A loop device would take a short answer for success.
       assert(put === size, 'a WRITE was answered short')
@@ -109,6 +120,27 @@ export class FileRequests {
       })
       answers.answer(OPCODE.WRITE, base, ino, whole, encodeWrite)
     }
+  }
+
+  /** As one that may be another part of a write(2). Kept apart: its closure costs. */
+  #writePart(
+    slots: Slots,
+    at: number,
+    ino: number,
+    offset: number,
+    size: number,
+    from: number,
+  ): Later<number> {
+    const { buffer } = slots
+    const fh = slots.u64(at + WRITE_IN.at.fh)
+    return this.#splits.part(fh, () =>
+      this.#fs.write(ino, offset, size, buffer, from, this.#requester),
+    )
+  }
+
+  #isPart(slots: Slots, at: number, offset: number, size: number): boolean {
+    if ((slots.u32(at + WRITE_IN.at.writeFlags) & HEARD) !== 0) return false
+    return this.#splits.begun(slots.u64(at + WRITE_IN.at.fh), offset, size)
   }
 
   /** All others. @returns false for a request that is about something else */
@@ -126,12 +158,16 @@ export class FileRequests {
         )
         return true
       }
-      case OPCODE.RELEASE:
-        request.answer(fs.release(ino, request.u64(RELEASE_IN.at.fh)), encodeNothing)
+      case OPCODE.RELEASE: {
+        const fh = request.u64(RELEASE_IN.at.fh)
+        this.#splits.forget(fh)
+        request.answer(fs.release(ino, fh), encodeNothing)
         return true
+      }
       case OPCODE.FSYNC: {
         const dataOnly = (request.u32(FSYNC_IN.at.fsyncFlags) & FSYNC_FDATASYNC) !== 0
-        request.answer(fs.fsync(ino, dataOnly), encodeNothing)
+        const fh = request.u64(FSYNC_IN.at.fh)
+        request.answer(this.#splits.flushed(fh, fs.fsync(ino, dataOnly)), encodeNothing)
         return true
       }
       case OPCODE.FALLOCATE: {

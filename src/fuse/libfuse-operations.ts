@@ -15,6 +15,7 @@ import {
 import type { Done, FuseOperations, FuseStat, FuseStatfs } from './fuse-native.js'
 import { later } from './later.js'
 import type { LibfuseRequests } from './libfuse-requests.js'
+import { SplitWrites } from './split-writes.js'
 
 const { ENOTDIR, EOPNOTSUPP, EPERM, ERANGE } = constants.errno
 
@@ -46,6 +47,8 @@ export function libfuseOperations(
   onInit: () => void,
 ): FuseOperations {
   const files = new OpenFiles(fs)
+  // Direct I/O is split as well: asynchronous, which hears of every error, it is after 7.19.
+  const splits = new SplitWrites()
   const status = (operation: string, done: Done, work: () => Later<unknown>): void =>
     requests.handle(operation, work, errno => done(-errno))
   const change = (path: string, done: Done, to: AttributeChange): void =>
@@ -132,7 +135,11 @@ export function libfuseOperations(
         fh => void files.release(fh),
       )
     },
-    release: (_path, fh, done) => status('RELEASE', done, () => files.release(fh)),
+    release: (_path, fh, done) =>
+      status('RELEASE', done, () => {
+        splits.forget(fh)
+        return files.release(fh)
+      }),
 
     read(_path, fh, to, size, offset, done) {
       // A late answer may come after the deadline, when `to` is libfuse's again.
@@ -150,7 +157,8 @@ export function libfuseOperations(
       })
     },
     write(_path, fh, from, size, offset, done) {
-      const work = () => fs.write(files.inoOf(fh), offset, size, from, 0)
+      const write = () => fs.write(files.inoOf(fh), offset, size, from, 0)
+      const work = () => (splits.begun(fh, offset, size) ? splits.part(fh, write) : write())
       requests.handle('WRITE', work, (errno, put) => {
         // A loop device would take a short answer for success.
         if (errno === 0) assert(put === size, 'a WRITE was answered short')
@@ -158,7 +166,7 @@ export function libfuseOperations(
       })
     },
     fsync: (_path, dataOnly, fh, done) =>
-      status('FSYNC', done, () => fs.fsync(files.inoOf(fh), dataOnly !== 0)),
+      status('FSYNC', done, () => splits.flushed(fh, fs.fsync(files.inoOf(fh), dataOnly !== 0))),
     fsyncdir: (_path, _dataOnly, _fh, done) => status('FSYNCDIR', done, () => fs.syncfs()),
     truncate: (path, size, done) => change(path, done, { size }),
     ftruncate: (_path, fh, size, done) =>

@@ -857,6 +857,71 @@ t.test('a READ that waits for a disk is answered when it comes, and others go on
   )
 })
 
+// write(2) of two parts is answered short when the second fails, and a loop device takes that for success.
+t.test('a part of a write that fails behind another is told by the next FSYNC as well', async t => {
+  const MIB = 2 ** 20
+  const full = (): never => {
+    throw new ThinfsError('NO_DATA_SPACE', 'full')
+  }
+  const ways: Record<string, (size: number) => number | Promise<number>> = {
+    'at once': size => (size === MIB ? size : full()),
+    later: async size => (size === MIB ? size : full()),
+  }
+  const [fh, lockOwner] = [5, 2]
+  const others: Partial<FileSystem> = { fsync: () => {}, release: () => {} }
+  const fsync = (kernel: FakeKernel, of = fh) => kernel.ask(20, 5, u64(of), u32(0), u32(0))
+  const write = (kernel: FakeKernel, offset: number, size: number, flags = 0) => {
+    const numbers = [u64(fh), u64(offset), u32(size), u32(flags), u64(0), u32(0), u32(0)]
+    return kernel.ask(16, 5, ...numbers, Buffer.alloc(size))
+  }
+  for (const [name, answer] of Object.entries(ways)) {
+    await t.test(name, async t => {
+      const begin = () => start({ ...others, write: (_i, _o, size) => answer(size) }).kernel
+      await t.test('once, and of the same open file', async t => {
+        const kernel = begin()
+        t.equal((await write(kernel, 0, MIB)).error, null)
+        t.equal((await write(kernel, MIB, 4096)).error, 'ENOSPC')
+        t.equal((await fsync(kernel, 6)).error, null)
+        t.equal((await fsync(kernel)).error, 'ENOSPC')
+        t.equal((await fsync(kernel)).error, null)
+      })
+      await t.test('not when its caller has heard of it', async t => {
+        for (const [offset, flags] of [
+          [4096, 0],
+          [MIB, lockOwner],
+        ] as const) {
+          const kernel = begin()
+          await write(kernel, 0, MIB, flags)
+          t.equal((await write(kernel, offset, 4096, flags)).error, 'ENOSPC')
+          t.equal((await fsync(kernel)).error, null, `at ${offset}, flags ${flags}`)
+        }
+      })
+      await t.test('nor of a file that is closed', async t => {
+        const kernel = begin()
+        await write(kernel, 0, MIB)
+        await write(kernel, MIB, 4096)
+        await kernel.ask(18, 5, u64(fh), u32(0), u32(0), u64(0))
+        t.equal((await fsync(kernel)).error, null)
+      })
+    })
+  }
+  await t.test(
+    'nor of one that a signal has ended: its caller goes on behind the first',
+    async t => {
+      const { kernel } = start({
+        ...others,
+        write: (_i, _o, size) => {
+          if (size < MIB) throw Object.assign(new Error('interrupted'), { code: 'EINTR' })
+          return size
+        },
+      })
+      await write(kernel, 0, MIB)
+      t.equal((await write(kernel, MIB, 4096)).error, 'EINTR')
+      t.equal((await fsync(kernel)).error, null)
+    },
+  )
+})
+
 t.test('a bug is not answered: it ends the session before anything else is done', async t => {
   const bugs: Record<string, Partial<FileSystem>> = {
     'a false assertion': { write: () => assert(false, 'it is so') as never },
