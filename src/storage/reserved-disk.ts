@@ -42,6 +42,31 @@ const PREEMPTION = layout('pr_preempt', 24, {
   flags: [20, 'u32', 'zero'],
 })
 
+/** REPLACE of an NVMe disk needs any. */
+const SOME_KEY = 1n
+
+/** A command of an NVMe disk. Source: linux/nvme_ioctl.h. */
+const NVME_COMMAND = layout('nvme_passthru_cmd', 72, {
+  opcode: [0, 'u8', ''],
+  flags: [1, 'u8', 'zero'],
+  pad: [2, 'u16', 'zero'],
+  namespaceId: [4, 'u32', ''],
+  dwords2: [8, 'bytes:8', 'zero'],
+  metadata: [16, 'u64', 'zero'],
+  data: [24, 'u64', 'its address'],
+  metadataSize: [32, 'u32', 'zero'],
+  dataSize: [36, 'u32', 'bytes'],
+  dword10: [40, 'u32', 'what the command says'],
+  dwords11: [44, 'bytes:20', 'zero'],
+  timeout: [64, 'u32', 'milliseconds'],
+  result: [68, 'u32', ''],
+})
+/** RESERVATION REGISTER, unregistering whatever the key is. Source: NVM Express, 7.3 of 2.0. */
+const RESERVATION_REGISTER = 0x0d
+const UNREGISTER = 0x01 | 0x08
+/** Bytes of its data: the key that the host has, and the one that it gets. */
+const KEYS_SIZE = 16
+
 /** _IOW of asm-generic/ioctl.h. */
 const writes = (type: number, number: number, size: number): number =>
   0x4000_0000 + size * 0x1_0000 + type * 0x100 + number
@@ -50,6 +75,8 @@ const IOC_PR_REGISTER = pr(200, REGISTRATION)
 const IOC_PR_RESERVE = pr(201, RESERVATION)
 const IOC_PR_RELEASE = pr(202, RESERVATION)
 const IOC_PR_PREEMPT_ABORT = pr(204, PREEMPTION)
+const NVME_IOCTL_ID = 0x4e40
+const NVME_IOCTL_IO_CMD = 0xc048_4e43
 /** Writes back and drops what the page cache has of a device. Source: linux/fs.h. */
 const BLKFLSBUF = 0x1261
 
@@ -110,13 +137,18 @@ export class ReservedDisk {
   }
 
   /**
-   * Registers this host, whatever its key was; with 0 ends its registration, and its reservation.
+   * Registers this host, whatever its key was.
    * @throws NOT_SUPPORTED where the disk, or what is there, knows no reservations; IO_ERROR
    */
   async register(key: ReservationKey): Promise<void> {
-    const argument = record(REGISTRATION, { flags: IGNORE_KEY }, { newKey: key })
-    if (!(await this.#call('registering', IOC_PR_REGISTER, argument)))
-      throw this.#refused('register')
+    if (await this.#register(0n, key)) return
+    // To the kernel no old key is a host that is not registered yet, which an NVMe disk minds.
+    if (!(await this.#register(SOME_KEY, key))) throw this.#refused('register')
+  }
+
+  #register(oldKey: ReservationKey, newKey: ReservationKey): Promise<boolean> {
+    const argument = record(REGISTRATION, { flags: IGNORE_KEY }, { oldKey, newKey })
+    return this.#call('registering', IOC_PR_REGISTER, argument)
   }
 
   /**
@@ -142,7 +174,25 @@ export class ReservedDisk {
   /** Gives up the reservation and the registration of this host. @throws IO_ERROR */
   async release(key: ReservationKey): Promise<void> {
     await this.#call('releasing', IOC_PR_RELEASE, record(RESERVATION, { type: TYPE }, { key }))
-    await this.register(0n)
+    const namespaceId = await native.file_ioctl_async(this.#fd, NVME_IOCTL_ID, 0).catch(() => 0)
+    if (namespaceId === 0) await this.#register(0n, 0n)
+    else await this.#unregister(namespaceId)
+  }
+
+  /** Ends the registration with an NVMe disk, for which the kernel has no call. */
+  async #unregister(namespaceId: number): Promise<void> {
+    // One buffer, which the call keeps where it is.
+    const request = Buffer.alloc(NVME_COMMAND.size + KEYS_SIZE)
+    const view = new DataView(request.buffer, request.byteOffset, request.length)
+    NVME_COMMAND.write(view, 0, {
+      opcode: RESERVATION_REGISTER,
+      namespaceId,
+      data: native.buffer_address(request) + NVME_COMMAND.size,
+      dataSize: KEYS_SIZE,
+      dword10: UNREGISTER,
+      timeout: TIMEOUT_MS,
+    })
+    await this.#call('unregistering', NVME_IOCTL_IO_CMD, request)
   }
 
   /**

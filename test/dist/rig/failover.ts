@@ -6,44 +6,53 @@
  */
 import type { Test } from 'tap'
 import { until } from '../../support/mounted-pool.js'
-import type { Machine, Network } from './machine.js'
+import type { Host, Machine } from './machine.js'
 import { PoolOn } from './pool-on.js'
 import { shown } from './sum.js'
 import { Ledger, type Writer } from './writers.js'
 
+/** Machines, and the cables by which they reach the storage. */
+export interface Cables<M extends Host> {
+  /** Starts a machine. It ends with the test. */
+  machine(t: Test, name: string): Promise<M>
+  /** Whatever the machine sends, or is sent, is lost. */
+  cut(machine: M): Promise<void>
+  heal(machine: M): Promise<void>
+}
+
 /** Where pools are kept. */
-export interface Storage {
+export interface Storage<M extends Host = Machine> {
   /** Makes a pool, which no host has. @returns its folder, as both hosts see it */
-  makePool(name: string, hosts: [Machine, Machine]): Promise<string>
+  makePool(name: string, hosts: [M, M]): Promise<string>
   /** Makes the storage reachable on a host that has booted. */
-  prepare(host: Machine): Promise<void>
+  prepare(host: M): Promise<void>
   /** Mounts a pool that another host has had, and may think that it has still. */
-  takeOver(pool: PoolOn): Promise<void>
+  takeOver(pool: PoolOn<M>): Promise<void>
   /** What a host is told that wants a pool which host `a` serves. */
   inUse: RegExp
   /** Makes thin_check judge the metadata of a pool that nobody has mounted. */
-  thinCheck(pool: PoolOn): Promise<void>
+  thinCheck(pool: PoolOn<M>): Promise<void>
 }
 
-export interface Hosts {
-  network: Network
-  a: PoolOn
-  b: PoolOn
+export interface Hosts<M extends Host = Machine> {
+  network: Cables<M>
+  a: PoolOn<M>
+  b: PoolOn<M>
   ledger: Ledger
-  takeOver(pool: PoolOn): Promise<void>
+  takeOver(pool: PoolOn<M>): Promise<void>
   inUse: RegExp
 }
 
 /** What a test has shown, and who has the pool in the end. */
-export interface Outcome {
+export interface Outcome<M extends Host = Machine> {
   failovers: number
   pause: number
-  last: PoolOn
+  last: PoolOn<M>
 }
 
-export type Scenario = (t: Test, hosts: Hosts) => Promise<Outcome>
+export type Scenario<M extends Host = Machine> = (t: Test, hosts: Hosts<M>) => Promise<Outcome<M>>
 
-const SCENARIOS: Readonly<Record<string, Scenario>> = {
+const scenarios = <M extends Host>(): Readonly<Record<string, Scenario<M>>> => ({
   async 'a writer is cut off, and its host comes back'(t, { network, a, b, ledger, takeOver }) {
     const first = ledger.write(a)
     await first.progress()
@@ -152,10 +161,10 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     t.equal(error, null, 'the host that has it is not disturbed')
     return { failovers: 0, pause: longestPause, last: a }
   },
-}
+})
 
 /** What a host has flushed before it had nothing more to do. */
-async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
+async function wrote(ledger: Ledger, pool: PoolOn<Host>): Promise<Writer> {
   const writer = ledger.write(pool)
   await writer.progress()
   await writer.stop()
@@ -163,7 +172,7 @@ async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
 }
 
 /** A host that lost the pool: every write fails, and its status says why. */
-async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void> {
+export async function mustHaveLost(t: Test, pool: PoolOn<Host>, ledger: Ledger): Promise<void> {
   t.equal(await pool.errnoOfWrite(ledger.staleNumber()), 'EIO', 'a write of the first host')
   // The folder comes back when the client of the storage has connected again.
   await until(() => pool.isReached())
@@ -172,10 +181,10 @@ async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void
 }
 
 /** The second host goes on, also when the first one has ended its mount. */
-async function goOn(
+export async function goOn<M extends Host>(
   t: Test,
-  { a, b, first, second }: { a: PoolOn; b: PoolOn; first: Writer; second: Writer },
-): Promise<Outcome> {
+  { a, b, first, second }: { a: PoolOn<M>; b: PoolOn<M>; first: Writer; second: Writer },
+): Promise<Outcome<M>> {
   await second.progress()
   await a.endMount()
   await second.progress()
@@ -189,16 +198,16 @@ async function goOn(
  * Runs all of them, or those whose names match `THINFS_DIST_ONLY`.
  * @param more what else is to be shown, of this storage alone
  */
-export async function failoverSuite(
+export async function failoverSuite<M extends Host = Machine>(
   t: Test,
-  network: Network,
-  storage: Storage,
-  more: Readonly<Record<string, Scenario>> = {},
+  network: Cables<M>,
+  storage: Storage<M>,
+  more: Readonly<Record<string, Scenario<M>>> = {},
 ): Promise<void> {
   const [one, other] = [await network.machine(t, 'a'), await network.machine(t, 'b')]
   const only = new RegExp(process.env.THINFS_DIST_ONLY ?? '')
   let nr = 0
-  for (const [name, scenario] of Object.entries({ ...SCENARIOS, ...more })) {
+  for (const [name, scenario] of Object.entries({ ...scenarios<M>(), ...more })) {
     if (!only.test(name)) continue
     await t.test(name, async t => {
       for (const host of [one, other]) {
@@ -209,7 +218,7 @@ export async function failoverSuite(
       const [a, b] = [new PoolOn(one, folder), new PoolOn(other, folder)]
       await a.mount()
       const ledger = new Ledger(t.testdir())
-      const takeOver = (pool: PoolOn): Promise<void> => storage.takeOver(pool)
+      const takeOver = (pool: PoolOn<M>): Promise<void> => storage.takeOver(pool)
       const { last, ...what } = await scenario(t, {
         network,
         a,

@@ -108,8 +108,48 @@ export class Network {
   }
 }
 
-export class Machine {
+/** A machine that runs programs, whatever it is. */
+export abstract class Host {
   readonly name: string
+
+  constructor(name: string) {
+    this.name = name
+  }
+
+  /** Ends all of its processes at once. What only its memory had is lost. */
+  abstract powerOff(): Promise<void>
+
+  abstract reboot(): Promise<void>
+
+  /** The arguments that make a command one of this machine. */
+  protected abstract enter(command: string[]): [program: string, ...args: string[]]
+
+  run(...command: string[]): Promise<string> {
+    return run(...this.enter(command))
+  }
+
+  attempt(...command: string[]): Promise<Outcome> {
+    return attempt(...this.enter(command))
+  }
+
+  /** A script whose every command has to succeed; its arguments are `$1`, `$2`, … */
+  sh(script: string, ...args: string[]): Promise<string> {
+    return this.run('bash', '-euo', 'pipefail', '-c', script, 'bash', ...args)
+  }
+
+  /** Starts a program there, whose output is its caller's to read. */
+  spawn(...command: string[]): ChildProcess {
+    const [program, ...args] = this.enter(command)
+    return spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
+  }
+
+  /** The pid that processes of the machine have for themselves is good only there. */
+  kill(signal: 'KILL' | 'STOP' | 'CONT', ...pids: number[]): Promise<string> {
+    return this.run('kill', `-${signal}`, ...pids.map(String))
+  }
+}
+
+export class Machine extends Host {
   readonly address: string
   /** A folder that everybody sees, and that stays when the power goes. */
   readonly folder: string
@@ -122,7 +162,7 @@ export class Machine {
     address: string,
     connect: (namespaces: Namespaces) => Promise<void>,
   ) {
-    this.name = name
+    super(name)
     this.folder = folder
     this.address = address
     this.#connect = connect
@@ -139,46 +179,20 @@ export class Machine {
     await this.#connect(this.#namespaces)
   }
 
-  /** Ends all of its processes at once. What only its memory had is lost. */
-  async powerOff(): Promise<void> {
+  override async powerOff(): Promise<void> {
     await this.#namespaces?.end()
     this.#namespaces = null
   }
 
-  async reboot(): Promise<void> {
+  override async reboot(): Promise<void> {
     await this.powerOff()
     await this.boot()
   }
 
-  /** The arguments that make a command one of this machine. */
-  #enter(command: string[]): [program: string, ...args: string[]] {
+  protected override enter(command: string[]): [program: string, ...args: string[]] {
     const { pid } = this.#namespaces!
     const spaces = ['--mount', '--uts', '--ipc', '--net', '--pid']
     return ['nsenter', '--target', String(pid), ...spaces, ...command]
-  }
-
-  run(...command: string[]): Promise<string> {
-    return run(...this.#enter(command))
-  }
-
-  attempt(...command: string[]): Promise<Outcome> {
-    return attempt(...this.#enter(command))
-  }
-
-  /** A script whose every command has to succeed; its arguments are `$1`, `$2`, … */
-  sh(script: string, ...args: string[]): Promise<string> {
-    return this.run('bash', '-euo', 'pipefail', '-c', script, 'bash', ...args)
-  }
-
-  /** Starts a program there, whose output is its caller's to read. */
-  spawn(...command: string[]): ChildProcess {
-    const [program, ...args] = this.#enter(command)
-    return spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] })
-  }
-
-  /** The pid that processes of the machine have for themselves is good only there. */
-  kill(signal: 'KILL' | 'STOP' | 'CONT', ...pids: number[]): Promise<string> {
-    return this.run('kill', `-${signal}`, ...pids.map(String))
   }
 }
 

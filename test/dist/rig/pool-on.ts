@@ -2,17 +2,17 @@
 import { join, resolve } from 'node:path'
 import type { PoolStatus } from '../../../src/volumes/index.js'
 import type { Outcome } from '../../support/mounted-pool.js'
-import type { Machine } from './machine.js'
+import type { Host, Machine } from './machine.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../../bin/thinfs.js')
 const MOUNT_POINT = '/run/thin'
 
-export class PoolOn {
-  readonly machine: Machine
+export class PoolOn<M extends Host = Machine> {
+  readonly machine: M
   /** The pool's folder, as the machine sees it. */
   readonly folder: string
 
-  constructor(machine: Machine, folder: string) {
+  constructor(machine: M, folder: string) {
     this.machine = machine
     this.folder = folder
   }

@@ -5,6 +5,7 @@ import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import type { Test } from 'tap'
 import { until } from '../../support/mounted-pool.js'
+import type { Host } from './machine.js'
 import type { PoolOn } from './pool-on.js'
 
 const PROGRAMS = import.meta.dirname
@@ -68,7 +69,7 @@ export class Ledger {
   }
 
   /** Starts a writer, whose numbers are larger than those of all before it. */
-  write(pool: PoolOn): Writer {
+  write(pool: PoolOn<Host>): Writer {
     const { acks, first } = this.#next()
     const stop = `${acks}.stop`
     const program = [resolve(PROGRAMS, 'writer.py'), pool.volume, acks, first, stop]
@@ -79,7 +80,7 @@ export class Ledger {
    * Writes every block, with numbers larger than those of all before.
    * @param flush whether to flush them then; else nothing is known of them
    */
-  async fill(pool: PoolOn, flush: boolean): Promise<void> {
+  async fill(pool: PoolOn<Host>, flush: boolean): Promise<void> {
     const { acks, first } = this.#next()
     const program = [resolve(PROGRAMS, 'fill.py'), pool.volume, first, ...(flush ? [acks] : [])]
     await pool.machine.run('python3', ...program)
@@ -105,7 +106,7 @@ export class Ledger {
   }
 
   /** Looks, where the pool is mounted, for every block that was acknowledged. */
-  async verify(t: Test, pool: PoolOn): Promise<{ blocks: number; lost: number }> {
+  async verify(t: Test, pool: PoolOn<Host>): Promise<{ blocks: number; lost: number }> {
     const program = resolve(PROGRAMS, 'verify.py')
     const args = [program, pool.volume, String(STALE), ...this.#acks]
     const { blocks, lost, stale } = JSON.parse(await pool.machine.run('python3', ...args))
