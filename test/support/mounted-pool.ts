@@ -353,7 +353,7 @@ function sendTo(pid: number, signal: NodeJS.Signals): boolean {
   }
 }
 
-function mountsWithin(folder: string): string[] {
+export function mountsWithin(folder: string): string[] {
   return readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
     .map(line => line.split(' ')[1] ?? '')
