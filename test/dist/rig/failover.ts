@@ -52,6 +52,7 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     const second = ledger.write(b)
     await second.progress()
     t.not((await first.ended).error, null, 'the first host notices')
+    t.type((await a.status()).reason, 'string', 'it says why, while it does not reach the pool')
     await network.heal(a.machine)
     await mustHaveLost(t, a, ledger)
     return goOn(t, { a, b, first, second })
@@ -106,9 +107,7 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     const writer = ledger.write(a)
     for (let i = 0; i < 5; i++) {
       await writer.progress()
-      const { enginePid } = (await a.status()).mount!
-      await a.machine.kill('KILL', enginePid)
-      await until(async () => (await a.status()).mount!.enginePid !== enginePid)
+      await killEngine(a)
     }
     await writer.progress()
     const { error, longestPause } = await writer.stop()
@@ -116,17 +115,18 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
     return { failovers: 0, pause: longestPause, last: a }
   },
 
-  async 'engine and daemon are killed, and another host has the pool'(t, hosts) {
-    const { a, b, ledger, takeOver } = hosts
-    const first = ledger.write(a)
-    await first.progress()
-    const { pid, enginePid } = (await a.status()).mount!
-    await a.machine.kill('KILL', pid!, enginePid)
-    t.not((await first.ended).error, null, 'the mount has ended')
-    await takeOver(b)
-    const second = ledger.write(b)
-    await second.progress()
-    return goOn(t, { a, b, first, second })
+  async 'an engine is killed, and nothing was flushed'(_t, { a, ledger }) {
+    await ledger.fill(a, 'settled')
+    await killEngine(a)
+    return { failovers: 0, pause: 0, last: a }
+  },
+
+  async 'engine and daemon are killed, and another host takes over'(t, hosts) {
+    return diesAndIsReplaced(t, hosts, hosts.takeOver)
+  },
+
+  async 'engine and daemon are killed, and another host mounts the pool'(t, hosts) {
+    return diesAndIsReplaced(t, hosts, pool => pool.mount())
   },
 
   async 'a host loses its power'(t, { network, a, b, ledger, takeOver }) {
@@ -154,6 +154,55 @@ const SCENARIOS: Readonly<Record<string, Scenario>> = {
   },
 }
 
+/** Resolves when another engine serves. */
+async function killEngine(pool: PoolOn): Promise<void> {
+  const { enginePid } = (await pool.status()).mount!
+  await pool.machine.kill('KILL', enginePid)
+  await until(async () => (await pool.status()).mount!.enginePid !== enginePid)
+}
+
+/** Nothing of the pool runs on the first host any more, and its storage is not told. */
+async function diesAndIsReplaced(
+  t: Test,
+  { a, b, ledger }: Hosts,
+  mount: (pool: PoolOn) => Promise<void>,
+): Promise<Outcome> {
+  const first = ledger.write(a)
+  await first.progress()
+  const { pid, enginePid } = (await a.status()).mount!
+  await a.machine.kill('KILL', pid!, enginePid)
+  t.not((await first.ended).error, null, 'the mount has ended')
+  await mount(b)
+  const second = ledger.write(b)
+  await second.progress()
+  return goOn(t, { a, b, first, second })
+}
+
+/**
+ * Three servers have all of the storage each. One of them is not missed; with one of three nothing is
+ * acknowledged, and nothing is wrong.
+ */
+export async function serversDie(
+  t: Test,
+  { a, ledger }: Hosts,
+  servers: { kill(index: number): Promise<void>; start(): Promise<void> },
+): Promise<Outcome> {
+  const first = ledger.write(a)
+  await first.progress()
+  await servers.kill(2)
+  await first.progress()
+  await servers.kill(1)
+  const { error, longestPause } = await first.ended
+  t.not(error, null, `with one of three: ${error?.errno}`)
+  await servers.start()
+  await a.endMount()
+  await a.mount()
+  const next = ledger.write(a)
+  await next.progress()
+  t.equal((await next.stop()).error, null)
+  return { failovers: 0, pause: longestPause, last: a }
+}
+
 /** What a host has flushed before it had nothing more to do. */
 async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
   const writer = ledger.write(pool)
@@ -163,16 +212,14 @@ async function wrote(ledger: Ledger, pool: PoolOn): Promise<Writer> {
 }
 
 /** A host that lost the pool: every write fails, and its status says why. */
-async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void> {
+export async function mustHaveLost(t: Test, pool: PoolOn, ledger: Ledger): Promise<void> {
   t.equal(await pool.errnoOfWrite(ledger.staleNumber()), 'EIO', 'a write of the first host')
-  // The folder comes back when the client of the storage has connected again.
-  await until(() => pool.isReached())
   const { mode, reason } = await pool.status()
   t.equal(mode, 'fail', `its status: ${reason}`)
 }
 
 /** The second host goes on, also when the first one has ended its mount. */
-async function goOn(
+export async function goOn(
   t: Test,
   { a, b, first, second }: { a: PoolOn; b: PoolOn; first: Writer; second: Writer },
 ): Promise<Outcome> {
