@@ -54,6 +54,7 @@ t.test('GlusterFS, three bricks', async t => {
               async start() {
                 await gluster.startBricks()
                 await gluster.healed()
+                await gluster.isReachedBy(hosts.a.machine)
               },
             }),
         },

@@ -233,7 +233,7 @@ export async function goOn(
 }
 
 /**
- * Runs all of them, or those whose names match `THINFS_DIST_ONLY`.
+ * Runs all of them, or those whose names, `GROUP: CASE`, match `THINFS_DIST_ONLY`.
  * @param more what else is to be shown, of this storage alone
  */
 export async function failoverSuite(
@@ -246,7 +246,7 @@ export async function failoverSuite(
   const only = new RegExp(process.env.THINFS_DIST_ONLY ?? '')
   let nr = 0
   for (const [name, scenario] of Object.entries({ ...SCENARIOS, ...more })) {
-    if (!only.test(name)) continue
+    if (!only.test(`${t.name}: ${name}`)) continue
     await t.test(name, async t => {
       for (const host of [one, other]) {
         await host.reboot()
