@@ -125,6 +125,16 @@ export function errnoOf(err: unknown): string {
 export const isLost = (err: unknown): err is ThinfsError =>
   err instanceof ThinfsError && (err.code === 'LOCK_LOST' || err.code === 'FENCED')
 
+/** Errors of a path whose file system has no server any more, or none that it reaches. */
+const OUT_OF_REACH = new Set([
+  ...['ENOTCONN', 'ESTALE', 'EIO', 'ETIMEDOUT', 'ESHUTDOWN', 'ECONNABORTED', 'EREMOTEIO'],
+  ...['EHOSTDOWN', 'EHOSTUNREACH', 'ENETDOWN', 'ENETUNREACH'],
+])
+
+/** Whether a system call failed because the file system does not answer. */
+export const isOutOfReach = (err: unknown): boolean =>
+  OUT_OF_REACH.has((err as NodeJS.ErrnoException | null)?.code ?? '')
+
 /** The error of a system call on a file. */
 export const ioError = (path: string, cause: unknown): ThinfsError =>
   new ThinfsError('IO_ERROR', `${path}: ${(cause as Error).message}`, {

@@ -69,7 +69,7 @@ export async function withDaemonOr<T>(
   let holder = { message: '', since: began }
   let told = false
   for (;;) {
-    const place = placeOf(findPool(reference), { reads })
+    const place = placeOf(findPool(reference), { reads, served: true })
     // A copy of another user's pool is read from its files, even if a daemon listens beside it.
     const daemon = place.ofUser === undefined ? await connectDaemon(place) : null
     if (daemon) {
@@ -177,7 +177,8 @@ export async function tellingOfFullPool<T>(admin: PoolAdmin, act: () => Promise<
 }
 
 /** @throws NOT_A_POOL, BAD_CONFIG, NOT_TRUSTED */
-export const placeOfPool = (reference: string): PoolPlace => placeOf(findPool(reference))
+export const placeOfPool = (reference: string): PoolPlace =>
+  placeOf(findPool(reference), { served: true })
 
 /**
  * @param reads nothing will be written: another user's copy will do for root

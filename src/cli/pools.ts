@@ -54,7 +54,7 @@ const percent = (part: MountedPool['data']): string =>
 async function ask({ mountPoint, source }: Mount): Promise<MountedPool> {
   const nothing = { name: null, mode: null, volumes: null, data: null, metadata: null }
   try {
-    const place = placeOf(findPool(mountPoint), { reads: true })
+    const place = placeOf(findPool(mountPoint), { reads: true, served: true })
     const { file, folder, ofUser } = place
     const unknown = (why: string): MountedPool => ({ ...nothing, mountPoint, file, unknown: why })
     if (ofUser !== undefined) return unknown(`it is of user ${ofUser}`)

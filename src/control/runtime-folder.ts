@@ -1,7 +1,15 @@
 import { createHash } from 'node:crypto'
-import { accessSync, constants, existsSync, mkdirSync, realpathSync, statfsSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  readlinkSync,
+  realpathSync,
+  statfsSync,
+} from 'node:fs'
 import { join } from 'node:path'
-import { errnoOf, TENANT_FILE } from '../base/index.js'
+import { errnoOf, isOutOfReach, TENANT_FILE } from '../base/index.js'
 
 /**
  * File systems that other machines may have too: there each would replace, and remove, the sockets
@@ -22,8 +30,8 @@ const SHARED: ReadonlySet<number> = new Set([
 
 /**
  * The folder of a mounted pool's sockets, log and daemon.json, which are this machine's alone: the
- * pool's own, or, if that is on a read-only file system, or other machines may have it, one below
- * /run, which may not be there.
+ * pool's own, or, if that is on a read-only file system, or other machines may have it, or nobody
+ * reaches it any more, one below /run, which may not be there.
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
@@ -31,7 +39,7 @@ export function runtimeFolder(folder: string): string {
   const uid = process.geteuid!()
   const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
   if (!existsSync(run)) return folder
-  const name = createHash('sha256').update(realpathSync(folder)).digest('hex').slice(0, 16)
+  const name = createHash('sha256').update(realPathOf(folder)).digest('hex').slice(0, 16)
   return join(run, 'thinfs', name)
 }
 
@@ -41,7 +49,21 @@ function isElsewhere(folder: string): boolean {
     accessSync(folder, constants.W_OK)
     return SHARED.has(statfsSync(folder).type)
   } catch (err) {
-    return errnoOf(err) === 'EROFS'
+    return errnoOf(err) === 'EROFS' || isOutOfReach(err)
+  }
+}
+
+/** Where the file system does not answer it is the path that it was held, or mounted, by. */
+function realPathOf(folder: string): string {
+  try {
+    return realpathSync(folder)
+  } catch (err) {
+    if (!isOutOfReach(err)) throw err
+    try {
+      return readlinkSync(folder)
+    } catch {
+      return folder
+    }
   }
 }
 

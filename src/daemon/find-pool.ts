@@ -1,7 +1,7 @@
 /** Finds the pool that a person means. */
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, isOutOfReach, ThinfsError } from '../base/index.js'
 import {
   MOUNT_TYPE,
   type Mount,
@@ -36,6 +36,8 @@ export function findPool(reference: string): string {
     if (err instanceof ThinfsError) {
       throw new ThinfsError(err.code, `${reference}: ${err.message}`, { cause: err })
     }
+    const served = isOutOfReach(err) ? mountFrom(path) : undefined
+    if (served !== undefined) return served.source
     const errno = errnoOf(err)
     const moved = errno === 'ENOENT' ? mountFrom(path) : undefined
     const where = moved ? `; the pool that was there is mounted at ${moved.mountPoint}` : ''

@@ -74,11 +74,11 @@ async function comesBackLate(
   t: Test,
   { network, a, b, ledger, takeOver }: Hosts,
 ): Promise<Outcome> {
-  await ledger.fill(a, true)
-  await ledger.fill(a, false)
+  await ledger.fill(a, 'flushed')
+  await ledger.fill(a, 'lost')
   await network.cut(a.machine)
   await takeOver(b)
-  await ledger.fill(b, true)
+  await ledger.fill(b, 'flushed')
   await b.umount()
   await network.heal(a.machine)
   t.equal(await a.errnoOfWrite(ledger.staleNumber()), 'EIO')

@@ -42,7 +42,7 @@ export const attempt = (program: string, ...args: string[]): Promise<Outcome> =>
   attemptWithin(TIMEOUT, program, args)
 
 /** As `attempt`, with another number of seconds that the program may take. */
-function attemptWithin(seconds: number, program: string, args: string[]): Promise<Outcome> {
+export function attemptWithin(seconds: number, program: string, args: string[]): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const command = ['--kill-after=5', String(seconds), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
@@ -353,7 +353,7 @@ function sendTo(pid: number, signal: NodeJS.Signals): boolean {
   }
 }
 
-function mountsWithin(folder: string): string[] {
+export function mountsWithin(folder: string): string[] {
   return readFileSync('/proc/self/mounts', 'utf8')
     .split('\n')
     .map(line => line.split(' ')[1] ?? '')

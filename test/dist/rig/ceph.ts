@@ -135,6 +135,13 @@ export class CephRig {
     return JSON.parse(/^\[[^\]]*\]/.exec(said)![0])
   }
 
+  /** Has all entries of the blocklist end now. */
+  async emptyBlocklist(): Promise<void> {
+    for (const { addr } of await this.blocklist()) {
+      await this.run('ceph', 'osd', 'blocklist', 'rm', addr)
+    }
+  }
+
   /** Process ids of the daemons, by `mon` or `osd.0`. */
   get pids(): Record<string, number> {
     return Object.fromEntries([...this.#daemons].map(([name, { pid }]) => [name, pid!]))

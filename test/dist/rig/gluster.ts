@@ -82,6 +82,12 @@ export class Gluster {
     await this.#cli('volume', 'start', VOLUME, 'force')
   }
 
+  /** Resolves when a machine that has the volume mounted is connected to enough bricks to write. */
+  async isReachedBy(machine: Machine): Promise<void> {
+    const touch = (): Promise<{ status: number }> => machine.attempt('touch', `${SHARED}/reached`)
+    await until(async () => (await touch()).status === 0)
+  }
+
   /** Resolves when every brick has what it has missed. */
   async healed(): Promise<void> {
     await until(async () => {

@@ -14,7 +14,10 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { LET_GO } from '../../support/mount-namespace.js'
-import { attempt, type Outcome, run } from '../../support/mounted-pool.js'
+import { attempt, attemptWithin, type Outcome, run, runWithin } from '../../support/mounted-pool.js'
+
+/** Seconds that a program may take on one of several machines, which share the processors of one. */
+const PATIENCE = 300
 
 /** `sh -c` with the machine's folder and its name: makes the machine, says so, and stays. */
 const INIT = `${LET_GO}
@@ -125,11 +128,12 @@ export abstract class Host {
   protected abstract enter(command: string[]): [program: string, ...args: string[]]
 
   run(...command: string[]): Promise<string> {
-    return run(...this.enter(command))
+    return runWithin(PATIENCE, ...this.enter(command))
   }
 
   attempt(...command: string[]): Promise<Outcome> {
-    return attempt(...this.enter(command))
+    const [program, ...args] = this.enter(command)
+    return attemptWithin(PATIENCE, program, args)
   }
 
   /** A script whose every command has to succeed; its arguments are `$1`, `$2`, … */

@@ -51,11 +51,6 @@ export class PoolOn<M extends Host = Machine> {
     if (status === 0) throw new Error(`${MOUNT_POINT} is mounted still: ${stderr}`)
   }
 
-  /** Whether the host reaches the folder of the pool. */
-  async isReached(): Promise<boolean> {
-    return (await this.machine.attempt('test', '-e', `${this.folder}/pool.yaml`)).status === 0
-  }
-
   async status(): Promise<PoolStatus> {
     return JSON.parse(await this.thinfs('status', this.folder, '--json'))
   }

@@ -78,12 +78,12 @@ export class Ledger {
 
   /**
    * Writes every block, with numbers larger than those of all before.
-   * @param flush whether to flush them then; else nothing is known of them
+   * @param as what has to be there later: what was `flushed`, or also what was `settled`, which only
+   *   this host can have; of what is `lost` nothing is known
    */
-  async fill(pool: PoolOn<Host>, flush: boolean): Promise<void> {
+  async fill(pool: PoolOn<Host>, as: 'flushed' | 'settled' | 'lost'): Promise<void> {
     const { acks, first } = this.#next()
-    const program = [resolve(PROGRAMS, 'fill.py'), pool.volume, first, ...(flush ? [acks] : [])]
-    await pool.machine.run('python3', ...program)
+    await pool.machine.run('python3', resolve(PROGRAMS, 'fill.py'), pool.volume, acks, first, as)
   }
 
   #next(): { acks: string; first: string } {
