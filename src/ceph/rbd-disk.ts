@@ -56,13 +56,13 @@ export class RbdDisk implements RemoteDisk {
     { readOnly = false, onResized = () => {} }: RbdOptions = {},
   ): Promise<RbdDisk> {
     const disk = new RbdDisk(client, text)
-    const tag = client.changeTag(() => void disk.#measure().then(onResized, () => {}))
+    const tag = client.changeTag(() => void disk.measure().then(onResized, () => {}))
     disk.#image = await client.call(text, () =>
       native.rbd_open(client.handle, pool, namespace, image, readOnly, tag),
     )
     client.add(disk)
     try {
-      await disk.#measure()
+      await disk.measure()
       if (readOnly || (disk.#features & EXCLUSIVE_LOCK) !== 0) return disk
       const name = [pool, namespace, image].filter(part => part !== '').join('/')
       const how = `rbd feature enable ${name} exclusive-lock object-map fast-diff`
@@ -113,7 +113,7 @@ export class RbdDisk implements RemoteDisk {
 
   /** By objects, of an image with an object map: others would have to be asked one by one. */
   async extents(offset: number, length: number): Promise<Extent[] | null> {
-    await this.#measure()
+    await this.measure()
     if ((this.#features & FAST_DIFF) === 0 || (this.#flags & INVALID) !== 0) return null
     const found = await this.client.call(this.path, () =>
       native.rbd_extents(this.#handle, offset, length),
@@ -123,6 +123,17 @@ export class RbdDisk implements RemoteDisk {
       extents.push({ offset: found[i]!, length: found[i + 1]! })
     }
     return extents
+  }
+
+  /** Asks the cluster how large the image is, and what it can tell. @returns the size */
+  async measure(): Promise<number> {
+    const [size, features, flags] = await this.client.call(this.path, () =>
+      native.rbd_status(this.#handle),
+    )
+    this.#features = features!
+    this.#flags = flags!
+    this.#size = bytes(size!)
+    return size!
   }
 
   // --- the exclusive lock ---
@@ -197,17 +208,6 @@ export class RbdDisk implements RemoteDisk {
     if (this.#image !== null && this.#closing === null) return this.#image
     const detail = `${this.path}: the disk was closed`
     throw new ThinfsError('IO_ERROR', detail, { errno: 'ESHUTDOWN' })
-  }
-
-  /** @returns the size */
-  async #measure(): Promise<number> {
-    const [size, features, flags] = await this.client.call(this.path, () =>
-      native.rbd_status(this.#handle),
-    )
-    this.#features = features!
-    this.#flags = flags!
-    this.#size = bytes(size!)
-    return size!
   }
 
   async #end(): Promise<void> {

@@ -64,7 +64,7 @@ export class NbdDisk {
   readonly #limit: number
   readonly #onConnection: (what: string) => void
   readonly #mayGoOn: NbdOptions['mayGoOn']
-  readonly #export: Export
+  #export: Export
   #connection: Connection | null = null
   readonly #requests = new Map<number, Request>()
   #nextCookie = 0
@@ -101,6 +101,7 @@ export class NbdDisk {
     this.#mayGoOn = options.mayGoOn
   }
 
+  /** Bytes; a server tells them with each connection, and it may be more than before. */
   get size(): Bytes {
     return this.#export.size as Bytes
   }
@@ -206,6 +207,30 @@ export class NbdDisk {
       }
     }
     return found
+  }
+
+  /**
+   * Whether the server lets in so many clients beside this one: tries it. Which flags it has says
+   * nothing of that. It takes as long as a server may take for its first word.
+   */
+  async letsInMore(clients: number): Promise<boolean> {
+    const { epoch } = this
+    const others: Connection[] = []
+    const nobody = { find: () => undefined, ended: () => {}, lost: () => {} }
+    try {
+      while (others.length < clients) {
+        const patience = patienceOf({ limit: this.#limit })
+        const negotiated = await negotiate(this.#address, this.#ended.signal, patience)
+        others.push(new Connection(negotiated, nobody))
+      }
+      // Where this connection was lost, another one was in its place.
+      await this.read(Buffer.alloc(this.minBlock), 0)
+      return this.epoch === epoch
+    } catch {
+      return false
+    } finally {
+      for (const other of others) other.close()
+    }
   }
 
   /** Ends the connection. Requests that have no answer fail. */
@@ -402,6 +427,7 @@ export class NbdDisk {
         }
         mustBeSame(this.#export, negotiated.export)
         await this.#use(negotiated, this.#mayGoOn)
+        this.#export = { ...this.#export, size: negotiated.export.size }
         this.#onConnection('connected again')
         return
       } catch (err) {
@@ -455,19 +481,23 @@ const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
 /**
- * The disk keeps the size that it had first: a server may have become larger.
- * @throws IO_ERROR, EPROTO where the server has another export by that name now
+ * An export may have become larger.
+ * @throws IO_ERROR, EPROTO where it is smaller, or the server has another one by that name now
  */
 function mustBeSame(before: Export, now: Export): void {
+  if (now.size < before.size) {
+    const what = `the export has ${now.size} bytes now, it had ${before.size}`
+    const detail = `${what}: nothing is sent to it any more; make it as large again`
+    throw new ThinfsError('IO_ERROR', detail, { errno: 'EPROTO' })
+  }
   const isSame =
     before.flags === now.flags &&
-    before.size <= now.size &&
     before.structured === now.structured &&
     before.allocation === now.allocation &&
     before.minBlock === now.minBlock &&
     before.maxPayload <= now.maxPayload
   if (isSame) return
-  const what = `${now.size} bytes with flags ${now.flags}, not ${before.size} with ${before.flags}`
+  const what = `with flags ${now.flags}, not ${before.flags}, or blocks of other sizes`
   throw new ThinfsError('IO_ERROR', `another export has the name now: ${what}`, { errno: 'EPROTO' })
 }
 

@@ -42,7 +42,7 @@ export class ColdReads {
   readonly #zones: Zones
   readonly #room: Room
   readonly #answers: Answers
-  readonly #size: number
+  #size: number
   readonly #ahead: ReadAhead
   readonly #fetches = new Set<Fetch>()
 
@@ -56,6 +56,11 @@ export class ColdReads {
     this.#size = size
     const share = Math.floor(memory.nrSlots / AHEAD_SHARE) * SLOT
     this.#ahead = new ReadAhead(Math.min(AHEAD_MAX, share))
+  }
+
+  /** The disk has become larger. */
+  grow(size: number): void {
+    this.#size = size
   }
 
   /** The read that is under way of a range. */

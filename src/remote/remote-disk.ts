@@ -14,6 +14,7 @@ export interface Extent {
 export interface RemoteDisk {
   /** Names the disk in messages. */
   readonly path: string
+  /** As far as it is known: it may go up at any time, and down where others may cut the disk off. */
   readonly size: number
   /**
    * Goes up when the disk may have lost what was written and not flushed: with each connection.
@@ -31,12 +32,32 @@ export interface RemoteDisk {
   flush(): Promise<void>
   /** The parts of a range that may hold something, ascending; null where the disk cannot tell. */
   extents(offset: number, length: number): Promise<Extent[] | null>
+  /** Asks how large it is; left out: that is told with each connection alone. */
+  measure?(): Promise<unknown>
+  /** Whether so many clients more can have it at the same time; left out: none can. */
+  letsInMore?(clients: number): Promise<boolean>
   close(): void
 }
 
-/** A disk has the size that it has. @throws BAD_ARGUMENT for another */
-export function mustHaveSize({ path, size }: { path: string; size: number }, wanted: number): void {
-  if (wanted === size) return
-  const detail = `${path}: the disk has ${size} bytes, ${wanted} are wanted`
+/**
+ * A store on a disk grows as the disk does.
+ * @param size bytes that the store has
+ * @throws BAD_ARGUMENT where that is less than what is wanted
+ */
+export function mustReach({ path, measure }: RemoteDisk, size: number, wanted: number): void {
+  if (wanted <= size) return
+  const how = measure === undefined ? ', and start its server again' : ''
+  const detail = `${path}: the disk has ${size} bytes, ${wanted} are wanted: make it larger first${how}`
   throw new ThinfsError('BAD_ARGUMENT', detail)
+}
+
+/**
+ * What is in memory of a disk may be of its end.
+ * @param had bytes that the disk had when it was used last
+ * @throws POOL_MISMATCH for one that has become smaller
+ */
+export function mustBeWhole({ path, size }: { path: string; size: number }, had: number): void {
+  if (size >= had) return
+  const detail = `${path}: the disk has ${size} bytes, it had ${had}: make it as large again`
+  throw new ThinfsError('POOL_MISMATCH', detail)
 }
