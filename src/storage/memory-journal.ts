@@ -14,6 +14,8 @@ const HEADER = layout('MemoryJournal', 12, {
 })
 const { area: AREA_AT, length0: LENGTHS_AT } = HEADER.at
 
+const NOTHING = new Uint8Array()
+
 /** The place of what is known of a pool between two mounts. */
 export interface JournalKeeper {
   /** What was kept last; empty where that cannot be read, null where nothing ever was. */
@@ -93,13 +95,13 @@ export class MemoryJournal {
   }
 
   /**
-   * Keeps it for the next mount, where it is short: what was kept before is older then, and true as
-   * far as it goes.
+   * Keeps it for the next mount. A journal that is too long leaves an empty one there: the pool may
+   * have been closed in order before, and that is not so any more.
    */
   async sync(): Promise<void> {
+    if (this.#keeper === null) return
     const content = this.readAll()
-    if (this.#keeper === null || content.length > this.#keeper.journalMax) return
-    await this.#keeper.keepJournal(content)
+    await this.#keeper.keepJournal(content.length > this.#keeper.journalMax ? NOTHING : content)
   }
 
   close(): void {}
