@@ -29,7 +29,7 @@ import { thinDump } from './thin-tools.js'
 
 const PROGRAM = resolve(import.meta.dirname, '../../bin/thinfs.js')
 /** Seconds that a program may take. A deadlock is the only thing that takes them. */
-const TIMEOUT = 100
+export const TIMEOUT = 100
 
 export interface Outcome {
   status: number
@@ -42,7 +42,7 @@ export const attempt = (program: string, ...args: string[]): Promise<Outcome> =>
   attemptWithin(TIMEOUT, program, args)
 
 /** As `attempt`, with another number of seconds that the program may take. */
-function attemptWithin(seconds: number, program: string, args: string[]): Promise<Outcome> {
+export function attemptWithin(seconds: number, program: string, args: string[]): Promise<Outcome> {
   return new Promise((resolve, reject) => {
     const command = ['--kill-after=5', String(seconds), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }

@@ -14,7 +14,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 import { LET_GO } from '../../support/mount-namespace.js'
-import { attempt, type Outcome, run } from '../../support/mounted-pool.js'
+import {
+  attempt,
+  attemptWithin,
+  type Outcome,
+  run,
+  runWithin,
+  TIMEOUT,
+} from '../../support/mounted-pool.js'
 
 /** `sh -c` with the machine's folder and its name: makes the machine, says so, and stays. */
 const INIT = `${LET_GO}
@@ -111,9 +118,12 @@ export class Network {
 /** A machine that runs programs, whatever it is. */
 export abstract class Host {
   readonly name: string
+  readonly #timeout: number
 
-  constructor(name: string) {
+  /** @param timeout seconds that a program may take */
+  constructor(name: string, timeout = TIMEOUT) {
     this.name = name
+    this.#timeout = timeout
   }
 
   /** Ends all of its processes at once. What only its memory had is lost. */
@@ -125,11 +135,12 @@ export abstract class Host {
   protected abstract enter(command: string[]): [program: string, ...args: string[]]
 
   run(...command: string[]): Promise<string> {
-    return run(...this.enter(command))
+    return runWithin(this.#timeout, ...this.enter(command))
   }
 
   attempt(...command: string[]): Promise<Outcome> {
-    return attempt(...this.enter(command))
+    const [program, ...args] = this.enter(command)
+    return attemptWithin(this.#timeout, program, args)
   }
 
   /** A script whose every command has to succeed; its arguments are `$1`, `$2`, … */
