@@ -114,9 +114,12 @@ export class Network {
 /** A machine that runs programs, whatever it is. */
 export abstract class Host {
   readonly name: string
+  readonly #timeout: number
 
-  constructor(name: string) {
+  /** @param timeout seconds that a program may take */
+  constructor(name: string, timeout = PATIENCE) {
     this.name = name
+    this.#timeout = timeout
   }
 
   /** Ends all of its processes at once. What only its memory had is lost. */
@@ -128,12 +131,12 @@ export abstract class Host {
   protected abstract enter(command: string[]): [program: string, ...args: string[]]
 
   run(...command: string[]): Promise<string> {
-    return runWithin(PATIENCE, ...this.enter(command))
+    return runWithin(this.#timeout, ...this.enter(command))
   }
 
   attempt(...command: string[]): Promise<Outcome> {
     const [program, ...args] = this.enter(command)
-    return attemptWithin(PATIENCE, program, args)
+    return attemptWithin(this.#timeout, program, args)
   }
 
   /** A script whose every command has to succeed; its arguments are `$1`, `$2`, … */

@@ -15,6 +15,8 @@ import { Host } from '../../dist/rig/machine.js'
 import { runWithin, until } from '../../support/mounted-pool.js'
 
 const ROOT = resolve(import.meta.dirname, '../../..')
+/** Seconds that a program may take there, each of whose instructions is emulated. */
+const TIMEOUT = 600
 /** Seconds that a machine may be there: longer than any test. */
 const LIFE = 3600
 /** The machines that are hosts, and the network card of the storage that the cable of each ends in. */
@@ -49,7 +51,7 @@ export class VirtualHost extends Host {
       plugIn,
     }: { folder: string; port: number; options: readonly string[]; plugIn(): Promise<void> },
   ) {
-    super(name)
+    super(name, TIMEOUT)
     this.#folder = folder
     this.#port = port
     this.#options = options
@@ -72,14 +74,14 @@ export class VirtualHost extends Host {
     ]
     await this.#plugIn()
     const vm = spawn(join(ROOT, 'test/boot/vm'), args, {
-      stdio: ['ignore', 'inherit', 'inherit'],
+      stdio: 'ignore',
       env: { ...process.env, VM_TIMEOUT: String(LIFE) },
     })
     this.#vm = vm
     await until(async () => {
       if (vm.exitCode === null) return (await this.attempt('true')).status === 0
-      const console = readFileSync(join(this.#folder, 'console'), 'utf8').slice(-20_000)
-      throw new Error(`the machine ${this.name} ended with status ${vm.exitCode}: ${console}`)
+      const said = ['qemu', 'console'].map(file => readFileSync(join(this.#folder, file), 'utf8'))
+      throw new Error(`the machine ${this.name} ended: ${said.join('').slice(-20_000)}`)
     })
   }
 
