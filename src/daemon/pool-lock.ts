@@ -13,6 +13,7 @@ import {
   lockedPathsOf,
   makeTenantFile,
   PoolFiles,
+  provenByLocks,
   servedElsewhere,
   tenantInTheWay,
 } from '../volumes/index.js'
@@ -25,8 +26,8 @@ const MOUNTING_MS = 2000
 export class PoolHeld extends ThinfsError {
   /**
    * Milliseconds for which it is worth to try again. Infinity for who lets go of it by himself: a
-   * command, a mount that begins or ends, somebody who cannot be seen. 0 for another program, and
-   * the mount of another pool.
+   * command, a mount that begins or ends, somebody who cannot be seen, a host whose locks the storage
+   * takes away when it is gone. 0 for another program, and the mount of another pool or host.
    */
   readonly patienceMs: number
   /** The mount of another host that has the pool, or had it last; null for none. */
@@ -57,15 +58,19 @@ export function lockPool(
       if (!readOnly) makeTenantFile(config)
       return files
     }
-    throw heldElsewhere(config, tenant)
+    throw heldElsewhere(config, tenant, 0)
   } catch (err) {
     files.close()
     throw err
   }
 }
 
-const heldElsewhere = (config: PoolConfig, tenant: Seen, cause?: unknown): PoolHeld =>
-  new PoolHeld(servedElsewhere(config, tenant).message, 0, cause, tenant)
+const heldElsewhere = (
+  config: PoolConfig,
+  tenant: Seen,
+  patienceMs: number,
+  cause?: unknown,
+): PoolHeld => new PoolHeld(servedElsewhere(config, tenant).message, patienceMs, cause, tenant)
 
 function lockFiles(config: PoolConfig, readOnly: boolean): PoolFiles {
   try {
@@ -74,7 +79,10 @@ function lockFiles(config: PoolConfig, readOnly: boolean): PoolFiles {
     if (!(err instanceof ThinfsError) || err.code !== 'POOL_IN_USE') throw err
     // Processes of another host cannot be seen, and daemon.json may be of it.
     const tenant = tenantInTheWay(config, { hasLocks: false, fenced: null })
-    if (tenant !== null) throw heldElsewhere(config, tenant, err)
+    if (tenant !== null) {
+      const losesThem = provenByLocks(config) === 'enforced'
+      throw heldElsewhere(config, tenant, losesThem ? Number.POSITIVE_INFINITY : 0, err)
+    }
     const owner = ownerOf(config)
     // For a device that is mounted, or part of another, the message already says who uses it.
     if (owner === null) throw new PoolHeld(err.message, Number.POSITIVE_INFINITY, err)

@@ -33,7 +33,7 @@ export { initPool, type PlannedFile, planPool } from './init-pool.js'
 export { type Mended, mendPool } from './mend-pool.js'
 export type { Ownership } from './new-volumes.js'
 export { checkPool, type OpenOptions, type OpenPool, openPool } from './open-pool.js'
-export { makeTenantFile, servedElsewhere, tenantInTheWay } from './other-tenant.js'
+export { makeTenantFile, provenByLocks, servedElsewhere, tenantInTheWay } from './other-tenant.js'
 export {
   addressesOf,
   asMounted,

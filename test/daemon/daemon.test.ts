@@ -30,6 +30,8 @@ import { connectDaemon, type EngineStart, type SpawnEngine } from '../../src/con
 import { Daemon, type DaemonOptions } from '../../src/daemon/daemon.js'
 import { findPool, lockPool } from '../../src/daemon/index.js'
 import { makeLogger } from '../../src/log/index.js'
+import { encodeTenant } from '../../src/tenancy/record.js'
+import { PoolFiles } from '../../src/volumes/index.js'
 import { until } from '../support/mounted-pool.js'
 
 const FAKE_ENGINE = fileURLToPath(new URL('./fake-engine.mjs', import.meta.url))
@@ -347,6 +349,22 @@ t.test('one pool is served once', async t => {
   )
   await client.umount()
   await daemon.ended()
+})
+
+t.test('a host that has the locks is waited for where it loses them when it is gone', async t => {
+  const { config, folder } = makePool(t)
+  const host = { name: 'host7', machineId: 'e'.repeat(32), bootId: 'd'.repeat(32) }
+  const tenant = { generation: 9, since: 1_795_917_785, mountId: 'f'.repeat(32), address: '' }
+  writeFileSync(join(folder, 'tenant'), encodeTenant({ ...tenant, host }))
+  const held = PoolFiles.open(config)
+  t.teardown(() => held.close())
+  for (const [locks, patienceMs] of [
+    ['enforced', Number.POSITIVE_INFINITY],
+    ['advisory', 0],
+  ] as const) {
+    const inUse = { code: 'POOL_IN_USE', message: /served by host7/, patienceMs }
+    t.throws(() => lockPool({ ...config, tenancy: { locks } }), inUse, locks)
+  }
 })
 
 t.test('what a dead daemon left is replaced', async t => {
