@@ -40,12 +40,13 @@ export interface RemoteDisk {
 }
 
 /**
- * A store on a disk grows as the disk does.
+ * A store on a disk has the size that the disk has, and grows as that does.
  * @param size bytes that the store has
- * @throws BAD_ARGUMENT where that is less than what is wanted
+ * @throws BAD_ARGUMENT for another size
  */
-export function mustReach({ path, measure }: RemoteDisk, size: number, wanted: number): void {
-  if (wanted <= size) return
+export function mustHaveSize({ path, measure }: RemoteDisk, size: number, wanted: number): void {
+  if (wanted === size) return
+  if (wanted < size) throw new ThinfsError('BAD_ARGUMENT', `${path}: does not shrink from ${size}`)
   const how = measure === undefined ? ', and start its server again' : ''
   const detail = `${path}: the disk has ${size} bytes, ${wanted} are wanted: make it larger first${how}`
   throw new ThinfsError('BAD_ARGUMENT', detail)

@@ -32,7 +32,7 @@ import { CacheMemory, SLOT } from './cache-memory.js'
 import { ColdReads } from './cold-reads.js'
 import { Flushes } from './flushes.js'
 import { edgesOf, pagesOf, slotEnd } from './pages.js'
-import { type Extent, mustReach, type RemoteDisk } from './remote-disk.js'
+import { type Extent, mustHaveSize, type RemoteDisk } from './remote-disk.js'
 import { Room } from './room.js'
 import { Sends } from './sends.js'
 import { Slots } from './slots.js'
@@ -280,9 +280,9 @@ export class RemoteStore implements DataStore {
     await this.#follow()
   }
 
-  /** @throws BAD_ARGUMENT for more than the disk has */
+  /** The disk has the size that it has. @throws BAD_ARGUMENT for another */
   grow(size: Bytes): void {
-    mustReach(this.#disk, this.size, size)
+    mustHaveSize(this.#disk, this.size, size)
   }
 
   /** Ends the connection. What was not flushed is in the cache. */

@@ -21,7 +21,7 @@ import {
 import { native } from '../native.js'
 import { ioError, mustCopy, mustHaveRange, type Store } from '../storage/index.js'
 import { Passes } from './passes.js'
-import { type Extent, mustReach, type RemoteDisk } from './remote-disk.js'
+import { type Extent, mustHaveSize, type RemoteDisk } from './remote-disk.js'
 import { DIRTY, PENDING, ResidentMemory } from './resident-memory.js'
 
 /** Bytes of one request at most, and requests in flight. */
@@ -196,9 +196,9 @@ export class ResidentStore implements Store {
     this.measure()
   }
 
-  /** @throws BAD_ARGUMENT for more than the disk has */
+  /** The disk has the size that it has. @throws BAD_ARGUMENT for another */
   grow(size: Bytes): void {
-    mustReach(this.#disk, this.size, size)
+    mustHaveSize(this.#disk, this.size, size)
   }
 
   /** Ends the connection. What was not flushed is in the memory. */
