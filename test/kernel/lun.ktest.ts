@@ -20,7 +20,7 @@ const LUN = join(import.meta.dirname, 'lun')
 /** Boots the machine and runs a script there. @returns what it said, and the console where it failed */
 async function inGuest(folder: string, scenario: string): Promise<string> {
   writeFileSync(join(folder, 'scenario'), `${scenario}\necho done\n`)
-  writeFileSync(join(folder, 'role'), 'both iscsi\n')
+  writeFileSync(join(folder, 'role'), 'both\n')
   writeFileSync(join(folder, 'out'), '')
   const disk = join(folder, 'disk')
   await runWithin(60, 'truncate', '-s', '256M', disk)
@@ -51,7 +51,7 @@ t.test('the reservations of two hosts', async t => {
 })
 
 t.test('a pool that thinfs has on one of two machines', async t => {
-  const lun = await Lun.make(t, 'iscsi')
+  const lun = await Lun.make(t)
   await poolOnDisks(t, lun, host => host.sh(CLEAR, DATA, METADATA))
 })
 

@@ -1,6 +1,6 @@
 /**
  * Machines with a kernel of their own, each in QEMU: one has the disks of a pool, and two reach them by
- * iSCSI or NVMe over TCP, by a cable each.
+ * iSCSI, by a cable each.
  *
  * Their root is the machine's that runs the test; what they write there is in their memory.
  */
@@ -22,8 +22,6 @@ const LIFE = 3600
 /** The machines that are hosts, and the network card of the storage that the cable of each ends in. */
 const PORTS = { a: 'eth1', b: 'eth2' } as const
 type Name = keyof typeof PORTS
-/** By which they reach the disks. */
-type Transport = 'iscsi' | 'nvme'
 
 const remote = join(import.meta.dirname, 'remote.py')
 /** The loopback address at which this process reaches its machines. No other process has it. */
@@ -104,24 +102,22 @@ export class Lun implements Cables<VirtualHost> {
   /** A folder that all machines see. */
   readonly shared: string
   readonly #folder: string
-  readonly #transport: Transport
   #storage!: VirtualHost
   #nrMachines = 0
 
-  private constructor(folder: string, shared: string, transport: Transport) {
+  private constructor(folder: string, shared: string) {
     this.#folder = folder
     this.shared = shared
-    this.#transport = transport
   }
 
   /** Starts the machine that has the disks. It ends with the test. */
-  static async make(t: Test, transport: Transport): Promise<Lun> {
+  static async make(t: Test): Promise<Lun> {
     // Short: sockets in it have paths of 107 bytes.
     const folder = mkdtempSync(join(tmpdir(), 'lun-'))
     t.teardown(() => rmSync(folder, { recursive: true, force: true }))
     // The folders of all tests, in one.
     const shared = resolve(t.testdir(), '..')
-    const lun = new Lun(folder, shared, transport)
+    const lun = new Lun(folder, shared)
     lun.#storage = await lun.#start(t, 'storage', ['a', 'b'])
     return lun
   }
@@ -147,7 +143,7 @@ export class Lun implements Cables<VirtualHost> {
   async #start(t: Test, name: string, cables: readonly Name[]): Promise<VirtualHost> {
     const folder = join(this.#folder, name)
     mkdirSync(folder)
-    writeFileSync(join(folder, 'role'), `${name} ${this.#transport}\n`)
+    writeFileSync(join(folder, 'role'), `${name}\n`)
     writeFileSync(join(folder, 'rw'), `${this.shared}\n`)
     cpSync(remote, join(folder, 'remote.py'))
     await runWithin(60, 'truncate', '-s', '256M', join(folder, 'disk'))
