@@ -131,8 +131,8 @@ export class CephRig {
   /** The addresses that the cluster refuses. */
   async blocklist(): Promise<{ addr: string; until: string }[]> {
     const said = await this.run('ceph', 'osd', 'blocklist', 'ls', '--format=json')
-    // Words for people follow in the same line.
-    return JSON.parse(/^\[[^\]]*\]/.exec(said)![0])
+    // After an empty line; ranges follow in the same one. Nothing where there are no entries.
+    return JSON.parse(/\[[^\]]*\]/.exec(said)?.[0] ?? '[]')
   }
 
   /** Has all entries of the blocklist end now. */
