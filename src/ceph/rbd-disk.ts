@@ -4,7 +4,15 @@
  * The cluster has what it acknowledged on the disks of all replicas, and librbd sends again what a
  * connection has lost: there is one epoch.
  */
-import { type Bytes, bytes, ThinfsError } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  fillPieces,
+  lengthOf,
+  type Pieces,
+  piecesOf,
+  ThinfsError,
+} from '../base/index.js'
 import { native, type RbdHandle } from '../native.js'
 import type { RemoteDisk } from '../remote/index.js'
 import type { CephClient } from './ceph-client.js'
@@ -83,18 +91,26 @@ export class RbdDisk implements RemoteDisk {
     return this.#size
   }
 
-  read(into: Uint8Array, offset: number): Promise<void> {
-    if (into.length === 0) return Promise.resolve()
-    return this.client.ask(this.path, 'read', into.length, tag =>
-      native.rbd_read(this.#handle, tag, into, offset),
+  async read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    const length = lengthOf(pieces)
+    if (length === 0) return
+    const content = pieces.length === 1 ? pieces[0]! : Buffer.allocUnsafeSlow(length)
+    await this.client.ask(this.path, 'read', length, tag =>
+      native.rbd_read(this.#handle, tag, content, offset),
     )
+    if (pieces.length > 1) fillPieces(pieces, content)
   }
 
-  write(from: Uint8Array, offset: number): Promise<void> {
-    if (from.length === 0) return Promise.resolve()
-    return this.client.ask(this.path, 'write', 0, tag =>
-      native.rbd_write(this.#handle, tag, from, offset),
+  /** @param durable librbd may have a cache of its own, such as a persistent one: it is flushed */
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const pieces = piecesOf(from)
+    if (lengthOf(pieces) === 0) return Promise.resolve()
+    const content = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces)
+    const written = this.client.ask(this.path, 'write', 0, tag =>
+      native.rbd_write(this.#handle, tag, content, offset),
     )
+    return durable ? written.then(() => this.flush()) : written
   }
 
   /** Objects that become empty are removed. A discard would leave what is not a whole object. */

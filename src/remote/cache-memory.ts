@@ -167,8 +167,9 @@ export class CacheMemory {
     return (slot % SEGMENT_SLOTS) * SLOT
   }
 
-  /** Whether the bytes of a slot follow those of another in memory. */
-  follows(slot: number, other: number): boolean {
-    return slot === other + 1 && slot % SEGMENT_SLOTS !== 0
+  /** So many bytes of a slot from byte `at` of it. */
+  piece(slot: number, at: number, length: number): Uint8Array {
+    const begin = this.beginOf(slot) + at
+    return this.bytesOf(slot).subarray(begin, begin + length)
   }
 }

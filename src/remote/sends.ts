@@ -2,7 +2,7 @@
 import { allEnded, PAGE_SIZE } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
-import { type CacheMemory, RUN, RUN_SLOTS, SLOT, SLOT_PAGES } from './cache-memory.js'
+import { type CacheMemory, RUN, RUN_SLOTS, SLOT_PAGES } from './cache-memory.js'
 import { countOf } from './pages.js'
 import type { RemoteDisk } from './remote-disk.js'
 import type { Slots } from './slots.js'
@@ -25,6 +25,8 @@ export interface Sent {
   bytes: number
   /** Requests to the disk. */
   requests: number
+  /** Whether all of it is durable, without a flush. */
+  isDurable: boolean
 }
 
 export class Sends {
@@ -34,7 +36,7 @@ export class Sends {
   readonly #unflushed: Unflushed
   readonly #answers: Answers
   /** All that was ever sent. */
-  readonly all: Sent = { bytes: 0, requests: 0 }
+  readonly all = { bytes: 0, requests: 0 }
   /** By run: the part of the disk that is being sent. */
   readonly #sending = new Map<number, Promise<void>>()
 
@@ -46,10 +48,15 @@ export class Sends {
     this.#answers = answers
   }
 
-  /** Sends what is dirty now. Nothing else is being sent. @throws IO_ERROR */
-  async writeBack(): Promise<Sent> {
+  /**
+   * Sends what is dirty now. Nothing else is being sent.
+   * @param isAll whether a flush has nothing to cover but this: then a single request is durable, which
+   *   spares the flush
+   * @throws IO_ERROR
+   */
+  async writeBack(isAll: boolean): Promise<Sent> {
     const runs = this.#unflushed.dirtyRuns
-    const sent: Sent = { bytes: 0, requests: 0 }
+    const sent: Sent = { bytes: 0, requests: 0, isDurable: isAll && runs.length === 1 }
     let next = 0
     const work = async (): Promise<void> => {
       while (next < runs.length) await this.#send(runs[next++]!, sent)
@@ -95,16 +102,21 @@ export class Sends {
   ): Promise<void> {
     const isSent = (page: number): boolean =>
       (pages[Math.floor(page / SLOT_PAGES)]! & (1 << (page % SLOT_PAGES))) !== 0
-    const writes: Promise<void>[] = []
+    const parts: [first: number, end: number][] = []
     for (let page = 0; page < RUN_PAGES; page++) {
       if (!isSent(page)) continue
       const first = page
       while (page < RUN_PAGES && isSent(page)) page++
-      const content = this.#bytesOf(slots, first, page)
-      const write = this.#disk.write(content, run * RUN + first * PAGE_SIZE)
-      writes.push(this.#answers.of(write))
-      sent.requests++
+      parts.push([first, page])
     }
+    sent.requests += parts.length
+    if (parts.length > 1) sent.isDurable = false
+    const { isDurable } = sent
+    const writes = parts.map(([first, end]) => {
+      const content = this.#bytesOf(slots, first, end)
+      const at = run * RUN + first * PAGE_SIZE
+      return this.#answers.of(this.#disk.write(content, at, isDurable))
+    })
     let isDone = false
     try {
       await allEnded(writes)
@@ -119,29 +131,16 @@ export class Sends {
     }
   }
 
-  /** The pages [first, end) of a run: those of the cache itself where they are together there. */
-  #bytesOf(slots: readonly number[], first: number, end: number): Uint8Array {
-    const memory = this.#memory
-    const length = (end - first) * PAGE_SIZE
-    const begin = Math.floor(first / SLOT_PAGES)
-    const last = Math.floor((end - 1) / SLOT_PAGES)
-    let isTogether = true
-    for (let i = begin + 1; i <= last; i++) {
-      if (!memory.follows(slots[i]!, slots[i - 1]!)) isTogether = false
+  /** The pages [first, end) of a run, where the cache has them. */
+  #bytesOf(slots: readonly number[], first: number, end: number): readonly Uint8Array[] {
+    const pieces: Uint8Array[] = []
+    for (let page = first; page < end; ) {
+      const i = Math.floor(page / SLOT_PAGES)
+      const next = Math.min(end, (i + 1) * SLOT_PAGES)
+      const skipped = (page % SLOT_PAGES) * PAGE_SIZE
+      pieces.push(this.#memory.piece(slots[i]!, skipped, (next - page) * PAGE_SIZE))
+      page = next
     }
-    const at = (first % SLOT_PAGES) * PAGE_SIZE
-    if (isTogether) {
-      const from = memory.beginOf(slots[begin]!) + at
-      return memory.bytesOf(slots[begin]!).subarray(from, from + length)
-    }
-    const held = Buffer.allocUnsafeSlow(length)
-    for (let i = begin, done = 0; i <= last; i++) {
-      const skipped = i === begin ? at : 0
-      const size = Math.min(SLOT - skipped, length - done)
-      const from = memory.beginOf(slots[i]!) + skipped
-      held.set(memory.bytesOf(slots[i]!).subarray(from, from + size), done)
-      done += size
-    }
-    return held
+    return pieces
   }
 }

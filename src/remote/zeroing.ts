@@ -74,6 +74,11 @@ export class Zeroing {
     return this.#zones.run(begin, end, () => this.#clear(begin, end))
   }
 
+  /** Ranges that are zeroed, or being zeroed, and not for good. */
+  get nrUnflushed(): number {
+    return this.#memory.nrZeroed
+  }
+
   /** The ranges that a flush covers which begins now. */
   beginFlush(): number[] {
     return [...this.#zeroed]

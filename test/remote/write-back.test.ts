@@ -10,6 +10,7 @@ import { Random } from '../support/random.js'
 import { ManualClock, type Speed, TimedDisk } from '../support/timed-disk.js'
 
 const SLOT = 64 * KIB
+const PAGE = 4 * KIB
 const QUICK: Speed = { perRequest: 0.1, bytesPerMs: 200_000 }
 
 interface Opened {
@@ -83,6 +84,40 @@ t.test('a punch is the disk’s before what is written after it', async t => {
   await clock.until(store.sync())
   const kinds = disk.asked.map(({ kind }) => kind)
   t.same(kinds, ['zero', 'write', 'flush'], 'and what is punched is not written first')
+})
+
+t.test('what is alone goes by one request, which makes it durable', async t => {
+  const { clock, disk, store } = await open(t, { size: 4 * MIB, slots: 64, speed: QUICK })
+  const kinds = async (): Promise<string[]> => {
+    await clock.until(store.sync())
+    return disk.asked.splice(0).map(({ kind }) => kind)
+  }
+  const write = (offset: number): void =>
+    atOnce(store.write(Buffer.alloc(PAGE, 1), 0, PAGE, bytes(offset)))
+  for (let at = 0; at < 4 * PAGE; at += PAGE) write(MIB + at)
+  t.same(await kinds(), ['durable write'], 'neighbours')
+  write(0)
+  write(2 * PAGE)
+  t.same(await kinds(), ['write', 'write', 'flush'], 'two pages')
+  write(0)
+  write(MIB)
+  t.same(await kinds(), ['write', 'write', 'flush'], 'of two runs')
+  t.equal(store.cacheCounts().flushes, 3)
+
+  // What a flush has to cover besides.
+  await clock.until(Promise.resolve(store.punch(bytes(MIB), bytes(SLOT))))
+  write(0)
+  t.same(await kinds(), ['zero', 'write', 'flush'], 'after zeros')
+  write(0)
+  t.same(await kinds(), ['durable write'])
+  write(0)
+  disk.failing = 'flush'
+  write(MIB)
+  await t.rejects(clock.until(store.sync()), { code: 'IO_ERROR' })
+  disk.failing = null
+  disk.asked.length = 0
+  write(MIB)
+  t.same(await kinds(), ['write', 'flush'], 'after a flush that failed')
 })
 
 /** Streams, then writes pages here and there, and flushes at any moment. @returns the longest flush */
