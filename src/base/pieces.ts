@@ -35,6 +35,15 @@ export function slicePieces(
   return slices
 }
 
+/** Copies all of them to `into`. */
+export function copyPieces(pieces: readonly Uint8Array[], into: Uint8Array): void {
+  let at = 0
+  for (const piece of pieces) {
+    into.set(piece, at)
+    at += piece.length
+  }
+}
+
 /** Copies `content`, which has all of their bytes, to where they belong. */
 export function fillPieces(pieces: readonly Uint8Array[], content: Uint8Array): void {
   let begin = 0

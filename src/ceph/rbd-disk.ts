@@ -7,6 +7,7 @@
 import {
   type Bytes,
   bytes,
+  copyPieces,
   fillPieces,
   lengthOf,
   type Pieces,
@@ -23,6 +24,10 @@ const EXCLUSIVE_LOCK = 1 << 2
 const INVALID = 0b11
 /** Bytes that are zeroed in one request. */
 const SPAN_MAX = 1024 * 1024 * 1024
+
+/** Memory for requests in several pieces: bytes, and how many are kept. */
+const SCRATCH = 1024 * 1024
+const SCRATCHES = 16
 
 export interface RbdName {
   pool: string
@@ -56,6 +61,7 @@ export class RbdDisk implements RemoteDisk {
   #flags = 0
   #isLocked = false
   #closing: Promise<void> | null = null
+  readonly #scratch: Buffer[] = []
 
   /** @throws IO_ERROR; NOT_SUPPORTED for an image that cannot be locked */
   static async open(
@@ -95,21 +101,33 @@ export class RbdDisk implements RemoteDisk {
     const pieces = piecesOf(into)
     const length = lengthOf(pieces)
     if (length === 0) return
-    const content = pieces.length === 1 ? pieces[0]! : Buffer.allocUnsafeSlow(length)
-    await this.client.ask(this.path, 'read', length, tag =>
-      native.rbd_read(this.#handle, tag, content, offset),
-    )
-    if (pieces.length > 1) fillPieces(pieces, content)
+    const read = (content: Uint8Array): Promise<void> =>
+      this.client.ask(this.path, 'read', length, tag =>
+        native.rbd_read(this.#handle, tag, content, offset),
+      )
+    if (pieces.length === 1) return read(pieces[0]!)
+    await this.#together(length, async content => {
+      await read(content)
+      fillPieces(pieces, content)
+    })
   }
 
   /** @param durable librbd may have a cache of its own, such as a persistent one: it is flushed */
   write(from: Pieces, offset: number, durable = false): Promise<void> {
     const pieces = piecesOf(from)
-    if (lengthOf(pieces) === 0) return Promise.resolve()
-    const content = pieces.length === 1 ? pieces[0]! : Buffer.concat(pieces)
-    const written = this.client.ask(this.path, 'write', 0, tag =>
-      native.rbd_write(this.#handle, tag, content, offset),
-    )
+    const length = lengthOf(pieces)
+    if (length === 0) return Promise.resolve()
+    const write = (content: Uint8Array): Promise<void> =>
+      this.client.ask(this.path, 'write', 0, tag =>
+        native.rbd_write(this.#handle, tag, content, offset),
+      )
+    const written =
+      pieces.length === 1
+        ? write(pieces[0]!)
+        : this.#together(length, content => {
+            copyPieces(pieces, content)
+            return write(content)
+          })
     return durable ? written.then(() => this.flush()) : written
   }
 
@@ -224,6 +242,22 @@ export class RbdDisk implements RemoteDisk {
     this.#flags = flags!
     this.#size = bytes(size!)
     return size!
+  }
+
+  /** Calls `use` with memory for what is in several pieces. New memory costs more than the copy. */
+  async #together(length: number, use: (content: Uint8Array) => Promise<void>): Promise<void> {
+    const found = this.#scratch.at(-1)
+    const memory =
+      found !== undefined && found.length >= length
+        ? this.#scratch.pop()!
+        : Buffer.allocUnsafeSlow(Math.max(length, SCRATCH))
+    try {
+      await use(memory.subarray(0, length))
+    } finally {
+      // A client that has failed may still be using it.
+      const isOurs = this.client.failure === null && memory.length === SCRATCH
+      if (isOurs && this.#scratch.length < SCRATCHES) this.#scratch.push(memory)
+    }
   }
 
   async #end(): Promise<void> {

@@ -5,7 +5,7 @@
 import { allEnded, MIB, PAGE_SIZE } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
-import { type CacheMemory, RUN, SLOT } from './cache-memory.js'
+import { type CacheMemory, REQUEST, SLOT } from './cache-memory.js'
 import { edgesOf, forEachRun, pagesOf, slotEnd } from './pages.js'
 import { ReadAhead } from './read-ahead.js'
 import type { RemoteDisk } from './remote-disk.js'
@@ -168,7 +168,7 @@ export class ColdReads {
       const wanted = pagesOf(at, Math.min(to, slotEnd(at)))
       forEachRun(wanted & ~valid[slot]! & ~this.#slots.filling[slot]!, (page, endPage) => {
         const next = block * SLOT + page * PAGE_SIZE
-        if (next !== end || next % RUN === 0) {
+        if (next !== end || next % REQUEST === 0) {
           request()
           begin = next
           slots = []
