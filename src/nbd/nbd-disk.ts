@@ -10,7 +10,11 @@ import {
   type Bytes,
   errnoOf,
   isLost,
+  lengthOf,
   type NbdAddress,
+  type Pieces,
+  piecesOf,
+  slicePieces,
   ThinfsError,
 } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
@@ -131,21 +135,28 @@ export class NbdDisk {
   }
 
   /** Fills `into`, which has to stay until then. @throws IO_ERROR with the server's errno */
-  read(into: Uint8Array, offset: number): Promise<void> {
-    return this.#inParts(offset, into.length, this.#export.maxPayload, (at, length) =>
-      this.#ask(COMMAND.READ, 0, offset + at, length, null, into.subarray(at, at + length)),
-    )
+  read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    return this.#inParts(offset, lengthOf(pieces), this.#export.maxPayload, (at, length) => {
+      const part = slicePieces(pieces, at, at + length)
+      return this.#ask(COMMAND.READ, 0, offset + at, length, null, part)
+    })
   }
 
   /**
    * Writes `from`, which has to stay as it is until then.
    * @param durable whether it has to survive a power cut of the server, as a flush sees to (FUA)
    */
-  write(from: Uint8Array, offset: number, durable = false): Promise<void> {
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const pieces = piecesOf(from)
     const fua = durable && this.#can(EXPORT_FLAG.SEND_FUA)
     const flags = fua ? COMMAND_FLAG.FUA : 0
-    const written = this.#inParts(offset, from.length, this.#export.maxPayload, (at, length) =>
-      this.#ask(COMMAND.WRITE, flags, offset + at, length, from.subarray(at, at + length), null),
+    const written = this.#inParts(
+      ...([offset, lengthOf(pieces), this.#export.maxPayload] as const),
+      (at, length) => {
+        const part = slicePieces(pieces, at, at + length)
+        return this.#ask(COMMAND.WRITE, flags, offset + at, length, part, null)
+      },
     )
     return durable && !fua ? written.then(() => this.flush()) : written
   }
@@ -164,7 +175,7 @@ export class NbdDisk {
     const most = Math.min(ZEROS.length, this.#export.maxPayload)
     for (let at = 0; at < length; at += most) {
       const part = ZEROS.subarray(0, Math.min(most, length - at))
-      await this.#ask(COMMAND.WRITE, 0, offset + at, part.length, part, null)
+      await this.#ask(COMMAND.WRITE, 0, offset + at, part.length, [part], null)
     }
   }
 
@@ -279,8 +290,8 @@ export class NbdDisk {
     flags: number,
     offset: number,
     length: number,
-    data: Uint8Array | null,
-    into: Uint8Array | null,
+    data: readonly Uint8Array[] | null,
+    into: readonly Uint8Array[] | null,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#begin(command, flags, offset, length, data, into, resolve, reject)
@@ -292,8 +303,8 @@ export class NbdDisk {
     flags: number,
     offset: number,
     length: number,
-    data: Uint8Array | null,
-    into: Uint8Array | null,
+    data: readonly Uint8Array[] | null,
+    into: readonly Uint8Array[] | null,
     resolve: () => void,
     reject: (err: Error) => void,
   ): Request {
@@ -386,7 +397,7 @@ export class NbdDisk {
     return new Promise((resolve, reject) => {
       const read = { command: COMMAND.READ, flags: 0, offset, length: into.length }
       const deadline = performance.now() + this.#limit
-      const request = new Request({ ...read, data: null, into, deadline }, resolve, reject)
+      const request = new Request({ ...read, data: null, into: [into], deadline }, resolve, reject)
       asked.set(asked.size, request)
       connection.send(asked.size - 1, request)
     })

@@ -16,9 +16,11 @@ export const SLOT = 64 * KIB
 /** Pages of a slot: a bit each. */
 export const SLOT_PAGES = SLOT / PAGE_SIZE
 export const ALL_PAGES = 2 ** SLOT_PAGES - 1
-/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
-export const RUN = 256 * KIB
+/** Bytes of the disk that count as a request to be, wherever in them something is dirty. */
+const RUN = 256 * KIB
 export const RUN_SLOTS = RUN / SLOT
+/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
+export const REQUEST = MIB
 /** Ranges that were zeroed and not flushed: as many as a flush may be far away. */
 export const ZEROED_MAX = 4096
 /** Slots that are mapped as one ArrayBuffer. */
@@ -176,8 +178,9 @@ export class CacheMemory {
     return (slot % SEGMENT_SLOTS) * SLOT
   }
 
-  /** Whether the bytes of a slot follow those of another in memory. */
-  follows(slot: number, other: number): boolean {
-    return slot === other + 1 && slot % SEGMENT_SLOTS !== 0
+  /** So many bytes of a slot from byte `at` of it. */
+  piece(slot: number, at: number, length: number): Uint8Array {
+    const begin = this.beginOf(slot) + at
+    return this.bytesOf(slot).subarray(begin, begin + length)
   }
 }

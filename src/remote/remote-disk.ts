@@ -1,4 +1,4 @@
-import { ThinfsError } from '../base/index.js'
+import { type Pieces, ThinfsError } from '../base/index.js'
 
 /** A part of a disk that is not known to read as zeros. Bytes. */
 export interface Extent {
@@ -23,9 +23,12 @@ export interface RemoteDisk {
   /** Whether `zero` is more than a write of zeros: `extents` tells of a hole then, as a rule. */
   readonly makesHoles: boolean
   /** Fills `into`. */
-  read(into: Uint8Array, offset: number): Promise<void>
-  /** Writes `from`, which may change meanwhile: then any mix of both is written. */
-  write(from: Uint8Array, offset: number): Promise<void>
+  read(into: Pieces, offset: number): Promise<void>
+  /**
+   * Writes `from`, which may change meanwhile: then any mix of both is written.
+   * @param durable whether it is durable when the call ends, as after a flush, and nothing else
+   */
+  write(from: Pieces, offset: number, durable?: boolean): Promise<void>
   /** Makes a range read as zeros, and gives its space back where the disk can. */
   zero(offset: number, length: number): Promise<void>
   /** Makes durable what was written since the last change of `epoch`. */

@@ -171,10 +171,10 @@ export class Slots {
     this.fillHoles(slot, pages)
   }
 
-  /** Forgets pages that are not newer than the disk. */
-  forgetClean(slot: number, pages: number): void {
-    const { valid, dirty, pending } = this.#memory
-    valid[slot]! &= ~(pages & ~dirty[slot]! & ~pending[slot]!)
+  /** Makes pages that are not newer than the disk zeros, which it has there. */
+  blankClean(slot: number, pages: number): void {
+    const { dirty, pending } = this.#memory
+    this.blank(slot, pages & ~dirty[slot]! & ~pending[slot]!)
   }
 
   // --- which slot has what ---
