@@ -250,8 +250,8 @@ class Harness {
     const chance = random.next()
     // Where little is under way, a sync often has one page to write.
     const [most, syncs] = this.#isCalm ? [3, 0.1] : [12, 0.02]
-    if (chance < 0.45 - syncs && this.running.size < most) this.begin()
-    else if (chance < 0.47 && chance >= 0.45 - syncs) this.sync()
+    if (chance < 0.47 - syncs && this.running.size < most) this.begin()
+    else if (chance < 0.47 && chance >= 0.47 - syncs) this.sync()
     else if (chance < 0.472) this.disk.powerCut()
     else if (chance < 0.474) this.disk.failing = random.of([0, 0, 0.3])
     else if (chance < 0.475) {
