@@ -20,7 +20,6 @@ import {
   adminOf,
   callAdmin,
   diesWithItsEngine,
-  type Opening,
   type PoolEvent,
   transportStatus,
 } from '../control/index.js'
@@ -60,8 +59,6 @@ export interface SupervisorOptions {
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
-  /** An engine is opening the pool, and that takes long. */
-  onOpening(progress: Opening): void
   /** Something has happened to the pool. */
   onHappened(event: PoolEvent): void
   /** Another engine serves. @param why the one before has ended */
@@ -198,7 +195,6 @@ export class Supervisor {
       served: () => {
         this.#deaths = 0
       },
-      opening: progress => this.#options.onOpening(progress),
       happened: event => this.#options.onHappened(event),
       counted: statistics => {
         this.#counted = statistics

@@ -46,11 +46,7 @@ export interface Negotiated {
 /** The bytes that come from a server: whoever has set `take` gets them. */
 export interface Incoming {
   /** The bytes are the caller's again afterwards. */
-  take: (chunk: Uint8Array) => void
-  /**
-   * Where the next bytes of a plain socket go; `usual` is the buffer for it. Called after `take`.
-   */
-  target: (usual: Uint8Array) => Uint8Array
+  take: (chunk: Buffer) => void
 }
 
 /**
@@ -79,13 +75,12 @@ export async function negotiate(
   patience: number,
 ): Promise<Negotiated> {
   signal.throwIfAborted()
-  const incoming: Incoming = { take: () => {}, target: usual => usual }
-  const take = (chunk: Uint8Array): void => incoming.take(chunk)
-  const usual = Buffer.allocUnsafeSlow(READ_SIZE)
+  const incoming: Incoming = { take: () => {} }
+  const take = (chunk: Buffer): void => incoming.take(chunk)
   const onread = {
-    buffer: () => incoming.target(usual),
+    buffer: Buffer.allocUnsafeSlow(READ_SIZE),
     callback(size: number, buffer: Uint8Array): boolean {
-      take(buffer.subarray(0, size))
+      take((buffer as Buffer).subarray(0, size))
       return true
     },
   }
