@@ -30,7 +30,7 @@ export function placeOf(path: string, { reads = false, served = false } = {}): P
   return { file, folder }
 }
 
-/** @returns null where nobody can tell, and need not */
+/** @returns null if the file system does not answer, and the daemon is asked instead */
 function find(path: string, served: boolean) {
   try {
     const file = realpathSync(path)

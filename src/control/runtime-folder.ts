@@ -53,7 +53,7 @@ function isElsewhere(folder: string): boolean {
   }
 }
 
-/** Where the file system does not answer it is the path that it was held, or mounted, by. */
+/** The real path, or the one that it was held or mounted by if the file system does not answer. */
 function realPathOf(folder: string): string {
   try {
     return realpathSync(folder)

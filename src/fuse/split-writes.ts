@@ -14,7 +14,7 @@ import { later } from './later.js'
 export const LEAST_PART = 124 * KIB
 
 export class SplitWrites {
-  /** Where the last WRITE of that size ended, by open file. */
+  /** The end of the last WRITE of at least LEAST_PART bytes, by open file. */
   readonly #ends = new Map<number, number>()
   readonly #failures = new Map<number, unknown>()
 

@@ -44,7 +44,7 @@ export const SIGN = layout('TenantSign', 64, {
 const SALT = { tenant: 1_953_395_713, sign: 1_953_395_714 } as const
 
 const MAGIC = 0x6e_6e_65_74
-/** The rest of the first record that a torn write of it leaves. */
+/** The magic numbers that a torn write of the first record can leave. */
 const TORN_MAGICS = [0, 1, 2, 3].map(bytes => MAGIC % 256 ** bytes)
 const VERSION = 1
 const STATE = { has: 1, gaveBack: 2 } as const

@@ -7,7 +7,7 @@ import { inUse, mayTake, type Seen, type Strength, TenantFile, thisHost } from '
 export const strengthOf = ({ tenancy }: PoolConfig): Strength =>
   (tenancy?.locks ?? 'advisory') === 'advisory' ? 'advisory' : 'enforced'
 
-/** The proof that the pool's locks are. Locks on the node of a disk are of this host alone. */
+/** The strength of the pool's locks as a proof. Locks on a disk's node are of this host alone. */
 export const provenByLocks = ({ tenancy }: PoolConfig): Strength =>
   tenancy?.locks === 'enforced' ? 'enforced' : 'advisory'
 

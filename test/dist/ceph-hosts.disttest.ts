@@ -73,7 +73,7 @@ volumes:
   )
 })
 
-/** What the first host had under way has ended long before the cluster would take it again. */
+/** The first host's requests have ended long before the cluster would take them again. */
 async function comesBackForgiven(t: Test, ceph: CephRig, hosts: Hosts): Promise<Outcome> {
   const { network, a, b, ledger, takeOver } = hosts
   const first = ledger.write(a)

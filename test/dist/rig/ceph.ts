@@ -135,7 +135,7 @@ export class CephRig {
     return JSON.parse(/\[[^\]]*\]/.exec(said)?.[0] ?? '[]')
   }
 
-  /** Has all entries of the blocklist end now. */
+  /** Ends all entries of the blocklist now. */
   async emptyBlocklist(): Promise<void> {
     for (const { addr } of await this.blocklist()) {
       await this.run('ceph', 'osd', 'blocklist', 'rm', addr)

@@ -1,4 +1,4 @@
-/** What holds for a pool of thinfs on disks that keep reservations, and that two hosts reach. */
+/** The cases of a pool of thinfs on disks that keep reservations, and that two hosts reach. */
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
@@ -76,7 +76,7 @@ const comesAgain: Scenario<VirtualHost> = async (t, { a, ledger }) => {
   return { failovers: 0, pause: Ledger.pauseBetween(first, second), last: a }
 }
 
-/** What its system sends, without thinfs, does not get there either. */
+/** Writes of its system, without thinfs, do not get there either. */
 const refused: Scenario<VirtualHost> = async (t, { a, b, ledger }) => {
   const first = ledger.write(a)
   await first.progress()
