@@ -8,6 +8,8 @@ import { KIB, MIB } from '../src/base/index.js'
 
 /** Beyond the run time that was asked for. A server that hangs is not waited for. */
 const GRACE_MS = 30_000
+/** What is written and read back may take so long. */
+const FILL_SECONDS = 60
 
 export interface Load {
   name: string
@@ -72,7 +74,7 @@ export async function verifyConcurrent(file: string, signal: AbortSignal): Promi
 
 async function verify(file: string, load: Load, signal: AbortSignal): Promise<void> {
   const checks = ['--verify=crc32c', '--verify_fatal=1', '--verify_state_save=0', '--end_fsync=1']
-  await fio([file], load, checks, 0, signal)
+  await fio([file], load, checks, FILL_SECONDS, signal)
 }
 
 /**
@@ -90,19 +92,35 @@ export async function measure(
   return rateOf(load, await fio([files].flat(), load, timed, seconds, signal))
 }
 
-/**
- * As `measure`, by an engine of fio that needs no file.
- * @param engine its options
- */
+/** An engine of fio that needs no file. */
+export interface Engine {
+  options: readonly string[]
+  /** Added to the environment. */
+  env?: NodeJS.ProcessEnv
+}
+
+/** As `measure`, by an engine. */
 export async function measureEngine(
-  engine: readonly string[],
+  { options, env }: Engine,
   load: Load,
   seconds: number,
   signal: AbortSignal,
 ): Promise<number> {
   const timed = ['--time_based', `--runtime=${seconds}`]
   if (!load.once) timed.push('--norandommap')
-  return rateOf(load, await run([...engine, `--name=${load.name}`], load, timed, seconds, signal))
+  const target = [...options, `--name=${load.name}`]
+  return rateOf(load, await run(target, load, timed, seconds, signal, { env }))
+}
+
+/** Writes `size` bytes by an engine, and has them on the disk. */
+export async function fillEngine(
+  { options, env }: Engine,
+  size: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const range = { offset: 0, size }
+  const load: Load = { name: 'fill', rw: 'write', blockSize: MIB, queueDepth: 4, range }
+  await run([...options, '--name=fill'], load, ['--end_fsync=1'], FILL_SECONDS, signal, { env })
 }
 
 /**
@@ -162,17 +180,21 @@ async function fio(
     ...['--allow_file_create=0', '--fallocate=none'],
   ]
   const jobs = files.flatMap(file => [`--name=${load.name}`, `--filename=${file}`])
-  return run([...target, ...extra, ...jobs], load, [], seconds, signal, files[0])
+  return run([...target, ...extra, ...jobs], load, [], seconds, signal, { on: files[0] })
 }
 
-/** @param target where to, and the jobs. @param on names it in messages */
+/**
+ * @param target where to, and the jobs
+ * @param on names it in messages
+ * @param env added to the environment
+ */
 async function run(
   target: readonly string[],
   load: Load,
   extra: readonly string[],
   seconds: number,
   signal: AbortSignal,
-  on = target[0],
+  { on = target[0], env }: { on?: string | undefined; env?: NodeJS.ProcessEnv | undefined } = {},
 ): Promise<JobResult> {
   const { rw, skip = 0, blockSize, queueDepth, fsync, range } = load
   const args = [
@@ -189,6 +211,7 @@ async function run(
     const { stdout } = await promisify(execFile)('fio', args, {
       signal: AbortSignal.any([signal, limit]),
       maxBuffer: 16 * MIB,
+      env: { ...process.env, ...env },
     })
     const { jobs } = JSON.parse(stdout.slice(stdout.indexOf('{'))) as { jobs: JobResult[] }
     return jobs[0]!

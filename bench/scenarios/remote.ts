@@ -1,8 +1,9 @@
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { GIB, KIB, MIB } from '../../src/base/index.js'
-import { fill, type Load, measure, measureEngine, unitOf } from '../fio.js'
-import { NBD_KINDS, type NbdKind, withNbd } from '../nbd.js'
+import { fill, fillEngine, type Load, measure, measureEngine, unitOf } from '../fio.js'
+import { NBD_KINDS } from '../nbd.js'
+import { cephDisks, type DiskKind, nbdDisks, type RemoteDisk } from '../remote-disks.js'
 import {
   atLeast,
   type Cell,
@@ -17,22 +18,32 @@ import {
   readAll,
   runThinfs,
   type Server,
-  sparseFile,
   thinfs,
   withServers,
 } from '../servers.js'
 
 /** Far more than the small cache has, so that reads come from the server. */
 const SIZE = GIB / 2
+/** The same of a cluster that keeps three copies of all on one disk. */
+const CEPH_SIZE = GIB / 4
 const SMALL_CACHE = 16 * MIB
 /** The large cache has all of this range. */
 const CACHED = { offset: 0, size: GIB / 4 }
 const LARGE_CACHE = GIB / 2
 
 const PAGES = { blockSize: 4 * KIB, queueDepth: 16 }
-const LOADS: readonly { load: Load; least: number }[] = [
+
+/** A load, and what thinfs has to reach of fio on the disk itself. */
+interface Wanted {
+  load: Load
+  least: number
+}
+
+const READS: Wanted[] = [
   { load: { ...PAGES, name: 'cold-randread-qd16', rw: 'randread', once: true }, least: 0.6 },
   { load: { name: 'cold-read-1m', rw: 'read', blockSize: MIB, queueDepth: 4 }, least: 0.8 },
+]
+const WRITES: Wanted[] = [
   {
     load: { name: 'write-1m-fsync', rw: 'write', blockSize: MIB, queueDepth: 1, fsync: true },
     least: 0.8,
@@ -45,72 +56,70 @@ const LOADS: readonly { load: Load; least: number }[] = [
 const CACHED_READ: Load = { ...PAGES, name: 'cached-randread-qd16', rw: 'randread', range: CACHED }
 
 /**
- * A pool whose data an NBD server has, against fio on the server itself (libnbd). The servers have
- * their files in memory: what is compared is the way there. Then reads of what the cache has, against
- * a pool whose data is a file of this machine.
+ * A pool whose data an NBD server or a Ceph cluster has, against fio on the export or the image itself,
+ * by libnbd and librbd. Both sides pay what the storage costs: three OSDs on this machine's disk, and
+ * for writes with fsync NBD servers whose files are on the disk. A file in memory flushes in no time,
+ * and nobody who keeps data has that. For reads their files are in memory: what is compared is the way
+ * there. Then reads of what the cache has, against a pool whose data is a file of this machine.
  */
 export const remote: Scenario = {
   name: 'remote',
-  about: 'data on an NBD server, against fio on the export itself',
+  about: 'data on NBD servers and on Ceph, against fio on the same server; fsync reaches a disk',
   memory: 8 * SIZE,
-  async run({ memory }: Place, settings: Settings) {
+  async run({ memory, disk }: Place, settings: Settings) {
     const cells: Cell[] = []
-    for (const kind of NBD_KINDS) {
-      if (!LOADS.some(({ load }) => settings.wants(cellOf(kind, load)))) continue
-      const folder = join(memory, kind.name)
+    const compare = async (kind: DiskKind, size: number, folder: string, all: Wanted[]) => {
+      const loads = all.filter(({ load }) => settings.wants(cellOf(kind, load)))
+      if (loads.length === 0) return
       mkdirSync(folder)
-      cells.push(...(await againstRaw(kind, folder, settings)))
+      cells.push(...(await againstRaw(kind, size, folder, loads, settings)))
+      rmSync(folder, { recursive: true })
     }
+    for (const kind of NBD_KINDS.map(nbdDisks)) {
+      await compare(kind, SIZE, join(memory, kind.name), READS)
+      await compare(kind, SIZE, join(disk, kind.name), WRITES)
+    }
+    await compare(cephDisks, CEPH_SIZE, join(disk, 'ceph'), [...READS, ...WRITES])
     const cached = await againstLocal(memory, settings)
     return cached === null ? cells : [...cells, cached]
   },
 }
 
-const cellOf = ({ name }: NbdKind, load: Load): string => `remote/${name}-${load.name}`
+const cellOf = ({ name }: DiskKind, load: Load): string => `remote/${name}-${load.name}`
 
-async function againstRaw(kind: NbdKind, folder: string, settings: Settings): Promise<Cell[]> {
-  const { signal, seconds, wants } = settings
-  const raw = sparseFile(join(folder, 'raw'), SIZE)
-  const image = sparseFile(join(folder, 'image'), 2 * SIZE)
-  await fill(raw, signal)
-  return withNbd(kind, raw, rawAddress =>
-    withNbd(kind, image, address =>
-      withServers([over(address, SMALL_CACHE)], folder, signal, async ([server]) => {
-        await fill(server!.file, signal)
-        const contenders = [
-          {
-            name: 'raw',
-            run: (load: Load) => measureEngine(nbd(rawAddress), load, seconds, signal),
-          },
-          { name: 'thinfs', run: (load: Load) => measure(server!.file, load, seconds, signal) },
-        ]
-        const cells: Cell[] = []
-        for (const { load, least } of LOADS) {
-          const name = cellOf(kind, load)
-          if (!wants(name)) continue
-          const samples = await paired(contenders, settings, ({ run }) =>
-            run({ ...load, range: { offset: 0, size: SIZE } }),
-          )
-          cells.push({
-            name,
-            unit: unitOf(load),
-            samples,
-            goals: [atLeast(least, 'thinfs', 'raw')],
-          })
-        }
-        return cells
-      }),
-    ),
-  )
+function againstRaw(
+  kind: DiskKind,
+  size: number,
+  folder: string,
+  loads: readonly Wanted[],
+  settings: Settings,
+): Promise<Cell[]> {
+  const { signal, seconds } = settings
+  return kind.withDisks(folder, [size, 2 * size], async ([raw, disk]) => {
+    await fillEngine(raw!.engine, size, signal)
+    return withServers([over(disk!, SMALL_CACHE, size)], folder, signal, async ([server]) => {
+      await fill(server!.file, signal)
+      const contenders = [
+        { name: 'raw', run: (load: Load) => measureEngine(raw!.engine, load, seconds, signal) },
+        { name: 'thinfs', run: (load: Load) => measure(server!.file, load, seconds, signal) },
+      ]
+      const cells: Cell[] = []
+      for (const { load, least } of loads) {
+        const samples = await paired(contenders, settings, ({ run }) =>
+          run({ ...load, range: { offset: 0, size } }),
+        )
+        const goals = [atLeast(least, 'thinfs', 'raw')]
+        cells.push({ name: cellOf(kind, load), unit: unitOf(load), samples, goals })
+      }
+      return cells
+    })
+  })
 }
 
-const nbd = (address: string): string[] => ['--ioengine=nbd', `--uri=${address}`]
-
-async function againstLocal(folder: string, settings: Settings): Promise<Cell | null> {
+function againstLocal(folder: string, settings: Settings): Promise<Cell | null> {
   const name = `remote/${CACHED_READ.name}`
-  if (!settings.wants(name)) return null
+  if (!settings.wants(name)) return Promise.resolve(null)
   const { signal, seconds } = settings
-  const image = sparseFile(join(folder, 'image'), SIZE)
   const measureAll = async (servers: readonly Server[]): Promise<Cell> => {
     for (const { file } of servers) {
       await fill(file, signal)
@@ -121,24 +130,24 @@ async function againstLocal(folder: string, settings: Settings): Promise<Cell | 
     )
     return { name, unit: 'IOPS', samples, goals: [atLeast(0.9, 'thinfs', 'local')] }
   }
-  return withNbd(NBD_KINDS[0]!, image, address => {
+  return nbdDisks(NBD_KINDS[0]!).withDisks(folder, [SIZE], ([disk]) => {
     const contenders = [
-      over(address, LARGE_CACHE, CACHED.size),
+      over(disk!, LARGE_CACHE, CACHED.size),
       thinfs(CACHED.size, { name: 'local' }),
     ]
     return withServers(contenders, folder, signal, measureAll)
   })
 }
 
-/** thinfs on an export, with a cache of so many bytes. */
-const over = (address: string, cache: number, size = SIZE): Contender => ({
+/** thinfs on a disk, with a cache of so many bytes. */
+const over = ({ config }: RemoteDisk, cache: number, size: number): Contender => ({
   name: 'thinfs',
   async prepare(folder) {
     const pool = join(folder, 'pool')
     mkdirSync(pool)
     writeFileSync(
       join(pool, 'pool.yaml'),
-      `pool: far\ndata: { nbd: "${address}" }\ncache: { size: ${cache} }\nvolumes: { volume: { size: ${size} } }\n`,
+      `pool: far\n${config}\ncache: { size: ${cache} }\nvolumes: { volume: { size: ${size} } }\n`,
     )
     await runThinfs('init', pool)
     return mountPlan(folder)

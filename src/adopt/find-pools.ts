@@ -23,6 +23,11 @@ const PARTITIONS = z.object({
  * @throws NOT_A_POOL where there is none; NOT_SUPPORTED, METADATA_CORRUPT, TOOL_FAILED, IO_ERROR
  */
 export async function findPools(source: string): Promise<FoundPool[]> {
+  if (/^(nbds?(\+unix)?|rbd):/.test(source)) {
+    const what = 'a disk of another machine is not looked at for pools of LVM or Docker'
+    const cure = 'data and metadata of a thin pool are served by a pool.yaml with their addresses'
+    throw new ThinfsError('NOT_SUPPORTED', `${source}: ${what}; ${cure} (docs/HOSTS.md)`)
+  }
   let path: string
   let isFolder: boolean
   try {

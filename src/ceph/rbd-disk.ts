@@ -4,7 +4,16 @@
  * The cluster has what it acknowledged on the disks of all replicas, and librbd sends again what a
  * connection has lost: there is one epoch.
  */
-import { type Bytes, bytes, ThinfsError } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  copyPieces,
+  fillPieces,
+  lengthOf,
+  type Pieces,
+  piecesOf,
+  ThinfsError,
+} from '../base/index.js'
 import { native, type RbdHandle } from '../native.js'
 import type { RemoteDisk } from '../remote/index.js'
 import type { CephClient } from './ceph-client.js'
@@ -15,6 +24,10 @@ const EXCLUSIVE_LOCK = 1 << 2
 const INVALID = 0b11
 /** Bytes that are zeroed in one request. */
 const SPAN_MAX = 1024 * 1024 * 1024
+
+/** Memory for requests in several pieces: bytes, and how many are kept. */
+const SCRATCH = 1024 * 1024
+const SCRATCHES = 16
 
 export interface RbdName {
   pool: string
@@ -48,6 +61,7 @@ export class RbdDisk implements RemoteDisk {
   #flags = 0
   #isLocked = false
   #closing: Promise<void> | null = null
+  readonly #scratch: Buffer[] = []
 
   /** @throws IO_ERROR; NOT_SUPPORTED for an image that cannot be locked */
   static async open(
@@ -56,13 +70,13 @@ export class RbdDisk implements RemoteDisk {
     { readOnly = false, onResized = () => {} }: RbdOptions = {},
   ): Promise<RbdDisk> {
     const disk = new RbdDisk(client, text)
-    const tag = client.changeTag(() => void disk.#measure().then(onResized, () => {}))
+    const tag = client.changeTag(() => void disk.measure().then(onResized, () => {}))
     disk.#image = await client.call(text, () =>
       native.rbd_open(client.handle, pool, namespace, image, readOnly, tag),
     )
     client.add(disk)
     try {
-      await disk.#measure()
+      await disk.measure()
       if (readOnly || (disk.#features & EXCLUSIVE_LOCK) !== 0) return disk
       const name = [pool, namespace, image].filter(part => part !== '').join('/')
       const how = `rbd feature enable ${name} exclusive-lock object-map fast-diff`
@@ -83,18 +97,38 @@ export class RbdDisk implements RemoteDisk {
     return this.#size
   }
 
-  read(into: Uint8Array, offset: number): Promise<void> {
-    if (into.length === 0) return Promise.resolve()
-    return this.client.ask(this.path, 'read', into.length, tag =>
-      native.rbd_read(this.#handle, tag, into, offset),
-    )
+  async read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    const length = lengthOf(pieces)
+    if (length === 0) return
+    const read = (content: Uint8Array): Promise<void> =>
+      this.client.ask(this.path, 'read', length, tag =>
+        native.rbd_read(this.#handle, tag, content, offset),
+      )
+    if (pieces.length === 1) return read(pieces[0]!)
+    await this.#together(length, async content => {
+      await read(content)
+      fillPieces(pieces, content)
+    })
   }
 
-  write(from: Uint8Array, offset: number): Promise<void> {
-    if (from.length === 0) return Promise.resolve()
-    return this.client.ask(this.path, 'write', 0, tag =>
-      native.rbd_write(this.#handle, tag, from, offset),
-    )
+  /** @param durable librbd may have a cache of its own, such as a persistent one: it is flushed */
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const pieces = piecesOf(from)
+    const length = lengthOf(pieces)
+    if (length === 0) return Promise.resolve()
+    const write = (content: Uint8Array): Promise<void> =>
+      this.client.ask(this.path, 'write', 0, tag =>
+        native.rbd_write(this.#handle, tag, content, offset),
+      )
+    const written =
+      pieces.length === 1
+        ? write(pieces[0]!)
+        : this.#together(length, content => {
+            copyPieces(pieces, content)
+            return write(content)
+          })
+    return durable ? written.then(() => this.flush()) : written
   }
 
   /** Objects that become empty are removed. A discard would leave what is not a whole object. */
@@ -113,7 +147,7 @@ export class RbdDisk implements RemoteDisk {
 
   /** By objects, of an image with an object map: others would have to be asked one by one. */
   async extents(offset: number, length: number): Promise<Extent[] | null> {
-    await this.#measure()
+    await this.measure()
     if ((this.#features & FAST_DIFF) === 0 || (this.#flags & INVALID) !== 0) return null
     const found = await this.client.call(this.path, () =>
       native.rbd_extents(this.#handle, offset, length),
@@ -123,6 +157,17 @@ export class RbdDisk implements RemoteDisk {
       extents.push({ offset: found[i]!, length: found[i + 1]! })
     }
     return extents
+  }
+
+  /** Asks the cluster how large the image is, and what it can tell. @returns the size */
+  async measure(): Promise<number> {
+    const [size, features, flags] = await this.client.call(this.path, () =>
+      native.rbd_status(this.#handle),
+    )
+    this.#features = features!
+    this.#flags = flags!
+    this.#size = bytes(size!)
+    return size!
   }
 
   // --- the exclusive lock ---
@@ -199,15 +244,20 @@ export class RbdDisk implements RemoteDisk {
     throw new ThinfsError('IO_ERROR', detail, { errno: 'ESHUTDOWN' })
   }
 
-  /** @returns the size */
-  async #measure(): Promise<number> {
-    const [size, features, flags] = await this.client.call(this.path, () =>
-      native.rbd_status(this.#handle),
-    )
-    this.#features = features!
-    this.#flags = flags!
-    this.#size = bytes(size!)
-    return size!
+  /** Calls `use` with memory for what is in several pieces. New memory costs more than the copy. */
+  async #together(length: number, use: (content: Uint8Array) => Promise<void>): Promise<void> {
+    const found = this.#scratch.at(-1)
+    const memory =
+      found !== undefined && found.length >= length
+        ? this.#scratch.pop()!
+        : Buffer.allocUnsafeSlow(Math.max(length, SCRATCH))
+    try {
+      await use(memory.subarray(0, length))
+    } finally {
+      // A client that has failed may still be using it.
+      const isOurs = this.client.failure === null && memory.length === SCRATCH
+      if (isOurs && this.#scratch.length < SCRATCHES) this.#scratch.push(memory)
+    }
   }
 
   async #end(): Promise<void> {

@@ -1,12 +1,13 @@
 import { resolve } from 'node:path'
 import { ThinfsError } from '../base/index.js'
 import type { PoolPlace } from '../config/index.js'
-import { connectDaemon } from '../control/index.js'
+import { connectDaemon, type Opening } from '../control/index.js'
 import { mountOptionsOf, startDaemon } from '../daemon/index.js'
 import type { TakeOver } from '../volumes/index.js'
 import { adviceFor } from './advice.js'
 import { command, DEFAULT_WAIT, type Output, print, seconds, WAIT_HELP } from './command.js'
 import { configOf, tellingWhoIsStopped } from './pool.js'
+import { Progress } from './progress.js'
 
 type Options = Output & MountPoolOptions
 
@@ -82,7 +83,16 @@ export async function mountPool(
     logLevel: options.logLevel,
     ...(options.logFile !== undefined && { logFile: options.logFile }),
   }
-  const { pid } = await tellingWhoIsStopped(config, () => startDaemon(config, starting))
+  const progress = new Map<string, Progress>()
+  const show = ({ what, done, all }: Opening): void => {
+    if (!progress.has(what)) progress.set(what, new Progress(what, 1))
+    progress.get(what)!.show(done / all)
+  }
+  const { pid } = await tellingWhoIsStopped(config, () =>
+    startDaemon(config, starting, show).finally(() => {
+      for (const line of progress.values()) line.end()
+    }),
+  )
   // In the foreground the pool was unmounted by now, and the log on stderr has said it.
   if (!options.foreground) await warnOfMode(config, mountOptions.includes('ro'))
   return pid

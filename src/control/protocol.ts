@@ -97,6 +97,16 @@ export const STARTED = new NotificationType0('started')
 export const SERVED = new NotificationType0('served')
 /** Engine to daemon: the mount is served. Sent once, after INIT or after taking over. */
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
+/** Work that takes long before a pool is served. */
+export interface Opening {
+  /** What is done, for people: `reading the metadata`. */
+  what: string
+  done: number
+  /** In the unit of `done`. */
+  all: number
+}
+/** Engine to daemon, now and then while it opens the pool. */
+export const OPENING = new NotificationType<Opening>('opening')
 /** Something that has happened to a mounted pool: docs/MONITORING.md. */
 export interface Happening {
   /** Ascending, also from one process to the next. */

@@ -20,6 +20,7 @@ import {
   ENGINE_PROGRAM,
   EventLog,
   makeRuntimeFolder,
+  type Opening,
   PING,
   type PoolEvent,
   PROTOCOL,
@@ -114,6 +115,11 @@ export class Daemon {
   #failure: Error | null = null
   #refusal: Refusal | null = null
   #lastStatus: PoolStatus | null = null
+  /** How far the engine is that opens the pool, where that takes long. */
+  #opening: Opening | null = null
+  /** Resolves when that is known for the first time. */
+  readonly #openingTold = new Deferred<void>()
+  readonly #onOpening: (progress: Opening) => void
   #unmounting: Promise<void> | null = null
   /** Its line in the mount table, which may be gone now. */
   #mountRecord: Mount | null = null
@@ -122,6 +128,7 @@ export class Daemon {
    * Mounts the pool, or takes it over from an engine that serves it there and whose daemon has
    * died; resolves when it is served, or when `failure` says why it cannot be.
    * @param signal ends the mounting with its reason, as long as nothing is served
+   * @param onOpening called with how far it is, where opening the pool takes long
    * @throws BAD_ARGUMENT, NOT_A_POOL, POOL_IN_USE, MOUNT_FAILED, or why the engine could not start;
    *   nothing is left behind
    */
@@ -131,10 +138,12 @@ export class Daemon {
     log: Logger,
     spawn: SpawnEngine = spawnEngine,
     signal?: AbortSignal,
+    onOpening: (progress: Opening) => void = () => {},
   ): Promise<Daemon> {
     const mountOptions = mountOptionsOf(options.mountOptions)
     const mountPoint = canonicalMountPoint(options.mountPoint)
-    const daemon = new Daemon(config, { ...options, mountOptions, mountPoint }, log, spawn)
+    const as = { ...options, mountOptions, mountPoint }
+    const daemon = new Daemon(config, as, log, spawn, onOpening)
     try {
       await daemon.#mount(signal)
     } catch (err) {
@@ -144,7 +153,14 @@ export class Daemon {
     return daemon
   }
 
-  private constructor(config: PoolConfig, options: DaemonOptions, log: Logger, spawn: SpawnEngine) {
+  private constructor(
+    config: PoolConfig,
+    options: DaemonOptions,
+    log: Logger,
+    spawn: SpawnEngine,
+    onOpening: (progress: Opening) => void,
+  ) {
+    this.#onOpening = onOpening
     this.#config = config
     this.#options = options
     this.#log = log
@@ -177,6 +193,11 @@ export class Daemon {
         ),
       isMounted: () => this.#isMounted,
       after: (ms, then) => setTimeout(then, ms),
+      onOpening: progress => {
+        this.#opening = progress
+        this.#openingTold.resolve()
+        this.#onOpening(progress)
+      },
       onHappened: happened => this.#told(happened),
       onRestarted: why => this.#happened('engine_restarted', why),
       onTrouble: why => this.#happened('mode', why, 'fail'),
@@ -450,7 +471,12 @@ export class Daemon {
   }
 
   #serve(connection: MessageConnection): void {
-    const status = () => this.#status()
+    const status = (): Promise<PoolStatus> => {
+      if (this.#served) return this.#status()
+      // Whoever asks early waits for the engine, or until there is something to tell.
+      const told = this.#openingTold.promise.then(() => this.#status())
+      return Promise.race([this.#status(), told])
+    }
     serveAdmin(connection, { ...delegate(() => this.#supervisor.admin), status })
     serveEvents(connection, this.#events)
     const { mountPoint } = this.#options
@@ -466,6 +492,11 @@ export class Daemon {
 
   /** The engine's, with what the daemon knows; while none serves the last one, with the reason. */
   async #status(): Promise<PoolStatus> {
+    if (!this.#served && this.#opening !== null) {
+      const { what, done, all } = this.#opening
+      const detail = `the pool is being mounted: ${what}, ${Math.floor((100 * done) / all)}%`
+      throw new ThinfsError('NOT_MOUNTED', detail)
+    }
     if (this.failure === null || this.#lastStatus === null) {
       try {
         this.#lastStatus = await this.#supervisor.admin.status()

@@ -11,6 +11,8 @@ import {
   fromWire,
   HAPPENED,
   ipcConnection,
+  OPENING,
+  type Opening,
   type PoolEvent,
   READY,
   SERVED,
@@ -39,6 +41,8 @@ export interface EngineEnd {
 }
 
 export interface EngineEvents {
+  /** It is opening the pool, and that takes long. */
+  opening(progress: Opening): void
   /** It serves the mount, and answers commands. */
   serves(negotiated: Negotiated, admin: MountedAdmin): void
   /** It has got past whatever its predecessor died of. */
@@ -110,6 +114,9 @@ export class EngineProcess {
           break
         case FAILED.method:
           this.#reason = fromWire(message.params as WireError)
+          break
+        case OPENING.method:
+          this.#events.opening(message.params as Opening)
           break
         case READY.method: {
           this.#serves = true

@@ -2,6 +2,7 @@
 import { basename, dirname, join } from 'node:path'
 import { EndedBySignal, errnoOf } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
+import type { Opening } from '../control/index.js'
 import { type Logger, makeLogger } from '../log/index.js'
 import { native } from '../native.js'
 import { HeldFolder } from '../storage/index.js'
@@ -11,9 +12,14 @@ import { SIGNALS } from './signals.js'
 
 /**
  * Is the daemon: mounts the pool and answers signals, until `ended`.
+ * @param onOpening called with how far it is, where opening the pool takes long
  * @throws what `Daemon.start` throws; CANCELLED when a signal came before the pool was served
  */
-export async function runDaemon(config: PoolConfig, options: DaemonOptions): Promise<Daemon> {
+export async function runDaemon(
+  config: PoolConfig,
+  options: DaemonOptions,
+  onOpening?: (progress: Opening) => void,
+): Promise<Daemon> {
   const { logLevel: level, logFile: file, foreground, mountPoint } = options
   const log = makeLogger({
     process: 'daemon',
@@ -24,7 +30,7 @@ export async function runDaemon(config: PoolConfig, options: DaemonOptions): Pro
   becomeIoFlusher(log)
   const manager = new ServiceManager(log)
   const ending = new AbortController()
-  const starting = Daemon.start(config, options, log, undefined, ending.signal)
+  const starting = Daemon.start(config, options, log, undefined, ending.signal, onOpening)
   const onSignal = (signal: NodeJS.Signals): void => {
     log.info({ signal }, 'unmounting')
     ending.abort(new EndedBySignal(signal, `mounting ${config.file}`))

@@ -6,7 +6,7 @@ import { createRequire } from 'node:module'
 import { join, resolve } from 'node:path'
 import { EndedBySignal, inTime, ThinfsError } from '../base/index.js'
 import type { PoolConfig } from '../config/index.js'
-import { fromWire, makeRuntimeFolder, type WireError } from '../control/index.js'
+import { fromWire, makeRuntimeFolder, type Opening, type WireError } from '../control/index.js'
 import { unmountDead } from '../host/index.js'
 import { openLog } from '../log/index.js'
 import type { TakeOver } from '../volumes/index.js'
@@ -34,14 +34,20 @@ export interface StartOptions {
   logFile?: string
 }
 
+/** Called with how far a pool is that takes long to be opened. */
+export type OnOpening = (progress: Opening) => void
+
 /** The parameters of the daemon's process, as JSON in its first argument. */
 export interface DaemonStart {
   configFile: string
   options: DaemonOptions
 }
 
-/** The one message of the daemon's process to its starter: null when the pool is mounted. */
-export type DaemonStarted = WireError | null
+/**
+ * A message of the daemon's process to its starter: how far it is, any number of times, and once
+ * that the pool is mounted (null), or why it is not.
+ */
+export type DaemonMessage = { opening: Opening } | { started: WireError | null }
 
 /**
  * Mounts a pool. Resolves when it is served; in the foreground, when it was unmounted.
@@ -51,6 +57,7 @@ export type DaemonStarted = WireError | null
 export async function startDaemon(
   config: PoolConfig,
   options: StartOptions,
+  onOpening: OnOpening = () => {},
 ): Promise<{ pid: number }> {
   const { foreground } = options
   const logFile =
@@ -66,7 +73,7 @@ export async function startDaemon(
     await daemon.ended()
     return { pid: process.pid }
   }
-  return await spawnDaemon({ configFile: config.file, options: settings })
+  return await spawnDaemon({ configFile: config.file, options: settings }, onOpening)
 }
 
 /** Milliseconds that a daemon which could not mount may take to end. */
@@ -82,7 +89,7 @@ async function clearMount(child: ChildProcess, file: string): Promise<void> {
   if (serversOf(file).length === 0) await unmountDead(file).catch(() => {})
 }
 
-async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
+async function spawnDaemon(start: DaemonStart, onOpening: OnOpening): Promise<{ pid: number }> {
   const { logFile } = start.options
   const log = openLog(logFile!)
   // It outlives this process: its own session, and no folder held by its working directory.
@@ -101,8 +108,11 @@ async function spawnDaemon(start: DaemonStart): Promise<{ pid: number }> {
   // The second one ends this process at once.
   for (const signal of SIGNALS) process.once(signal, onSignal)
   try {
-    const started = await new Promise<DaemonStarted>((resolve, reject) => {
-      child.once('message', message => resolve(message as DaemonStarted))
+    const started = await new Promise<WireError | null>((resolve, reject) => {
+      child.on('message', (message: DaemonMessage) => {
+        if ('opening' in message) onOpening(message.opening)
+        else resolve(message.started)
+      })
       child.once('error', reject)
       child.once('close', (code, signal) => {
         const how = signal === null ? `with status ${code}` : `by ${signal}`

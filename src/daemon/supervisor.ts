@@ -20,6 +20,7 @@ import {
   adminOf,
   callAdmin,
   diesWithItsEngine,
+  type Opening,
   type PoolEvent,
   transportStatus,
 } from '../control/index.js'
@@ -59,6 +60,8 @@ export interface SupervisorOptions {
   isMounted(): boolean
   /** Calls `then` once, `ms` milliseconds from now. */
   after(ms: number, then: () => void): void
+  /** An engine is opening the pool, and that takes long. */
+  onOpening(progress: Opening): void
   /** Something has happened to the pool. */
   onHappened(event: PoolEvent): void
   /** Another engine serves. @param why the one before has ended */
@@ -195,6 +198,7 @@ export class Supervisor {
       served: () => {
         this.#deaths = 0
       },
+      opening: progress => this.#options.onOpening(progress),
       happened: event => this.#options.onHappened(event),
       counted: statistics => {
         this.#counted = statistics

@@ -126,6 +126,11 @@ export class DataBlocks {
     this.#store.measure()
   }
 
+  /** As `measure`, where somebody else has to be asked. @throws IO_ERROR */
+  async remeasure(): Promise<void> {
+    await this.#store.remeasure?.()
+  }
+
   /** Makes the store longer, at least. */
   grow(size: Bytes): void {
     this.#store.grow(size)

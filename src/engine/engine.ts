@@ -25,6 +25,7 @@ import {
   joinAdmins,
   moreEngineFds,
   mustSpeakOurs,
+  OPENING,
   READY,
   SERVED,
   STARTED,
@@ -45,7 +46,6 @@ import {
   isElsewhere,
   type MountedAdmin,
   nrMoreDescriptors,
-  type OnLoad,
   type OpenPool,
   openPool,
   PoolFiles,
@@ -55,8 +55,9 @@ import { Happenings } from './happenings.js'
 import { listenAsOrphan } from './orphan.js'
 import { PoolLog } from './pool-log.js'
 
-/** Milliseconds between two lines about metadata that is being read. */
-const LOAD_PERIOD = 3000
+/** Milliseconds between two lines of the log about what takes long, and between two messages. */
+const LOG_PERIOD = 3000
+const TELL_PERIOD = 500
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 
@@ -157,7 +158,8 @@ class Engine {
       files: this.#files,
       acceptMetadata,
       onWarning: message => this.#log.warn(message),
-      onLoad: this.#onLoad,
+      onLoad: this.#progressOf('reading the metadata'),
+      onCheck: this.#progressOf('checking the metadata'),
       // An engine that takes over finds the volumes there were; removed ones stay removed.
       takesOver: negotiated !== null,
       ...(tenancy && { tenancy }),
@@ -168,13 +170,20 @@ class Engine {
     })
   }
 
-  /** Tells of metadata that takes long to be read. */
-  get #onLoad(): OnLoad {
-    let next = performance.now() + LOAD_PERIOD
+  /** Tells of work that takes long before the pool is open. */
+  #progressOf(what: string): (done: number, all: number) => void {
+    let nextLine = 0
+    let nextTold = 0
     return (done, all) => {
-      if (performance.now() < next) return
-      next += LOAD_PERIOD
-      this.#log.info({ done, all }, 'reading the metadata')
+      const now = performance.now()
+      if (nextLine === 0) nextLine = now + LOG_PERIOD
+      if (now >= nextTold) {
+        nextTold = now + TELL_PERIOD
+        tell(this.#daemon.sendNotification(OPENING, { what, done, all }))
+      }
+      if (now < nextLine) return
+      nextLine = now + LOG_PERIOD
+      this.#log.info({ done, all }, what)
     }
   }
 

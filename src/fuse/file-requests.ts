@@ -46,8 +46,8 @@ export class FileRequests {
   readonly #answers: Answers
   readonly #requester: Requester
   readonly #splits = new SplitWrites()
-  /** READs that wait for a disk. */
-  #nrReadsLater = 0
+  /** READs and FSYNCs that wait for a disk. */
+  #nrLater = 0
 
   /** @param requester of the request at hand */
   constructor(fileSystem: FileSystem, answers: Answers, requester: Requester) {
@@ -56,9 +56,9 @@ export class FileRequests {
     this.#requester = requester
   }
 
-  /** Whether a READ waits for a disk. */
+  /** Whether a READ or an FSYNC waits for a disk. */
   get waitsForDisk(): boolean {
-    return this.#nrReadsLater > 0
+    return this.#nrLater > 0
   }
 
   /** READ: the request of `length` bytes in the slot at byte `base`. */
@@ -85,9 +85,9 @@ export class FileRequests {
     const place = answers.places.take(size)
     const at = place === answers.slots ? base : 0
     const read = this.#fs.readLater(ino, offset, size, place.buffer, at + place.payload)
-    this.#nrReadsLater++
+    this.#nrLater++
     const ended = (): void => {
-      this.#nrReadsLater--
+      this.#nrLater--
       answers.places.free(place)
     }
     void answers.answerLater(OPCODE.READ, base, ino, read, encodeRead, place, at).then(ended)
@@ -167,7 +167,12 @@ export class FileRequests {
       case OPCODE.FSYNC: {
         const dataOnly = (request.u32(FSYNC_IN.at.fsyncFlags) & FSYNC_FDATASYNC) !== 0
         const fh = request.u64(FSYNC_IN.at.fh)
-        request.answer(this.#splits.flushed(fh, fs.fsync(ino, dataOnly)), encodeNothing)
+        this.#nrLater++
+        const flush = async (): Promise<void> => this.#splits.flushed(fh, fs.fsync(ino, dataOnly))
+        request.answer(
+          flush().finally(() => this.#nrLater--),
+          encodeNothing,
+        )
         return true
       }
       case OPCODE.FALLOCATE: {

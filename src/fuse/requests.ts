@@ -58,7 +58,7 @@ export class Requests {
     this.#answers.moveTo(slots, replies)
   }
 
-  /** Whether a READ waits for a disk. */
+  /** Whether a READ or an FSYNC waits for a disk. */
   get waitsForDisk(): boolean {
     return this.#files.waitsForDisk
   }

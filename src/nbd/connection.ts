@@ -2,10 +2,10 @@
  * Requests and replies on one connection, any number in flight, answered in any order.
  *
  * What a server sends is taken as it comes, in pieces of any size; the bytes of a READ go to where
- * they are wanted, without being held in between.
+ * they are wanted, without being held in between, and many of them are received there.
  */
 import type { Socket } from 'node:net'
-import { ThinfsError } from '../base/index.js'
+import { pieceAt, slicePieces, ThinfsError } from '../base/index.js'
 import {
   CHUNK,
   CHUNK_DONE,
@@ -29,6 +29,10 @@ const ERROR_MAX = 65_536
 /** Bytes of heads that are made in one buffer. */
 const HEADS_SIZE = 256 * REQUEST_SIZE
 const HIGH = 0x1_0000_0000
+/** READs of so many bytes are received where they are wanted: to copy them costs more than a call. */
+const LARGE = 64 * 1024
+/** What is received at a time where the bytes of such a READ may follow: little more than heads. */
+const BETWEEN = 512
 
 /** The owner of a connection, who has the requests. */
 export interface RequestTable {
@@ -71,6 +75,8 @@ export class Connection {
   /** Bytes of a READ that are still to come, and where in its buffer they go. */
   #dataLeft = 0
   #dataAt = 0
+  /** READs in flight of LARGE bytes and more. */
+  #nrLarge = 0
 
   constructor({ socket, incoming, rest, export: chosen }: Negotiated, table: RequestTable) {
     this.#socket = socket
@@ -78,6 +84,7 @@ export class Connection {
     this.#structured = chosen.structured
     this.#allocation = chosen.allocation
     incoming.take = chunk => this.#got(chunk)
+    incoming.target = usual => this.#target(usual)
     if (rest.length > 0) process.nextTick(() => this.#got(rest))
     socket.on('error', err => this.#lost(connectionLost(err)))
     socket.on('end', () => this.#lost(connectionLost()))
@@ -100,11 +107,12 @@ export class Connection {
       this.#headsBegin = this.#headsEnd = 0
     }
     const { command, flags, offset, length, data } = request
+    if (isLarge(request)) this.#nrLarge++
     writeHead(this.#heads, this.#headsEnd, command, flags, cookie, offset, length)
     this.#headsEnd += REQUEST_SIZE
     if (data === null) return
     this.#writeHeads()
-    this.#socket.write(data)
+    for (const piece of data) this.#socket.write(piece)
   }
 
   #writeHeads(): void {
@@ -137,7 +145,14 @@ export class Connection {
     this.#table.lost(err)
   }
 
-  #got(chunk: Buffer): void {
+  /** Where the next bytes are received. */
+  #target(usual: Uint8Array): Uint8Array {
+    if (this.#isOver || this.#nrLarge === 0 || this.#body !== null) return usual
+    if (this.#dataLeft === 0) return usual.subarray(0, BETWEEN)
+    return pieceAt(this.#request!.into!, this.#dataAt).subarray(0, this.#dataLeft)
+  }
+
+  #got(chunk: Uint8Array): void {
     try {
       for (let at = 0; at < chunk.length && !this.#isOver; ) at += this.#take(chunk, at)
     } catch (err) {
@@ -147,17 +162,20 @@ export class Connection {
   }
 
   /** Takes some bytes of a chunk from `at`. @returns how many */
-  #take(chunk: Buffer, at: number): number {
+  #take(chunk: Uint8Array, at: number): number {
     if (this.#dataLeft > 0) {
-      const size = Math.min(this.#dataLeft, chunk.length - at)
-      this.#request!.into!.set(chunk.subarray(at, at + size), this.#dataAt)
+      const into = pieceAt(this.#request!.into!, this.#dataAt)
+      const size = Math.min(this.#dataLeft, into.length, chunk.length - at)
+      const isThere = chunk.buffer === into.buffer && chunk.byteOffset + at === into.byteOffset
+      if (!isThere) into.set(chunk.subarray(at, at + size))
       this.#dataAt += size
       this.#dataLeft -= size
       if (this.#dataLeft === 0) this.#endReply()
       return size
     }
     if (this.#body !== null) {
-      const size = chunk.copy(this.#body, this.#bodyFill, at)
+      const size = Math.min(this.#body.length - this.#bodyFill, chunk.length - at)
+      this.#body.set(chunk.subarray(at, at + size), this.#bodyFill)
       this.#bodyFill += size
       if (this.#bodyFill === this.#body.length) {
         this.#takeBody(this.#body)
@@ -166,7 +184,7 @@ export class Connection {
       return size
     }
     const size = Math.min(this.#headWanted - this.#headFill, chunk.length - at)
-    chunk.copy(this.#head, this.#headFill, at, at + size)
+    this.#head.set(chunk.subarray(at, at + size), this.#headFill)
     this.#headFill += size
     if (this.#headFill === this.#headWanted) this.#takeHead()
     return size
@@ -259,7 +277,7 @@ export class Connection {
       if (body.length !== 12) throw protocolError(`a hole in ${body.length} bytes`)
       const length = body.readUInt32BE(8)
       const from = this.#placeOf(request, body, 0, length)
-      request.into!.fill(0, from, from + length)
+      for (const piece of slicePieces(request.into!, from, from + length)) piece.fill(0)
       request.came(from, from + length)
     } else if (this.#chunk === CHUNK.BLOCK_STATUS && request.command === COMMAND.BLOCK_STATUS) {
       takeRuns(request, body, this.#allocation)
@@ -292,9 +310,13 @@ export class Connection {
         throw protocolError('no run in a reply to BLOCK_STATUS')
       }
     }
+    if (isLarge(request)) this.#nrLarge--
     this.#table.ended(this.#cookie, request)
   }
 }
+
+const isLarge = ({ command, length }: Request): boolean =>
+  command === COMMAND.READ && length >= LARGE
 
 function takeRuns(request: Request, body: Buffer, allocation: number | null): void {
   if (body.length < 12 || (body.length - 4) % 8 !== 0) {

@@ -46,7 +46,11 @@ export interface Negotiated {
 /** The bytes that come from a server: whoever has set `take` gets them. */
 export interface Incoming {
   /** The bytes are the caller's again afterwards. */
-  take: (chunk: Buffer) => void
+  take: (chunk: Uint8Array) => void
+  /**
+   * Where the next bytes of a plain socket go; `usual` is the buffer for it. Called after `take`.
+   */
+  target: (usual: Uint8Array) => Uint8Array
 }
 
 /**
@@ -75,12 +79,13 @@ export async function negotiate(
   patience: number,
 ): Promise<Negotiated> {
   signal.throwIfAborted()
-  const incoming: Incoming = { take: () => {} }
-  const take = (chunk: Buffer): void => incoming.take(chunk)
+  const incoming: Incoming = { take: () => {}, target: usual => usual }
+  const take = (chunk: Uint8Array): void => incoming.take(chunk)
+  const usual = Buffer.allocUnsafeSlow(READ_SIZE)
   const onread = {
-    buffer: Buffer.allocUnsafeSlow(READ_SIZE),
+    buffer: () => incoming.target(usual),
     callback(size: number, buffer: Uint8Array): boolean {
-      take((buffer as Buffer).subarray(0, size))
+      take(buffer.subarray(0, size))
       return true
     },
   }

@@ -10,7 +10,11 @@ import {
   type Bytes,
   errnoOf,
   isLost,
+  lengthOf,
   type NbdAddress,
+  type Pieces,
+  piecesOf,
+  slicePieces,
   ThinfsError,
 } from '../base/index.js'
 import { ALLOCATION, COMMAND, COMMAND_FLAG, EXPORT_FLAG } from './abi.js'
@@ -64,7 +68,7 @@ export class NbdDisk {
   readonly #limit: number
   readonly #onConnection: (what: string) => void
   readonly #mayGoOn: NbdOptions['mayGoOn']
-  readonly #export: Export
+  #export: Export
   #connection: Connection | null = null
   readonly #requests = new Map<number, Request>()
   #nextCookie = 0
@@ -101,6 +105,7 @@ export class NbdDisk {
     this.#mayGoOn = options.mayGoOn
   }
 
+  /** Bytes; a server tells them with each connection, and it may be more than before. */
   get size(): Bytes {
     return this.#export.size as Bytes
   }
@@ -130,21 +135,28 @@ export class NbdDisk {
   }
 
   /** Fills `into`, which has to stay until then. @throws IO_ERROR with the server's errno */
-  read(into: Uint8Array, offset: number): Promise<void> {
-    return this.#inParts(offset, into.length, this.#export.maxPayload, (at, length) =>
-      this.#ask(COMMAND.READ, 0, offset + at, length, null, into.subarray(at, at + length)),
-    )
+  read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    return this.#inParts(offset, lengthOf(pieces), this.#export.maxPayload, (at, length) => {
+      const part = slicePieces(pieces, at, at + length)
+      return this.#ask(COMMAND.READ, 0, offset + at, length, null, part)
+    })
   }
 
   /**
    * Writes `from`, which has to stay as it is until then.
    * @param durable whether it has to survive a power cut of the server, as a flush sees to (FUA)
    */
-  write(from: Uint8Array, offset: number, durable = false): Promise<void> {
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const pieces = piecesOf(from)
     const fua = durable && this.#can(EXPORT_FLAG.SEND_FUA)
     const flags = fua ? COMMAND_FLAG.FUA : 0
-    const written = this.#inParts(offset, from.length, this.#export.maxPayload, (at, length) =>
-      this.#ask(COMMAND.WRITE, flags, offset + at, length, from.subarray(at, at + length), null),
+    const written = this.#inParts(
+      ...([offset, lengthOf(pieces), this.#export.maxPayload] as const),
+      (at, length) => {
+        const part = slicePieces(pieces, at, at + length)
+        return this.#ask(COMMAND.WRITE, flags, offset + at, length, part, null)
+      },
     )
     return durable && !fua ? written.then(() => this.flush()) : written
   }
@@ -163,7 +175,7 @@ export class NbdDisk {
     const most = Math.min(ZEROS.length, this.#export.maxPayload)
     for (let at = 0; at < length; at += most) {
       const part = ZEROS.subarray(0, Math.min(most, length - at))
-      await this.#ask(COMMAND.WRITE, 0, offset + at, part.length, part, null)
+      await this.#ask(COMMAND.WRITE, 0, offset + at, part.length, [part], null)
     }
   }
 
@@ -206,6 +218,30 @@ export class NbdDisk {
       }
     }
     return found
+  }
+
+  /**
+   * Whether the server lets in so many clients beside this one: tries it. Which flags it has says
+   * nothing of that. It takes as long as a server may take for its first word.
+   */
+  async letsInMore(clients: number): Promise<boolean> {
+    const { epoch } = this
+    const others: Connection[] = []
+    const nobody = { find: () => undefined, ended: () => {}, lost: () => {} }
+    try {
+      while (others.length < clients) {
+        const patience = patienceOf({ limit: this.#limit })
+        const negotiated = await negotiate(this.#address, this.#ended.signal, patience)
+        others.push(new Connection(negotiated, nobody))
+      }
+      // Where this connection was lost, another one was in its place.
+      await this.read(Buffer.alloc(this.minBlock), 0)
+      return this.epoch === epoch
+    } catch {
+      return false
+    } finally {
+      for (const other of others) other.close()
+    }
   }
 
   /** Ends the connection. Requests that have no answer fail. */
@@ -254,8 +290,8 @@ export class NbdDisk {
     flags: number,
     offset: number,
     length: number,
-    data: Uint8Array | null,
-    into: Uint8Array | null,
+    data: readonly Uint8Array[] | null,
+    into: readonly Uint8Array[] | null,
   ): Promise<void> {
     return new Promise((resolve, reject) => {
       this.#begin(command, flags, offset, length, data, into, resolve, reject)
@@ -267,8 +303,8 @@ export class NbdDisk {
     flags: number,
     offset: number,
     length: number,
-    data: Uint8Array | null,
-    into: Uint8Array | null,
+    data: readonly Uint8Array[] | null,
+    into: readonly Uint8Array[] | null,
     resolve: () => void,
     reject: (err: Error) => void,
   ): Request {
@@ -361,7 +397,7 @@ export class NbdDisk {
     return new Promise((resolve, reject) => {
       const read = { command: COMMAND.READ, flags: 0, offset, length: into.length }
       const deadline = performance.now() + this.#limit
-      const request = new Request({ ...read, data: null, into, deadline }, resolve, reject)
+      const request = new Request({ ...read, data: null, into: [into], deadline }, resolve, reject)
       asked.set(asked.size, request)
       connection.send(asked.size - 1, request)
     })
@@ -402,6 +438,7 @@ export class NbdDisk {
         }
         mustBeSame(this.#export, negotiated.export)
         await this.#use(negotiated, this.#mayGoOn)
+        this.#export = { ...this.#export, size: negotiated.export.size }
         this.#onConnection('connected again')
         return
       } catch (err) {
@@ -455,19 +492,23 @@ const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
 /**
- * The disk keeps the size that it had first: a server may have become larger.
- * @throws IO_ERROR, EPROTO where the server has another export by that name now
+ * An export may have become larger.
+ * @throws IO_ERROR, EPROTO where it is smaller, or the server has another one by that name now
  */
 function mustBeSame(before: Export, now: Export): void {
+  if (now.size < before.size) {
+    const what = `the export has ${now.size} bytes now, it had ${before.size}`
+    const detail = `${what}: nothing is sent to it any more; make it as large again`
+    throw new ThinfsError('IO_ERROR', detail, { errno: 'EPROTO' })
+  }
   const isSame =
     before.flags === now.flags &&
-    before.size <= now.size &&
     before.structured === now.structured &&
     before.allocation === now.allocation &&
     before.minBlock === now.minBlock &&
     before.maxPayload <= now.maxPayload
   if (isSame) return
-  const what = `${now.size} bytes with flags ${now.flags}, not ${before.size} with ${before.flags}`
+  const what = `with flags ${now.flags}, not ${before.flags}, or blocks of other sizes`
   throw new ThinfsError('IO_ERROR', `another export has the name now: ${what}`, { errno: 'EPROTO' })
 }
 

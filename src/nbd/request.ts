@@ -13,9 +13,9 @@ export class Request {
   readonly offset: number
   readonly length: number
   /** The bytes of a WRITE. */
-  readonly data: Uint8Array | null
-  /** The buffer for the bytes of a READ. */
-  readonly into: Uint8Array | null
+  readonly data: readonly Uint8Array[] | null
+  /** Where the bytes of a READ go. */
+  readonly into: readonly Uint8Array[] | null
   /** Milliseconds of the clock by which it has to have ended. */
   readonly deadline: number
   readonly #resolve: () => void

@@ -7,6 +7,7 @@
  * Data becomes smaller by another way (shrink.ts), and not larger meanwhile.
  */
 import {
+  allEnded,
   bytes,
   type Clock,
   MAX_METADATA_BLOCKS,
@@ -20,6 +21,7 @@ import type { Store } from '../storage/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import type { Autoextend, AutoextendOptions, PoolEvents } from './options.js'
 import type { PoolState } from './pool-state.js'
+import { clearRange } from './recovery.js'
 import { shrinkingError } from './shrinking-error.js'
 
 /**
@@ -77,6 +79,8 @@ export class Growth {
   #refusal: string | null = null
   /** The turns in which a growth goes on; null when there is none. */
   #goingOn: Promise<void> | null = null
+  /** The failure of what the last of these turns had to clear; null without one. */
+  #notCleared: unknown = null
   /** More used blocks than these, and the rule is looked at. */
   #dataAt = 0
   #metadataAt = 0
@@ -223,9 +227,12 @@ export class Growth {
     const dataWanted = Math.min(Math.floor(blocks.size / blocks.blockSize), MAX_DATA_BLOCKS)
     const { nrDataBlocks } = metadata
     const mayGrow = dataWanted > nrDataBlocks && this.#parts.mayGrowData()
-    const growsData = mayGrow && this.#canGrowData(dataWanted)
+    const next = atOnce ? dataWanted : Math.min(dataWanted, nrDataBlocks + PIECE)
+    const canGrow = mayGrow && this.#canGrowData(dataWanted)
+    // A disk that has become larger may have anything there. Opening clears all that is free.
+    const growsData = canGrow && (atOnce || this.#isClear(nrDataBlocks, next))
+    if (canGrow && !growsData) this.#goOn()
     if (growsData) {
-      const next = atOnce ? dataWanted : Math.min(dataWanted, nrDataBlocks + PIECE)
       blocks.hasGrown()
       commits.change(() => metadata.growData(next))
       if (next < dataWanted) this.#goOn()
@@ -244,11 +251,12 @@ export class Growth {
    *   for the bitmaps of more data; IO_ERROR
    */
   async extend(wanted: Extension): Promise<void> {
-    const { store, blocks, state, commits } = this.#parts
+    const { metadata, store, blocks, state, commits } = this.#parts
     state.mustBeWritable()
     if (!this.#parts.mayGrowData()) throw shrinkingError()
     // If the host has no room for the changes so far, this fails.
     if (commits.stalled) await commits.commit()
+    await allEnded([blocks.remeasure(), store.remeasure?.() ?? Promise.resolve()])
     state.mustBeWritable()
     if (!this.#parts.mayGrowData()) throw shrinkingError()
     blocks.measure()
@@ -259,6 +267,8 @@ export class Growth {
     this.#grow(dataSize, metadataSize)
     while (this.#goingOn !== null) await this.#goingOn
     state.mustBeWritable()
+    const isShort = metadata.nrDataBlocks * blocks.blockSize < (wanted.data ?? 0)
+    if (isShort && this.#notCleared !== null) throw this.#notCleared
     await commits.commit()
   }
 
@@ -285,7 +295,8 @@ export class Growth {
     const most = MAX_DATA_BLOCKS * blocks.blockSize
     // A double is exact up to there.
     mustNotExceed(blocks.path, size, Math.min(most, Number.MAX_SAFE_INTEGER))
-    if (blocks.hostRoom() === null) mustHave(blocks, size)
+    // It says what it lacks: nothing grows there.
+    if (blocks.hostRoom() === null && size > blocks.size) blocks.grow(bytes(size))
     return Math.max(size, blocks.size)
   }
 
@@ -297,7 +308,7 @@ export class Growth {
     const size = wholeBlocks(wanted, METADATA_BLOCK_SIZE)
     mustNotShrink(store.path, size, has)
     mustNotExceed(store.path, size, MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE)
-    if (store.hostRoom?.() === null) mustHave(store, size)
+    if (store.hostRoom?.() === null && size > store.size) store.grow(bytes(size))
     return Math.max(size, store.size)
   }
 
@@ -350,12 +361,39 @@ export class Growth {
   async #pieces(): Promise<void> {
     const { clock, blocks, metadata } = this.#parts
     try {
-      do await clock.yield()
-      while (
+      do {
+        await clock.yield()
+        await this.#clearNext()
+      } while (
         this.toStores(false) &&
         metadata.nrDataBlocks < Math.floor(blocks.size / blocks.blockSize)
       )
     } catch {} // change() has failed the pool, or it is being closed
+  }
+
+  /** Whether data blocks [first, end) that the pool does not have yet are as free ones have to be. */
+  #isClear(first: number, end: number): boolean {
+    const { blocks } = this.#parts
+    if (!blocks.freeMeansHole) return true
+    return blocks.nextData(bytes(first * blocks.blockSize)) >= end * blocks.blockSize
+  }
+
+  /** Makes holes of the data blocks that come next, as all that are free are. */
+  async #clearNext(): Promise<void> {
+    const { blocks, metadata } = this.#parts
+    const end = Math.floor(blocks.size / blocks.blockSize)
+    const next = Math.min(end, metadata.nrDataBlocks + PIECE)
+    if (!blocks.freeMeansHole || next <= metadata.nrDataBlocks) return
+    try {
+      const [from, to] = [metadata.nrDataBlocks, next].map(nr => nr * blocks.blockSize)
+      await clearRange(blocks, from!, to!)
+      this.#notCleared = null
+    } catch (err) {
+      this.#notCleared = err
+      const what = `the pool stays as large as it is: ${(err as Error).message}`
+      this.#stop('data', what)
+      throw err
+    }
   }
 }
 
@@ -393,11 +431,4 @@ function mustNotShrink(path: string, size: number, has: number): void {
 function mustNotExceed(path: string, size: number, most: number): void {
   if (size <= most) return
   throw new ThinfsError('BAD_ARGUMENT', `${path}: ${size} bytes, at most ${most} are possible`)
-}
-
-/** A block device has to be longer already. */
-function mustHave({ path, size }: { path: string; size: number }, wanted: number): void {
-  if (wanted <= size) return
-  const found = `is a device of ${size} bytes, ${wanted} are wanted: make the device larger first`
-  throw new ThinfsError('BAD_ARGUMENT', `${path}: ${found}`)
 }

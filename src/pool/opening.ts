@@ -2,9 +2,15 @@
  * Opening a pool, up to its first request: judging whether the files fit each other, going on where
  * a dead process ended, and making holes of free blocks.
  */
-import { type Bytes, type DevId, errnoOf, ThinfsError } from '../base/index.js'
+import { type Bytes, bytes, type DevId, errnoOf, Slice, ThinfsError } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'
-import { checkMetadata, checkRoots, type ThinMetadata } from '../metadata/index.js'
+import {
+  checkMetadata,
+  checkMetadataInSteps,
+  checkRoots,
+  type MetadataProblem,
+  type ThinMetadata,
+} from '../metadata/index.js'
 import type { CommitPipeline } from './commit-pipeline.js'
 import type { Journal } from './journal.js'
 import type { OpenHandles } from './open-handles.js'
@@ -64,7 +70,7 @@ export async function bringUp(
   const inDoubt = options.doubtful || (doubtful && !needsCheck) || isBehind(found, label)
   if (readOnly) state.set('read_only', 'opened read-only')
   else if (needsCheck) checkAll(parts, options)
-  else if (!known) mustBeSound(store, checkMetadata(store).problems)
+  else if (!known) mustBeSound(store, await problemsOf(options))
   // Users of a mount that goes on are served whatever can still be read.
   else if (!takesOver) mustBeSound(store, checkRoots(store))
   // Metadata that may be an older copy, or another pool's, would cost data: free blocks are
@@ -76,6 +82,10 @@ export async function bringUp(
   } else if (!isSure && blocks.freeMeansHole && mayBeNewer(found, label)) {
     await mustHaveHoles(metadata, blocks, { path, doubt: 'unlabelled' })
   }
+  // A disk that has become larger may have anything behind the end of the pool.
+  const end = metadata.nrDataBlocks * blocks.blockSize
+  const isHole =
+    !blocks.freeMeansHole || end >= blocks.size || blocks.nextData(bytes(end)) >= blocks.size
   // Acknowledged writes may be in blocks of a growth that was not committed yet.
   const grewBefore = changes.length > 0 && state.mode === 'write' && space.growToStores()
   if (changes.length > 0) {
@@ -93,7 +103,7 @@ export async function bringUp(
   }
   try {
     const generation = Math.max(found.generation ?? 0, label?.generation ?? 0)
-    await commits.start(clean, saysClean, generation)
+    await commits.start(clean && (isHole || !grew), saysClean, generation)
   } catch (err) {
     events.ioError('open', err)
     if (err instanceof ThinfsError) throw err
@@ -104,6 +114,19 @@ export async function bringUp(
   }
   space.data.noteHostLow()
   return true
+}
+
+/** Checks all of the metadata, in slices: it may take long, and somebody may be told how far it is. */
+async function problemsOf({
+  metadata,
+  clock,
+  onCheck = () => {},
+}: PoolOptions): Promise<readonly MetadataProblem[]> {
+  const steps = checkMetadataInSteps(metadata, onCheck)
+  const slice = new Slice(clock)
+  let step = steps.next()
+  for (; !step.done; step = steps.next()) if (slice.isOver) await slice.yield()
+  return step.value.problems
 }
 
 /**

@@ -123,6 +123,8 @@ export interface PoolOptions {
    * @throws LOCK_LOST, FENCED: from then on nothing is written
    */
   mayWrite?: () => Later<void>
+  /** Called with how much of metadata that is checked before the pool is open has been. */
+  onCheck?: (done: number, all: number) => void
   clock: Clock
   events: PoolEvents
 }

@@ -289,8 +289,20 @@ async function countHolding(
  * @returns null when that is done, else a promise
  */
 export function clearFree(metadata: ThinMetadata, blocks: DataBlocks): Promise<void> | null {
+  return cleared(blocks, clear => forEachFreeData(metadata, blocks, clear))
+}
+
+/** The same of bytes [begin, end), which no block that has an owner is in. */
+export function clearRange(blocks: DataBlocks, begin: number, end: number): Promise<void> | null {
+  return cleared(blocks, clear => forEachData(blocks, begin, end, clear))
+}
+
+function cleared(
+  blocks: DataBlocks,
+  forEach: (clear: (from: Bytes, to: Bytes) => void) => void,
+): Promise<void> | null {
   const begun: Promise<void>[] = []
-  forEachFreeData(metadata, blocks, (from, to) => {
+  forEach((from, to) => {
     const clearing = blocks.clear(from, to - from)
     if (clearing !== undefined) begun.push(clearing)
   })

@@ -150,7 +150,8 @@ export class Shrink {
     }
     if (!blocks.canBeCut) {
       const what = `${path}: only a pool whose data is a file of its own becomes smaller`
-      throw new ThinfsError('NOT_SUPPORTED', what)
+      const how = 'thinfs send and receive bring its volumes to a smaller pool'
+      throw new ThinfsError('NOT_SUPPORTED', `${what}; ${how}`)
     }
     const wanted = Math.ceil(size / blockSize)
     const has = metadata.nrDataBlocks

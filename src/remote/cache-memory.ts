@@ -9,15 +9,18 @@ import { fstatSync } from 'node:fs'
 import { assert, KIB, layout, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 import { isOfDisk } from './memory-key.js'
+import { mustBeWhole } from './remote-disk.js'
 
 /** Bytes of a slot. */
 export const SLOT = 64 * KIB
 /** Pages of a slot: a bit each. */
 export const SLOT_PAGES = SLOT / PAGE_SIZE
 export const ALL_PAGES = 2 ** SLOT_PAGES - 1
-/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
-export const RUN = 256 * KIB
+/** Bytes of the disk that count as a request to be, wherever in them something is dirty. */
+const RUN = 256 * KIB
 export const RUN_SLOTS = RUN / SLOT
+/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
+export const REQUEST = MIB
 /** Ranges that were zeroed and not flushed: as many as a flush may be far away. */
 export const ZEROED_MAX = 4096
 /** Slots that are mapped as one ArrayBuffer. */
@@ -32,7 +35,7 @@ const HEADER = layout('CacheHeader', 64, {
   version: [4, 'u32', '1'],
   nrSlots: [8, 'u32', 'slots'],
   pad0: [12, 'u32', 'zero'],
-  size: [16, 'u64', 'bytes of the disk'],
+  size: [16, 'u64', 'bytes of the disk; 0: nobody has used it yet'],
   key: [24, 'bytes:32', 'SHA-256 of the disk’s name'],
   zeroedBegin: [56, 'u32', 'the first range that was zeroed and not flushed, of all ever'],
   zeroedEnd: [60, 'u32', 'the one behind the last'],
@@ -86,8 +89,8 @@ export class CacheMemory {
 
   /**
    * Maps it.
-   * @param disk whose content it has; the first to map it decides
-   * @throws BAD_ARGUMENT where it has that of another disk
+   * @param disk whose content it has; the first to map it decides. It may have become larger
+   * @throws BAD_ARGUMENT where it has that of another disk; POOL_MISMATCH for a smaller one
    */
   constructor(fd: number, disk: { path: string; size: number }) {
     const header = new DataView(native.memory_map(fd, 0, PAGE_SIZE))
@@ -96,12 +99,10 @@ export class CacheMemory {
     if (found.magic !== MAGIC || found.version !== VERSION || fstatSync(fd).size !== places.end) {
       throw new ThinfsError('BAD_ARGUMENT', `${disk.path}: the cache is none of this version`)
     }
-    const isFirst = found.size === 0
-    const isIts = isOfDisk(header, HEADER.at.key, disk.path, isFirst)
-    if (!isIts || (!isFirst && found.size !== disk.size)) {
+    if (!isOfDisk(header, HEADER.at.key, disk.path, found.size === 0)) {
       throw new ThinfsError('BAD_ARGUMENT', `${disk.path}: the cache is that of another disk`)
     }
-    if (isFirst) HEADER.write(header, 0, { size: disk.size })
+    mustBeWhole(disk, found.size)
     const { nrSlots } = found
     const index = native.memory_map(fd, 0, places.slots)
     this.nrSlots = nrSlots
@@ -116,6 +117,16 @@ export class CacheMemory {
       const segment = native.memory_map(fd, places.slots + slot * SLOT, length)
       this.#segments.push(new Uint8Array(segment))
     }
+    this.grow(disk.size)
+  }
+
+  /** The disk has so many bytes now. What was behind its end in the slot of that end is not known. */
+  grow(size: number): void {
+    const { size: before } = HEADER.read(this.#header, 0)
+    if (size === before) return
+    const slot = this.blocks.indexOf(Math.floor(before / SLOT))
+    if (slot >= 0) this.valid[slot]! &= 2 ** ((before % SLOT) / PAGE_SIZE) - 1
+    HEADER.write(this.#header, 0, { size })
   }
 
   /** How many ranges are noted as zeroed. */
@@ -167,8 +178,9 @@ export class CacheMemory {
     return (slot % SEGMENT_SLOTS) * SLOT
   }
 
-  /** Whether the bytes of a slot follow those of another in memory. */
-  follows(slot: number, other: number): boolean {
-    return slot === other + 1 && slot % SEGMENT_SLOTS !== 0
+  /** So many bytes of a slot from byte `at` of it. */
+  piece(slot: number, at: number, length: number): Uint8Array {
+    const begin = this.beginOf(slot) + at
+    return this.bytesOf(slot).subarray(begin, begin + length)
   }
 }

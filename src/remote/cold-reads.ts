@@ -5,7 +5,7 @@
 import { allEnded, MIB, PAGE_SIZE } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
-import { type CacheMemory, RUN, SLOT } from './cache-memory.js'
+import { type CacheMemory, REQUEST, SLOT } from './cache-memory.js'
 import { edgesOf, forEachRun, pagesOf, slotEnd } from './pages.js'
 import { ReadAhead } from './read-ahead.js'
 import type { RemoteDisk } from './remote-disk.js'
@@ -42,7 +42,7 @@ export class ColdReads {
   readonly #zones: Zones
   readonly #room: Room
   readonly #answers: Answers
-  readonly #size: number
+  #size: number
   readonly #ahead: ReadAhead
   readonly #fetches = new Set<Fetch>()
 
@@ -56,6 +56,11 @@ export class ColdReads {
     this.#size = size
     const share = Math.floor(memory.nrSlots / AHEAD_SHARE) * SLOT
     this.#ahead = new ReadAhead(Math.min(AHEAD_MAX, share))
+  }
+
+  /** The disk has become larger. */
+  grow(size: number): void {
+    this.#size = size
   }
 
   /** The read that is under way of a range. */
@@ -154,10 +159,11 @@ export class ColdReads {
   #begin(from: number, to: number, isAhead: boolean): Promise<void>[] {
     const { valid } = this.#memory
     const fetches: Promise<void>[] = []
-    // The request that is being made up: bytes of the disk, its first slot and its last.
-    let [begin, end, first, last] = [0, 0, -1, -1]
+    // The request that is being made up: bytes of the disk, and their slots.
+    let [begin, end] = [0, 0]
+    let slots: number[] = []
     const request = (): void => {
-      if (end > begin) fetches.push(this.#request(first, begin, end, isAhead))
+      if (end > begin) fetches.push(this.#request(slots, begin, end, isAhead))
       begin = end = 0
     }
     for (let at = from; at < to; at = slotEnd(at)) {
@@ -167,15 +173,13 @@ export class ColdReads {
       const wanted = pagesOf(at, Math.min(to, slotEnd(at)))
       forEachRun(wanted & ~valid[slot]! & ~this.#slots.filling[slot]!, (page, endPage) => {
         const next = block * SLOT + page * PAGE_SIZE
-        const goesOn =
-          next === end && next % RUN !== 0 && (slot === last || this.#memory.follows(slot, last))
-        if (!goesOn) {
+        if (next !== end || next % REQUEST === 0) {
           request()
           begin = next
-          first = slot
+          slots = []
         }
         end = block * SLOT + endPage * PAGE_SIZE
-        last = slot
+        if (slots.at(-1) !== slot) slots.push(slot)
       })
     }
     request()
@@ -183,22 +187,24 @@ export class ColdReads {
   }
 
   /**
-   * Reads [begin, end) of the disk into slots that follow each other.
-   * @param slot the first
+   * Reads [begin, end) of the disk into slots.
+   * @param slots one for each 64 KiB, of which the first and the last may be filled in part
    * @throws IO_ERROR
    */
-  #request(slot: number, begin: number, end: number, isAhead: boolean): Promise<void> {
-    const memory = this.#memory
-    for (let at = begin, each = slot; at < end; at = slotEnd(at), each++) {
-      this.#slots.pin(each)
-      this.#slots.beginFill(each, pagesOf(at, Math.min(end, slotEnd(at))), isAhead)
+  #request(slots: readonly number[], begin: number, end: number, isAhead: boolean): Promise<void> {
+    const into: Uint8Array[] = []
+    let at = begin
+    for (const slot of slots) {
+      const next = Math.min(end, slotEnd(at))
+      this.#slots.pin(slot)
+      this.#slots.beginFill(slot, pagesOf(at, next), isAhead)
+      into.push(this.#memory.piece(slot, at % SLOT, next - at))
+      at = next
     }
-    const target = memory.beginOf(slot) + (begin % SLOT)
-    const into = memory.bytesOf(slot).subarray(target, target + (end - begin))
     const ended = this.#answers.of(this.#disk.read(into, begin)).then(
-      () => this.#end(fetch, slot, true),
+      () => this.#end(fetch, slots, true),
       err => {
-        this.#end(fetch, slot, false)
+        this.#end(fetch, slots, false)
         throw ioError(this.#disk.path, `read of ${end - begin} bytes`, err)
       },
     )
@@ -207,12 +213,15 @@ export class ColdReads {
     return ended
   }
 
-  #end(fetch: Fetch, slot: number, isFilled: boolean): void {
+  #end(fetch: Fetch, slots: readonly number[], isFilled: boolean): void {
     const { begin, end } = fetch
     this.#fetches.delete(fetch)
-    for (let at = begin, each = slot; at < end; at = slotEnd(at), each++) {
-      this.#slots.endFill(each, pagesOf(at, Math.min(end, slotEnd(at))), isFilled)
-      this.#unpin(each)
+    let at = begin
+    for (const slot of slots) {
+      const next = Math.min(end, slotEnd(at))
+      this.#slots.endFill(slot, pagesOf(at, next), isFilled)
+      this.#unpin(slot)
+      at = next
     }
   }
 

@@ -32,7 +32,7 @@ export class Flushes {
   readonly #room: Room
   readonly #answers: Answers
   readonly #clock: Clock
-  /** How often the disk was flushed. */
+  /** How often what was written was made durable. */
   nrFlushes = 0
   /** The epoch of the disk in which everything was sent that no flush has covered. */
   #epoch: number
@@ -72,7 +72,15 @@ export class Flushes {
   async #saveOnce(): Promise<Sent | null> {
     const { epoch } = this.#disk
     if (epoch !== this.#epoch) await this.#sendAgain(epoch)
-    const sent = await this.#sends.writeBack()
+    const isAll = this.#unflushed.nrPending === 0 && this.#zeroing.nrUnflushed === 0
+    const sent = await this.#sends.writeBack(isAll)
+    // Zeros that came meanwhile are not: they are for a flush.
+    if (sent.isDurable) {
+      if (this.#disk.epoch !== epoch) return null
+      this.#unflushed.endFlush(this.#unflushed.beginFlush())
+      this.nrFlushes++
+      return sent
+    }
     const covered = this.#unflushed.beginFlush()
     const zeroed = this.#zeroing.beginFlush()
     try {

@@ -10,7 +10,7 @@ export function pagesOf(from: number, to: number): number {
   const begin = Math.floor(from / SLOT) * SLOT
   const first = Math.floor((from - begin) / PAGE_SIZE)
   const end = Math.ceil((to - begin) / PAGE_SIZE)
-  return (2 ** end - 1) & ~(2 ** first - 1)
+  return ((1 << end) - 1) & ~((1 << first) - 1)
 }
 
 /** Those of them that it touches in part. */

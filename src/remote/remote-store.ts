@@ -57,12 +57,14 @@ export interface RemoteStoreOptions {
 
 export class RemoteStore implements DataStore {
   readonly path: string
-  readonly size: Bytes
   readonly punches: boolean
   readonly copiesShare = false
   readonly #disk: RemoteDisk
   readonly #memory: CacheMemory
   readonly #granule: number
+  #size: Bytes
+  /** Becoming as large as the disk is; null where nobody is at it. */
+  #growing: Promise<void> | null = null
   readonly #data: DataMap
   readonly #slots: Slots
   readonly #unflushed: Unflushed
@@ -78,7 +80,8 @@ export class RemoteStore implements DataStore {
 
   /**
    * Goes on with what is in the cache, and learns where the disk has holes.
-   * @throws IO_ERROR; BAD_ARGUMENT for the cache of another disk
+   * @throws IO_ERROR; BAD_ARGUMENT for the cache of another disk; POOL_MISMATCH for a disk that has
+   *   become smaller
    */
   static async open(options: RemoteStoreOptions): Promise<RemoteStore> {
     const { disk } = options
@@ -109,7 +112,7 @@ export class RemoteStore implements DataStore {
       'a granule of the cache',
     )
     this.path = disk.path
-    this.size = sizeOf(disk)
+    this.#size = sizeOf(disk)
     // A server that never tells of a hole would have free blocks read, to see whether they are zeros.
     const tells = extents !== null && !(extents.length === 1 && extents[0]!.length >= this.size)
     this.punches = disk.makesHoles && tells
@@ -143,6 +146,10 @@ export class RemoteStore implements DataStore {
     this.#flushes = new Flushes({
       ...{ disk, unflushed, zeroing, sends, room, answers, clock, epoch },
     })
+  }
+
+  get size(): Bytes {
+    return this.#size
   }
 
   // --- what the cache has ---
@@ -256,11 +263,26 @@ export class RemoteStore implements DataStore {
     return this.#flushes.flush()
   }
 
-  measure(): void {}
+  /** Nothing grows but the disk. */
+  hostRoom(): null {
+    return null
+  }
 
-  /** The disk has the size that it has. @throws BAD_ARGUMENT */
+  /** A disk that has become larger is asked first where it has holes: `size` follows later. */
+  measure(): void {
+    if (sizeOf(this.#disk) < this.size) this.#size = sizeOf(this.#disk)
+    else this.#follow().catch(() => {})
+  }
+
+  async remeasure(): Promise<void> {
+    await this.#disk.measure?.()
+    this.measure()
+    await this.#follow()
+  }
+
+  /** The disk has the size that it has. @throws BAD_ARGUMENT for another */
   grow(size: Bytes): void {
-    mustHaveSize(this, size)
+    mustHaveSize(this.#disk, this.size, size)
   }
 
   /** Ends the connection. What was not flushed is in the cache. */
@@ -269,6 +291,38 @@ export class RemoteStore implements DataStore {
   }
 
   // --- inside ---
+
+  /** Becomes as large as the disk is. @throws IO_ERROR: the size stays as it was */
+  #follow(): Promise<void> {
+    if (this.#growing !== null) return this.#growing
+    if (sizeOf(this.#disk) <= this.size) return Promise.resolve()
+    this.#growing = this.#becomeLarger().finally(() => {
+      this.#growing = null
+    })
+    return this.#growing
+  }
+
+  async #becomeLarger(): Promise<void> {
+    const [before, size] = [this.size, sizeOf(this.#disk)]
+    const more = { offset: before, length: size - before }
+    let extents: Extent[] | null = null
+    try {
+      if (this.punches) extents = await this.#disk.extents(more.offset, more.length)
+    } catch (err) {
+      throw ioError(this.path, 'looking for holes', err)
+    }
+    // It may have become smaller meanwhile, and is asked again then.
+    if (this.size !== before || sizeOf(this.#disk) < size) return
+    this.#data.grow(size)
+    for (const { offset, length } of extents ?? [more]) {
+      const [from, end] = [Math.max(offset, before), Math.min(offset + length, size)]
+      if (from < end) this.#data.add(from, end - from)
+    }
+    this.#slots.grow(size)
+    this.#reads.grow(size)
+    this.#memory.grow(size)
+    this.#size = size
+  }
 
   /** @returns false when a slot, or the rest of a page at an edge, is missing */
   #writeNow(buffer: Uint8Array, at: number, from: number, to: number): boolean {

@@ -13,6 +13,7 @@ import {
 } from '../base/index.js'
 import { native } from '../native.js'
 import { isOfDisk } from './memory-key.js'
+import { mustBeWhole } from './remote-disk.js'
 
 /** Bytes of a disk that are used at most: no metadata has more. docs/FORMAT.md */
 const SIZE_MAX = MAX_METADATA_BLOCKS * METADATA_BLOCK_SIZE
@@ -40,7 +41,7 @@ export const PENDING = 2
 export class ResidentMemory {
   readonly fd: number
   /** By page: DIRTY, PENDING. */
-  readonly states: Uint8Array
+  states: Uint8Array
   readonly #header: DataView
 
   /** Makes such memory, empty. @returns the descriptor */
@@ -62,7 +63,7 @@ export class ResidentMemory {
    * Maps it.
    * @param disk whose content it has; the first to map it decides. It may have become larger: nobody
    *   has used what is new of it
-   * @throws BAD_ARGUMENT where it has that of another disk
+   * @throws BAD_ARGUMENT where it has that of another disk; POOL_MISMATCH for a smaller one
    */
   constructor(fd: number, disk: { path: string; size: number }) {
     const header = new DataView(native.memory_map(fd, HEADER_AT, PAGE_SIZE))
@@ -70,15 +71,24 @@ export class ResidentMemory {
     const refuse = (what: string): ThinfsError =>
       new ThinfsError('BAD_ARGUMENT', `${disk.path}: the memory is ${what}`)
     if (found.magic !== MAGIC || found.version !== VERSION) throw refuse('none of this version')
-    const size = ResidentMemory.sizeOf(disk.size)
     const isIts = isOfDisk(header, HEADER.at.key, disk.path, found.size === 0)
-    if (!isIts || found.size > size) throw refuse('that of another disk')
-    HEADER.write(header, 0, { size })
+    if (!isIts) throw refuse('that of another disk')
+    mustBeWhole(disk, found.size)
     this.fd = fd
     this.#header = header
+    this.states = this.grow(ResidentMemory.sizeOf(disk.size))
+  }
+
+  /**
+   * Has so many bytes of the disk from now on.
+   * @returns `states` of them
+   */
+  grow(size: number): Uint8Array {
+    HEADER.write(this.#header, 0, { size })
     const nrPages = size / PAGE_SIZE
     const length = Math.max(1, Math.ceil(nrPages / PAGE_SIZE)) * PAGE_SIZE
-    this.states = new Uint8Array(native.memory_map(fd, STATES, length), 0, nrPages)
+    this.states = new Uint8Array(native.memory_map(this.fd, STATES, length), 0, nrPages)
+    return this.states
   }
 
   /** Whether it has all that the disk held. */

@@ -43,13 +43,14 @@ export interface ResidentStoreOptions {
 
 export class ResidentStore implements Store {
   readonly path: string
-  readonly size: Bytes
   readonly punches = false
   readonly copiesShare = false
   readonly #disk: RemoteDisk
+  readonly #memory: ResidentMemory
   readonly #fd: number
   /** By page: DIRTY, PENDING. */
-  readonly #states: Uint8Array
+  #states: Uint8Array
+  #size: Bytes
   /** Pages that are dirty. */
   readonly #dirty = new Set<number>()
   /** Pages that were sent, and no flush has covered that. */
@@ -60,7 +61,8 @@ export class ResidentStore implements Store {
 
   /**
    * Reads what the disk holds, unless the memory has it already.
-   * @throws IO_ERROR; BAD_ARGUMENT for the memory of another disk
+   * @throws IO_ERROR; BAD_ARGUMENT for the memory of another disk; POOL_MISMATCH for one that has
+   *   become smaller
    */
   static async open({ disk, memory: fd, onLoad }: ResidentStoreOptions): Promise<ResidentStore> {
     const memory = new ResidentMemory(fd, disk)
@@ -72,10 +74,12 @@ export class ResidentStore implements Store {
     return new ResidentStore(disk, memory, epoch)
   }
 
-  private constructor(disk: RemoteDisk, { fd, states }: ResidentMemory, epoch: number) {
+  private constructor(disk: RemoteDisk, memory: ResidentMemory, epoch: number) {
+    const { fd, states } = memory
     this.path = disk.path
-    this.size = bytes(ResidentMemory.sizeOf(disk.size))
+    this.#size = bytes(ResidentMemory.sizeOf(disk.size))
     this.#disk = disk
+    this.#memory = memory
     this.#fd = fd
     this.#states = states
     this.#epoch = epoch
@@ -85,6 +89,10 @@ export class ResidentStore implements Store {
       states[page] = DIRTY
       this.#dirty.add(page)
     }
+  }
+
+  get size(): Bytes {
+    return this.#size
   }
 
   /** Bytes that are dirty, or sent and not flushed. */
@@ -170,11 +178,27 @@ export class ResidentStore implements Store {
     return here.equals(there)
   }
 
-  measure(): void {}
+  /** Nothing grows but the disk. */
+  hostRoom(): null {
+    return null
+  }
 
-  /** The disk has the size that it has. @throws BAD_ARGUMENT */
+  /** Nobody has used what is new of a larger disk: it is not read. */
+  measure(): void {
+    const size = bytes(ResidentMemory.sizeOf(this.#disk.size))
+    const isLarger = size / PAGE_SIZE > this.#states.length
+    if (isLarger) this.#states = this.#memory.grow(size)
+    this.#size = size
+  }
+
+  async remeasure(): Promise<void> {
+    await this.#disk.measure?.()
+    this.measure()
+  }
+
+  /** The disk has the size that it has. @throws BAD_ARGUMENT for another */
   grow(size: Bytes): void {
-    mustHaveSize(this, size)
+    mustHaveSize(this.#disk, this.size, size)
   }
 
   /** Ends the connection. What was not flushed is in the memory. */

@@ -2,7 +2,7 @@
 import { PAGE_SIZE } from '../base/index.js'
 import type { DataMap } from '../storage/index.js'
 import { type CacheMemory, FREE, SLOT, SLOT_PAGES } from './cache-memory.js'
-import { countOf, forEachRun, pagesOf, slotEnd } from './pages.js'
+import { countOf, forEachRun, pagesOf } from './pages.js'
 import type { Zones } from './zones.js'
 
 export interface SlotsOptions {
@@ -21,7 +21,7 @@ export class Slots {
   readonly #data: DataMap
   readonly #zones: Zones
   readonly #granule: number
-  readonly #size: number
+  #size: number
   /** By the number of 64 KiB of the disk: the slot that has it. */
   readonly #slots = new Map<number, number>()
   readonly #free: number[] = []
@@ -62,6 +62,11 @@ export class Slots {
       valid[slot] = dirty[slot] = pending[slot] = 0
       this.#free.push(slot)
     }
+  }
+
+  /** The disk has become larger. */
+  grow(size: number): void {
+    this.#size = size
   }
 
   /** The slot that has 64 KiB of the disk; -1: none. */
@@ -166,10 +171,10 @@ export class Slots {
     this.fillHoles(slot, pages)
   }
 
-  /** Forgets pages that are not newer than the disk. */
-  forgetClean(slot: number, pages: number): void {
-    const { valid, dirty, pending } = this.#memory
-    valid[slot]! &= ~(pages & ~dirty[slot]! & ~pending[slot]!)
+  /** Makes pages that are not newer than the disk zeros, which it has there. */
+  blankClean(slot: number, pages: number): void {
+    const { dirty, pending } = this.#memory
+    this.blank(slot, pages & ~dirty[slot]! & ~pending[slot]!)
   }
 
   // --- which slot has what ---
@@ -179,7 +184,7 @@ export class Slots {
     const inSlot = (block: number, slot: number): void => {
       const from = Math.max(begin, block * SLOT)
       const to = Math.min(end, (block + 1) * SLOT)
-      if (from < to) use(slot, to === this.#size ? pagesOf(from, slotEnd(from)) : pagesOf(from, to))
+      if (from < to) use(slot, pagesOf(from, to))
     }
     const [first, last] = [Math.floor(begin / SLOT), Math.ceil(end / SLOT)]
     if (last - first > this.#slots.size) {

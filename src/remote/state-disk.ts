@@ -3,8 +3,8 @@
  * old content or the new one, after a power cut of that machine too.
  *
  * The disk has two slots, which are written in turns, and each write is flushed before the next. The
- * younger slot that is whole counts; docs/FORMAT.md#state-disk has the places. What is before the
- * slots belongs to others: who has the pool is there.
+ * younger slot that is whole counts; docs/FORMAT.md#state-disk has the places. The page before the
+ * slots has the journal between two mounts. What comes first belongs to others: who has the pool.
  */
 import { crc32c } from '@node-rs/crc32'
 import { assert, isZero, KIB, layout, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
@@ -15,6 +15,7 @@ import type { RemoteDisk } from './remote-disk.js'
 const SLOT = 4 * MIB
 const SLOTS_AT = MIB
 const NR_SLOTS = 2
+const JOURNAL_AT = SLOTS_AT - PAGE_SIZE
 /** Bytes that the disk has at least. */
 export const STATE_SIZE_MIN = SLOTS_AT + NR_SLOTS * SLOT
 
@@ -31,6 +32,15 @@ export const STATE_SLOT = layout('StateSlot', 32, {
   contentCsum: [24, 'u32', 'CRC-32C of the content'],
   pad0: [28, 'u32', 'zero'],
 })
+/** What a page with the journal begins with; its content follows. docs/FORMAT.md#state-disk */
+export const STATE_JOURNAL = layout('StateJournal', 16, {
+  csum: [0, 'u32', 'CRC-32C of the rest of the page'],
+  magic: [4, 'u32', 'the letters tfsj'],
+  version: [8, 'u32', '1'],
+  length: [12, 'u32', 'bytes of the journal, which follow'],
+})
+/** The letters tfsj. */
+const JOURNAL_MAGIC = 0x6a_73_66_74
 /** Bytes of content that a slot takes. */
 const CONTENT_MAX = SLOT - PAGE_SIZE
 /** Bytes of a request to read. */
@@ -43,6 +53,9 @@ interface Slot {
 
 export class StateDisk {
   readonly path: string
+  /** The journal that was kept last; empty for a page that is damaged, null for one of zeros. */
+  journal: Buffer | null = null
+  readonly journalMax = PAGE_SIZE - STATE_JOURNAL.size
   readonly #disk: RemoteDisk
   #content: Buffer | null
   #generation: number
@@ -62,6 +75,7 @@ export class StateDisk {
       throw new ThinfsError('BAD_ARGUMENT', detail)
     }
     const state = new StateDisk(disk)
+    state.journal = decodeJournal(await readAt(disk, JOURNAL_AT, PAGE_SIZE))
     let isUsed = false
     for (let nr = 0; nr < NR_SLOTS; nr++) {
       const slot = await readSlot(disk, nr)
@@ -114,6 +128,16 @@ export class StateDisk {
     return replacing
   }
 
+  /**
+   * Keeps the journal for the next mount; durable when it resolves.
+   * @param content null: there is none
+   * @throws IO_ERROR
+   */
+  async keepJournal(content: Uint8Array | null): Promise<void> {
+    await this.#writeFlushed(encodeJournal(content), JOURNAL_AT)
+    this.journal = content && Buffer.from(content)
+  }
+
   /** Both slots have room as it is. */
   async reserve(): Promise<void> {}
 
@@ -131,23 +155,47 @@ export class StateDisk {
     const nr = (this.#slot + 1) % NR_SLOTS
     const generation = this.#generation + 1
     const image = encodeSlot({ generation, content })
+    await this.#writeFlushed(image, placeOf(nr))
+    this.#content = content
+    this.#generation = generation
+    this.#slot = nr
+  }
+
+  async #writeFlushed(image: Uint8Array, offset: number): Promise<void> {
     try {
       // Writes of a connection that is lost may be lost with it.
       for (let epoch = -1; epoch !== this.#disk.epoch; ) {
         epoch = this.#disk.epoch
-        await this.#disk.write(image, placeOf(nr))
+        await this.#disk.write(image, offset)
         await this.#disk.flush()
       }
     } catch (err) {
       throw ioError(this.path, 'write', err)
     }
-    this.#content = content
-    this.#generation = generation
-    this.#slot = nr
   }
 }
 
 const placeOf = (nr: number): number => SLOTS_AT + nr * SLOT
+
+function encodeJournal(content: Uint8Array | null): Buffer {
+  const page = Buffer.alloc(PAGE_SIZE)
+  if (content === null) return page
+  const view = new DataView(page.buffer, page.byteOffset, PAGE_SIZE)
+  const fields = { magic: JOURNAL_MAGIC, version: VERSION, length: content.length }
+  STATE_JOURNAL.write(view, 0, fields)
+  page.set(content, STATE_JOURNAL.size)
+  STATE_JOURNAL.write(view, 0, { csum: crc32c(page.subarray(STATE_JOURNAL.at.magic)) })
+  return page
+}
+
+function decodeJournal(page: Buffer): Buffer | null {
+  if (isZero(page)) return null
+  const view = new DataView(page.buffer, page.byteOffset, PAGE_SIZE)
+  const { csum, magic, version, length } = STATE_JOURNAL.read(view, 0)
+  const isOurs = magic === JOURNAL_MAGIC && version === VERSION
+  const isWhole = isOurs && csum === crc32c(page.subarray(STATE_JOURNAL.at.magic))
+  return page.subarray(STATE_JOURNAL.size, STATE_JOURNAL.size + (isWhole ? length : 0))
+}
 
 /** Whole pages. */
 function encodeSlot({ generation, content }: Slot): Buffer {

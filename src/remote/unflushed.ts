@@ -45,6 +45,11 @@ export class Unflushed {
     return this.#nrUnsent
   }
 
+  /** Pages that were sent, of which nothing newer is dirty, and that no flush has covered. */
+  get nrPending(): number {
+    return this.#nrPages - this.#nrUnsent
+  }
+
   /** Slots that cannot be reused before a flush. */
   get nrSlots(): number {
     return this.#slots.size

@@ -62,16 +62,22 @@ export class Zeroing {
     this.#answers = answers
     this.#sync = sync
     this.#zeroed = new Set(memory.zeroedPlaces())
-    // The process that noted a range may have died before it had blanked the cache there.
+    // The process that noted a range may have died before it had blanked the cache there. They are
+    // not read from the disk, which may lose its zeros again before a flush.
     for (const place of this.#zeroed) {
       const [begin, length] = [memory.zeroed[place]!, memory.zeroed[place + 1]!]
-      slots.forEachIn(begin, begin + length, (slot, pages) => slots.forgetClean(slot, pages))
+      slots.forEachIn(begin, begin + length, (slot, pages) => slots.blankClean(slot, pages))
     }
   }
 
   /** Makes the disk zero a range of whole granules. */
   clear(begin: number, end: number): Promise<void> {
     return this.#zones.run(begin, end, () => this.#clear(begin, end))
+  }
+
+  /** Ranges that are zeroed, or being zeroed, and not for good. */
+  get nrUnflushed(): number {
+    return this.#memory.nrZeroed
   }
 
   /** The ranges that a flush covers which begins now. */

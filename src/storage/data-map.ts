@@ -4,8 +4,8 @@
  */
 export class DataMap {
   readonly #granule: number
-  readonly #nrGranules: number
-  readonly #bits: Uint8Array
+  #nrGranules: number
+  #bits: Uint8Array
 
   /**
    * All holes.
@@ -16,6 +16,14 @@ export class DataMap {
     this.#granule = granule
     this.#nrGranules = Math.ceil(size / granule)
     this.#bits = new Uint8Array(Math.ceil(this.#nrGranules / 8))
+  }
+
+  /** Goes on to a larger size: what is new is holes. */
+  grow(size: number): void {
+    const bits = this.#bits
+    this.#nrGranules = Math.ceil(size / this.#granule)
+    this.#bits = new Uint8Array(Math.ceil(this.#nrGranules / 8))
+    this.#bits.set(bits)
   }
 
   /** Notes that the granules of a range may hold something. */

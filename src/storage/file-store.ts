@@ -376,7 +376,7 @@ export class FileStore implements Store {
       // Somebody may have made the device larger since it was opened; that is all that it can do.
       const now = bytes(native.file_seek(this.fd, 0, SEEK_END))
       if (now < size) {
-        const found = `is a device of ${now} bytes, ${size} are wanted`
+        const found = `is a device of ${now} bytes, ${size} are wanted: make the device larger first`
         throw new ThinfsError('BAD_ARGUMENT', `${this.path}: ${found}`)
       }
     } else {

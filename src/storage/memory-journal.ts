@@ -14,9 +14,22 @@ const HEADER = layout('MemoryJournal', 12, {
 })
 const { area: AREA_AT, length0: LENGTHS_AT } = HEADER.at
 
+const NOTHING = new Uint8Array()
+
+/** The place of what is known of a pool between two mounts. */
+export interface JournalKeeper {
+  /** What was kept last; empty where that cannot be read, null where nothing ever was. */
+  readonly journal: Buffer | null
+  /** Durable when it resolves. */
+  keepJournal(content: Uint8Array): Promise<void>
+  /** Bytes that it takes. */
+  readonly journalMax: number
+}
+
 /**
  * A journal in memory that outlives the process, and not the mount: of a pool that another machine
- * has. The journal of another host, or of an earlier mount, would say nothing of what is there.
+ * has. Its beginning and its end are kept with the pool: what an orderly shutdown leaves is true for
+ * every host, and what comes in between is for the next process of the mount alone.
  *
  * It is as JournalFile. The header changes last: a process that is killed before has appended, or
  * replaced, nothing.
@@ -24,9 +37,10 @@ const { area: AREA_AT, length0: LENGTHS_AT } = HEADER.at
 export class MemoryJournal {
   readonly path: string
   readonly bootId: string
-  /** There is one from the start. */
-  readonly isMissing = false
+  /** Whether nothing was kept of an earlier mount: the pool is new, or its metadata was replaced. */
+  readonly isMissing: boolean
   readonly #fd: number
+  readonly #keeper: JournalKeeper | null
   readonly #header: DataView
 
   /** Makes such memory, empty. @returns the descriptor */
@@ -34,15 +48,21 @@ export class MemoryJournal {
     return native.memory_create('thinfs-journal', areaAt(2))
   }
 
-  /** @param fd of `create`, which stays the caller's */
-  constructor(fd: number) {
+  /**
+   * @param fd of `create`, which stays the caller's. The first to use it begins with what was kept
+   */
+  constructor(fd: number, keeper: JournalKeeper | null = null) {
     this.path = 'the journal in memory'
     this.#fd = fd
+    this.#keeper = keeper
+    this.isMissing = keeper?.journal === null
     this.#header = new DataView(native.memory_map(fd, 0, PAGE_SIZE))
     const { dev, ino } = fstatSync(fd)
     // In as many characters as the id of a boot.
     const life = createHash('sha256').update(`${bootId()} ${dev} ${ino}`).digest('hex')
     this.bootId = life.slice(0, 36)
+    const isNew = this.#lengthOf(0) === 0 && this.#lengthOf(1) === 0
+    if (isNew && keeper?.journal) this.replace(keeper.journal)
   }
 
   readAll(): Buffer {
@@ -74,8 +94,15 @@ export class MemoryJournal {
     this.#header.setUint32(AREA_AT, area, true)
   }
 
-  /** A power cut takes it in any case. */
-  async sync(): Promise<void> {}
+  /**
+   * Keeps it for the next mount. A journal that is too long leaves an empty one there: the pool may
+   * have been closed in order before, and that is not so any more.
+   */
+  async sync(): Promise<void> {
+    if (this.#keeper === null) return
+    const content = this.readAll()
+    await this.#keeper.keepJournal(content.length > this.#keeper.journalMax ? NOTHING : content)
+  }
 
   close(): void {}
 

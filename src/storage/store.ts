@@ -124,6 +124,11 @@ export interface DataStore {
    * Takes note of a length that somebody else has changed; what is past the end then is an error.
    */
   measure(): void
+  /**
+   * As `measure`, and waits for whoever has to be asked; left out: nobody has.
+   * @throws IO_ERROR
+   */
+  remeasure?(): Promise<void>
   /** Extends the store; the new part reads as zeros. Never shrinks. */
   grow(size: Bytes): void
   /** Makes the store shorter; undefined where its length is not its to change. */

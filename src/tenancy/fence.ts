@@ -30,7 +30,10 @@ export async function fence(
     if (!command.some(word => word.includes(`{${name}}`))) continue
     // The record may be anybody's who can write to the storage.
     if (/^[A-Za-z0-9[][A-Za-z0-9.:/[\]_-]*$/.test(of[name])) continue
-    if (of[name] === '') throw failed(argv, `nobody can tell the ${name} of who has the pool`)
+    if (of[name] === '') {
+      const cure = `use a command without {${name}}, such as one that starts the server again, or --old-host-is-off`
+      throw failed(argv, `${UNKNOWN_BECAUSE[name]}; ${cure}`)
+    }
     const what = `its ${name} is ${JSON.stringify(of[name])}, which is no argument for a command`
     throw failed(argv, what)
   }
@@ -76,6 +79,13 @@ export async function fence(
     child.stderr.destroy()
   }
 }
+
+/** Why a word of a command cannot be replaced. */
+const UNKNOWN_BECAUSE = {
+  host: '{host} is not known: as long as a server lets in that host alone, nobody else reads its record',
+  address: '{address} is not known: clients of Ceph alone have one',
+  pool: '{pool} is not known',
+} as const
 
 const failed = (argv: readonly string[], why: string): ThinfsError => {
   const what = `tenancy.fence.command ${argv.join(' ')}: ${why}`

@@ -25,7 +25,7 @@ export interface RecordOptions {
 }
 
 export class RecordTenancy implements Tenancy {
-  readonly strength: Strength
+  strength: Strength
   readonly tenant: Tenant
   readonly lost: Promise<ThinfsError>
   readonly counts = { confirms: 0, confirmMs: 0, signedAt: 0 }
@@ -101,6 +101,10 @@ export class RecordTenancy implements Tenancy {
     const tenancy = new RecordTenancy(options, tenant, seen.sign?.beat ?? 0)
     tenancy.#signLater()
     return tenancy
+  }
+
+  becomeAdvisory(): void {
+    this.strength = 'advisory'
   }
 
   /**

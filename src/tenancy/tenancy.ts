@@ -6,14 +6,16 @@ import type { Sign, Tenant } from './record.js'
  * The means that keeps everybody but the tenant from writing.
  *
  * `enforced`: the storage refuses the requests of an earlier tenant, whenever they arrive.
- * `connection`: the server ends what is left of one client before it lets in the next. `advisory`:
- * nothing but that all hosts look at the record.
+ * `connection`: the server lets in one client, and ends what is left of that before it lets in the
+ * next. `advisory`: nothing but that all hosts look at the record.
  */
 export type Strength = 'enforced' | 'connection' | 'advisory'
 
 /** The right of this mount to write to its pool. What is lost once is lost for good. */
 export interface Tenancy {
   readonly strength: Strength
+  /** It has turned out that nothing but the record keeps others away. */
+  becomeAdvisory?(): void
   /** This mount. */
   readonly tenant: Tenant
   /** Resolves with a FENCED when it is lost, and never otherwise. */

@@ -27,7 +27,7 @@ import {
   ThinPool,
 } from '../pool/index.js'
 import type { OnLoad } from '../remote/index.js'
-import { type DataStore, JournalFile, type Label, type MemoryJournal } from '../storage/index.js'
+import { type DataStore, JournalFile, type Label, MemoryJournal } from '../storage/index.js'
 import type { Tenancy } from '../tenancy/index.js'
 import type { CheckProblem, CheckProgress, CheckReport } from './admin.js'
 import { checkFiles, isDamaged, problemOf, withData } from './check-files.js'
@@ -55,6 +55,8 @@ export interface OpenOptions {
   files?: PoolFiles
   /** How much of metadata on another machine has been read. */
   onLoad?: OnLoad
+  /** How much of metadata that has to be checked has been. */
+  onCheck?: (done: number, all: number) => void
   /** Called with what is odd, but no reason to refuse the pool. */
   onWarning?: (message: string) => void
   /** Default: nobody listens; what fails is thrown to the caller as well. */
@@ -132,11 +134,18 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       lowWaterMark: nrDataBlocks => lowWaterMarkBlocks(config, nrDataBlocks),
       autoextend: autoextendOf(config),
       ...(!readOnly && { mayWrite }),
+      ...(options.onCheck && { onCheck: options.onCheck }),
       clock: SYSTEM_CLOCK,
       events: options.events ?? NO_EVENTS,
     })
     opened = pool
+    const inMemory = journal instanceof MemoryJournal ? journal : null
+    if (!readOnly && inMemory?.isMissing) await inMemory.sync()
     void tenancy?.lost.then(why => pool.lose(why))
+    // Every disk is connected to: whoever is let in now is one client too many.
+    if (options.tenancy) {
+      void files.isShared('all').then(isShared => isShared && tenancy?.becomeAdvisory?.())
+    }
     const table = guarded(files.table, () => pool.mayWrite())
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
@@ -173,6 +182,11 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       async close() {
         try {
           await volumes.close()
+          if (inMemory !== null && pool.writable) {
+            // The next mount, on whichever host, need not check what was closed in order.
+            await mayWrite()
+            await inMemory.sync()
+          }
           await tenancy?.release()
         } finally {
           closeFiles()

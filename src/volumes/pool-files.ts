@@ -87,6 +87,10 @@ export const lockedPathsOf = ({ data, metadata, state }: PoolConfig): string[] =
     store === undefined ? [] : store.remote ? lockPathOf(store.remote) : store.path,
   )
 
+/** The server that has a disk, as text. */
+const serverOf = (address: RemoteAddress): string | null =>
+  address.kind === 'nbd' ? JSON.stringify(address.socket) : null
+
 /** The disks of other machines that a pool is on. */
 export const addressesOf = ({ data, metadata, state }: PoolConfig): RemoteAddress[] =>
   [data, metadata, state].flatMap(store => store?.remote ?? [])
@@ -274,9 +278,19 @@ export class PoolFiles {
     return this.#state !== null && !this.#state.isEmpty
   }
 
+  /**
+   * What the journal on another machine says counts no more: other metadata is there now.
+   * @throws IO_ERROR
+   */
+  async forgetJournal(): Promise<void> {
+    await this.#state?.keepJournal(null)
+  }
+
   /** The journal, which the caller closes. @throws POOL_MISMATCH, IO_ERROR */
   openJournal(readOnly = this.readOnly): JournalFile | MemoryJournal {
-    if (this.#metadata instanceof RemoteMetadata) return new MemoryJournal(this.#more[0]!)
+    if (this.#metadata instanceof RemoteMetadata) {
+      return new MemoryJournal(this.#more[0]!, this.#state)
+    }
     const [path, held] = this.folder.file(JOURNAL_FILE)
     const cacheId = this.#data instanceof RemoteData ? this.#data.cacheId : null
     return readOnly ? JournalFile.read(path, held, cacheId) : JournalFile.open(path, held, cacheId)
@@ -296,6 +310,20 @@ export class PoolFiles {
       ...(onConnection && { onConnection }),
     })
     return this.#stateDisk
+  }
+
+  /**
+   * Whether other hosts can reach the disk that has the record while this one has connected to some
+   * of the pool's disks.
+   * @param connected how many of them are by the server of that one
+   */
+  async isShared(connected: 'state' | 'all'): Promise<boolean> {
+    const { state } = this.#config
+    if (state === undefined || this.#stateDisk?.letsInMore === undefined) return false
+    const server = serverOf(state.remote)
+    const nr = addressesOf(this.#config).filter(address => serverOf(address) === server).length
+    // A server that has all of the pool lets in as many clients as that has disks.
+    return this.#stateDisk.letsInMore(connected === 'all' ? 1 : nr)
   }
 
   /** From now on disks that are connected to again are used only while the tenancy is held. */

@@ -184,9 +184,9 @@ export const FENCED_MS = 60_000
 const NOBODY: Seen = { tenant: null, sign: null, isDamaged: false }
 
 /**
- * As `tenancyOf`, of a pool whose record is on its state disk. The server ends what is left of one
- * client before it lets in the next, so that a connection is the proof. One that lets in several is
- * found out by the signs of life of the other.
+ * As `tenancyOf`, of a pool whose record is on its state disk. A server that lets in one client ends
+ * what is left of that before it lets in the next: the connection is the proof then that a host
+ * without a sign of life writes no more. With one that lets in several it is no proof.
  */
 async function ofState(
   config: PoolConfig,
@@ -206,7 +206,10 @@ async function ofState(
   const as = { host: thisHost(), strength: options.strength, locks: true, fenced: null }
   if (!isFenced && !mayTake(seen, as)) {
     if (how !== undefined) await endTenant(config, seen, how)
-    else if (!(await isSilent(disk, seen))) throw servedElsewhere(config, await lookAt(disk))
+    else {
+      const [isSilent, isShared] = await Promise.all([watch(disk, seen), files.isShared('state')])
+      if (!isSilent || isShared) throw servedElsewhere(config, await lookAt(disk))
+    }
   }
   if (files.readOnly) return null
   return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
@@ -242,7 +245,7 @@ async function connectTo(
 }
 
 /** Whether a tenant gives no sign of life for as long as it would give two. */
-async function isSilent(place: TenantPlace, before: Seen): Promise<boolean> {
+async function watch(place: TenantPlace, before: Seen): Promise<boolean> {
   const end = performance.now() + WATCH_MS
   while (performance.now() < end) {
     await sleep(LOOK_PERIOD)

@@ -54,6 +54,7 @@ export async function replaceMetadata<T>(
       await files.mustBeCurrent()
       const kept = isFile ? await exchange(store, path) : await overwrite(store, old, base)
       await setJournalAside(folder.file(JOURNAL_FILE))
+      await files.forgetJournal()
       return { result, kept }
     } finally {
       await tenancy?.release()

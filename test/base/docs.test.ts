@@ -5,7 +5,7 @@ import { ERRORS } from '../../src/base/index.js'
 import * as format from '../../src/metadata/format.js'
 import { CHANGE } from '../../src/pool/journal-changes.js'
 import { FRAME, IDENTITY } from '../../src/pool/journal-frames.js'
-import { STATE_SLOT } from '../../src/remote/index.js'
+import { STATE_JOURNAL, STATE_SLOT } from '../../src/remote/index.js'
 import { RECORD_ENTRY } from '../../src/replay/index.js'
 import { RECORD_HEAD } from '../../src/streams/format.js'
 import { SIGN, TENANT } from '../../src/tenancy/record.js'
@@ -32,6 +32,7 @@ t.test('docs/FORMAT.md has every layout as it is', async t => {
     RECORD_ENTRY,
     RECORD_HEAD,
     STATE_SLOT,
+    STATE_JOURNAL,
     TENANT,
     SIGN,
   ]) {

@@ -187,31 +187,29 @@ t.test('a server that does not come back, or does not answer, has failed for goo
   await t.rejects(silent.write(Buffer.alloc(PAGE), 0), late)
 })
 
-t.test('another export under the same name is not written to', async t => {
+t.test('a smaller export under the same name is not written to', async t => {
   const folder = shortFolder(t)
   const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
   const disk = await connect(t, first.address)
   await first.kill()
-  const refused = { errno: 'EPROTO', message: /another export has the name now/ }
+  const refused = { errno: 'EPROTO', message: /the export has \d+ bytes now, it had \d+: / }
   const write = t.rejects(disk.write(Buffer.alloc(PAGE, 4), 0), refused)
   await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE / 2}`)
   await write
 })
 
-t.test(
-  'a server that comes back with a larger disk goes on, with the size that it had',
-  async t => {
-    const folder = shortFolder(t)
-    const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
-    const disk = await connect(t, first.address)
-    await first.kill()
-    const write = disk.write(Buffer.alloc(PAGE, 4), 0)
-    write.catch(() => {})
-    await ServerProcess.nbdkit(t, folder, 'memory', `${2 * SIZE}`)
-    await write
-    t.equal(disk.size, SIZE)
-  },
-)
+t.test('a server that comes back with a larger disk goes on, and the disk is larger', async t => {
+  const folder = shortFolder(t)
+  const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+  const disk = await connect(t, first.address)
+  await first.kill()
+  const write = disk.write(Buffer.alloc(PAGE, 4), 0)
+  write.catch(() => {})
+  await ServerProcess.nbdkit(t, folder, 'memory', `${2 * SIZE}`)
+  await write
+  t.equal(disk.size, 2 * SIZE)
+  await disk.write(Buffer.alloc(PAGE, 5), 2 * SIZE - PAGE)
+})
 
 t.test('closing says goodbye', async t => {
   const server = await ServerProcess.nbdkit(t, shortFolder(t), '--filter=exitlast', 'memory', '1M')
@@ -257,7 +255,8 @@ t.test(
       [await ServerProcess.qemuNbd(t, folder, '-f', 'raw', file), { limit: 4000 }],
       [await ServerProcess.nbdkit(t, shortFolder(t), ...limit), {}],
     ] as const) {
-      const first = await NbdDisk.connect(server.address)
+      const first = await NbdDisk.connect(server.address, options)
+      t.equal(await first.letsInMore(1), false)
       const second = NbdDisk.connect(server.address, options)
       await t.rejects(second, { code: 'POOL_IN_USE', message: /somebody else has the disk$/ })
       await first.write(Buffer.alloc(PAGE, 1), 0)
@@ -271,3 +270,15 @@ t.test(
     }
   },
 )
+
+t.test('how many clients a server lets in is found out by trying', async t => {
+  const args = ['--filter=limit', 'memory', '1M', 'limit=3']
+  const { address } = await ServerProcess.nbdkit(t, shortFolder(t), ...args)
+  const disk = await connect(t, address)
+  t.equal(await disk.letsInMore(2), true)
+  // Those who tried have gone again, as soon as the server has noticed.
+  const second = await connect(t, address)
+  t.equal(await disk.letsInMore(2), false)
+  await second.write(Buffer.alloc(PAGE, 1), 0)
+  t.equal(disk.epoch, 1, 'and nobody is disturbed')
+})

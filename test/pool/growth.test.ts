@@ -2,7 +2,7 @@
 // power cut in the middle leaves a pool that opens, and a size that cannot be had changes nothing.
 // Method: pools in memory; thin_check judges what each power cut leaves.
 import t from 'tap'
-import { bytes } from '../../src/base/index.js'
+import { bytes, ThinfsError } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
 import { devId, formatted, type MemoryFiles, openFiles } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
@@ -54,7 +54,12 @@ t.test('without sizes it takes what files and devices have become', async t => {
 t.test('a size that cannot be had changes nothing', async t => {
   const memory = files(4)
   const { pool } = await openFiles(memory)
-  Object.assign(memory.data, { hostRoom: () => null })
+  // As a device, which says by itself that it does not grow.
+  const grow = (size: number): never => {
+    const detail = `data: is a device of ${memory.data.size} bytes, ${size} are wanted`
+    throw new ThinfsError('BAD_ARGUMENT', detail)
+  }
+  Object.assign(memory.data, { hostRoom: () => null, grow })
   const sizes = () => [memory.data.size, memory.metadata.size, pool.metadata.nrDataBlocks]
   const before = sizes()
   const cases: [wanted: { data?: number; metadata?: number }, message: RegExp][] = [
@@ -144,5 +149,26 @@ t.test('whatever a power cut or a death leaves opens, and can be extended', asyn
       t.equal(thinCheck(image.metadata.image).status, 0, `seed ${seed}`)
     }
     await pool.close()
+  }
+})
+
+t.test('what was behind the end of a file is not shown, whoever made it longer', async t => {
+  for (const isOpen of [true, false]) {
+    const memory = files(4)
+    const { pool } = await openFiles(memory)
+    thin(pool, 0)
+    await pool.commit()
+    if (!isOpen) await pool.close()
+    memory.data.grow(bytes(6 * BLOCK))
+    memory.data.write(filled(2 * BLOCK, 0xee), 0, 2 * BLOCK, bytes(4 * BLOCK))
+    const grown = isOpen ? pool : (await openFiles(memory)).pool
+    if (isOpen) await grown.space.extend({})
+    t.equal(grown.metadata.nrDataBlocks, 6)
+    const device = thin(grown, 0)
+    for (let block = 0; block < 6; block++) {
+      await device.write(block * BLOCK, 512, filled(512, 1), 0)
+      t.equal(byteAt(device, block * BLOCK + 512), 0, `block ${block}`)
+    }
+    await grown.close()
   }
 })

@@ -100,7 +100,7 @@ t.test('what the disk has in use is read once, and the memory is of one disk', a
   const grown = Object.assign(new QuickDisk(8 * MIB), { path: disk.path })
   t.equal((await ResidentStore.open({ disk: grown, memory: fd })).size, 8 * MIB)
   const cut = ResidentStore.open({ disk, memory: fd })
-  await t.rejects(cut, { code: 'BAD_ARGUMENT', message: /that of another disk/ })
+  await t.rejects(cut, { code: 'POOL_MISMATCH', message: /it had \d+: make it as large again/ })
   const other = Object.assign(new QuickDisk(4 * MIB), { path: 'another' })
   const refused = ResidentStore.open({ disk: other, memory: fd })
   await t.rejects(refused, { code: 'BAD_ARGUMENT', message: /that of another disk/ })

@@ -123,3 +123,25 @@ t.test('what is before the slots is not touched', async t => {
   for (const text of ['one', 'two', 'three']) await state.replace(text)
   t.ok(disk.image.subarray(0, 8192).every(byte => byte === 5))
 })
+
+t.test(
+  'the journal between two mounts: as it was kept, or nothing that could be believed',
+  async t => {
+    const random = new Random(1)
+    const disk = new TornDisk(Buffer.alloc(STATE_SIZE_MIN), random)
+    const state = await StateDisk.open(disk)
+    t.equal(state.journal, null, 'never kept')
+    await state.keepJournal(Buffer.from('in order'))
+    await state.replace('names')
+    const kept = async (): Promise<string | undefined> =>
+      (await StateDisk.open(disk)).journal?.toString()
+    t.equal(await kept(), 'in order')
+    await state.keepJournal(Buffer.alloc(state.journalMax, 'x'))
+    t.equal((await kept())?.length, state.journalMax)
+    disk.image[MIB - 1]! ^= 1
+    t.equal(await kept(), '', 'damaged: it says nothing')
+    await state.keepJournal(null)
+    t.equal(await kept(), undefined)
+    t.equal(state.read(most), 'names')
+  },
+)

@@ -10,6 +10,7 @@ import { Random } from '../support/random.js'
 import { ManualClock, type Speed, TimedDisk } from '../support/timed-disk.js'
 
 const SLOT = 64 * KIB
+const PAGE = 4 * KIB
 const QUICK: Speed = { perRequest: 0.1, bytesPerMs: 200_000 }
 
 interface Opened {
@@ -41,19 +42,18 @@ function atOnce(late: Later<void>): void {
 const writesOf = ({ asked }: TimedDisk): [offset: number, length: number][] =>
   asked.filter(({ kind }) => kind === 'write').map(({ offset, length }) => [offset, length])
 
-t.test('neighbours go together, 256 KiB at a time', async t => {
+t.test('neighbours go together, a megabyte at a time', async t => {
   const { clock, disk, store } = await open(t, { size: 4 * MIB, slots: 64, speed: QUICK })
   const content = Buffer.alloc(600 * KIB, 'abc')
   for (let at = 0; at < content.length; at += 40 * KIB) {
-    atOnce(store.write(content, at, 40 * KIB, bytes(8 * KIB + at)))
+    atOnce(store.write(content, at, 40 * KIB, bytes(800 * KIB + at)))
   }
   await clock.until(store.sync())
   t.same(writesOf(disk), [
-    [8 * KIB, 248 * KIB],
-    [256 * KIB, 256 * KIB],
-    [512 * KIB, 96 * KIB],
+    [800 * KIB, 224 * KIB],
+    [MIB, 376 * KIB],
   ])
-  t.ok(disk.image.subarray(8 * KIB, 608 * KIB).equals(content))
+  t.ok(disk.image.subarray(800 * KIB, 1400 * KIB).equals(content))
 
   // Wherever the cache has them.
   disk.asked.length = 0
@@ -64,8 +64,7 @@ t.test('neighbours go together, 256 KiB at a time', async t => {
   atOnce(store.write(Buffer.alloc(4 * KIB, 9), 0, 4 * KIB, bytes(36 * SLOT)))
   await clock.until(store.sync())
   t.same(writesOf(disk), [
-    [2 * MIB, 256 * KIB],
-    [36 * SLOT, 4 * KIB],
+    [2 * MIB, 260 * KIB],
     [37 * SLOT, SLOT],
   ])
   for (const [i, block] of blocks.entries()) {
@@ -83,6 +82,40 @@ t.test('a punch is the disk’s before what is written after it', async t => {
   await clock.until(store.sync())
   const kinds = disk.asked.map(({ kind }) => kind)
   t.same(kinds, ['zero', 'write', 'flush'], 'and what is punched is not written first')
+})
+
+t.test('what is alone goes by one request, which makes it durable', async t => {
+  const { clock, disk, store } = await open(t, { size: 4 * MIB, slots: 64, speed: QUICK })
+  const kinds = async (): Promise<string[]> => {
+    await clock.until(store.sync())
+    return disk.asked.splice(0).map(({ kind }) => kind)
+  }
+  const write = (offset: number): void =>
+    atOnce(store.write(Buffer.alloc(PAGE, 1), 0, PAGE, bytes(offset)))
+  for (let at = 0; at < 4 * PAGE; at += PAGE) write(MIB + at)
+  t.same(await kinds(), ['durable write'], 'neighbours')
+  write(0)
+  write(2 * PAGE)
+  t.same(await kinds(), ['write', 'write', 'flush'], 'two pages')
+  write(0)
+  write(MIB)
+  t.same(await kinds(), ['write', 'write', 'flush'], 'of two runs')
+  t.equal(store.cacheCounts().flushes, 3)
+
+  // What a flush has to cover besides.
+  await clock.until(Promise.resolve(store.punch(bytes(MIB), bytes(SLOT))))
+  write(0)
+  t.same(await kinds(), ['zero', 'write', 'flush'], 'after zeros')
+  write(0)
+  t.same(await kinds(), ['durable write'])
+  write(0)
+  disk.failing = 'flush'
+  write(MIB)
+  await t.rejects(clock.until(store.sync()), { code: 'IO_ERROR' })
+  disk.failing = null
+  disk.asked.length = 0
+  write(MIB)
+  t.same(await kinds(), ['write', 'flush'], 'after a flush that failed')
 })
 
 /** Streams, then writes pages here and there, and flushes at any moment. @returns the longest flush */

@@ -2,7 +2,7 @@
  * A remote disk in memory: calls end in any order when `step` says so, may fail, and a power cut of
  * the disk takes some of what no flush has covered.
  */
-import { ThinfsError } from '../../src/base/index.js'
+import { fillPieces, lengthOf, type Pieces, piecesOf, ThinfsError } from '../../src/base/index.js'
 import type { RemoteDisk } from '../../src/remote/index.js'
 import type { Random } from './random.js'
 
@@ -77,16 +77,21 @@ export class SlowDisk implements RemoteDisk {
     this.#calls = []
   }
 
-  read(into: Uint8Array, offset: number): Promise<void> {
-    return this.#call([offset, offset + into.length], 'read', () =>
-      into.set(this.state.image.subarray(offset, offset + into.length)),
+  read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    const end = offset + lengthOf(pieces)
+    return this.#call([offset, end], 'read', () =>
+      fillPieces(pieces, this.state.image.subarray(offset, end)),
     )
   }
 
-  write(from: Uint8Array, offset: number): Promise<void> {
-    return this.#call([offset, offset + from.length], 'write', () =>
-      this.state.image.set(from, offset),
-    )
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const pieces = piecesOf(from)
+    return this.#call([offset, offset + lengthOf(pieces)], 'write', () => {
+      const content = Buffer.concat(pieces)
+      this.state.image.set(content, offset)
+      if (durable) this.state.durable.set(content, offset)
+    })
   }
 
   zero(offset: number, length: number): Promise<void> {

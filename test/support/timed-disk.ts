@@ -1,5 +1,12 @@
 /** A remote disk in memory that takes its time, by a clock that a test turns. */
-import type { Clock } from '../../src/base/index.js'
+import {
+  type Clock,
+  fillPieces,
+  lengthOf,
+  type Pieces,
+  piecesOf,
+  ThinfsError,
+} from '../../src/base/index.js'
 import type { RemoteDisk } from '../../src/remote/index.js'
 
 /** A clock that goes from one timer to the next. */
@@ -60,7 +67,7 @@ export interface Speed {
 }
 
 export interface Asked {
-  kind: 'read' | 'write' | 'zero' | 'flush'
+  kind: 'read' | 'write' | 'durable write' | 'zero' | 'flush'
   offset: number
   length: number
 }
@@ -71,6 +78,8 @@ export class TimedDisk implements RemoteDisk {
   readonly epoch = 1
   readonly image: Buffer
   speed: Speed
+  /** What fails, once it has taken its time. */
+  failing: Asked['kind'] | null = null
   /** All requests, in their order. */
   readonly asked: Asked[] = []
   readonly #clock: ManualClock
@@ -87,14 +96,20 @@ export class TimedDisk implements RemoteDisk {
     return this.image.length
   }
 
-  read(into: Uint8Array, offset: number): Promise<void> {
-    return this.#ask('read', offset, into.length, () => {
-      into.set(this.image.subarray(offset, offset + into.length))
+  read(into: Pieces, offset: number): Promise<void> {
+    const pieces = piecesOf(into)
+    const length = lengthOf(pieces)
+    return this.#ask('read', offset, length, () => {
+      fillPieces(pieces, this.image.subarray(offset, offset + length))
     })
   }
 
-  write(from: Uint8Array, offset: number): Promise<void> {
-    return this.#ask('write', offset, from.length, () => this.image.set(from, offset))
+  write(from: Pieces, offset: number, durable = false): Promise<void> {
+    const kind = durable ? 'durable write' : 'write'
+    const pieces = piecesOf(from)
+    return this.#ask(kind, offset, lengthOf(pieces), () =>
+      this.image.set(Buffer.concat(pieces), offset),
+    )
   }
 
   zero(offset: number, length: number): Promise<void> {
@@ -129,8 +144,12 @@ export class TimedDisk implements RemoteDisk {
     } else if (kind !== 'zero') ms += length / bytesPerMs
     this.asked.push({ kind, offset, length })
     this.#free = Math.max(this.#free, this.#clock.now()) + ms
-    return new Promise(resolve => {
+    return new Promise((resolve, reject) => {
       this.#clock.after(this.#free - this.#clock.now(), () => {
+        if (kind === this.failing) {
+          reject(new ThinfsError('IO_ERROR', 'the disk fails', { errno: 'EIO' }))
+          return
+        }
         act()
         resolve()
       })

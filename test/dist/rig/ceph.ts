@@ -10,8 +10,9 @@
  *   await ceph.killOsd(0); await ceph.startOsd(0)
  *   await ceph.cut(); await ceph.heal()                         // its own namespace alone
  *
- * The processes are children of the test and die with it, whatever ends it. The teardown takes
- * everything away: processes, namespace, folder. Needs root, and the programs of `PROGRAMS`.
+ * `CephRig.with` is the same for what is no test. The processes are children of the test and die with
+ * it, whatever ends it. The teardown takes everything away: processes, namespace, folder. Needs root,
+ * and the programs of `PROGRAMS`.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
@@ -50,6 +51,8 @@ export interface CephRigOptions {
   address?: string
   /** GiB that an OSD can hold; its file is sparse. */
   size?: number
+  /** Where its folder is made. Default: the one for temporary files. */
+  parent?: string
 }
 
 export class CephRig {
@@ -70,12 +73,7 @@ export class CephRig {
     const rig = new CephRig(options)
     t.teardown(() => rig.stop())
     try {
-      if (rig.#link !== null) await rig.#makeNamespace()
-      await rig.#startMonitor()
-      await Promise.all(Array.from({ length: rig.#nrOsds }, (_, i) => rig.#makeOsd(i)))
-      await rig.ready()
-      await rig.run('ceph', 'osd', 'pool', 'create', POOL, '8', '8')
-      await rig.run('rbd', 'pool', 'init', POOL)
+      await rig.#start()
       return rig
     } catch (err) {
       t.comment(rig.logs())
@@ -83,8 +81,19 @@ export class CephRig {
     }
   }
 
-  private constructor({ osds = 1, netns, address, size = 8 }: CephRigOptions) {
-    this.folder = mkdtempSync(join(tmpdir(), 'ceph-'))
+  /** Runs `use` with one, which is gone afterwards. */
+  static async with<T>(options: CephRigOptions, use: (ceph: CephRig) => Promise<T>): Promise<T> {
+    const rig = new CephRig(options)
+    try {
+      await rig.#start()
+      return await use(rig)
+    } finally {
+      await rig.stop()
+    }
+  }
+
+  private constructor({ osds = 1, netns, address, size = 8, parent = tmpdir() }: CephRigOptions) {
+    this.folder = mkdtempSync(join(parent, 'ceph-'))
     this.conf = join(this.folder, 'ceph.conf')
     this.#nrOsds = osds
     this.#size = size
@@ -191,6 +200,15 @@ export class CephRig {
   }
 
   // --- inside ---
+
+  async #start(): Promise<void> {
+    if (this.#link !== null) await this.#makeNamespace()
+    await this.#startMonitor()
+    await Promise.all(Array.from({ length: this.#nrOsds }, (_, i) => this.#makeOsd(i)))
+    await this.ready()
+    await this.run('ceph', 'osd', 'pool', 'create', POOL, '8', '8')
+    await this.run('rbd', 'pool', 'init', POOL)
+  }
 
   #own(): string {
     if (this.#link !== null) return this.#link
