@@ -27,7 +27,7 @@ const LOSETUP_MS = 60_000
 /** How long losetup may take to describe all devices: it asks the servers of their files. */
 const LIST_MS = 2000
 /** How long somebody else, udev for instance, may take to look at a device before he holds it. */
-const GRACE_MS = 2000
+const GRACE_MS = 5000
 const POLL_MS = 50
 /** How long a loop device that was detached for a moment may be somebody else's. */
 const REATTACH_MS = 30_000

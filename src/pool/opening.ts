@@ -107,7 +107,8 @@ export async function bringUp(
   } catch (err) {
     events.ioError('open', err)
     if (err instanceof ThinfsError) throw err
-    throw new ThinfsError('IO_ERROR', `${store.path}: the journal cannot be written`, {
+    const why = (err as Error).message
+    throw new ThinfsError('IO_ERROR', `${store.path}: the journal cannot be written: ${why}`, {
       cause: err,
       errno: errnoOf(err),
     })
