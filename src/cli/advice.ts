@@ -23,7 +23,7 @@ export function adviceFor(status: PoolStatus): string | null {
     case 'fail':
       // The reason has the cure.
       if (mount === null && status.refusal !== null) return null
-      return `${unmount}see thinfs.log beside pool.yaml and the host's disk; then thinfs mount`
+      return `${unmount}see ${mount?.logFile ?? 'its log'} and the host's disk; then thinfs mount`
     default:
       return null
   }

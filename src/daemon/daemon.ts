@@ -513,6 +513,7 @@ export class Daemon {
       since: this.#since,
       enginePid: this.#supervisor.enginePid,
       ...transportStatus(this.#supervisor.negotiated),
+      logFile: this.#options.logFile,
     }
     return failure === null
       ? { ...this.#lastStatus, mount }

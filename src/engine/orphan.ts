@@ -56,6 +56,7 @@ export function listenAsOrphan(options: OrphanOptions): Promise<ControlSocket> {
       since,
       enginePid: process.pid,
       ...transportStatus(start.negotiated),
+      logFile: start.logFile,
     },
   })
   return ControlSocket.listen(controlSocketPath(folder), (connection: MessageConnection) => {

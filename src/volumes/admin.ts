@@ -98,6 +98,8 @@ export interface PoolStatus {
     transport: PoolConfig['transport']
     /** Why it is dev where uring was wanted; null otherwise. */
     whyDev: string | null
+    /** Path of its log; null: standard error. A daemon of an earlier thinfs does not tell. */
+    logFile?: string | null
   } | null
   /**
    * The mount that may write to the pool, and by what nobody else does. Null for a pool without

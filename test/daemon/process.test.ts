@@ -236,6 +236,7 @@ t.test('when the daemon is killed its engine serves, and answers commands', asyn
     enginePid,
     transport: 'dev',
     whyDev: null,
+    logFile: join(pool, 'thinfs.log'),
   })
   t.match((await thinfs('status', pool)).stdout, /its daemon has died, thinfs mount takes over/)
   t.match((await thinfs('restart', pool)).stderr, /the daemon has died/)
