@@ -14,9 +14,18 @@
  * With a store that has a page cache no write is under way but the copy of a large block, and a
  * request makes no object here.
  */
-import { type Bytes, bytes, KIB, type Later, Slice, SYSTEM_CLOCK } from '../base/index.js'
+import {
+  type Bytes,
+  bytes,
+  type Clock,
+  KIB,
+  type Later,
+  Slice,
+  SYSTEM_CLOCK,
+} from '../base/index.js'
 import type { CacheCounts, DataStore, HostRoom, Label } from '../storage/index.js'
 import { BlockMoves, noteWrite, type Watch } from './block-moves.js'
+import { FlushPace } from './flush-pace.js'
 import { type BusyBlocks, FreedBlocks, type ReleaseListener } from './freed-blocks.js'
 
 /** Bytes that are copied while requests wait. */
@@ -45,6 +54,8 @@ export class DataBlocks {
   #flushing: Promise<void> | null = null
   /** Blocks that durable transactions freed, until they can be given out again. */
   readonly freed: FreedBlocks
+  /** When punches and moves rest. */
+  readonly pace: FlushPace
   /** Moves blocks to other places of the store. */
   readonly moves: BlockMoves
   /** Blocks that are being moved; null when there are none. */
@@ -52,14 +63,15 @@ export class DataBlocks {
 
   constructor(
     store: DataStore,
-    options: { blockSize: number; freeMeansHole: boolean },
+    options: { blockSize: number; freeMeansHole: boolean; clock: Clock },
     listener: ReleaseListener,
   ) {
     this.#store = store
     this.blockSize = options.blockSize
     this.freeMeansHole = options.freeMeansHole
+    this.pace = new FlushPace(options.clock)
     this.freed = new FreedBlocks({
-      ...{ store, ...options, listener },
+      ...{ store, ...options, listener, pace: this.pace },
       busy: () => [...this.#reads, ...this.#writes],
       punched: () => {
         this.#written++
@@ -316,6 +328,7 @@ export class DataBlocks {
   /** Resolves when nothing is under way. The caller sees to it that nothing begins. */
   async quiesce(): Promise<void> {
     while (this.#reads.size > 0 || this.#writes.size > 0 || this.freed.punching) {
+      this.freed.hurry()
       const calls = [...this.#reads, ...this.#writes]
       await Promise.allSettled([...calls.map(({ ended }) => ended), this.freed.punched])
     }

@@ -6,6 +6,7 @@
  */
 import { bytes, type DataBlock } from '../base/index.js'
 import type { DataStore } from '../storage/index.js'
+import type { FlushPace } from './flush-pace.js'
 
 /** Runs of freed blocks that are punched at a time: a store may pass many on together. */
 const PUNCHES_MAX = 64
@@ -37,6 +38,7 @@ export interface FreedBlocksParts {
   busy(): BusyBlocks[]
   /** A hole was made, which the next flush has to cover. */
   punched(): void
+  pace: FlushPace
 }
 
 export class FreedBlocks {
@@ -50,6 +52,8 @@ export class FreedBlocks {
   /** Punches of freed blocks, and their bytes. */
   readonly counts = { punches: 0, punchedBytes: 0 }
   #keepsAll = false
+  /** Whether somebody waits for the punches under way. */
+  #hurries = false
   /** The punches under way; null when there are none. */
   #releasing: Promise<void> | null = null
 
@@ -92,6 +96,13 @@ export class FreedBlocks {
   /** Freed blocks that become free without another commit. */
   get nrReleasing(): number {
     return this.#waiting.length + this.#nrPunching
+  }
+
+  /** Somebody waits for the end of the punches that are under way: they rest no more. */
+  hurry(): void {
+    if (this.#releasing === null) return
+    this.#hurries = true
+    this.#parts.pace.hurry()
   }
 
   /** Whether freed blocks are left that the store did not take. */
@@ -139,6 +150,7 @@ export class FreedBlocks {
   }
 
   #startPunching(blocks: DataBlock[]): void {
+    this.#hurries = false
     this.#releasing = this.#punch(runsOf(blocks)).then(() => {
       this.#releasing = null
       this.#nrPunching = 0
@@ -149,10 +161,15 @@ export class FreedBlocks {
 
   /** Passes runs of freed blocks down, some at a time, and releases each. */
   async #punch(runs: DataBlock[][]): Promise<void> {
-    const { store, blockSize, listener, punched } = this.#parts
+    const { store, blockSize, listener, punched, pace } = this.#parts
     let next = 0
     const work = async (): Promise<void> => {
       while (next < runs.length && !this.#keepsAll) {
+        const rest = this.#hurries ? null : pace.turn()
+        if (rest !== null) {
+          await rest
+          continue
+        }
         const blocks = runs[next++]!
         const offset = bytes(blocks[0]! * blockSize)
         try {

@@ -268,6 +268,7 @@ export class Shrink {
   async #turn(): Promise<void> {
     const { metadata, blocks, commits, clock } = this.#parts
     await this.#mover.flushMuch()
+    for (let rest = blocks.pace.turn(); rest !== null; rest = blocks.pace.turn()) await rest
     if (metadata.nrFreedDataBlocks * this.#blockSize >= FREED_SIZE) {
       await commits.commit()
       while (metadata.nrUnreleasedDataBlocks > 0 && blocks.freed.punching)

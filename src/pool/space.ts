@@ -296,6 +296,7 @@ export class Space implements ProvisionerSpace {
       const comes = releasing || (punching && retries)
       if (isData && this.#host.dataFull === null && comes && waitsForRelease) {
         retries = false
+        this.#blocks.freed.hurry()
         waitsForRelease = await unlessAborted(this.#nextRelease(), signal)
         continue
       }

@@ -49,7 +49,7 @@ const WATCH_PERIOD = 1000
 const FREED_BLOCKS = 65_536
 const FREED_RUNS = 8192
 /** Unmapping goes on while at most so many blocks wait to be punched. */
-const UNRELEASED_BLOCKS = 2 * FREED_BLOCKS
+const UNRELEASED_BLOCKS = FREED_BLOCKS
 
 export class ThinPool implements Provisioner {
   readonly metadata: ThinMetadata
@@ -81,6 +81,7 @@ export class ThinPool implements Provisioner {
       {
         blockSize: this.blockSize,
         freeMeansHole: options.data.punches && options.discards === 'passdown',
+        clock: options.clock,
       },
       {
         released: blocks => {
@@ -434,6 +435,7 @@ export class ThinPool implements Provisioner {
    * flushed: changes of others need no commit (the kernel's bio_triggers_commit).
    */
   flush(devId: DevId): Promise<void> {
+    this.blocks.pace.flushCame()
     if (!this.metadata.hasDevice(devId) || !this.metadata.isDurable(devId)) return this.commit()
     return this.#commits.flushData()
   }

@@ -2,7 +2,7 @@ import { MIB, ThinfsError } from '../base/index.js'
 import { native } from '../native.js'
 
 /** Bytes of one visit to the thread pool. Closing the file waits for as many. */
-const PART = MIB
+const PART = MIB / 2
 /** Visits at a time: the pool's other threads flush and punch. */
 const VISITS_MAX = 4
 

@@ -3,7 +3,7 @@
 // being moved, on a store that ends its calls in any order, and a plain buffer that each write changes
 // at once.
 import t, { type Test } from 'tap'
-import { type Later, MIB } from '../../src/base/index.js'
+import { type Later, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'
 import type { DataStore } from '../../src/storage/index.js'
 import { MemoryStore } from '../support/memory-store.js'
@@ -15,7 +15,7 @@ const BLOCK = 64 * 1024
 const NO_LISTENER = { released: () => {}, refused: () => {} }
 
 const blocksOn = (store: DataStore, blockSize = BLOCK, freeMeansHole = true): DataBlocks =>
-  new DataBlocks(store, { blockSize, freeMeansHole }, NO_LISTENER)
+  new DataBlocks(store, { blockSize, freeMeansHole, clock: SYSTEM_CLOCK }, NO_LISTENER)
 
 /** A store that reads at once, as one with a page cache does, and ends all else in any order. */
 class CachedStore extends UnorderedStore {

@@ -3,7 +3,7 @@
 // seeded random calls on a store that mixes them piece by piece, against a plain model that does each at
 // once.
 import t, { type Test } from 'tap'
-import { type DataBlock, MIB } from '../../src/base/index.js'
+import { type DataBlock, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'
 import { MemoryStore } from '../support/memory-store.js'
 import { Random } from '../support/random.js'
@@ -43,7 +43,7 @@ async function simulate(t: Test, seed: number): Promise<void> {
   }
   const blocks = new DataBlocks(
     store,
-    { blockSize: BLOCK, freeMeansHole: true },
+    { blockSize: BLOCK, freeMeansHole: true, clock: SYSTEM_CLOCK },
     { released, refused: err => t.fail(String(err)) },
   )
   /** What was written to each sector since its block was given out, in the order of the calls. */
@@ -215,7 +215,11 @@ t.test('a store that ends its calls in any order', async t => {
 t.test('a store that ends its calls at once', async t => {
   const memory = new MemoryStore(2 * BLOCK)
   const listener = { released: () => {}, refused: () => {} }
-  const blocks = new DataBlocks(memory, { blockSize: BLOCK, freeMeansHole: true }, listener)
+  const blocks = new DataBlocks(
+    memory,
+    { blockSize: BLOCK, freeMeansHole: true, clock: SYSTEM_CLOCK },
+    listener,
+  )
   const content = Buffer.alloc(BLOCK, 1)
   t.equal(blocks.write(content, 0, BLOCK, 0), undefined, 'a write is no promise')
   t.equal(blocks.copy(0, BLOCK, BLOCK), undefined, 'nor is a copy')
@@ -240,7 +244,11 @@ t.test(
     const LARGE = 16 * MIB
     const memory = new MemoryStore(3 * LARGE)
     const listener = { released: () => {}, refused: () => {} }
-    const blocks = new DataBlocks(memory, { blockSize: LARGE, freeMeansHole: true }, listener)
+    const blocks = new DataBlocks(
+      memory,
+      { blockSize: LARGE, freeMeansHole: true, clock: SYSTEM_CLOCK },
+      listener,
+    )
     const content = Buffer.alloc(LARGE)
     for (let at = 0; at < LARGE; at += 512) content.writeUInt32LE(at, at)
     await blocks.write(content, 0, LARGE, 0)

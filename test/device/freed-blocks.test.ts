@@ -3,7 +3,9 @@
 // likes, and a plain model: the sets of blocks that are in use, freed, and released.
 import t, { type Test } from 'tap'
 import { bytes, type DataBlock } from '../../src/base/index.js'
+import { FlushPace } from '../../src/device/flush-pace.js'
 import { FreedBlocks } from '../../src/device/freed-blocks.js'
+import { TestClock } from '../support/memory-pool.js'
 import { MemoryStore } from '../support/memory-store.js'
 import { Random } from '../support/random.js'
 import { failure, turn } from '../support/thin-devices.js'
@@ -27,8 +29,10 @@ async function simulate(t: Test, seed: number, freeMeansHole: boolean): Promise<
     if (mayRefuse && random.chance(0.3)) throw failure('EIO')
     await punch(offset, length)
   }
+  const clock = new TestClock()
+  const pace = new FlushPace(clock)
   const blocks = new FreedBlocks({
-    ...{ store, blockSize: BLOCK, freeMeansHole },
+    ...{ store, blockSize: BLOCK, freeMeansHole, pace },
     busy: () => [...busy],
     punched: () => nrPunched++,
     listener: {
@@ -42,8 +46,8 @@ async function simulate(t: Test, seed: number, freeMeansHole: boolean): Promise<
       refused: () => nrRefused++,
     },
   })
-  for (let i = 0; i < 60; i++) {
-    switch (random.below(5)) {
+  for (let i = 0; i < 100; i++) {
+    switch (random.below(8)) {
       case 0: {
         const take = [...inUse].filter(() => random.chance(0.15))
         for (const block of take) {
@@ -66,6 +70,15 @@ async function simulate(t: Test, seed: number, freeMeansHole: boolean): Promise<
       case 3:
         blocks.retry()
         break
+      case 4:
+        pace.flushCame()
+        break
+      case 5:
+        if (random.chance(0.2)) blocks.hurry()
+        break
+      case 6:
+        clock.advance(random.below(150))
+        break
       default:
         await turn()
     }
@@ -77,6 +90,7 @@ async function simulate(t: Test, seed: number, freeMeansHole: boolean): Promise<
   mayRefuse = false
   blocks.releaseIdle()
   for (let i = 0; i < 40; i++) {
+    clock.advance(150)
     await turn()
     blocks.retry()
   }
@@ -112,6 +126,7 @@ t.test('those that the store refused are told of once, kept back, and tried agai
   let nrRefused = 0
   const blocks = new FreedBlocks({
     ...{ store, blockSize: BLOCK, freeMeansHole: true, busy: () => [], punched: () => {} },
+    pace: new FlushPace(new TestClock()),
     listener: { released: some => void released.push(...some), refused: () => nrRefused++ },
   })
   blocks.release([6, 2, 3, 1])
@@ -140,4 +155,42 @@ t.test('those that the store refused are told of once, kept back, and tried agai
   await blocks.punched
   await turn()
   t.notOk(released.includes(4), 'nothing is passed down any more')
+})
+
+t.test('punches rest while flushes come, unless somebody waits for them', async t => {
+  const clock = new TestClock()
+  const pace = new FlushPace(clock)
+  const store = new MemoryStore(100 * BLOCK)
+  let nrPunched = 0
+  store.punchLater = async () => {
+    nrPunched++
+    pace.flushCame()
+    clock.advance(1)
+  }
+  const blocks = new FreedBlocks({
+    ...{ store, blockSize: BLOCK, freeMeansHole: true, busy: () => [], punched: () => {}, pace },
+    listener: { released: () => {}, refused: () => t.fail('nothing is refused') },
+  })
+  const all = Array.from({ length: 50 }, (_, i) => 2 * i)
+  const settle = async (): Promise<void> => {
+    for (let i = 0; i < 10; i++) await turn()
+  }
+  blocks.hurry()
+  const begun = pace.turn()
+  t.equal(begun, null)
+  clock.advance(30)
+  blocks.release(all)
+  await settle()
+  t.same([nrPunched, blocks.punching], [10, true])
+  blocks.hurry()
+  await blocks.punched
+  t.equal(nrPunched, 50)
+  blocks.release(all)
+  await settle()
+  t.ok(nrPunched < 100, 'the next ones rest again')
+  clock.advance(60)
+  await settle()
+  clock.advance(60)
+  await blocks.punched
+  t.equal(nrPunched, 100)
 })

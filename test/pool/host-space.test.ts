@@ -2,7 +2,7 @@
 // is asked again. Method: a store that sets space aside as long as its disk has some, and a plain model
 // of which bytes have theirs.
 import t from 'tap'
-import { bytes, KIB, MIB } from '../../src/base/index.js'
+import { bytes, KIB, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
 import { HostSpace } from '../../src/pool/host-space.js'
@@ -32,7 +32,11 @@ function host(options: { room?: number; reserves?: boolean; errno?: string } = {
   const found = { available: 0 }
   Object.assign(data, { hostRoom: () => ({ ...found, allocated: 3 * MIB }) })
   const listener = { released: () => {}, refused: () => {} }
-  const blocks = new DataBlocks(data, { blockSize: 64 * KIB, freeMeansHole: true }, listener)
+  const blocks = new DataBlocks(
+    data,
+    { blockSize: 64 * KIB, freeMeansHole: true, clock: SYSTEM_CLOCK },
+    listener,
+  )
   const metadata = ThinMetadata.open(store)
   return { disk, secured, found, metadata, space: new HostSpace(blocks, store, metadata) }
 }
