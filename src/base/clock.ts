@@ -22,7 +22,7 @@ export interface Clock {
  * Work that is not a request keeps requests waiting for at most this many milliseconds. A write with
  * fsync meets it three times: the write, the fsync and the end of the flush each wait for their turn.
  */
-const SLICE_MS = 0.5
+const SLICE_MS = 0.3
 
 /**
  * Cuts long work by time: `if (slice.isOver) await slice.yield()` between two pieces, each of which

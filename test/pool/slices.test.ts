@@ -59,9 +59,9 @@ t.test('a slice is over by time alone', async t => {
   const clock = { ...SYSTEM_CLOCK, now: () => now, yield: async () => void yields++ }
   const slice = new Slice(clock)
   t.equal(slice.isOver, false)
-  now = 0.4
+  now = 0.2
   t.equal(slice.isOver, false)
-  now = 0.5
+  now = 0.3
   t.equal(slice.isOver, true)
   await slice.yield()
   t.equal(yields, 1)
