@@ -426,8 +426,8 @@ static void control_complete(napi_env env, napi_status status, void *data) {
 }
 
 /*
- * file_ioctl_async(fd, command, argument): ioctl(2) on the thread pool; a promise of what it returns.
- * The argument is a Buffer that is large enough for the command, or a number.
+ * file_ioctl_async(fd, command, argument): ioctl(2) on the thread pool; a promise of what it
+ * returns. The argument is a Buffer that is large enough for the command, or a number.
  */
 static napi_value file_ioctl_async(napi_env env, napi_callback_info info) {
   napi_value arguments[3], promise, name;

@@ -1,16 +1,16 @@
 /*
  * The operations that the npm package fuse-native lacks, added without changing it.
  *
- * fuse-native calls fuse_mount, fuse_new, fuse_loop_mt and fuse_unmount of libfuse 2. This addon exports
- * functions of the same names. fuse_native_bind() puts the addon into the global symbol scope, where the
- * dynamic linker looks first, so that fuse-native, loaded afterwards, calls these functions. They pass
- * on to libfuse what they do not do themselves. They add:
+ * fuse-native calls fuse_mount, fuse_new, fuse_loop_mt and fuse_unmount of libfuse 2. This addon
+ * exports functions of the same names. fuse_native_bind() puts the addon into the global symbol
+ * scope, where the dynamic linker looks first, so that fuse-native, loaded afterwards, calls these
+ * functions. They pass on to libfuse what they do not do themselves. They add:
  *
  * - fallocate, which libfuse 2.9 has and fuse-native does not fill in: discards depend on it;
  * - a mount that somebody else has made, by its descriptor, closed on exec;
  * - a fixed number of threads: fuse-native never frees what it keeps for a thread that ended;
- * - operations on an open file that has no name any more: libfuse passes no path for it, and fuse-native
- *   needs one;
+ * - operations on an open file that has no name any more: libfuse passes no path for it, and
+ *   fuse-native needs one;
  * - the modification time in utimens, which fuse-native replaces by the access time;
  * - the user who creates a file.
  *
@@ -96,8 +96,9 @@ _Static_assert(offsetof(struct operations, fallocate) == 44 * sizeof(void *), "a
 enum { NULLPATH_OK = 1, NOPATH = 2, UTIME_OMIT_OK = 4 };
 enum { CAP_BIG_WRITES = 1 << 5 };
 /*
- * Threads. Each request holds one until it is answered, and writes may wait for space for a minute: so
- * many that what frees space finds one. Part of them take what the kernel sends ahead of its readers.
+ * Threads. Each request holds one until it is answered, and writes may wait for space for a minute:
+ * so many that what frees space finds one. Part of them take what the kernel sends ahead of its
+ * readers.
  */
 enum { WORKERS = 64, BACKGROUND = 48, CONGESTION = 36, STACK = 512 << 10 };
 
@@ -374,8 +375,8 @@ static napi_value refuse(napi_env env, const char *reason) {
 }
 
 /*
- * fuse_native_bind(library): opens libfuse 2, the one that is loaded already, else the file `library`,
- * else the system's, and makes fuse-native, which must not be loaded yet, call the shim.
+ * fuse_native_bind(library): opens libfuse 2, the one that is loaded already, else the file
+ * `library`, else the system's, and makes fuse-native, which must not be loaded yet, call the shim.
  */
 static napi_value fuse_native_bind(napi_env env, napi_callback_info info) {
   napi_value arguments[1];
@@ -422,9 +423,10 @@ static napi_value fuse_native_bound(napi_env env, napi_callback_info info) {
 }
 
 /*
- * fuse_native_prepare(fd, callback): fuse-native's next mount is served on a duplicate of `fd`. Calls
- * back for each fallocate, with a number to answer it by, the handle, mode, offset and length; and once
- * when nothing can come any more, with -1 and the errno, 0 when the file system was unmounted.
+ * fuse_native_prepare(fd, callback): fuse-native's next mount is served on a duplicate of `fd`.
+ * Calls back for each fallocate, with a number to answer it by, the handle, mode, offset and
+ * length; and once when nothing can come any more, with -1 and the errno, 0 when the file system
+ * was unmounted.
  */
 static napi_value fuse_native_prepare(napi_env env, napi_callback_info info) {
   napi_value arguments[2], name;

@@ -5,10 +5,10 @@
 #include <unistd.h>
 
 /*
- * fuse_read(fd, buffer, slotSize, slots, lengths, enough, spin): reads waiting requests, one to each
- * slot of `buffer`, until there are no more (EAGAIN), no slot is left, or `enough` bytes came. Looks
- * for the first one for `spin` microseconds. Sizes go to `lengths`, a Uint32Array. Returns how many;
- * -1 when the file system is unmounted.
+ * fuse_read(fd, buffer, slotSize, slots, lengths, enough, spin): reads waiting requests, one to
+ * each slot of `buffer`, until there are no more (EAGAIN), no slot is left, or `enough` bytes came.
+ * Looks for the first one for `spin` microseconds. Sizes go to `lengths`, a Uint32Array. Returns
+ * how many; -1 when the file system is unmounted.
  */
 static napi_value fuse_read(napi_env env, napi_callback_info info) {
   napi_value arguments[7];

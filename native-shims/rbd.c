@@ -1,10 +1,10 @@
 /*
- * Images of a Ceph cluster, by librados and librbd, which are opened when they are first needed: the
- * addon is built without their headers, and most machines have no use for them.
+ * Images of a Ceph cluster, by librados and librbd, which are opened when they are first needed:
+ * the addon is built without their headers, and most machines have no use for them.
  *
- * Reads, writes and the like begin on the loop's thread; librbd tells of their end on a thread of its
- * own, which puts them in a list and makes a descriptor readable. All other calls may wait for the
- * cluster, and run on the thread pool.
+ * Reads, writes and the like begin on the loop's thread; librbd tells of their end on a thread of
+ * its own, which puts them in a list and makes a descriptor readable. All other calls may wait for
+ * the cluster, and run on the thread pool.
  */
 #define _GNU_SOURCE
 #include "napi.h"
@@ -89,8 +89,8 @@ static bool is_loaded;
 static int nr_open;
 
 /*
- * A process that ends would destroy the libraries' data beneath the threads of a client that is still
- * open. This is run before that, since it was registered after the libraries were opened.
+ * A process that ends would destroy the libraries' data beneath the threads of a client that is
+ * still open. This is run before that, since it was registered after the libraries were opened.
  */
 static void end_at_once(int status, void *data) {
   (void)data;
@@ -594,8 +594,8 @@ static napi_value extents_answer(napi_env env, call *self) {
 }
 
 /*
- * rbd_extents(image, offset, length): offsets and lengths of the objects that exist, as the object map
- * knows them; a promise.
+ * rbd_extents(image, offset, length): offsets and lengths of the objects that exist, as the object
+ * map knows them; a promise.
  */
 static napi_value rbd_extents(napi_env env, napi_callback_info info) {
   napi_value arguments[3];
@@ -667,8 +667,8 @@ static int break_run(call *self) {
 }
 
 /*
- * rbd_lock_break(image, owner): takes the lock from that client, which the cluster refuses from then
- * on; another owner is EBUSY; a promise.
+ * rbd_lock_break(image, owner): takes the lock from that client, which the cluster refuses from
+ * then on; another owner is EBUSY; a promise.
  */
 static napi_value rbd_lock_break(napi_env env, napi_callback_info info) {
   napi_value arguments[2];

@@ -16,7 +16,8 @@ enum { SQES, CQES, ARENA, NR_BUFFERS };
 
 /*
  * JavaScript holds a ring and the three ArrayBuffers onto its memory, each for as long as it likes:
- * `holders` counts them, and the last one to be collected frees everything that ring_close() has not.
+ * `holders` counts them, and the last one to be collected frees everything that ring_close() has
+ * not.
  */
 typedef struct {
   int fd, event, holders;
@@ -144,8 +145,8 @@ static bool set_number(napi_env env, napi_value object, const char *name, double
 }
 
 /*
- * ring_open(entries, flags, arenaSize): a ring, its entries, its completions and `arenaSize` bytes of
- * memory at an address that is known. With flag 1 entries have 128 bytes.
+ * ring_open(entries, flags, arenaSize): a ring, its entries, its completions and `arenaSize` bytes
+ * of memory at an address that is known. With flag 1 entries have 128 bytes.
  */
 static napi_value ring_open(napi_env env, napi_callback_info info) {
   napi_value arguments[3], object, external;
@@ -194,8 +195,8 @@ static ring *ring_argument(napi_env env, napi_value value) {
 /*
  * ring_enter(ring, sqTail, cqHead, wait, spin): publishes both indices, submits all entries up to
  * `sqTail`, and sleeps until `wait` completions are there. When none is, looks for one for `spin`
- * microseconds. Returns the completions' tail; the ring's descriptor tells of those that come later.
- * Throws what is wrong with the ring, not with an entry.
+ * microseconds. Returns the completions' tail; the ring's descriptor tells of those that come
+ * later. Throws what is wrong with the ring, not with an entry.
  */
 static napi_value ring_enter(napi_env env, napi_callback_info info) {
   napi_value arguments[5];
@@ -223,9 +224,10 @@ static napi_value ring_enter(napi_env env, napi_callback_info info) {
       continue;
     }
     /*
-     * The kernel runs some 20 pieces of task work in a call and raises the flag again for the rest, for
-     * which it makes no event. It may also raise the flag behind work that is done, and then leaves it
-     * up. So this thread takes it down before each call: what is up afterwards stands for work.
+     * The kernel runs some 20 pieces of task work in a call and raises the flag again for the rest,
+     * for which it makes no event. It may also raise the flag behind work that is done, and then
+     * leaves it up. So this thread takes it down before each call: what is up afterwards stands for
+     * work.
      */
     if (__atomic_load_n(self->sq_flags, __ATOMIC_SEQ_CST) &
         (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) {

@@ -94,8 +94,9 @@ static napi_value socket_send_descriptor(napi_env env, napi_callback_info info) 
 }
 
 /*
- * socket_send_text(path, text): one datagram of at most 1023 bytes to the socket at `path`, or, where
- * that begins with `@`, of that name in the abstract namespace. EAGAIN after 2 s without room there.
+ * socket_send_text(path, text): one datagram of at most 1023 bytes to the socket at `path`, or,
+ * where that begins with `@`, of that name in the abstract namespace. EAGAIN after 2 s without room
+ * there.
  */
 static napi_value socket_send_text(napi_env env, napi_callback_info info) {
   napi_value arguments[2];

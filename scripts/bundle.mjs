@@ -1,10 +1,10 @@
 /**
- * src/ and the packages that it uses → dist/, in few files: a command that loads three hundred modules
- * takes three times as long as one that loads three.
+ * src/ and the packages that it uses → dist/, in few files: a command that loads three hundred
+ * modules takes three times as long as one that loads three.
  *
- * The native addon of crc32 stays outside, and so do pino-pretty, which a foreground mount alone loads,
- * and fuse-native, which a mount loads that asks for it. dist/LICENSES has the licences of all that
- * went in.
+ * The native addon of crc32 stays outside, and so do pino-pretty, which a foreground mount alone
+ * loads, and fuse-native, which a mount loads that asks for it. dist/LICENSES has the licences of
+ * all that went in.
  */
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -258,7 +258,9 @@ export interface Binding {
 
 export const native: Binding = load()
 
-/** The addon that was built here or, in a package that has brought one, the one for this machine. */
+/**
+ * The addon that was built here or, in a package that has brought one, the one for this machine.
+ */
 function load(): Binding {
   const require = createRequire(import.meta.url)
   try {

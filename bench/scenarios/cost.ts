@@ -17,9 +17,10 @@ const NR_SITES = 5
 
 /**
  * What a request takes: CPU time of the process that serves, the kernel's part of it included, and
- * bytes of the JavaScript heap. The profiler that counts those runs in an engine of its own, for which
- * no CPU time is told. It counts what is collected at once as well, and everything that the engine
- * does: also its timers, commits, and the turns of its loop. So the bound is one byte, not none.
+ * bytes of the JavaScript heap. The profiler that counts those runs in an engine of its own, for
+ * which no CPU time is told. It counts what is collected at once as well, and everything that the
+ * engine does: also its timers, commits, and the turns of its loop. So the bound is one byte, not
+ * none.
  */
 export const cost: Scenario = {
   name: 'cost',
@@ -52,7 +53,10 @@ function cpuTime(folder: string, settings: Settings): Promise<Cell[]> {
   })
 }
 
-/** After a load: who looked for requests then has to sleep now. The clock of CPU time ticks every 10 ms. */
+/**
+ * After a load: who looked for requests then has to sleep now. The clock of CPU time ticks every 10
+ * ms.
+ */
 async function idleTime(servers: readonly Server[]): Promise<Cell> {
   const pids = await Promise.all(servers.map(servingPid))
   await setTimeout(SETTLED_MS)

@@ -18,10 +18,11 @@ const MANY = thinfs(SIZE, { name: 'many', dataSize: 4 * SIZE })
 const DEEP = LOADS.filter(({ name }) => name.endsWith('-qd16'))
 
 /**
- * Each snapshot of the chain is one of the last, and has a block of its own, so that no two have one
- * tree. Reads of the newest meet blocks that it shares; it is written, as the first is, when all its
- * blocks are its own: what is compared is the way through the pool, not how much is copied. Of the
- * volumes that are open each was read from, so that whatever is kept for an open volume is there.
+ * Each snapshot of the chain is one of the last, and has a block of its own, so that no two have
+ * one tree. Reads of the newest meet blocks that it shares; it is written, as the first is, when
+ * all its blocks are its own: what is compared is the way through the pool, not how much is copied.
+ * Of the volumes that are open each was read from, so that whatever is kept for an open volume is
+ * there.
  */
 export const depth: Scenario = {
   name: 'depth',

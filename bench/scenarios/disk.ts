@@ -31,10 +31,10 @@ const MARGIN_MS = 500
 const SLOW = 5000
 
 /**
- * Reads of data that is in no cache of this machine, many at a time. The plain file is read past the
- * page cache, which is the most that the disk gives: as it is, and held to what slower ones give.
- * Then what such reads do to those who need no disk: a volume whose data is in the page cache, read
- * beside the cold one.
+ * Reads of data that is in no cache of this machine, many at a time. The plain file is read past
+ * the page cache, which is the most that the disk gives: as it is, and held to what slower ones
+ * give. Then what such reads do to those who need no disk: a volume whose data is in the page
+ * cache, read beside the cold one.
  */
 export const disk: Scenario = {
   name: 'disk',

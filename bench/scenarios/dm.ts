@@ -20,8 +20,8 @@ const CALL_MS_MAX = 0.3
 const KERNEL_IOCTLS = 88
 
 /**
- * A thin volume of LVM on `thinfs dm`, beside one of a mounted pool that is attached to a loop device:
- * both are loop devices on files of an engine. Then what calls take, and many devices.
+ * A thin volume of LVM on `thinfs dm`, beside one of a mounted pool that is attached to a loop
+ * device: both are loop devices on files of an engine. Then what calls take, and many devices.
  */
 export const dm: Scenario = {
   name: 'dm',

@@ -40,10 +40,10 @@ interface Files {
 }
 
 /**
- * Programs that call write(2) and fsync(2) for every 4 KiB, as databases do, each with a file of its
- * own: the kernel lets only one fsync at a time into a file in FUSE, so a single one has nothing to
- * share. Overwrites change no metadata, and the host has the same to do for a plain file. First
- * writes need a commit for every fsync, and those that come together are to share it.
+ * Programs that call write(2) and fsync(2) for every 4 KiB, as databases do, each with a file of
+ * its own: the kernel lets only one fsync at a time into a file in FUSE, so a single one has
+ * nothing to share. Overwrites change no metadata, and the host has the same to do for a plain
+ * file. First writes need a commit for every fsync, and those that come together are to share it.
  */
 export const fsync: Scenario = {
   name: 'fsync',

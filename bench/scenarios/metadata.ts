@@ -35,10 +35,10 @@ const TIMED =
   'print(took,resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)'
 
 /**
- * A volume of 1 TiB, all of it mapped in runs of eight blocks. Where `--quick` is given it is
- * 64 GiB. Dumps go to /dev/null. What is repaired has lost its index of the data's space map:
- * thinfs checks all of it first and afterwards, which is part of its time. `call` is the work itself,
- * in a program that runs already; `command` starts Node and opens the pool, which is not mounted.
+ * A volume of 1 TiB, all of it mapped in runs of eight blocks. Where `--quick` is given it is 64
+ * GiB. Dumps go to /dev/null. What is repaired has lost its index of the data's space map: thinfs
+ * checks all of it first and afterwards, which is part of its time. `call` is the work itself, in a
+ * program that runs already; `command` starts Node and opens the pool, which is not mounted.
  */
 export const metadata: Scenario = {
   name: 'metadata',

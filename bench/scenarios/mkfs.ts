@@ -10,10 +10,10 @@ const exec = promisify(execFile)
 const SIZE = TIB
 
 /**
- * mkfs.ext4 as anybody calls it, through a loop device on a file that is new: it discards all of the
- * device, zeroes the journal, and writes group descriptors all over it. In memory, where the plain
- * file pays for the journal, for tmpfs cannot zero a range without writing to it; and on the disk,
- * where it can.
+ * mkfs.ext4 as anybody calls it, through a loop device on a file that is new: it discards all of
+ * the device, zeroes the journal, and writes group descriptors all over it. In memory, where the
+ * plain file pays for the journal, for tmpfs cannot zero a range without writing to it; and on the
+ * disk, where it can.
  */
 export const mkfs: Scenario = {
   name: 'mkfs',

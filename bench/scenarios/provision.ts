@@ -20,7 +20,9 @@ import {
   withServers,
 } from '../servers.js'
 
-/** Of the volume, in bytes: so large that 49 of 50 random writes meet a block that is not there yet. */
+/**
+ * Of the volume, in bytes: so large that 49 of 50 random writes meet a block that is not there yet.
+ */
 const SIZE = 256 * GIB
 const SEQUENTIAL: Load = {
   name: 'write-1m',
@@ -29,10 +31,15 @@ const SEQUENTIAL: Load = {
   queueDepth: 4,
   range: { offset: 0, size: 512 * MIB },
 }
-/** What every server has been written to before, elsewhere: one that was just started is slow to begin. */
+/**
+ * What every server has been written to before, elsewhere: one that was just started is slow to
+ * begin.
+ */
 const WARM_UP: Load = { ...SEQUENTIAL, range: { offset: SIZE / 2, size: 128 * MIB } }
 const RANDOM: Load = { name: 'randwrite-qd16', rw: 'randwrite', blockSize: 4 * KIB, queueDepth: 16 }
-/** Bytes that a run takes at most: qemu-storage-daemon's whole clusters at 30,000 a second for 3 s. */
+/**
+ * Bytes that a run takes at most: qemu-storage-daemon's whole clusters at 30,000 a second for 3 s.
+ */
 const WRITTEN_MAX = 6 * GIB
 
 const FRESH = [limitDev(SIZE), qemu(SIZE), thinfs(SIZE)]
@@ -40,8 +47,8 @@ const OVERWRITE = thinfs(SIZE, { name: 'thinfs-overwrite' })
 
 /**
  * Every run has a volume of its own, which has nothing where it is written to. In memory, where the
- * host's part of it, new pages of the file behind it, is much of the time: a plain file has that alone,
- * and limit-dev that and FUSE. What is overwritten has its pages.
+ * host's part of it, new pages of the file behind it, is much of the time: a plain file has that
+ * alone, and limit-dev that and FUSE. What is overwritten has its pages.
  */
 export const provision: Scenario = {
   name: 'provision',

@@ -56,11 +56,12 @@ const WRITES: Wanted[] = [
 const CACHED_READ: Load = { ...PAGES, name: 'cached-randread-qd16', rw: 'randread', range: CACHED }
 
 /**
- * A pool whose data an NBD server or a Ceph cluster has, against fio on the export or the image itself,
- * by libnbd and librbd. Both sides pay what the storage costs: three OSDs on this machine's disk, and
- * for writes with fsync NBD servers whose files are on the disk. A file in memory flushes in no time,
- * and nobody who keeps data has that. For reads their files are in memory: what is compared is the way
- * there. Then reads of what the cache has, against a pool whose data is a file of this machine.
+ * A pool whose data an NBD server or a Ceph cluster has, against fio on the export or the image
+ * itself, by libnbd and librbd. Both sides pay what the storage costs: three OSDs on this machine's
+ * disk, and for writes with fsync NBD servers whose files are on the disk. A file in memory flushes
+ * in no time, and nobody who keeps data has that. For reads their files are in memory: what is
+ * compared is the way there. Then reads of what the cache has, against a pool whose data is a file
+ * of this machine.
  */
 export const remote: Scenario = {
   name: 'remote',

@@ -18,9 +18,9 @@ const POOLS = [thinfs(SIZE), thinfs(SIZE, { name: 'thinfs-4k', blockSize: '4K' }
 const POLL_MS = 20
 
 /**
- * A snapshot of a volume that is all data, made for the run; for qemu-storage-daemon a new overlay over
- * an image that is all data. The data blocks of `thinfs-4k` are as small as the writes: nothing is
- * copied, and its data file takes no byte more than was written.
+ * A snapshot of a volume that is all data, made for the run; for qemu-storage-daemon a new overlay
+ * over an image that is all data. The data blocks of `thinfs-4k` are as small as the writes:
+ * nothing is copied, and its data file takes no byte more than was written.
  */
 export const snapshot: Scenario = {
   name: 'snapshot',
@@ -90,7 +90,9 @@ async function usedBlocks(pool: string): Promise<number> {
   return status.data.usedBlocks
 }
 
-/** A request in every 64 KiB of the volume, in a random order: each meets a block that is shared. */
+/**
+ * A request in every 64 KiB of the volume, in a random order: each meets a block that is shared.
+ */
 function oneInEachBlock(): number[] {
   const random = new Random(1)
   const offsets = Array.from(

@@ -286,7 +286,9 @@ const BREAK_SHARING: Activity = {
   },
 }
 
-/** Sends as many commands to the control socket as there is time to write, and reads the answers. */
+/**
+ * Sends as many commands to the control socket as there is time to write, and reads the answers.
+ */
 async function manyCommands(server: Server): Promise<void> {
   const connections = Array.from({ length: NR_COMMANDS }, async (_, i) => {
     const socket = connect(join(pool(server), 'control.sock'))

@@ -82,7 +82,8 @@ async function measureAll(
 
 /**
  * Writes the whole volume, so that it is fully mapped, and makes sure that a server does not win by
- * losing data. qemu-storage-daemon 7.2 does with concurrent writes; there is no other to compare with.
+ * losing data. qemu-storage-daemon 7.2 does with concurrent writes; there is no other to compare
+ * with.
  * @throws WrongData
  */
 export async function checkServer({ name, file }: Server, signal: AbortSignal): Promise<void> {

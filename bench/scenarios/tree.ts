@@ -32,8 +32,8 @@ interface Contender {
 
 /**
  * A day of a source tree on ext4, through a loop device: unpacked, synced, removed, synced, and its
- * space given back by fstrim. In memory: ext4 sends its writes many at a time and late, which makes a
- * disk's own moods larger than what is asked.
+ * space given back by fstrim. In memory: ext4 sends its writes many at a time and late, which makes
+ * a disk's own moods larger than what is asked.
  */
 export const tree: Scenario = {
   name: 'tree',

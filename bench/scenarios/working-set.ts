@@ -22,10 +22,10 @@ const WARM_UP_SECONDS = 5
 const RESIDENT = 'working-set/resident'
 
 /**
- * All of a volume is mapped, as thin_restore makes it in half a minute: to write it would take an hour, and
- * more memory than there is. The data file is one hole, for both sets, so that only the mappings
- * differ: there are as many of them as lookup tables keep, and most were looked up before it is
- * measured, as after a while of use. Reads alone: writes would fill the hole.
+ * All of a volume is mapped, as thin_restore makes it in half a minute: to write it would take an
+ * hour, and more memory than there is. The data file is one hole, for both sets, so that only the
+ * mappings differ: there are as many of them as lookup tables keep, and most were looked up before
+ * it is measured, as after a while of use. Reads alone: writes would fill the hole.
  */
 export const workingSet: Scenario = {
   name: 'working-set',

@@ -1,7 +1,7 @@
 /**
  * The pool of Docker's devicemapper driver in its folder, /var/lib/docker/devicemapper: sparse
- * files `devicemapper/data` and `devicemapper/metadata` (loop-lvm), and a JSON file for each device.
- * Source: moby 20.10, daemon/graphdriver/devmapper/deviceset.go, layer/filestore.go.
+ * files `devicemapper/data` and `devicemapper/metadata` (loop-lvm), and a JSON file for each
+ * device. Source: moby 20.10, daemon/graphdriver/devmapper/deviceset.go, layer/filestore.go.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'

@@ -19,8 +19,9 @@ export interface Clock {
 }
 
 /**
- * Work that is not a request keeps requests waiting for at most this many milliseconds. A write with
- * fsync meets it three times: the write, the fsync and the end of the flush each wait for their turn.
+ * Work that is not a request keeps requests waiting for at most this many milliseconds. A write
+ * with fsync meets it three times: the write, the fsync and the end of the flush each wait for
+ * their turn.
  */
 const SLICE_MS = 0.3
 

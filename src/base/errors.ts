@@ -121,7 +121,9 @@ export function errnoOf(err: unknown): string {
   return typeof code === 'string' && /^E[A-Z0-9]+$/.test(code) ? code : 'EIO'
 }
 
-/** Whether an error says that the pool may be another process's by now, so that nothing is written. */
+/**
+ * Whether an error says that the pool may be another process's by now, so that nothing is written.
+ */
 export const isLost = (err: unknown): err is ThinfsError =>
   err instanceof ThinfsError && (err.code === 'LOCK_LOST' || err.code === 'FENCED')
 

@@ -14,8 +14,8 @@ export const OPERATIONS = Object.keys(OPERATION) as Operation[]
 const OCTAVES = 26
 
 /**
- * Microseconds below which the durations of a bucket are: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, two
- * buckets an octave. One more bucket has all that is longer.
+ * Microseconds below which the durations of a bucket are: 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on,
+ * two buckets an octave. One more bucket has all that is longer.
  */
 export const LATENCY_BOUNDS: readonly number[] = [
   1,

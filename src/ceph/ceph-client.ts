@@ -90,7 +90,8 @@ export class CephClient {
     this.failed = new Promise(resolve => {
       this.#tellFailure = resolve
     })
-    // librbd acknowledges only what it has written. One cache is enough, and it outlives the engine.
+    // librbd acknowledges only what it has written. One cache is enough, and it outlives the
+    // engine.
     this.#set('rbd_cache', 'false')
     // A page may change while it is sent; a copy does not.
     this.#set('rbd_disable_zero_copy_writes', 'true')

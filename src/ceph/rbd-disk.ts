@@ -173,8 +173,8 @@ export class RbdDisk implements RemoteDisk {
   // --- the exclusive lock ---
 
   /**
-   * Takes the lock, which no other client gets by asking. Where its holder is dead, this takes up to
-   * 30 seconds, and the cluster refuses that client then.
+   * Takes the lock, which no other client gets by asking. Where its holder is dead, this takes up
+   * to 30 seconds, and the cluster refuses that client then.
    * @param previous the address of a client of this host that has ended: its lock is broken at once
    * @returns this client's address
    * @throws POOL_IN_USE with the other's address, IO_ERROR
@@ -208,7 +208,9 @@ export class RbdDisk implements RemoteDisk {
     return owner ?? null
   }
 
-  /** Takes the lock from a client, which the cluster refuses from then on. Nothing if it has none. */
+  /**
+   * Takes the lock from a client, which the cluster refuses from then on. Nothing if it has none.
+   */
   async breakLock(owner: string): Promise<void> {
     try {
       await this.client.call(this.path, () => native.rbd_lock_break(this.#handle, owner))

@@ -1,7 +1,7 @@
 /**
  * Who may write to a pool whose disks are images: the client that has the exclusive locks of all of
- * them. The cluster itself refuses whatever a client sends that it has on its blocklist, whenever it
- * arrives; so a host that was cut off, or slept, can do no harm when it comes back.
+ * them. The cluster itself refuses whatever a client sends that it has on its blocklist, whenever
+ * it arrives; so a host that was cut off, or slept, can do no harm when it comes back.
  */
 import { ThinfsError } from '../base/index.js'
 import type { RbdDisk } from './rbd-disk.js'
@@ -19,7 +19,8 @@ export class RbdLocks {
   /**
    * Takes the locks of all disks, which have one client. Where a holder is dead the cluster notices
    * that within 30 seconds, and refuses it then.
-   * @param previous the address of a client of this host that has ended: its locks are broken at once
+   * @param previous the address of a client of this host that has ended: its locks are broken at
+   *   once
    * @throws POOL_IN_USE with the other's address, IO_ERROR; no lock is held then
    */
   static async acquire(

@@ -57,8 +57,8 @@ const UNITS = { b: 1, s: 512, k: 2 ** 10, m: 2 ** 20, g: 2 ** 30, t: 2 ** 40, p:
 export const UNIT_LETTERS = Object.keys(UNITS)
 
 /**
- * How sizes are printed: for people, or as a number of units, with two decimals where it is no whole
- * number.
+ * How sizes are printed: for people, or as a number of units, with two decimals where it is no
+ * whole number.
  * @throws BAD_ARGUMENT for another unit
  */
 export function sizesIn(unit = 'h'): (bytes: number) => string {

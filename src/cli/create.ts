@@ -38,7 +38,8 @@ volume (ORIGIN_CHANGED) when its size or its time of change is another one. Snap
 have it, too. See docs/VOLUMES.md.`,
   )
   .action(async (pool: string, name: string, options: Options) => {
-    // As one that the parser requires, it would be missed before an option that is misspelt is seen.
+    // As one that the parser requires, it would be missed before an option that is misspelt is
+    // seen.
     const { id, externalOrigin } = options
     if (options.size === undefined && externalOrigin === undefined) {
       throw new ThinfsError(

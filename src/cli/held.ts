@@ -16,7 +16,9 @@ import { flushMaps } from './snapshot.js'
 
 const readLater = promisify(read)
 
-/** How often a mounted pool's files are looked for: an engine may end, and another take its place. */
+/**
+ * How often a mounted pool's files are looked for: an engine may end, and another take its place.
+ */
 const TRIES = 5
 
 export interface HeldVolumes extends Held {
@@ -32,8 +34,8 @@ const COMMIT_TRIES = 20
 const COMMIT_PAUSE = 50
 
 /**
- * Calls `use` while nothing changes of the volumes. In a mounted pool that can be written to they are
- * held by snapshots without a name, which go with this process; an unmounted one is locked.
+ * Calls `use` while nothing changes of the volumes. In a mounted pool that can be written to they
+ * are held by snapshots without a name, which go with this process; an unmounted one is locked.
  * @param access for an unmounted pool: read changes nothing of it, and then no content gets a name
  * @param request see `PoolAdmin.hold`
  */
@@ -153,8 +155,8 @@ async function asCommitted<T>(
 }
 
 /**
- * Reads what a volume of a mounted pool maps: from the pool's data, or from the volume's file, where
- * another machine has the data.
+ * Reads what a volume of a mounted pool maps: from the pool's data, or from the volume's file,
+ * where another machine has the data.
  * @param fd of the volume's file; null for one without
  */
 async function servedReader({ data }: ServedFiles, fd: number | null): Promise<ReadMapped> {

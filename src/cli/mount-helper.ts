@@ -91,7 +91,9 @@ const umountHelper = (name: string): Command =>
       if (options.verbose) process.stdout.write(`${name}: ${mountPoint} unmounted\n`)
     })
 
-/** @throws NOT_SUPPORTED for another mount namespace, which the processes of a pool would not be in */
+/**
+ * @throws NOT_SUPPORTED for another mount namespace, which the processes of a pool would not be in
+ */
 function mustStayHere({ namespace }: HelperOptions, command: string): void {
   if (namespace === undefined) return
   const how = `nsenter --mount=${namespace} ${command}`

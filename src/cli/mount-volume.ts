@@ -47,7 +47,10 @@ export const mountVolume = command(
     }
   })
 
-/** A virtual machine, for instance: fsck and the kernel would work against it. @throws VOLUME_BUSY */
+/**
+ * A virtual machine, for instance: fsck and the kernel would work against it.
+ * @throws VOLUME_BUSY
+ */
 function mustNotBeWritten(name: string, path: string): void {
   const writers = writersOf(path)
   if (writers.length === 0) return

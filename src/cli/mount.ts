@@ -61,8 +61,8 @@ export interface MountPoolOptions {
 }
 
 /**
- * Mounts a pool, and says on stderr what is odd about it. In the foreground it returns when the pool
- * was unmounted.
+ * Mounts a pool, and says on stderr what is odd about it. In the foreground it returns when the
+ * pool was unmounted.
  * @returns the process id of the daemon; 0 for one that was not to be started
  */
 export async function mountPool(

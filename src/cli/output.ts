@@ -28,7 +28,9 @@ export function watchOutput(): void {
 /** Characters that are written at a time. */
 const PART = 65_536
 
-/** Prints text as it comes, no faster than it is taken. Ends early when nobody takes it any more. */
+/**
+ * Prints text as it comes, no faster than it is taken. Ends early when nobody takes it any more.
+ */
 export async function printAll(texts: Iterable<string>): Promise<void> {
   let part = ''
   for (const text of texts) {

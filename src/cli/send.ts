@@ -67,7 +67,9 @@ standard error. A stream that was cut short goes on with --resume, the same SNAP
     })
   })
 
-/** @throws NO_BASE for a volume that is not what the first part was of; BAD_ARGUMENT for its base */
+/**
+ * @throws NO_BASE for a volume that is not what the first part was of; BAD_ARGUMENT for its base
+ */
 function mustGoOn(point: ResumePoint, volume: HeldVolume, older: HeldVolume | undefined): void {
   if (volume.content !== point.content) {
     const what = `${volume.name}: it is not what the token is of, or has changed since`

@@ -9,7 +9,9 @@ import { mountOfPool, volumeFile, withPool } from './pool.js'
 interface Trimmed {
   name: string
   folder: string
-  /** By the filesystem's account, which counts what was trimmed before by some, and not by others. */
+  /**
+   * By the filesystem's account, which counts what was trimmed before by some, and not by others.
+   */
   bytes: number
 }
 

@@ -8,8 +8,8 @@ import { checkCopy, checkPoolFolder, mustBeOf, mustBeTrusted, otherOwner } from 
  * Finds the place of the pool that a pool.yaml describes, without reading the file: a command that
  * finds a daemon there does not need its content.
  * @param options.reads nothing will be written: root may read another user's copy
- * @param options.served its daemon is asked first: where the file system does not answer, the daemon
- *   still does
+ * @param options.served its daemon is asked first: where the file system does not answer, the
+ *   daemon still does
  * @throws BAD_CONFIG when it is no file; NOT_TRUSTED when another user could have written it, or
  *   what thinfs keeps beside it
  */

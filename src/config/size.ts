@@ -1,8 +1,8 @@
 /**
  * Sizes as people write them: a number and a unit, powers of 1024.
  *
- * `64K`, `64KB`, `64KiB`, `1.5G`, `512B` and `512` (bytes), `8s` (sectors); letters in either case. As
- * with LVM and ZFS all letters are powers of 1024, KB too.
+ * `64K`, `64KB`, `64KiB`, `1.5G`, `512B` and `512` (bytes), `8s` (sectors); letters in either case.
+ * As with LVM and ZFS all letters are powers of 1024, KB too.
  */
 import { GIB, KIB, MIB, SECTOR_SIZE, ThinfsError, TIB } from '../base/index.js'
 

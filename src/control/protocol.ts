@@ -76,8 +76,8 @@ export interface EngineStart {
 }
 
 /**
- * The exit status of an engine that found that somebody else may have the pool. No other follows: it
- * would find the same.
+ * The exit status of an engine that found that somebody else may have the pool. No other follows:
+ * it would find the same.
  */
 export const EXIT_LOST = 3
 
@@ -144,8 +144,8 @@ export interface EventsAnswer {
   ended: boolean
 }
 /**
- * Command to daemon: the events that it keeps after that of an id, or, without one, none: those from
- * now on begin at `last`.
+ * Command to daemon: the events that it keeps after that of an id, or, without one, none: those
+ * from now on begin at `last`.
  * @param waits whether the answer waits until there is one
  */
 export const EVENTS = new RequestType<{ after?: number; waits?: boolean }, EventsAnswer, WireError>(
@@ -182,7 +182,9 @@ export interface Pong {
   mountPoint: string
   /** PROTOCOL of the process that answers. */
   protocol?: number
-  /** Why an unmount without force is refused, as far as the daemon alone can tell; null: it is not. */
+  /**
+   * Why an unmount without force is refused, as far as the daemon alone can tell; null: it is not.
+   */
   stays?: WireError | null
 }
 /** Command to daemon: answered at once. */

@@ -1,8 +1,8 @@
 /**
  * The command of `hooks` in pool.yaml, which is run for each event of the pool.
  *
- * The daemon runs it, which serves nothing: a command that hangs keeps nobody waiting. One runs at a
- * time, in the order of the events. timeout(1) ends it, even when the daemon has ended before.
+ * The daemon runs it, which serves nothing: a command that hangs keeps nobody waiting. One runs at
+ * a time, in the order of the events. timeout(1) ends it, even when the daemon has ended before.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import type { Socket } from 'node:net'

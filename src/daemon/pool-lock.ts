@@ -26,8 +26,9 @@ const MOUNTING_MS = 2000
 export class PoolHeld extends ThinfsError {
   /**
    * Milliseconds for which it is worth to try again. Infinity for who lets go of it by himself: a
-   * command, a mount that begins or ends, somebody who cannot be seen, a host whose locks the storage
-   * takes away when it is gone. 0 for another program, and the mount of another pool or host.
+   * command, a mount that begins or ends, somebody who cannot be seen, a host whose locks the
+   * storage takes away when it is gone. 0 for another program, and the mount of another pool or
+   * host.
    */
   readonly patienceMs: number
   /** The mount of another host that has the pool, or had it last; null for none. */

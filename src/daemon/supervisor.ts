@@ -11,8 +11,8 @@
  * the pool is mounted: the host is short of something, somebody or the kernel sent SIGKILL, or the
  * program ended before its first line, which is a matter of limits and of the installation.
  *
- * An engine that its mount cannot outlive is not replaced, nor one that found that somebody else may
- * have the pool.
+ * An engine that its mount cannot outlive is not replaced, nor one that found that somebody else
+ * may have the pool.
  */
 import type { ChildProcess } from 'node:child_process'
 import { errnoOf, ThinfsError } from '../base/index.js'

@@ -6,10 +6,10 @@ const BURST_MS = 40
 const REST_MS = 60
 
 /**
- * When work that makes a flush dear rests. Punches of freed blocks, and copies to new places, change
- * the map of the host's file, and fsync(2) of that file waits until the host's journal has all such
- * changes. As long as somebody calls for flushes, that work goes on in bursts: between two of them a
- * flush takes as long as it does alone.
+ * When work that makes a flush dear rests. Punches of freed blocks, and copies to new places,
+ * change the map of the host's file, and fsync(2) of that file waits until the host's journal has
+ * all such changes. As long as somebody calls for flushes, that work goes on in bursts: between two
+ * of them a flush takes as long as it does alone.
  */
 export class FlushPace {
   readonly #clock: Clock

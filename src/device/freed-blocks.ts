@@ -47,7 +47,9 @@ export class FreedBlocks {
   #waiting: DataBlock[] = []
   /** Those of them that the store did not take. */
   #refused: DataBlock[] = []
-  /** Blocks that are taken out of `#waiting` and not punched yet; those tried again do not count. */
+  /**
+   * Blocks that are taken out of `#waiting` and not punched yet; those tried again do not count.
+   */
   #nrPunching = 0
   /** Punches of freed blocks, and their bytes. */
   readonly counts = { punches: 0, punchedBytes: 0 }
@@ -116,8 +118,8 @@ export class FreedBlocks {
   }
 
   /**
-   * Something that was under way has ended: begins to release those blocks that nothing is under way
-   * on, unless some are punched.
+   * Something that was under way has ended: begins to release those blocks that nothing is under
+   * way on, unless some are punched.
    */
   releaseIdle(): void {
     if (this.#releasing !== null) return

@@ -275,8 +275,8 @@ export class ThinWrites {
   }
 
   /**
-   * Unmaps a block of which parts were discarded, one after the other, when no part is left that has
-   * its space on the host. Nothing is noted of parts: the host's file has the holes.
+   * Unmaps a block of which parts were discarded, one after the other, when no part is left that
+   * has its space on the host. Nothing is noted of parts: the host's file has the holes.
    */
   #unmapIfHole(vblock: number, target: number): void {
     const { blocks, space, writable } = this.#pool

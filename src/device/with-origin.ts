@@ -4,7 +4,8 @@
  *
  * The kernel lets the origin show again in a block that was discarded. Here a discarded range reads
  * as zeros, as users of a file and of a loop device expect: so it is refused where the origin has
- * data. Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst, "External snapshots".
+ * data. Source: Documentation/admin-guide/device-mapper/thin-provisioning.rst, "External
+ * snapshots".
  */
 import {
   heldRequester,

@@ -1,6 +1,7 @@
 /**
- * Operations on devices: device-mapper's rules of creating, loading, suspending and resuming, on top
- * of an engine that has the bytes and a machine that has loop devices. See removals.ts for removing.
+ * Operations on devices: device-mapper's rules of creating, loading, suspending and resuming, on
+ * top of an engine that has the bytes and a machine that has loop devices. See removals.ts for
+ * removing.
  *
  * Changes of one device happen one after the other, those of different devices side by side: a
  * suspend that waits for a full pool must not hold up the message that makes room in it. Source:

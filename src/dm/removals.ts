@@ -1,6 +1,6 @@
 /**
- * Removing devices: device-mapper refuses it while somebody has the device, or leaves it to the last
- * close. The loop device that stands before each decides who that is.
+ * Removing devices: device-mapper refuses it while somebody has the device, or leaves it to the
+ * last close. The loop device that stands before each decides who that is.
  *
  * Source: drivers/md/dm-ioctl.c, drivers/md/dm.c, drivers/block/loop.c.
  */
@@ -20,7 +20,10 @@ const PROBE_MS = 25
 export interface RemovalsParts {
   table: DeviceTable
   machine: Machine
-  /** Runs a change of a device after those before it. @throws ENXIO when the device went meanwhile */
+  /**
+   * Runs a change of a device after those before it.
+   * @throws ENXIO when the device went meanwhile
+   */
   change<T>(device: Device, act: () => Promise<T>): Promise<T>
   /** Ends the freeze of a file system on the device, if there is one. */
   thaw(device: Device): Promise<void>
@@ -103,7 +106,9 @@ export class Removals {
     return found
   }
 
-  /** Takes the mark of a removal back where requests did not end, or makes the loop device again. */
+  /**
+   * Takes the mark of a removal back where requests did not end, or makes the loop device again.
+   */
   async keepLoops(): Promise<void> {
     const { table, machine } = this.#parts
     for (const device of table.all()) {
@@ -157,7 +162,9 @@ export class Removals {
     else if (device?.loopGoes) void this.#attachAgain(device)
   }
 
-  /** Removes a device that waits for that, if nobody has it. Never fails: whoever has it keeps it. */
+  /**
+   * Removes a device that waits for that, if nobody has it. Never fails: whoever has it keeps it.
+   */
   async removeLater(device: Device): Promise<void> {
     const done = this.#parts.change(device, async () => {
       if (device.deferredRemove) await this.#try(device, true)

@@ -1,8 +1,8 @@
 /**
  * A FUSE connection served by a FileSystem.
  *
- * Requests are read in batches and handled one after the other, by requests.ts. They come by /dev/fuse,
- * and after INIT by way of an upgrade where that is wanted and to be had.
+ * Requests are read in batches and handled one after the other, by requests.ts. They come by
+ * /dev/fuse, and after INIT by way of an upgrade where that is wanted and to be had.
  */
 import { constants } from 'node:os'
 import { assert, MAX_IO, ThinfsError, workWaits } from '../base/index.js'
@@ -224,7 +224,8 @@ export class FuseSession implements Session {
           this.#batchSize,
           this.#places,
           this.#lengths,
-          // While this thread looks for requests it sees no disk's answer, and no other work goes on.
+          // While this thread looks for requests it sees no disk's answer, and no other work goes
+          // on.
           this.#requests.waitsForDisk || workWaits() ? 0 : spin.begins(),
         )
         if (count === 0) {

@@ -27,13 +27,13 @@ const PAUSE = 1000
  * How long to look for the next request before sleeping.
  *
  * A thread that sleeps and wakes takes longer than a small request does, so a caller that sends one
- * request after the other mostly waits for wake-ups. A thread that looks again and again spares them,
- * wastes the time when nothing comes, and takes a CPU from whoever wants it, the caller too. So three
- * things decide:
+ * request after the other mostly waits for wake-ups. A thread that looks again and again spares
+ * them, wastes the time when nothing comes, and takes a CPU from whoever wants it, the caller too.
+ * So three things decide:
  *
  * - The gaps between requests: the thread looks a little longer than most gaps last, and only while
- *   most gaps end before `most`. An idle thread sleeps. The kernel's halt polling decides in a similar
- *   way (Documentation/virt/kvm/halt-polling.rst).
+ *   most gaps end before `most`. An idle thread sleeps. The kernel's halt polling decides in a
+ *   similar way (Documentation/virt/kvm/halt-polling.rst).
  * - What a request costs: now and then the thread tries the other way for a round of requests, and
  *   keeps to the one by which requests come faster.
  * - Its share of the time.

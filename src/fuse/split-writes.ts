@@ -4,13 +4,15 @@
  * The kernel sends a long write(2) as several WRITEs, each when the one before has succeeded. If a
  * later one fails, write(2) ends short, without an error. A program asks for the rest and is told
  * then; the driver of loop devices takes it for success (lo_complete_rq in drivers/block/loop.c,
- * Linux 6.18). So the next FSYNC of the same open file fails with that error: what was not written is
- * never taken to be flushed.
+ * Linux 6.18). So the next FSYNC of the same open file fails with that error: what was not written
+ * is never taken to be flushed.
  */
 import { errnoOf, KIB, type Later } from '../base/index.js'
 import { later } from './later.js'
 
-/** Bytes of a WRITE that another part may follow: 32 pages, the fewest of a kernel, less an edge. */
+/**
+ * Bytes of a WRITE that another part may follow: 32 pages, the fewest of a kernel, less an edge.
+ */
 export const LEAST_PART = 124 * KIB
 
 export class SplitWrites {
@@ -45,7 +47,9 @@ export class SplitWrites {
     }
   }
 
-  /** The outcome of an FSYNC of the open file `fh`: that of the flush, or what nobody has heard of. */
+  /**
+   * The outcome of an FSYNC of the open file `fh`: that of the flush, or what nobody has heard of.
+   */
   flushed(fh: number, flush: Later<void>): Later<void> {
     const failure = this.#failures.get(fh)
     if (failure === undefined) return flush

@@ -25,7 +25,9 @@ import {
 import { isInOwnNamespace, nameOf, read } from './proc.js'
 import { runTool } from './tool.js'
 
-/** How long copies of a mount in other namespaces may take to go, and how often they are looked for. */
+/**
+ * How long copies of a mount in other namespaces may take to go, and how often they are looked for.
+ */
 const PATIENCE_MS = 3000
 const RETRY_MS = 100
 

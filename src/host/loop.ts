@@ -162,7 +162,9 @@ export async function detachLoop(path: string, label = ''): Promise<void> {
   forgetDetached(path)
 }
 
-/** For people: the processes that have a device open and do not let go of it in time, as udev does. */
+/**
+ * For people: the processes that have a device open and do not let go of it in time, as udev does.
+ */
 export async function openersAfterGrace(path: string): Promise<string[]> {
   const deadline = Date.now() + GRACE_MS
   for (;;) {

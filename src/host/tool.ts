@@ -37,8 +37,8 @@ function toolFailed(program: string, err: unknown): ThinfsError {
 }
 
 /**
- * As `runTool`, for a program that may wait for ever: for a device that hangs, even SIGKILL does not
- * end it.
+ * As `runTool`, for a program that may wait for ever: for a device that hangs, even SIGKILL does
+ * not end it.
  * @param ms how long it may take
  * @throws TOOL_FAILED also when it has not ended by then: it may go on
  */

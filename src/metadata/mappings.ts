@@ -82,8 +82,8 @@ export class Mappings {
   }
 
   /**
-   * Visits mappings from `begin` on, ascending, to data blocks that are the device's alone: those in
-   * one leaf, so that others have their turn between two calls. The visitor must not change the
+   * Visits mappings from `begin` on, ascending, to data blocks that are the device's alone: those
+   * in one leaf, so that others have their turn between two calls. The visitor must not change the
    * metadata, nor visit mappings.
    * @returns the virtual block to go on from; Infinity at the end
    */
@@ -101,8 +101,8 @@ export class Mappings {
   }
 
   /**
-   * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that nothing
-   * but these devices can reach. Of a leaf that several of them share, those of the first.
+   * As `forEachExclusive`, of some devices together: mappings of one of them, in a leaf that
+   * nothing but these devices can reach. Of a leaf that several of them share, those of the first.
    * @param nr of that device among them
    * @param visit gets the data block's count too: each mapping in such a leaf is one owner
    */
@@ -206,9 +206,9 @@ export class Mappings {
   }
 
   /**
-   * A text that is another one after any change of the mappings of a device that a commit has ended.
-   * Writes in place change no mapping: `markShared`, or a snapshot, sees to it that the first one
-   * does.
+   * A text that is another one after any change of the mappings of a device that a commit has
+   * ended. Writes in place change no mapping: `markShared`, or a snapshot, sees to it that the
+   * first one does.
    */
   fingerprint(devId: DevId): string {
     const { transactionId, creationTime } = this.#devices.get(devId)

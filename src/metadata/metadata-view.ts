@@ -1,6 +1,6 @@
 /**
- * Mapping trees as they are in the store, for a reader in another process: it changes nothing, takes
- * little memory, and somebody else sees to it that the trees stay as they are.
+ * Mapping trees as they are in the store, for a reader in another process: it changes nothing,
+ * takes little memory, and somebody else sees to it that the trees stay as they are.
  */
 import { type DataBlock, MAX_DEV_ID, readU64, ThinfsError } from '../base/index.js'
 import type { Store } from '../storage/index.js'

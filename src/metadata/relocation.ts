@@ -242,8 +242,8 @@ export class Relocation {
   }
 
   /**
-   * Makes everything that maps the data blocks map others instead: of all devices, with their times,
-   * and with nothing shared that was not, or not shared that was.
+   * Makes everything that maps the data blocks map others instead: of all devices, with their
+   * times, and with nothing shared that was not, or not shared that was.
    * @param survey made since the last change of the metadata
    * @param moves data blocks that are whole, to ones that `reserve` returned
    */

@@ -238,7 +238,9 @@ export class ThinMetadata {
     return this.#dataMap.countOwned(begin, end)
   }
 
-  /** Takes the data blocks from `dataEnd` on away. None of them has an owner, or waits for release. */
+  /**
+   * Takes the data blocks from `dataEnd` on away. None of them has an owner, or waits for release.
+   */
   shrinkData(dataEnd: number): void {
     this.#dataMap.shrink(dataEnd)
     this.#superblockChanged = true

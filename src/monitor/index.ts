@@ -14,7 +14,9 @@ export { Monitor, type MonitorOptions } from './server.js'
 export { newToken, tokenIn } from './token.js'
 export { isSort, SORTS, type Sort, type TopOptions, topView } from './top-view.js'
 
-/** The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then. */
+/**
+ * The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then.
+ */
 export async function metricsText(
   pool: string,
   statistics: PoolStatistics | null,

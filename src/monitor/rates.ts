@@ -75,7 +75,9 @@ export interface CacheRates {
   /** Bytes that were written back. */
   sentPerSecond: number
   flushesPerSecond: number
-  /** Bytes that no flush has covered, how many there may be, and what the disk takes in a second. */
+  /**
+   * Bytes that no flush has covered, how many there may be, and what the disk takes in a second.
+   */
   dirty: number
   dirtyLimit: number
   drainPerSecond: number

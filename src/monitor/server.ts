@@ -3,8 +3,8 @@
  *
  * It listens where only this machine, or whoever may open a socket, can reach it. Of this machine's
  * users those can read it who know a token; the page without it has nothing of the pool. A browser
- * gives a page of elsewhere nothing of it: no answer allows other origins, and a request for another
- * host's name is refused.
+ * gives a page of elsewhere nothing of it: no answer allows other origins, and a request for
+ * another host's name is refused.
  */
 import { timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'

@@ -25,8 +25,8 @@ const IDLE_PERIOD = 10_000
 /** Milliseconds after which a pool that is not mounted is looked for again. */
 const RETRY = 1000
 /**
- * Milliseconds for which a map of the blocks is good, and at least so many times as long as counting
- * took: it costs the engine something.
+ * Milliseconds for which a map of the blocks is good, and at least so many times as long as
+ * counting took: it costs the engine something.
  */
 const MAP_AGE = 15_000
 const MAP_AGE_FACTOR = 20

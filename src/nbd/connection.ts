@@ -29,7 +29,9 @@ const ERROR_MAX = 65_536
 /** Bytes of heads that are made in one buffer. */
 const HEADS_SIZE = 256 * REQUEST_SIZE
 const HIGH = 0x1_0000_0000
-/** READs of so many bytes are received where they are wanted: to copy them costs more than a call. */
+/**
+ * READs of so many bytes are received where they are wanted: to copy them costs more than a call.
+ */
 const LARGE = 64 * 1024
 /** What is received at a time where the bytes of such a READ may follow: little more than heads. */
 const BETWEEN = 512

@@ -59,7 +59,9 @@ export interface Incoming {
  */
 const READ_SIZE = 256 * 1024
 
-/** The server's part of the negotiation may have so many bytes in one reply, and so many replies. */
+/**
+ * The server's part of the negotiation may have so many bytes in one reply, and so many replies.
+ */
 const REPLY_MAX = 65_536
 const REPLIES_MAX = 1000
 /** The block sizes of a server that tells none. Source: proto.md, "Block size constraints". */

@@ -1,9 +1,9 @@
 /**
- * Moves data blocks out of the part that a shrink is to cut off, in pieces between which others have
- * their turn.
+ * Moves data blocks out of the part that a shrink is to cut off, in pieces between which others
+ * have their turn.
  *
- * A block is copied to a free one. In the turn in which both hold the same, everything that maps it is
- * made to map the other (src/metadata/relocation.ts), with a change in the journal.
+ * A block is copied to a free one. In the turn in which both hold the same, everything that maps it
+ * is made to map the other (src/metadata/relocation.ts), with a change in the journal.
  */
 import {
   allEnded,
@@ -94,7 +94,8 @@ export class BlockMover {
       }
       i = end
     }
-    // A block that is shared by copy is mapped by several virtual blocks, all of which must be known.
+    // A block that is shared by copy is mapped by several virtual blocks, all of which must be
+    // known.
     if (partial.size === 0) return
     for (let i = 0; i < high.length; i++) partial.get(high[i]!)?.add(vblocks[i]!)
     for (const [block, where] of partial) {

@@ -10,8 +10,8 @@
  * that.
  *
  * A commit fails in one of two ways. If the metadata's file system is full, the sealed transaction
- * stalls and is tried again. After any other failure the pool goes back to the last commit, read-only
- * (failure.ts).
+ * stalls and is tried again. After any other failure the pool goes back to the last commit,
+ * read-only (failure.ts).
  */
 import {
   assert,

@@ -2,9 +2,9 @@
  * The consequences of a failure.
  *
  * A pool does as the kernel after a failed metadata operation (metadata_operation_failed in
- * drivers/md/dm-thin.c): it goes back to the last commit, and is read-only. If somebody has cut off a
- * store there may be nothing to go back to, and if somebody else may have the pool nothing is written
- * at all.
+ * drivers/md/dm-thin.c): it goes back to the last commit, and is read-only. If somebody has cut off
+ * a store there may be nothing to go back to, and if somebody else may have the pool nothing is
+ * written at all.
  */
 import { isLost, type Later, ThinfsError } from '../base/index.js'
 import type { DataBlocks } from '../device/index.js'

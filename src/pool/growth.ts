@@ -176,7 +176,9 @@ export class Growth {
     }
   }
 
-  /** The blocks that data or metadata are to have by their rule; as many as now where it is none. */
+  /**
+   * The blocks that data or metadata are to have by their rule; as many as now where it is none.
+   */
   #wanted(part: Part, use: Use): number {
     const { used, nrBlocks, taken, path, isDevice, blockSize, most, room } = use
     const rule = this.#parts.autoextend[part]
@@ -371,7 +373,9 @@ export class Growth {
     } catch {} // change() has failed the pool, or it is being closed
   }
 
-  /** Whether data blocks [first, end) that the pool does not have yet are as free ones have to be. */
+  /**
+   * Whether data blocks [first, end) that the pool does not have yet are as free ones have to be.
+   */
   #isClear(first: number, end: number): boolean {
     const { blocks } = this.#parts
     if (!blocks.freeMeansHole) return true
@@ -408,7 +412,9 @@ function lackingDetail(path: string, lacking: number): string {
 const thresholdBlocks = (rule: Autoextend | undefined, nrBlocks: number): number =>
   rule === undefined ? Number.POSITIVE_INFINITY : Math.floor((nrBlocks * rule.threshold) / 100)
 
-/** The blocks that a rule wants when so many are used: no less than brings it below the threshold. */
+/**
+ * The blocks that a rule wants when so many are used: no less than brings it below the threshold.
+ */
 export function extendedBlocks(rule: Autoextend, used: number, nrBlocks: number): number {
   const more = nrBlocks + Math.ceil((nrBlocks * rule.percent) / 100)
   return Math.max(more, Math.ceil((used * 100) / rule.threshold))

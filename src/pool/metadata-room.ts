@@ -100,8 +100,8 @@ export class MetadataRoom {
   }
 
   /**
-   * The same for what takes blocks and is followed by an unmapping that gives more back: that has its
-   * half of the reserve afterwards.
+   * The same for what takes blocks and is followed by an unmapping that gives more back: that has
+   * its half of the reserve afterwards.
    */
   get hasRoomToReplace(): boolean {
     return this.hasRoomToReplaceBeside(0)

@@ -117,7 +117,9 @@ export async function bringUp(
   return true
 }
 
-/** Checks all of the metadata, in slices: it may take long, and somebody may be told how far it is. */
+/**
+ * Checks all of the metadata, in slices: it may take long, and somebody may be told how far it is.
+ */
 async function problemsOf({
   metadata,
   clock,

@@ -118,8 +118,8 @@ export interface PoolOptions {
   /** Default: nothing grows by itself. */
   autoextend?: AutoextendOptions
   /**
-   * Called before anything is written that would harm a pool which is somebody else's by now: before
-   * a commit, and before its superblock. Default: nobody else can have it.
+   * Called before anything is written that would harm a pool which is somebody else's by now:
+   * before a commit, and before its superblock. Default: nobody else can have it.
    * @throws LOCK_LOST, FENCED: from then on nothing is written
    */
   mayWrite?: () => Later<void>

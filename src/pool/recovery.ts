@@ -29,9 +29,9 @@ import type { OpenHandles } from './open-handles.js'
  *
  * It checks all of the metadata only if another program may have written it. Metadata that thinfs
  * wrote was fresh once or has passed this check, and the journal, which outlives the engine and
- * mostly a power cut, names its superblock: then a look at the roots finds what a disk, or a copy of
- * the file, has done to the blocks that everything hangs on. If a power cut took the journal all of
- * it is checked again: that reads every metadata block in use once.
+ * mostly a power cut, names its superblock: then a look at the roots finds what a disk, or a copy
+ * of the file, has done to the blocks that everything hangs on. If a power cut took the journal all
+ * of it is checked again: that reads every metadata block in use once.
  * @param problems of `checkMetadata` or `checkRoots`
  * @throws METADATA_CORRUPT
  */

@@ -79,8 +79,8 @@ export class ThinDevices {
 
   /**
    * Makes a snapshot of a device as it is now. Durable with the next commit.
-   * @throws NO_METADATA_SPACE; NO_DATA_SPACE when the origin has a reserve, and the pool cannot keep
-   *   as many blocks as that takes once all is shared
+   * @throws NO_METADATA_SPACE; NO_DATA_SPACE when the origin has a reserve, and the pool cannot
+   *   keep as many blocks as that takes once all is shared
    */
   createSnap(devId: DevId, origin: DevId): void {
     this.createSnaps([[devId, origin]])
@@ -182,7 +182,10 @@ export class ThinDevices {
     return this.#devices.get(devId)?.table
   }
 
-  /** Whether a write is under way, to whichever device, that may change the mapping of a virtual block. */
+  /**
+   * Whether a write is under way, to whichever device, that may change the mapping of a virtual
+   * block.
+   */
   isWriting(vblock: number): boolean {
     for (const device of this.#devices.values()) if (device.isWriting(vblock)) return true
     return false

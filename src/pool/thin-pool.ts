@@ -169,7 +169,8 @@ export class ThinPool implements Provisioner {
   /**
    * Does a piece of a long unmapping, after those of others: lets other requests run when the slice
    * is over, and commits when much was freed or room is short.
-   * @param unmap called in the turn in which there is room: after an await others could have used it
+   * @param unmap called in the turn in which there is room: after an await others could have used
+   *   it
    * @throws NO_METADATA_SPACE, or when no metadata may change any more
    */
   async unmapInSlices<T>(slice: Slice, unmap: () => T): Promise<T> {
@@ -344,7 +345,9 @@ export class ThinPool implements Provisioner {
     }
   }
 
-  /** Somebody has found that the pool may be another's by now: it fails, and writes nothing more. */
+  /**
+   * Somebody has found that the pool may be another's by now: it fails, and writes nothing more.
+   */
   lose(why: ThinfsError): void {
     void this.#commits.cutOff(why)
   }

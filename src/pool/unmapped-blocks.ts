@@ -1,6 +1,7 @@
 /**
- * Requests that have taken data blocks and not mapped them yet: nobody would own those blocks after a
- * crash, so a commit waits for these requests before it seals, and no more blocks are taken meanwhile.
+ * Requests that have taken data blocks and not mapped them yet: nobody would own those blocks after
+ * a crash, so a commit waits for these requests before it seals, and no more blocks are taken
+ * meanwhile.
  */
 export class UnmappedBlocks {
   /** How each request ends. */

@@ -19,7 +19,10 @@ export const ALL_PAGES = 2 ** SLOT_PAGES - 1
 /** Bytes of the disk that count as a request to be, wherever in them something is dirty. */
 const RUN = 256 * KIB
 export const RUN_SLOTS = RUN / SLOT
-/** Bytes of the disk that are read or written by one request at most, which does not pass a multiple. */
+/**
+ * Bytes of the disk that are read or written by one request at most, which does not pass a
+ * multiple.
+ */
 export const REQUEST = MIB
 /** Ranges that were zeroed and not flushed: as many as a flush may be far away. */
 export const ZEROED_MAX = 4096
@@ -120,7 +123,9 @@ export class CacheMemory {
     this.grow(disk.size)
   }
 
-  /** The disk has so many bytes now. What was behind its end in the slot of that end is not known. */
+  /**
+   * The disk has so many bytes now. What was behind its end in the slot of that end is not known.
+   */
   grow(size: number): void {
     const { size: before } = HEADER.read(this.#header, 0)
     if (size === before) return

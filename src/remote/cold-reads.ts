@@ -101,8 +101,8 @@ export class ColdReads {
   }
 
   /**
-   * Calls `use`, which writes to bytes [from, to) of a slot, until it says that it did: when the pages
-   * at the edges are there, and none is being read. The slot stays meanwhile.
+   * Calls `use`, which writes to bytes [from, to) of a slot, until it says that it did: when the
+   * pages at the edges are there, and none is being read. The slot stays meanwhile.
    * @throws IO_ERROR
    */
   async forWrite(slot: number, from: number, to: number, use: () => boolean): Promise<void> {
@@ -141,7 +141,10 @@ export class ColdReads {
     for (const read of this.#begin(ahead.begin, until, true)) read.catch(() => {})
   }
 
-  /** Makes the pages of a range valid, as far as it has slots, which are pinned. @throws IO_ERROR */
+  /**
+   * Makes the pages of a range valid, as far as it has slots, which are pinned.
+   * @throws IO_ERROR
+   */
   async #fetch(from: number, to: number): Promise<void> {
     for (;;) {
       const others = this.of(from, to)

@@ -1,6 +1,6 @@
 /**
- * Flushes, and what becomes of them with the epochs of the disk: a flush covers what was sent in the
- * epoch in which it ended. What the disk had acknowledged before is sent once more.
+ * Flushes, and what becomes of them with the epochs of the disk: a flush covers what was sent in
+ * the epoch in which it ended. What the disk had acknowledged before is sent once more.
  */
 import type { Clock } from '../base/index.js'
 import { ioError } from '../storage/index.js'

@@ -1,6 +1,6 @@
 /**
- * Runs the passes of a work one at a time. A pass covers what was there when it began, so all callers
- * that ask while one runs share the next.
+ * Runs the passes of a work one at a time. A pass covers what was there when it began, so all
+ * callers that ask while one runs share the next.
  */
 export class Passes {
   readonly #run: () => Promise<void>

@@ -1,6 +1,6 @@
 /**
- * Reading ahead: who reads one part of the disk after another is likely to read the next. Learned by
- * the gaps between reads, and given up where nobody asks for what was read.
+ * Reading ahead: who reads one part of the disk after another is likely to read the next. Learned
+ * by the gaps between reads, and given up where nobody asks for what was read.
  */
 import { KIB, MIB } from '../base/index.js'
 

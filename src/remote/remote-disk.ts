@@ -14,7 +14,9 @@ export interface Extent {
 export interface RemoteDisk {
   /** Names the disk in messages. */
   readonly path: string
-  /** As far as it is known: it may go up at any time, and down where others may cut the disk off. */
+  /**
+   * As far as it is known: it may go up at any time, and down where others may cut the disk off.
+   */
   readonly size: number
   /**
    * Goes up when the disk may have lost what was written and not flushed: with each connection.

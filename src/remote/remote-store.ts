@@ -5,8 +5,9 @@
  * much of it, and by `sync`. The cache is memory that outlives the process (CacheMemory): the
  * store that maps it next goes on where this one ended.
  *
- * Writes that the disk has acknowledged and not flushed may be lost with a connection (`epoch`): the
- * pages stay in the cache until a flush has covered them, and are written once more where it did not.
+ * Writes that the disk has acknowledged and not flushed may be lost with a connection (`epoch`):
+ * the pages stay in the cache until a flush has covered them, and are written once more where it
+ * did not.
  */
 import {
   allEnded,
@@ -113,7 +114,8 @@ export class RemoteStore implements DataStore {
     )
     this.path = disk.path
     this.#size = sizeOf(disk)
-    // A server that never tells of a hole would have free blocks read, to see whether they are zeros.
+    // A server that never tells of a hole would have free blocks read, to see whether they are
+    // zeros.
     const tells = extents !== null && !(extents.length === 1 && extents[0]!.length >= this.size)
     this.punches = disk.makesHoles && tells
     this.#disk = disk

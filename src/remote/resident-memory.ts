@@ -61,8 +61,8 @@ export class ResidentMemory {
 
   /**
    * Maps it.
-   * @param disk whose content it has; the first to map it decides. It may have become larger: nobody
-   *   has used what is new of it
+   * @param disk whose content it has; the first to map it decides. It may have become larger:
+   *   nobody has used what is new of it
    * @throws BAD_ARGUMENT where it has that of another disk; POOL_MISMATCH for a smaller one
    */
   constructor(fd: number, disk: { path: string; size: number }) {

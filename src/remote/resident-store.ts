@@ -1,7 +1,7 @@
 /**
- * A small store on a disk that answers later, all of it in memory: what is in use is read once, when
- * it is opened, and from then on every read and write ends at once. `sync` writes back what is dirty
- * and flushes the disk; nothing is sent before.
+ * A small store on a disk that answers later, all of it in memory: what is in use is read once,
+ * when it is opened, and from then on every read and write ends at once. `sync` writes back what is
+ * dirty and flushes the disk; nothing is sent before.
  *
  * The memory outlives the process (ResidentMemory): the store that maps it next goes on where this
  * one ended, and what nobody had flushed is dirty still. A page is written with pwrite(2), which a

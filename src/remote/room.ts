@@ -1,15 +1,15 @@
 /**
- * Room for writers: how much may be acknowledged that is not durable. A flush has to write all of it
- * back, so it is bounded by what the disk takes in some time: in bytes, and in requests, which are
- * all that a slow disk counts when they are small.
+ * Room for writers: how much may be acknowledged that is not durable. A flush has to write all of
+ * it back, so it is bounded by what the disk takes in some time: in bytes, and in requests, which
+ * are all that a slow disk counts when they are small.
  */
 import { type Clock, KIB, MIB, PAGE_SIZE } from '../base/index.js'
 import { SLOT } from './cache-memory.js'
 import type { Unflushed } from './unflushed.js'
 
 /**
- * Milliseconds that the disk may take for all of it. A flush may have to wait for one that was begun
- * before, and that for as much again.
+ * Milliseconds that the disk may take for all of it. A flush may have to wait for one that was
+ * begun before, and that for as much again.
  */
 const FLUSH_MS = 1000
 /** Bytes that are acknowledged in any case, and before it is known how fast the disk is. */

@@ -51,8 +51,8 @@ export class Sends {
 
   /**
    * Sends what is dirty now. Nothing else is being sent.
-   * @param isAll whether a flush has nothing to cover but this: then a single request is durable, which
-   *   spares the flush
+   * @param isAll whether a flush has nothing to cover but this: then a single request is durable,
+   *   which spares the flush
    * @throws IO_ERROR
    */
   async writeBack(isAll: boolean): Promise<Sent> {

@@ -74,7 +74,10 @@ export class Slots {
     return this.#slots.get(block) ?? -1
   }
 
-  /** The slot that has 64 KiB of the disk, or takes them. @returns -1 when all slots have to stay */
+  /**
+   * The slot that has 64 KiB of the disk, or takes them.
+   * @returns -1 when all slots have to stay
+   */
   slotOf(block: number): number {
     return this.#slots.get(block) ?? this.#take(block)
   }
@@ -218,7 +221,10 @@ export class Slots {
     this.#free.push(slot)
   }
 
-  /** Gives 64 KiB of the disk a slot, in which its holes are valid. @returns -1 when none is left */
+  /**
+   * Gives 64 KiB of the disk a slot, in which its holes are valid.
+   * @returns -1 when none is left
+   */
   #take(block: number): number {
     const slot = this.#free.pop() ?? this.#evict()
     if (slot < 0) return -1

@@ -2,9 +2,10 @@
  * A small text on a disk that another machine has, always replaced as a whole: a reader finds the
  * old content or the new one, after a power cut of that machine too.
  *
- * The disk has two slots, which are written in turns, and each write is flushed before the next. The
- * younger slot that is whole counts; docs/FORMAT.md#state-disk has the places. The page before the
- * slots has the journal between two mounts. What comes first belongs to others: who has the pool.
+ * The disk has two slots, which are written in turns, and each write is flushed before the next.
+ * The younger slot that is whole counts; docs/FORMAT.md#state-disk has the places. The page before
+ * the slots has the journal between two mounts. What comes first belongs to others: who has the
+ * pool.
  */
 import { crc32c } from '@node-rs/crc32'
 import { assert, isZero, KIB, layout, MIB, PAGE_SIZE, ThinfsError } from '../base/index.js'
@@ -22,7 +23,10 @@ export const STATE_SIZE_MIN = SLOTS_AT + NR_SLOTS * SLOT
 /** The letters tfst. */
 const MAGIC = 0x74_73_66_74
 const VERSION = 1
-/** The header that a slot begins with, in a page of its own, little-endian. docs/FORMAT.md#state-disk */
+/**
+ * The header that a slot begins with, in a page of its own, little-endian.
+ * docs/FORMAT.md#state-disk
+ */
 export const STATE_SLOT = layout('StateSlot', 32, {
   csum: [0, 'u32', 'CRC-32C of bytes 4..32'],
   magic: [4, 'u32', 'the letters tfst'],

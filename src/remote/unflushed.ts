@@ -139,7 +139,9 @@ export class Unflushed {
     }
   }
 
-  /** Pages that were sent and not flushed may be lost: they are dirty again. Nothing is being sent. */
+  /**
+   * Pages that were sent and not flushed may be lost: they are dirty again. Nothing is being sent.
+   */
   addAgain(): void {
     for (const slot of this.#slots) {
       this.#flushing[slot] = 0

@@ -1,6 +1,6 @@
 /**
- * Zeroing parts of the disk. What the disk has zeroed may be lost as what it has written: the ranges
- * are noted in the cache's memory until a flush has covered them.
+ * Zeroing parts of the disk. What the disk has zeroed may be lost as what it has written: the
+ * ranges are noted in the cache's memory until a flush has covered them.
  */
 import { allEnded } from '../base/index.js'
 import { type DataMap, ioError } from '../storage/index.js'

@@ -154,7 +154,9 @@ export class FileClearer {
   }
 }
 
-/** Punches past the end of a file, where no byte can be lost, to see whether its file system can. */
+/**
+ * Punches past the end of a file, where no byte can be lost, to see whether its file system can.
+ */
 function punchesAt(fd: number, size: number): boolean {
   try {
     native.file_allocate(fd, PUNCH_HOLE, size, PAGE_SIZE)

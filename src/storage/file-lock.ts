@@ -4,8 +4,9 @@ import { native } from '../native.js'
 import { ioError } from './store.js'
 
 /**
- * Ranges to lock: what is before QEMU's bytes, and those of them that forbid others to write, and to
- * resize. Source: block/file-posix.c, RAW_LOCK_SHARED_BASE; include/block/block-common.h, BLK_PERM_WRITE.
+ * Ranges to lock: what is before QEMU's bytes, and those of them that forbid others to write, and
+ * to resize. Source: block/file-posix.c, RAW_LOCK_SHARED_BASE; include/block/block-common.h,
+ * BLK_PERM_WRITE.
  */
 const IMAGE_LOCKS: readonly (readonly [offset: number, length: number])[] = [
   [0, 100],
@@ -16,8 +17,8 @@ const IMAGE_LOCKS: readonly (readonly [offset: number, length: number])[] = [
 /**
  * Locks on a file or device that is open, against other programs that want the same bytes.
  *
- * A lock is that of the open file: it is inherited with the descriptor and lasts until the last copy
- * is closed. Source: fcntl(2), "Open file description locks".
+ * A lock is that of the open file: it is inherited with the descriptor and lasts until the last
+ * copy is closed. Source: fcntl(2), "Open file description locks".
  */
 export class FileLock {
   readonly #fd: number

@@ -168,8 +168,8 @@ export class FileStore implements Store {
 
   /**
    * Takes the whole file for this store, or shares it with readers when it is read-only. The lock
-   * lasts until the last copy of the descriptor is closed. The file behind a loop device is taken as
-   * well: it is the same bytes by another name.
+   * lasts until the last copy of the descriptor is closed. The file behind a loop device is taken
+   * as well: it is the same bytes by another name.
    * @returns false when another has it
    * @throws IO_ERROR where the file system has no locks
    */
@@ -403,7 +403,9 @@ export class FileStore implements Store {
     this.#size = size
   }
 
-  /** All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended. */
+  /**
+   * All that was begun with `readLater`, `copyLater`, `sync` and `punchLater` has to have ended.
+   */
   close(): void {
     this.#coldReads.close()
     this.#clearer.close()

@@ -28,8 +28,8 @@ export interface JournalKeeper {
 
 /**
  * A journal in memory that outlives the process, and not the mount: of a pool that another machine
- * has. Its beginning and its end are kept with the pool: what an orderly shutdown leaves is true for
- * every host, and what comes in between is for the next process of the mount alone.
+ * has. Its beginning and its end are kept with the pool: what an orderly shutdown leaves is true
+ * for every host, and what comes in between is for the next process of the mount alone.
  *
  * It is as JournalFile. The header changes last: a process that is killed before has appended, or
  * replaced, nothing.
@@ -37,7 +37,9 @@ export interface JournalKeeper {
 export class MemoryJournal {
   readonly path: string
   readonly bootId: string
-  /** Whether nothing was kept of an earlier mount: the pool is new, or its metadata was replaced. */
+  /**
+   * Whether nothing was kept of an earlier mount: the pool is new, or its metadata was replaced.
+   */
   readonly isMissing: boolean
   readonly #fd: number
   readonly #keeper: JournalKeeper | null

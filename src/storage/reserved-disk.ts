@@ -1,6 +1,6 @@
 /**
- * Persistent reservations of SCSI and NVMe disks, by which the disk itself refuses the writes of other
- * hosts.
+ * Persistent reservations of SCSI and NVMe disks, by which the disk itself refuses the writes of
+ * other hosts.
  *
  * A host registers with a key; then it reserves the disk. The type is "write exclusive, registrants
  * only": who is not registered may read and cannot write. All paths to the disk that a multipath
@@ -119,7 +119,9 @@ const TIMEOUT_MS = 30_000
 
 /** CHECK CONDITION of a SCSI disk, which once tells of what happened before: SAM-5, 5.3.1. */
 const CHECK_CONDITION = 0x02
-/** RESERVATION CONFLICT of a SCSI disk, and of an NVMe disk before Linux 6.4 (its bit 14: for good). */
+/**
+ * RESERVATION CONFLICT of a SCSI disk, and of an NVMe disk before Linux 6.4 (its bit 14: for good).
+ */
 const isConflict = (status: number): boolean =>
   (status & 0xff) === 0x18 || (status & 0x7ff) === 0x83
 /** Attempts: a disk may have as many things to tell, each once. */
@@ -237,7 +239,9 @@ export class ReservedDisk {
     throw this.#failed('reading the reservation', failure)
   }
 
-  /** Drops what this host's page cache has of the disk: another host may have written to it since. */
+  /**
+   * Drops what this host's page cache has of the disk: another host may have written to it since.
+   */
   async dropCache(): Promise<void> {
     await this.#call('dropping its cache', BLKFLSBUF, 0)
   }

@@ -62,7 +62,10 @@ export class StreamReader {
     return new StreamReader(reader, header)
   }
 
-  /** The records after the header. Ends when all of the stream was found whole. @throws BAD_STREAM */
+  /**
+   * The records after the header. Ends when all of the stream was found whole.
+   * @throws BAD_STREAM
+   */
   async *records(): AsyncGenerator<StreamRecord> {
     const { size } = this.header
     for (;;) {

@@ -10,9 +10,9 @@ export const nameOfTenant = ({ tenant }: Seen): string => tenant?.mountId ?? UNK
 /**
  * Whether a mount may take the place of the tenant that was found, without anything done to that.
  *
- * The caller has the locks, or the connection. Where the storage enforces the tenancy, that alone is
- * the proof: whoever had them before cannot write any more. A host that has been started again has
- * ended its own mounts.
+ * The caller has the locks, or the connection. Where the storage enforces the tenancy, that alone
+ * is the proof: whoever had them before cannot write any more. A host that has been started again
+ * has ended its own mounts.
  * @param locks whether processes of one boot keep each other out by locks
  * @param fenced `nameOfTenant` of one that cannot write any more: a command or a person says so
  */

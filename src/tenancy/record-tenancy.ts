@@ -1,7 +1,7 @@
 /**
- * A tenancy by the record alone: it tells whoever wants the pool who has it, and tells a tenant that
- * another one has it now. It does not keep a process that sleeps from a write after its last look:
- * locks, the server's one connection or the fence command do that.
+ * A tenancy by the record alone: it tells whoever wants the pool who has it, and tells a tenant
+ * that another one has it now. It does not keep a process that sleeps from a write after its last
+ * look: locks, the server's one connection or the fence command do that.
  */
 import { type Clock, isLost, ThinfsError } from '../base/index.js'
 import type { Host } from './host.js'

@@ -1,13 +1,14 @@
 /**
- * The tenancy of a pool whose files are disks that keep persistent reservations: the disks refuse the
- * writes of every other host, whenever they arrive.
+ * The tenancy of a pool whose files are disks that keep persistent reservations: the disks refuse
+ * the writes of every other host, whenever they arrive.
  *
- * The key of a tenant follows from the record, so that the next host knows whom to preempt. It never
- * preempts a key that the record does not name unless a person has said that he may: another host may
- * have taken the pool over a moment ago, and not be in the record yet.
+ * The key of a tenant follows from the record, so that the next host knows whom to preempt. It
+ * never preempts a key that the record does not name unless a person has said that he may: another
+ * host may have taken the pool over a moment ago, and not be in the record yet.
  *
- * A disk that was reserved when its tenant came, by one that was preempted or by one that left it so,
- * stays reserved when he leaves: what a host which hung sends once it can is refused then as well.
+ * A disk that was reserved when its tenant came, by one that was preempted or by one that left it
+ * so, stays reserved when he leaves: what a host which hung sends once it can is refused then as
+ * well.
  */
 import { ThinfsError } from '../base/index.js'
 
@@ -94,8 +95,8 @@ export class Reservation {
   }
 
   /**
-   * That which a process of this mount before has acquired. It releases nothing: what it found is not
-   * known any more.
+   * That which a process of this mount before has acquired. It releases nothing: what it found is
+   * not known any more.
    */
   static of(disks: readonly Reservable[], key: ReservationKey): Reservation {
     return new Reservation(disks, key, new Set(disks))

@@ -59,11 +59,13 @@ export interface PoolStatus {
   /** Why it cannot be mounted to be written to; null where it can, or is. */
   refusal: string | null
   /**
-   * While the data is made smaller: the bytes that it is to have, and those in use past them. `waits`
-   * while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
+   * While the data is made smaller: the bytes that it is to have, and those in use past them.
+   * `waits` while somebody reads the pool's own files. A daemon of an earlier thinfs does not tell.
    */
   shrink?: { data: number; left: number; waits: boolean } | null
-  /** While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell. */
+  /**
+   * While the pool is checked: how far that has come. A daemon of an earlier thinfs does not tell.
+   */
   check?: CheckProgress | null
   /**
    * Since the pool was mounted, of the cache before data on another machine; null where the data is
@@ -394,8 +396,8 @@ export interface PoolAdmin {
    */
   list(request?: { exclusive?: boolean; names?: string[] }): Promise<VolumeInfo[]>
   /**
-   * Counts what removing some volumes gives back, all of them together: the bytes of the data blocks
-   * that nothing but these volumes maps. Approximate where mappings change meanwhile.
+   * Counts what removing some volumes gives back, all of them together: the bytes of the data
+   * blocks that nothing but these volumes maps. Approximate where mappings change meanwhile.
    */
   exclusive(request: { names: string[] }): Promise<{ bytes: number }>
   status(): Promise<PoolStatus>
@@ -434,7 +436,8 @@ export interface PoolAdmin {
     resume?: number
   }): Promise<NewVolume>
   /**
-   * Makes what is in such a volume durable, and lets it stay, without its name, when its command ends.
+   * Makes what is in such a volume durable, and lets it stay, without its name, when its command
+   * ends.
    * @throws VOLUME_MISSING
    */
   keepVolume(request: {

@@ -59,8 +59,8 @@ export class DiskClients {
   }
 
   /**
-   * Connects to a disk, once. One that is to be written is nobody else's from then on, as far as the
-   * storage can see to that.
+   * Connects to a disk, once. One that is to be written is nobody else's from then on, as far as
+   * the storage can see to that.
    * @throws IO_ERROR, NOT_SUPPORTED, POOL_IN_USE, with the address
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {

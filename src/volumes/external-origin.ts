@@ -1,7 +1,7 @@
 /**
- * External origins: files that volumes show where they map nothing. They are only read, each is open
- * once for all volumes on it, and nobody may write to it as long as it is: what it holds is content
- * of these volumes.
+ * External origins: files that volumes show where they map nothing. They are only read, each is
+ * open once for all volumes on it, and nobody may write to it as long as it is: what it holds is
+ * content of these volumes.
  */
 import { type BigIntStats, statSync } from 'node:fs'
 import { isAbsolute, join } from 'node:path'

@@ -1,7 +1,7 @@
 /**
- * The tenancy of a pool on images of Ceph: the exclusive locks of all of them, which one client has.
- * Ceph refuses whatever a client sends that it has on its blocklist, so a host that was cut off or
- * slept does no harm when it comes back. The record on the state image says who it is.
+ * The tenancy of a pool on images of Ceph: the exclusive locks of all of them, which one client
+ * has. Ceph refuses whatever a client sends that it has on its blocklist, so a host that was cut
+ * off or slept does no harm when it comes back. The record on the state image says who it is.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ThinfsError } from '../base/index.js'

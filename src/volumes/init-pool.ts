@@ -116,9 +116,9 @@ async function initRemote(config: PoolConfig, force: boolean): Promise<void> {
 }
 
 /**
- * The disks of a pool on another machine, with what is on them; none holds anything, or with `force`
- * it may be overwritten. Then the names that are there are gone already, unless the files are only
- * read.
+ * The disks of a pool on another machine, with what is on them; none holds anything, or with
+ * `force` it may be overwritten. Then the names that are there are gone already, unless the files
+ * are only read.
  * @throws BAD_ARGUMENT, POOL_IN_USE, NOT_SUPPORTED, IO_ERROR
  */
 async function mustBeFree(
@@ -320,7 +320,9 @@ async function sizeOfEmpty(
   return size
 }
 
-/** The signatures of what a disk of another machine holds, for people; null where there are none. */
+/**
+ * The signatures of what a disk of another machine holds, for people; null where there are none.
+ */
 async function signatureOn(store: DataStore): Promise<string | null> {
   const folder = mkdtempSync(join(tmpdir(), 'thinfs-init-'))
   try {

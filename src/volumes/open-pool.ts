@@ -351,8 +351,8 @@ function checkJournal(files: PoolFiles, data: DataStore): CheckProblem[] {
 }
 
 /**
- * The damage for which a pool is not opened to be written to, as far as a quick look finds it. Where
- * needs_check is set the pool comes up read-only instead.
+ * The damage for which a pool is not opened to be written to, as far as a quick look finds it.
+ * Where needs_check is set the pool comes up read-only instead.
  */
 function rootProblems({ metadata }: PoolFiles): CheckProblem[] {
   if (ThinMetadata.open(metadata).needsCheck) return []

@@ -30,8 +30,8 @@ export function tenantInTheWay(
 }
 
 /**
- * Makes the empty file that the record comes to be in, where there is none: from then on all know that
- * many hosts reach the folder.
+ * Makes the empty file that the record comes to be in, where there is none: from then on all know
+ * that many hosts reach the folder.
  * @throws IO_ERROR
  */
 export function makeTenantFile({ tenancy, state, folder }: PoolConfig): void {

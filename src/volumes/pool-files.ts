@@ -66,8 +66,8 @@ export const nrMoreDescriptors = (config: PoolConfig): number =>
   addressesOf(config).length + (config.metadata.remote === undefined ? 0 : 1)
 
 /**
- * What pool.yaml says now, with the disks of other machines that were connected to when the pool was
- * mounted: what is in memory is theirs.
+ * What pool.yaml says now, with the disks of other machines that were connected to when the pool
+ * was mounted: what is in memory is theirs.
  */
 export function asMounted(now: PoolConfig, before: PoolConfig): PoolConfig {
   if (addressesOf(now).length === 0 && addressesOf(before).length === 0) return now
@@ -332,7 +332,8 @@ export class PoolFiles {
   }
 
   /**
-   * Connects to the disks that metadata and names are on, and reads these: once. Nothing is written.
+   * Connects to the disks that metadata and names are on, and reads these: once. Nothing is
+   * written.
    * @throws IO_ERROR, POOL_IN_USE, POOL_MISMATCH, NOT_SUPPORTED
    */
   async connect(options: ConnectOptions = {}): Promise<void> {
@@ -342,8 +343,8 @@ export class PoolFiles {
   }
 
   /**
-   * Called once the pool is this process's, before it writes: what `connect` has read may be of before
-   * that.
+   * Called once the pool is this process's, before it writes: what `connect` has read may be of
+   * before that.
    * @throws POOL_IN_USE where somebody has committed since; IO_ERROR
    */
   async mustBeCurrent(): Promise<void> {

@@ -1,4 +1,6 @@
-/** The tenancy of a pool: its record is the file `tenant` beside pool.yaml, or on its state disk. */
+/**
+ * The tenancy of a pool: its record is the file `tenant` beside pool.yaml, or on its state disk.
+ */
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -49,8 +51,8 @@ export const newMountId = (): string => randomBytes(16).toString('hex')
  * @param seen without a tenant where nobody can tell who it is
  * @param signal gives it up
  * @returns `nameOfTenant`
- * @throws POOL_IN_USE where nothing was said of how; TOOL_FAILED when the command does not say that it
- *   is done: nothing is changed then; CANCELLED
+ * @throws POOL_IN_USE where nothing was said of how; TOOL_FAILED when the command does not say that
+ *   it is done: nothing is changed then; CANCELLED
  */
 export async function endTenant(
   config: PoolConfig,
@@ -184,9 +186,9 @@ export const FENCED_MS = 60_000
 const NOBODY: Seen = { tenant: null, sign: null, isDamaged: false }
 
 /**
- * As `tenancyOf`, of a pool whose record is on its state disk. A server that lets in one client ends
- * what is left of that before it lets in the next: the connection is the proof then that a host
- * without a sign of life writes no more. With one that lets in several it is no proof.
+ * As `tenancyOf`, of a pool whose record is on its state disk. A server that lets in one client
+ * ends what is left of that before it lets in the next: the connection is the proof then that a
+ * host without a sign of life writes no more. With one that lets in several it is no proof.
  */
 async function ofState(
   config: PoolConfig,

@@ -16,7 +16,9 @@ export interface RemoteDataOptions {
   /** Bytes. */
   dataBlockSize: number
   readOnly: boolean
-  /** The connection ended, or there is one again; writes wait, or the disk is silent: a sentence. */
+  /**
+   * The connection ended, or there is one again; writes wait, or the disk is silent: a sentence.
+   */
   onConnection?: (what: string) => void
 }
 

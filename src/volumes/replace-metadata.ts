@@ -75,7 +75,9 @@ function mustBeSound(store: Store): void {
   throw new ThinfsError('METADATA_CORRUPT', `what was made is not sound: ${problem.message}`)
 }
 
-/** Puts a new file in the place of the old one, which gets another name. At no time is there none. */
+/**
+ * Puts a new file in the place of the old one, which gets another name. At no time is there none.
+ */
 async function exchange(store: FileStore, path: string): Promise<string> {
   const kept = freeName(path)
   try {
@@ -103,7 +105,8 @@ async function overwrite(store: FileStore, device: Store, base: string): Promise
     copy.close()
   }
   try {
-    // The superblock last: in between there is none, and so no metadata that could be taken for some.
+    // The superblock last: in between there is none, and so no metadata that could be taken for
+    // some.
     const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)
     device.write(superblock, 0, superblock.length, bytes(0))
     await device.sync()
@@ -152,8 +155,8 @@ function freeName(path: string): string {
 }
 
 /**
- * How many devices metadata has: 0 where its superblock is all zeros, as of a new file; null for what
- * is damaged.
+ * How many devices metadata has: 0 where its superblock is all zeros, as of a new file; null for
+ * what is damaged.
  */
 export function devicesIn(store: Store): number | null {
   const superblock = Buffer.alloc(METADATA_BLOCK_SIZE)

@@ -28,9 +28,10 @@ export interface RescuedPool {
 }
 
 /**
- * Makes metadata and volumes.json of a pool in a folder of their own. Nothing of the pool is changed.
- * @param config says where the pool's files are; its volumes are names for devices, where there is no
- *   volumes.json
+ * Makes metadata and volumes.json of a pool in a folder of their own. Nothing of the pool is
+ * changed.
+ * @param config says where the pool's files are; its volumes are names for devices, where there is
+ *   no volumes.json
  * @param dataBlockSize null where nobody knows it but the metadata
  * @throws NOT_A_POOL, POOL_IN_USE, METADATA_CORRUPT when nothing can be found, METADATA_UNSUPPORTED
  */

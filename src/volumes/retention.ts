@@ -2,11 +2,11 @@
  * Decides which snapshots are kept: by the rules of restic forget, which are nearly those of borg
  * prune.
  *
- * Each rule looks at all snapshots for itself, newest first, and keeps the newest one of each period
- * (an hour, a day, a week from Monday on, a month, a year; local time) until it has kept as many as
- * it may. Periods without a snapshot do not count. As long as a rule may keep more it keeps the
- * oldest one, too: it becomes the one of its period when those between are gone.
- * Source: restic.readthedocs.io, "Removing snapshots according to a policy".
+ * Each rule looks at all snapshots for itself, newest first, and keeps the newest one of each
+ * period (an hour, a day, a week from Monday on, a month, a year; local time) until it has kept as
+ * many as it may. Periods without a snapshot do not count. As long as a rule may keep more it keeps
+ * the oldest one, too: it becomes the one of its period when those between are gone. Source:
+ * restic.readthedocs.io, "Removing snapshots according to a policy".
  */
 
 /** In the order in which people expect them. */

@@ -2,7 +2,9 @@ import { isQueueTimeout, METADATA_BLOCK_SIZE, QUEUE_TIMEOUTS, ThinfsError } from
 import type { ThinPool } from '../pool/index.js'
 import type { PoolSettings } from './admin.js'
 
-/** Commands that concern the space of the whole pool: how much there is, and what a full one does. */
+/**
+ * Commands that concern the space of the whole pool: how much there is, and what a full one does.
+ */
 export class SpaceCommands {
   readonly #pool: ThinPool
   /** Whether a command may be reading the pool's files by itself: no block is moved then. */

@@ -38,8 +38,8 @@ export class Statistics {
   }
 
   /**
-   * Goes on from where the engine before was. A volume that has another name since, or that was made
-   * since, begins at 0.
+   * Goes on from where the engine before was. A volume that has another name since, or that was
+   * made since, begins at 0.
    */
   resume({ before, engineRestarts }: StatisticsBefore): void {
     const { counted } = this.#set

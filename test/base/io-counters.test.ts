@@ -1,5 +1,5 @@
-// Goal: what is read from the histograms is what happened. Method: durations that are kept one by one and
-// sorted, against the counters that have seen the same.
+// Goal: what is read from the histograms is what happened. Method: durations that are kept one by
+// one and sorted, against the counters that have seen the same.
 import t from 'tap'
 import {
   countsBetween,

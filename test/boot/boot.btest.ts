@@ -1,7 +1,7 @@
-// Goal: pools, loop devices and filesystems on them are there after a boot, and whatever way the system
-// ends, what was written is there after the next one. Method: systemd in a virtual machine with this
-// machine's programs. After a boot the journal of the pool is of no use and no page cache is left: what
-// is there was durable. ext4 says when it was not unmounted.
+// Goal: pools, loop devices and filesystems on them are there after a boot, and whatever way the
+// system ends, what was written is there after the next one. Method: systemd in a virtual machine
+// with this machine's programs. After a boot the journal of the pool is of no use and no page cache
+// is left: what is there was durable. ext4 says when it was not unmounted.
 import {
   cpSync,
   mkdirSync,

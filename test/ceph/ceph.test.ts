@@ -1,6 +1,6 @@
-// Goal: requests, the lock and the end of a client are what librbd's interface says. Method: a library
-// of the same interface on files, which notes calls, answers in any order, and fails at random. With
-// Ceph itself: test/dist/ceph.disttest.ts.
+// Goal: requests, the lock and the end of a client are what librbd's interface says. Method: a
+// library of the same interface on files, which notes calls, answers in any order, and fails at
+// random. With Ceph itself: test/dist/ceph.disttest.ts.
 import { readFileSync, truncateSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { KIB, MIB, type ThinfsError } from '../../src/base/index.js'

@@ -1,7 +1,7 @@
 /**
- * Goal: leaks are given back where nothing else is wrong, and needs_check goes with them. Method: leaks
- * are planted in the bitmaps of a pool; thin_check, which is not ours, says that they are there, and
- * that they are gone.
+ * Goal: leaks are given back where nothing else is wrong, and needs_check goes with them. Method:
+ * leaks are planted in the bitmaps of a pool; thin_check, which is not ours, says that they are
+ * there, and that they are gone.
  */
 
 import { readFileSync, writeFileSync } from 'node:fs'

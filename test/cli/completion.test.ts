@@ -1,5 +1,5 @@
-// Goal: the completion scripts work in the shells that they are for. Method: bash, zsh and fish load
-// them and are asked for what a person would get at the end of a line.
+// Goal: the completion scripts work in the shells that they are for. Method: bash, zsh and fish
+// load them and are asked for what a person would get at the end of a line.
 import { mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'

@@ -65,8 +65,8 @@ const COMMANDS = {
 t.test('help lists the commands, and knows its version', async t => {
   const help = await done(t, '--help')
   const listed = [...help.matchAll(/^ {2}([a-z-]+) \[options\]/gm)].map(([, name]) => name)
-  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached` neither:
-  // test/mount.
+  // The service is of no pool: test/dm. Nor does the doctor need one: test/doctor; `attached`
+  // neither: test/mount.
   const others = ['attached', 'dm', 'doctor', 'pools', 'completion']
   t.strictSame(listed, [...Object.keys(COMMANDS), ...others])
   t.match(await done(t, '--version'), /^\d+\.\d+\.\d+\n$/)

@@ -1,6 +1,6 @@
 /**
- * `thinfs extend` and `thinfs set` of pools that are not mounted. thin_check, thin_dump and a copy of the pool.yaml, in
- * which sed has changed the size, judge.
+ * `thinfs extend` and `thinfs set` of pools that are not mounted. thin_check, thin_dump and a copy
+ * of the pool.yaml, in which sed has changed the size, judge.
  */
 import { mkdtempSync, readFileSync, realpathSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -1,8 +1,8 @@
 /**
  * The commands on a mounted pool, with real loop devices and filesystems.
  *
- * What ext4's superblock says of its journal is the judge of `--freeze`: a frozen filesystem needs no
- * recovery, one that is merely mounted does.
+ * What ext4's superblock says of its journal is the judge of `--freeze`: a frozen filesystem needs
+ * no recovery, one that is merely mounted does.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,6 +1,6 @@
 /**
- * Every command on a pool that is not mounted. thin_check and thin_dump, which are not ours, judge the
- * metadata file after each change.
+ * Every command on a pool that is not mounted. thin_check and thin_dump, which are not ours, judge
+ * the metadata file after each change.
  */
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'

@@ -1,6 +1,6 @@
 // Goal: nobody gets thinfs, run by root or by another user, to follow what he has written. Method:
-// folders of every owner and mode, and things of every kind where thinfs keeps its files, read by this
-// process as root and as somebody else.
+// folders of every owner and mode, and things of every kind where thinfs keeps its files, read by
+// this process as root and as somebody else.
 import {
   chmodSync,
   chownSync,

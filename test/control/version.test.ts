@@ -1,6 +1,6 @@
-// Goal: processes of thinfs that do not understand each other say so, in a line that says what to do,
-// and nothing is done to the mount. Method: each end of the protocol against one that says that it is
-// of another version, or nothing at all, as those from before there was one.
+// Goal: processes of thinfs that do not understand each other say so, in a line that says what to
+// do, and nothing is done to the mount. Method: each end of the protocol against one that says that
+// it is of another version, or nothing at all, as those from before there was one.
 import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'

@@ -212,7 +212,10 @@ class Run {
     this.#flushing = null
   }
 
-  /** As the server does it: what was done is acknowledged when it is settled. @returns whether it was done */
+  /**
+   * As the server does it: what was done is acknowledged when it is settled.
+   * @returns whether it was done
+   */
   async #attempt(act: () => void | Promise<void>): Promise<boolean> {
     try {
       await inTime('request', (async () => act())())

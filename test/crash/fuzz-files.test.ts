@@ -1,7 +1,8 @@
 /**
  * Goal: whatever stands in volumes.json, the journal or pool.yaml, a pool opens or is refused with
  * one line that tells what is wrong, and its metadata stays sound. Method: files as thinfs writes
- * them, changed field by field and byte by byte; what opened is compared by checkers of the metadata.
+ * them, changed field by field and byte by byte; what opened is compared by checkers of the
+ * metadata.
  */
 import '../support/unverified.js'
 import { execFileSync } from 'node:child_process'

@@ -45,7 +45,9 @@ interface Original {
 const folder = mkdtempSync(join(existsSync('/dev/shm') ? '/dev/shm' : tmpdir(), 'thinfs-fuzz-'))
 t.teardown(() => rmSync(folder, { recursive: true }))
 
-/** Every read of a metadata block, from the store or the cache, is work: an endless loop does a lot. */
+/**
+ * Every read of a metadata block, from the store or the cache, is work: an endless loop does a lot.
+ */
 let work = 0
 let workLimit = Number.POSITIVE_INFINITY
 const { read } = BlockCache.prototype
@@ -199,7 +201,9 @@ const input = fc.record({
   all: fc.array(damage, { minLength: 1, maxLength: 3 }),
 })
 
-/** The release of a metadata snapshot went on for ever: it found a device last, and never by its id. */
+/**
+ * The release of a metadata snapshot went on for ever: it found a device last, and never by its id.
+ */
 const LOST_DEVICE: { original: number; all: Damage[] } = {
   original: 0,
   all: [

@@ -123,7 +123,9 @@ async function openVolumes(pool: MountedPool): Promise<string[]> {
   return volumes.filter(({ open }) => open).map(({ name }) => name)
 }
 
-/** A filesystem on a loop device on the volume of its name, with files that are changed and trimmed. */
+/**
+ * A filesystem on a loop device on the volume of its name, with files that are changed and trimmed.
+ */
 async function makeFileSystem(pool: MountedPool, kind: string) {
   const at = join(pool.base, kind)
   const [tree, state] = [join(at, 'tree'), join(pool.base, `${kind}-state`)]

@@ -1,7 +1,7 @@
 // Goal: no volume ever shows what another one, or it itself before a discard, has written. Method:
-// seeded operations on devices, each write with a pattern of its own, against a model that knows every
-// byte: what nobody wrote has to be zero. With and without holes below, each way of discards, a full
-// pool, and kills in between; and punches that fail.
+// seeded operations on devices, each write with a pattern of its own, against a model that knows
+// every byte: what nobody wrote has to be zero. With and without holes below, each way of discards,
+// a full pool, and kills in between; and punches that fail.
 import t, { type Test } from 'tap'
 import { bytes, type DevId, ThinfsError } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'

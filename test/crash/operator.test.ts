@@ -1,7 +1,8 @@
 // Goal: whatever people do to a pool, nothing that was flushed is lost, nothing hangs, and what is
-// refused is refused in one clear line with all left as it was. Method: two operators at once do, on
-// a real mount, what their seeds decide: commands, files, mistakes, full disks, kills. A model knows
-// what has to be there; at quiet points all of it is compared, and the checkers have nothing to say.
+// refused is refused in one clear line with all left as it was. Method: two operators at once do,
+// on a real mount, what their seeds decide: commands, files, mistakes, full disks, kills. A model
+// knows what has to be there; at quiet points all of it is compared, and the checkers have nothing
+// to say.
 import { randomInt } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'

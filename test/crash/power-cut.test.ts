@@ -49,7 +49,9 @@ async function cutPower(seed: number, shrinks = false): Promise<number> {
   return workload.shrunk
 }
 
-/** Numbers of events after which to cut: half of them anywhere, half at each kind of event as often. */
+/**
+ * Numbers of events after which to cut: half of them anywhere, half at each kind of event as often.
+ */
 function moments(disk: PowerDisk, random: Random): number[] {
   const kinds = new Map<string, number[]>()
   disk.events.forEach(({ kind, file }, i) => {
@@ -90,7 +92,10 @@ async function verifyState(
   await verifyState(next, window, random, `${where}; then ${next.luck}`, again - 1)
 }
 
-/** Opens a disk and looks at all of it. @returns how many events that took until the pool was at rest */
+/**
+ * Opens a disk and looks at all of it.
+ * @returns how many events that took until the pool was at rest
+ */
 async function recover(disk: PowerDisk, window: Allowed): Promise<number> {
   const handles = disk.open()
   verifyMetadata(disk)

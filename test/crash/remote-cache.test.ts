@@ -1,7 +1,8 @@
-// Goal: whoever reads and writes a store on another machine finds what he has written, whenever processes
-// and servers are killed, whatever calls fail. Method: a process that makes random calls against a copy in
-// memory, with a cache of eight slots, is killed at any moment and followed by another, on nbdkit that
-// fails at random and is killed too; at the end the server's file is that copy.
+// Goal: whoever reads and writes a store on another machine finds what he has written, whenever
+// processes and servers are killed, whatever calls fail. Method: a process that makes random calls
+// against a copy in memory, with a cache of eight slots, is killed at any moment and followed by
+// another, on nbdkit that fails at random and is killed too; at the end the server's file is that
+// copy.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { closeSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'

@@ -1,7 +1,7 @@
 /**
- * The daemon, with an engine that serves one empty file (fake-engine.mjs): what happens when engines
- * die, when a mount is busy, when something is left from another time. The kernel's mount table,
- * and programs that use the mount, say what is true.
+ * The daemon, with an engine that serves one empty file (fake-engine.mjs): what happens when
+ * engines die, when a mount is busy, when something is left from another time. The kernel's mount
+ * table, and programs that use the mount, say what is true.
  *
  * This process is the daemon, so it never looks into a mount: other processes do.
  */

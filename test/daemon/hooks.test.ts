@@ -1,5 +1,5 @@
-// Goal: the command of an event runs, whatever the one before does, and never two at a time. Method: real
-// commands, which write down what they find.
+// Goal: the command of an event runs, whatever the one before does, and never two at a time.
+// Method: real commands, which write down what they find.
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'

@@ -1,6 +1,6 @@
 /**
- * The daemon as a process of its own: the built program on a real pool, started by the command line.
- * Says the truth: the kernel's mount and process tables, exit codes, and the log.
+ * The daemon as a process of its own: the built program on a real pool, started by the command
+ * line. Says the truth: the kernel's mount and process tables, exit codes, and the log.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -345,7 +345,8 @@ t.test('a signal before the pool is served ends what was begun', async t => {
       ['SIGINT', 130],
       ['SIGTERM', 143],
     ] as const) {
-      // An engine takes long to start; where it does not, the command was too fast, and is asked again.
+      // An engine takes long to start; where it does not, the command was too fast, and is asked
+      // again.
       let status: number | null = 0
       while (status === 0) {
         const args = [PROGRAM, 'mount', ...(foreground ? ['-f'] : []), pool, mountPoint]

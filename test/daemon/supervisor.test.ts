@@ -1,5 +1,5 @@
-// Goal: engines are replaced for as long as that can help, and no longer. Method: processes and a clock
-// that do what the test says; what spawn(2) itself refuses is tried with the real one.
+// Goal: engines are replaced for as long as that can help, and no longer. Method: processes and a
+// clock that do what the test says; what spawn(2) itself refuses is tried with the real one.
 import { spawn } from 'node:child_process'
 import { EventEmitter } from 'node:events'
 import t, { type Test } from 'tap'

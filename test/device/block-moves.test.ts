@@ -1,7 +1,7 @@
-// Goal: when a block is moved, its new place holds what the old one does in the very turn in which the
-// mappings change, though others write to it meanwhile. Method: seeded random writes to a block that is
-// being moved, on a store that ends its calls in any order, and a plain buffer that each write changes
-// at once.
+// Goal: when a block is moved, its new place holds what the old one does in the very turn in which
+// the mappings change, though others write to it meanwhile. Method: seeded random writes to a block
+// that is being moved, on a store that ends its calls in any order, and a plain buffer that each
+// write changes at once.
 import t, { type Test } from 'tap'
 import { type Later, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'

@@ -1,7 +1,7 @@
-// Goal: whatever order a store ends its calls in, a block holds what the last write left, is read so,
-// is durable when a flush says so, and is given out again only when nothing is under way on it. Method:
-// seeded random calls on a store that mixes them piece by piece, against a plain model that does each at
-// once.
+// Goal: whatever order a store ends its calls in, a block holds what the last write left, is read
+// so, is durable when a flush says so, and is given out again only when nothing is under way on it.
+// Method: seeded random calls on a store that mixes them piece by piece, against a plain model that
+// does each at once.
 import t, { type Test } from 'tap'
 import { type DataBlock, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'

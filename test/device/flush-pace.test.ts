@@ -1,5 +1,5 @@
-// Goal: where there are flushes they have most of the time for themselves. Method: a clock of the test's,
-// one piece of work and perhaps one flush a millisecond.
+// Goal: where there are flushes they have most of the time for themselves. Method: a clock of the
+// test's, one piece of work and perhaps one flush a millisecond.
 import t from 'tap'
 import { FlushPace } from '../../src/device/flush-pace.js'
 import { TestClock } from '../support/memory-pool.js'

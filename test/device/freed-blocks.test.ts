@@ -1,6 +1,6 @@
-// Goal: a freed block is given out again once, after it was punched, and not while something is under
-// way on it or the store has refused it. Method: random calls on a store that refuses punches as it
-// likes, and a plain model: the sets of blocks that are in use, freed, and released.
+// Goal: a freed block is given out again once, after it was punched, and not while something is
+// under way on it or the store has refused it. Method: random calls on a store that refuses punches
+// as it likes, and a plain model: the sets of blocks that are in use, freed, and released.
 import t, { type Test } from 'tap'
 import { bytes, type DataBlock } from '../../src/base/index.js'
 import { FlushPace } from '../../src/device/flush-pace.js'

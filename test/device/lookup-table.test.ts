@@ -198,7 +198,9 @@ t.test('a corrupt leaf is an error each time, and only where it is', async t => 
   t.same(numbers.map(read), numbers)
 })
 
-/** The byte at which the leaf begins that maps `vblock` of the only device, whose keys are dense. */
+/**
+ * The byte at which the leaf begins that maps `vblock` of the only device, whose keys are dense.
+ */
 function leafOf(image: Buffer, vblock: number): number {
   const view = new DataView(image.buffer, image.byteOffset, image.length)
   for (let at = 0; at < image.length; at += METADATA_BLOCK_SIZE) {

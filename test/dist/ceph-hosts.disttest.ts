@@ -1,5 +1,6 @@
-// Goal: a pool whose three disks are images of Ceph goes from one host to another, and what was flushed is
-// there, whatever the first one still tries: Ceph itself refuses it. Method: as gluster.disttest.ts.
+// Goal: a pool whose three disks are images of Ceph goes from one host to another, and what was
+// flushed is there, whatever the first one still tries: Ceph itself refuses it. Method: as
+// gluster.disttest.ts.
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { run } from '../support/mounted-pool.js'

@@ -1,6 +1,7 @@
-// Goal: a pool on images of Ceph is made, mounted, used, killed and mounted elsewhere as one in files is.
-// Method: a cluster of three OSDs, a mount in a process of its own, an ordinary file beside it; fio reads
-// back what it wrote while OSDs and engines are killed; thin_check judges the image as rbd exports it.
+// Goal: a pool on images of Ceph is made, mounted, used, killed and mounted elsewhere as one in
+// files is. Method: a cluster of three OSDs, a mount in a process of its own, an ordinary file
+// beside it; fio reads back what it wrote while OSDs and engines are killed; thin_check judges the
+// image as rbd exports it.
 import { randomBytes } from 'node:crypto'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

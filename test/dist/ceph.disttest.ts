@@ -1,6 +1,6 @@
-// Goal: an image of a real Ceph cluster is a disk that one host alone writes to, whatever becomes of
-// the hosts. Method: a cluster in a network namespace, hosts as processes in and outside of it; what
-// they wrote is read by rbd.
+// Goal: an image of a real Ceph cluster is a disk that one host alone writes to, whatever becomes
+// of the hosts. Method: a cluster in a network namespace, hosts as processes in and outside of it;
+// what they wrote is read by rbd.
 import t, { type Test } from 'tap'
 import { KIB, MIB } from '../../src/base/index.js'
 import { CephClient, RbdDisk } from '../../src/ceph/index.js'

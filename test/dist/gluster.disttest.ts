@@ -1,7 +1,7 @@
-// Goal: a pool in a folder that GlusterFS keeps on three machines goes from one host to another, and what
-// was flushed is there, whatever the first one still tries. Method: hosts as namespaces with boot ids of
-// their own; a cable that is taken out; every acknowledged block is looked for, and blocks of who had lost
-// the pool; thin_check and check --deep judge what is left.
+// Goal: a pool in a folder that GlusterFS keeps on three machines goes from one host to another,
+// and what was flushed is there, whatever the first one still tries. Method: hosts as namespaces
+// with boot ids of their own; a cable that is taken out; every acknowledged block is looked for,
+// and blocks of who had lost the pool; thin_check and check --deep judge what is left.
 import t, { type Test } from 'tap'
 import { failoverSuite, serversDie } from './rig/failover.js'
 import { Gluster, SHARED } from './rig/gluster.js'

@@ -1,6 +1,7 @@
-// Goal: a pool whose three disks are on a machine that speaks NBD goes from one host to another, and what
-// was flushed is there, whatever the first one still tries. Method: as gluster.disttest.ts, with servers
-// that let in one client at a time, and a command that starts them anew.
+// Goal: a pool whose three disks are on a machine that speaks NBD goes from one host to another,
+// and what was flushed is there, whatever the first one still tries. Method: as
+// gluster.disttest.ts, with servers that let in one client at a time, and a command that starts
+// them anew.
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { GIB, MIB } from '../../src/base/index.js'
@@ -67,8 +68,8 @@ volumes:
 }
 
 /**
- * The servers let the first host in again, which has much to write, and still has time to. The other
- * has left by then, and no lock is in the way.
+ * The servers let the first host in again, which has much to write, and still has time to. The
+ * other has left by then, and no lock is in the way.
  */
 async function comesBackLate(
   t: Test,

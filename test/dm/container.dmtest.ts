@@ -1,6 +1,6 @@
-// Goal: a container that was started as docs/OPERATIONS.md has it mounts a pool, and in any other the
-// doctor says what it lacks. Method: Debian's dockerd and docker, an image made here, in it the machine's
-// own programs: mkfs, fuse2fs, e2fsck, qemu-nbd and thin_check are the judges.
+// Goal: a container that was started as docs/OPERATIONS.md has it mounts a pool, and in any other
+// the doctor says what it lacks. Method: Debian's dockerd and docker, an image made here, in it the
+// machine's own programs: mkfs, fuse2fs, e2fsck, qemu-nbd and thin_check are the judges.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, realpathSync, rmSync } from 'node:fs'

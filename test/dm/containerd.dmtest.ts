@@ -1,6 +1,6 @@
-// Goal: containerd's devmapper snapshotter works as on a kernel with device-mapper, and its containers do
-// not notice the engine's death. Method: Debian's containerd and ctr, with an image made here; ends with
-// thin_check. It takes a minute: npm run test:dm.
+// Goal: containerd's devmapper snapshotter works as on a kernel with device-mapper, and its
+// containers do not notice the engine's death. Method: Debian's containerd and ctr, with an image
+// made here; ends with thin_check. It takes a minute: npm run test:dm.
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

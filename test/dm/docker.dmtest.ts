@@ -1,6 +1,7 @@
-// Goal: Docker's devicemapper driver works as on a kernel with device-mapper, from nothing to containers
-// that outlive the engine, Docker and the service. Method: Debian's dockerd and docker, with an image made
-// here, on loop-lvm and by Docker's own recipe for direct-lvm. Minutes: npm run test:dm.
+// Goal: Docker's devicemapper driver works as on a kernel with device-mapper, from nothing to
+// containers that outlive the engine, Docker and the service. Method: Debian's dockerd and docker,
+// with an image made here, on loop-lvm and by Docker's own recipe for direct-lvm. Minutes: npm run
+// test:dm.
 import { resolve } from 'node:path'
 import t, { type Test } from 'tap'
 import { DmHost } from '../support/dm-host.js'

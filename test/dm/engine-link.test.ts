@@ -1,6 +1,6 @@
 // Goal: who asks the engine is answered, whenever the engine dies, or told that no engine stays.
-// Method: real processes that die at once, before or after what they were asked, or by a signal from
-// outside; what each was told is read from a file that all of them write.
+// Method: real processes that die at once, before or after what they were asked, or by a signal
+// from outside; what each was told is read from a file that all of them write.
 import { type ChildProcess, fork } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'

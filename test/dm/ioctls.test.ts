@@ -1,5 +1,6 @@
-// Goal: an ioctl is answered as the kernel answers it, byte for byte. Method: what a Linux 6.1 has said
-// to each line of test/fixtures/dm/linux-6.1.txt (record.c beside it has asked) is compared with what we say.
+// Goal: an ioctl is answered as the kernel answers it, byte for byte. Method: what a Linux 6.1 has
+// said to each line of test/fixtures/dm/linux-6.1.txt (record.c beside it has asked) is compared
+// with what we say.
 import { readFileSync, renameSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'

@@ -1,6 +1,6 @@
-// Goal: with udevd running, which opens each device that somebody has written to, dmsetup and LVM work
-// as well. Method: Debian's udevd and its rules in the namespace of the service, for the devices of the
-// service alone: those of this machine are not touched.
+// Goal: with udevd running, which opens each device that somebody has written to, dmsetup and LVM
+// work as well. Method: Debian's udevd and its rules in the namespace of the service, for the
+// devices of the service alone: those of this machine are not touched.
 import type { ChildProcess } from 'node:child_process'
 import t, { type Test } from 'tap'
 import { DmHost } from '../support/dm-host.js'

@@ -1,6 +1,6 @@
 // Goal: what `thinfs doctor` says of a machine is so, and what it says to do mends it. Method: the
-// things that it looks at are spoilt in a mount namespace of a user's; then the command that it prints
-// runs there.
+// things that it looks at are spoilt in a mount namespace of a user's; then the command that it
+// prints runs there.
 import { existsSync, readFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import t, { type Test } from 'tap'

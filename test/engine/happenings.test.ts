@@ -1,6 +1,6 @@
-// Goal: each event of a pool is told once, in the words of docs/MONITORING.md, with the pool's numbers of
-// that moment, and those from before the pool was open are told when it is. Method: a pool in memory that
-// is filled, a plain listener beside, and the page.
+// Goal: each event of a pool is told once, in the words of docs/MONITORING.md, with the pool's
+// numbers of that moment, and those from before the pool was open are told when it is. Method: a
+// pool in memory that is filled, a plain listener beside, and the page.
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import type { Told } from '../../src/control/index.js'

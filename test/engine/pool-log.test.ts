@@ -1,5 +1,5 @@
-// Goal: errors of a disk that fails do not fill the log, and a request's error is its caller's business
-// unless it tells of damage. Method: a logger that keeps its lines.
+// Goal: errors of a disk that fails do not fill the log, and a request's error is its caller's
+// business unless it tells of damage. Method: a logger that keeps its lines.
 import t from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import { PoolLog } from '../../src/engine/pool-log.js'

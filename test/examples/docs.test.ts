@@ -1,6 +1,6 @@
-// Goal: whoever types what README.md and docs/ say gets through. Method: the sh blocks of a page, in
-// their order, are one script, which begins with nothing: root's has empty /srv and /mnt, an ordinary
-// user's an empty home. A block that cannot be run has a comment above it with the reason.
+// Goal: whoever types what README.md and docs/ say gets through. Method: the sh blocks of a page,
+// in their order, are one script, which begins with nothing: root's has empty /srv and /mnt, an
+// ordinary user's an empty home. A block that cannot be run has a comment above it with the reason.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'

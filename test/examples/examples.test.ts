@@ -1,5 +1,6 @@
-// Goal: the scripts in examples/ do what they say, as they are, and leave nothing. Method: each runs
-// in a mount namespace, as root or as an ordinary user; what it prints is held against what it claims.
+// Goal: the scripts in examples/ do what they say, as they are, and leave nothing. Method: each
+// runs in a mount namespace, as root or as an ordinary user; what it prints is held against what it
+// claims.
 import { readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,6 +1,6 @@
-// Goal: no volume gets a name that could mean anything but a file in the mount, by whatever door the name
-// comes. Method: every bad name at every door; the list of volumes has to be as it was. The doors for
-// bytes of the kernel's, and for shells, are in test/mount/tools.test.ts.
+// Goal: no volume gets a name that could mean anything but a file in the mount, by whatever door
+// the name comes. Method: every bad name at every door; the list of volumes has to be as it was.
+// The doors for bytes of the kernel's, and for shells, are in test/mount/tools.test.ts.
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
@@ -39,7 +39,9 @@ const BAD = [
   'x'.repeat(256),
   'é'.repeat(128),
 ]
-/** What one may be called: nothing of it means anything to a shell or a program that is not told to. */
+/**
+ * What one may be called: nothing of it means anything to a shell or a program that is not told to.
+ */
 const GOOD = [
   '-rf',
   '--',

@@ -1,5 +1,5 @@
-// Goal: the tables are the kernel's structures. Method: the C compiler reads the kernel's own header
-// and says what it makes of every size, offset, opcode and flag.
+// Goal: the tables are the kernel's structures. Method: the C compiler reads the kernel's own
+// header and says what it makes of every size, offset, opcode and flag.
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -7,7 +7,9 @@ import { join } from 'node:path'
 import t from 'tap'
 import * as abi from '../../src/fuse/abi.js'
 
-/** Minor version of the protocol that brought a name which the installed header may not know yet. */
+/**
+ * Minor version of the protocol that brought a name which the installed header may not know yet.
+ */
 const SINCE: Record<string, number> = {
   'fuse_in_header.total_extlen': 38,
   'fuse_in_header.padding': 38,

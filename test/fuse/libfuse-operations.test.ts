@@ -1,5 +1,5 @@
-// Goal: what fuse-native asks for by path reaches the file system, and its answers and errors come back.
-// Method: its operations are called as it calls them.
+// Goal: what fuse-native asks for by path reaches the file system, and its answers and errors come
+// back. Method: its operations are called as it calls them.
 import t from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import type { FileSystem } from '../../src/fuse/index.js'

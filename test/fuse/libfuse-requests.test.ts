@@ -1,5 +1,6 @@
-// Goal: a request of libfuse is answered once, not before what it tells of would survive this process, and
-// not never. Method: a file system that answers when it is told to, and a deadline that is over at once.
+// Goal: a request of libfuse is answered once, not before what it tells of would survive this
+// process, and not never. Method: a file system that answers when it is told to, and a deadline
+// that is over at once.
 import t from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import { LibfuseRequests } from '../../src/fuse/libfuse-requests.js'

@@ -1,5 +1,5 @@
-// Goal: no caller hears of a success that the death of this process would undo, every reply leaves once,
-// and an error of settling goes to those who waited for it and to nobody else. Method: seeded
+// Goal: no caller hears of a success that the death of this process would undo, every reply leaves
+// once, and an error of settling goes to those who waited for it and to nobody else. Method: seeded
 // schedules of replies, in a batch and later, and of settlings that end at once, later or not well;
 // each message to the kernel is held against what was settled at that moment.
 import t from 'tap'

@@ -1,5 +1,5 @@
-// Goal: no request waits that the kernel has given to the ring. Method: a ring whose completions the
-// test decides, one for each entry that was pushed.
+// Goal: no request waits that the kernel has given to the ring. Method: a ring whose completions
+// the test decides, one for each entry that was pushed.
 import { constants } from 'node:os'
 import t from 'tap'
 import { IN_HEADER } from '../../src/fuse/abi.js'

@@ -857,7 +857,8 @@ t.test('a READ that waits for a disk is answered when it comes, and others go on
   )
 })
 
-// write(2) of two parts is answered short when the second fails, and a loop device takes that for success.
+// write(2) of two parts is answered short when the second fails, and a loop device takes that for
+// success.
 t.test('a part of a write that fails behind another is told by the next FSYNC as well', async t => {
   const MIB = 2 ** 20
   const full = (): never => {

@@ -1,5 +1,5 @@
-// Goal: a thread that waits for requests looks for them first, where that pays, within its share, and
-// never while it is idle.
+// Goal: a thread that waits for requests looks for them first, where that pays, within its share,
+// and never while it is idle.
 import t, { type Test } from 'tap'
 import { Spin } from '../../src/fuse/spin.js'
 
@@ -17,7 +17,10 @@ class Thread {
     this.spin = new Spin(most, share)
   }
 
-  /** A request comes after `gap`, or `late` later when the thread sleeps. @returns how long it looked */
+  /**
+   * A request comes after `gap`, or `late` later when the thread sleeps.
+   * @returns how long it looked
+   */
   request(gap: number, late = 50): number {
     const looks = this.spin.begins()
     if (gap <= looks) {

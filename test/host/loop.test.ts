@@ -1,5 +1,5 @@
-// Goal: nobody waits for a losetup that waits for a device that hangs, which no signal ends. Method: in
-// its place a program that sleeps, and in ours a kill(2) that ends nothing.
+// Goal: nobody waits for a losetup that waits for a device that hangs, which no signal ends.
+// Method: in its place a program that sleeps, and in ours a kill(2) that ends nothing.
 import { execFile } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'

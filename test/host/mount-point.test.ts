@@ -1,5 +1,5 @@
-// Goal: nobody mounts a pool over what its server needs. Method: folders, bind mounts and loop devices
-// that the kernel makes; what is refused is named.
+// Goal: nobody mounts a pool over what its server needs. Method: folders, bind mounts and loop
+// devices that the kernel makes; what is refused is named.
 import { mkdirSync, mkdtempSync, realpathSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

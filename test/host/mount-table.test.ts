@@ -1,6 +1,6 @@
 /**
- * The mount tables of all namespaces. The kernel makes the namespaces (unshare(1)), propagates, and says
- * afterwards which mounts an unmount took away.
+ * The mount tables of all namespaces. The kernel makes the namespaces (unshare(1)), propagates, and
+ * says afterwards which mounts an unmount took away.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,7 +1,7 @@
 /**
- * Goal: examples/qemu-boot.sh, as it is and without root: a PC boots from a volume, writes to it, and
- * what it trims goes back to the pool. Method: rig/boot-image makes the disk; the guest says what it
- * did.
+ * Goal: examples/qemu-boot.sh, as it is and without root: a PC boots from a volume, writes to it,
+ * and what it trims goes back to the pool. Method: rig/boot-image makes the disk; the guest says
+ * what it did.
  */
 import { execFileSync } from 'node:child_process'
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'

@@ -1,7 +1,8 @@
 /**
- * Goal: the kernel's dm-thin and thinfs take each other's pools. Method: each reads and changes what
- * the other wrote; the kernel runs in a virtual machine (rig/run) and says what every thin device
- * reads as, and a plain buffer per volume says what it should. Takes minutes: npm run test:kernel.
+ * Goal: the kernel's dm-thin and thinfs take each other's pools. Method: each reads and changes
+ * what the other wrote; the kernel runs in a virtual machine (rig/run) and says what every thin
+ * device reads as, and a plain buffer per volume says what it should. Takes minutes: npm run
+ * test:kernel.
  */
 import { execFileSync, spawnSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
@@ -88,7 +89,9 @@ function configure(folder: string, dataSize: number, thins: Iterable<Thin>): Poo
   return loadConfig(file)
 }
 
-/** Opens the pool in `folder` with these devices as volumes; closed and checked when `use` is done. */
+/**
+ * Opens the pool in `folder` with these devices as volumes; closed and checked when `use` is done.
+ */
 async function withPool<T>(
   t: Test,
   folder: string,
@@ -188,14 +191,19 @@ async function exercise(changes: Changes, origin: number, size: number): Promise
   await changes.remove(snapshot + 2)
 }
 
-/** The kernel reads from every device what the model says, and counts the blocks that thinfs counts. */
+/**
+ * The kernel reads from every device what the model says, and counts the blocks that thinfs counts.
+ */
 function kernelReads(t: Test, folder: string, model: Model): string {
   const output = runInKernel(t, folder, 'read-pool.sh', asArguments(thinsOf(model)))
   t.same(hashesOf(parseContents(output)), hashes(model), 'the kernel reads what was written')
   return output
 }
 
-/** thinfs reads from every device what the kernel read, and counts the blocks that the kernel counts. */
+/**
+ * thinfs reads from every device what the kernel read, and counts the blocks that the kernel
+ * counts.
+ */
 async function thinfsReads(t: Test, folder: string, output: string): Promise<Model> {
   const contents = parseContents(output)
   const thins = [...contents].map(([id, { sectors }]) => ({ id, sectors }))

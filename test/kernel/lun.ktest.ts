@@ -1,9 +1,10 @@
 /**
- * Goal: the disks of a pool on a LUN refuse the writes of a host that another has taken over from, and
- * what was flushed is there for that other. Method: a virtual machine whose kernel has an iSCSI target,
- * and logs in there as two hosts: to the target they are two, and each has device nodes and a page cache
- * of its own. Then three machines: one has the target, and thinfs runs on two; every acknowledged block
- * is looked for, and blocks of who had lost the pool; thin_check and check --deep judge what is left.
+ * Goal: the disks of a pool on a LUN refuse the writes of a host that another has taken over from,
+ * and what was flushed is there for that other. Method: a virtual machine whose kernel has an iSCSI
+ * target, and logs in there as two hosts: to the target they are two, and each has device nodes and
+ * a page cache of its own. Then three machines: one has the target, and thinfs runs on two; every
+ * acknowledged block is looked for, and blocks of who had lost the pool; thin_check and check
+ * --deep judge what is left.
  */
 import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -17,7 +18,10 @@ import { Lun } from './lun/virtual-hosts.js'
 const ROOT = resolve(import.meta.dirname, '../..')
 const LUN = join(import.meta.dirname, 'lun')
 
-/** Boots the machine and runs a script there. @returns what it said, and the console where it failed */
+/**
+ * Boots the machine and runs a script there.
+ * @returns what it said, and the console where it failed
+ */
 async function inGuest(folder: string, scenario: string): Promise<string> {
   writeFileSync(join(folder, 'scenario'), `${scenario}\necho done\n`)
   writeFileSync(join(folder, 'role'), 'both\n')

@@ -1,7 +1,7 @@
-// Goal: what claims to survive a power cut does, on a volume that flushes, and is found out on one that
-// ignores them: ext4, SQLite and LMDB. Method: all three work on a loop device that is recorded; each
-// state that a power cut could have left is judged by e2fsck, SQLite and mdb_stat, and may not lack
-// what the last mark says was committed.
+// Goal: what claims to survive a power cut does, on a volume that flushes, and is found out on one
+// that ignores them: ext4, SQLite and LMDB. Method: all three work on a loop device that is
+// recorded; each state that a power cut could have left is judged by e2fsck, SQLite and mdb_stat,
+// and may not lack what the last mark says was committed.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -30,7 +30,10 @@ echo "\${damaged[*]}"
 ((\${#damaged[@]} == 0))
 `
 
-/** Records the three at work on a new ext4, then replays it. @returns what each state's judge said */
+/**
+ * Records the three at work on a new ext4, then replays it.
+ * @returns what each state's judge said
+ */
 async function judged(t: Test, ignoreFlushes: boolean): Promise<string[]> {
   const pool = await MountedPool.make(t, 'data: { size: 256M }\nvolumes: { disk: { size: 32M } }')
   const fs = join(pool.base, 'fs')

@@ -1,5 +1,6 @@
-// Goal: the worked example of docs/LAB.md runs as it is written, and without root. Method: its script, run
-// by an ordinary user's bash; what a line's comment says that it prints has to come, in this order.
+// Goal: the worked example of docs/LAB.md runs as it is written, and without root. Method: its
+// script, run by an ordinary user's bash; what a line's comment says that it prints has to come, in
+// this order.
 import { readFileSync } from 'node:fs'
 import { resolve } from 'node:path'
 import t from 'tap'

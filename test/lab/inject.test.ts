@@ -1,6 +1,6 @@
 // Goal: a volume fails, forgets and is slow just where it was told to, and no other volume does.
-// Method: the calls that the kernel's FUSE client makes, against a plain buffer of what was written; on
-// a mount, what dd and cmp say.
+// Method: the calls that the kernel's FUSE client makes, against a plain buffer of what was
+// written; on a mount, what dd and cmp say.
 import t, { type Test } from 'tap'
 import { errnoFrom as errno } from '../support/errno.js'
 import { openLab } from '../support/lab.js'

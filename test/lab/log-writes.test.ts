@@ -1,7 +1,7 @@
 // Goal: what is exported is what dm-log-writes would have logged. Method: a reader written from the
-// kernel's documentation of the format; its example of order; and QEMU's blklogwrites, which writes the
-// same format, before a volume that is recorded: both logs have to be the same.
-// Source: Documentation/admin-guide/device-mapper/log-writes.rst, drivers/md/dm-log-writes.c.
+// kernel's documentation of the format; its example of order; and QEMU's blklogwrites, which writes
+// the same format, before a volume that is recorded: both logs have to be the same. Source:
+// Documentation/admin-guide/device-mapper/log-writes.rst, drivers/md/dm-log-writes.c.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

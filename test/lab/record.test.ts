@@ -1,6 +1,7 @@
-// Goal: a recording has every change of a volume since it began, in order, and nothing else; whoever is
-// killed meanwhile. Method: the calls that the kernel's FUSE client makes, against a plain buffer; its
-// entries, read back, have to lead from what the snapshot holds to each state that the buffer had.
+// Goal: a recording has every change of a volume since it began, in order, and nothing else;
+// whoever is killed meanwhile. Method: the calls that the kernel's FUSE client makes, against a
+// plain buffer; its entries, read back, have to lead from what the snapshot holds to each state
+// that the buffer had.
 import {
   closeSync,
   openSync,

@@ -1,6 +1,6 @@
-// Goal: a replayed state is one that the volume had, and with a power cut one that the rules of a disk
-// allow: what was flushed, and of each sector since then any version. Method: recordings written here,
-// against the set of versions of each sector; on a mount, what cmp and sha256sum say.
+// Goal: a replayed state is one that the volume had, and with a power cut one that the rules of a
+// disk allow: what was flushed, and of each sector since then any version. Method: recordings
+// written here, against the set of versions of each sector; on a mount, what cmp and sha256sum say.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// Goal: metadata can be checked while it changes. Method: many commits between two steps, in a store so
-// small that the blocks they give up are soon wanted again.
+// Goal: metadata can be checked while it changes. Method: many commits between two steps, in a
+// store so small that the blocks they give up are soon wanted again.
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata, checkMetadataInSteps } from '../../src/metadata/index.js'
@@ -8,7 +8,8 @@ import { devId, formatted, openFiles } from '../support/memory-pool.js'
 t.test(
   'in steps, while transactions go on: what the superblock led to stays as it was',
   async t => {
-    // Without the hold, blocks that were given up are taken again, and the checker finds others' content.
+    // Without the hold, blocks that were given up are taken again, and the checker finds others'
+    // content.
     for (const holds of [true, false]) {
       const files = formatted({ blockSectors: 8, dataBlocks: 4096, metadataBlocks: 512 })
       const { pool } = await openFiles(files)

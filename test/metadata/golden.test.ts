@@ -1,6 +1,6 @@
 /**
- * Goal: the bytes are the kernel's. Method: the operations with which a kernel, or a model of it that
- * reproduces a kernel's image, made a fixture; then the whole stores are compared.
+ * Goal: the bytes are the kernel's. Method: the operations with which a kernel, or a model of it
+ * that reproduces a kernel's image, made a fixture; then the whole stores are compared.
  */
 import t from 'tap'
 import type { DataBlock, DevId } from '../../src/base/index.js'

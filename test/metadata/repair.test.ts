@@ -1,7 +1,8 @@
 /**
- * Goal: all that can be read of damaged metadata is saved, nothing else comes to be, and what is lost is
- * named. Method: images that the kernel and tools wrote, damaged at random; what comes of them is judged
- * by thin_check, and compared with the image's own dump and with what thin_repair saves.
+ * Goal: all that can be read of damaged metadata is saved, nothing else comes to be, and what is
+ * lost is named. Method: images that the kernel and tools wrote, damaged at random; what comes of
+ * them is judged by thin_check, and compared with the image's own dump and with what thin_repair
+ * saves.
  */
 import fc from 'fast-check'
 import t from 'tap'

@@ -1,8 +1,8 @@
 /**
- * Goal: whatever is done in whatever order, the store holds the last durable state and nothing else,
- * and the state in memory is what was done. Method: random operations on the engine and on plain
- * maps; after each commit the store is given to thin_check, thin_dump and our checker, which counts
- * all references anew, and what they find is compared with the maps.
+ * Goal: whatever is done in whatever order, the store holds the last durable state and nothing
+ * else, and the state in memory is what was done. Method: random operations on the engine and on
+ * plain maps; after each commit the store is given to thin_check, thin_dump and our checker, which
+ * counts all references anew, and what they find is compared with the maps.
  */
 import fc from 'fast-check'
 import t, { type Test } from 'tap'

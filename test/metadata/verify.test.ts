@@ -1,6 +1,6 @@
-// Goal: under THINFS_VERIFY=all a change that leaves a tree, a space map or a block's ownership wrong
-// stops the process. Method: something is broken behind the back of a change, in memory, in a process
-// that verifies and in one that does not.
+// Goal: under THINFS_VERIFY=all a change that leaves a tree, a space map or a block's ownership
+// wrong stops the process. Method: something is broken behind the back of a change, in memory, in a
+// process that verifies and in one that does not.
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import t from 'tap'

@@ -1,6 +1,6 @@
-// Goal: the page says what is so, as it happens, in either colour scheme, at 360 and 1600 pixels, without
-// a mouse, and within its content security policy. Method: a mounted pool, `thinfs serve` beside it, and
-// Chromium. Run by `npm run test:page`.
+// Goal: the page says what is so, as it happens, in either colour scheme, at 360 and 1600 pixels,
+// without a mouse, and within its content security policy. Method: a mounted pool, `thinfs serve`
+// beside it, and Chromium. Run by `npm run test:page`.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { type Browser, chromium, type Page } from 'playwright-core'

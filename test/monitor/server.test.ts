@@ -1,6 +1,6 @@
-// Goal: the page and the metrics are read by this machine's programs and by nobody else, and nothing can
-// be changed there; Prometheus takes the metrics as good. Method: a pool that says what the test wants,
-// requests as a browser and as Prometheus send them, and promtool.
+// Goal: the page and the metrics are read by this machine's programs and by nobody else, and
+// nothing can be changed there; Prometheus takes the metrics as good. Method: a pool that says what
+// the test wants, requests as a browser and as Prometheus send them, and promtool.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'

@@ -1,11 +1,14 @@
-// Goal: `thinfs top` fits into any terminal, and its order is the one that was asked for. Method: one
-// pool at several sizes.
+// Goal: `thinfs top` fits into any terminal, and its order is the one that was asked for. Method:
+// one pool at several sizes.
 import t from 'tap'
 import { IoCounters, OPERATION } from '../../src/base/index.js'
 import { isSort, ratesOf, SORTS, type Sort, topView } from '../../src/monitor/index.js'
 import type { PoolStatistics } from '../../src/volumes/index.js'
 
-/** @param times a volume has had its requests: the first many small reads, the second few large writes */
+/**
+ * @param times a volume has had its requests: the first many small reads, the second few large
+ *   writes
+ */
 function statistics(time: number, times: number): PoolStatistics {
   const [one, two, all] = [new IoCounters(), new IoCounters(), new IoCounters()]
   for (const counters of [one, all]) {

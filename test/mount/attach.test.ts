@@ -1,5 +1,6 @@
-// Goal: a volume's loop device is as it was asked for, has a name that stays, and nobody has to know which
-// it is to mount what is on it. Method: sfdisk, blockdev, mkfs, debugfs, mount and losetup say what is so.
+// Goal: a volume's loop device is as it was asked for, has a name that stays, and nobody has to
+// know which it is to mount what is on it. Method: sfdisk, blockdev, mkfs, debugfs, mount and
+// losetup say what is so.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import {

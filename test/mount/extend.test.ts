@@ -1,6 +1,7 @@
-// Goal: a pool that is full to its last block of data, or of metadata, is dug out by `thinfs extend`:
-// who waits goes on, whatever is killed meanwhile; and one with autoextend does not come to that. Method: pools of a few MiB, filled through the mount;
-// dd and cmp judge, and thin_check at the end.
+// Goal: a pool that is full to its last block of data, or of metadata, is dug out by `thinfs
+// extend`: who waits goes on, whatever is killed meanwhile; and one with autoextend does not come
+// to that. Method: pools of a few MiB, filled through the mount; dd and cmp judge, and thin_check
+// at the end.
 import { readFileSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
@@ -20,7 +21,10 @@ import {
 
 const onMount = needs('/dev/fuse')
 
-/** A mounted pool whose folder is a tmpfs: flushes cost nothing, and its size is all that the host has. */
+/**
+ * A mounted pool whose folder is a tmpfs: flushes cost nothing, and its size is all that the host
+ * has.
+ */
 function onTmpfs(t: Test, yaml: string, size = '1G'): Promise<MountedPool> {
   return MountedPool.make(t, yaml, async file => {
     const folder = dirname(file)

@@ -1,7 +1,7 @@
 /**
- * Goal: a volume on a base image, in a mount: what programs do to it leaves what it leaves in a copy of
- * the image, and the image as it was. Method: the same in the mount and in a plain folder, cmp; an
- * ext4 on a loop device, which mkfs made in the image; a base that was changed.
+ * Goal: a volume on a base image, in a mount: what programs do to it leaves what it leaves in a
+ * copy of the image, and the image as it was. Method: the same in the mount and in a plain folder,
+ * cmp; an ext4 on a loop device, which mkfs made in the image; a base that was changed.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,6 @@
-// Goal: whatever is done to the files of a pool, under its mount or between two mounts, costs no byte
-// that was flushed, and is told. Method: files are cut off, put back from older copies, exchanged,
-// renamed and shared by two pools, and the host's own tools say what is left of them.
+// Goal: whatever is done to the files of a pool, under its mount or between two mounts, costs no
+// byte that was flushed, and is told. Method: files are cut off, put back from older copies,
+// exchanged, renamed and shared by two pools, and the host's own tools say what is left of them.
 import { execFileSync } from 'node:child_process'
 import {
   copyFileSync,
@@ -247,7 +247,8 @@ t.test('a file that is cut off under the mount', onMount, async t => {
     await t.test(name, async t => {
       const pool = await MountedPool.make(t, YAML)
       await pool.sh(fill('a', 16))
-      // Blocks of its own may be written in place as long as data is whole; no flush says that it was.
+      // Blocks of its own may be written in place as long as data is whole; no flush says that it
+      // was.
       const flushed = 'head -c 12M a | sha256sum'
       const wanted = await pool.sh(flushed)
       const file = join(pool.folder, name)

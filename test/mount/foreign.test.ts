@@ -1,6 +1,6 @@
-// Goal: thinfs serves pools that others wrote as they are, and never one that is damaged as if it were
-// not. Method: images of the kernel's and of thin_restore's making, with their hashes and dumps, and
-// damaged ones whose damage is known.
+// Goal: thinfs serves pools that others wrote as they are, and never one that is damaged as if it
+// were not. Method: images of the kernel's and of thin_restore's making, with their hashes and
+// dumps, and damaged ones whose damage is known.
 import { copyFileSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
@@ -48,7 +48,8 @@ volumes: { a: { id: 0, size: 64M }, b: { id: 1, size: 64M }, c: { id: 2, size: 6
   await pool.close(t)
   t.same(mappings(thinDump(pool.metadata)), mappings(before), 'reading changes nothing')
 
-  // A copy without the label of the data is served, like any other, and what they share comes apart.
+  // A copy without the label of the data is served, like any other, and what they share comes
+  // apart.
   await sh(pool.folder, 'cp --sparse=always data copy; mv copy data')
   await pool.mount()
   await pool.sh('cp b ../plain/b; dd if=/dev/urandom of=a bs=1M count=20 conv=notrunc status=none')
@@ -98,8 +99,8 @@ t.test('good images are shown as they are', onMount, async t => {
 })
 
 t.test('damage is named', onMount, async t => {
-  // What another program wrote is checked before it is written to. A leak is no error: nothing is lost
-  // by it but space.
+  // What another program wrote is checked before it is written to. A leak is no error: nothing is
+  // lost by it but space.
   for (const [name, damage, severity, mounts] of [
     ['superblock-csum', /superblock\b.*checksum/, 'error', false],
     ['node-csum', /(node|block) 10\b.*checksum/, 'error', false],

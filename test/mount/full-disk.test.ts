@@ -1,7 +1,7 @@
 // Goal: a host's disk that is full, or that stops taking writes, costs those who write an error and
-// nobody anything else. Method: the pool's files are on a small ext4 on a loop device, whose own file
-// is sparse in a tmpfs. Another file fills the ext4; or the tmpfs, then flushes fail. What was flushed
-// is compared with a file that is elsewhere.
+// nobody anything else. Method: the pool's files are on a small ext4 on a loop device, whose own
+// file is sparse in a tmpfs. Another file fills the ext4; or the tmpfs, then flushes fail. What was
+// flushed is compared with a file that is elsewhere.
 import { basename, join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
@@ -52,7 +52,10 @@ async function writeBoth(pool: MountedPool, at: number, mib: number): Promise<vo
   }
 }
 
-/** The volume holds what the plain file does. To close a file flushes, and may fail: that is not asked. */
+/**
+ * The volume holds what the plain file does. To close a file flushes, and may fail: that is not
+ * asked.
+ */
 async function same(t: Test, pool: MountedPool, mib: number): Promise<void> {
   const program = `
 import os

@@ -1,7 +1,8 @@
-// Goal: when the host's disk has not one free byte, space that the pool has taken can be given back: a
-// pool can be mounted, listed, trimmed, unmounted, its volumes and snapshots removed, in any order, by
-// processes that were killed before, too. Method: the pool's folder is a small tmpfs, or an ext4 on a loop
-// device, and another file takes what is left of it. (Quotas do not bind root: test/pool has EDQUOT.)
+// Goal: when the host's disk has not one free byte, space that the pool has taken can be given
+// back: a pool can be mounted, listed, trimmed, unmounted, its volumes and snapshots removed, in
+// any order, by processes that were killed before, too. Method: the pool's folder is a small tmpfs,
+// or an ext4 on a loop device, and another file takes what is left of it. (Quotas do not bind root:
+// test/pool has EDQUOT.)
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { attempt, MountedPool, needs, run, sh, thinfs, until } from '../support/mounted-pool.js'
@@ -9,7 +10,9 @@ import { attempt, MountedPool, needs, run, sh, thinfs, until } from '../support/
 const onMount = needs('/dev/fuse', '/dev/loop-control')
 const MIB = 2 ** 20
 
-/** What makes the folder of a pool a file system of 64 MiB, and what takes all that is left of it. */
+/**
+ * What makes the folder of a pool a file system of 64 MiB, and what takes all that is left of it.
+ */
 const HOSTS: Record<string, { make: (t: Test, base: string) => Promise<void>; fill: string }> = {
   tmpfs: {
     make: async (_t, base) => {

@@ -1,6 +1,6 @@
-// Goal: a full pool is emptied with what people have for that, fstrim and rm, whatever snapshots share and
-// whoever waits; and growing it wakes those who wait. Method: pools of a few MiB, filled through the mount,
-// ext4 on a loop device above; e2fsck and checksums judge.
+// Goal: a full pool is emptied with what people have for that, fstrim and rm, whatever snapshots
+// share and whoever waits; and growing it wakes those who wait. Method: pools of a few MiB, filled
+// through the mount, ext4 on a loop device above; e2fsck and checksums judge.
 import { copyFileSync, existsSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import t, { type Test } from 'tap'
@@ -34,7 +34,8 @@ for (const onFull of MODES) {
     await pool.sh(`${random} count=10 seek=2; cp a ../plain/a; cp s ../plain/s`)
     await fill(pool)
     t.equal(await usedBlocks(pool), 512)
-    // What follows the first 4 KiB of a shared block, 10 MiB that are a's alone, half a shared block.
+    // What follows the first 4 KiB of a shared block, 10 MiB that are a's alone, half a shared
+    // block.
     await pool.sh('fallocate -p -o 1052672 -l 11567104 a; sync a')
     await sh(pool.plain, 'fallocate -p -o 1052672 -l 11567104 a')
     await until(async () => (await usedBlocks(pool)) < 512 - 150)

@@ -1,5 +1,6 @@
-// Goal: through fuse-native and libfuse 2 a volume is what it is through /dev/fuse, discards among it, and
-// what cannot be the same is said. Method: the suite of all transports; programs and checkers of others.
+// Goal: through fuse-native and libfuse 2 a volume is what it is through /dev/fuse, discards among
+// it, and what cannot be the same is said. Method: the suite of all transports; programs and
+// checkers of others.
 import { readdirSync, readFileSync, readlinkSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

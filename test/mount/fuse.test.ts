@@ -1,6 +1,6 @@
-// Goal: the kernel and ordinary programs find a file system that behaves as one. Method: a folder of
-// the host is mounted through the session, served by another process, and used by programs that do
-// not come from us; what they leave is compared with the folder behind.
+// Goal: the kernel and ordinary programs find a file system that behaves as one. Method: a folder
+// of the host is mounted through the session, served by another process, and used by programs that
+// do not come from us; what they leave is compared with the folder behind.
 import { execFile } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

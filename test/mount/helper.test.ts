@@ -1,5 +1,6 @@
-// Goal: to mount(8), umount(8) and fstab(5) a pool is a filesystem like any other. Method: those programs
-// themselves, in a mount namespace whose /sbin has the helpers and whose /etc/fstab is the test's.
+// Goal: to mount(8), umount(8) and fstab(5) a pool is a filesystem like any other. Method: those
+// programs themselves, in a mount namespace whose /sbin has the helpers and whose /etc/fstab is the
+// test's.
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { needs } from '../support/mounted-pool.js'

@@ -1,5 +1,5 @@
-// Goal: whoever holds a mount or a loop device is named, no command waits for him, and what failed has
-// changed nothing. Method: holders of each kind, made by other programs; each command has 20 s.
+// Goal: whoever holds a mount or a loop device is named, no command waits for him, and what failed
+// has changed nothing. Method: holders of each kind, made by other programs; each command has 20 s.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync } from 'node:fs'

@@ -1,7 +1,7 @@
-// Goal: a pool in a folder that other machines have as well keeps nothing of this machine there, and takes
-// away nothing of theirs; where the folder is gone, commands still say how the pool is, and end its mount.
-// Method: bindfs, a file system like those of the network; what another machine would have left stands in
-// the folder; bindfs is killed.
+// Goal: a pool in a folder that other machines have as well keeps nothing of this machine there,
+// and takes away nothing of theirs; where the folder is gone, commands still say how the pool is,
+// and end its mount. Method: bindfs, a file system like those of the network; what another machine
+// would have left stands in the folder; bindfs is killed.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

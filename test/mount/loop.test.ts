@@ -1,6 +1,6 @@
 // Goal: a volume behind a loop device is a disk that the kernel's filesystems can trust, and that
-// gives space back. Method: what mkfs, fstrim, fio and each filesystem's own checker say, and sums of
-// files made before everything was unmounted and mounted again.
+// gives space back. Method: what mkfs, fstrim, fio and each filesystem's own checker say, and sums
+// of files made before everything was unmounted and mounted again.
 import { mkdirSync, readFileSync, statSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import t from 'tap'
@@ -181,7 +181,9 @@ t.test('snapshots of a mounted filesystem', onLoop, async t => {
   await pool.close(t)
 })
 
-/** Attaches a file of a MountedPool, whose teardown detaches what is left: never by number alone. */
+/**
+ * Attaches a file of a MountedPool, whose teardown detaches what is left: never by number alone.
+ */
 const losetup = (...args: string[]): Promise<string> => run('losetup', '--find', '--show', ...args)
 
 for (const dio of ['on', 'off']) {

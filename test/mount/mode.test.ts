@@ -1,5 +1,5 @@
-// Goal: a pool that comes up in another mode than the one asked for says so, and what to do; doing that
-// mends it. Method: damage that thin_check finds and thin_repair mends.
+// Goal: a pool that comes up in another mode than the one asked for says so, and what to do; doing
+// that mends it. Method: damage that thin_check finds and thin_repair mends.
 import { readFileSync, writeFileSync } from 'node:fs'
 import t from 'tap'
 import { checksum } from '../../src/metadata/blocks/checksum.js'

@@ -1,6 +1,6 @@
-// Goal: what thinfs says of a mounted pool is what happened to it, whichever of its processes is killed.
-// Method: the kernel's own counts of a loop device on a volume; the command of hooks, which has to be
-// told the same as a program that follows the events.
+// Goal: what thinfs says of a mounted pool is what happened to it, whichever of its processes is
+// killed. Method: the kernel's own counts of a loop device on a volume; the command of hooks, which
+// has to be told the same as a program that follows the events.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'

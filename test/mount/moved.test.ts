@@ -1,6 +1,7 @@
-// Goal: whoever moves the folder of a mounted pool, or spoils its pool.yaml, loses nothing and stops
-// nobody; and a folder that takes the old name is not touched. Method: the commands that a person gives,
-// at the new place, at the old one and at the mount point; a stranger's pool, compared byte by byte.
+// Goal: whoever moves the folder of a mounted pool, or spoils its pool.yaml, loses nothing and
+// stops nobody; and a folder that takes the old name is not touched. Method: the commands that a
+// person gives, at the new place, at the old one and at the mount point; a stranger's pool,
+// compared byte by byte.
 import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'

@@ -1,12 +1,12 @@
 /**
- * Goal: a request that is odd is answered as a file of the host's own filesystem answers it. Method:
- * each system call with offsets and lengths at and past every limit, made to a volume and to a plain
- * file; results, errnos and contents must be the same.
+ * Goal: a request that is odd is answered as a file of the host's own filesystem answers it.
+ * Method: each system call with offsets and lengths at and past every limit, made to a volume and
+ * to a plain file; results, errnos and contents must be the same.
  *
- * What differs on purpose: a volume ends at 2^53 - 2^30 bytes (EFBIG past it), where ext4 ends files
- * at 16 TiB, and the kernel lets offsets of FUSE files run to 2^63, so that lseek takes a place and
- * copy_file_range a target past the largest size, to which nothing is ever written. Preallocation past
- * the space of the pool or the disk has its own tests.
+ * What differs on purpose: a volume ends at 2^53 - 2^30 bytes (EFBIG past it), where ext4 ends
+ * files at 16 TiB, and the kernel lets offsets of FUSE files run to 2^63, so that lseek takes a
+ * place and copy_file_range a target past the largest size, to which nothing is ever written.
+ * Preallocation past the space of the pool or the disk has its own tests.
  */
 import t from 'tap'
 import { MountedPool, needs, sh } from '../support/mounted-pool.js'

@@ -1,6 +1,6 @@
 // Goal: on a real mount no volume shows what another wrote, or it itself before it was cut. Method:
-// volumes full of a byte of their own are removed, cut, discarded and made anew, on a host's file with
-// holes and on a block device, which has none; what is read is counted byte by byte.
+// volumes full of a byte of their own are removed, cut, discarded and made anew, on a host's file
+// with holes and on a block device, which has none; what is read is counted byte by byte.
 import { writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import t, { type Test } from 'tap'

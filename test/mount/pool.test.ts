@@ -1,6 +1,6 @@
-// Goal: what a mounted pool promises whoever runs it: space that comes back, writers that wait or are
-// told, a mount that ends and begins in order. Method: the host's own tools look at the pool's files,
-// programs that are known to wait or to fail are watched from outside.
+// Goal: what a mounted pool promises whoever runs it: space that comes back, writers that wait or
+// are told, a mount that ends and begins in order. Method: the host's own tools look at the pool's
+// files, programs that are known to wait or to fail are watched from outside.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync, statSync, truncateSync } from 'node:fs'

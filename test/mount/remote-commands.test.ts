@@ -1,7 +1,7 @@
-// Goal: an operator's commands do on disks of other machines what they do on files, or say in one line
-// that they do not: what damaged metadata still has is saved, older copies are refused, and metadata is
-// checked as a whole where nothing says that the pool was closed in order. Method: a pool over nbdkit
-// with images, which are damaged and put back; thin_check and thin_dump judge.
+// Goal: an operator's commands do on disks of other machines what they do on files, or say in one
+// line that they do not: what damaged metadata still has is saved, older copies are refused, and
+// metadata is checked as a whole where nothing says that the pool was closed in order. Method: a
+// pool over nbdkit with images, which are damaged and put back; thin_check and thin_dump judge.
 import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -153,7 +153,8 @@ t.test(
     const { pool, exports, folder } = await farPool(t, [])
     await pool.umount()
     await exports.metadata.kill()
-    // Blocks that no metadata uses are read as well: 60 requests, 16 at a time, of two seconds each.
+    // Blocks that no metadata uses are read as well: 60 requests, 16 at a time, of two seconds
+    // each.
     const image = imageOf(folder, 'metadata')
     writeFileSync(image, Buffer.alloc(60 * MIB, 1), { flag: 'a' })
     exports.metadata = await ServerProcess.nbdkit(

@@ -1,6 +1,7 @@
-// Goal: a pool on disks of other machines takes what these have become while it is mounted, whatever
-// is killed meanwhile, and is kept from disks that have become smaller. Method: a mount over nbdkit
-// with images, which is started again on larger ones, against an ordinary file; thin_check judges.
+// Goal: a pool on disks of other machines takes what these have become while it is mounted,
+// whatever is killed meanwhile, and is kept from disks that have become smaller. Method: a mount
+// over nbdkit with images, which is started again on larger ones, against an ordinary file;
+// thin_check judges.
 import { randomBytes } from 'node:crypto'
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

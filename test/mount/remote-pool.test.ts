@@ -1,6 +1,6 @@
-// Goal: a pool that is on NBD servers as a whole is mounted, used, killed, sent and mounted elsewhere as
-// a pool in files is. Method: a mount over nbdkit with images, against an ordinary file; thin_check and
-// thin_dump judge the images.
+// Goal: a pool that is on NBD servers as a whole is mounted, used, killed, sent and mounted
+// elsewhere as a pool in files is. Method: a mount over nbdkit with images, against an ordinary
+// file; thin_check and thin_dump judge the images.
 import { randomBytes } from 'node:crypto'
 import { copyFileSync, mkdirSync, readdirSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'

@@ -1,6 +1,7 @@
-// Goal: a pool whose data an NBD server has is a pool as any other: what was flushed is on the server,
-// what is freed is a hole there, a killed engine loses nothing of what nobody has flushed, and a server
-// that dies is waited for. Method: a mount over nbdkit and a file, against an ordinary file.
+// Goal: a pool whose data an NBD server has is a pool as any other: what was flushed is on the
+// server, what is freed is a hole there, a killed engine loses nothing of what nobody has flushed,
+// and a server that dies is waited for. Method: a mount over nbdkit and a file, against an ordinary
+// file.
 import { randomBytes } from 'node:crypto'
 import { readFileSync, statSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,7 @@
-// Goal: whoever has a pool with damaged metadata reads all that it still leads to, gets an error for the
-// rest, never anything else, and nothing of the pool changes. Method: a leaf, then the superblock too,
-// is overwritten; files are read block by block, and the kernel's sums of LVM's volumes are compared.
+// Goal: whoever has a pool with damaged metadata reads all that it still leads to, gets an error
+// for the rest, never anything else, and nothing of the pool changes. Method: a leaf, then the
+// superblock too, is overwritten; files are read block by block, and the kernel's sums of LVM's
+// volumes are compared.
 import { randomBytes } from 'node:crypto'
 import {
   closeSync,

@@ -1,7 +1,7 @@
 /**
- * Goal: `thinfs prune` and `thinfs trim` of a pool that is mounted and in use. Method: snapshots behind
- * a loop device and in processes; an ext4 that is mounted in another mount namespace alone, whose
- * blocks come back to the host.
+ * Goal: `thinfs prune` and `thinfs trim` of a pool that is mounted and in use. Method: snapshots
+ * behind a loop device and in processes; an ext4 that is mounted in another mount namespace alone,
+ * whose blocks come back to the host.
  */
 import { spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'

@@ -1,6 +1,6 @@
 // Goal: without root all commands work but those on loop devices, by fusermount3 and in a user
-// namespace alike, and files belong to whoever made them. Method: the same script both ways; stat(1),
-// the kernel's own checks of permissions, thin_check.
+// namespace alike, and files belong to whoever made them. Method: the same script both ways;
+// stat(1), the kernel's own checks of permissions, thin_check.
 import t from 'tap'
 import { needs } from '../support/mounted-pool.js'
 import { OrdinaryUser } from '../support/ordinary-user.js'

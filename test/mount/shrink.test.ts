@@ -1,7 +1,7 @@
 // Goal: a pool becomes smaller under those who use it, though its engine is killed meanwhile, and
 // whoever reads the pool's own files at the time finds what was there. Method: fio verifies what it
-// has written, twin.py writes the same to a file of the mount and to a plain one; cmp, thin_check and
-// the holes of the data file judge at the end.
+// has written, twin.py writes the same to a file of the mount and to a plain one; cmp, thin_check
+// and the holes of the data file judge at the end.
 import { readFileSync, statSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { join } from 'node:path'

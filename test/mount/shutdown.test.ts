@@ -1,6 +1,6 @@
-// Goal: what ends a system, or lets it sleep, harms no pool: SIGTERM to all processes unmounts what stands
-// on a pool, then the pool; SIGKILL after that finds nothing undone. Method: the signals, real filesystems,
-// and python for the socket of a service manager.
+// Goal: what ends a system, or lets it sleep, harms no pool: SIGTERM to all processes unmounts what
+// stands on a pool, then the pool; SIGKILL after that finds nothing undone. Method: the signals,
+// real filesystems, and python for the socket of a service manager.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync } from 'node:fs'
@@ -165,7 +165,8 @@ t.test('what is in use stays, and is named; SIGKILL costs nothing of it', onLoop
     stderr: `thinfs: stale, but ${stale} is mounted at ${at}\n`,
   })
   await run('umount', at)
-  // A mount namespace that another test has made meanwhile keeps the filesystem for as long as it lasts.
+  // A mount namespace that another test has made meanwhile keeps the filesystem for as long as it
+  // lasts.
   let gone = ''
   await until(async () => {
     gone = await thinfs('attached', pool.folder, '--gc')

@@ -1,5 +1,5 @@
-// Goal: who takes how much of a pool is as the rules of its volumes have it, and what programs and df see
-// of that. Method: pools of a few MiB, filled through the mount.
+// Goal: who takes how much of a pool is as the rules of its volumes have it, and what programs and
+// df see of that. Method: pools of a few MiB, filled through the mount.
 import { dirname, join } from 'node:path'
 import t from 'tap'
 import type { VolumeInfo } from '../../src/volumes/index.js'

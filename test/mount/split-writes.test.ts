@@ -1,6 +1,6 @@
-// Goal: what a loop device flushed is there, also where the kernel has sent one request of it as several
-// WRITEs, of which a full pool refused the last. Method: a request as large as the device takes, on a pool
-// with room for its first MiB; direct I/O or not is the user's choice.
+// Goal: what a loop device flushed is there, also where the kernel has sent one request of it as
+// several WRITEs, of which a full pool refused the last. Method: a request as large as the device
+// takes, on a pool with room for its first MiB; direct I/O or not is the user's choice.
 import { join } from 'node:path'
 import t from 'tap'
 import { attempt, MountedPool, needs, python, run } from '../support/mounted-pool.js'

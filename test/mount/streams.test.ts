@@ -1,6 +1,6 @@
 /**
- * Goal: `thinfs send`, `receive` and `delta` on pools that are mounted and in use, and on pools that are
- * not. sha256sum, e2fsck and thin_delta judge. Who is killed in the middle leaves nothing.
+ * Goal: `thinfs send`, `receive` and `delta` on pools that are mounted and in use, and on pools
+ * that are not. sha256sum, e2fsck and thin_delta judge. Who is killed in the middle leaves nothing.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,6 +1,7 @@
-// Goal: devices of the tables' engine are disks for the kernel: filesystems and verified load on loop
-// devices over them, with the engine killed meanwhile. Method: the engine's process on a mount of its
-// own, loop devices over its files; what was written is compared, and thin_check judges the metadata.
+// Goal: devices of the tables' engine are disks for the kernel: filesystems and verified load on
+// loop devices over them, with the engine killed meanwhile. Method: the engine's process on a mount
+// of its own, loop devices over its files; what was written is compared, and thin_check judges the
+// metadata.
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import {
@@ -27,7 +28,9 @@ import { thinCheck } from '../support/thin-tools.js'
 
 type Client = ReturnType<typeof tableEngineClient>
 
-/** The engine's process, and what its service knows: tables, in the order in which they were made. */
+/**
+ * The engine's process, and what its service knows: tables, in the order in which they were made.
+ */
 class Served {
   readonly folder: string
   readonly mountPoint: string

@@ -1,6 +1,6 @@
-// Goal: a pool on NBD servers is taken over by another host: what was flushed is there, and nothing of
-// the old host arrives afterwards. Method: two hosts on one machine (other-host.ts), and nbdkit, which
-// lets in as many connections as one of them makes; the fence starts it anew.
+// Goal: a pool on NBD servers is taken over by another host: what was flushed is there, and nothing
+// of the old host arrives afterwards. Method: two hosts on one machine (other-host.ts), and nbdkit,
+// which lets in as many connections as one of them makes; the fence starts it anew.
 import { existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { join } from 'node:path'

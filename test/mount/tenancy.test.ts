@@ -1,7 +1,7 @@
-// Goal: of the hosts that reach a pool one serves it. Another one is told by which, takes the pool over
-// when that was fenced, and finds what was flushed; the old one answers nothing and writes nothing.
-// Method: two hosts on one machine (other-host.ts); the fence takes the locks of the old one away, as a
-// file server does, and leaves its processes alone.
+// Goal: of the hosts that reach a pool one serves it. Another one is told by which, takes the pool
+// over when that was fenced, and finds what was flushed; the old one answers nothing and writes
+// nothing. Method: two hosts on one machine (other-host.ts); the fence takes the locks of the old
+// one away, as a file server does, and leaves its processes alone.
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -11,8 +11,8 @@ import { attemptThinfs, MountedPool, needs, thinfs, until } from '../support/mou
 import { OtherHost } from '../support/other-host.js'
 
 /**
- * Takes the OFD locks of the engine, whose number is in a file beside this, away. F_OFD_SETLK is 37,
- * F_UNLCK 2, pidfd_open 434, pidfd_getfd 438. Sources: fcntl(2), pidfd_getfd(2).
+ * Takes the OFD locks of the engine, whose number is in a file beside this, away. F_OFD_SETLK is
+ * 37, F_UNLCK 2, pidfd_open 434, pidfd_getfd 438. Sources: fcntl(2), pidfd_getfd(2).
  */
 const UNLOCK = `
 import ctypes, fcntl, struct, sys

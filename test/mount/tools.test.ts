@@ -1,5 +1,6 @@
-// Goal: ordinary programs cannot tell a volume from a file of any other filesystem. Method: the same
-// commands run in the mount and in a folder of the host, and must leave the same and print the same.
+// Goal: ordinary programs cannot tell a volume from a file of any other filesystem. Method: the
+// same commands run in the mount and in a folder of the host, and must leave the same and print the
+// same.
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import {

@@ -1,6 +1,6 @@
-// Goal: nobody gets thinfs, run by root or by another user, to read or write what he may not. Method:
-// folders prepared by one user and used by another, links where thinfs keeps its files, and the
-// kernel's own view of what is left: owners, modes, mount options.
+// Goal: nobody gets thinfs, run by root or by another user, to read or write what he may not.
+// Method: folders prepared by one user and used by another, links where thinfs keeps its files, and
+// the kernel's own view of what is left: owners, modes, mount options.
 import {
   chmodSync,
   chownSync,

@@ -1,6 +1,6 @@
 // Goal: over io_uring a volume is what it is over /dev/fuse, and what cannot be the same is said.
-// Method: programs that verify what they wrote, checkers of others, and processes that are killed. Where
-// the kernel has no FUSE over io_uring, that is what has to be told.
+// Method: programs that verify what they wrote, checkers of others, and processes that are killed.
+// Where the kernel has no FUSE over io_uring, that is what has to be told.
 import { createHash, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -103,8 +103,8 @@ t.test('a loop device', onLoop, async t => {
   await pool.close(t)
 })
 
-// Method: as many writes as the kernel sends wait for space, all from one CPU; what frees space comes
-// through the same queue.
+// Method: as many writes as the kernel sends wait for space, all from one CPU; what frees space
+// comes through the same queue.
 t.test('a full pool: who waits for space does not keep out who frees it', overUring, async t => {
   const pool = await uringPool(
     t,

@@ -1,6 +1,6 @@
-// Goal: a server that does not keep to the protocol, or stops anywhere, does no harm: no wrong bytes,
-// no wait without end. Method: a server in this process that says one thing wrong, or all of a reply
-// up to each of its bytes.
+// Goal: a server that does not keep to the protocol, or stops anywhere, does no harm: no wrong
+// bytes, no wait without end. Method: a server in this process that says one thing wrong, or all of
+// a reply up to each of its bytes.
 import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
 import { KIB } from '../../src/base/index.js'

@@ -1,5 +1,5 @@
-// Goal: nothing is sent again to a disk that somebody else has had meanwhile. Method: a server that ends
-// the first connection at the first write, and notes what comes by the next.
+// Goal: nothing is sent again to a disk that somebody else has had meanwhile. Method: a server that
+// ends the first connection at the first write, and notes what comes by the next.
 import t, { type Test } from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import { NbdDisk, type NbdOptions } from '../../src/nbd/index.js'
@@ -7,7 +7,9 @@ import { chunk, fakeServer } from '../support/nbd-servers.js'
 
 const [READ, WRITE] = [0, 1]
 
-/** A disk whose connection breaks at its first write; the commands of the connections, by number. */
+/**
+ * A disk whose connection breaks at its first write; the commands of the connections, by number.
+ */
 async function broken(t: Test, mayGoOn: NonNullable<NbdOptions['mayGoOn']>) {
   const commands: number[][] = [[], [], [], []]
   const address = await fakeServer(t, {

@@ -1,5 +1,6 @@
-// Goal: the packages work where there is neither a compiler nor a clone. Method: `npm pack` and scripts/deb
-// make them; npm installs the one, dpkg-deb unpacks the other, both mount a pool; lintian judges.
+// Goal: the packages work where there is neither a compiler nor a clone. Method: `npm pack` and
+// scripts/deb make them; npm installs the one, dpkg-deb unpacks the other, both mount a pool;
+// lintian judges.
 import { mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'

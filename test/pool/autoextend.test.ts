@@ -1,6 +1,7 @@
-// Goal: a pool with `autoextend` grows as LVM's thin pools do by threshold and percent, before any write
-// would wait, up to its max, and no further than the host's disk can hold. Method: the example of
-// lvm.conf; random fillings of pools in memory against the rule in plain numbers; thin_check.
+// Goal: a pool with `autoextend` grows as LVM's thin pools do by threshold and percent, before any
+// write would wait, up to its max, and no further than the host's disk can hold. Method: the
+// example of lvm.conf; random fillings of pools in memory against the rule in plain numbers;
+// thin_check.
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import type { Autoextend } from '../../src/pool/index.js'

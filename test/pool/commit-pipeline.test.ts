@@ -1,7 +1,7 @@
-// Goal: who waits for a commit has what was there when it asked, durable, and never more commits run
-// than are needed, one at a time, each in its order. Method: seeded random writes, discards, commits
-// and flushes on stores whose flushes end in any order; at each answer the power is cut, and a model
-// knows what each block may hold.
+// Goal: who waits for a commit has what was there when it asked, durable, and never more commits
+// run than are needed, one at a time, each in its order. Method: seeded random writes, discards,
+// commits and flushes on stores whose flushes end in any order; at each answer the power is cut,
+// and a model knows what each block may hold.
 import t, { type Test } from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'
 import { formatted, type MemoryFiles, openFiles } from '../support/memory-pool.js'

@@ -1,6 +1,6 @@
-// Goal: after a failure nothing is changed any more, what can be read is the last commit, and nothing at
-// all is written where somebody else may have the pool. Method: a pool's parts that note what is done to
-// them, in order, and fail when the test says so.
+// Goal: after a failure nothing is changed any more, what can be read is the last commit, and
+// nothing at all is written where somebody else may have the pool. Method: a pool's parts that note
+// what is done to them, in order, and fail when the test says so.
 import t from 'tap'
 import { type Later, ThinfsError } from '../../src/base/index.js'
 import { Failure } from '../../src/pool/failure.js'

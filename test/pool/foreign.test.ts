@@ -10,7 +10,9 @@ import { fixture, thinCheck } from '../support/thin-tools.js'
 const BLOCK = 65536
 const BLOCKS = 1024
 
-/** The files of a pool with an image of metadata, whose every data block is full of its own number. */
+/**
+ * The files of a pool with an image of metadata, whose every data block is full of its own number.
+ */
 function filesOf(image: string) {
   const data = Buffer.alloc(BLOCKS * BLOCK)
   for (let block = 0; block < BLOCKS; block++)

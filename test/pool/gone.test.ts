@@ -1,6 +1,6 @@
 // Goal: what waits on behalf of a device ends when the device is deleted, and never reaches the
-// device that gets its id next. Method: each operation waits for space in a full pool; the device is
-// deleted and its id given to a snapshot of another; then space comes.
+// device that gets its id next. Method: each operation waits for space in a full pool; the device
+// is deleted and its id given to a snapshot of another; then space comes.
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'

@@ -1,6 +1,6 @@
-// Goal: a pool that is made larger is so at once and altogether: writes that wait go on, a death or a
-// power cut in the middle leaves a pool that opens, and a size that cannot be had changes nothing.
-// Method: pools in memory; thin_check judges what each power cut leaves.
+// Goal: a pool that is made larger is so at once and altogether: writes that wait go on, a death or
+// a power cut in the middle leaves a pool that opens, and a size that cannot be had changes
+// nothing. Method: pools in memory; thin_check judges what each power cut leaves.
 import t from 'tap'
 import { bytes, ThinfsError } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'

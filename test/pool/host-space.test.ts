@@ -1,6 +1,6 @@
-// Goal: metadata blocks have their space on the host before they are needed, and a host that had no room
-// is asked again. Method: a store that sets space aside as long as its disk has some, and a plain model
-// of which bytes have theirs.
+// Goal: metadata blocks have their space on the host before they are needed, and a host that had no
+// room is asked again. Method: a store that sets space aside as long as its disk has some, and a
+// plain model of which bytes have theirs.
 import t from 'tap'
 import { bytes, KIB, MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { DataBlocks } from '../../src/device/index.js'

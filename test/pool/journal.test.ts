@@ -1,7 +1,7 @@
-// Goal: whoever is killed at whatever moment, the journal has every change that was acknowledged and is
-// not in the superblock that is found, and none that is in it; also when the host's disk was full now
-// and then. Method: seeded schedules of what a pool does with its journal, killed in the middle of each
-// write and after it; what the next process reads is held against plain lists.
+// Goal: whoever is killed at whatever moment, the journal has every change that was acknowledged
+// and is not in the superblock that is found, and none that is in it; also when the host's disk was
+// full now and then. Method: seeded schedules of what a pool does with its journal, killed in the
+// middle of each write and after it; what the next process reads is held against plain lists.
 import t from 'tap'
 import { Journal } from '../../src/pool/journal.js'
 import { replay } from '../../src/pool/journal-changes.js'

@@ -1,6 +1,6 @@
-// Goal: once a pool may be another host's it writes nothing, and answers nothing. Method: its lock, or
-// its tenancy, is lost at each stage of a commit, or while nothing happens; every write and punch that
-// reaches the files afterwards is noted.
+// Goal: once a pool may be another host's it writes nothing, and answers nothing. Method: its lock,
+// or its tenancy, is lost at each stage of a commit, or while nothing happens; every write and
+// punch that reaches the files afterwards is noted.
 import t from 'tap'
 import { ThinfsError } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'

@@ -1,12 +1,16 @@
-// Goal: a low water mark that is crossed is told once, and again only when space has come back. Method:
-// random walks of free space against what a reader of the whole walk would tell; a pool in memory.
+// Goal: a low water mark that is crossed is told once, and again only when space has come back.
+// Method: random walks of free space against what a reader of the whole walk would tell; a pool in
+// memory.
 import t from 'tap'
 import { LowWater } from '../../src/pool/low-water.js'
 import { devId, openFiles } from '../support/memory-pool.js'
 import { Random } from '../support/random.js'
 import { BLOCK, files, filled, thin } from '../support/thin-devices.js'
 
-/** The places of a walk at which a mark is crossed downwards: between two, more than 17/16 were free. */
+/**
+ * The places of a walk at which a mark is crossed downwards: between two, more than 17/16 were
+ * free.
+ */
 function crossings(walk: readonly number[], mark: number): number[] {
   const found: number[] = []
   walk.forEach((free, i) => {

@@ -1,6 +1,6 @@
-// Goal: metadata that may be an older copy never costs a byte of data by itself. Method: copies of the
-// files of a pool at two moments, put together in every way that a person can, and the data compared
-// with what it was.
+// Goal: metadata that may be an older copy never costs a byte of data by itself. Method: copies of
+// the files of a pool at two moments, put together in every way that a person can, and the data
+// compared with what it was.
 import t, { type Test } from 'tap'
 import { bytes, type DevId } from '../../src/base/index.js'
 import { ThinMetadata } from '../../src/metadata/index.js'
@@ -30,7 +30,10 @@ async function write(
   if (end === 'closed') await pool.close()
 }
 
-/** A pool with 4 blocks written, and two openings later with 8: no transaction id lies between the two. */
+/**
+ * A pool with 4 blocks written, and two openings later with 8: no transaction id lies between the
+ * two.
+ */
 async function twoMoments(end: 'closed' | 'killed') {
   const files = formatted({ blockSectors: 8, dataBlocks: 64, metadataBlocks: 64 })
   await write(files, 0, 4, 'closed')

@@ -86,7 +86,10 @@ t.test('a data file that was made larger is as large before the pool counts on i
   })
 })
 
-/** Cuts the power after each event from `begin` on: the file is never shorter than the pool, and the pool opens. */
+/**
+ * Cuts the power after each event from `begin` on: the file is never shorter than the pool, and the
+ * pool opens.
+ */
 async function opensWhenever(t: Test, disk: PowerDisk, begin: number): Promise<void> {
   const cuts = new PowerCuts(disk)
   const random = new Random(1)

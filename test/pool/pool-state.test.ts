@@ -1,6 +1,7 @@
 // Goal: the modes of a pool follow each other as the table says, and in no other way. Method: every
-// mode is reached by a path of the table, and from each every mode is tried; what a request may do in
-// it is what dm-thin's documentation says (Documentation/admin-guide/device-mapper/thin-provisioning).
+// mode is reached by a path of the table, and from each every mode is tried; what a request may do
+// in it is what dm-thin's documentation says
+// (Documentation/admin-guide/device-mapper/thin-provisioning).
 import t from 'tap'
 import type { PoolMode } from '../../src/pool/options.js'
 import { MODE_CHANGES, PoolState } from '../../src/pool/pool-state.js'

@@ -1,5 +1,5 @@
-// Blocks that a commit freed are released after it: no flush waits for reads that are under way, nor
-// for punches, and nobody gets such a block before both have ended.
+// Blocks that a commit freed are released after it: no flush waits for reads that are under way,
+// nor for punches, and nobody gets such a block before both have ended.
 import t from 'tap'
 import { bytes } from '../../src/base/index.js'
 import { checkMetadata } from '../../src/metadata/index.js'

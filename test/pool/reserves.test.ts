@@ -1,6 +1,7 @@
-// Goal: a device with a reserve gets its blocks however full others make the pool, and one with a limit
-// gets no more than that. Method: random operations on a pool in memory and on a model, which has for
-// each device a map from virtual blocks to data blocks, and counts by looking at all of them.
+// Goal: a device with a reserve gets its blocks however full others make the pool, and one with a
+// limit gets no more than that. Method: random operations on a pool in memory and on a model, which
+// has for each device a map from virtual blocks to data blocks, and counts by looking at all of
+// them.
 import fc from 'fast-check'
 import t from 'tap'
 import { bytes, type DevId, SYSTEM_CLOCK, ThinfsError } from '../../src/base/index.js'

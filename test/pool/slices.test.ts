@@ -1,8 +1,8 @@
 /**
- * Goal: long work is cut by time, others have their turn between the pieces, and what comes of it is
- * the same. Method: a clock that moves on with every look at it, so that each piece is a slice; others
- * write, remove and take snapshots in their turns; then the result is compared with a plain model, and
- * the metadata is checked.
+ * Goal: long work is cut by time, others have their turn between the pieces, and what comes of it
+ * is the same. Method: a clock that moves on with every look at it, so that each piece is a slice;
+ * others write, remove and take snapshots in their turns; then the result is compared with a plain
+ * model, and the metadata is checked.
  */
 import t from 'tap'
 import { bytes, type DevId, Slice, SYSTEM_CLOCK } from '../../src/base/index.js'

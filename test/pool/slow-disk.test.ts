@@ -8,11 +8,11 @@ import { Random } from '../support/random.js'
 import { turn } from '../support/thin-devices.js'
 import { UnorderedStore } from '../support/unordered-store.js'
 
-// Goal: whatever happens while reads, and writes that wait for them, are under way, everybody sees what
-// was written. Method: seeded random requests to volumes and their snapshots, on a store whose reads,
-// punches and flushes end in any order, reads half by half, or on one that has no page cache, whose
-// writes do so too; a model knows what each part may hold. A change never meets another one of the same
-// part: the order of these is nobody's promise.
+// Goal: whatever happens while reads, and writes that wait for them, are under way, everybody sees
+// what was written. Method: seeded random requests to volumes and their snapshots, on a store whose
+// reads, punches and flushes end in any order, reads half by half, or on one that has no page
+// cache, whose writes do so too; a model knows what each part may hold. A change never meets
+// another one of the same part: the order of these is nobody's promise.
 const SEEDS = 25
 const STEPS = 300
 const BLOCK = 16 * 1024
@@ -21,7 +21,9 @@ const PART = BLOCK / 4
 const NR_PARTS = 48
 const SIZE = bytes(NR_PARTS * PART)
 
-/** A volume, and by part what it may hold: a snapshot of a part that was being changed has either. */
+/**
+ * A volume, and by part what it may hold: a snapshot of a part that was being changed has either.
+ */
 interface Modelled {
   id: number
   device: ThinDevice

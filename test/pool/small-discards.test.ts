@@ -1,6 +1,7 @@
-// Goal: a block whose last piece is discarded goes back to the pool, whatever the order of the pieces and
-// whoever was killed in between; and nothing else does. Method: pieces of 4 KiB of blocks of 64 KiB, on a
-// store that keeps track of its pages, beside a model: the set of pieces that hold something.
+// Goal: a block whose last piece is discarded goes back to the pool, whatever the order of the
+// pieces and whoever was killed in between; and nothing else does. Method: pieces of 4 KiB of
+// blocks of 64 KiB, on a store that keeps track of its pages, beside a model: the set of pieces
+// that hold something.
 import fc from 'fast-check'
 import t from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'

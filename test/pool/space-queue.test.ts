@@ -1,5 +1,6 @@
-// Goal: each wait for space ends once, for the reason that came first: space, time, its caller, or its
-// owner's end. Method: seeded schedules of all that can happen to the queue, against a plain list.
+// Goal: each wait for space ends once, for the reason that came first: space, time, its caller, or
+// its owner's end. Method: seeded schedules of all that can happen to the queue, against a plain
+// list.
 import t from 'tap'
 import { SpaceQueue } from '../../src/pool/space-queue.js'
 import { TestClock } from '../support/memory-pool.js'

@@ -1,5 +1,5 @@
-// Goal: metadata that is full is emptied by removals, however many at a time. Method: snapshots that
-// diverge until none has room, then all devices emptied and discarded at once; the metadata is
+// Goal: metadata that is full is emptied by removals, however many at a time. Method: snapshots
+// that diverge until none has room, then all devices emptied and discarded at once; the metadata is
 // checked.
 import t from 'tap'
 import { bytes, type ThinfsError } from '../../src/base/index.js'

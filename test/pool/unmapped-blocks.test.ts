@@ -1,5 +1,6 @@
-// Goal: a commit seals when every request that had taken blocks has mapped them or given them back, and
-// only then may others take some. Method: promises that the test ends, well and not, in any order.
+// Goal: a commit seals when every request that had taken blocks has mapped them or given them back,
+// and only then may others take some. Method: promises that the test ends, well and not, in any
+// order.
 import t from 'tap'
 import { UnmappedBlocks } from '../../src/pool/unmapped-blocks.js'
 import { turn } from '../support/thin-devices.js'

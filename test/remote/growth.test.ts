@@ -1,8 +1,8 @@
 // Goal: a pool whose disks become larger takes that while it is used, loses nothing of what it
-// acknowledged and shows nothing of what was in the new part, whenever its process is killed; a disk
-// that has become smaller is refused. Method: pages of random values against a map of them; the disks
-// end calls in any order, grow with garbage at random moments, and stop to answer in the middle of
-// whatever is under way, where the next process goes on; thin_check judges what is left.
+// acknowledged and shows nothing of what was in the new part, whenever its process is killed; a
+// disk that has become smaller is refused. Method: pages of random values against a map of them;
+// the disks end calls in any order, grow with garbage at random moments, and stop to answer in the
+// middle of whatever is under way, where the next process goes on; thin_check judges what is left.
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { bytes, KIB } from '../../src/base/index.js'

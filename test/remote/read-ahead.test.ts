@@ -1,5 +1,5 @@
-// Goal: who reads one part after another finds the next in the cache, and who reads at random costs the
-// disk nothing more. Method: a disk that writes down what it is asked for.
+// Goal: who reads one part after another finds the next in the cache, and who reads at random costs
+// the disk nothing more. Method: a disk that writes down what it is asked for.
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { bytes, KIB, MIB } from '../../src/base/index.js'

@@ -1,7 +1,8 @@
-// Goal: a cache in front of a disk that answers late, fails, or loses what it had not flushed, never
-// shows wrong bytes, and what a sync acknowledged is on the disk; whoever is killed, whenever. Method:
-// random calls, as DataBlocks makes them, against a copy in memory; the order in which the disk ends
-// calls, its failures and power cuts, and the deaths of the process are random as well.
+// Goal: a cache in front of a disk that answers late, fails, or loses what it had not flushed,
+// never shows wrong bytes, and what a sync acknowledged is on the disk; whoever is killed,
+// whenever. Method: random calls, as DataBlocks makes them, against a copy in memory; the order in
+// which the disk ends calls, its failures and power cuts, and the deaths of the process are random
+// as well.
 import assert from 'node:assert/strict'
 import { closeSync, readFileSync, writeSync } from 'node:fs'
 import t from 'tap'
@@ -231,7 +232,8 @@ class Harness {
     this.disk.abandon()
     if (this.#random.chance(0.3)) this.disk.powerCut()
     this.disk = new SlowDisk(this.disk.state, this.#random)
-    // What is under way in this process still changes the memory of the one that died, a copy has not.
+    // What is under way in this process still changes the memory of the one that died, a copy has
+    // not.
     const left = readFileSync(`/proc/self/fd/${this.cache}`)
     const cache = native.memory_create('copy', left.length)
     writeSync(cache, left)

@@ -1,7 +1,7 @@
 // Goal: a store that is all in memory shows what was written, whoever is killed; what a sync
-// acknowledged is on the disk, and nothing is sent before one. Method: the contract of all stores; then
-// random writes and syncs against a plain copy, while the disk ends calls in any order, fails, and
-// loses what it had not flushed, and the process that serves is replaced.
+// acknowledged is on the disk, and nothing is sent before one. Method: the contract of all stores;
+// then random writes and syncs against a plain copy, while the disk ends calls in any order, fails,
+// and loses what it had not flushed, and the process that serves is replaced.
 import assert from 'node:assert/strict'
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'

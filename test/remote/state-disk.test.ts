@@ -1,6 +1,6 @@
-// Goal: names and sizes on a disk of another machine are the old ones or the new ones, and the new ones
-// once that was acknowledged, wherever a power cut there tears a write. Method: a disk that keeps any
-// of the sectors that no flush has covered, against the texts that were written.
+// Goal: names and sizes on a disk of another machine are the old ones or the new ones, and the new
+// ones once that was acknowledged, wherever a power cut there tears a write. Method: a disk that
+// keeps any of the sectors that no flush has covered, against the texts that were written.
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
 import { type RemoteDisk, STATE_SIZE_MIN, StateDisk } from '../../src/remote/index.js'

@@ -1,5 +1,5 @@
-// Goal: a store on another machine is a store as any other. Method: the suite of all stores, over a disk
-// of nbdkit, with a cache that has room for all of it and with one that has not.
+// Goal: a store on another machine is a store as any other. Method: the suite of all stores, over a
+// disk of nbdkit, with a cache that has room for all of it and with one that has not.
 import { closeSync } from 'node:fs'
 import type { Test } from 'tap'
 import { KIB } from '../../src/base/index.js'

@@ -1,6 +1,6 @@
-// Goal: what is written back goes in few large requests, and no flush takes long because of what was
-// acknowledged before it, however slow the disk is. Method: a disk that takes its time by a clock that
-// the test turns, and writers that never pause.
+// Goal: what is written back goes in few large requests, and no flush takes long because of what
+// was acknowledged before it, however slow the disk is. Method: a disk that takes its time by a
+// clock that the test turns, and writers that never pause.
 import assert from 'node:assert/strict'
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'
@@ -118,7 +118,10 @@ t.test('what is alone goes by one request, which makes it durable', async t => {
   t.same(await kinds(), ['write', 'flush'], 'after a flush that failed')
 })
 
-/** Streams, then writes pages here and there, and flushes at any moment. @returns the longest flush */
+/**
+ * Streams, then writes pages here and there, and flushes at any moment.
+ * @returns the longest flush
+ */
 async function longestFlush({ clock, disk, store }: Opened, milliseconds: number): Promise<number> {
   const random = new Random(7)
   const slots = disk.size / SLOT

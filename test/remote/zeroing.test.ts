@@ -1,5 +1,5 @@
-// Goal: a range that is punched is never seen as it was, whenever the process dies. Method: the memory of
-// the cache as a process leaves it that dies between two steps of a punch.
+// Goal: a range that is punched is never seen as it was, whenever the process dies. Method: the
+// memory of the cache as a process leaves it that dies between two steps of a punch.
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { bytes, KIB, MIB } from '../../src/base/index.js'
@@ -16,7 +16,9 @@ interface Left {
   wanted: Buffer
 }
 
-/** The next process, where one died that had noted a punch of two slots and not blanked the cache. */
+/**
+ * The next process, where one died that had noted a punch of two slots and not blanked the cache.
+ */
 async function afterDeath(t: Test): Promise<Left> {
   const clock = new ManualClock()
   const disk = new TimedDisk(MIB, { perRequest: 1, bytesPerMs: 1e6 }, clock)

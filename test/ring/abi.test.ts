@@ -1,4 +1,5 @@
-// Goal: the tables are the kernel's structures. Method: the C compiler reads the kernel's own header.
+// Goal: the tables are the kernel's structures. Method: the C compiler reads the kernel's own
+// header.
 import { execFileSync } from 'node:child_process'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,7 +1,7 @@
-// Goal: under pressure for as long as wanted, nothing hangs, nothing grows, no byte is wrong. Method:
-// THINFS_SOAK seconds are shared out to a storm of flushes on ext4 over a loop device, volumes that
-// come and go, and mounts that come and go; what the processes hold is sampled all the time. Figures
-// go to the file THINFS_FIGURES.
+// Goal: under pressure for as long as wanted, nothing hangs, nothing grows, no byte is wrong.
+// Method: THINFS_SOAK seconds are shared out to a storm of flushes on ext4 over a loop device,
+// volumes that come and go, and mounts that come and go; what the processes hold is sampled all the
+// time. Figures go to the file THINFS_FIGURES.
 import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -17,9 +17,10 @@ const MIB = 2 ** 20
 const CACHE = 256 * MIB
 const WRITERS = 16
 /**
- * Bytes that a process may hold more at the end of a phase than the fitted line had it hold after the
- * first third: what it takes is given back by the garbage collector in steps of up to 17 MiB, the
- * size of one set of request slots, and a line through a few such steps may rise by one of them.
+ * Bytes that a process may hold more at the end of a phase than the fitted line had it hold after
+ * the first third: what it takes is given back by the garbage collector in steps of up to 17 MiB,
+ * the size of one set of request slots, and a line through a few such steps may rise by one of
+ * them.
  */
 const MAX_GROWTH = 32 * MIB
 

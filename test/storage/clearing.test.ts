@@ -1,6 +1,6 @@
-// Goal: what is cleared reads as zeros, also on a file system that says that it clears and does not.
-// Method: one that is served by this machine and lies as GlusterFS does about FALLOC_FL_ZERO_RANGE, as
-// servers of objects do about parts of those, or not at all.
+// Goal: what is cleared reads as zeros, also on a file system that says that it clears and does
+// not. Method: one that is served by this machine and lies as GlusterFS does about
+// FALLOC_FL_ZERO_RANGE, as servers of objects do about parts of those, or not at all.
 import { readdirSync, readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'

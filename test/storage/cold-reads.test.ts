@@ -1,6 +1,6 @@
-// Goal: reads that wait for a disk bring what is in the file, however many there are and whoever does
-// them. Method: a file of random bytes that is in no cache, read by io_uring, by more than it takes,
-// and where it is not allowed.
+// Goal: reads that wait for a disk bring what is in the file, however many there are and whoever
+// does them. Method: a file of random bytes that is in no cache, read by io_uring, by more than it
+// takes, and where it is not allowed.
 import { execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { closeSync, mkdtempSync, openSync, rmSync, writeFileSync } from 'node:fs'

@@ -1,5 +1,5 @@
-// Goal: what is kept of a journal in memory is never older than what the memory says. Method: a keeper
-// that remembers what it was given last.
+// Goal: what is kept of a journal in memory is never older than what the memory says. Method: a
+// keeper that remembers what it was given last.
 import { closeSync } from 'node:fs'
 import t from 'tap'
 import { type JournalKeeper, MemoryJournal } from '../../src/storage/memory-journal.js'

@@ -1,6 +1,6 @@
-// Goal: a host reserves an NVMe disk, comes again after it was killed, and leaves nothing when it goes.
-// Method: a namespace as NVM Express describes it (2.0, 7.2 to 7.5, 8.19), behind the calls as the
-// kernel's drivers/nvme/host/pr.c takes them, in memory.
+// Goal: a host reserves an NVMe disk, comes again after it was killed, and leaves nothing when it
+// goes. Method: a namespace as NVM Express describes it (2.0, 7.2 to 7.5, 8.19), behind the calls
+// as the kernel's drivers/nvme/host/pr.c takes them, in memory.
 import t, { type Test } from 'tap'
 import { native } from '../../src/native.js'
 import { ReservedDisk } from '../../src/storage/index.js'

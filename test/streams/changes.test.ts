@@ -1,6 +1,6 @@
 /**
- * Goal: `thinfs delta` says what thin_delta says. Method: pools with random histories, in which trees
- * split, merge and come apart; Debian's thin_delta compares every two devices of them.
+ * Goal: `thinfs delta` says what thin_delta says. Method: pools with random histories, in which
+ * trees split, merge and come apart; Debian's thin_delta compares every two devices of them.
  */
 // The trees are large, and the code that makes them has tests of its own.
 import '../support/unverified.js'

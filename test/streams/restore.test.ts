@@ -1,4 +1,6 @@
-/** Metadata made of a dump: thin_check and thin_dump, which are not ours, judge what comes of it. */
+/**
+ * Metadata made of a dump: thin_check and thin_dump, which are not ours, judge what comes of it.
+ */
 import fc from 'fast-check'
 import t from 'tap'
 import type { DataBlock, DevId } from '../../src/base/index.js'
@@ -78,8 +80,8 @@ t.test('a device of three levels, which a pool goes on with', async t => {
 })
 
 t.test('runs that devices share are shared again', async t => {
-  // Goal: def and ref mean what they stand for, and a full leaf of a def has several owners. Method:
-  // random runs of all sizes in random devices; the same dump with each ref written out.
+  // Goal: def and ref mean what they stand for, and a full leaf of a def has several owners.
+  // Method: random runs of all sizes in random devices; the same dump with each ref written out.
   const segment = fc.record({ isDef: fc.boolean(), length: fc.integer({ min: 0, max: 700 }) })
   const segments = fc.array(segment, { minLength: 1, maxLength: 6 })
   const property = fc.asyncProperty(segments, fc.array(fc.nat(63)), async (segments, devices) => {

@@ -1,7 +1,8 @@
 /**
- * Goal: a chain of streams gives the same bytes elsewhere, whatever the history, and a stream that was
- * damaged gives nothing. Method: pools with random histories, sent by increments to a pool with blocks
- * of another size; SHA-256 of what is read on both sides; bits flipped and ends cut off at random.
+ * Goal: a chain of streams gives the same bytes elsewhere, whatever the history, and a stream that
+ * was damaged gives nothing. Method: pools with random histories, sent by increments to a pool with
+ * blocks of another size; SHA-256 of what is read on both sides; bits flipped and ends cut off at
+ * random.
  */
 import { createHash } from 'node:crypto'
 import t, { type Test } from 'tap'

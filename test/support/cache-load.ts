@@ -1,7 +1,8 @@
 /**
  * A process that reads and writes a remote store at random, against a copy in memory, until it is
  * killed. What it knows is in memory that its parent holds: which operations are under way, and the
- * copy. The next such process makes those again, as a kernel sends requests again to the next engine.
+ * copy. The next such process makes those again, as a kernel sends requests again to the next
+ * engine.
  *
  *   cache-load.ts ADDRESS SEED OPERATIONS    with descriptors 3: cache, 4: state, 5: copy
  */

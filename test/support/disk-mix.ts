@@ -5,8 +5,8 @@ import type { Random } from './random.js'
 const PAGE = 4096
 
 /**
- * Sends requests of all kinds, several in flight, none of which touch each other. Reads are compared
- * with the model, which has what was written before.
+ * Sends requests of all kinds, several in flight, none of which touch each other. Reads are
+ * compared with the model, which has what was written before.
  * @param shape.inFlight requests
  * @param shape.mostPages of a request
  */

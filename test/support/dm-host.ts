@@ -1,9 +1,10 @@
 /**
- * The device-mapper service on a machine of its own, as far as that goes: a mount namespace with its own
+ * The device-mapper service on a machine of its own, as far as that goes: a mount namespace with
+ * its own
  * /run, so that /dev/mapper and /proc/devices of other tests stay as they are. Programs run in it.
  *
- * Teardown unmounts what is mounted from devices, stops the service, and detaches loop devices, whatever
- * state a failed test has left.
+ * Teardown unmounts what is mounted from devices, stops the service, and detaches loop devices,
+ * whatever state a failed test has left.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'

@@ -1,4 +1,7 @@
-/** Devices of the device-mapper service in this process: the real tables on files, and a pretended machine. */
+/**
+ * Devices of the device-mapper service in this process: the real tables on files, and a pretended
+ * machine.
+ */
 import { closeSync, ftruncateSync, mkdirSync, openSync } from 'node:fs'
 import { refused } from '../../src/base/index.js'
 import { type DeviceNumber, nameOfDevice } from '../../src/dm/abi.js'
@@ -10,7 +13,10 @@ import type { Lower, Machine } from '../../src/dm/machine.js'
 import { NO_EVENTS } from '../../src/pool/index.js'
 import { Tables } from '../../src/tables/index.js'
 
-/** A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the test. */
+/**
+ * A machine with the disks 254:0 and 254:16; nothing is mounted, and what is open is said by the
+ * test.
+ */
 export class FakeMachine implements Machine {
   /** Minors that somebody has open. */
   readonly open = new Set<number>()

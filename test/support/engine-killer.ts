@@ -75,8 +75,8 @@ export async function killEngines(pool: MountedPool, nr: number, seed: number): 
 }
 
 /**
- * Kills as many engines as are wanted, each after it has served `use`; the one after them serves when
- * it resolves.
+ * Kills as many engines as are wanted, each after it has served `use`; the one after them serves
+ * when it resolves.
  */
 export async function killServingEngines(
   pool: MountedPool,

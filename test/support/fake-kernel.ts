@@ -24,7 +24,9 @@ export interface Reply {
 const ERRNO_NAMES = new Map(Object.entries(constants.errno).map(([name, nr]) => [nr, name]))
 ERRNO_NAMES.set(constants.errno.EOPNOTSUPP, 'EOPNOTSUPP')
 
-/** The kernel's end of a connection, made of queues: requests are written by hand, byte for byte. */
+/**
+ * The kernel's end of a connection, made of queues: requests are written by hand, byte for byte.
+ */
 export class FakeKernel implements FuseDevice {
   /** In the order in which they arrived. */
   readonly replies: Reply[] = []

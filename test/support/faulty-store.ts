@@ -1,10 +1,10 @@
 /**
  * Files of a pool that fail: one of all the calls that reach them, or all from one call on.
  *
- * A fault has a number, that of the call at which it strikes, so that a run without faults tells how
- * many there are to try. A write may get part of its bytes there first, in whole sectors. A flush
- * that fails takes with it what it should have flushed, as Linux does: the page cache shows it still,
- * but no later flush makes it durable.
+ * A fault has a number, that of the call at which it strikes, so that a run without faults tells
+ * how many there are to try. A write may get part of its bytes there first, in whole sectors. A
+ * flush that fails takes with it what it should have flushed, as Linux does: the page cache shows
+ * it still, but no later flush makes it durable.
  */
 import { type Bytes, bytes, ThinfsError } from '../../src/base/index.js'
 import type { JournalFile } from '../../src/pool/index.js'
@@ -18,7 +18,10 @@ export interface Fault {
   /** The call that fails, counted from 0 over all files. */
   at: number
   errno: 'EIO' | 'ENOSPC' | 'EROFS'
-  /** Fails every later call that the errno is about, of the same file or of all, until `Faults.heal`. */
+  /**
+   * Fails every later call that the errno is about, of the same file or of all, until
+   * `Faults.heal`.
+   */
   lasts: 'once' | 'for this file' | 'for all files'
   /** Share of a write's or copy's sectors that get there before it fails. */
   share: number

@@ -31,8 +31,9 @@ export const WAITING_XATTR = 'user.thinfs.wait'
 export const FULL = 'full'
 
 /**
- * The regular files of a folder as a FileSystem: inode numbers are the folder's, so that one process
- * can go on where another ended. Every write is unsettled, and settling takes its time now and then.
+ * The regular files of a folder as a FileSystem: inode numbers are the folder's, so that one
+ * process can go on where another ended. Every write is unsettled, and settling takes its time now
+ * and then.
  */
 export class FolderFileSystem implements FileSystem {
   unsettled = false

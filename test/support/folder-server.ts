@@ -1,8 +1,10 @@
 /**
- * Serves a folder through a transport, on the FUSE connection at descriptor 3, as a process of its own.
+ * Serves a folder through a transport, on the FUSE connection at descriptor 3, as a process of its
+ * own.
  *
- * Arguments: the transport, the folder, and what an earlier process has negotiated or `null`, as JSON.
- * Messages to the parent: what was negotiated, once it serves; answers to its requests; `unmounted`.
+ * Arguments: the transport, the folder, and what an earlier process has negotiated or `null`, as
+ * JSON. Messages to the parent: what was negotiated, once it serves; answers to its requests;
+ * `unmounted`.
  */
 import { type FileSystem, type Negotiated, TRANSPORTS } from '../../src/fuse/index.js'
 import { FolderFileSystem } from './folder-file-system.js'

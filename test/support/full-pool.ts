@@ -27,7 +27,10 @@ assert os.statvfs('mount').f_bavail == 0`,
 export const KILLED_WRITER =
   'data: { size: 16M }\nvolumes: { a: { size: 64M }, fill: { size: 1G } }\non_full: queue'
 
-/** Kills programs that wait for space: nothing of what they wrote is there, and nobody waits with them. */
+/**
+ * Kills programs that wait for space: nothing of what they wrote is there, and nobody waits with
+ * them.
+ */
 export async function killedWriter(t: Test, pool: MountedPool): Promise<void> {
   await pool.sh('dd if=/dev/urandom of=a bs=1M count=4 conv=notrunc,fsync status=none')
   await fill(pool)

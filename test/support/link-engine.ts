@@ -1,6 +1,6 @@
-// An engine of device tables that has no tables: it keeps what it is told in a list, writes that to the
-// file that it is given after each call, and dies as it is told. A message `die-before` ends it before
-// the message is carried out, `die-after` when it was, and is not answered yet.
+// An engine of device tables that has no tables: it keeps what it is told in a list, writes that to
+// the file that it is given after each call, and dies as it is told. A message `die-before` ends it
+// before the message is carried out, `die-after` when it was, and is not answered yet.
 import { appendFileSync } from 'node:fs'
 import { ipcConnection, READY, SERVE, serveTableEngine } from '../../src/control/index.js'
 import type { TableEngine } from '../../src/tables/index.js'

@@ -1,4 +1,6 @@
-/** Loads on a mounted pool: programs that know what they have written, and run until told to stop. */
+/**
+ * Loads on a mounted pool: programs that know what they have written, and run until told to stop.
+ */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { type MountedPool, runWithin, until } from './mounted-pool.js'
@@ -37,8 +39,8 @@ function loadOf<Result>(
 }
 
 /**
- * A program of the folder `load`, with its arguments; what it prints is its result. Resolves when it
- * has done its first step.
+ * A program of the folder `load`, with its arguments; what it prints is its result. Resolves when
+ * it has done its first step.
  */
 export async function load<Result>(
   pool: MountedPool,
@@ -88,7 +90,9 @@ export function fio(pool: MountedPool, file: string, options: string): Load<numb
   })
 }
 
-/** A script that is run in `cwd` again and again, and has to succeed; stops with how often it was. */
+/**
+ * A script that is run in `cwd` again and again, and has to succeed; stops with how often it was.
+ */
 export function repeat(pool: MountedPool, cwd: string, commands: string): Load<number> {
   const stop = newStopFile(pool)
   const rounds = script(

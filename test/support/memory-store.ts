@@ -7,9 +7,10 @@ const ZEROS = Buffer.alloc(PAGE)
 /**
  * A Store in memory that knows its holes, and what a power cut would leave.
  *
- * Writes go to the volatile image at once and to the durable one at `sync`. `crash(keep)` makes what
- * a disk could hold after a power cut: the durable image with those unflushed writes that `keep`
- * chooses, in order. `onWrite` sees each write, punch and sync before it happens, and may throw.
+ * Writes go to the volatile image at once and to the durable one at `sync`. `crash(keep)` makes
+ * what a disk could hold after a power cut: the durable image with those unflushed writes that
+ * `keep` chooses, in order. `onWrite` sees each write, punch and sync before it happens, and may
+ * throw.
  */
 export class MemoryStore implements Store {
   readonly path: string
@@ -140,13 +141,19 @@ export class MemoryStore implements Store {
 
   close(): void {}
 
-  /** What a flush that failed does: what was to be flushed is there to be read, but never on the disk. */
+  /**
+   * What a flush that failed does: what was to be flushed is there to be read, but never on the
+   * disk.
+   */
   loseUnflushed(): void {
     this.#part()
     this.#pending = []
   }
 
-  /** A store holding what the disk may hold after a power cut now; `keep` decides for each unflushed write. */
+  /**
+   * A store holding what the disk may hold after a power cut now; `keep` decides for each unflushed
+   * write.
+   */
   crash(keep: (index: number, total: number) => boolean): MemoryStore {
     const image = Buffer.from(this.#durable)
     this.#pending.forEach((write, i) => {
@@ -155,7 +162,9 @@ export class MemoryStore implements Store {
     return this.#with(image)
   }
 
-  /** A store as a new process on the same machine finds it: all that was written, flushed or not. */
+  /**
+   * A store as a new process on the same machine finds it: all that was written, flushed or not.
+   */
   reopen(): MemoryStore {
     return this.#with(Buffer.from(this.#image))
   }

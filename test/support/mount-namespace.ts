@@ -4,9 +4,9 @@
  */
 
 /**
- * For sh: `let_go KEEP` unmounts, in the namespace that it runs in, what tests have mounted, but for what
- * is below KEEP. Every namespace that a test makes calls it: the copies in it would hold the mounts of
- * all other tests.
+ * For sh: `let_go KEEP` unmounts, in the namespace that it runs in, what tests have mounted, but
+ * for what is below KEEP. Every namespace that a test makes calls it: the copies in it would hold
+ * the mounts of all other tests.
  */
 export const LET_GO = `
 others() {
@@ -16,7 +16,9 @@ others() {
 let_go() { others "$1" | xargs -r -d '\\n' umount -l 2>/dev/null; true; }
 `
 
-/** `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps. */
+/**
+ * `sh -c` with a folder and options of mount(8): keeps the mounts below it, prints a line, sleeps.
+ */
 const PROGRAM = `${LET_GO}
 mount --make-slave /
 let_go "$1"
@@ -28,7 +30,8 @@ exec sleep 1000
 
 /**
  * The command that starts such a process.
- * @param propagation how unmounts reach the copies: `shared` leaves those below `folder` as they are
+ * @param propagation how unmounts reach the copies: `shared` leaves those below `folder` as they
+ *   are
  */
 export function namespaceCommand(
   folder: string,

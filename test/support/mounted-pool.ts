@@ -2,8 +2,8 @@
  * A pool that is mounted by the command line and used as people do: by programs, in processes other
  * than the one that serves.
  *
- * Every program runs in a process group of its own, which is killed when it takes too long. Teardown
- * takes everything away, whatever state a failed test has left it in.
+ * Every program runs in a process group of its own, which is killed when it takes too long.
+ * Teardown takes everything away, whatever state a failed test has left it in.
  */
 import { execFile } from 'node:child_process'
 import {
@@ -367,7 +367,10 @@ export function loopsWithin(folder: string): string[] {
     .map(name => `/dev/${name}`)
 }
 
-/** Detaches the loop devices on files below a folder. Never by number: that may be another test's by now. */
+/**
+ * Detaches the loop devices on files below a folder. Never by number: that may be another test's by
+ * now.
+ */
 export async function detachWithin(folder: string): Promise<void> {
   for (const device of loopsWithin(folder)) await attempt('losetup', '--detach', device)
 }

@@ -1,4 +1,7 @@
-/** An image of two layers, made of a static busybox: what ctr imports, and docker loads, without a network. */
+/**
+ * An image of two layers, made of a static busybox: what ctr imports, and docker loads, without a
+ * network.
+ */
 import { execFileSync } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import {
@@ -19,7 +22,10 @@ interface Blob {
   size: number
 }
 
-/** Makes `name` of `folder`, whose reference is docker.io/library/bb:1. @returns the chain id of its layers */
+/**
+ * Makes `name` of `folder`, whose reference is docker.io/library/bb:1.
+ * @returns the chain id of its layers
+ */
 export function makeImage(folder: string, name: string): string {
   const image = join(folder, `${name}.d`)
   const blobs = join(image, 'blobs/sha256')

@@ -1,7 +1,7 @@
 /**
- * An ordinary user of the machine: its own id, no other groups, no capabilities, in a mount namespace
- * where everybody may open /dev/fuse, as on most distributions. The machine's /dev/fuse stays as it
- * is.
+ * An ordinary user of the machine: its own id, no other groups, no capabilities, in a mount
+ * namespace where everybody may open /dev/fuse, as on most distributions. The machine's /dev/fuse
+ * stays as it is.
  *
  * Teardown ends all processes of that id, which nobody else has, and those that root has started on
  * files of the test. The mounts end with the namespace.

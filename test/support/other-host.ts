@@ -1,6 +1,7 @@
 /**
- * Another host: a mount namespace with a name, a boot id and a /run of its own. It reaches the files of
- * this one, as two hosts reach a file server; nothing that one mounts is seen by the other.
+ * Another host: a mount namespace with a name, a boot id and a /run of its own. It reaches the
+ * files of this one, as two hosts reach a file server; nothing that one mounts is seen by the
+ * other.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'

@@ -5,7 +5,9 @@ import { MIB } from '../../src/base/index.js'
 import { DEFAULTS, type PoolConfig } from '../../src/config/index.js'
 import { initPool } from '../../src/volumes/index.js'
 
-/** A pool.yaml in `folder`, with data of 64 MiB and 1024 metadata blocks unless `options` say other. */
+/**
+ * A pool.yaml in `folder`, with data of 64 MiB and 1024 metadata blocks unless `options` say other.
+ */
 export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): PoolConfig => ({
   file: join(folder, 'pool.yaml'),
   folder,
@@ -34,7 +36,10 @@ export async function makePool(
   return config
 }
 
-/** Copies of the files, holes and all, as the next process finds them when this moment is the last of this one. */
+/**
+ * Copies of the files, holes and all, as the next process finds them when this moment is the last
+ * of this one.
+ */
 export function filesLeft(config: PoolConfig, name = 'left'): PoolConfig {
   const folder = join(config.folder, name)
   mkdirSync(folder, { recursive: true })

@@ -1,11 +1,11 @@
 /**
  * What the disk of a PowerDisk may hold after a power cut.
  *
- * What a flush that has ended covers is there. Of what was written later each sector of 512 bytes may
- * be there or not, whatever came before or after it; a file that was made larger, or cut off, may
- * have the length of before. A small file that was replaced is the old one or the new one; the new one is complete only
- * if it was flushed first, which is done for volumes.json and not for the journal. The label of the data is
- * any that it was given since one was flushed.
+ * What a flush that has ended covers is there. Of what was written later each sector of 512 bytes
+ * may be there or not, whatever came before or after it; a file that was made larger, or cut off,
+ * may have the length of before. A small file that was replaced is the old one or the new one; the
+ * new one is complete only if it was flushed first, which is done for volumes.json and not for the
+ * journal. The label of the data is any that it was given since one was flushed.
  */
 import type { Label } from '../../src/storage/index.js'
 import {

@@ -61,7 +61,10 @@ export class SlowDisk implements RemoteDisk {
     call.resolve()
   }
 
-  /** The disk loses some pages of what was not flushed. Calls are made again, as by a new connection. */
+  /**
+   * The disk loses some pages of what was not flushed. Calls are made again, as by a new
+   * connection.
+   */
   powerCut(): void {
     const { image, durable } = this.state
     for (let at = 0; at < image.length; at += PAGE) {

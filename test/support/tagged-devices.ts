@@ -58,7 +58,10 @@ export class TaggedDevices {
     })
   }
 
-  /** Copies `count` sectors. @param done false when it failed: each sector is the old one or the new one */
+  /**
+   * Copies `count` sectors.
+   * @param done false when it failed: each sector is the old one or the new one
+   */
   share(
     step: number,
     from: { id: number; first: number },

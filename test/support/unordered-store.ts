@@ -10,8 +10,9 @@ interface Call {
 }
 
 /**
- * A data store without a page cache, over one in memory: every call takes time, is done piece by piece,
- * and calls that are under way together mix as the random sequence has it. `step` does a piece of one.
+ * A data store without a page cache, over one in memory: every call takes time, is done piece by
+ * piece, and calls that are under way together mix as the random sequence has it. `step` does a
+ * piece of one.
  */
 export class UnorderedStore implements DataStore {
   readonly copiesShare = false

@@ -85,8 +85,8 @@ export class VolumesModel {
 }
 
 /**
- * Holds what was found against what is allowed: the names are those of one state, each size and each
- * sector is one that the same volume had.
+ * Holds what was found against what is allowed: the names are those of one state, each size and
+ * each sector is one that the same volume had.
  * @returns the volumes of the state whose names were found
  */
 export function verifyFound(found: Found, { states, sizes }: Allowed): ModelVolumes {

@@ -25,7 +25,9 @@ const HANDLE = 1
 const KEEP_SIZE = 1
 const PUNCH_HOLE = 3
 const ZERO_RANGE = 16
-/** What an operation may be refused with, in part done; a removal in the background moves the id on. */
+/**
+ * What an operation may be refused with, in part done; a removal in the background moves the id on.
+ */
 const REFUSED = new Set([
   ...['NO_DATA_SPACE', 'NO_METADATA_SPACE', 'TRANSACTION_MISMATCH', 'POOL_SHRINKING'],
 ])

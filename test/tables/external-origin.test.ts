@@ -1,5 +1,5 @@
-// Goal: a thin device with an external origin is a copy of it that costs what is written. Method: random
-// requests, several at a time, against a buffer; the kernel's facts for the ends.
+// Goal: a thin device with an external origin is a copy of it that costs what is written. Method:
+// random requests, several at a time, against a buffer; the kernel's facts for the ends.
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import fc from 'fast-check'

@@ -1,6 +1,6 @@
-// Goal: of the mounts that want a pool one is its tenant, whatever the order of what they do, and every
-// other one knows before it commits. Method: a place in memory whose calls end in every order; what each
-// mount may say is held against who has written the record last.
+// Goal: of the mounts that want a pool one is its tenant, whatever the order of what they do, and
+// every other one knows before it commits. Method: a place in memory whose calls end in every
+// order; what each mount may say is held against who has written the record last.
 import t from 'tap'
 import type { ThinfsError } from '../../src/base/index.js'
 import {

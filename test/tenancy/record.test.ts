@@ -1,5 +1,5 @@
-// Goal: a record is read as it was written, or known to be damaged. Method: the bytes by hand, and every
-// point at which a write can be torn.
+// Goal: a record is read as it was written, or known to be damaged. Method: the bytes by hand, and
+// every point at which a write can be torn.
 import t from 'tap'
 import {
   DAMAGED,

@@ -1,5 +1,5 @@
-// Goal: the map says of each cell what is in use, what one volume has for itself and which has most.
-// Method: thin_dump's mappings of the same metadata, counted one by one.
+// Goal: the map says of each cell what is in use, what one volume has for itself and which has
+// most. Method: thin_dump's mappings of the same metadata, counted one by one.
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'
 import { openPool } from '../../src/volumes/index.js'

@@ -1,6 +1,7 @@
-// Goal: `check --deep` finds every mapped block that cannot be read and every free one that is no hole,
-// tells no tales of a pool that is in use, and lets others have their turn. Method: faults of the store
-// and bytes put into free blocks of the data file behind the pool's back; a busy pool that is sound.
+// Goal: `check --deep` finds every mapped block that cannot be read and every free one that is no
+// hole, tells no tales of a pool that is in use, and lets others have their turn. Method: faults of
+// the store and bytes put into free blocks of the data file behind the pool's back; a busy pool
+// that is sound.
 import { closeSync, copyFileSync, openSync, readFileSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -107,7 +108,8 @@ t.test('free blocks that are no holes', async t => {
   t.same(readFileSync(join(config.folder, 'journal')), before, 'nothing is changed')
   t.same(messages(await checkPool(config)), [], 'only when it is asked for')
 
-  // Where free blocks may hold something there is nothing to find, and mapped ones are read all the same.
+  // Where free blocks may hold something there is nothing to find, and mapped ones are read all the
+  // same.
   const keeps = { ...config, discards: 'nopassdown' } as const
   await (await openPool(keeps)).close()
   t.match(await checkPool(keeps, { deep: true }), {

@@ -1,6 +1,6 @@
-// Goal: metadata that is damaged where everything hangs on it is not served to be written to, though
-// thinfs wrote it last; damage further down shows in the status once it was met. Method: one bit of a
-// block of a pool that was closed in order; thin_check agrees that it is damage.
+// Goal: metadata that is damaged where everything hangs on it is not served to be written to,
+// though thinfs wrote it last; damage further down shows in the status once it was met. Method: one
+// bit of a block of a pool that was closed in order; thin_check agrees that it is damage.
 import { readFileSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { NODE, SUPERBLOCK } from '../../src/metadata/index.js'
@@ -12,7 +12,9 @@ const BLOCK = 65536
 /** More mappings than three leaves have. */
 const BLOCKS = 1000
 
-/** A pool whose volume has a mapping tree of two levels, and a function that spoils a block of it. */
+/**
+ * A pool whose volume has a mapping tree of two levels, and a function that spoils a block of it.
+ */
 async function made(t: Test) {
   const config = await makePool(t.testdir({}), { volumes: { web: { size: BLOCKS * BLOCK } } })
   const { volumes, close } = await openPool(config)

@@ -1,6 +1,7 @@
-// Goal: a pool that is full in data, in metadata, or in both, is never a dead end: to remove a volume, to
-// discard, to roll back and to extend succeed, each of them alone, and what they free can be written to.
-// Method: a pool in memory, filled until neither a write nor a snapshot is possible. (A host's full disk: test/mount/full-host.)
+// Goal: a pool that is full in data, in metadata, or in both, is never a dead end: to remove a
+// volume, to discard, to roll back and to extend succeed, each of them alone, and what they free
+// can be written to. Method: a pool in memory, filled until neither a write nor a snapshot is
+// possible. (A host's full disk: test/mount/full-host.)
 import t from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { Volumes } from '../../src/volumes/index.js'

@@ -1,6 +1,6 @@
 /**
- * Goal: a volume with an external origin is a copy of the file that costs what is written to it, and
- * so are its snapshots, whatever is done to them. Method: random operations of a file system on
+ * Goal: a volume with an external origin is a copy of the file that costs what is written to it,
+ * and so are its snapshots, whatever is done to them. Method: random operations of a file system on
  * volumes of a pool in memory, killed now and then, against plain buffers.
  */
 import {
@@ -34,7 +34,9 @@ const BLOCK = 64 * KIB
 const ROOT = 1
 const PUNCH = FALLOC_KEEP_SIZE | FALLOC_PUNCH_HOLE
 const ZERO = FALLOC_KEEP_SIZE | FALLOC_ZERO_RANGE
-/** It ends within a sector, has a hole of some blocks, and one that begins and ends within blocks. */
+/**
+ * It ends within a sector, has a hole of some blocks, and one that begins and ends within blocks.
+ */
 const BASE_SIZE = 9 * BLOCK + 300
 
 function baseIn(folder: string): Buffer {

@@ -1,6 +1,7 @@
-// Goal: metadata of another pool in the place of ours never costs a byte, whatever its transaction id,
-// and what thin_restore makes of our own is served. Method: two pools whose metadata files are
-// exchanged, as they are and through thin_dump and thin_restore; the files compared with what they were.
+// Goal: metadata of another pool in the place of ours never costs a byte, whatever its transaction
+// id, and what thin_restore makes of our own is served. Method: two pools whose metadata files are
+// exchanged, as they are and through thin_dump and thin_restore; the files compared with what they
+// were.
 import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'

@@ -1,5 +1,6 @@
-// Goal: a pool whose files another host has taken is left alone. Method: a process that shares the open
-// file gives its lock up, as a file server does for a host that it cannot reach; then another takes it.
+// Goal: a pool whose files another host has taken is left alone. Method: a process that shares the
+// open file gives its lock up, as a file server does for a host that it cannot reach; then another
+// takes it.
 import { spawnSync } from 'node:child_process'
 import { closeSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'

@@ -1,6 +1,7 @@
-// Goal: changes of names come one after the other, volumes.json is never more than one transaction ahead
-// of the pool, and a change that fails leaves both as they were. Method: a pool and a file in memory that
-// fail when the test says so; the transaction ids of both, looked at whenever one of them is written.
+// Goal: changes of names come one after the other, volumes.json is never more than one transaction
+// ahead of the pool, and a change that fails leaves both as they were. Method: a pool and a file in
+// memory that fail when the test says so; the transaction ids of both, looked at whenever one of
+// them is written.
 import t from 'tap'
 import { NameTransactions } from '../../src/volumes/name-transactions.js'
 import { type VolumeEntry, VolumeTable } from '../../src/volumes/volume-table.js'

@@ -1,5 +1,5 @@
-// Goal: what is pruned is what the rules leave, of the snapshots that may go, and nothing else goes.
-// Method: volumes of a pool in memory.
+// Goal: what is pruned is what the rules leave, of the snapshots that may go, and nothing else
+// goes. Method: volumes of a pool in memory.
 import t from 'tap'
 import type { Volumes } from '../../src/volumes/index.js'
 import { formatted, openFiles } from '../support/memory-pool.js'

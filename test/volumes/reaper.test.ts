@@ -1,6 +1,6 @@
-// Goal: the space of a removed volume goes back once and wholly, whatever cuts the work short, and no
-// volume of a later one with its id is touched. Method: volumes of a pool in memory whose work is
-// done slice by slice, as the test lets it.
+// Goal: the space of a removed volume goes back once and wholly, whatever cuts the work short, and
+// no volume of a later one with its id is touched. Method: volumes of a pool in memory whose work
+// is done slice by slice, as the test lets it.
 import t from 'tap'
 import { checkMetadata } from '../../src/metadata/index.js'
 import type { Volumes } from '../../src/volumes/index.js'

@@ -1,5 +1,6 @@
-// Goal: an export becomes a pool's data where that loses nothing, and where the server can do what a
-// pool needs; else it is refused before anything is written. Method: nbdkit with an image, and its filters.
+// Goal: an export becomes a pool's data where that loses nothing, and where the server can do what
+// a pool needs; else it is refused before anything is written. Method: nbdkit with an image, and
+// its filters.
 import {
   copyFileSync,
   cpSync,

@@ -1,6 +1,6 @@
-// Goal: a pool all of whose stores are on NBD servers is there for whoever has its pool.yaml, in the
-// kernel's format, with what was flushed; and its disks are taken by nobody who would do harm. Method:
-// nbdkit with images, which thin_check and a plain copy judge.
+// Goal: a pool all of whose stores are on NBD servers is there for whoever has its pool.yaml, in
+// the kernel's format, with what was flushed; and its disks are taken by nobody who would do harm.
+// Method: nbdkit with images, which thin_check and a plain copy judge.
 import {
   copyFileSync,
   existsSync,

@@ -1,7 +1,8 @@
 /**
- * Goal: the rules keep what those of restic and borg keep. Method: random snapshots and rules, judged
- * by Python with its own calendar, from the rules as restic's manual has them: for the last N periods
- * that have a snapshot the newest of each; the oldest of all, where there are fewer periods.
+ * Goal: the rules keep what those of restic and borg keep. Method: random snapshots and rules,
+ * judged by Python with its own calendar, from the rules as restic's manual has them: for the last
+ * N periods that have a snapshot the newest of each; the oldest of all, where there are fewer
+ * periods.
  */
 import { execFileSync } from 'node:child_process'
 import t from 'tap'

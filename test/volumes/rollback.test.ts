@@ -1,7 +1,7 @@
 /**
- * Goal: a rollback, and a snapshot of several volumes, are done or not done, whatever is cut off in the
- * middle. Method: the power goes, or the process is killed, at each event of theirs; what is found
- * then is one of the two.
+ * Goal: a rollback, and a snapshot of several volumes, are done or not done, whatever is cut off in
+ * the middle. Method: the power goes, or the process is killed, at each event of theirs; what is
+ * found then is one of the two.
  */
 import { createHash } from 'node:crypto'
 import t, { type Test } from 'tap'

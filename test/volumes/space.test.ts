@@ -1,5 +1,5 @@
-// Goal: what rules of space refuse, and what they must not refuse. Method: a pool in memory, filled block by
-// block; the numbers are those of the metadata.
+// Goal: what rules of space refuse, and what they must not refuse. Method: a pool in memory, filled
+// block by block; the numbers are those of the metadata.
 import fc from 'fast-check'
 import t from 'tap'
 import { ThinMetadata } from '../../src/metadata/index.js'

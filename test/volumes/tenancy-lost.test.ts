@@ -1,5 +1,6 @@
-// Goal: a mount that has lost its pool lets go of the disks of other machines. Method: another host's
-// record is put where this mount's is; servers that let in one client let in the next one then.
+// Goal: a mount that has lost its pool lets go of the disks of other machines. Method: another
+// host's record is put where this mount's is; servers that let in one client let in the next one
+// then.
 import { openSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { MIB } from '../../src/base/index.js'

@@ -1,7 +1,7 @@
-// Goal: the exclusive space of volumes is counted rightly, as seldom as possible, and never for another
-// volume than the one that was asked about. Method: random writes, snapshots and discards of volumes in
-// memory, and a plain model: a map from virtual to data blocks for each; a count that is stopped between
-// two slices while its volume goes and another gets its id.
+// Goal: the exclusive space of volumes is counted rightly, as seldom as possible, and never for
+// another volume than the one that was asked about. Method: random writes, snapshots and discards
+// of volumes in memory, and a plain model: a map from virtual to data blocks for each; a count that
+// is stopped between two slices while its volume goes and another gets its id.
 import t from 'tap'
 import { openFiles } from '../support/memory-pool.js'
 import { Random } from '../support/random.js'

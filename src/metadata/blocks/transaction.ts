@@ -17,7 +17,8 @@ export interface MetadataCounts {
   inc(nr: number): void
   dec(nr: number): void
   /**
-   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces it.
+   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces
+   * it.
    * @returns whether `from` keeps others
    */
   pass(from: number, to: number, references: number): boolean

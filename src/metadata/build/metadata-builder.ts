@@ -61,7 +61,9 @@ export class MetadataBuilder {
   readonly #mappings = new Counts()
   readonly #devices = new Map<number, { root: number; details: DeviceDetails }>()
 
-  /** @param store whose first block is overwritten at once: what it holds is no metadata any more */
+  /**
+   * @param store whose first block is overwritten at once: what it holds is no metadata any more
+   */
   constructor(store: Store) {
     this.#store = store
     const nrBlocks = Math.min(Math.floor(store.size / METADATA_BLOCK_SIZE), MAX_METADATA_BLOCKS)
@@ -99,7 +101,10 @@ export class MetadataBuilder {
     this.#devices.set(devId, { root: tree.root, details: all })
   }
 
-  /** Writes all that is left; the superblock after all else is durable. @throws NO_METADATA_SPACE */
+  /**
+   * Writes all that is left; the superblock after all else is durable.
+   * @throws NO_METADATA_SPACE
+   */
   async finish(superblock: NewSuperblock): Promise<void> {
     const { nrDataBlocks, ...fields } = superblock
     const [mappingRoot, detailsRoot] = this.#writeDevices()
@@ -171,7 +176,9 @@ export class MetadataBuilder {
     }
   }
 
-  /** The map that describes its own blocks: where they come to be is known before they are written. */
+  /**
+   * The map that describes its own blocks: where they come to be is known before they are written.
+   */
   #writeMetadataMap(): SpaceMapRoot {
     const { nrBlocks } = this.#writer
     const nrBitmaps = Math.ceil(nrBlocks / ENTRIES_PER_BITMAP)

@@ -2,8 +2,8 @@
  * A B-tree made of entries in order: full leaves first, then the levels above them.
  *
  * Leaves of another tree may come in between, which both have from then on. Every node but a root
- * has at least a third of its entries: a leaf that would have fewer takes some of the one before it,
- * and becomes the tree's own for that.
+ * has at least a third of its entries: a leaf that would have fewer takes some of the one before
+ * it, and becomes the tree's own for that.
  */
 import { METADATA_BLOCK_SIZE } from '../../base/index.js'
 import { Block, type BlockKind } from '../blocks/block.js'

@@ -62,8 +62,8 @@ export function checkMetadata(store: Store, onLeak: OnLeak | null = null): Metad
 
 /**
  * Checks the superblock, the roots of all trees that it leads to, and the bitmaps of the metadata's
- * own map; of up to 252 devices the roots of their mapping trees, too. It reads a few hundred blocks
- * at most, whatever the size of the metadata: what is damaged further down is not found.
+ * own map; of up to 252 devices the roots of their mapping trees, too. It reads a few hundred
+ * blocks at most, whatever the size of the metadata: what is damaged further down is not found.
  */
 export function checkRoots(store: Store): MetadataProblem[] {
   return allOf(new Checker(store, { rootsOnly: true }).run()).problems

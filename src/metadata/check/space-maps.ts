@@ -18,7 +18,9 @@ import type { Tree, TreeChecker } from './trees.js'
 type SpaceMapRoot = ReturnType<typeof SPACE_MAP_ROOT.read>
 type MapName = 'metadata' | 'data'
 
-/** Is told of each block that is counted more often than it has owners, where all owners are known. */
+/**
+ * Is told of each block that is counted more often than it has owners, where all owners are known.
+ */
 export type OnLeak = (map: MapName, block: number, excess: number) => void
 
 export class SpaceMapChecker {

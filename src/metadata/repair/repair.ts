@@ -1,8 +1,8 @@
 /**
  * Metadata made of what can still be read of damaged metadata.
  *
- * A device's mappings that are in a block that cannot be read are lost, and named. All others are as
- * they were. Both space maps are made anew. Nothing of the damaged metadata is changed.
+ * A device's mappings that are in a block that cannot be read are lost, and named. All others are
+ * as they were. Both space maps are made anew. Nothing of the damaged metadata is changed.
  */
 import { type DataBlock, SECTOR_SIZE } from '../../base/index.js'
 import type { Store } from '../../storage/index.js'
@@ -120,7 +120,8 @@ class Copier {
 
   /**
    * Copies the mappings of a device.
-   * @param end the virtual block at which it ends; negative: so many blocks after the last known one
+   * @param end the virtual block at which it ends; negative: so many blocks after the last known
+   *   one
    */
   device(devId: number, root: number, end: number): void {
     let copy = this.#trees.get(root)

@@ -71,7 +71,8 @@ export class MetadataSpaceMap extends SpaceMap implements MetadataCounts {
   }
 
   /**
-   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces it.
+   * Passes so many references on `from` to `to`, a copy that was allocated with one and replaces
+   * it.
    * @returns whether `from` keeps others
    */
   pass(from: number, to: number, references: number): boolean {

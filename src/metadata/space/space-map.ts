@@ -221,8 +221,8 @@ export abstract class SpaceMap {
   }
 
   /**
-   * Makes blocks that a durable transaction freed, or that were reserved, allocatable: these, or all
-   * that were freed.
+   * Makes blocks that a durable transaction freed, or that were reserved, allocatable: these, or
+   * all that were freed.
    */
   release(blocks?: ArrayLike<number>): void {
     if (blocks !== undefined) {

@@ -121,8 +121,8 @@ export interface Cells {
 }
 
 /**
- * @returns the place of the volume that has most of the cell for itself where that is most of what is
- *   used
+ * @returns the place of the volume that has most of the cell for itself where that is most of what
+ *   is used
  */
 export function kindOf(cells: Cells, i: number): CellKind {
   const used = cells.used[i]!

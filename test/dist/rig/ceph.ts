@@ -10,9 +10,9 @@
  *   await ceph.killOsd(0); await ceph.startOsd(0)
  *   await ceph.cut(); await ceph.heal()                         // its own namespace alone
  *
- * `CephRig.with` is the same for what is no test. The processes are children of the test and die with
- * it, whatever ends it. The teardown takes everything away: processes, namespace, folder. Needs root,
- * and the programs of `PROGRAMS`.
+ * `CephRig.with` is the same for what is no test. The processes are children of the test and die
+ * with it, whatever ends it. The teardown takes everything away: processes, namespace, folder.
+ * Needs root, and the programs of `PROGRAMS`.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'

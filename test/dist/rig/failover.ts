@@ -1,6 +1,6 @@
 /**
- * What holds for a pool that one of two hosts has at a time, wherever it is kept: what was flushed is
- * there for the next host, and the one before cannot do any harm.
+ * What holds for a pool that one of two hosts has at a time, wherever it is kept: what was flushed
+ * is there for the next host, and the one before cannot do any harm.
  *
  * Each test has a pool of its own, and two hosts that have just booted.
  */
@@ -188,8 +188,8 @@ async function diesAndIsReplaced<M extends Host>(
 }
 
 /**
- * Three servers have all of the storage each. One of them is not missed; with one of three nothing is
- * acknowledged, and nothing is wrong.
+ * Three servers have all of the storage each. One of them is not missed; with one of three nothing
+ * is acknowledged, and nothing is wrong.
  */
 export async function serversDie(
   t: Test,

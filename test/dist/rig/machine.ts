@@ -16,7 +16,9 @@ import type { Test } from 'tap'
 import { LET_GO } from '../../support/mount-namespace.js'
 import { attempt, attemptWithin, type Outcome, run, runWithin } from '../../support/mounted-pool.js'
 
-/** Seconds that a program may take on one of several machines, which share the processors of one. */
+/**
+ * Seconds that a program may take on one of several machines, which share the processors of one.
+ */
 const PATIENCE = 300
 
 /** `sh -c` with the machine's folder and its name: makes the machine, says so, and stays. */

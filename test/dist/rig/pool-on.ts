@@ -1,4 +1,6 @@
-/** thinfs on a machine: a pool in a folder that it shares with others, and where it has it mounted. */
+/**
+ * thinfs on a machine: a pool in a folder that it shares with others, and where it has it mounted.
+ */
 import { join, resolve } from 'node:path'
 import type { PoolStatus } from '../../../src/volumes/index.js'
 import type { Outcome } from '../../support/mounted-pool.js'

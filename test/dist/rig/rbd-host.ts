@@ -1,4 +1,6 @@
-/** Hosts that have a client of a Ceph cluster: rbd-client.ts in a process, here or in a namespace. */
+/**
+ * Hosts that have a client of a Ceph cluster: rbd-client.ts in a process, here or in a namespace.
+ */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'

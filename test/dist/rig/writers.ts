@@ -1,4 +1,6 @@
-/** Programs that write to a pool's volume, what they were told is flushed, and whether it is there. */
+/**
+ * Programs that write to a pool's volume, what they were told is flushed, and whether it is there.
+ */
 import type { ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { appendFileSync, readFileSync, writeFileSync } from 'node:fs'
@@ -78,8 +80,8 @@ export class Ledger {
 
   /**
    * Writes every block, with numbers larger than those of all before.
-   * @param as what has to be there later: what was `flushed`, or also what was `settled`, which only
-   *   this host can have; of what is `lost` nothing is known
+   * @param as what has to be there later: what was `flushed`, or also what was `settled`, which
+   *   only this host can have; of what is `lost` nothing is known
    */
   async fill(pool: PoolOn<Host>, as: 'flushed' | 'settled' | 'lost'): Promise<void> {
     const { acks, first } = this.#next()

@@ -1,5 +1,6 @@
-// Goal: dmsetup does what its users know from the kernel. Method: Debian's dmsetup, mkfs and mount on the
-// service; what it prints is what a Linux 6.1 printed, with other device numbers. Ends with thin_check.
+// Goal: dmsetup does what its users know from the kernel. Method: Debian's dmsetup, mkfs and mount
+// on the service; what it prints is what a Linux 6.1 printed, with other device numbers. Ends with
+// thin_check.
 import { readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'

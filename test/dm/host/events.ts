@@ -1,5 +1,6 @@
-// Goal: LVM's monitor hears of a pool that fills, and makes it larger. Method: dmeventd, started by LVM
-// with the settings of the article about Docker's direct-lvm; it waits in DEV_WAIT, and is interrupted.
+// Goal: LVM's monitor hears of a pool that fills, and makes it larger. Method: dmeventd, started by
+// LVM with the settings of the article about Docker's direct-lvm; it waits in DEV_WAIT, and is
+// interrupted.
 import { writeFileSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'

@@ -1,6 +1,6 @@
-// Goal: what `thinfs table` prints activates a pool in the kernel. Method: its script, run by sh with
-// Debian's dmsetup and losetup on the service; tables are as a Linux 6.1 prints them, and devices have
-// what the volumes had.
+// Goal: what `thinfs table` prints activates a pool in the kernel. Method: its script, run by sh
+// with Debian's dmsetup and losetup on the service; tables are as a Linux 6.1 prints them, and
+// devices have what the volumes had.
 import { join, resolve } from 'node:path'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'

@@ -1,5 +1,6 @@
-// Goal: who is killed, service or engine, costs nobody an error or a byte. Method: fio writes and verifies
-// a file on ext4 on a thin device while they are killed; clients ask meanwhile. Ends with thin_check.
+// Goal: who is killed, service or engine, costs nobody an error or a byte. Method: fio writes and
+// verifies a file on ext4 on a thin device while they are killed; clients ask meanwhile. Ends with
+// thin_check.
 import { readdirSync, readFileSync } from 'node:fs'
 import { setTimeout } from 'node:timers/promises'
 import t from 'tap'

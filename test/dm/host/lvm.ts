@@ -1,5 +1,6 @@
-// Goal: LVM's life of a thin pool, with Debian's LVM and its own settings. Method: its commands, on a
-// physical volume that is a loop device; filesystems on the volumes; thin_check, by LVM and at the end.
+// Goal: LVM's life of a thin pool, with Debian's LVM and its own settings. Method: its commands, on
+// a physical volume that is a loop device; filesystems on the volumes; thin_check, by LVM and at
+// the end.
 import { closeSync, openSync, readSync, writeSync } from 'node:fs'
 import t from 'tap'
 import { DmHost } from '../../support/dm-host.js'
@@ -182,7 +183,8 @@ t.test('a pool on stripes that is full: of data, then of metadata', async t => {
   await lvm('lvextend -L 40M VG/a')
   await host.sh(`cmp -n 16777216 src ${thin}`)
 
-  // Metadata is full of the bitmaps of much space, and of devices: removing one makes room, or growth.
+  // Metadata is full of the bitmaps of much space, and of devices: removing one makes room, or
+  // growth.
   await lvm('lvcreate -L 400G -c 64k --poolmetadatasize 2M -T VG/m')
   const message = (words: string): string => `dmsetup message ${vg}-m 0 "${words}"`
   await host.sh(message('create_thin 1'))

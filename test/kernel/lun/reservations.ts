@@ -1,5 +1,6 @@
 /**
- * In the guest of lun.ktest.ts: two hosts, and the disks that the kernel's iSCSI target has for them.
+ * In the guest of lun.ktest.ts: two hosts, and the disks that the kernel's iSCSI target has for
+ * them.
  *
  *   node reservations.mjs A-DATA A-METADATA B-DATA B-METADATA
  */

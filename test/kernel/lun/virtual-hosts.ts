@@ -1,6 +1,6 @@
 /**
- * Machines with a kernel of their own, each in QEMU: one has the disks of a pool, and two reach them by
- * iSCSI, by a cable each.
+ * Machines with a kernel of their own, each in QEMU: one has the disks of a pool, and two reach
+ * them by iSCSI, by a cable each.
  *
  * Their root is the machine's that runs the test; what they write there is in their memory.
  */
@@ -19,7 +19,9 @@ const ROOT = resolve(import.meta.dirname, '../../..')
 const TIMEOUT = 600
 /** Seconds that a machine may be there: longer than any test. */
 const LIFE = 3600
-/** The machines that are hosts, and the network card of the storage that the cable of each ends in. */
+/**
+ * The machines that are hosts, and the network card of the storage that the cable of each ends in.
+ */
 const PORTS = { a: 'eth1', b: 'eth2' } as const
 type Name = keyof typeof PORTS
 

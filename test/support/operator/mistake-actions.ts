@@ -13,7 +13,10 @@ import { Violation } from './world.js'
 interface Mistake {
   name: string
   file: string
-  /** Puts the wrong file there, which `aside` is moved away from. @returns false: not possible yet */
+  /**
+   * Puts the wrong file there, which `aside` is moved away from.
+   * @returns false: not possible yet
+   */
   wrong(file: string, aside: string, folders: Folders): Promise<boolean>
   /** Whether nothing can be served; otherwise it may be, and nothing may be lost by it. */
   isRefused: boolean

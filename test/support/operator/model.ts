@@ -1,9 +1,10 @@
 /**
  * What the volumes of a pool have to hold, as those know who wrote it.
  *
- * Content is self-describing: each 4 KiB of a volume holds a tag, `writer.sequence.block`, again and
- * again, so that a block that turns up in the wrong place names where it came from. A value that
- * nobody was told about (a size, a tag) is uncertain: it was asked for, and may be there or not.
+ * Content is self-describing: each 4 KiB of a volume holds a tag, `writer.sequence.block`, again
+ * and again, so that a block that turns up in the wrong place names where it came from. A value
+ * that nobody was told about (a size, a tag) is uncertain: it was asked for, and may be there or
+ * not.
  */
 
 /** The unit of writes, bytes. */

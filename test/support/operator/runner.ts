@@ -15,7 +15,9 @@ const BETWEEN_QUIET_POINTS = 12
 /** Lines of what was done before something went wrong. */
 const LAST_LINES = 60
 
-/** Names of actions to leave out, with commas between, while what they find is being looked into. */
+/**
+ * Names of actions to leave out, with commas between, while what they find is being looked into.
+ */
 const LEFT_OUT = new Set((process.env.THINFS_OPERATOR_WITHOUT ?? '').split(/, */))
 /** The other way round: how often more than usual those are done. */
 const OFTEN = new Set((process.env.THINFS_OPERATOR_OFTEN ?? '').split(/, */))
