@@ -35,7 +35,7 @@ const SHARED: ReadonlySet<number> = new Set([
  * @param folder the pool's, by whatever path
  */
 export function runtimeFolder(folder: string): string {
-  if (!isElsewhere(folder)) return folder
+  if (!isNoPlace(folder)) return folder
   const uid = process.geteuid!()
   const run = uid === 0 ? '/run' : (process.env.XDG_RUNTIME_DIR ?? `/run/user/${uid}`)
   if (!existsSync(run)) return folder
@@ -43,7 +43,8 @@ export function runtimeFolder(folder: string): string {
   return join(run, 'thinfs', name)
 }
 
-function isElsewhere(folder: string): boolean {
+/** Whether the folder is no place for what is this machine's alone. */
+function isNoPlace(folder: string): boolean {
   if (existsSync(join(folder, TENANT_FILE))) return true
   try {
     accessSync(folder, constants.W_OK)
