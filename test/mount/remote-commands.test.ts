@@ -21,6 +21,7 @@ import {
 } from '../support/mounted-pool.js'
 import {
   type Exports,
+  exportLines,
   imageOf,
   ServerProcess,
   serveImage,
@@ -37,11 +38,8 @@ async function farPool(
 ): Promise<{ pool: MountedPool; exports: Exports; folder: string }> {
   const folder = shortFolder(t)
   const exports = await serveImages(t, folder, SIZES, args)
-  const disks = (['data', 'metadata', 'state'] as const).map(
-    name => `${name}: { nbd: "${exports[name].address.text}" }\n`,
-  )
   const more = 'cache: { size: 4M }\nvolumes: { web: { size: 16M } }'
-  return { pool: await MountedPool.make(t, `${disks.join('')}${more}`), exports, folder }
+  return { pool: await MountedPool.make(t, `${exportLines(exports)}${more}`), exports, folder }
 }
 
 t.test('commands of an operator', needs('/dev/fuse'), async t => {

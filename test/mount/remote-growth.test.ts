@@ -19,6 +19,7 @@ import {
 } from '../support/mounted-pool.js'
 import {
   type Exports,
+  exportLines,
   imageOf,
   ServerProcess,
   serveImage,
@@ -33,11 +34,8 @@ const LIMIT = ['--filter=limit']
 async function farPool(t: Test): Promise<{ pool: MountedPool; exports: Exports; folder: string }> {
   const folder = shortFolder(t)
   const exports = await serveImages(t, folder, { data: 16 * MIB, metadata: 2 * MIB }, LIMIT)
-  const disks = (['data', 'metadata', 'state'] as const).map(
-    name => `${name}: { nbd: "${exports[name].address.text}" }\n`,
-  )
   const more = 'cache: { size: 4M }\non_full: queue\nvolumes: { web: { size: 64M } }'
-  const pool = await MountedPool.make(t, `${disks.join('')}${more}`)
+  const pool = await MountedPool.make(t, `${exportLines(exports)}${more}`)
   writeFileSync(join(pool.plain, 'web'), '')
   truncateSync(join(pool.plain, 'web'), 64 * MIB)
   writeFileSync(join(pool.base, 'random'), randomBytes(24 * MIB))

@@ -259,6 +259,12 @@ async function serve(socket: Socket, script: Script, connection: number): Promis
 /** The three disks of a pool, by the names of their stores. */
 export type Exports = Record<'data' | 'metadata' | 'state', ServerProcess>
 
+/** The lines of pool.yaml that name them. */
+export const exportLines = (exports: Exports): string =>
+  Object.entries(exports)
+    .map(([name, { address }]) => `${name}: { nbd: "${address.text}" }\n`)
+    .join('')
+
 /** nbdkit with three images in a folder, that of each store by its name. */
 export async function serveImages(
   t: Test,
