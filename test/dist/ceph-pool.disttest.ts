@@ -7,7 +7,7 @@ import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import { MIB } from '../../src/base/index.js'
-import { attempt, attemptThinfs, MountedPool, run, thinfs } from '../support/mounted-pool.js'
+import { attempt, attemptThinfs, MountedPool, run, thinfs, until } from '../support/mounted-pool.js'
 import { thinCheck } from '../support/thin-tools.js'
 import { CephRig, lacksCeph, POOL } from './rig/ceph.js'
 
@@ -102,6 +102,37 @@ t.test('pools on a Ceph cluster', { skip: process.env.CI ? false : lacks }, asyn
       t.equal(status, 0, `thin_check: ${stderr}`)
     })
   }
+
+  await t.test('larger images are taken while the pool is mounted', async t => {
+    const pool = await make(t, { data: '128M', metadata: '16M', state: '16M' })
+    const dataBytes = async (): Promise<number> => {
+      const { dataBlockSize, data } = await pool.status()
+      return data.blocks * dataBlockSize
+    }
+    const random = join(pool.base, 'random')
+    writeFileSync(random, randomBytes(200 * MIB))
+    writeFileSync(join(pool.plain, 'web'), '')
+    truncateSync(join(pool.plain, 'web'), 256 * MIB)
+    t.equal(await dataBytes(), 128 * MIB)
+    // Writes wait for space, and go on by themselves.
+    const writing = pool.both(t, `dd if=${random} of=web bs=1M conv=notrunc,fsync status=none`)
+    await until(async () => (await pool.status()).mode === 'out_of_data_space')
+    for (const [name, size] of [
+      ['data', '512M'],
+      ['metadata', '32M'],
+    ]) {
+      await ceph.run('rbd', 'resize', '--no-progress', '--size', size!, `${POOL}/${name}${nr}`)
+    }
+    await writing
+    await thinfs('extend', pool.folder)
+    t.equal(await dataBytes(), 512 * MIB)
+    t.equal((await pool.status()).metadata.blocks, (32 * MIB) / 4096)
+    await pool.killEngine()
+    t.equal((await attempt('cmp', join(pool.path, 'web'), join(pool.plain, 'web'))).status, 0)
+    await pool.umount()
+    const check = await attemptThinfs('check', '--deep', pool.folder)
+    t.equal(check.status, 0, `thinfs check --deep: ${check.stderr}`)
+  })
 
   await t.test('what is in use, or holds something, is refused', async t => {
     const pool = await make(t, { data: '256M', metadata: '16M', state: '16M' })
