@@ -6,6 +6,7 @@ import type { Finding } from './finding.js'
 import {
   lookAtLockedMemory,
   lookAtLoop,
+  lookAtResend,
   lookAtUring,
   lookAtVersion,
   tryIoFlusher,
@@ -30,6 +31,7 @@ export async function examine(folder: string, file: string | null): Promise<Find
     ...lookAtPlace(folder, file),
     lookAtAllowOther(),
     namespace,
+    lookAtResend(),
     lookAtLoop(),
     tryIoFlusher(),
     tryRing(),

@@ -20,6 +20,8 @@ import {
 const ZERO_RANGE_SINCE = [5, 14]
 /** The first kernel that does not count a ring as locked memory. Source: fs/io_uring.c. */
 const RINGS_UNLOCKED_SINCE = [5, 12]
+/** The first kernel that sends requests again which a dead engine had read. */
+const RESENDS_SINCE = [6, 9]
 /** Bytes of locked memory that are plenty for the engine's rings. */
 const LOCKED_ENOUGH = 8 << 20
 
@@ -29,6 +31,15 @@ export function lookAtVersion(): Finding {
   return isSince(ZERO_RANGE_SINCE)
     ? ok('system', found)
     : warn('system', `${found}: before Linux ${major}.${minor} zeros are written one by one`)
+}
+
+/** Requests that an engine has read when it dies: the next one answers them if the kernel resends. */
+export function lookAtResend(): Finding {
+  const check = 'death of an engine'
+  if (isSince(RESENDS_SINCE)) return ok(check, 'the next one answers what it had read')
+  const [major, minor] = RESENDS_SINCE
+  const found = `before Linux ${major}.${minor} callers of requests that it had read wait until thinfs umount`
+  return warn(check, found, 'a newer kernel; or thinfs umount --force, then mount')
 }
 
 /** @param since major and minor */

@@ -58,6 +58,9 @@ import { PoolLog } from './pool-log.js'
 /** Milliseconds between two lines of the log about what takes long, and between two messages. */
 const LOG_PERIOD = 3000
 const TELL_PERIOD = 500
+const NOT_RESENT =
+  'this kernel (before Linux 6.9) does not send again what an engine that died had read: the callers ' +
+  'of those requests wait until thinfs umount --force'
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 
@@ -144,7 +147,10 @@ class Engine {
     this.#daemon.onNotification(COUNT_ON, before => open.volumes.resumeStatistics(before))
     serveAdmin(this.#daemon, this.#admin)
     if (this.#start.negotiated) {
-      this.#session!.resend()
+      if (!this.#session!.resend()) {
+        open.volumes.warn(NOT_RESENT)
+        this.#log.warn(NOT_RESENT)
+      }
       this.#log.info('took over')
       this.#ready()
     }

@@ -94,6 +94,7 @@ export class Volumes implements PoolAdmin {
   readonly #wanted: WantedVolumes
   readonly #space: SpaceCommands
   readonly #origins: ExternalOrigins
+  readonly #warned: string[] = []
   /** Volumes that a command has for itself. */
   readonly hidden: HiddenVolumes
   #closing = false
@@ -391,6 +392,11 @@ export class Volumes implements PoolAdmin {
     return { bytes: await this.usage.exclusiveTogether(volumes) }
   }
 
+  /** Has `status` warn of something, for as long as the pool is open. */
+  warn(message: string): void {
+    this.#warned.push(message)
+  }
+
   async status(): Promise<PoolStatus> {
     const status = await statusOf(this.#options, [...this.#set.named()])
     const unreadable = this.#origins.whatIsOdd(this.#set.named())
@@ -398,7 +404,7 @@ export class Volumes implements PoolAdmin {
       const how = `thinfs receive POOL ${name} --token lets it go on, --abort gives them back`
       return `${name}: ${mapped} bytes of a stream that was cut short are kept; ${how}`
     })
-    const warnings = [...status.warnings, ...unreadable, ...partial]
+    const warnings = [...status.warnings, ...this.#warned, ...unreadable, ...partial]
     const { cache } = this.#statistics
     return { ...status, check: this.#check.progress, cache, warnings }
   }
