@@ -2,6 +2,9 @@
 #include "napi.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /*
@@ -70,10 +73,30 @@ static napi_value fuse_write(napi_env env, napi_callback_info info) {
   return thinfs_number(env, 0);
 }
 
+/*
+ * fuse_clone(fd): another descriptor of the connection, which no child inherits. What is read by it
+ * is answered by it, and fails with ECONNABORTED when it is closed before. Source: linux/fuse.h.
+ */
+static napi_value fuse_clone(napi_env env, napi_callback_info info) {
+  napi_value arguments[1];
+  int fd;
+  if (!thinfs_arguments(env, info, 1, arguments) || !thinfs_int(env, arguments[0], &fd)) return NULL;
+  int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+  if (clone < 0) return thinfs_throw(env, errno, "open /dev/fuse");
+  uint32_t of = (uint32_t)fd;
+  if (ioctl(clone, FUSE_DEV_IOC_CLONE, &of) < 0) {
+    int error = errno;
+    close(clone);
+    return thinfs_throw(env, error, "FUSE_DEV_IOC_CLONE");
+  }
+  return thinfs_number(env, clone);
+}
+
 bool thinfs_fuse_exports(napi_env env, napi_value exports) {
   static const thinfs_export functions[] = {
       {"fuse_read", fuse_read},
       {"fuse_write", fuse_write},
+      {"fuse_clone", fuse_clone},
   };
   return thinfs_exports(env, exports, functions, sizeof functions / sizeof *functions);
 }

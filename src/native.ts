@@ -90,6 +90,11 @@ export interface Binding {
   ): number
   /** Writes one reply. @returns 0 or the negative errno */
   fuse_write(fd: number, buffer: Uint8Array, at: number, length: number): number
+  /**
+   * Another descriptor of the connection: what is read by it fails with ECONNABORTED when it is
+   * closed unanswered.
+   */
+  fuse_clone(fd: number): number
 
   /**
    * Opens libfuse 2 (the one that is loaded already, else the file `library`, else the system's).

@@ -1,4 +1,15 @@
-/** Numbers of Linux's calls that Node does not name. Source: linux/falloc.h, linux/fs.h. */
+/**
+ * What Node does not know of Linux: numbers of its calls (linux/falloc.h, linux/fs.h), its version.
+ */
+import { release } from 'node:os'
+
+/** @param version major and minor */
+export function isLinuxSince([wantedMajor, wantedMinor]: readonly [number, number]): boolean {
+  const [major = 0, minor = 0] = release()
+    .split('.')
+    .map(part => Number.parseInt(part, 10))
+  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
+}
 
 // Modes of fallocate(2). The kernel takes PUNCH_HOLE with KEEP_SIZE alone.
 export const FALLOC_KEEP_SIZE = 0x01

@@ -1,6 +1,7 @@
 /** Permissions of this user beside mounting. */
 import { release } from 'node:os'
-import { errnoOf } from '../base/index.js'
+import { errnoOf, isLinuxSince } from '../base/index.js'
+import { RESENDS_SINCE } from '../fuse/index.js'
 import { errnoOfLoops, isInUserNamespace } from '../host/index.js'
 import { native } from '../native.js'
 import { Ring } from '../ring/index.js'
@@ -17,18 +18,16 @@ import {
 } from './finding.js'
 
 /** The first kernel whose FUSE passes FALLOC_FL_ZERO_RANGE on. Source: fs/fuse/file.c. */
-const ZERO_RANGE_SINCE = [5, 14]
+const ZERO_RANGE_SINCE = [5, 14] as const
 /** The first kernel that does not count a ring as locked memory. Source: fs/io_uring.c. */
-const RINGS_UNLOCKED_SINCE = [5, 12]
-/** The first kernel that sends requests again which a dead engine had read. */
-const RESENDS_SINCE = [6, 9]
+const RINGS_UNLOCKED_SINCE = [5, 12] as const
 /** Bytes of locked memory that are plenty for the engine's rings. */
 const LOCKED_ENOUGH = 8 << 20
 
 export function lookAtVersion(): Finding {
   const found = `Linux ${release()}, Node.js ${process.version}`
   const [major, minor] = ZERO_RANGE_SINCE
-  return isSince(ZERO_RANGE_SINCE)
+  return isLinuxSince(ZERO_RANGE_SINCE)
     ? ok('system', found)
     : warn('system', `${found}: before Linux ${major}.${minor} zeros are written one by one`)
 }
@@ -36,18 +35,10 @@ export function lookAtVersion(): Finding {
 /** Requests that an engine has read when it dies: the next one answers them if the kernel resends. */
 export function lookAtResend(): Finding {
   const check = 'death of an engine'
-  if (isSince(RESENDS_SINCE)) return ok(check, 'the next one answers what it had read')
+  if (isLinuxSince(RESENDS_SINCE)) return ok(check, 'the next one answers what it had read')
   const [major, minor] = RESENDS_SINCE
-  const found = `before Linux ${major}.${minor} callers of requests that it had read wait until thinfs umount`
-  return warn(check, found, 'a newer kernel; or thinfs umount --force, then mount')
-}
-
-/** @param since major and minor */
-function isSince([wantedMajor = 0, wantedMinor = 0]: readonly number[]): boolean {
-  const [major = 0, minor = 0] = release()
-    .split('.')
-    .map(part => Number.parseInt(part, 10))
-  return major > wantedMajor || (major === wantedMajor && minor >= wantedMinor)
+  const found = `before Linux ${major}.${minor} what it had read fails (ECONNABORTED)`
+  return warn(check, found, 'a newer kernel')
 }
 
 /** Loop devices, which attach makes. */
@@ -115,7 +106,7 @@ export function lookAtLockedMemory(): Finding {
   const limits = readText('/proc/self/limits') ?? ''
   const [, soft = 'unlimited'] = /^Max locked memory\s+(\S+)/m.exec(limits) ?? []
   const found = soft === 'unlimited' ? soft : `${Number(soft) >> 10} KiB`
-  if (isSince(RINGS_UNLOCKED_SINCE)) return ok(check, `${found}; nothing of thinfs counts`)
+  if (isLinuxSince(RINGS_UNLOCKED_SINCE)) return ok(check, `${found}; nothing of thinfs counts`)
   if (soft === 'unlimited' || Number(soft) >= LOCKED_ENOUGH) return ok(check, found)
   return warn(check, `${found}: too little for io_uring before Linux 5.12`, 'ulimit -l 8192')
 }

@@ -59,8 +59,8 @@ import { PoolLog } from './pool-log.js'
 const LOG_PERIOD = 3000
 const TELL_PERIOD = 500
 const NOT_RESENT =
-  'this kernel (before Linux 6.9) does not send again what an engine that died had read: the callers ' +
-  'of those requests wait until thinfs umount --force'
+  'an engine has died: what it had read and not answered has failed for its callers, since this kernel ' +
+  '(before Linux 6.9) sends it to no other'
 const REPLACED =
   'thinfs was replaced under it; put the one before back and thinfs restart, or unmount and mount'
 

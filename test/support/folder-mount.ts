@@ -20,19 +20,27 @@ export class FolderMount {
   negotiated: Negotiated | null = null
   /** What its fallocate(2) says that it clears, and does not. */
   readonly #lies: string
+  /** Whether each server is as on a kernel that sends no request again. */
+  readonly #isOld: boolean
 
-  private constructor(base: string, transport: Transport, fd: number | null, lies: string) {
+  private constructor(
+    base: string,
+    transport: Transport,
+    fd: number | null,
+    { lies = '', isOld = false }: { lies?: string; isOld?: boolean },
+  ) {
     this.folder = join(base, 'folder')
     this.path = join(base, 'mount')
     this.#transport = transport
     this.#fd = fd
     this.#lies = lies
+    this.#isOld = isOld
   }
 
   static async make(
     t: Test,
     transport: Transport,
-    options: { readOnly?: boolean; lies?: 'zero' | 'objects' } = {},
+    options: { readOnly?: boolean; lies?: 'zero' | 'objects'; isOld?: boolean } = {},
   ): Promise<FolderMount> {
     const base = mkdtempSync('/dev/shm/thinfs-mount-')
     mkdirSync(join(base, 'folder'))
@@ -43,7 +51,7 @@ export class FolderMount {
       allowOther: false,
       readOnly: options.readOnly ?? false,
     })
-    const mount = new FolderMount(base, transport, fd, options.lies ?? '')
+    const mount = new FolderMount(base, transport, fd, options)
     t.teardown(async () => {
       if ((await attempt('umount', mount.path)).status !== 0) {
         await attempt('umount', '--lazy', mount.path)
@@ -63,7 +71,11 @@ export class FolderMount {
       [this.#transport.name, this.folder, JSON.stringify(this.negotiated)],
       {
         stdio: ['ignore', 'inherit', 'inherit', this.#fd ?? 'ignore', 'ipc'],
-        env: { ...process.env, THINFS_TEST_LIES: this.#lies },
+        env: {
+          ...process.env,
+          THINFS_TEST_LIES: this.#lies,
+          THINFS_TEST_OLD: this.#isOld ? '1' : '',
+        },
       },
     )
     this.#server = server

@@ -7,6 +7,7 @@
  * `unmounted`.
  */
 import { type FileSystem, type Negotiated, TRANSPORTS } from '../../src/fuse/index.js'
+import { ownDescriptor } from '../../src/fuse/own-descriptor.js'
 import { FolderFileSystem } from './folder-file-system.js'
 
 /** What the parent can ask. */
@@ -35,10 +36,13 @@ function recording(fileSystem: FolderFileSystem, calls: unknown[][]): FileSystem
   return fileSystem
 }
 
+/** Whether to do as on a kernel that sends no request again. */
+const isOld = process.env.THINFS_TEST_OLD === '1'
+
 function serve(transport: keyof typeof TRANSPORTS, folder: string, negotiated: Negotiated | null) {
   const calls: unknown[][] = []
   const session = TRANSPORTS[transport].serve({
-    fd: 3,
+    fd: isOld ? ownDescriptor(3, false) : 3,
     fileSystem: recording(new FolderFileSystem(folder, negotiated === null), calls),
     ...(negotiated ? { negotiated } : {}),
     onInitialized: agreed => process.send?.(agreed),
@@ -57,7 +61,7 @@ function serve(transport: keyof typeof TRANSPORTS, folder: string, negotiated: N
     process.send?.(calls)
   })
   if (negotiated) {
-    session.resend()
+    if (!isOld) session.resend()
     process.send?.(negotiated)
   }
   process.on('disconnect', () => process.exit(1))
