@@ -30,8 +30,6 @@ export interface Storage<M extends Host = Machine> {
   takeOver(pool: PoolOn<M>): Promise<void>
   /** What a host is told that wants a pool which host `a` serves. */
   inUse: RegExp
-  /** Cases that cannot be shown there, and why not. */
-  without?: Readonly<Record<string, string>>
   /** Makes thin_check judge the metadata of a pool that nobody has mounted. */
   thinCheck(pool: PoolOn<M>): Promise<void>
 }
@@ -166,7 +164,7 @@ const scenarios = <M extends Host>(): Readonly<Record<string, Scenario<M>>> => (
 })
 
 /** Resolves when another engine serves. */
-async function killEngine(pool: PoolOn<Host>): Promise<void> {
+export async function killEngine(pool: PoolOn<Host>): Promise<void> {
   const { enginePid } = (await pool.status()).mount!
   await pool.machine.kill('KILL', enginePid)
   await until(async () => (await pool.status()).mount!.enginePid !== enginePid)
@@ -245,7 +243,7 @@ export async function goOn<M extends Host>(
 
 /**
  * Runs all of them, or those whose names, `GROUP: CASE`, match `THINFS_DIST_ONLY`.
- * @param more what else is to be shown, of this storage alone
+ * @param more what else is to be shown, of this storage alone, or in the place of one of them
  */
 export async function failoverSuite<M extends Host = Machine>(
   t: Test,
@@ -258,11 +256,6 @@ export async function failoverSuite<M extends Host = Machine>(
   let nr = 0
   for (const [name, scenario] of Object.entries({ ...scenarios<M>(), ...more })) {
     if (!only.test(`${t.name}: ${name}`)) continue
-    const why = storage.without?.[name]
-    if (why !== undefined) {
-      t.comment(`${name}: ${why}`)
-      continue
-    }
     await t.test(name, async t => {
       for (const host of [one, other]) {
         await host.reboot()
