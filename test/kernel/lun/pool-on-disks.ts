@@ -45,6 +45,7 @@ export async function poolOnDisks(
     },
     {
       'engines are killed under a writer': enginesKilled,
+      'engine and daemon are killed, and another host mounts the pool': notReplaced,
       'the pool is given back': givenBack,
       'a host that lost its power comes again': comesAgain,
       'the disks refuse who has lost them': refused,
@@ -66,6 +67,22 @@ const enginesKilled: Scenario<VirtualHost> = async (t, { a, ledger }) => {
   }
   t.match((await a.status()).warnings, [/an engine has died/])
   return { failovers: 0, pause, last: a }
+}
+
+/** Nothing says that a silent host is dead: another one has to fence it, and its own may go on. */
+const notReplaced: Scenario<VirtualHost> = async (t, { a, b, ledger, inUse }) => {
+  const first = ledger.write(a)
+  await first.progress()
+  const { pid, enginePid } = (await a.status()).mount!
+  await a.machine.kill('KILL', pid!, enginePid)
+  t.not((await first.ended).error, null, 'the mount has ended')
+  t.match(await b.attemptMount('--wait', '0'), { status: 1, stderr: inUse })
+  await a.endMount()
+  await a.mount()
+  const second = ledger.write(a)
+  await second.progress()
+  t.equal((await second.stop()).error, null)
+  return { failovers: 0, pause: Ledger.pauseBetween(first, second), last: a }
 }
 
 const givenBack: Scenario<VirtualHost> = async (t, { a, b, ledger }) => {
