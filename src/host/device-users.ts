@@ -114,6 +114,15 @@ export function usersOf(path: string, loops: readonly AttachedLoop[] = attachedL
   ]
 }
 
+/**
+ * Whether all that keeps a device are mounts of other namespaces. One that was made a moment ago has
+ * copies of all mounts, and may be about to let go of them.
+ */
+export function isOnlyElsewhere(path: string, loops = attachedLoops()): boolean {
+  const isOwn = mountsOn(path, loops).some(({ namespace }) => namespace.isOwn)
+  return !isOwn && otherUsersOf(path, loops).length === 0
+}
+
 /** Those of `usersOf` that are no mounts, and the kernel's name of the device that each is by. */
 export function otherUsersOf(
   path: string,

@@ -7,6 +7,7 @@ import {
   type AttachedLoop,
   attachedLoops,
   backingFileOf,
+  isOnlyElsewhere,
   isStillAttached,
   loopNamed,
   namesOfUsers,
@@ -141,6 +142,11 @@ export async function reattachLoop(file: string, device: string): Promise<void> 
 export async function detachLoop(path: string, label = ''): Promise<void> {
   const loop = loopNamed(basename(path))
   let held = usersOf(path)
+  const patience = Date.now() + GRACE_MS
+  while (held.length > 0 && isOnlyElsewhere(path) && Date.now() < patience) {
+    await setTimeout(POLL_MS)
+    held = usersOf(path)
+  }
   if (held.length === 0) held = await openersAfterGrace(path)
   if (held.length > 0) {
     throw new ThinfsError('VOLUME_BUSY', `${label}${path} is ${namesOfUsers(held)}`)

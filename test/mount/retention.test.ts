@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import t from 'tap'
 import { trimFilesystem } from '../../src/host/index.js'
+import { LET_GO } from '../support/mount-namespace.js'
 import {
   attemptThinfs,
   MountedPool,
@@ -91,7 +92,7 @@ t.test(
     const loop = await pool.attach('web')
     await run('mkfs.ext4', '-q', loop)
     // The folder is another one here: what is trimmed must be what is mounted there.
-    const there = `mount ${loop} ${plain} && head -c 20000000 /dev/urandom > ${plain}/file && sync -f ${plain} &&
+    const there = `${LET_GO} let_go /none; mount ${loop} ${plain} && head -c 20000000 /dev/urandom > ${plain}/file && sync -f ${plain} &&
     rm ${plain}/file && sync -f ${plain} && echo ready && cat`
     const holder = spawn('unshare', ['-m', '--propagation', 'private', 'sh', '-ec', there], {
       stdio: ['pipe', 'pipe', 'inherit'],

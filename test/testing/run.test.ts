@@ -8,6 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { done, PROGRAM, refused, run, thinfs } from '../cli/command-line.js'
 import { baseOf, leftOf, processesOf, untilGone } from '../support/ephemeral.js'
+import { LET_GO } from '../support/mount-namespace.js'
 import { needs, readIfThere } from '../support/mounted-pool.js'
 
 const withLoops = needs('/dev/fuse', '/dev/loop-control')
@@ -68,7 +69,7 @@ t.test('what it cannot run', needs('/dev/fuse'), async t => {
 })
 
 t.test('without a pool there is a status of its own', async t => {
-  const script = 'mount --bind /dev/null /dev/fuse && exec "$0" "$@"'
+  const script = `${LET_GO} let_go /none; mount --bind /dev/null /dev/fuse && exec "$0" "$@"`
   const outcome = await run(
     ...(['unshare', '-m', 'sh', '-c', script] as const),
     ...[process.execPath, PROGRAM, 'run', '--', 'true'],
