@@ -3,7 +3,7 @@ import { existsSync, realpathSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import * as z from 'zod'
-import { errnoOf, ThinfsError } from '../base/index.js'
+import { errnoOf, isRemoteAddress, ThinfsError } from '../base/index.js'
 import { poolOfDocker } from './docker.js'
 import type { FoundPool } from './found-pool.js'
 import { poolsOfGroup } from './lvm.js'
@@ -23,7 +23,7 @@ const PARTITIONS = z.object({
  * @throws NOT_A_POOL where there is none; NOT_SUPPORTED, METADATA_CORRUPT, TOOL_FAILED, IO_ERROR
  */
 export async function findPools(source: string): Promise<FoundPool[]> {
-  if (/^(nbds?(\+unix)?|rbd):/.test(source)) {
+  if (isRemoteAddress(source)) {
     const what = 'a disk of another machine is not looked at for pools of LVM or Docker'
     const cure = 'data and metadata of a thin pool are served by a pool.yaml with their addresses'
     throw new ThinfsError('NOT_SUPPORTED', `${source}: ${what}; ${cure} (docs/HOSTS.md)`)

@@ -1,5 +1,6 @@
 /**
- * What Node does not know of Linux: numbers of its calls (linux/falloc.h, linux/fs.h), its version.
+ * Numbers of Linux's calls that Node does not name, and which Linux this is. Source: linux/falloc.h,
+ * linux/fs.h.
  */
 import { release } from 'node:os'
 

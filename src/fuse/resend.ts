@@ -8,7 +8,7 @@ const { EINVAL, ENODEV } = constants.errno
 
 /**
  * Asks for the requests that an earlier process has read and not answered.
- * @returns false when the kernel cannot (before Linux 6.9): their callers wait until unmounting
+ * @returns false when the kernel cannot (before Linux 6.9); see own-descriptor.ts
  */
 export function requestResend(device: FuseDevice): boolean {
   const notification = new Slots(OUT_HEADER.size, 1)

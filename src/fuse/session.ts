@@ -9,6 +9,7 @@ import { assert, MAX_IO, ThinfsError, workWaits } from '../base/index.js'
 import { NOTIFY_INVAL_INODE, NOTIFY_INVAL_INODE_OUT, OUT_HEADER } from './abi.js'
 import { type FuseDevice, KernelDevice } from './device.js'
 import { encodeInit, MAX_BACKGROUND, type Negotiated, negotiate } from './init.js'
+import { ownDescriptor } from './own-descriptor.js'
 import { Replies } from './replies.js'
 import { Requests } from './requests.js'
 import { requestResend } from './resend.js'
@@ -89,7 +90,7 @@ export class FuseSession implements Session {
   constructor(
     options: SessionOptions,
     upgrade: Upgrade | null = null,
-    device: FuseDevice = new KernelDevice(options.fd),
+    device: FuseDevice = new KernelDevice(ownDescriptor(options.fd)),
   ) {
     const { negotiated } = options
     assert(negotiated === undefined || negotiated.maxWrite <= MAX_IO, 'slots hold every WRITE')

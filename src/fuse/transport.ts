@@ -55,7 +55,7 @@ export interface SessionOptions {
 export interface Session {
   /**
    * Asks for what an earlier engine has read and not answered.
-   * @returns false when the kernel cannot send it again: its callers wait until unmounting
+   * @returns false when the kernel cannot send it again; see own-descriptor.ts
    */
   resend(): boolean
   /**

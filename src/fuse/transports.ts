@@ -4,7 +4,6 @@ import { loadFuseNative } from './fuse-native.js'
 import type { Negotiated } from './init.js'
 import { LibfuseSession } from './libfuse-session.js'
 import { mountFuse } from './mount.js'
-import { ownDescriptor } from './own-descriptor.js'
 import { RingDevice, whyNotOffered } from './ring-device.js'
 import { FuseSession, type Upgrade } from './session.js'
 import type { Transport } from './transport.js'
@@ -22,7 +21,7 @@ export const DEV = {
     interrupts: true,
   },
   mount: mountFuse,
-  serve: options => new FuseSession({ ...options, fd: ownDescriptor(options.fd) }),
+  serve: options => new FuseSession(options),
 } as const satisfies Transport
 
 const RING: Upgrade = {

@@ -170,6 +170,13 @@ export async function killEngine(pool: PoolOn<Host>): Promise<void> {
   await until(async () => (await pool.status()).mount!.enginePid !== enginePid)
 }
 
+/** Kills engine and daemon under a writer. Resolves when the writer was told. */
+export async function killAll(t: Test, pool: PoolOn<Host>, writer: Writer): Promise<void> {
+  const { pid, enginePid } = (await pool.status()).mount!
+  await pool.machine.kill('KILL', pid!, enginePid)
+  t.not((await writer.ended).error, null, 'the mount has ended')
+}
+
 /** Nothing of the pool runs on the first host any more, and its storage is not told. */
 async function diesAndIsReplaced<M extends Host>(
   t: Test,
@@ -178,9 +185,7 @@ async function diesAndIsReplaced<M extends Host>(
 ): Promise<Outcome<M>> {
   const first = ledger.write(a)
   await first.progress()
-  const { pid, enginePid } = (await a.status()).mount!
-  await a.machine.kill('KILL', pid!, enginePid)
-  t.not((await first.ended).error, null, 'the mount has ended')
+  await killAll(t, a, first)
   await mount(b)
   const second = ledger.write(b)
   await second.progress()

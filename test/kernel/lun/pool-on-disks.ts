@@ -2,7 +2,7 @@
 import { mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
-import { failoverSuite, killEngine, type Scenario } from '../../dist/rig/failover.js'
+import { failoverSuite, killAll, killEngine, type Scenario } from '../../dist/rig/failover.js'
 import { PoolOn } from '../../dist/rig/pool-on.js'
 import { Ledger } from '../../dist/rig/writers.js'
 import type { Lun, VirtualHost } from './virtual-hosts.js'
@@ -73,9 +73,7 @@ const enginesKilled: Scenario<VirtualHost> = async (t, { a, ledger }) => {
 const notReplaced: Scenario<VirtualHost> = async (t, { a, b, ledger, inUse }) => {
   const first = ledger.write(a)
   await first.progress()
-  const { pid, enginePid } = (await a.status()).mount!
-  await a.machine.kill('KILL', pid!, enginePid)
-  t.not((await first.ended).error, null, 'the mount has ended')
+  await killAll(t, a, first)
   t.match(await b.attemptMount('--wait', '0'), { status: 1, stderr: inUse })
   await a.endMount()
   await a.mount()
