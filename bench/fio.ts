@@ -8,7 +8,7 @@ import { KIB, MIB } from '../src/base/index.js'
 
 /** Beyond the run time that was asked for. A server that hangs is not waited for. */
 const GRACE_MS = 30_000
-/** What is written and read back may take so long. */
+/** Seconds that filling a file, or writing it and reading it back, may take. */
 const FILL_SECONDS = 60
 
 export interface Load {

@@ -99,7 +99,7 @@ export const SERVED = new NotificationType0('served')
 export const READY = new NotificationType<{ negotiated: Negotiated }>('ready')
 /** Work that takes long before a pool is served. */
 export interface Opening {
-  /** What is done, for people: `reading the metadata`. */
+  /** The work, for people: `reading the metadata`. */
   what: string
   done: number
   /** In the unit of `done`. */

@@ -29,12 +29,15 @@ export class FlushPace {
     this.#flushCame = true
   }
 
-  /** To be asked before each piece. @returns null: go on; else wait for this, and ask again */
+  /**
+   * The work asks before each piece.
+   * @returns null: it goes on; else it waits for this, and asks again
+   */
   turn(): Promise<void> | null {
     if (this.#rest !== null) return this.#rest
     const now = this.#clock.now()
     if (now < this.#burstEnd) return null
-    // Where nobody has asked for long, it has rested.
+    // The work has rested by itself if nobody has asked for as long as a rest takes.
     const hasRested = now >= this.#burstEnd + REST_MS
     if (this.#flushCame && !hasRested) return this.#beginRest()
     this.#beginBurst()

@@ -17,6 +17,6 @@ export function ownDescriptor(fd: number, resends = isLinuxSince(RESENDS_SINCE))
   try {
     return native.fuse_clone(fd)
   } catch {
-    return fd // A user who may not open /dev/fuse has what there is.
+    return fd // This user may not open /dev/fuse: callers wait until unmounting.
   }
 }

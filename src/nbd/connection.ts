@@ -29,11 +29,9 @@ const ERROR_MAX = 65_536
 /** Bytes of heads that are made in one buffer. */
 const HEADS_SIZE = 256 * REQUEST_SIZE
 const HIGH = 0x1_0000_0000
-/**
- * READs of so many bytes are received where they are wanted: to copy them costs more than a call.
- */
+/** A READ of so many bytes is received in its own memory: a copy would cost more than a call. */
 const LARGE = 64 * 1024
-/** What is received at a time where the bytes of such a READ may follow: little more than heads. */
+/** Bytes that are received at a time while such a READ is in flight: little more than a head. */
 const BETWEEN = 512
 
 /** The owner of a connection, who has the requests. */
@@ -147,7 +145,7 @@ export class Connection {
     this.#table.lost(err)
   }
 
-  /** Where the next bytes are received. */
+  /** @returns the memory that the next bytes are received in */
   #target(usual: Uint8Array): Uint8Array {
     if (this.#isOver || this.#nrLarge === 0 || this.#body !== null) return usual
     if (this.#dataLeft === 0) return usual.subarray(0, BETWEEN)

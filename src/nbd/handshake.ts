@@ -48,7 +48,9 @@ export interface Incoming {
   /** The bytes are the caller's again afterwards. */
   take: (chunk: Uint8Array) => void
   /**
-   * Where the next bytes of a plain socket go; `usual` is the buffer for it. Called after `take`.
+   * The socket, unless it is of TLS, calls this after `take`.
+   * @param usual the buffer for all sorts of bytes
+   * @returns the memory that the next bytes go to
    */
   target: (usual: Uint8Array) => Uint8Array
 }

@@ -14,7 +14,7 @@ export class Request {
   readonly length: number
   /** The bytes of a WRITE. */
   readonly data: readonly Uint8Array[] | null
-  /** Where the bytes of a READ go. */
+  /** The memory that the bytes of a READ go to. */
   readonly into: readonly Uint8Array[] | null
   /** Milliseconds of the clock by which it has to have ended. */
   readonly deadline: number

@@ -58,7 +58,7 @@ export function mustHaveSize({ path, measure }: RemoteDisk, size: number, wanted
 }
 
 /**
- * What is in memory of a disk may be of its end.
+ * A disk must not have become smaller: memory may hold the part that it has lost.
  * @param had bytes that the disk had when it was used last
  * @throws POOL_MISMATCH for one that has become smaller
  */

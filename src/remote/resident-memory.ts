@@ -80,7 +80,7 @@ export class ResidentMemory {
   }
 
   /**
-   * Has so many bytes of the disk from now on.
+   * The disk has `size` bytes from now on.
    * @returns `states` of them
    */
   grow(size: number): Uint8Array {
