@@ -234,7 +234,7 @@ export class NbdDisk {
         const negotiated = await negotiate(this.#address, this.#ended.signal, patience)
         others.push(new Connection(negotiated, nobody))
       }
-      // The server may have ended this connection for one of the others: the disk then has a new one.
+      // The server may have ended this connection for one of the others: the disk has another then.
       await this.read(Buffer.alloc(this.minBlock), 0)
       return this.epoch === epoch
     } catch {
