@@ -63,10 +63,8 @@ function loopsAbove(
  * Finds out whether `clearAbove` would find something in use. Nothing is changed.
  * @throws VOLUME_BUSY naming it
  */
-export async function mustBeClearable(mount: Mount): Promise<void> {
-  const rehearsal = await Rehearsal.begin()
-  await rehearsal.clearAbove(mount)
-}
+export const mustBeClearable = (mount: Mount): Promise<void> =>
+  rehearse(rehearsal => rehearsal.clearAbove(mount))
 
 /**
  * Finds out whether somebody holds the mount itself, beside the loop devices on it.
@@ -87,9 +85,23 @@ export async function mustBeHeldByLoopsAlone(mount: Mount): Promise<void> {
 }
 
 /** The same for `takeAway` of some loop devices, one after the other. */
-export async function mustBeTakeable(loops: readonly LoopDevice[], label: string): Promise<void> {
-  const rehearsal = await Rehearsal.begin()
-  for (const loop of loops) await rehearsal.takeAway(loop, label)
+export const mustBeTakeable = (loops: readonly LoopDevice[], label: string): Promise<void> =>
+  rehearse(async rehearsal => {
+    for (const loop of loops) await rehearsal.takeAway(loop, label)
+  })
+
+/** Rehearses again while a mount namespace, that may have begun a moment ago, has copies of mounts. */
+async function rehearse(act: (rehearsal: Rehearsal) => Promise<void>): Promise<void> {
+  const deadline = Date.now() + PATIENCE_MS
+  for (;;) {
+    const rehearsal = await Rehearsal.begin()
+    try {
+      return await act(rehearsal)
+    } catch (err) {
+      if (!rehearsal.metCopies || Date.now() > deadline) throw err
+    }
+    await sleep(RETRY_MS)
+  }
 }
 
 /**
@@ -102,6 +114,8 @@ class Rehearsal {
   readonly #own: MountNamespace
   /** The paths of the loop devices that go. */
   readonly goes = new Set<string>()
+  /** Whether a mount of another namespace, which stays, was what it failed for. */
+  metCopies = false
 
   static async begin(): Promise<Rehearsal> {
     return new Rehearsal(await listLoops(), readNamespaces())
@@ -136,6 +150,7 @@ class Rehearsal {
       mustBeOnTop(last, this.#own.mounts)
       for (const { mount, namespace } of found) {
         if (namespace.isOwn || goesWith(last, mount, this.#namespaces)) continue
+        this.metCopies = true
         const where = `${mount.mountPoint} in ${namespaceName(namespace)}`
         throw new ThinfsError('VOLUME_BUSY', `${path} is mounted at ${where}`)
       }

@@ -4,6 +4,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdirSync, readFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { unmount } from '../../src/host/index.js'
 import { namespaceCommand } from '../support/mount-namespace.js'
@@ -85,6 +86,23 @@ t.test('umount waits for a namespace that is about to let go', onMount, async t 
   await ended
   t.notOk(pool.isMounted)
   await until(async () => (await attemptThinfs('check', pool.folder)).status === 0)
+  await pool.close(t)
+})
+
+t.test('so it does for one that has copies of what stands on the pool', onLoop, async t => {
+  const pool = await MountedPool.make(t, YAML)
+  const at = join(pool.base, 'fs')
+  mkdirSync(at)
+  const device = await pool.attach('web')
+  await run('mkfs.ext4', '-q', device)
+  await run('mount', device, at)
+  const other = await namespace(t, pool)
+  const ended = thinfs('umount', pool.folder, '--recursive')
+  // It has looked once by then, and looks for 3 s.
+  await delay(1500)
+  await end(other)
+  await ended
+  t.notOk(pool.isMounted)
   await pool.close(t)
 })
 

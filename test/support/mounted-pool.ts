@@ -46,7 +46,13 @@ export function attemptWithin(seconds: number, program: string, args: string[]):
   return new Promise((resolve, reject) => {
     const command = ['--kill-after=5', String(seconds), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
+    // What waits in the kernel for a dead mount outlives SIGKILL.
+    const unkillable = setTimeout(
+      () => reject(new Error(`${program} ${args.join(' ')}: SIGKILL does not end it`)),
+      (seconds + 15) * 1000,
+    )
     const child = execFile('timeout', command, { env, maxBuffer: 1 << 28 }, (err, ...output) => {
+      clearTimeout(unkillable)
       const status = err ? err.code : 0
       if (typeof status === 'number') resolve({ status, stdout: output[0], stderr: output[1] })
       else reject(err)
@@ -93,9 +99,19 @@ export const attemptThinfs = (...args: string[]): Promise<Outcome> =>
 /** Milliseconds between two looks. */
 const LOOK_PERIOD = 10
 
-/** Until it is so. What is waited for is another process's doing, and certain. */
+/** Milliseconds after which what a test waits for does not come any more. */
+const UNTIL_MS = 300_000
+
+/**
+ * Until it is so. What is waited for is another process's doing, and certain.
+ * @throws what was waited for, when it is not so after UNTIL_MS
+ */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  while (!(await condition())) await delay(LOOK_PERIOD)
+  const deadline = Date.now() + UNTIL_MS
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not so after ${UNTIL_MS} ms: ${condition}`)
+    await delay(LOOK_PERIOD)
+  }
 }
 
 /** What a test that needs the devices says when it is skipped; where CI is set it fails instead. */
