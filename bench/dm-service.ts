@@ -3,15 +3,13 @@ import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { MIB } from '../src/base/index.js'
 import type { DmStatus } from '../src/control/index.js'
-import { sparseFile, THINFS } from './servers.js'
+import { compile, sparseFile, THINFS } from './servers.js'
 
 const exec = promisify(execFile)
 const NAMESPACE = 'mount --make-rprivate / && mount -t tmpfs thinfs-bench /run && echo && exec cat'
-const CLIENT = fileURLToPath(new URL('./limit/dm-client.c', import.meta.url))
 
 export class DmService {
   /** LVM's settings, and what was made in it. */
@@ -23,7 +21,7 @@ export class DmService {
   /** @param folder is there, and empty */
   static async start(folder: string): Promise<DmService> {
     const client = join(folder, 'dm-client')
-    await exec('cc', ['-O2', '-o', client, CLIENT])
+    await compile('dm-client', client)
     const holder = spawn('unshare', ['-m', '--propagation', 'slave', 'sh', '-c', NAMESPACE], {
       stdio: ['pipe', 'pipe', 'inherit'],
     })

@@ -46,13 +46,18 @@ export interface Contender {
   prepare(folder: string): Promise<Plan>
 }
 
+/** Compiles a C program of limit/. */
+export async function compile(source: string, program: string): Promise<void> {
+  await exec('cc', ['-O2', '-o', program, pathInRepository(`bench/limit/${source}.c`)])
+}
+
 /** A C program of limit/ on a sparse file of `size` bytes. */
 function limit(name: string, source: string, size: number, ...options: string[]): Contender {
   return {
     name,
     async prepare(folder) {
       const program = join(folder, source)
-      await exec('cc', ['-O2', '-o', program, pathInRepository(`bench/limit/${source}.c`)])
+      await compile(source, program)
       const backing = sparseFile(join(folder, 'data'), size)
       const mountPoint = makeFolder(folder, 'mount')
       const command = [program, mountPoint, backing, ...options]
