@@ -91,11 +91,7 @@ t.test('umount waits for a namespace that is about to let go', onMount, async t 
 
 t.test('so it does for one that has copies of what stands on the pool', onLoop, async t => {
   const pool = await MountedPool.make(t, YAML)
-  const at = join(pool.base, 'fs')
-  mkdirSync(at)
-  const device = await pool.attach('web')
-  await run('mkfs.ext4', '-q', device)
-  await run('mount', device, at)
+  await pool.mountExt4('web')
   const other = await namespace(t, pool)
   const ended = thinfs('umount', pool.folder, '--recursive')
   // It has looked once by then, and looks for 3 s.
@@ -235,11 +231,7 @@ t.test('the filesystem of another volume is not frozen', onLoop, async t => {
     's',
     '--freeze',
   )
-  const at = join(pool.base, 'fs')
-  mkdirSync(at)
-  const device = await pool.attach('db')
-  await run('mkfs.ext4', '-q', device)
-  await run('mount', device, at)
+  const { device, at } = await pool.mountExt4('db')
   const { status, stderr } = await attemptThinfs(
     'snapshot',
     pool.folder,

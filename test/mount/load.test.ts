@@ -1,6 +1,6 @@
 // Goal: under load, and under load while the engine is killed, every byte that was acknowledged is
 // read back. Method: fio writes blocks that carry their own checksum and place, and verifies them.
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { killServingEngines } from '../support/engine-killer.js'
@@ -130,11 +130,7 @@ t.test('nor are twelve that are killed as soon as each has served', onMount, asy
 
 t.test('nor to a filesystem on its loop device', onLoop, async t => {
   const pool = await MountedPool.make(t, 'data: { size: 256M }\nvolumes: { a: { size: 256M } }')
-  const at = join(pool.base, 'fs')
-  mkdirSync(at)
-  const device = await pool.attach('a')
-  await run('mkfs.ext4', '-q', device)
-  await run('mount', device, at)
+  const { device, at } = await pool.mountExt4('a')
   const load = untilStopped(
     pool,
     `cd ${at}; ${fio('file', '--size=64M --bs=16k --iodepth=16')}; rm file; fstrim .`,

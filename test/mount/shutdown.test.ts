@@ -3,7 +3,7 @@
 // real filesystems, and python for the socket of a service manager.
 import { type ChildProcess, spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as delay } from 'node:timers/promises'
@@ -28,11 +28,7 @@ const PROGRAM = join(import.meta.dirname, '../../bin/thinfs.js')
 /** A pool with an ext4 on its volume `web`, mounted at `at`. */
 async function withFilesystem(t: Test): Promise<{ pool: MountedPool; at: string }> {
   const pool = await MountedPool.make(t, YAML)
-  const at = join(pool.base, 'fs')
-  mkdirSync(at)
-  const device = await pool.attach('web')
-  await run('mkfs.ext4', '-q', device)
-  await run('mount', device, at)
+  const { at } = await pool.mountExt4('web')
   return { pool, at }
 }
 
@@ -96,12 +92,8 @@ t.test('what somebody has mounted over a filesystem is left, and named', onLoop,
 
 t.test('umount takes all away that stands on a pool, or nothing', onLoop, async t => {
   const { pool, at } = await withFilesystem(t)
-  const other = join(pool.base, 'other')
-  mkdirSync(other)
   // Mounted last, it would be the first to go.
-  const device = await pool.attach('db')
-  await run('mkfs.ext4', '-q', device)
-  await run('mount', device, other)
+  const { at: other } = await pool.mountExt4('db', 'other')
   const mounts = () => sh(pool.base, 'grep -F "$PWD/" /proc/self/mountinfo')
   const before = await mounts()
   const loops = loopsWithin(pool.base)

@@ -267,6 +267,16 @@ export class MountedPool {
     await thinfs('detach', this.folder, name)
   }
 
+  /** Makes an ext4 on a volume, through a loop device, and mounts it in a new folder. */
+  async mountExt4(name: string, folder = 'fs'): Promise<{ device: string; at: string }> {
+    const at = join(this.base, folder)
+    mkdirSync(at)
+    const device = await this.attach(name)
+    await run('mkfs.ext4', '-q', device)
+    await run('mount', device, at)
+    return { device, at }
+  }
+
   status(): Promise<PoolStatus> {
     return statusOf(this.folder)
   }
