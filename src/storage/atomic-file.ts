@@ -7,10 +7,21 @@ import {
   readFileSync,
   statSync,
 } from 'node:fs'
-import { type FileHandle, link, open, rename, rm } from 'node:fs/promises'
-import { dirname } from 'node:path'
-import { errnoOf, KIB, ThinfsError } from '../base/index.js'
+import { type FileHandle, link, open, readdir, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { errnoOf, KIB, type Later, ThinfsError } from '../base/index.js'
 import { reserveRoom } from './reserve-room.js'
+
+/** Whoever has a file that several hosts reach, for as long as it is his. */
+export interface FileOwner {
+  /** Tells his spare files from those of other owners: letters and digits. */
+  name: string
+  /**
+   * Called when the new content is durable, before it takes the place of the old one.
+   * @throws what keeps it from that
+   */
+  mayReplace(): Later<void>
+}
 
 /**
  * A small text file that is always replaced as a whole: a reader finds the old content or the new
@@ -19,14 +30,23 @@ import { reserveRoom } from './reserve-room.js'
 export class AtomicFile {
   readonly path: string
   readonly #at: string
+  readonly #owner: FileOwner | null
+  /** Paths of the spare, and of the file while it becomes the spare. */
+  readonly #next: string
+  readonly #old: string
 
   /**
    * @param path what messages call it
    * @param at where system calls find it
+   * @param owner null for a file that only this host reaches
    */
-  constructor(path: string, at = path) {
+  constructor(path: string, at = path, owner: FileOwner | null = null) {
     this.path = path
     this.#at = at
+    this.#owner = owner
+    const spare = owner === null ? at : `${at}.${owner.name}`
+    this.#next = `${spare}.new`
+    this.#old = `${spare}.old`
   }
 
   /**
@@ -57,7 +77,8 @@ export class AtomicFile {
   /**
    * Durable when it resolves: spare file, fsync, rename, fsync of the folder. Mode 0600.
    *
-   * The spare, PATH.new, is the file before the last change, so that both have room on a full disk.
+   * The spare, PATH.new, is the file before the last change, so that both have room on a full disk;
+   * each owner has his own.
    * A link in its place is not followed, nor is content that a crash left there used.
    */
   async replace(content: string | Uint8Array): Promise<void> {
@@ -77,6 +98,21 @@ export class AtomicFile {
     await this.reserve()
   }
 
+  /**
+   * Removes the spare files of other owners. One of them who goes on in the middle of `replace`, on a
+   * host that had stopped, finds nothing then that he could put in the file's place.
+   * @throws what the file system says
+   */
+  async dropOtherSpares(): Promise<void> {
+    const folder = dirname(this.#at)
+    const prefix = `${basename(this.#at)}.`
+    for (const name of await readdir(folder)) {
+      const path = join(folder, name)
+      if (!name.startsWith(prefix) || path === this.#next || path === this.#old) continue
+      if (/^(\w+\.)?(new|old)$/.test(name.slice(prefix.length))) await rm(path, { force: true })
+    }
+  }
+
   /** Sets room aside, while the disk has some, that `replace` uses when the disk is full. */
   async reserve(): Promise<void> {
     try {
@@ -90,9 +126,9 @@ export class AtomicFile {
   /** Opens the spare file, whatever its content; makes one where none is ours alone. */
   async #openSpare(): Promise<FileHandle> {
     const { O_RDWR, O_NOFOLLOW } = constants
-    const next = `${this.#at}.new`
+    const next = this.#next
     // A crash may have left it so.
-    if (!existsSync(next)) await rename(`${this.#at}.old`, next).catch(() => {})
+    if (!existsSync(next)) await rename(this.#old, next).catch(() => {})
     try {
       const spare = await open(next, O_RDWR | O_NOFOLLOW)
       const stat = await spare.stat()
@@ -108,16 +144,14 @@ export class AtomicFile {
 
   /** Puts the spare in the file's place, and the file in the spare's. */
   async #exchange(): Promise<void> {
-    const path = this.#at
-    const next = `${path}.new`
-    const old = `${path}.old`
-    await rm(old, { force: true })
-    const kept = await link(path, old).then(
+    await rm(this.#old, { force: true })
+    const kept = await link(this.#at, this.#old).then(
       () => true,
       () => false, // there is none yet, or the file system has no links
     )
-    await rename(next, path)
-    if (kept) await rename(old, next)
+    await this.#owner?.mayReplace()
+    await rename(this.#next, this.#at)
+    if (kept) await rename(this.#old, this.#next)
   }
 }
 

@@ -1,5 +1,5 @@
 /** Files and devices as ranges of bytes, and the small files beside them. */
-export { AtomicFile, replaceFile, syncFolder } from './atomic-file.js'
+export { AtomicFile, type FileOwner, replaceFile, syncFolder } from './atomic-file.js'
 export { DataMap } from './data-map.js'
 export { ExtentStore, type StorePart } from './extent-store.js'
 export { FileExtents } from './file-extents.js'

@@ -104,6 +104,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
       if (tenancy === null) return files.mustHoldLocks()
       return tenancy.confirm().then(() => files.mustHoldLocks())
     }
+    const owner = tenancy && { name: tenancy.tenant.mountId, mayReplace: () => pool.mayWrite() }
+    if (owner !== null && !options.takesOver) await files.ownTable(owner)
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
     await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
@@ -146,12 +148,13 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (options.tenancy) {
       void files.isShared('all').then(isShared => isShared && tenancy?.becomeAdvisory?.())
     }
-    const table = guarded(files.table, () => pool.mayWrite())
+    const names = files.tableOf(owner)
+    const table = guarded(names, () => pool.mayWrite())
     const lost = lostNames(pool.metadata, files)
     if (lost !== null) warn(lost)
     const larger = largerThanSaid(config, pool)
     if (larger !== null) warn(larger)
-    if (!readOnly) await files.table.reserve()
+    if (!readOnly) await names.reserve()
     const volumes = Volumes.open({
       name: config.pool,
       pool,

@@ -30,6 +30,7 @@ import {
   AtomicFile,
   type DataStore,
   FileExtents,
+  type FileOwner,
   FileStore,
   HeldFolder,
   JournalFile,
@@ -267,9 +268,23 @@ export class PoolFiles {
 
   /** volumes.json, wherever it is; of another machine once `connect` has ended. */
   get table(): TablePlace {
-    if (this.#config.state === undefined) return new AtomicFile(...this.folder.file(VOLUMES_FILE))
+    return this.tableOf(null)
+  }
+
+  /** As `table`, of a mount or a command that has the pool for as long as no other host takes it. */
+  tableOf(owner: FileOwner | null): TablePlace {
+    if (this.#config.state === undefined) return this.#volumesFile(owner)
     assert(this.#state !== null, 'names on another machine are read once it is connected to')
     return this.#state
+  }
+
+  /** Sees to it that names which a host that had the pool before was writing never become ours. */
+  async ownTable(owner: FileOwner): Promise<void> {
+    if (this.#config.state === undefined) await this.#volumesFile(owner).dropOtherSpares()
+  }
+
+  #volumesFile(owner: FileOwner | null): AtomicFile {
+    return new AtomicFile(...this.folder.file(VOLUMES_FILE), owner)
   }
 
   /** Whether there is a volumes.json. */

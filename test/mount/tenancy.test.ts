@@ -2,9 +2,11 @@
 // over when that was fenced, and finds what was flushed; the old one answers nothing and writes
 // nothing. Method: two hosts on one machine (other-host.ts); the fence takes the locks of the old
 // one away, as a file server does, and leaves its processes alone.
+import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { runtimeFolder } from '../../src/control/index.js'
 import { attemptThinfs, MountedPool, needs, thinfs, until } from '../support/mounted-pool.js'
@@ -96,7 +98,12 @@ for (const signal of ['SIGCONT', 'SIGKILL'] as const) {
       const onB = `${at}/web`
 
       await pool.sh(fill('web', 'flushed'))
-      // It notices nothing meanwhile.
+      // It notices nothing meanwhile, and is in the middle of writing names.
+      await pool.sh('truncate -s 1M moved')
+      const moves = ['-c', 'while mv moved moving && mv moving moved; do :; done']
+      const mover = spawn('sh', moves, { cwd: pool.path, stdio: 'ignore' })
+      t.teardown(() => mover.kill('SIGKILL'))
+      await delay(100)
       process.kill(engine, 'SIGSTOP')
       await b.thinfs('mount', pool.folder, at, '--take-over')
       await b.sh(holds(onB, 'flushed'))
@@ -128,6 +135,7 @@ for (const signal of ['SIGCONT', 'SIGKILL'] as const) {
       t.notOk(pool.isMounted)
       await b.sh(holds(onB, 'later'))
       await b.thinfs('umount', at)
+      t.match(await thinfs('list', pool.folder), /^of-b /m)
       await pool.close(t)
     },
   )

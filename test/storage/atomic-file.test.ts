@@ -39,3 +39,28 @@ t.test('a failure leaves the old content', async t => {
   writeFileSync(join(folder, 'plain'), '')
   t.throws(() => new AtomicFile(join(folder, 'plain', 'file')).read(100), { code: 'ENOTDIR' })
 })
+
+t.test('an owner that was stopped puts nothing in place of what came after him', async t => {
+  const path = join(t.testdir({ file: 'first\n', 'file.new': 'spare' }), 'file')
+  const later = new AtomicFile(path, path, { name: 'b2', mayReplace: () => {} })
+  const earlier = new AtomicFile(path, path, {
+    name: 'a1',
+    // He has looked whether he may, and sleeps.
+    async mayReplace() {
+      await later.dropOtherSpares()
+      for (const content of ['second, and longer\n', 'third\n']) await later.replace(content)
+    },
+  })
+  await t.rejects(earlier.replace('late\n'), { code: 'ENOENT' })
+  t.equal(later.read(100), 'third\n')
+  await later.replace('fourth\n')
+  t.equal(later.read(100), 'fourth\n')
+  t.same(readdirSync(join(path, '..')), ['file', 'file.b2.new'])
+
+  const refused = new AtomicFile(path, path, {
+    name: 'c3',
+    mayReplace: () => Promise.reject(new Error('taken over')),
+  })
+  await t.rejects(refused.replace('late\n'), { message: 'taken over' })
+  t.equal(later.read(100), 'fourth\n')
+})
