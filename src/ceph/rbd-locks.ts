@@ -7,7 +7,7 @@ import { ThinfsError } from '../base/index.js'
 import type { RbdDisk } from './rbd-disk.js'
 
 /** Seconds that a host which was fenced is refused: longer than anything of it can be under way. */
-const YEAR = 365 * 24 * 60 * 60
+export const REFUSED_FOR = 365 * 24 * 60 * 60
 
 export class RbdLocks {
   /** Settles once, when it is lost. */
@@ -52,10 +52,10 @@ export class RbdLocks {
    */
   static async fence(disks: readonly RbdDisk[], address: string): Promise<void> {
     const { client } = disks[0]!
-    await client.blocklist(address, YEAR)
+    await client.blocklist(address, REFUSED_FOR)
     for (const disk of disks) if ((await disk.owner()) === address) await disk.breakLock(address)
     // Breaking a lock makes an entry of an hour, in the place of the one before.
-    await client.blocklist(address, YEAR)
+    await client.blocklist(address, REFUSED_FOR)
   }
 
   private constructor(disks: readonly RbdDisk[], address: string) {

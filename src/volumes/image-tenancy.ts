@@ -9,6 +9,7 @@ import type { RbdDisk } from '../ceph/index.js'
 import type { PoolConfig } from '../config/index.js'
 import {
   inUse,
+  isFree,
   lookAt,
   type RecordOptions,
   RecordTenancy,
@@ -46,7 +47,7 @@ export async function ofImages(
   files: PoolFiles,
   of: ImageTenancyOptions,
 ): Promise<Tenancy | null> {
-  const { RbdLocks } = await import('../ceph/index.js')
+  const { RbdLocks, REFUSED_FOR } = await import('../ceph/index.js')
   const { takesOver, mountId, onConnection, how } = of
   const { clients } = files
   let looks = 0
@@ -76,12 +77,16 @@ export async function ofImages(
   clients.state = disk
   if (files.readOnly) return null
   const address = (await disk.owner()) ?? ''
+  const seen = await lookAt(disk)
+  // Where Ceph has found it dead it may only sleep, and is refused for an hour so far.
+  const mayWake = !takesOver && !isFree(seen) ? (seen.tenant?.address ?? '') : ''
+  if (mayWake !== '' && mayWake !== address) await disk.client.blocklist(mayWake, REFUSED_FOR)
   const record = takesOver
     ? await RecordTenancy.resume(of.options(disk), mountId, address)
     : await RecordTenancy.acquire(
         of.options(disk),
         { host: thisHost(), mountId, address, pool: config.file },
-        await lookAt(disk),
+        seen,
       )
   return new ImageTenancy(record, disk, clients.images)
 }

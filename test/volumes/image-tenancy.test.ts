@@ -1,6 +1,6 @@
 // Goal: one host has a pool on images; another is told who, or fences it. Method: two hosts in this
 // process, whose ceph.conf are two files of one cluster, with the library of test/ceph.
-import { readFileSync, writeFileSync } from 'node:fs'
+import { readFileSync, rmSync, writeFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { MIB, SYSTEM_CLOCK } from '../../src/base/index.js'
 import { parseConfig } from '../../src/config/index.js'
@@ -67,6 +67,23 @@ t.test('a second host is told who has it; a third fences it', async t => {
   t.equal((await first.lost).code, 'FENCED')
   await second.confirm()
   await second.release()
+})
+
+t.test('a host that Ceph has found dead is refused for a year: it may only sleep', async t => {
+  const of = cluster(t)
+  const [a, b, c] = ['a', 'b', 'c'].map(name => new Host(t, of, name))
+  const { tenant } = (await a!.tenancy())!
+  // The library breaks its lock, and has it refused for an hour.
+  rmSync(of.file('thin.state.lock'))
+  writeFileSync(of.file('blocklist'), `${tenant.address} 3600\n`)
+  const second = (await b!.tenancy())!
+  const entries = (): string[] => readFileSync(of.file('blocklist'), 'utf8').trim().split('\n')
+  t.equal(entries().at(-1), `${tenant.address} ${365 * 86400}`)
+  const before = entries()
+  await second.release()
+  rmSync(of.file('thin.state.lock'))
+  await c!.tenancy()
+  t.same(entries(), before, 'one that has given it back is not')
 })
 
 t.test('an engine of a mount that another host has taken over does not go on', async t => {
