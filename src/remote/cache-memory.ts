@@ -124,13 +124,17 @@ export class CacheMemory {
   }
 
   /**
-   * The disk has so many bytes now. What was behind its end in the slot of that end is not known.
+   * The disk has so many bytes now. What was behind its end in the slot of that end is not known,
+   * but for what was written there.
    */
   grow(size: number): void {
     const { size: before } = HEADER.read(this.#header, 0)
     if (size === before) return
     const slot = this.blocks.indexOf(Math.floor(before / SLOT))
-    if (slot >= 0) this.valid[slot]! &= 2 ** ((before % SLOT) / PAGE_SIZE) - 1
+    if (slot >= 0) {
+      const known = 2 ** Math.floor((before % SLOT) / PAGE_SIZE) - 1
+      this.valid[slot]! &= known | this.dirty[slot]! | this.pending[slot]!
+    }
     HEADER.write(this.#header, 0, { size })
   }
 

@@ -12,6 +12,9 @@ import type { Sends, Sent } from './sends.js'
 import type { Unflushed } from './unflushed.js'
 import type { Zeroing } from './zeroing.js'
 
+/** No disk has it: what was sent counts no more. */
+const NO_EPOCH = -1
+
 export interface FlushesOptions {
   disk: RemoteDisk
   unflushed: Unflushed
@@ -86,6 +89,9 @@ export class Flushes {
     try {
       await this.#answers.of(this.#disk.flush())
     } catch (err) {
+      // It may have lost all that this was to cover, and not say so a second time: fsync(2) of a
+      // server's file fails once.
+      this.#epoch = NO_EPOCH
       throw ioError(this.#disk.path, 'flush', err)
     }
     if (this.#disk.epoch !== epoch) return null

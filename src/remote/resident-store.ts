@@ -29,6 +29,8 @@ const REQUEST = MIB
 const DEPTH = 16
 /** Pages between two dirty ones that are sent with them: a request costs more. */
 const GAP = 4
+/** No disk has it: what was sent counts no more. */
+const NO_EPOCH = -1
 const ZEROS = new Uint8Array(MIB)
 
 /** How much of a disk has been read. Bytes. */
@@ -230,6 +232,8 @@ export class ResidentStore implements Store {
       try {
         await this.#disk.flush()
       } catch (err) {
+        // As of `Flushes`: all of it is sent again.
+        this.#epoch = NO_EPOCH
         throw ioError(this.path, 'flush', err)
       }
       if (this.#disk.epoch !== epoch) continue

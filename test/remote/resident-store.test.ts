@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { closeSync } from 'node:fs'
 import t, { type Test } from 'tap'
-import { bytes, KIB, MIB, PAGE_SIZE } from '../../src/base/index.js'
+import { bytes, KIB, MIB, PAGE_SIZE, ThinfsError } from '../../src/base/index.js'
 import { type RemoteDisk, ResidentMemory, ResidentStore } from '../../src/remote/index.js'
 import { storeContract } from '../contract/store.js'
 import { Random } from '../support/random.js'
@@ -50,7 +50,18 @@ class QuickDisk implements RemoteDisk {
     this.image.fill(0, offset, offset + length)
   }
 
-  async flush(): Promise<void> {}
+  /** The next flush fails, and the disk loses what it was to cover. */
+  losesOnFlush = false
+  #durable: Buffer | null = null
+
+  async flush(): Promise<void> {
+    if (this.losesOnFlush) {
+      this.losesOnFlush = false
+      this.image.set(this.#durable ?? Buffer.alloc(this.image.length))
+      throw new ThinfsError('IO_ERROR', 'the disk fails', { errno: 'EIO' })
+    }
+    this.#durable = Buffer.from(this.image)
+  }
 
   async extents(): Promise<{ offset: number; length: number }[] | null> {
     return null
@@ -64,6 +75,18 @@ storeContract(
   (t, size) => ResidentStore.open({ disk: new QuickDisk(size), memory: memory(t) }),
   { grows: false },
 )
+
+t.test('what a flush that failed was to cover is sent again', async t => {
+  const disk = new QuickDisk(MIB)
+  const store = await ResidentStore.open({ disk, memory: memory(t) })
+  const block = Buffer.alloc(PAGE_SIZE, 7)
+  store.write(block, 0, PAGE_SIZE, bytes(0))
+  disk.losesOnFlush = true
+  await t.rejects(store.sync(), { code: 'IO_ERROR' })
+  await store.sync()
+  t.ok(disk.image.subarray(0, PAGE_SIZE).equals(block))
+  t.equal(store.unflushed, 0)
+})
 
 t.test('neighbours go in one request, and nothing goes before a sync', async t => {
   const disk = new QuickDisk(16 * MIB)

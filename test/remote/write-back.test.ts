@@ -114,8 +114,10 @@ t.test('what is alone goes by one request, which makes it durable', async t => {
   await t.rejects(clock.until(store.sync()), { code: 'IO_ERROR' })
   disk.failing = null
   disk.asked.length = 0
+  // The disk may have lost all that it was to cover, and say nothing of that a second time.
+  t.same(await kinds(), ['write', 'write', 'flush'], 'after a flush that failed')
   write(MIB)
-  t.same(await kinds(), ['write', 'flush'], 'after a flush that failed')
+  t.same(await kinds(), ['durable write'])
 })
 
 /**
