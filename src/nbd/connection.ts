@@ -302,6 +302,11 @@ export class Connection {
     this.#headFill = 0
     this.#headWanted = SIMPLE_REPLY_SIZE
     if (!this.#isDone) return
+    if (request.error?.errno === 'ESHUTDOWN') {
+      // The server is being stopped, and waits for its clients to leave. The next one is asked again.
+      this.#lost(request.error)
+      return
+    }
     if (request.error === null) {
       if (request.command === COMMAND.READ && !request.isWhole) {
         throw protocolError('a reply without all the bytes, or with some of them twice')

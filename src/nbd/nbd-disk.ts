@@ -244,7 +244,7 @@ export class NbdDisk {
     }
   }
 
-  /** Ends the connection. Requests that have no answer fail. */
+  /** Ends the connection in order. Requests that have no answer fail. */
   close(): void {
     if (this.#isClosed) return
     this.#isClosed = true
@@ -252,7 +252,13 @@ export class NbdDisk {
     const connection = this.#connection
     this.#connection = null
     connection?.close()
-    this.#fail(new ThinfsError('IO_ERROR', 'the disk was closed', { errno: 'ESHUTDOWN' }))
+    this.#fail(wasClosed())
+  }
+
+  /** Ends the connection at once: nothing that was not sent yet is sent any more. */
+  abandon(): void {
+    this.#isClosed = true
+    this.#fail(wasClosed())
   }
 
   // --- inside ---
@@ -488,8 +494,15 @@ const patienceOf = ({ limit = LIMIT }: NbdOptions): number => Math.min(PATIENCE,
 
 const nextPause = (pause: number): number => Math.min(Math.max(PAUSE, 2 * pause), PAUSE_MAX)
 
+const wasClosed = (): ThinfsError =>
+  new ThinfsError('IO_ERROR', 'the disk was closed', { errno: 'ESHUTDOWN' })
+
 const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
+
+/** What an export may not lose, or become. It may be able to do more than before. */
+const { READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES } = EXPORT_FLAG
+const ABILITIES = SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES
 
 /**
  * An export may have become larger.
@@ -502,7 +515,8 @@ function mustBeSame(before: Export, now: Export): void {
     throw new ThinfsError('IO_ERROR', detail, { errno: 'EPROTO' })
   }
   const isSame =
-    before.flags === now.flags &&
+    (before.flags & READ_ONLY) === (now.flags & READ_ONLY) &&
+    (before.flags & ABILITIES & ~now.flags) === 0 &&
     before.structured === now.structured &&
     before.allocation === now.allocation &&
     before.minBlock === now.minBlock &&

@@ -9,6 +9,7 @@ import {
   ThinfsError,
 } from '../base/index.js'
 import type { CephClient, RbdDisk } from '../ceph/index.js'
+import type { NbdDisk } from '../nbd/index.js'
 import type { RemoteDisk } from '../remote/index.js'
 import type { RecordTenancy } from '../tenancy/index.js'
 
@@ -48,7 +49,7 @@ export class DiskClients {
   #ceph: Promise<CephClient> | null = null
   /** Asked by exports that are connected to again; null: nobody else can have had them. */
   #tenancy: RecordTenancy | null = null
-  readonly #exports: RemoteDisk[] = []
+  readonly #exports: NbdDisk[] = []
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -78,7 +79,7 @@ export class DiskClients {
   heldBy(tenancy: RecordTenancy): void {
     this.#tenancy = tenancy
     void tenancy.lost.then(() => {
-      for (const disk of this.#exports) disk.close()
+      for (const disk of this.#exports) disk.abandon()
     })
   }
 
@@ -156,7 +157,7 @@ async function connectExport(
   address: NbdAddress,
   { readOnly, onConnection }: DiskOptions,
   mayGoOn: (read: Read) => Promise<void>,
-): Promise<RemoteDisk> {
+): Promise<NbdDisk> {
   // Most commands have no use for it.
   const { NbdDisk } = await import('../nbd/index.js')
   const told = (what: string): void => onConnection?.(`${address.text}: ${what}`)

@@ -2,11 +2,18 @@
 // Method: random requests, many in flight, to nbdkit and qemu-nbd, against a copy in memory.
 import { readFileSync, truncateSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { errnoOf, KIB, MIB, type NbdAddress, parseNbdAddress } from '../../src/base/index.js'
 import { NbdDisk } from '../../src/nbd/index.js'
 import { mixed, mustBeHoles } from '../support/disk-mix.js'
-import { byTcp, makeCertificates, ServerProcess, shortFolder } from '../support/nbd-servers.js'
+import {
+  byTcp,
+  fakeServer,
+  makeCertificates,
+  ServerProcess,
+  shortFolder,
+} from '../support/nbd-servers.js'
 import { Random } from '../support/random.js'
 
 const SIZE = 4 * MIB
@@ -169,6 +176,40 @@ t.test('a server that dies is asked again when it is back', async t => {
   t.match(events, [/the connection is lost/, 'connected again'])
 })
 
+t.test('a server that is stopped in order is asked again when it is back', async t => {
+  const folder = shortFolder(t)
+  const path = image(folder)
+  const first = await ServerProcess.nbdkit(t, folder, 'file', path)
+  const events: string[] = []
+  const disk = await connect(t, first.address, { onConnection: what => events.push(what) })
+  await disk.write(Buffer.alloc(PAGE, 3), 0)
+  // From then on the server answers ESHUTDOWN, and waits for the end of the connection.
+  first.stop()
+  const write = disk.write(Buffer.alloc(PAGE, 4), PAGE)
+  await first.ended()
+  await ServerProcess.nbdkit(t, folder, 'file', path)
+  await write
+  await disk.flush()
+  const found = readFileSync(path).subarray(0, 2 * PAGE)
+  t.ok(found.equals(Buffer.concat([Buffer.alloc(PAGE, 3), Buffer.alloc(PAGE, 4)])))
+  t.match(events.at(-1), 'connected again')
+})
+
+t.test('a server that comes back and can do more goes on', async t => {
+  const folder = shortFolder(t)
+  const path = image(folder)
+  const serve = (clients: string): Promise<ServerProcess> =>
+    ServerProcess.qemuNbd(t, folder, '--format=raw', `--shared=${clients}`, path)
+  const first = await serve('1')
+  const disk = await connect(t, first.address)
+  await first.kill()
+  const write = disk.write(Buffer.alloc(PAGE, 4), 0)
+  write.catch(() => {})
+  // It says that connections see what others have flushed.
+  await serve('2')
+  await write
+})
+
 t.test('a server that does not come back, or does not answer, has failed for good', async t => {
   const folder = shortFolder(t)
   const gone = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
@@ -218,6 +259,18 @@ t.test('closing says goodbye', async t => {
   await server.ended()
   t.notMatch(server.said, /error/)
   await t.rejects(disk.read(Buffer.alloc(PAGE), 0), { code: 'IO_ERROR', errno: 'ESHUTDOWN' })
+})
+
+t.test('one that is abandoned sends nothing any more', async t => {
+  let came = 0
+  const address = await fakeServer(t, { request: () => void came++ })
+  const disk = await NbdDisk.connect(address)
+  const gone = { code: 'IO_ERROR', errno: 'ESHUTDOWN' }
+  const refused = t.rejects(disk.write(Buffer.alloc(MIB, 1), 0), gone)
+  disk.abandon()
+  await refused
+  await delay(100)
+  t.equal(came, 0)
 })
 
 t.test('addresses', async t => {

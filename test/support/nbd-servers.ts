@@ -77,6 +77,11 @@ export class ServerProcess {
     await ended
   }
 
+  /** As `systemctl stop`: the server ends when its clients have gone. */
+  stop(): void {
+    this.#child.kill('SIGTERM')
+  }
+
   /** Resolves when the process has ended by itself. */
   async ended(): Promise<void> {
     if (this.#child.exitCode === null) await once(this.#child, 'exit')
