@@ -31,6 +31,8 @@ const PAUSE_MAX = 1000
 /** How often a server that closes the first connection is tried again, and after how long. */
 const BUSY_TRIES = 25
 const BUSY_PAUSE = 200
+/** What comes of a client too many: the server ends the connection, or says nothing. */
+const REFUSALS = ['ECONNRESET', 'EPIPE', 'ETIMEDOUT']
 /** Milliseconds that a server may take for its first word, of half the limit at most. */
 const PATIENCE = 10_000
 /** Bytes of one request without a payload. */
@@ -237,8 +239,10 @@ export class NbdDisk {
       // The server may have ended this connection for one of the others: the disk has another then.
       await this.read(Buffer.alloc(this.minBlock), 0)
       return this.epoch === epoch
-    } catch {
-      return false
+    } catch (err) {
+      // Anything but a refusal says nothing, and the server may let in others.
+      const isRefusal = err instanceof ThinfsError && err.code === 'POOL_IN_USE'
+      return !isRefusal && !REFUSALS.includes(errnoOf(err))
     } finally {
       for (const other of others) other.close()
     }

@@ -95,10 +95,12 @@ export function encodeTenant(tenant: Tenant): Uint8Array {
 export function decodeTenant(block: Buffer, path: string): Tenant | typeof DAMAGED | null {
   if (isZero(block)) return null
   const { magic, version, csum, generation, since } = TENANT.read(viewOf(block), 0)
-  if (magic !== MAGIC && !TORN_MAGICS.includes(magic)) {
+  // A sector is written whole, and nothing of a record is behind its first.
+  const mayBeTorn = TORN_MAGICS.includes(magic) && isZero(block.subarray(TENANT.at.rest))
+  if (magic !== MAGIC && !mayBeTorn) {
     throw new ThinfsError(
       'POOL_MISMATCH',
-      `${path}: something else is where the tenant's record is`,
+      `${path}: something else is where the tenant's record would be; is it the state of this pool?`,
     )
   }
   if (csum !== checksum(block, SALT.tenant)) return DAMAGED

@@ -49,7 +49,9 @@ export class DiskClients {
   #ceph: Promise<CephClient> | null = null
   /** Asked by exports that are connected to again; null: nobody else can have had them. */
   #tenancy: RecordTenancy | null = null
-  readonly #exports: NbdDisk[] = []
+  readonly #exports: { address: NbdAddress; disk: NbdDisk }[] = []
+  /** Exports that nobody has asked for yet, by their addresses. */
+  readonly #ready = new Map<string, NbdDisk>()
 
   /**
    * @param note the file that is locked for the first of the disks, in which a process of this
@@ -66,11 +68,34 @@ export class DiskClients {
    */
   connect(address: RemoteAddress, options: DiskOptions): Promise<RemoteDisk> {
     if (address.kind !== 'nbd') return this.#open(address, options)
-    return this.#connect(address, options)
+    const ready = this.#ready.get(address.text)
+    this.#ready.delete(address.text)
+    return ready === undefined ? this.#connect(address, options) : Promise.resolve(ready)
+  }
+
+  /**
+   * Connects to an export that `connect` will be called with, if it has not been.
+   * @throws as `connect`
+   */
+  async prepare(address: RemoteAddress, options: DiskOptions): Promise<void> {
+    if (address.kind !== 'nbd') return
+    if (this.#exports.some(({ address: { text } }) => text === address.text)) return
+    this.#ready.set(address.text, await this.#connect(address, options))
+  }
+
+  /** Whether one of the servers that this process is connected to lets in other clients as well. */
+  async isShared(): Promise<boolean> {
+    const ofServers = new Map(
+      this.#exports.map(({ address, disk }) => [JSON.stringify(address.socket), disk]),
+    )
+    const answers = [...ofServers.values()].map(disk => disk.letsInMore(1))
+    return (await Promise.all(answers)).includes(true)
   }
 
   /** Gives up, in order, what the storage keeps for this process. Throws nothing. */
   async end(): Promise<void> {
+    for (const disk of this.#ready.values()) disk.close()
+    this.#ready.clear()
     const ceph = await this.#ceph?.catch(() => null)
     if (ceph) await inTime(FAREWELL, ceph.close(), undefined).catch(() => {})
   }
@@ -79,14 +104,14 @@ export class DiskClients {
   heldBy(tenancy: RecordTenancy): void {
     this.#tenancy = tenancy
     void tenancy.lost.then(() => {
-      for (const disk of this.#exports) disk.abandon()
+      for (const { disk } of this.#exports) disk.abandon()
     })
   }
 
-  async #connect(address: NbdAddress, options: DiskOptions): Promise<RemoteDisk> {
+  async #connect(address: NbdAddress, options: DiskOptions): Promise<NbdDisk> {
     const mayGoOn = (read: Read): Promise<void> => this.#mayGoOn(options.hasRecord ? read : null)
     const disk = await connectExport(address, options, mayGoOn)
-    this.#exports.push(disk)
+    this.#exports.push({ address, disk })
     return disk
   }
 

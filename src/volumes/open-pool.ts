@@ -146,7 +146,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     void tenancy?.lost.then(why => pool.lose(why))
     // Every disk is connected to: whoever is let in now is one client too many.
     if (options.tenancy) {
-      void files.isShared('all').then(isShared => isShared && tenancy?.becomeAdvisory?.())
+      void files.isShared().then(isShared => isShared && tenancy?.becomeAdvisory?.())
     }
     const names = files.tableOf(owner)
     const table = guarded(names, () => pool.mayWrite())

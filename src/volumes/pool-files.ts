@@ -88,10 +88,6 @@ export const lockedPathsOf = ({ data, metadata, state }: PoolConfig): string[] =
     store === undefined ? [] : store.remote ? lockPathOf(store.remote) : store.path,
   )
 
-/** The server that has a disk, as text. */
-const serverOf = (address: RemoteAddress): string | null =>
-  address.kind === 'nbd' ? JSON.stringify(address.socket) : null
-
 /** The disks of other machines that a pool is on. */
 export const addressesOf = ({ data, metadata, state }: PoolConfig): RemoteAddress[] =>
   [data, metadata, state].flatMap(store => store?.remote ?? [])
@@ -328,17 +324,23 @@ export class PoolFiles {
   }
 
   /**
-   * Whether other hosts can reach the disk that has the record while this one has connected to some
-   * of the pool's disks.
-   * @param connected how many of them are by the server of that one
+   * Connects to the other disks, of which nothing is read yet: a pool is taken over by whoever can
+   * have all of it.
+   * @throws as `connectState`
    */
-  async isShared(connected: 'state' | 'all'): Promise<boolean> {
-    const { state } = this.#config
-    if (state === undefined || this.#stateDisk?.letsInMore === undefined) return false
-    const server = serverOf(state.remote)
-    const nr = addressesOf(this.#config).filter(address => serverOf(address) === server).length
-    // A server that has all of the pool lets in as many clients as that has disks.
-    return this.#stateDisk.letsInMore(connected === 'all' ? 1 : nr)
+  async connectOthers({ onConnection }: ConnectOptions = {}): Promise<void> {
+    const { metadata, data } = this.#config
+    const options = { readOnly: this.readOnly, ...(onConnection && { onConnection }) }
+    for (const { remote } of [metadata, data])
+      if (remote) await this.clients.prepare(remote, options)
+  }
+
+  /**
+   * Whether other hosts can reach one of the pool's disks too, while this one has connected to all
+   * of them.
+   */
+  async isShared(): Promise<boolean> {
+    return this.#config.state !== undefined && (await this.clients.isShared())
   }
 
   /** From now on disks that are connected to again are used only while the tenancy is held. */

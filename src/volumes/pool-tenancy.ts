@@ -195,9 +195,9 @@ async function ofState(
   files: PoolFiles,
   of: TenancyOptions,
 ): Promise<Tenancy | null> {
-  const { mount, takesOver, onConnection } = of
+  const { mount, takesOver } = of
   const how = takesOver ? undefined : mount?.takeOver
-  const { disk, isFenced } = await connectTo(config, files, how, onConnection)
+  const { disk, isFenced } = await connectTo(config, files, how, of)
   const options = optionsOf(disk, 'connection', of)
   const held = (tenancy: RecordTenancy): RecordTenancy => {
     files.heldBy(tenancy)
@@ -205,29 +205,49 @@ async function ofState(
   }
   if (takesOver && mount !== null) return held(await RecordTenancy.resume(options, mount.mountId))
   const seen = await lookAt(disk)
-  const as = { host: thisHost(), strength: options.strength, locks: true, fenced: null }
-  if (!isFenced && !mayTake(seen, as)) {
-    if (how !== undefined) await endTenant(config, seen, how)
-    else {
-      const [isSilent, isShared] = await Promise.all([watch(disk, seen), files.isShared('state')])
-      if (!isSilent || isShared) throw servedElsewhere(config, await lookAt(disk))
-    }
+  if (!isFenced && !(await isGone(seen, { disk, files, how }))) {
+    if (how === undefined) throw servedElsewhere(config, await lookAt(disk))
+    await endTenant(config, seen, how)
   }
   if (files.readOnly) return null
   return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
 }
 
-/** Connects to the state disk, and fences another client of it where that is asked for. */
+/** Whether a tenant writes no more, as far as that can be told without doing something about it. */
+async function isGone(
+  seen: Seen,
+  of: { disk: TenantPlace; files: PoolFiles; how: TakeOver | undefined },
+): Promise<boolean> {
+  const { disk, files, how } = of
+  if (isFree(seen)) return true
+  const as = { host: thisHost(), strength: 'connection', locks: true, fenced: null } as const
+  if (mayTake(seen, as)) {
+    // This host's own. A process with another /run, or another name of the server, has other locks.
+    if (!(await files.isShared())) return true
+    const age = seen.sign === null ? 0 : Math.max(0, Date.now() - seen.sign.time)
+    return watch(disk, seen, Math.max(0, WATCH_MS - age))
+  }
+  if (how !== undefined) return false
+  const [isSilent, isShared] = await Promise.all([watch(disk, seen, WATCH_MS), files.isShared()])
+  return isSilent && !isShared
+}
+
+/**
+ * Connects to the state disk, and to the others where the pool is to be written; fences another
+ * client of them where that is asked for.
+ */
 async function connectTo(
   config: PoolConfig,
   files: PoolFiles,
   how: TakeOver | undefined,
-  onConnection: (what: string) => void,
+  { takesOver, onConnection }: TenancyOptions,
 ): Promise<{ disk: TenantPlace; isFenced: boolean }> {
   let isFenced = false
   for (let deadline = 0; ; ) {
+    let disk: TenantPlace | null = null
     try {
-      const disk = await files.connectState({ onConnection })
+      disk = await files.connectState({ onConnection })
+      if (!files.readOnly && !takesOver) await files.connectOthers({ onConnection })
       return { disk: disk!, isFenced }
     } catch (err) {
       if (!(err instanceof ThinfsError && err.code === 'POOL_IN_USE')) throw err
@@ -238,7 +258,7 @@ async function connectTo(
       if (isFenced && performance.now() >= deadline) throw err
       if (isFenced) await sleep(LOOK_PERIOD)
       else {
-        await endTenant(config, NOBODY, how)
+        await endTenant(config, disk === null ? NOBODY : await lookAt(disk), how)
         isFenced = true
         deadline = performance.now() + FENCED_MS
       }
@@ -246,9 +266,9 @@ async function connectTo(
   }
 }
 
-/** Whether a tenant gives no sign of life for as long as it would give two. */
-async function watch(place: TenantPlace, before: Seen): Promise<boolean> {
-  const end = performance.now() + WATCH_MS
+/** Whether a tenant gives no sign of life for so many milliseconds. */
+async function watch(place: TenantPlace, before: Seen, period: number): Promise<boolean> {
+  const end = performance.now() + period
   while (performance.now() < end) {
     await sleep(LOOK_PERIOD)
     const seen = await lookAt(place)

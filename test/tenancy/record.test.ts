@@ -100,3 +100,13 @@ t.test('names that are too long are cut off', async t => {
   t.equal(found.host.name, 'h'.repeat(64))
   t.equal(found.address, 'a'.repeat(128))
 })
+
+t.test('what others have there is no torn record', async t => {
+  // The superblock of an ext4 is at 1024; that of dm-thin begins with a checksum and its flags, 0.
+  for (const offset of [1024, 336]) {
+    const block = Buffer.alloc(4096)
+    block.writeUInt32LE(0x1234_5678, 0)
+    block.writeUInt32LE(0xef53, offset)
+    t.throws(() => decodeTenant(block, 'place'), { code: 'POOL_MISMATCH', message: /^place: / })
+  }
+})
