@@ -131,6 +131,10 @@ class Engine {
     const open = await this.#open()
     this.#volumes = open.volumes
     this.#happenings.opened(open.volumes.pool)
+    if (open.tenancy) {
+      const { strength, tenant } = open.tenancy
+      this.#log.info({ strength, generation: tenant.generation }, "the pool is this host's")
+    }
     this.#admin = joinAdmins(open.volumes, await this.#openLab(open.volumes))
     const unmounted = new Promise<void>(resolve => {
       this.#session = this.#connect(open.volumes, resolve)
@@ -302,6 +306,7 @@ class Engine {
   async #close(open: OpenPool): Promise<void> {
     try {
       await open.close()
+      if (open.tenancy) this.#log.info('the pool was given back')
     } finally {
       this.#ownEvents.add({ time: Date.now() / 1000, event: 'unmounted', detail: '' })
       this.#ownEvents.end()
@@ -328,7 +333,7 @@ class Engine {
     this.#log.error({ err }, 'the pool could not be closed')
     await this.#daemon.sendNotification(FAILED, toWire(err)).catch(() => {})
     await (await this.#control)?.closed
-    process.exit(1)
+    process.exit(isLost(err) ? EXIT_LOST : 1)
   }
 
   /**

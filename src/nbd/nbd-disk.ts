@@ -241,6 +241,7 @@ export class NbdDisk {
       return this.epoch === epoch
     } catch (err) {
       // Anything but a refusal says nothing, and the server may let in others.
+      if (this.#failure !== null) return false
       const isRefusal = err instanceof ThinfsError && err.code === 'POOL_IN_USE'
       return !isRefusal && !REFUSALS.includes(errnoOf(err))
     } finally {

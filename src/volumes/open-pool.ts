@@ -68,6 +68,8 @@ export interface OpenOptions {
 /** An open pool. */
 export interface OpenPool {
   volumes: Volumes
+  /** Null for a pool that no other host reaches, or one that is opened to be read. */
+  tenancy: Tenancy | null
   /** Commits and closes the files. */
   close(): Promise<void>
 }
@@ -146,7 +148,11 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     void tenancy?.lost.then(why => pool.lose(why))
     // Every disk is connected to: whoever is let in now is one client too many.
     if (options.tenancy) {
-      void files.isShared().then(isShared => isShared && tenancy?.becomeAdvisory?.())
+      void files.isShared().then(isShared => {
+        if (!isShared) return
+        tenancy?.becomeAdvisory?.()
+        options.onWarning?.(ADVISORY)
+      })
     }
     const names = files.tableOf(owner)
     const table = guarded(names, () => pool.mayWrite())
@@ -182,6 +188,7 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     pool.space.minFree = config.minFreeSpace ?? 0
     return {
       volumes,
+      tenancy,
       async close() {
         try {
           await volumes.close()
@@ -204,6 +211,9 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     throw err
   }
 }
+
+const ADVISORY =
+  'an NBD server of the pool lets in other hosts as well: nothing but the record keeps them away'
 
 function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): AutoextendOptions {
   return {

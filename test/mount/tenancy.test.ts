@@ -9,7 +9,14 @@ import { dirname, join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import t, { type Test } from 'tap'
 import { runtimeFolder } from '../../src/control/index.js'
-import { attemptThinfs, MountedPool, needs, thinfs, until } from '../support/mounted-pool.js'
+import {
+  attemptThinfs,
+  logLines,
+  MountedPool,
+  needs,
+  thinfs,
+  until,
+} from '../support/mounted-pool.js'
 import { OtherHost } from '../support/other-host.js'
 
 /**
@@ -84,6 +91,11 @@ t.test('a host that does not fence the one that serves is refused', needs('/dev/
   await pool.mount()
   t.match((await pool.status()).tenancy, { generation: 5 })
   await pool.umount()
+  const said = logLines(join(runtimeFolder(pool.folder), 'thinfs.log')).filter(({ msg }) =>
+    /the pool (is|was)/.test(msg),
+  )
+  t.match(said.at(-2), { msg: "the pool is this host's", strength: 'advisory', generation: 5 })
+  t.match(said.at(-1), { msg: 'the pool was given back' })
 })
 
 for (const signal of ['SIGCONT', 'SIGKILL'] as const) {
@@ -126,6 +138,9 @@ for (const signal of ['SIGCONT', 'SIGKILL'] as const) {
         status: 1,
         stderr: /FENCED|LOCK_LOST/,
       })
+
+      const metrics = await attemptThinfs('metrics', pool.folder)
+      t.match(metrics, { status: 1, stdout: /^thinfs_up\{.*\} 0$/m, stderr: /FENCED|LOCK_LOST/ })
 
       await b.sh(holds(onB, 'b'))
       await b.sh(fill(onB, 'later'))
