@@ -3,13 +3,21 @@
 #
 #   install -D -m 755 pacemaker-agent.sh /usr/lib/ocf/resource.d/thinfs/pool
 #   pcs resource create thin ocf:thinfs:pool pool=/srv/pool mountpoint=/mnt/thin \
-#     fenced_by=pacemaker op monitor interval=20s
+#     fenced_by=pacemaker op start timeout=15min op stop timeout=5min op monitor interval=20s
 #
 # Start is thinfs mount --take-over, stop is thinfs umount, monitor is thinfs status. docs/HOSTS.md
 #
-# With fenced_by=pacemaker the cluster has to have fencing (stonith-enabled=true): Pacemaker starts the
-# pool on another node once it has fenced the one that had it. With fenced_by=thinfs the command of
-# tenancy.fence in pool.yaml does that.
+# With fenced_by=pacemaker start says --old-host-is-off: thinfs fences nobody and takes the pool,
+# whoever had it. So the cluster has to have fencing (stonith-enabled=true), and only the cluster
+# may mount the pool: no person, no unit, no line in /etc/fstab, on no node. Pacemaker starts the
+# pool on another node once it has fenced the one that had it. Start and validate-all refuse a
+# cluster whose fencing is switched off, where crm_attribute tells. With fenced_by=thinfs the
+# command of tenancy.fence in pool.yaml keeps the node before from writing.
+#
+# Stop fails (MOUNT_BUSY) while a volume is mounted or attached, and Pacemaker fences a node where
+# stop fails. So the filesystems on volumes are resources of their own, which start after the pool
+# and stop before it, on the same node: a group, or order and colocation. docs/HOSTS.md has an
+# example.
 
 readonly SUCCESS=0 ERR_GENERIC=1 ERR_UNIMPLEMENTED=3 ERR_INSTALLED=5 ERR_CONFIGURED=6 NOT_RUNNING=7
 
@@ -23,7 +31,7 @@ meta_data() {
 <!DOCTYPE resource-agent SYSTEM "ra-api-1.dtd">
 <resource-agent name="pool" version="1.0">
   <version>1.1</version>
-  <longdesc lang="en">Mounts a thinfs pool that several nodes reach, and takes it over from a node that is gone.</longdesc>
+  <longdesc lang="en">Mounts a thinfs pool that several nodes reach, and takes it over from a node that is gone. Nobody but the cluster may mount the pool. Filesystems on its volumes are resources of their own, which start after it and stop before it.</longdesc>
   <shortdesc lang="en">Mounts a thinfs pool</shortdesc>
   <parameters>
     <parameter name="pool" required="1" unique="1">
@@ -37,17 +45,17 @@ meta_data() {
       <content type="string"/>
     </parameter>
     <parameter name="fenced_by" required="0" unique="0">
-      <longdesc lang="en">Who sees to it that the node which had the pool writes no more: pacemaker, which needs fencing in the cluster, or thinfs, which needs tenancy.fence in pool.yaml.</longdesc>
+      <longdesc lang="en">Who sees to it that the node which had the pool writes no more. pacemaker: the cluster has fencing (stonith-enabled=true), and start takes the pool with --old-host-is-off, whoever had it. thinfs: the command of tenancy.fence in pool.yaml does it.</longdesc>
       <shortdesc lang="en">pacemaker or thinfs</shortdesc>
       <content type="string" default="pacemaker"/>
     </parameter>
   </parameters>
   <actions>
-    <action name="start" timeout="180s"/>
-    <action name="stop" timeout="120s"/>
+    <action name="start" timeout="900s"/>
+    <action name="stop" timeout="300s"/>
     <action name="monitor" timeout="30s" interval="20s" depth="0"/>
     <action name="meta-data" timeout="5s"/>
-    <action name="validate-all" timeout="5s"/>
+    <action name="validate-all" timeout="30s"/>
   </actions>
 </resource-agent>
 XML
@@ -57,14 +65,26 @@ say() {
   echo "thinfs: $*" >&2
 }
 
+# /proc/self/mounts has blanks and backslashes as octal numbers.
 is_mounted() {
-  awk -v at="$mountpoint" '$2 == at && $3 == "fuse.thinfs" { found = 1 } END { exit !found }' \
-    /proc/self/mounts
+  at=$mountpoint awk '
+    $3 == "fuse.thinfs" {
+      gsub(/\\040/, " ", $2)
+      gsub(/\\011/, "\t", $2)
+      gsub(/\\012/, "\n", $2)
+      gsub(/\\043/, "#", $2)
+      gsub(/\\134/, "\\", $2)
+      if ($2 == ENVIRON["at"]) found = 1
+    }
+    END { exit !found }' /proc/self/mounts
 }
 
-# The mode of the mounted pool; nothing where nobody answers.
+# The mode of the mounted pool; nothing where nobody answers, or nobody serves the mount any more.
 mode() {
-  timeout 20 thinfs status "$mountpoint" --json | sed -n 's/^  "mode": "\(.*\)",$/\1/p'
+  timeout 20 thinfs status "$mountpoint" --json | awk '
+    /^  "mode": "/ { gsub(/[",]/, ""); mode = $2 }
+    /^  "mount": \{/ { isServed = 1 }
+    END { if (isServed) print mode }'
 }
 
 validate() {
@@ -90,6 +110,34 @@ validate() {
     say "pool is missing"
     return $ERR_CONFIGURED
   }
+  # As the kernel has it: no links, no slashes that say nothing. readlink(1) does not ask a mount,
+  # which may be dead; an old one does, and must not wait for it.
+  mountpoint=$(timeout 20 readlink -m -- "$mountpoint") || {
+    say "mountpoint cannot be resolved"
+    return $ERR_GENERIC
+  }
+}
+
+# Whether the cluster keeps the node before from writing, as far as can be known. Unset is true.
+validate_fencing() {
+  [ "$fenced_by" = pacemaker ] && command -v crm_attribute > /dev/null || return $SUCCESS
+  case $(timeout 10 crm_attribute --type crm_config --name stonith-enabled --query --quiet \
+    2> /dev/null) in
+    false | off | no | n | 0)
+      say "stonith-enabled is false: nobody keeps the node before from writing"
+      return $ERR_CONFIGURED
+      ;;
+  esac
+}
+
+# Neither monitor nor stop look: they work where the folder cannot be reached any more.
+validate_pool() {
+  file=$pool
+  if [ -d "$file" ]; then file=$file/pool.yaml; fi
+  [ -f "$file" ] || {
+    say "$file does not exist"
+    return $ERR_INSTALLED
+  }
 }
 
 monitor() {
@@ -102,6 +150,7 @@ monitor() {
 
 start() {
   monitor && return $SUCCESS
+  validate_fencing || return
   mkdir -p "$mountpoint" || return $ERR_GENERIC
   if [ "$fenced_by" = pacemaker ]; then set -- --old-host-is-off; else set --; fi
   thinfs mount "$pool" "$mountpoint" --take-over "$@" || return $ERR_GENERIC
@@ -123,7 +172,7 @@ case ${1:-} in
     exit $SUCCESS
     ;;
   start | stop | monitor) validate && "$1" ;;
-  validate-all) validate ;;
+  validate-all) validate && validate_fencing && validate_pool ;;
   *)
     echo "usage: $0 {start|stop|monitor|validate-all|meta-data}" >&2
     exit $ERR_UNIMPLEMENTED

@@ -182,3 +182,67 @@ END
     ${line('ExecStop')}`)
   t.equal(await user.root('grep -E "/mnt/(pool|example)" /proc/self/mounts || true'), '')
 })
+
+t.test('pacemaker-agent.sh: a mount point however it is written', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const found = await user.root(`for folder in srv mnt; do
+      mount -t tmpfs -o mode=755 thinfs-test /$folder
+    done
+    mkdir -p /run/thinfs /mnt/pool; mount -t tmpfs thinfs-test /run/thinfs; ln -s pool /mnt/link
+    ln -s /mnt /srv/mnt
+    thinfs init /srv/example --data-size 1G --volume web=64M > said
+    echo 'tenancy: { fence: { command: ["true"] } }' >> /srv/example/pool.yaml
+    export OCF_RESKEY_pool=/srv/example
+    agent() { status=0; sh ${EXAMPLES}/pacemaker-agent.sh "$1" > said 2>&1 || status=$?; }
+    while read -r OCF_RESKEY_mountpoint; do
+      export OCF_RESKEY_mountpoint
+      line=$OCF_RESKEY_mountpoint
+      for action in monitor start monitor stop monitor; do agent $action; line="$line $status"; done
+      printf '%s %s\\n' "$line" "$(grep -c ' fuse.thinfs ' /proc/self/mounts)"
+    done <<'END'
+/mnt/pool/
+/mnt/./pool//
+/mnt/link
+/mnt/link/
+/srv/mnt/pool
+/mnt/a folder
+/mnt/not\\040a space
+END`)
+  for (const line of found.split('\n')) t.match(line, / 7 0 0 0 7 0$/, line)
+  t.equal(found.split('\n').length, 7)
+})
+
+t.test('pacemaker-agent.sh: what it refuses, and a mount that nobody serves', onMount, async t => {
+  const user = await OrdinaryUser.make(t)
+  const found = await user.root(`for folder in srv mnt; do
+      mount -t tmpfs -o mode=755 thinfs-test /$folder
+    done
+    mkdir -p /run/thinfs /srv/empty; mount -t tmpfs thinfs-test /run/thinfs
+    thinfs init /srv/example --data-size 1G --volume web=64M > said
+    echo 'tenancy: {}' >> /srv/example/pool.yaml
+    export OCF_RESKEY_pool=/srv/example OCF_RESKEY_mountpoint=/mnt/pool
+    agent() { status=0; sh ${EXAMPLES}/pacemaker-agent.sh "$1" > said 2>&1 || status=$?; echo "$1 $status"; }
+    agent validate-all; OCF_RESKEY_pool=/srv/example/pool.yaml agent validate-all
+    for OCF_RESKEY_pool in /srv/empty /srv/nothing; do agent validate-all; agent monitor; agent stop; done
+    OCF_RESKEY_pool=/srv/example
+    # A cluster without fencing; a setting that nobody has made is true.
+    mkdir bin; export PATH="$PWD/bin:$PATH"
+    for set in false off true ''; do
+      printf '#!/bin/sh\necho "%s"\n' "$set" > bin/crm_attribute; chmod 755 bin/crm_attribute
+      agent validate-all; agent start; agent stop
+    done
+    echo fenced_by=thinfs; echo 'echo false' >> bin/crm_attribute
+    OCF_RESKEY_fenced_by=thinfs agent validate-all
+    agent start
+    thinfs status /mnt/pool --json > status
+    for pid in $(grep -E '"(pid|enginePid)"' status | tr -dc '0-9\n'); do kill -9 $pid; done
+    agent monitor; agent stop; agent monitor`)
+  t.same(found.split('\n'), [
+    ...['validate-all 0', 'validate-all 0'],
+    ...['validate-all 5', 'monitor 7', 'stop 0', 'validate-all 5', 'monitor 7', 'stop 0'],
+    ...['validate-all 6', 'start 6', 'stop 0', 'validate-all 6', 'start 6', 'stop 0'],
+    ...['validate-all 0', 'start 0', 'stop 0', 'validate-all 0', 'start 0', 'stop 0'],
+    ...['fenced_by=thinfs', 'validate-all 0'],
+    ...['start 0', 'monitor 1', 'stop 0', 'monitor 7'],
+  ])
+})
