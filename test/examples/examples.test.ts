@@ -125,6 +125,11 @@ END
 ${attach}
 END
     systemd-analyze verify ./units/thinfs@example.service ./units/thinfs-attach@example-web.service`)
+  // A server on another machine may come up later than this one.
+  t.match(pool, /^After=.*\bnetwork-online\.target$/m)
+  const [ofUnit, ofService] = pool.split(/^\[Service\]$/m)
+  t.match(ofUnit, /^StartLimitIntervalSec=0$/m, 'systemd does not give up')
+  t.match(ofService, /^RestartSec=[1-9]/m)
   const start = `${command(pool, 'ExecStart', 'example')} > log 2>&1 &
     until grep -E 'INFO.*(mounted|took over)' log; do sleep 0.2; done`
   await user.root(`${command(pool, 'ExecStartPre', 'example')}; ${start}`)
