@@ -31,7 +31,7 @@ export async function fence(
     // The record may be anybody's who can write to the storage.
     if (/^[A-Za-z0-9[][A-Za-z0-9.:/[\]_-]*$/.test(of[name])) continue
     if (of[name] === '') {
-      const cure = `use a command without {${name}}, such as one that starts the server again, or --old-host-is-off`
+      const cure = `use a command without {${name}}, such as one that keeps all other hosts out of the server, or --old-host-is-off`
       throw failed(argv, `${UNKNOWN_BECAUSE[name]}; ${cure}`)
     }
     const what = `its ${name} is ${JSON.stringify(of[name])}, which is no argument for a command`
