@@ -154,7 +154,10 @@ function mainPage(program: Command): string {
   ].join('\n')
 }
 
-type Type = { _zod: { def: Definition }; meta?: () => { allowed?: string } | undefined }
+type Type = {
+  _zod: { def: Definition }
+  meta?: () => { allowed?: string; said?: string } | undefined
+}
 interface Definition {
   type: string
   innerType?: Type
@@ -163,17 +166,25 @@ interface Definition {
   shape?: Record<string, Type>
 }
 
-/** Each key below `type`, and what it may hold. */
-function keysOf(type: Type, path: string): { path: string; allowed: string }[] {
+/** A key of pool.yaml: what it may hold, and what the schema says that it is. */
+interface Key {
+  path: string
+  allowed: string
+  said: string
+}
+
+/** Each key below `type`. @param before what was said of the key where `type` is a part of its type */
+function keysOf(type: Type, path: string, before = ''): Key[] {
   const { innerType, valueType, element, shape } = type._zod.def
-  if (innerType !== undefined) return keysOf(innerType, path)
-  if (valueType !== undefined) return keysOf(valueType, `${path}.NAME`)
-  if (element !== undefined) return keysOf(element, `${path}[]`)
-  if (shape === undefined) return [{ path, allowed: type.meta?.()?.allowed ?? '' }]
+  const { allowed = '', said = before } = type.meta?.() ?? {}
+  if (innerType !== undefined) return keysOf(innerType, path, said)
+  if (valueType !== undefined) return keysOf(valueType, `${path}.NAME`, said)
+  if (element !== undefined) return keysOf(element, `${path}[]`, said)
+  if (shape === undefined) return [{ path, allowed, said }]
   const below = Object.entries(shape).flatMap(([key, type]) =>
     keysOf(type, path === '' ? key : `${path}.${key}`),
   )
-  return path === '' ? below : [{ path, allowed: '' }, ...below]
+  return path === '' ? below : [{ path, allowed: '', said }, ...below]
 }
 
 /** The comment that a new pool.yaml has for each key, and the text of the key there. */
@@ -199,15 +210,17 @@ function configPage(): string {
   })
   const yaml = renderConfig(config)
   const comments = commentsOf(yaml)
-  const items = keysOf(POOL_YAML as unknown as Type, '').map(({ path, allowed }) => {
-    const { said = '' } = comments.get(path.replace(/[.]NAME$/, '')) ?? {}
-    return item(
-      path,
-      [sentence(said), allowed === '' ? '' : `Allowed: ${sentence(allowed)}`]
-        .filter(line => line !== '.')
-        .join('\n'),
-    )
-  })
+  const items = keysOf(POOL_YAML as unknown as Type, '').map(
+    ({ path, allowed, said: bySchema }) => {
+      const { said = bySchema } = comments.get(path.replace(/[.]NAME$/, '')) ?? {}
+      return item(
+        path,
+        [sentence(said), allowed === '' ? '' : `Allowed: ${sentence(allowed)}`]
+          .filter(line => line !== '.')
+          .join('\n'),
+      )
+    },
+  )
   return [
     header('pool.yaml', 5, 'pool.yaml', 'what a pool of thinfs is'),
     '.Sh DESCRIPTION',

@@ -37,7 +37,7 @@ import {
   ON_FULL,
   TRANSPORTS,
 } from './pool-config.js'
-import { parseSize, SIZE_FORMS } from './size.js'
+import { exactSize, parseSize, SIZE_FORMS } from './size.js'
 
 /** A smaller metadata device has no room for the reserve that keeps a full pool manageable. */
 const METADATA_SIZE_MIN = 2 * MIB
@@ -60,7 +60,7 @@ function value<T>(allowed: string, parse: (text: string) => T | undefined) {
     context.addIssue({ code: 'custom', message: allowed })
     return z.NEVER
   })
-  // For the manual page.
+  // For the manual page, as `said` of others.
   return type.meta({ allowed })
 }
 
@@ -165,15 +165,34 @@ const fenceWord = value(FENCE_FORMS, text => {
 })
 
 const tenancy = map({
-  locks: oneOf(LOCKS).default(DEFAULTS.locks),
+  locks: oneOf(LOCKS)
+    .default(DEFAULTS.locks)
+    .meta({
+      said: `What refuses the writes of a host that has lost the pool. enforced: the file system, which ties requests to locks. reservations: the disks, by persistent reservations. advisory: nothing. Default: ${DEFAULTS.locks}.`,
+    }),
   fence: map({
-    command: z.array(fenceWord, { error: `a list: ${FENCE_FORMS}` }).min(1, { error: FENCE_FORMS }),
+    command: z
+      .array(fenceWord, { error: `a list: ${FENCE_FORMS}` })
+      .min(1, { error: FENCE_FORMS })
+      .meta({
+        said: 'Keeps the host before from writing. Status 0 says that it cannot write any more; after any other the pool is not taken over.',
+      }),
     timeout: value(`seconds from 1 to ${FENCE_TIMEOUT_MAX}, as in 60s`, text => {
       const seconds = Number(/^(\d{1,4})s?$/.exec(text)?.[1])
       return seconds >= 1 && seconds <= FENCE_TIMEOUT_MAX ? seconds : undefined
-    }).default(DEFAULTS.fenceTimeout),
-  }).optional(),
-}).optional()
+    })
+      .default(DEFAULTS.fenceTimeout)
+      .meta({
+        said: `How long the command may take; the take-over is refused after that. Default: ${DEFAULTS.fenceTimeout}s.`,
+      }),
+  })
+    .optional()
+    .meta({ said: 'The command that thinfs mount --take-over runs first. Default: none.' }),
+})
+  .optional()
+  .meta({
+    said: 'Several hosts reach the pool, and one serves it at a time. Default: one host, but for a pool that is on NBD or Ceph as a whole.',
+  })
 
 type Volumes = Map<string, z.infer<typeof volume>>
 
@@ -264,7 +283,9 @@ export const POOL_YAML = map({
       n => n >= METADATA_SIZE_MIN && n <= METADATA_SIZE_MAX,
     ),
   }).prefault({}),
-  state: map({ nbd: nbdAddress.optional(), rbd: rbdName.optional() }).optional(),
+  state: map({ nbd: nbdAddress.optional(), rbd: rbdName.optional() }).optional().meta({
+    said: 'The disk with names and sizes of the volumes, and the record of which host has the pool, where metadata is on NBD or Ceph too: 16M. Default: none, files beside pool.yaml have that.',
+  }),
   ceph: map({
     conf: value('an absolute path', text => (/^\/[^\0]+$/.test(text) ? text : undefined)).default(
       DEFAULTS.ceph.conf,
@@ -274,9 +295,17 @@ export const POOL_YAML = map({
     ).default(DEFAULTS.ceph.user),
   }).optional(),
   cache: map({
-    size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN).default(DEFAULTS.cacheSize),
-    dirty: size(`at least 1M: ${SIZE_FORMS}`, n => n >= CACHE_DIRTY_MIN).optional(),
-  }).optional(),
+    size: size(`at least 4M: ${SIZE_FORMS}`, n => n >= CACHE_SIZE_MIN)
+      .default(DEFAULTS.cacheSize)
+      .meta({ said: `How much memory it takes. Default: ${exactSize(DEFAULTS.cacheSize)}.` }),
+    dirty: size(`at least 1M: ${SIZE_FORMS}`, n => n >= CACHE_DIRTY_MIN)
+      .optional()
+      .meta({
+        said: 'How much of that may be acknowledged and not sent. Default: half of cache.size, which is the most.',
+      }),
+  })
+    .optional()
+    .meta({ said: 'Memory of this machine in front of data on NBD or Ceph.' }),
   tenancy,
   data_block_size: size(BLOCK_SIZES, isDataBlockSize).default(DEFAULTS.dataBlockSize),
   low_water_mark: lowWaterMark.default(DEFAULTS.lowWaterMark),

@@ -35,4 +35,13 @@ t.test('man pages', async t => {
   t.match(shown, /^ {5}--sort <columns>\n {13}as in size,name/im)
   const yaml = await rendered(join(folder, 'man5/pool.yaml.5'))
   t.match(yaml, /^ {5}queue_timeout\n[\s\S]*Allowed: seconds from 0/m)
+  // What a new pool.yaml does not have.
+  const items = yaml.split(/^ {5}(?! )/m).map(item => item.replaceAll(/\s+/g, ' '))
+  const textOf = (key: string): string => items.find(item => item.startsWith(`${key} `))!
+  for (const key of ['state', 'cache', 'tenancy']) t.match(textOf(key), /[.] /, key)
+  t.match(textOf('cache.size'), 'Default: 256M.')
+  t.match(textOf('cache.dirty'), 'Default: half of cache.size')
+  t.match(textOf('tenancy.locks'), 'Default: advisory.')
+  t.match(textOf('tenancy.fence.command[]'), 'Status 0 says')
+  t.match(textOf('tenancy.fence.timeout'), 'Default: 60s.')
 })
