@@ -11,23 +11,15 @@ export const metrics = command(
   .addHelpText(
     'after',
     `
-thinfs serve has the same at /metrics. A pool that is not mounted, or has no engine any more, has
-thinfs_up 0, and nothing else.`,
+thinfs serve has the same at /metrics. A pool that is not mounted has thinfs_up 0, and nothing else.`,
   )
   .action(async (pool: string, output: Output) => {
     const place = placeOfPool(pool)
     const daemon = await connectDaemon(place)
     try {
-      let failure: unknown = null
-      const statistics =
-        (await daemon?.statistics().catch((err: unknown) => {
-          failure = err
-          return null
-        })) ?? null
-      const { metricsText } = await import('../monitor/index.js')
-      print(output, statistics, (await metricsText(place.file, statistics)).trimEnd())
-      // Whoever collects them is told all the same.
-      if (failure !== null) throw failure
+      const { metricsText, scrape } = await import('../monitor/index.js')
+      const scraped = daemon === null ? null : await scrape(daemon)
+      print(output, scraped, (await metricsText(place.file, scraped)).trimEnd())
     } finally {
       daemon?.close()
     }

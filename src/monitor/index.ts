@@ -1,5 +1,6 @@
 /** A mounted pool as people and programs watch it: rates, metrics, a page. */
-import type { PoolStatistics } from '../volumes/index.js'
+import type { Scraped } from './metrics.js'
+import type { WatchedPool } from './watch.js'
 
 export { type Listen, listenOf } from './listen.js'
 export {
@@ -17,10 +18,13 @@ export { isSort, SORTS, type Sort, type TopOptions, topView } from './top-view.j
 /**
  * The text of a scrape by Prometheus; see metrics.ts, which is loaded with its package only then.
  */
-export async function metricsText(
-  pool: string,
-  statistics: PoolStatistics | null,
-): Promise<string> {
+export async function metricsText(pool: string, scraped: Scraped | null): Promise<string> {
   const metrics = await import('./metrics.js')
-  return metrics.metricsText(pool, statistics)
+  return metrics.metricsText(pool, scraped)
+}
+
+/** What a scrape tells of a mounted pool. */
+export async function scrape(pool: Pick<WatchedPool, 'statistics' | 'status'>): Promise<Scraped> {
+  const metrics = await import('./metrics.js')
+  return metrics.scrape(pool)
 }

@@ -8,6 +8,7 @@ import {
   type OperationCounts,
 } from '../base/index.js'
 import type { PoolStatistics } from '../volumes/index.js'
+import type { WatchedPool } from './watch.js'
 
 const MODES = ['write', 'out_of_data_space', 'out_of_metadata_space', 'read_only', 'fail'] as const
 /** The operations that have bytes. */
@@ -20,12 +21,26 @@ const VOLUME_BOUNDS = LATENCY_BOUNDS.filter(bound => Math.log2(bound) % 2 === 0)
 
 export const CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE
 
+/** A pool whose engines fail, or that is lost, has a mode and no counters. */
+export type Scraped = PoolStatistics | { mode: 'fail' }
+
+/** What a scrape tells of a mounted pool. */
+export async function scrape(pool: Pick<WatchedPool, 'statistics' | 'status'>): Promise<Scraped> {
+  try {
+    return await pool.statistics()
+  } catch (err) {
+    const { mode } = await pool.status()
+    if (mode === 'fail') return { mode }
+    throw err
+  }
+}
+
 /**
  * The text of a scrape.
  * @param pool path of its pool.yaml
- * @param statistics null while the pool is not mounted, or its daemon does not answer
+ * @param scraped null while the pool is not mounted, or its daemon does not answer
  */
-export function metricsText(pool: string, statistics: PoolStatistics | null): Promise<string> {
+export function metricsText(pool: string, scraped: Scraped | null): Promise<string> {
   const registry = new Registry()
   const one = { pool }
   const gauge = (name: string, help: string, values: [labels: object, value: number][]): void => {
@@ -38,16 +53,17 @@ export function metricsText(pool: string, statistics: PoolStatistics | null): Pr
     const metric = new Counter({ name, help, labelNames, registers: [registry] })
     for (const [labels, value] of values) metric.inc({ ...labels }, value)
   }
-  const up = statistics === null ? 0 : 1
+  const up = scraped === null ? 0 : 1
   gauge('thinfs_up', 'Whether the pool is mounted and its daemon answers', [[one, up]])
-  if (statistics === null) return registry.metrics()
-  const { data, metadata, dataBlockSize, work, io, volumes } = statistics
-
+  if (scraped === null) return registry.metrics()
   gauge(
     'thinfs_pool_mode',
     'The mode of the pool: 1 for the one it is in',
-    MODES.map(mode => [{ ...one, mode }, mode === statistics.mode ? 1 : 0]),
+    MODES.map(mode => [{ ...one, mode }, mode === scraped.mode ? 1 : 0]),
   )
+  if (!('io' in scraped)) return registry.metrics()
+  const statistics = scraped
+  const { data, metadata, dataBlockSize, work, io, volumes } = statistics
   gauge('thinfs_pool_start_time_seconds', 'When the counters were 0, since 1970', [
     [one, statistics.since],
   ])

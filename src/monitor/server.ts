@@ -157,9 +157,9 @@ export class Monitor {
     }
     switch (pathname) {
       case '/metrics': {
-        const { CONTENT_TYPE, metricsText } = await import('./metrics.js')
-        const statistics = await this.#watch.ask(pool => pool.statistics())
-        respond(response, 200, CONTENT_TYPE, await metricsText(this.#pool, statistics))
+        const { CONTENT_TYPE, metricsText, scrape } = await import('./metrics.js')
+        const scraped = await this.#watch.ask(scrape)
+        respond(response, 200, CONTENT_TYPE, await metricsText(this.#pool, scraped))
         return
       }
       case '/api/state':

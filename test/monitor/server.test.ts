@@ -239,6 +239,22 @@ t.test('a pool that is not mounted is no failure', async t => {
   t.equal((await ask(monitor, '/api/map')).body, 'null')
 })
 
+t.test('a pool that has failed, or was lost: its mode, and no counters', async t => {
+  const lost: WatchedPool = {
+    ...fakePool(),
+    statistics: () => Promise.reject(new Error('taken over by b')),
+    status: async () => ({ name: 'tank', mode: 'fail', reason: 'taken over by b' }) as never,
+  }
+  const monitor = await started(t, listenOf('127.0.0.1:0'), async () => lost)
+  const { status, body } = await ask(monitor, '/metrics')
+  t.equal(status, 200)
+  t.match(body, /^thinfs_up\{pool="\/srv\/p\/pool\.yaml"\} 1$/m)
+  t.match(body, /^thinfs_pool_mode\{.*mode="fail"\} 1$/m)
+  t.match(body, /^thinfs_pool_mode\{.*mode="write"\} 0$/m)
+  t.notMatch(body, 'thinfs_pool_data')
+  await promtool(t, body, 'check', 'metrics')
+})
+
 /** The output of promtool; it has to succeed, and to find nothing odd. */
 async function promtool(t: Test, input: string, ...args: string[]): Promise<void> {
   const child = spawn('promtool', args)
