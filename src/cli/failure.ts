@@ -1,6 +1,6 @@
 /** The failure of a command, for people and programs: one line, and an exit code. */
 import { constants } from 'node:os'
-import { EndedBySignal, errnoOf, ThinfsError } from '../base/index.js'
+import { EndedBySignal, errnoOf, isRemoteAddress, ThinfsError } from '../base/index.js'
 import { visible } from './visible.js'
 
 export const EXIT_FAILED = 1
@@ -29,7 +29,8 @@ export function exitCodeOf(err: unknown): number {
 export function lineOf(err: unknown, asJson: boolean): string {
   const code = err instanceof ThinfsError ? err.code : null
   const errno = errnoOf(err)
-  const message = `${messageOf(err)}${adviceOn(errno, code)}`
+  const said = messageOf(err)
+  const message = `${said}${adviceOn(errno, code, said)}`
   return asJson
     ? jsonOf({ code, errno, message })
     : `thinfs: ${visible(message)} (${code ?? errno})`
@@ -66,9 +67,10 @@ function messageOf(err: unknown): string {
 /**
  * Advice for an errno whose message names a file that is not the cause, or does not say what it is.
  */
-function adviceOn(errno: string, code: string | null): string {
+function adviceOn(errno: string, code: string | null, said: string): string {
   if (errno === 'EMFILE') return '; raise the limit of open files, as with ulimit -n 1024'
-  if (code !== 'IO_ERROR') return ''
+  // A disk of another machine is no file here.
+  if (code !== 'IO_ERROR' || isRemoteAddress(said)) return ''
   if (errno === 'EPERM')
     return '; where lsattr shows an i or an a for it, chattr -ia takes that away'
   return errno === 'EACCES' ? '; see its owner and its mode' : ''

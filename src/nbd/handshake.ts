@@ -152,31 +152,12 @@ function secure(
   socket: Socket,
   { host, certificates }: NonNullable<NbdAddress['tls']>,
 ): Promise<Socket> {
-  const optional = (name: string): Buffer | undefined => {
-    try {
-      return readFileSync(join(certificates!, name))
-    } catch (err) {
-      if ((err as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-      throw err
-    }
-  }
   return new Promise((resolve, reject) => {
-    const failed = (err: Error): void => {
-      const detail = `TLS: ${err.message}`
-      reject(new ThinfsError('IO_ERROR', detail, { cause: err, errno: 'EACCES' }))
-    }
+    const failed = (err: Error): void => reject(tlsError(err))
     try {
-      const files =
-        certificates === null
-          ? {}
-          : {
-              ca: readFileSync(join(certificates, 'ca-cert.pem')),
-              cert: optional('client-cert.pem'),
-              key: optional('client-key.pem'),
-            }
       const secured = connectTls({
         socket,
-        ...files,
+        ...(certificates !== null && readCertificates(certificates)),
         host,
         // A name in the message that begins TLS: addresses are not allowed there.
         ...(isIP(host) === 0 && { servername: host }),
@@ -192,6 +173,46 @@ function secure(
       failed(err as Error)
     }
   })
+}
+
+/** The files that `?tls-certificates` names. @throws errors of open(2) and read(2) */
+function readCertificates(folder: string) {
+  const optional = (name: string): Buffer | undefined => {
+    try {
+      return readFileSync(join(folder, name))
+    } catch (err) {
+      if (errnoOf(err) === 'ENOENT') return undefined
+      throw err
+    }
+  }
+  return {
+    ca: readFileSync(join(folder, 'ca-cert.pem')),
+    cert: optional('client-cert.pem'),
+    key: optional('client-key.pem'),
+  }
+}
+
+/** By Node's code, the parameter of the address that mends it. */
+const TLS_CURES: Record<string, string> = {
+  ERR_TLS_CERT_ALTNAME_INVALID: '?tls-hostname=NAME says which name it is for',
+  ...Object.fromEntries(
+    [
+      'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
+      'UNABLE_TO_GET_ISSUER_CERT',
+      'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
+      'SELF_SIGNED_CERT_IN_CHAIN',
+      'DEPTH_ZERO_SELF_SIGNED_CERT',
+      'CERT_SIGNATURE_FAILURE',
+    ].map(code => [code, '?tls-certificates=FOLDER has the ca-cert.pem that it is checked by']),
+  ),
+}
+
+/** TLS does not come about. */
+function tlsError(err: Error & { code?: string; path?: string }): ThinfsError {
+  const cure = TLS_CURES[err.code ?? '']
+  const file = err.path === undefined ? '' : `${err.path}: `
+  const detail = `TLS: ${file}${err.message}${cure === undefined ? '' : `; ${cure}`}`
+  return new ThinfsError('IO_ERROR', detail, { cause: err, errno: 'EACCES' })
 }
 
 /** The messages of client and server before the first request. */

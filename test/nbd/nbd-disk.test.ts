@@ -120,8 +120,11 @@ t.test(
     const denied = { code: 'IO_ERROR', errno: 'EACCES' }
     await t.rejects(NbdDisk.connect(server.address), { message: /it wants TLS/, errno: 'EPERM' })
     const misnamed = NbdDisk.connect(at(`${right}&tls-hostname=other`))
-    await t.rejects(misnamed, denied, 'its name')
-    await t.rejects(NbdDisk.connect(at('')), denied, 'an authority that nobody knows')
+    await t.rejects(misnamed, { ...denied, message: /; \?tls-hostname=NAME says/ }, 'its name')
+    const unknown = { ...denied, message: /; \?tls-certificates=FOLDER has the ca-cert/ }
+    await t.rejects(NbdDisk.connect(at('')), unknown, 'an authority that nobody knows')
+    const missing = NbdDisk.connect(at('&tls-certificates=/none'))
+    await t.rejects(missing, { ...denied, message: /TLS: \/none\/ca-cert.pem: / }, 'no file')
     const plain = await ServerProcess.nbdkit(t, shortFolder(t), '--tls=off', 'memory', `${SIZE}`)
     const { path: other } = plain.address.socket as { path: string }
     const asked = parseNbdAddress(`nbds+unix:///?socket=${other}${right}`)
