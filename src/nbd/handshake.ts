@@ -399,8 +399,13 @@ function refusal(what: string, type: number, body: Buffer): ThinfsError {
   return new ThinfsError('IO_ERROR', detail, { errno })
 }
 
+/** Errors of connect(2) where there is no server. */
+const NO_SERVER = new Set(['ECONNREFUSED', 'ENOENT'])
+
 /** The error of a socket, with its errno. */
 function connectError(err: Error): ThinfsError {
   if (err instanceof ThinfsError) return err
-  return new ThinfsError('IO_ERROR', err.message, { cause: err, errno: errnoOf(err) })
+  const errno = errnoOf(err)
+  const why = NO_SERVER.has(errno) ? ': no server listens there; is it running?' : ''
+  return new ThinfsError('IO_ERROR', `${err.message}${why}`, { cause: err, errno })
 }

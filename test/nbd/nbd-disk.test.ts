@@ -231,6 +231,16 @@ t.test('a server that does not come back, or does not answer, has failed for goo
   await t.rejects(silent.write(Buffer.alloc(PAGE), 0), late)
 })
 
+t.test('where no server listens that is said', async t => {
+  const folder = shortFolder(t)
+  const gone = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
+  await gone.kill()
+  const message = /: connect E.*: no server listens there; is it running\?$/
+  await t.rejects(NbdDisk.connect(gone.address), { errno: 'ECONNREFUSED', message })
+  const none = parseNbdAddress(`nbd+unix:///?socket=${folder}/none`)
+  await t.rejects(NbdDisk.connect(none), { errno: 'ENOENT', message })
+})
+
 t.test('a smaller export under the same name is not written to', async t => {
   const folder = shortFolder(t)
   const first = await ServerProcess.nbdkit(t, folder, 'memory', `${SIZE}`)
