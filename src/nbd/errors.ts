@@ -6,9 +6,13 @@ export const protocolError = (what: string): ThinfsError =>
     errno: 'EPROTO',
   })
 
-/** A server does not let this client in. */
-export const isTaken = (what: string, cause?: unknown): ThinfsError =>
-  new ThinfsError('POOL_IN_USE', `the server ${what}: somebody else has the disk`, { cause })
+/** A server does not let this client in: nobody can tell whom it has let in instead. */
+export function isTaken(what: string, cause?: unknown): ThinfsError {
+  const one = 'another host has the disk'
+  const other = 'it lets in fewer than the pool has disks (nbdkit --filter=limit limit=3)'
+  const detail = `the server lets in no more clients, it ${what}: ${one}, or ${other}`
+  return new ThinfsError('POOL_IN_USE', detail, { cause })
+}
 
 /** Whether an error is one that another connection would not mend. */
 export const isFinal = (err: unknown): boolean =>

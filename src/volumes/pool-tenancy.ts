@@ -252,7 +252,8 @@ async function connectTo(
     } catch (err) {
       if (!(err instanceof ThinfsError && err.code === 'POOL_IN_USE')) throw err
       if (how === undefined) {
-        const detail = `${err.message}; thinfs mount --take-over fences that host first`
+        const cure = 'where a host has it, thinfs mount --take-over fences that host first'
+        const detail = `${err.message}; ${cure}`
         throw new ThinfsError('POOL_IN_USE', detail, { cause: err })
       }
       if (isFenced && performance.now() >= deadline) throw err

@@ -72,7 +72,7 @@ ${serve('socket', pidFile, '--filter=limit', 'limit=3')}\n`,
   writeFileSync(file, `pool: test\n${yaml('socket')}${fence}\n${volumes}\n`)
   const taken = {
     status: 1,
-    stderr: /somebody else has the disk; thinfs mount --take-over .*POOL_IN_USE/,
+    stderr: /lets in no more clients.* where a host has it, thinfs mount --take-over .*POOL_IN_USE/,
   }
   t.match(await b.attemptThinfs('mount', poolB, at), taken)
 

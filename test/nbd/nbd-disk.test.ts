@@ -317,6 +317,7 @@ t.test(
     writeFileSync(file, '')
     truncateSync(file, 1 << 20)
     const limit = ['--filter=limit', 'memory', '1M', 'limit=1']
+    const message = /lets in no more clients, it .*: another host has the disk, or it lets in fewer/
     for (const [server, options] of [
       [await ServerProcess.qemuNbd(t, folder, '-f', 'raw', file), { limit: 4000 }],
       [await ServerProcess.nbdkit(t, shortFolder(t), ...limit), {}],
@@ -324,7 +325,7 @@ t.test(
       const first = await NbdDisk.connect(server.address, options)
       t.equal(await first.letsInMore(1), false)
       const second = NbdDisk.connect(server.address, options)
-      await t.rejects(second, { code: 'POOL_IN_USE', message: /somebody else has the disk$/ })
+      await t.rejects(second, { code: 'POOL_IN_USE', message })
       await first.write(Buffer.alloc(PAGE, 1), 0)
       await first.flush()
       first.close()
