@@ -10,6 +10,7 @@ export {
   inUse,
   isFree,
   isSameTenant,
+  isUnused,
   type Seen,
   type Strength,
   type Tenancy,

@@ -48,6 +48,9 @@ export interface Seen {
 export const isFree = ({ tenant, sign, isDamaged }: Seen): boolean =>
   !isDamaged && (tenant === null || sign?.gaveBack === true)
 
+/** Whether nobody ever had the pool, as far as its record tells. */
+export const isUnused = ({ tenant, isDamaged }: Seen): boolean => tenant === null && !isDamaged
+
 /** Whether two looks found one tenant. */
 export const isSameTenant = (one: Seen, other: Seen): boolean =>
   one.isDamaged === other.isDamaged && one.tenant?.mountId === other.tenant?.mountId

@@ -10,6 +10,7 @@ import type { PoolConfig } from '../config/index.js'
 import {
   inUse,
   isFree,
+  isUnused,
   lookAt,
   type RecordOptions,
   RecordTenancy,
@@ -34,6 +35,8 @@ export interface ImageTenancyOptions {
   mountId: string
   options: (place: TenantPlace) => RecordOptions
   onConnection: (what: string) => void
+  /** See `TenancyOptions`. */
+  mustBeThere?: () => Promise<void>
 }
 
 /**
@@ -81,6 +84,7 @@ export async function ofImages(
   // Where Ceph has found it dead it may only sleep, and is refused for an hour so far.
   const mayWake = !takesOver && !isFree(seen) ? (seen.tenant?.address ?? '') : ''
   if (mayWake !== '' && mayWake !== address) await disk.client.blocklist(mayWake, REFUSED_FOR)
+  if (!takesOver && isUnused(seen)) await of.mustBeThere?.()
   const record = takesOver
     ? await RecordTenancy.resume(of.options(disk), mountId, address)
     : await RecordTenancy.acquire(

@@ -95,12 +95,17 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
   }
   try {
     const onConnection = (what: string): void => (options.events ?? NO_EVENTS).warning(what)
+    const connecting = { onConnection, ...(options.onLoad && { onLoad: options.onLoad }) }
     tenancy = await tenancyOf(config, files, {
       mount: options.tenancy ?? null,
       takesOver: options.takesOver ?? false,
       clock: SYSTEM_CLOCK,
       warn: (options.events ?? NO_EVENTS).warning,
       onConnection,
+      async mustBeThere() {
+        await files.connectMetadata(connecting)
+        mustBeMade(files)
+      },
     })
     const mayWrite = (): Later<void> => {
       if (tenancy === null) return files.mustHoldLocks()
@@ -110,7 +115,8 @@ export async function openPool(config: PoolConfig, options: OpenOptions = {}): P
     if (owner !== null && !options.takesOver) await files.ownTable(owner)
     // Between two engines nobody looked after them.
     if (!readOnly) files.mustHoldLocks()
-    await files.connect({ onConnection, ...(options.onLoad && { onLoad: options.onLoad }) })
+    await files.connect(connecting)
+    if (!files.hasTable) mustBeMade(files)
     if (!readOnly && !options.takesOver) await files.mustBeCurrent()
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize, onConnection })
@@ -228,6 +234,13 @@ function autoextendOf({ data, metadata, dataBlockSize }: PoolConfig): Autoextend
   }
 }
 
+/** @throws NOT_A_POOL for metadata that is all zeros */
+function mustBeMade({ metadata }: PoolFiles): void {
+  if (metadata.nextData(bytes(0)) < metadata.size) return
+  const detail = `${metadata.path}: it is empty, there is no pool on it yet; thinfs init makes it`
+  throw new ThinfsError('NOT_A_POOL', detail)
+}
+
 /** Whether thinfs had the pool before, which then has a journal: no power cut takes its name. */
 const isOurs = ({ metadata }: PoolFiles, data: DataStore): boolean =>
   labelOf(data) !== null || ThinMetadata.open(metadata).uuid !== null
@@ -270,6 +283,7 @@ export async function checkPool(
   const files = options.files ?? PoolFiles.open(config, true)
   try {
     await files.connect()
+    if (!files.hasTable) mustBeMade(files)
     const { metadata } = files
     const data = await files.openData({ dataBlockSize: config.dataBlockSize })
     const steps = checkFiles(

@@ -12,6 +12,7 @@ import {
   inUse,
   isFree,
   isSameTenant,
+  isUnused,
   lookAt,
   mayTake,
   nameOfTenant,
@@ -108,6 +109,11 @@ export interface TenancyOptions {
   clock: Clock
   warn(what: string): void
   onConnection(what: string): void
+  /**
+   * Called before the first record of all is written to a disk, on which then is something.
+   * @throws NOT_A_POOL
+   */
+  mustBeThere?(): Promise<void>
 }
 
 /**
@@ -129,6 +135,7 @@ export async function tenancyOf(
       mountId: mount?.mountId ?? newMountId(),
       options: place => optionsOf(place, 'enforced', of),
       onConnection: of.onConnection,
+      ...(of.mustBeThere && { mustBeThere: of.mustBeThere }),
     })
   }
   if (config.state !== undefined) return ofState(config, files, of)
@@ -210,6 +217,7 @@ async function ofState(
     await endTenant(config, seen, how)
   }
   if (files.readOnly) return null
+  if (isUnused(seen)) await of.mustBeThere?.()
   return held(await acquire(config, options, mount?.mountId ?? newMountId(), seen))
 }
 

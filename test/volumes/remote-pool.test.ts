@@ -11,7 +11,7 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
-import { KIB, METADATA_BLOCK_SIZE, MIB } from '../../src/base/index.js'
+import { isZero, KIB, METADATA_BLOCK_SIZE, MIB } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkPool, initPool, openPool, PoolFiles, planPool } from '../../src/volumes/index.js'
 import { type Exports, imageOf, serveImages, shortFolder } from '../support/nbd-servers.js'
@@ -86,6 +86,29 @@ for (const [name, args] of [
     t.match(thinCheck(imageOf(folder, 'metadata')), { status: 0 })
   })
 }
+
+t.test('disks without a pool are said to have none, and stay as they are', async t => {
+  const { folder, config } = await served(t)
+  const message = /^nbd\+unix:.*: it is empty, there is no pool on it yet; thinfs init makes it$/
+  await t.rejects(openPool(config), { code: 'NOT_A_POOL', message })
+  await t.rejects(openPool(config, { readOnly: true }), { code: 'NOT_A_POOL', message })
+  await t.rejects(checkPool(config), { code: 'NOT_A_POOL', message })
+  for (const name of ['data', 'metadata', 'state']) {
+    t.ok(isZero(readFileSync(imageOf(folder, name))), name)
+  }
+  await initPool(config)
+  t.same((await checkPool(config, { deep: true })).problems, [])
+})
+
+t.test('metadata that was lost is no pool yet to be made', async t => {
+  const { folder, config } = await served(t)
+  await initPool(config)
+  const { volumes, close } = await openPool(config)
+  await volumes.create({ name: 'v', size: 4 * MIB })
+  await close()
+  writeFileSync(imageOf(folder, 'metadata'), Buffer.alloc(SIZES.metadata))
+  await t.rejects(openPool(config), { code: 'METADATA_CORRUPT', message: /magic is 0/ })
+})
 
 t.test('disks that hold something are taken by --force alone', async t => {
   for (const name of ['data', 'metadata', 'state'] as const) {
