@@ -64,6 +64,13 @@ export function addressId(address: RemoteAddress): string {
 export const isRemoteAddress = (text: string): boolean => /^(nbds?(\+unix)?:\/\/|rbd:)/.test(text)
 
 /**
+ * Whether a text was meant as an address, be it one that is known or not: as `nbd:HOST:PORT`,
+ * `ndb://HOST/`. A file of such a name is `./nbd:HOST:PORT`.
+ */
+export const isLikeAddress = (text: string): boolean =>
+  /^([a-z][a-z0-9+.-]*:\/\/|(nbds?|ndbs?|rbd|rdb)(\+[a-z]+)?:)/i.test(text)
+
+/**
  * Reads the address of a disk of another machine.
  * @throws BAD_ARGUMENT with the forms that are allowed
  */

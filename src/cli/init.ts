@@ -1,11 +1,13 @@
 import { existsSync, rmSync, statfsSync, statSync } from 'node:fs'
 import { basename, dirname, join, resolve } from 'node:path'
 import {
+  isLikeAddress,
   isRemoteAddress,
   parseRemoteAddress,
   REMOTE_FORMS,
   type RemoteAddress,
   ThinfsError,
+  withoutPassword,
 } from '../base/index.js'
 import { formatSize, newConfig, type PoolConfig, parseSize, poolNameOf } from '../config/index.js'
 import { command, type Output, print } from './command.js'
@@ -116,10 +118,13 @@ function configFrom(file: string, options: Options): PoolConfig {
   })
 }
 
-/** A path, or an address, as an option has it. */
+/** A path, or an address, as an option has it. @throws BAD_ARGUMENT */
 function placeOf(option: string | undefined): string | RemoteAddress | undefined {
   if (option === undefined) return undefined
-  return isRemoteAddress(option) ? parseRemoteAddress(option) : resolve(option)
+  if (isRemoteAddress(option)) return parseRemoteAddress(option)
+  if (!isLikeAddress(option)) return resolve(option)
+  const detail = `${withoutPassword(option)}: is no address that is known; ${REMOTE_FORMS}`
+  throw new ThinfsError('BAD_ARGUMENT', detail)
 }
 
 /** @throws BAD_ARGUMENT */

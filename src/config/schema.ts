@@ -9,6 +9,7 @@ import * as z from 'zod'
 import {
   addressId,
   isDataBlockSize,
+  isLikeAddress,
   isQueueTimeout,
   MAX_DEV_ID,
   MAX_METADATA_BLOCKS,
@@ -83,6 +84,12 @@ const oneOf = <const T extends readonly string[]>(words: T) =>
   value(words.join(', '), text => words.find(word => word === text) as T[number] | undefined)
 
 const path = value('a path', text => (/^[^\0]+$/.test(text) ? text : undefined))
+
+/** Of data or metadata. */
+const storePath = value(
+  'a path; an address has another key: nbd: nbd://HOST[:PORT]/EXPORT, or rbd: POOL/IMAGE',
+  text => (/^[^\0]+$/.test(text) && !isLikeAddress(text) ? text : undefined),
+)
 
 const nbdAddress = value(`${NBD_FORMS}; no user, no password`, text => parseNbdAddress(text))
 
@@ -261,7 +268,7 @@ export const POOL_YAML = map({
     POOL_NAME.test(text) ? text : undefined,
   ),
   data: map({
-    path: path.optional(),
+    path: storePath.optional(),
     nbd: nbdAddress.optional(),
     rbd: rbdName.optional(),
     size: size(`at least one data block: ${SIZE_FORMS}`, n => n > 0).optional(),
@@ -269,7 +276,7 @@ export const POOL_YAML = map({
     autoextend: autoextend(SIZE_FORMS, n => n > 0),
   }).prefault({}),
   metadata: map({
-    path: path.optional(),
+    path: storePath.optional(),
     nbd: nbdAddress.optional(),
     rbd: rbdName.optional(),
     size: value('auto, or a size from 2M to 16646400K (15.88G)', text => {

@@ -97,6 +97,9 @@ t.test('init that is refused leaves nothing behind', async t => {
     [/: metadata\.size: 1M is not allowed/, '--metadata-size', '1M'],
     [/: volumes: "a\/b": it has a '\/'/, '--volume', 'a/b=1G'],
     [/: --volume web: NAME=SIZE/, '--volume', 'web'],
+    [/: nbd:h:1:exportname=d: is no address that is known; rbd:/, '--data', 'nbd:h:1:exportname=d'],
+    [/: ndb:\/\/…@h\/x: is no address that is known/, '--metadata', 'ndb://me:secret@h/x'],
+    [/: rdb:p\/i: is no address of an export; nbd:/, '--state', 'rdb:p/i'],
   ]
   for (const [line, ...options] of cases) {
     await refused(t, 2, line, 'init', pool, ...options)

@@ -593,10 +593,16 @@ t.test('nbd: data on another machine', async t => {
     [`data: { nbd: "${nbd}", autoextend: {} }`, /data.autoextend: a map is not allowed/],
     [`data: { nbd: "${nbd}" }\ncache: { size: 1M }`, /:3:16: cache.size: 1M .* at least 4M/],
     ['cache: { size: 8M }', /cache: a map is not allowed; nothing without data.nbd or data.rbd/],
+    ['data: { path: "nbd:h:1:exportname=d" }', /data.path: nbd:h:1.* address has another key: nbd/],
+    ['data: { path: "ndb://h/x" }', /data.path: ndb:\/\/h\/x is not allowed; a path; an address/],
+    ['metadata: { path: "rdb:p/i" }', /metadata.path: rdb:p\/i is not .* or rbd: POOL\/IMAGE/],
     ['data: { nbd: "nbd://me:secret@h/x" }', /data.nbd: nbd:\/\/…@h\/x is not .* no password/],
   ]
   for (const [text, message] of cases) {
     t.throws(() => parse(text), { code: 'BAD_CONFIG', message }, text)
+  }
+  for (const path of ['./nbd:h', '/dev/disk/by-path/pci-0000:00', 'nbd', 'a:b']) {
+    t.equal(parse(`data: { path: "${path}" }`).data.path, resolve('/srv', path))
   }
 })
 
