@@ -1,3 +1,4 @@
+import { resolve } from 'node:path'
 import { ThinfsError } from './errors.js'
 
 /** The address of an export. */
@@ -70,5 +71,18 @@ export function parseNbdAddress(text: string): NbdAddress {
     socket: isUnix ? { path: path! } : { host, port: url.port === '' ? PORT : Number(url.port) },
     exportName,
     tls: isTls ? { host: tlsHost ?? (isUnix ? 'localhost' : host), certificates } : null,
+  }
+}
+
+/** The address with its paths, of the socket and of the certificates, counted from `folder`. */
+export function inFolder(address: NbdAddress, folder: string): NbdAddress {
+  const { socket, tls } = address
+  const certificates = tls?.certificates ?? null
+  return {
+    ...address,
+    ...('path' in socket && { socket: { path: resolve(folder, socket.path) } }),
+    ...(certificates !== null && {
+      tls: { ...tls!, certificates: resolve(folder, certificates) },
+    }),
   }
 }

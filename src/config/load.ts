@@ -25,6 +25,7 @@ import type * as z from 'zod'
 import {
   type CephAccess,
   errnoOf,
+  inFolder,
   MIB,
   type NbdAddress,
   type RbdAddress,
@@ -255,10 +256,10 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
   const folder = dirname(file)
   const ceph = yaml.ceph ?? { ...DEFAULTS.ceph }
   const placeIn = (keys: RemoteKeys & { path?: string | undefined }, path: string) => {
-    const remote = remoteOf(keys, ceph)
+    const remote = remoteOf(keys, folder, ceph)
     return remote ? { path: remote.text, remote } : { path: resolve(folder, keys.path ?? path) }
   }
-  const remoteState = remoteOf(yaml.state ?? {}, ceph)
+  const remoteState = remoteOf(yaml.state ?? {}, folder, ceph)
   const hasImages = yaml.data.rbd !== undefined
   return {
     file,
@@ -278,7 +279,7 @@ function toConfig(file: string, yaml: z.infer<typeof POOL_YAML>): PoolConfig {
     },
     ...(remoteState && { state: { path: remoteState.text, remote: remoteState } }),
     ...(hasImages && { ceph }),
-    ...(remoteOf(yaml.data, ceph) && { cache: toCache(yaml.cache) }),
+    ...(remoteOf(yaml.data, folder, ceph) && { cache: toCache(yaml.cache) }),
     ...(yaml.tenancy && { tenancy: toTenancy(yaml.tenancy) }),
     dataBlockSize: yaml.data_block_size,
     lowWaterMark: yaml.low_water_mark,
@@ -300,8 +301,13 @@ interface RemoteKeys {
 }
 
 /** The address of a store that another machine has. */
-const remoteOf = ({ nbd, rbd }: RemoteKeys, ceph: CephAccess): RemoteAddress | undefined =>
-  nbd ?? (rbd && { ...rbd, ...ceph })
+function remoteOf(
+  { nbd, rbd }: RemoteKeys,
+  folder: string,
+  ceph: CephAccess,
+): RemoteAddress | undefined {
+  return nbd ? inFolder(nbd, folder) : rbd && { ...rbd, ...ceph }
+}
 
 function toCache(cache: z.infer<typeof POOL_YAML>['cache']): NonNullable<PoolConfig['cache']> {
   const { size = DEFAULTS.cacheSize, dirty } = cache ?? {}

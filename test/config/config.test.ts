@@ -606,6 +606,18 @@ t.test('nbd: data on another machine', async t => {
   }
 })
 
+t.test('paths in an address count from the folder of pool.yaml', async t => {
+  const parse = (text: string) => parseConfig(`pool: p\n${text}`, 'pool.yaml', '/srv/pool.yaml')
+  const at = (socket: string, folder: string) =>
+    `nbds+unix:///x?socket=${socket}&tls-certificates=${folder}`
+  const relative = parse(`data: { nbd: "${at('run/s', 'certs')}" }`)
+  const paths = { socket: { path: '/srv/run/s' }, tls: { certificates: '/srv/certs' } }
+  t.match(relative.data.remote, paths)
+  t.same(parse(renderConfig(relative).replace(/^pool: p$/m, '')), relative)
+  const absolute = parse(`data: { nbd: "${at('/run/s', '/certs')}" }`)
+  t.match(absolute.data.remote, { socket: { path: '/run/s' }, tls: { certificates: '/certs' } })
+})
+
 t.test('all stores on another machine', async t => {
   const parse = (text: string) => parseConfig(`pool: p\n${text}`, 'pool.yaml', '/srv/pool.yaml')
   const nbd = (name: string) => `{ nbd: "nbd://h/${name}" }`
