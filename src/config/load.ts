@@ -232,8 +232,8 @@ function show(value: ParsedNode | null): string {
 }
 
 /**
- * The value at `path` (undefined: none there) and where it stands, or the innermost map that is
- * there; also where its key stands.
+ * The value at `path` (undefined: none there) and where it stands, or the innermost map or list
+ * that is there; also where its key stands.
  */
 function locate(document: Document.Parsed, path: readonly string[]) {
   let value: ParsedNode | null | undefined = document.contents
@@ -241,6 +241,12 @@ function locate(document: Document.Parsed, path: readonly string[]) {
   let keyOffset = offset
   for (const name of path) {
     if (isAlias(value)) value = value.resolve(document) as ParsedNode | undefined
+    if (isSeq(value)) {
+      value = value.items[Number(name)] as ParsedNode | undefined
+      offset = value?.range[0] ?? offset
+      keyOffset = offset
+      continue
+    }
     const pair: { key: unknown; value: unknown } | undefined = isMap(value)
       ? value.items.find(({ key }) => keyOf(key) === name)
       : undefined

@@ -162,7 +162,7 @@ const volume = map({
   external_origin: path.optional(),
 })
 
-const FENCE_FORMS = `a program and its arguments, with ${FENCE_WORDS.map(word => `{${word}}`).join(', ')}`
+const FENCE_FORMS = `a program and its arguments, with ${FENCE_WORDS.map(word => `"{${word}}"`).join(', ')} in quotes`
 
 /** A word of a command: what stands in braces has to be known. */
 const fenceWord = value(FENCE_FORMS, text => {

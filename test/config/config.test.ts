@@ -682,8 +682,14 @@ t.test('all stores on another machine', async t => {
     ['tenancy: { fence: {} }', /tenancy.fence.command: is missing; a list: a program/],
     ['tenancy: { fence: { command: fence } }', /tenancy.fence.command: fence .* a list: a program/],
     ['tenancy: { fence: { command: [] } }', /tenancy.fence.command: a list .* a program and its/],
-    ['tenancy: { fence: { command: [f, {host}] } }', /tenancy.fence.command.1: .* a program/],
-    ['tenancy: { fence: { command: [f, "{hots}"] } }', /tenancy.fence.command.1: .*{host}/],
+    [
+      'tenancy: { fence: { command: [f, {host}] } }',
+      /:2:34: tenancy.fence.command.1: a map is not .*in quotes/,
+    ],
+    [
+      'tenancy: { fence: { command: [f, "{hots}"] } }',
+      /command.1: {hots} is not allowed; .*"{host}"/,
+    ],
     ['tenancy: { fence: { command: [f], timeout: 0 } }', /fence.timeout: 0 .* from 1 to 3600/],
   ]
   for (const [text, message] of cases) {
