@@ -211,34 +211,37 @@ t.test('a disk that has become smaller is refused, and nothing is written', asyn
   closeSync(metadata)
 })
 
-t.test('a disk that ended in the middle of a page: what was written before its end stays', async t => {
-  const state = diskOf(BLOCK + 2 * PAGE + 2560)
-  const machine = new Machine(1)
-  const disk = new SlowDisk(state, machine.random)
-  const cache = CacheMemory.create(4 * BLOCK)
-  t.teardown(() => closeSync(cache))
-  const act = async <T>(promise: T | Promise<T>): Promise<T> => {
-    let isOver = false
-    const ending = Promise.resolve(promise).finally(() => {
-      isOver = true
-    })
-    while (!isOver) {
-      disk.step()
-      await turn()
+t.test(
+  'a disk that ended in the middle of a page: what was written before its end stays',
+  async t => {
+    const state = diskOf(BLOCK + 2 * PAGE + 2560)
+    const machine = new Machine(1)
+    const disk = new SlowDisk(state, machine.random)
+    const cache = CacheMemory.create(4 * BLOCK)
+    t.teardown(() => closeSync(cache))
+    const act = async <T>(promise: T | Promise<T>): Promise<T> => {
+      let isOver = false
+      const ending = Promise.resolve(promise).finally(() => {
+        isOver = true
+      })
+      while (!isOver) {
+        disk.step()
+        await turn()
+      }
+      return ending
     }
-    return ending
-  }
-  const store = await act(RemoteStore.open({ disk, cache, granule: PAGE }))
-  const written = Buffer.concat([Buffer.alloc(PAGE, 7), Buffer.alloc(PAGE, 8)])
-  await act(store.write(written, 0, 2 * PAGE, bytes(BLOCK)))
-  const larger = Buffer.alloc(3 * BLOCK)
-  larger.set(state.image)
-  state.image = larger
-  state.durable = Buffer.from(larger)
-  await act(store.remeasure())
-  const found = Buffer.alloc(2 * PAGE)
-  await act(store.readLater(found, 0, found.length, bytes(BLOCK)))
-  t.ok(found.equals(written))
-  await act(store.sync())
-  t.ok(state.durable.subarray(BLOCK, BLOCK + 2 * PAGE).equals(written))
-})
+    const store = await act(RemoteStore.open({ disk, cache, granule: PAGE }))
+    const written = Buffer.concat([Buffer.alloc(PAGE, 7), Buffer.alloc(PAGE, 8)])
+    await act(store.write(written, 0, 2 * PAGE, bytes(BLOCK)))
+    const larger = Buffer.alloc(3 * BLOCK)
+    larger.set(state.image)
+    state.image = larger
+    state.durable = Buffer.from(larger)
+    await act(store.remeasure())
+    const found = Buffer.alloc(2 * PAGE)
+    await act(store.readLater(found, 0, found.length, bytes(BLOCK)))
+    t.ok(found.equals(written))
+    await act(store.sync())
+    t.ok(state.durable.subarray(BLOCK, BLOCK + 2 * PAGE).equals(written))
+  },
+)
