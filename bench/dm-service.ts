@@ -1,4 +1,6 @@
-/** `thinfs dm` in a mount namespace of its own: /dev/mapper and /proc/devices of this machine stay. */
+/**
+ * `thinfs dm` in a mount namespace of its own: /dev/mapper and /proc/devices of this machine stay.
+ */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync, writeFileSync } from 'node:fs'

@@ -1,4 +1,7 @@
-/** What the process that serves takes: its CPU time, what it allocates, how long it collects garbage. */
+/**
+ * What the process that serves takes: its CPU time, what it allocates, how long it collects
+ * garbage.
+ */
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'

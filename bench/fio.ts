@@ -48,8 +48,8 @@ export function unitOf(load: Load): 'IOPS' | 'MB/s' {
 export class WrongData extends Error {}
 
 /**
- * Writes all of the file, or its first `size` bytes, one request at a time, reads it back, and has it
- * on the disk.
+ * Writes all of the file, or its first `size` bytes, one request at a time, reads it back, and has
+ * it on the disk.
  * @throws WrongData
  */
 export async function fill(file: string, signal: AbortSignal, size?: number): Promise<void> {

@@ -35,7 +35,9 @@ export async function readLatencyDuring<T>(
   return [{ p999Ms: p999 / 1e6, worstMs: latency.max / 1e6 }, result]
 }
 
-/** Writes 4 KiB and calls fsync, again and again, while `act` runs. @returns the mean of both, in ms */
+/**
+ * Writes 4 KiB and calls fsync, again and again, while `act` runs. @returns the mean of both, in ms
+ */
 export async function fsyncLatencyDuring<T>(
   file: string,
   signal: AbortSignal,

@@ -1,6 +1,6 @@
 /**
- * Loaded into thinfs's engine before its program (node --import): at every SIGUSR2 writes what it has
- * allocated since the last one, by site, and how long garbage collections stopped it.
+ * Loaded into thinfs's engine before its program (node --import): at every SIGUSR2 writes what it
+ * has allocated since the last one, by site, and how long garbage collections stopped it.
  */
 import { renameSync, writeFileSync } from 'node:fs'
 import { Session } from 'node:inspector'

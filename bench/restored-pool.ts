@@ -1,6 +1,6 @@
 /**
- * Pools whose metadata thin_restore makes: what is mapped is a hole of the data file, for to write it
- * would take hours.
+ * Pools whose metadata thin_restore makes: what is mapped is a hole of the data file, for to write
+ * it would take hours.
  */
 import { execFile } from 'node:child_process'
 import { closeSync, mkdirSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs'

@@ -57,8 +57,8 @@ export const atMost = (most: number, of: string, to?: string): Goal =>
   to === undefined ? { of, most } : { of, to, most }
 
 /**
- * Measures every contender once a round, so that whatever else the machine does meets all of them, and
- * begins each round with another, so that none always comes after the same.
+ * Measures every contender once a round, so that whatever else the machine does meets all of them,
+ * and begins each round with another, so that none always comes after the same.
  */
 export async function paired<T extends { name: string }>(
   contenders: readonly T[],

@@ -22,7 +22,10 @@ const exec = promisify(execFile)
 const pathInRepository = (path: string): string =>
   fileURLToPath(new URL(`../${path}`, import.meta.url))
 
-/** Microseconds that limit-spin looks before it sleeps: thinfs at most, and long enough to be a limit. */
+/**
+ * Microseconds that limit-spin looks before it sleeps: thinfs at most, and long enough to be a
+ * limit.
+ */
 const SPIN_US = 400
 const POLL_MS = 20
 const START_MS = 10_000
@@ -229,8 +232,8 @@ export class Server {
   }
 
   /**
-   * Ends the server, then its mount. In this order: qemu-storage-daemon spins for ever once its export
-   * is unmounted by someone else.
+   * Ends the server, then its mount. In this order: qemu-storage-daemon spins for ever once its
+   * export is unmounted by someone else.
    */
   async stop(): Promise<void> {
     this.#signal('SIGTERM')
@@ -267,7 +270,9 @@ export class Server {
   }
 }
 
-/** Runs `use` with servers that are up, one after the other in `folder`, and stops them afterwards. */
+/**
+ * Runs `use` with servers that are up, one after the other in `folder`, and stops them afterwards.
+ */
 export async function withServers<T>(
   contenders: readonly Contender[],
   folder: string,
@@ -289,7 +294,9 @@ export async function withServers<T>(
   }
 }
 
-/** Runs `use` with a server that is made for it in `folder`, and is gone with its files afterwards. */
+/**
+ * Runs `use` with a server that is made for it in `folder`, and is gone with its files afterwards.
+ */
 export async function withFreshServer<T>(
   contender: Contender,
   folder: string,

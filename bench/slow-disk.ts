@@ -65,7 +65,9 @@ function leave(group: string, home: ReadonlyMap<number, string>): void {
   if (existsSync(group)) rmdirSync(group)
 }
 
-/** The numbers of the device whose file system has `path`, or whose partition it is on; null: none. */
+/**
+ * The numbers of the device whose file system has `path`, or whose partition it is on; null: none.
+ */
 function wholeDisk(path: string): string | null {
   const { dev } = statSync(path)
   const major = (dev >>> 8) & 0xfff

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Docker (20.10 to 24) on a thin pool of LVM ("direct-lvm"), by the recipe of Docker's documentation, on a
-# kernel without device-mapper.
-# Needs root, and `thinfs dm` running. Works in a folder of its own, and takes everything away.
+# Docker (20.10 to 24) on a thin pool of LVM ("direct-lvm"), by the recipe of Docker's
+# documentation, on a kernel without device-mapper. Needs root, and `thinfs dm` running. Works in a
+# folder of its own, and takes everything away.
 #   sh docker-direct-lvm.sh IMAGE.tar REFERENCE     as busybox:latest
 # IMAGE.tar is an image as `docker save REFERENCE > IMAGE.tar` writes it: no registry is needed.
 set -eu

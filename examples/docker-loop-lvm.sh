@@ -1,7 +1,7 @@
 #!/bin/sh
-# Docker (20.10 to 24) with its devicemapper driver on a kernel without device-mapper. Docker makes the
-# pool by itself, in two sparse files ("loop-lvm").
-# Needs root, and `thinfs dm` running. Works in a folder of its own, and takes everything away.
+# Docker (20.10 to 24) with its devicemapper driver on a kernel without device-mapper. Docker makes
+# the pool by itself, in two sparse files ("loop-lvm"). Needs root, and `thinfs dm` running. Works
+# in a folder of its own, and takes everything away.
 #   sh docker-loop-lvm.sh IMAGE.tar REFERENCE     as busybox:latest
 # IMAGE.tar is an image as `docker save REFERENCE > IMAGE.tar` writes it: no registry is needed.
 set -eu

@@ -1,8 +1,8 @@
 #!/bin/sh
-# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, a backup
-# to another pool, copies in and out, and the volume as a network disk. Needs e2fsprogs, fuse2fs,
-# qemu-utils, and nbdkit for the last part. Where fusermount3 is missing: unshare -Urm sh rootless.sh
-# Works in a folder of its own, and takes everything away.
+# The main job without root: ext4 on a volume by fuse2fs, a snapshot, space that comes back, a
+# backup to another pool, copies in and out, and the volume as a network disk. Needs e2fsprogs,
+# fuse2fs, qemu-utils, and nbdkit for the last part. Where fusermount3 is missing: unshare -Urm sh
+# rootless.sh Works in a folder of its own, and takes everything away.
 set -eu
 PATH=$PATH:/usr/sbin:/sbin
 folder=$(mktemp -d)

@@ -1,7 +1,7 @@
 #!/bin/sh
 # One prepared disk, a snapshot of it for each test: every test finds the same, whatever the others
-# did. Needs root; without it fuse2fs mounts the volume's file as well (rootless.sh). Works in a folder
-# of its own, and takes everything away.
+# did. Needs root; without it fuse2fs mounts the volume's file as well (rootless.sh). Works in a
+# folder of its own, and takes everything away.
 set -eu
 folder=$(mktemp -d)
 cd "$folder"

@@ -4,8 +4,8 @@
  *   node build.mjs [TARGET]    default: build/thinfs.node beside this file
  *
  * Does nothing when the addon is newer than its sources, nor when the package has brought one that
- * works here. Headers come from the Node installation, else from the package node-api-headers. Exits
- * 1 with one line when it cannot be built.
+ * works here. Headers come from the Node installation, else from the package node-api-headers.
+ * Exits 1 with one line when it cannot be built.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, statSync } from 'node:fs'

@@ -14,13 +14,18 @@
 #include <unistd.h>
 
 #ifndef RWF_NOWAIT
-/* musl before 1.2.5 lacks both. The kernel takes the offset in two halves, of which one is enough. */
+/*
+ * musl before 1.2.5 lacks both. The kernel takes the offset in two halves, of which one is enough.
+ */
 #define RWF_NOWAIT 8
 #define preadv2(fd, vectors, count, offset, flags) \
   syscall(SYS_preadv2, (long)(fd), vectors, (long)(count), (long)(offset), 0L, (long)(flags))
 #endif
 
-/* file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends before. */
+/*
+ * file_read(fd, buffer, at, length, offset): all bytes, or an error; `EOF` when the file ends
+ * before.
+ */
 static napi_value file_read(napi_env env, napi_callback_info info) {
   napi_value arguments[5];
   int fd;
@@ -467,7 +472,10 @@ static napi_value file_ioctl_async(napi_env env, napi_callback_info info) {
   return promise;
 }
 
-/* file_get_attribute(fd, name): fgetxattr(2) as text, of at most 255 bytes; null when there is none. */
+/*
+ * file_get_attribute(fd, name): fgetxattr(2) as text, of at most 255 bytes; null when there is
+ * none.
+ */
 static napi_value file_get_attribute(napi_env env, napi_callback_info info) {
   napi_value arguments[2], value;
   int fd;

@@ -115,7 +115,9 @@ static struct {
   void (*session_process)(struct fuse_session *, const char *, size_t, struct fuse_chan *);
 } libfuse;
 
-/* A fallocate that a thread waits for. `number` tells it from those before it in the same thread. */
+/*
+ * A fallocate that a thread waits for. `number` tells it from those before it in the same thread.
+ */
 static struct {
   uint32_t number;
   bool waits;
@@ -358,7 +360,10 @@ static void *self_handle(int flags) {
   return dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE | flags);
 }
 
-/* Whether what is found first under their names is what is here. A version would be none of the shim's. */
+/*
+ * Whether what is found first under their names is what is here. A version would be none of the
+ * shim's.
+ */
 static bool is_bound(void) {
   void *self = self_handle(0);
   if (self == NULL) return false;
@@ -468,7 +473,9 @@ static napi_value fuse_native_answer(napi_env env, napi_callback_info info) {
   return thinfs_boolean(env, waits);
 }
 
-/* fuse_native_creator(): user and group id of the request to create a file that is being handled. */
+/*
+ * fuse_native_creator(): user and group id of the request to create a file that is being handled.
+ */
 static napi_value fuse_native_creator(napi_env env, napi_callback_info info) {
   napi_value both;
   (void)info;

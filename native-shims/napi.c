@@ -112,7 +112,9 @@ napi_value thinfs_undefined(napi_env env) {
   return value;
 }
 
-/* The name of an errno, NULL for none. libuv has not all, musl no such function, glibc since 2.32. */
+/*
+ * The name of an errno, NULL for none. libuv has not all, musl no such function, glibc since 2.32.
+ */
 static const char *name_of(int error) {
 #define NAME(name) \
   case name: \

@@ -761,7 +761,9 @@ static napi_value rbd_write(napi_env env, napi_callback_info info) {
   return request_start(env, arguments[0], arguments[1], WRITE, arguments[2], (uint64_t)offset, 0);
 }
 
-/* rbd_zero(image, tag, offset, length): begins to make a range zeros, without space where possible. */
+/*
+ * rbd_zero(image, tag, offset, length): begins to make a range zeros, without space where possible.
+ */
 static napi_value rbd_zero(napi_env env, napi_callback_info info) {
   napi_value arguments[4];
   int64_t offset, length;
@@ -822,7 +824,9 @@ static napi_value ceph_ended(napi_env env, napi_callback_info info) {
   return thinfs_number(env, (double)count);
 }
 
-/* system_error(errno, call): the Error of a call that resulted in that errno, positive or negative. */
+/*
+ * system_error(errno, call): the Error of a call that resulted in that errno, positive or negative.
+ */
 static napi_value system_error(napi_env env, napi_callback_info info) {
   napi_value arguments[2];
   char call[64];

@@ -54,7 +54,10 @@ static void ring_collected(napi_env env, void *data, void *hint) {
   ring *self = hint;
   (void)data;
   if (--self->holders > 0) return;
-  /* Nobody waited for what is under way: it may still write to the arena, whose addresses stay taken. */
+  /*
+   * Nobody waited for what is under way: it may still write to the arena, whose addresses stay
+   * taken.
+   */
   if (self->open) ring_end(self, self->rings == NULL || under_way(self) == 0);
   for (int i = 0; i < NR_BUFFERS; i++)
     if (self->buffers[i] != NULL) napi_delete_reference(env, self->buffers[i]);

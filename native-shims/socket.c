@@ -1,4 +1,6 @@
-/* Unix sockets: who is at the other end, and descriptors that are handed from process to process. */
+/*
+ * Unix sockets: who is at the other end, and descriptors that are handed from process to process.
+ */
 #define _GNU_SOURCE
 #include "napi.h"
 
@@ -11,7 +13,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-/* socket_peer_uid(socket): the user id with which the other end connected or listened (SO_PEERCRED). */
+/*
+ * socket_peer_uid(socket): the user id with which the other end connected or listened
+ * (SO_PEERCRED).
+ */
 static napi_value socket_peer_uid(napi_env env, napi_callback_info info) {
   napi_value arguments[1];
   int socket;

@@ -173,7 +173,9 @@ interface Key {
   said: string
 }
 
-/** Each key below `type`. @param before what was said of the key where `type` is a part of its type */
+/**
+ * Each key below `type`. @param before what was said of the key where `type` is a part of its type
+ */
 function keysOf(type: Type, path: string, before = ''): Key[] {
   const { innerType, valueType, element, shape } = type._zod.def
   const { allowed = '', said = before } = type.meta?.() ?? {}

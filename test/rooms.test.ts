@@ -1,6 +1,6 @@
 // Goal: ARCHITECTURE.md says of each room which others it may import, and the linter enforces just
-// that; what it names is there. Method: the lists of biome.json, which enforce it, against the page's
-// table and the folders; each file and member that the page names against src.
+// that; what it names is there. Method: the lists of biome.json, which enforce it, against the
+// page's table and the folders; each file and member that the page names against src.
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import t from 'tap'
 

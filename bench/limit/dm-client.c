@@ -1,6 +1,6 @@
 /*
- * Asks device-mapper as libdevmapper does, without starting a program for each call, and prints what it
- * took: lines of a name and a number, times in milliseconds.
+ * Asks device-mapper as libdevmapper does, without starting a program for each call, and prints
+ * what it took: lines of a name and a number, times in milliseconds.
  *
  *   dm-client ioctls DEVICE TIMES    calls that change nothing: the median of each
  *   dm-client create POOL COUNT      makes thin devices: the medians of the first tenth and of the last

@@ -1,6 +1,6 @@
 /**
- * Numbers of Linux's calls that Node does not name, and which Linux this is. Source: linux/falloc.h,
- * linux/fs.h.
+ * Numbers of Linux's calls that Node does not name, and which Linux this is. Source:
+ * linux/falloc.h, linux/fs.h.
  */
 import { release } from 'node:os'
 

@@ -32,7 +32,9 @@ export function lookAtVersion(): Finding {
     : warn('system', `${found}: before Linux ${major}.${minor} zeros are written one by one`)
 }
 
-/** Requests that an engine has read when it dies: the next one answers them if the kernel resends. */
+/**
+ * Requests that an engine has read when it dies: the next one answers them if the kernel resends.
+ */
 export function lookAtResend(): Finding {
   const check = 'death of an engine'
   if (isLinuxSince(RESENDS_SINCE)) return ok(check, 'the next one answers what it had read')

@@ -90,7 +90,9 @@ export const mustBeTakeable = (loops: readonly LoopDevice[], label: string): Pro
     for (const loop of loops) await rehearsal.takeAway(loop, label)
   })
 
-/** Rehearses again while a mount namespace, that may have begun a moment ago, has copies of mounts. */
+/**
+ * Rehearses again while a mount namespace, that may have begun a moment ago, has copies of mounts.
+ */
 async function rehearse(act: (rehearsal: Rehearsal) => Promise<void>): Promise<void> {
   const deadline = Date.now() + PATIENCE_MS
   for (;;) {

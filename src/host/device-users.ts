@@ -115,8 +115,8 @@ export function usersOf(path: string, loops: readonly AttachedLoop[] = attachedL
 }
 
 /**
- * Whether all that keeps a device are mounts of other namespaces. One that was made a moment ago has
- * copies of all mounts, and may be about to let go of them.
+ * Whether all that keeps a device are mounts of other namespaces. One that was made a moment ago
+ * has copies of all mounts, and may be about to let go of them.
  */
 export function isOnlyElsewhere(path: string, loops = attachedLoops()): boolean {
   const isOwn = mountsOn(path, loops).some(({ namespace }) => namespace.isOwn)

@@ -303,7 +303,8 @@ export class Connection {
     this.#headWanted = SIMPLE_REPLY_SIZE
     if (!this.#isDone) return
     if (request.error?.errno === 'ESHUTDOWN') {
-      // The server is being stopped, and waits for its clients to leave. The next one is asked again.
+      // The server is being stopped, and waits for its clients to leave. The next one is asked
+      // again.
       this.#lost(request.error)
       return
     }

@@ -99,8 +99,8 @@ export class AtomicFile {
   }
 
   /**
-   * Removes the spare files of other owners. One of them who goes on in the middle of `replace`, on a
-   * host that had stopped, finds nothing then that he could put in the file's place.
+   * Removes the spare files of other owners. One of them who goes on in the middle of `replace`, on
+   * a host that had stopped, finds nothing then that he could put in the file's place.
    * @throws what the file system says
    */
   async dropOtherSpares(): Promise<void> {

@@ -267,7 +267,9 @@ export class PoolFiles {
     return this.tableOf(null)
   }
 
-  /** As `table`, of a mount or a command that has the pool for as long as no other host takes it. */
+  /**
+   * As `table`, of a mount or a command that has the pool for as long as no other host takes it.
+   */
   tableOf(owner: FileOwner | null): TablePlace {
     if (this.#config.state === undefined) return this.#volumesFile(owner)
     assert(this.#state !== null, 'names on another machine are read once it is connected to')

@@ -1,6 +1,6 @@
 /*
- * librados and librbd as far as thinfs uses them, for tests without a cluster. The cluster is the folder
- * that holds ceph.conf:
+ * librados and librbd as far as thinfs uses them, for tests without a cluster. The cluster is the
+ * folder that holds ceph.conf:
  *
  *   POOL.IMAGE         the bytes of an image
  *   POOL.IMAGE.lock    the address of the client that has its lock
@@ -8,8 +8,8 @@
  *   calls              every call that was made, a line each
  *   faults             "PERCENT ERRNO": how many requests fail, and how; -1 for ERRNO: they never end
  *
- * Requests end on threads of its own, in any order. Objects have 64 KiB: those that hold zeros only are
- * none.
+ * Requests end on threads of its own, in any order. Objects have 64 KiB: those that hold zeros only
+ * are none.
  */
 #define _GNU_SOURCE
 #include <errno.h>

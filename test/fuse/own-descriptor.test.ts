@@ -1,6 +1,6 @@
-// Goal: where the kernel sends no request again, what an engine has read and not answered fails when it
-// dies, and nobody waits for it; all others go on. Method: a folder served as on such a kernel, a request
-// that is never answered, and a server that is killed.
+// Goal: where the kernel sends no request again, what an engine has read and not answered fails
+// when it dies, and nobody waits for it; all others go on. Method: a folder served as on such a
+// kernel, a request that is never answered, and a server that is killed.
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
