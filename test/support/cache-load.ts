@@ -8,6 +8,7 @@
  */
 import assert from 'node:assert/strict'
 import { fstatSync } from 'node:fs'
+import { setTimeout as delay } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { bytes, KIB, parseNbdAddress, ThinfsError } from '../../src/base/index.js'
 import { native } from '../../src/native.js'
@@ -169,14 +170,17 @@ class Load {
   }
 }
 
+/** The server may be down when this process begins. */
 async function opened(address: string): Promise<RemoteStore> {
   for (;;) {
-    const disk = await NbdDisk.connect(parseNbdAddress(address))
+    let disk: NbdDisk | null = null
     try {
+      disk = await NbdDisk.connect(parseNbdAddress(address))
       return await RemoteStore.open({ disk, cache: FD.cache, granule: 4 * KIB })
     } catch (err) {
-      disk.close()
+      disk?.close()
       if (!isOfDisk(err)) throw err
+      await delay(10)
     }
   }
 }
