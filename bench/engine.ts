@@ -1,7 +1,4 @@
-/**
- * What the process that serves takes: its CPU time, what it allocates, how long it collects
- * garbage.
- */
+/** Measures the engine: its CPU time, its allocations, its pauses for garbage collection. */
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout } from 'node:timers/promises'

@@ -90,9 +90,7 @@ export const mustBeTakeable = (loops: readonly LoopDevice[], label: string): Pro
     for (const loop of loops) await rehearsal.takeAway(loop, label)
   })
 
-/**
- * Rehearses again while a mount namespace, that may have begun a moment ago, has copies of mounts.
- */
+/** Rehearses again for a while if another mount namespace has copies: it may let go of them. */
 async function rehearse(act: (rehearsal: Rehearsal) => Promise<void>): Promise<void> {
   const deadline = Date.now() + PATIENCE_MS
   for (;;) {
@@ -116,7 +114,7 @@ class Rehearsal {
   readonly #own: MountNamespace
   /** The paths of the loop devices that go. */
   readonly goes = new Set<string>()
-  /** Whether a mount of another namespace, which stays, was what it failed for. */
+  /** Whether it failed for a mount of another namespace, which stays. */
   metCopies = false
 
   static async begin(): Promise<Rehearsal> {

@@ -23,7 +23,7 @@ export async function metricsText(pool: string, scraped: Scraped | null): Promis
   return metrics.metricsText(pool, scraped)
 }
 
-/** What a scrape tells of a mounted pool. */
+/** See `scrape` of metrics.ts, which is loaded with its package only then. */
 export async function scrape(pool: Pick<WatchedPool, 'statistics' | 'status'>): Promise<Scraped> {
   const metrics = await import('./metrics.js')
   return metrics.scrape(pool)

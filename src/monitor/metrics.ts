@@ -24,7 +24,7 @@ export const CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE
 /** A pool whose engines fail, or that is lost, has a mode and no counters. */
 export type Scraped = PoolStatistics | { mode: 'fail' }
 
-/** What a scrape tells of a mounted pool. */
+/** Asks a mounted pool for its counters, or for its mode where no engine can count. */
 export async function scrape(pool: Pick<WatchedPool, 'statistics' | 'status'>): Promise<Scraped> {
   try {
     return await pool.statistics()

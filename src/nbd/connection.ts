@@ -303,8 +303,8 @@ export class Connection {
     this.#headWanted = SIMPLE_REPLY_SIZE
     if (!this.#isDone) return
     if (request.error?.errno === 'ESHUTDOWN') {
-      // The server is being stopped, and waits for its clients to leave. The next one is asked
-      // again.
+      // A server that is being stopped waits for its clients to leave. Requests are sent again to
+      // the next one.
       this.#lost(request.error)
       return
     }

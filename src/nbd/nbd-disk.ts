@@ -31,7 +31,7 @@ const PAUSE_MAX = 1000
 /** How often a server that closes the first connection is tried again, and after how long. */
 const BUSY_TRIES = 25
 const BUSY_PAUSE = 200
-/** What comes of a client too many: the server ends the connection, or says nothing. */
+/** The errors of a server that refuses one more client: it ends the connection, or is silent. */
 const REFUSALS = ['ECONNRESET', 'EPIPE', 'ETIMEDOUT']
 /** Milliseconds that a server may take for its first word, of half the limit at most. */
 const PATIENCE = 10_000
@@ -240,8 +240,8 @@ export class NbdDisk {
       await this.read(Buffer.alloc(this.minBlock), 0)
       return this.epoch === epoch
     } catch (err) {
-      // Anything but a refusal says nothing, and the server may let in others.
       if (this.#failure !== null) return false
+      // Any other error proves nothing: the server may let in other clients.
       const isRefusal = err instanceof ThinfsError && err.code === 'POOL_IN_USE'
       return !isRefusal && !REFUSALS.includes(errnoOf(err))
     } finally {
@@ -505,8 +505,8 @@ const wasClosed = (): ThinfsError =>
 const noAnswer = (limit: number): ThinfsError =>
   new ThinfsError('IO_ERROR', `no answer from the server for ${limit} ms`, { errno: 'ETIMEDOUT' })
 
-/** What an export may not lose, or become. It may be able to do more than before. */
 const { READ_ONLY, SEND_FLUSH, SEND_FUA, SEND_TRIM, SEND_WRITE_ZEROES } = EXPORT_FLAG
+/** Abilities that an export keeps when its server comes back; new ones do no harm. */
 const ABILITIES = SEND_FLUSH | SEND_FUA | SEND_TRIM | SEND_WRITE_ZEROES
 
 /**

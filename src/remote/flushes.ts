@@ -6,14 +6,11 @@ import type { Clock } from '../base/index.js'
 import { ioError } from '../storage/index.js'
 import type { Answers } from './answers.js'
 import { Passes } from './passes.js'
-import type { RemoteDisk } from './remote-disk.js'
+import { NO_EPOCH, type RemoteDisk } from './remote-disk.js'
 import type { Room } from './room.js'
 import type { Sends, Sent } from './sends.js'
 import type { Unflushed } from './unflushed.js'
 import type { Zeroing } from './zeroing.js'
-
-/** No disk has it: what was sent counts no more. */
-const NO_EPOCH = -1
 
 export interface FlushesOptions {
   disk: RemoteDisk
@@ -89,8 +86,8 @@ export class Flushes {
     try {
       await this.#answers.of(this.#disk.flush())
     } catch (err) {
-      // It may have lost all that this was to cover, and not say so a second time: fsync(2) of a
-      // server's file fails once.
+      // The disk may have lost all that this flush was to cover, and does not say so a second time:
+      // fsync(2) of a server's file reports the error once.
       this.#epoch = NO_EPOCH
       throw ioError(this.#disk.path, 'flush', err)
     }

@@ -6,6 +6,9 @@ export interface Extent {
   length: number
 }
 
+/** The epoch of no disk: whoever notes it sends again all that no flush has covered. */
+export const NO_EPOCH = -1
+
 /**
  * A disk that answers later, such as one of another machine. Offsets and lengths are whole pages.
  * A write and another call that changes the same bytes are never under way together: the caller

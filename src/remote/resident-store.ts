@@ -21,7 +21,7 @@ import {
 import { native } from '../native.js'
 import { ioError, mustCopy, mustHaveRange, type Store } from '../storage/index.js'
 import { Passes } from './passes.js'
-import { type Extent, mustHaveSize, type RemoteDisk } from './remote-disk.js'
+import { type Extent, mustHaveSize, NO_EPOCH, type RemoteDisk } from './remote-disk.js'
 import { DIRTY, PENDING, ResidentMemory } from './resident-memory.js'
 
 /** Bytes of one request at most, and requests in flight. */
@@ -29,8 +29,6 @@ const REQUEST = MIB
 const DEPTH = 16
 /** Pages between two dirty ones that are sent with them: a request costs more. */
 const GAP = 4
-/** No disk has it: what was sent counts no more. */
-const NO_EPOCH = -1
 const ZEROS = new Uint8Array(MIB)
 
 /** How much of a disk has been read. Bytes. */
@@ -232,7 +230,7 @@ export class ResidentStore implements Store {
       try {
         await this.#disk.flush()
       } catch (err) {
-        // As of `Flushes`: all of it is sent again.
+        // The disk may have lost it all, and does not say so a second time.
         this.#epoch = NO_EPOCH
         throw ioError(this.path, 'flush', err)
       }

@@ -12,9 +12,9 @@ import { basename, dirname, join } from 'node:path'
 import { errnoOf, KIB, type Later, ThinfsError } from '../base/index.js'
 import { reserveRoom } from './reserve-room.js'
 
-/** Whoever has a file that several hosts reach, for as long as it is his. */
+/** The process that owns a file which several hosts reach, until another host takes it over. */
 export interface FileOwner {
-  /** Tells his spare files from those of other owners: letters and digits. */
+  /** Tells its spare files from those of other owners: letters and digits. */
   name: string
   /**
    * Called when the new content is durable, before it takes the place of the old one.
@@ -78,7 +78,7 @@ export class AtomicFile {
    * Durable when it resolves: spare file, fsync, rename, fsync of the folder. Mode 0600.
    *
    * The spare, PATH.new, is the file before the last change, so that both have room on a full disk;
-   * each owner has his own.
+   * each owner has its own.
    * A link in its place is not followed, nor is content that a crash left there used.
    */
   async replace(content: string | Uint8Array): Promise<void> {
@@ -99,8 +99,8 @@ export class AtomicFile {
   }
 
   /**
-   * Removes the spare files of other owners. One of them who goes on in the middle of `replace`, on
-   * a host that had stopped, finds nothing then that he could put in the file's place.
+   * Removes the spare files of other owners. An owner that was stopped in the middle of `replace`
+   * and goes on later finds nothing that it could put in the file's place.
    * @throws what the file system says
    */
   async dropOtherSpares(): Promise<void> {

@@ -81,9 +81,10 @@ export async function ofImages(
   if (files.readOnly) return null
   const address = (await disk.owner()) ?? ''
   const seen = await lookAt(disk)
-  // Where Ceph has found it dead it may only sleep, and is refused for an hour so far.
-  const mayWake = !takesOver && !isFree(seen) ? (seen.tenant?.address ?? '') : ''
-  if (mayWake !== '' && mayWake !== address) await disk.client.blocklist(mayWake, REFUSED_FOR)
+  // librbd breaks the lock of a host that Ceph takes for dead, and blocks it for an hour. That host
+  // may only sleep, and for longer.
+  const before = takesOver || isFree(seen) ? undefined : seen.tenant?.address
+  if (before && before !== address) await disk.client.blocklist(before, REFUSED_FOR)
   if (!takesOver && isUnused(seen)) await of.mustBeThere?.()
   const record = takesOver
     ? await RecordTenancy.resume(of.options(disk), mountId, address)

@@ -276,7 +276,7 @@ export class PoolFiles {
     return this.#state
   }
 
-  /** Sees to it that names which a host that had the pool before was writing never become ours. */
+  /** Removes the names that a host which had the pool before may not have finished writing. */
   async ownTable(owner: FileOwner): Promise<void> {
     if (this.#config.state === undefined) await this.#volumesFile(owner).dropOtherSpares()
   }
@@ -333,8 +333,9 @@ export class PoolFiles {
   async connectOthers({ onConnection }: ConnectOptions = {}): Promise<void> {
     const { metadata, data } = this.#config
     const options = { readOnly: this.readOnly, ...(onConnection && { onConnection }) }
-    for (const { remote } of [metadata, data])
+    for (const { remote } of [metadata, data]) {
       if (remote) await this.clients.prepare(remote, options)
+    }
   }
 
   /**

@@ -35,7 +35,7 @@ t.test('man pages', async t => {
   t.match(shown, /^ {5}--sort <columns>\n {13}as in size,name/im)
   const yaml = await rendered(join(folder, 'man5/pool.yaml.5'))
   t.match(yaml, /^ {5}queue_timeout\n[\s\S]*Allowed: seconds from 0/m)
-  // What a new pool.yaml does not have.
+  // Keys that a new pool.yaml leaves out.
   const items = yaml.split(/^ {5}(?! )/m).map(item => item.replaceAll(/\s+/g, ' '))
   const textOf = (key: string): string => items.find(item => item.startsWith(`${key} `))!
   for (const key of ['state', 'cache', 'tenancy']) t.match(textOf(key), /[.] /, key)

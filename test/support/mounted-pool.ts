@@ -46,7 +46,7 @@ export function attemptWithin(seconds: number, program: string, args: string[]):
   return new Promise((resolve, reject) => {
     const command = ['--kill-after=5', String(seconds), program, ...args]
     const env = { ...process.env, LC_ALL: 'C.UTF-8', NO_COLOR: '1', THINFS_DEBUG: '' }
-    // What waits in the kernel for a dead mount outlives SIGKILL.
+    // A program that waits in the kernel for a dead mount survives SIGKILL.
     const unkillable = setTimeout(
       () => reject(new Error(`${program} ${args.join(' ')}: SIGKILL does not end it`)),
       (seconds + 15) * 1000,
@@ -99,7 +99,7 @@ export const attemptThinfs = (...args: string[]): Promise<Outcome> =>
 /** Milliseconds between two looks. */
 const LOOK_PERIOD = 10
 
-/** Milliseconds after which what a test waits for does not come any more. */
+/** Milliseconds after which a test gives up waiting. */
 const UNTIL_MS = 300_000
 
 /**

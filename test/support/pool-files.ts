@@ -1,7 +1,7 @@
 import { execFileSync } from 'node:child_process'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
-import { MIB } from '../../src/base/index.js'
+import { MIB, type NbdAddress } from '../../src/base/index.js'
 import { DEFAULTS, type PoolConfig } from '../../src/config/index.js'
 import { initPool } from '../../src/volumes/index.js'
 
@@ -25,6 +25,21 @@ export const poolConfig = (folder: string, options: Partial<PoolConfig> = {}): P
   data: { path: join(folder, 'data'), size: options.data ? options.data.size : 64 * MIB },
   metadata: { path: join(folder, 'metadata'), size: options.metadata?.size ?? 4 * MIB },
 })
+
+/** A pool.yaml in `folder`, of a pool all of which is on exports. */
+export function exportsConfig(
+  folder: string,
+  exports: Record<'data' | 'metadata' | 'state', NbdAddress>,
+): PoolConfig {
+  const at = (remote: NbdAddress) => ({ path: remote.text, remote })
+  return {
+    ...poolConfig(folder),
+    data: { ...at(exports.data), size: null },
+    metadata: { ...at(exports.metadata), size: 'auto' },
+    state: at(exports.state),
+    cache: { size: 4 * MIB },
+  }
+}
 
 /** The files of a new pool in `folder`. */
 export async function makePool(

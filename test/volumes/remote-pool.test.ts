@@ -15,25 +15,14 @@ import { isZero, KIB, METADATA_BLOCK_SIZE, MIB } from '../../src/base/index.js'
 import type { PoolConfig } from '../../src/config/index.js'
 import { checkPool, initPool, openPool, PoolFiles, planPool } from '../../src/volumes/index.js'
 import { type Exports, imageOf, serveImages, shortFolder } from '../support/nbd-servers.js'
-import { poolConfig } from '../support/pool-files.js'
+import { exportsConfig, poolConfig } from '../support/pool-files.js'
 import { thinCheck } from '../support/thin-tools.js'
 
 const SIZES = { data: 16 * MIB, metadata: 4 * MIB }
 
 /** As pool.yaml in `folder` says it. */
-function over(folder: string, exports: Exports): PoolConfig {
-  const at = (name: keyof Exports) => {
-    const remote = exports[name].address
-    return { path: remote.text, remote }
-  }
-  return {
-    ...poolConfig(folder),
-    data: { ...at('data'), size: null },
-    metadata: { ...at('metadata'), size: 'auto' },
-    state: at('state'),
-    cache: { size: 4 * MIB },
-  }
-}
+const over = (folder: string, { data, metadata, state }: Exports): PoolConfig =>
+  exportsConfig(folder, { data: data.address, metadata: metadata.address, state: state.address })
 
 async function served(t: Test, ...args: string[]) {
   const folder = shortFolder(t)
@@ -56,7 +45,7 @@ for (const [name, args] of [
   ['that does not', ['--filter=noextents']],
 ] as const) {
   t.test(`a server ${name}: made, used, checked, and opened from another folder`, async t => {
-    const { folder, config } = await served(t, ...args)
+    const { folder, exports, config } = await served(t, ...args)
     await initPool(config)
     const { volumes, close } = await openPool(config)
     await volumes.create({ name: 'v', size: 4 * MIB })
@@ -71,14 +60,7 @@ for (const [name, args] of [
     t.notOk(existsSync(join(config.folder, 'volumes.json')), 'nothing of it is kept here')
     t.notOk(existsSync(join(config.folder, 'journal')))
 
-    const elsewhere = over(shortFolder(t), {
-      ...Object.fromEntries(
-        (['data', 'metadata', 'state'] as const).map(name => [
-          name,
-          { address: config[name]!.remote },
-        ]),
-      ),
-    } as unknown as Exports)
+    const elsewhere = over(shortFolder(t), exports)
     const wanted = Buffer.concat([Buffer.alloc(4 * KIB, 'new'), content])
     t.ok((await contentOf(elsewhere, 'v', wanted.length)).equals(wanted))
     wanted.fill(0, 0, 4 * KIB)

@@ -4,16 +4,14 @@
 import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { MIB, type NbdAddress } from '../../src/base/index.js'
-import type { PoolConfig } from '../../src/config/index.js'
 import { NbdDisk } from '../../src/nbd/index.js'
 import { initPool, openPool } from '../../src/volumes/index.js'
 import { newMountId } from '../../src/volumes/pool-tenancy.js'
 import { until } from '../support/mounted-pool.js'
 import { byTcp, imageOf, serveImage, shortFolder } from '../support/nbd-servers.js'
-import { poolConfig } from '../support/pool-files.js'
+import { exportsConfig } from '../support/pool-files.js'
 
 const SIZES = { data: 16 * MIB, metadata: 4 * MIB, state: 16 * MIB }
-type Addresses = Record<keyof typeof SIZES, NbdAddress>
 
 /** An nbdkit for each disk; those in `alone` let in one client. */
 async function serve(t: Test, alone: (keyof typeof SIZES)[]) {
@@ -30,15 +28,6 @@ async function serve(t: Test, alone: (keyof typeof SIZES)[]) {
   return { folder, addresses: { data, metadata, state } }
 }
 
-function configOf(t: Test, { data, metadata, state }: Addresses): PoolConfig {
-  const at = (address: NbdAddress) => ({ path: address.text, remote: address })
-  return {
-    ...poolConfig(t.testdir()),
-    ...{ data: { ...at(data), size: null }, metadata: { ...at(metadata), size: 'auto' as const } },
-    ...{ state: at(state), cache: { size: 4 * MIB } },
-  }
-}
-
 const mount = () => ({ tenancy: { mountId: newMountId(), fenced: null } })
 
 t.test('a pool is as strong as the weakest of its servers', async t => {
@@ -47,7 +36,7 @@ t.test('a pool is as strong as the weakest of its servers', async t => {
     [['metadata', 'state'], 'advisory'],
   ] as const) {
     const { addresses } = await serve(t, [...alone])
-    const config = configOf(t, addresses)
+    const config = exportsConfig(t.testdir(), addresses)
     await initPool(config)
     const { volumes, close } = await openPool(config, mount())
     await until(async () => (await volumes.status()).tenancy?.strength === strength)
@@ -57,22 +46,23 @@ t.test('a pool is as strong as the weakest of its servers', async t => {
 
 t.test('what another process of this host uses by another name is not taken from it', async t => {
   const { addresses } = await serve(t, [])
-  const config = configOf(t, addresses)
+  const config = exportsConfig(t.testdir(), addresses)
   await initPool(config)
   const { volumes, close } = await openPool(config, mount())
   const [data, metadata, state] = await Promise.all(
     [addresses.data, addresses.metadata, addresses.state].map(address => byTcp(t, address)),
   )
-  const again = configOf(t, { data: data!, metadata: metadata!, state: state! })
+  const other = { data: data!, metadata: metadata!, state: state! }
+  const again = exportsConfig(t.testdir(), other)
   await t.rejects(openPool(again, mount()), { code: 'POOL_IN_USE', message: /is served by/ })
   await volumes.create({ name: 'v', size: MIB })
   await close()
   await (await openPool(again, mount())).close()
 })
 
-t.test('who cannot have all of it leaves the record as it is', async t => {
+t.test('a mount that cannot have all of it leaves the record as it is', async t => {
   const { folder, addresses } = await serve(t, ['metadata'])
-  const config = configOf(t, addresses)
+  const config = exportsConfig(t.testdir(), addresses)
   await initPool(config)
   const record = (): Buffer => readFileSync(imageOf(folder, 'state')).subarray(0, 8192)
   const before = record()

@@ -8,7 +8,7 @@ import { NbdDisk } from '../../src/nbd/index.js'
 import { encodeTenant } from '../../src/tenancy/record.js'
 import { initPool, openPool } from '../../src/volumes/index.js'
 import { imageOf, serveImages, shortFolder } from '../support/nbd-servers.js'
-import { poolConfig } from '../support/pool-files.js'
+import { exportsConfig } from '../support/pool-files.js'
 
 const OTHER = {
   ...{ generation: 9, since: 1_795_917_785, mountId: 'f'.repeat(32), address: '' },
@@ -19,12 +19,11 @@ t.test('exports are let go of when the tenancy is lost', async t => {
   const folder = shortFolder(t)
   const sizes = { data: 16 * MIB, metadata: 4 * MIB }
   const { data, metadata, state } = await serveImages(t, folder, sizes, ['--filter=limit'])
-  const at = ({ address }: typeof data) => ({ path: address.text, remote: address })
-  const config = {
-    ...poolConfig(t.testdir()),
-    ...{ data: { ...at(data), size: null }, metadata: { ...at(metadata), size: 'auto' as const } },
-    ...{ state: at(state), cache: { size: 4 * MIB } },
-  }
+  const config = exportsConfig(t.testdir(), {
+    data: data.address,
+    metadata: metadata.address,
+    state: state.address,
+  })
   await initPool(config)
   const { volumes, close } = await openPool(config)
   await volumes.create({ name: 'v', size: MIB })
